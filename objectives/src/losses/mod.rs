@@ -1,0 +1,1 @@
+//! Preference objectives: losses over log-probabilities, in nats.

@@ -1,0 +1,1 @@
+//! Bilevel steps: how an upper and a lower objective become one update.

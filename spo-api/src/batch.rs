@@ -1,0 +1,218 @@
+//! What an objective is given: per-token log-probabilities of answers, ragged, in nats.
+
+use crate::{Error, Result};
+
+/// Rows of different lengths in one flat slice: row `i` is `values[offsets[i]..offsets[i + 1]]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Ragged<'a> {
+    values: &'a [f64],
+    offsets: &'a [usize],
+}
+
+impl<'a> Ragged<'a> {
+    /// # Errors
+    /// [`Error::Batch`] unless `offsets` begins at 0, never decreases, and ends at `values.len()`.
+    pub fn new(values: &'a [f64], offsets: &'a [usize]) -> Result<Self> {
+        let ordered = offsets.windows(2).all(|w| w[0] <= w[1]);
+        if offsets.first() != Some(&0) || offsets.last() != Some(&values.len()) || !ordered {
+            return Err(Error::Batch(format!(
+                "offsets must rise from 0 to the number of values ({}), got {offsets:?}",
+                values.len()
+            )));
+        }
+        Ok(Ragged { values, offsets })
+    }
+
+    /// No rows at all.
+    pub fn empty() -> Self {
+        Ragged { values: &[], offsets: &[0] }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// The flat values of all rows.
+    pub fn values(&self) -> &'a [f64] {
+        self.values
+    }
+
+    /// Where each row begins in [`values`](Self::values), and the end of the last.
+    pub fn offsets(&self) -> &'a [usize] {
+        self.offsets
+    }
+
+    /// Where row `i` lies in [`values`](Self::values).
+    pub fn range(&self, i: usize) -> std::ops::Range<usize> {
+        self.offsets[i]..self.offsets[i + 1]
+    }
+
+    /// Row `i`.
+    pub fn row(&self, i: usize) -> &'a [f64] {
+        &self.values[self.range(i)]
+    }
+
+    /// Number of tokens of row `i`.
+    pub fn tokens(&self, i: usize) -> usize {
+        self.range(i).len()
+    }
+
+    /// Sum of row `i`: the log-probability of the whole answer.
+    pub fn sum(&self, i: usize) -> f64 {
+        self.row(i).iter().sum()
+    }
+
+    /// All rows in order.
+    pub fn iter(&self) -> impl Iterator<Item = &'a [f64]> + '_ {
+        (0..self.rows()).map(|i| self.row(i))
+    }
+}
+
+/// One side of a preference batch: the chosen answers, or the rejected ones.
+///
+/// All ragged fields have the shape of `policy`.
+#[derive(Clone, Copy, Debug)]
+pub struct Side<'a> {
+    /// `log p(token)` under the policy, nats.
+    pub policy: Ragged<'a>,
+    /// The same under the reference model; `None` when the run keeps no reference.
+    pub reference: Option<Ragged<'a>>,
+    /// `log sum_v p(v)^2` under the policy at each position, when
+    /// [`Requirements::collision`](crate::Requirements::collision) asks for it.
+    pub collision: Option<Ragged<'a>>,
+}
+
+impl<'a> Side<'a> {
+    /// A side that knows the policy's log-probs and nothing else.
+    pub fn policy_only(policy: Ragged<'a>) -> Self {
+        Side { policy, reference: None, collision: None }
+    }
+
+    /// The reference log-probs.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] when the batch has none.
+    pub fn reference(&self) -> Result<Ragged<'a>> {
+        self.reference
+            .ok_or_else(|| Error::Batch("this objective needs reference log-probs and got none".into()))
+    }
+}
+
+/// How the rows of the two sides belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Row `i` of `chosen` and row `i` of `rejected` answer the same prompt.
+    Pairs,
+    /// `chosen` holds the desirable answers, `rejected` the undesirable ones; no row has a partner.
+    Unpaired,
+    /// Only `chosen` has rows: answers to imitate.
+    Demonstrations,
+}
+
+/// The counts that means are taken over.
+///
+/// A batch may be a part of a larger optimizer batch (gradient accumulation). An objective divides by
+/// these counts, not by those of the part it sees, so losses and gradients of the parts add up to
+/// exactly those of the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Totals {
+    /// Rows the mean loss runs over: pairs, or for [`Layout::Unpaired`] examples.
+    pub rows: usize,
+    /// Tokens of all chosen answers.
+    pub chosen_tokens: usize,
+}
+
+/// A batch of answers as an objective sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct PreferenceBatch<'a> {
+    /// How the sides belong together.
+    pub layout: Layout,
+    /// Preferred (or desirable) answers.
+    pub chosen: Side<'a>,
+    /// Dispreferred (or undesirable) answers.
+    pub rejected: Side<'a>,
+    /// Unpaired data only: each prompt with the answer of another row, in the order chosen rows then
+    /// rejected rows, from which KTO estimates its KL term.
+    pub mismatched: Option<Side<'a>>,
+    /// The optimizer batch this is a part of.
+    pub whole: Totals,
+}
+
+impl<'a> PreferenceBatch<'a> {
+    /// A whole batch, not a part of a larger one.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] when the sides do not have the shape that `layout` promises, or a row is empty.
+    pub fn new(layout: Layout, chosen: Side<'a>, rejected: Side<'a>) -> Result<Self> {
+        let (n, m) = (chosen.policy.rows(), rejected.policy.rows());
+        let fits = match layout {
+            Layout::Pairs => n == m,
+            Layout::Unpaired => true,
+            Layout::Demonstrations => m == 0,
+        };
+        if !fits || n + m == 0 {
+            return Err(Error::Batch(format!(
+                "{n} chosen and {m} rejected answers do not make a batch of {layout:?}"
+            )));
+        }
+        for (name, side) in [("chosen", &chosen), ("rejected", &rejected)] {
+            for (other, ragged) in [("reference", side.reference), ("collision", side.collision)] {
+                if ragged.is_some_and(|r| r.offsets() != side.policy.offsets()) {
+                    return Err(Error::Batch(format!(
+                        "{other} and policy log-probs of {name} differ in shape"
+                    )));
+                }
+            }
+            if let Some(row) = (0..side.policy.rows()).find(|&i| side.policy.tokens(i) == 0) {
+                return Err(Error::Batch(format!("{name} answer {row} has no tokens")));
+            }
+        }
+        let rows = if layout == Layout::Unpaired { n + m } else { n };
+        let whole = Totals { rows, chosen_tokens: chosen.policy.values().len() };
+        Ok(PreferenceBatch { layout, chosen, rejected, mismatched: None, whole })
+    }
+
+    /// Rows of this part: pairs, or for [`Layout::Unpaired`] examples.
+    pub fn rows(&self) -> usize {
+        match self.layout {
+            Layout::Unpaired => self.chosen.policy.rows() + self.rejected.policy.rows(),
+            Layout::Pairs | Layout::Demonstrations => self.chosen.policy.rows(),
+        }
+    }
+
+    /// Both sides, chosen first.
+    pub fn sides(&self) -> [&Side<'a>; 2] {
+        [&self.chosen, &self.rejected]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ragged_rejects_offsets_that_do_not_fit() {
+        let values = [1.0, 2.0, 3.0];
+        assert!(Ragged::new(&values, &[0, 2, 3]).is_ok());
+        for bad in [&[][..], &[0, 2], &[1, 3], &[0, 3, 2, 3], &[0, 4]] {
+            assert!(Ragged::new(&values, bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_batch_must_have_the_shape_its_layout_promises() {
+        let values = [-1.0, -2.0, -3.0];
+        let two = Side::policy_only(Ragged::new(&values, &[0, 2, 3]).unwrap());
+        let one = Side::policy_only(Ragged::new(&values, &[0, 3]).unwrap());
+        let hollow = Side::policy_only(Ragged::new(&values, &[0, 3, 3]).unwrap());
+        let none = Side::policy_only(Ragged::empty());
+        assert!(PreferenceBatch::new(Layout::Pairs, two, one).is_err());
+        assert!(PreferenceBatch::new(Layout::Pairs, none, none).is_err());
+        assert!(PreferenceBatch::new(Layout::Pairs, two, hollow).is_err());
+        assert!(PreferenceBatch::new(Layout::Demonstrations, two, one).is_err());
+        assert_eq!(PreferenceBatch::new(Layout::Unpaired, two, one).unwrap().whole.rows, 3);
+        let skewed = Side { reference: Some(one.policy), ..two };
+        assert!(PreferenceBatch::new(Layout::Pairs, skewed, two).is_err());
+    }
+}

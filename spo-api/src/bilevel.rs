@@ -1,0 +1,183 @@
+//! How an upper objective F (preference) and a lower objective G (SFT) become one update.
+//!
+//! A step sees parameter space and two scalar losses, never a token or a formula of a loss.
+
+use crate::{Metrics, Result};
+
+/// A handle on a vector in parameter space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Vector(pub u32);
+
+impl Vector {
+    /// The trainable parameters themselves. Writing to it moves the model.
+    pub const PARAMETERS: Vector = Vector(0);
+    /// The gradient that [`BilevelProblem::descend`] hands to the optimizer.
+    pub const GRADIENT: Vector = Vector(1);
+}
+
+/// Linear algebra on vectors of the size of the trainable parameters, wherever they live.
+pub trait VectorSpace {
+    /// Number of trainable parameters.
+    fn dimension(&self) -> usize;
+    /// A new vector of zeros.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    fn allocate(&mut self) -> Result<Vector>;
+    /// Gives a vector's memory back; the two well-known ones cannot be released.
+    fn release(&mut self, v: Vector);
+    /// `v <- 0`.
+    ///
+    /// # Errors
+    /// When the engine fails; so for the operations below.
+    fn zero(&mut self, v: Vector) -> Result<()>;
+    /// `to <- from`.
+    fn copy(&mut self, from: Vector, to: Vector) -> Result<()>;
+    /// `v <- a v`.
+    fn scale(&mut self, a: f64, v: Vector) -> Result<()>;
+    /// `y <- y + a x`.
+    fn axpy(&mut self, a: f64, x: Vector, y: Vector) -> Result<()>;
+    /// `<x, y>`, accumulated in f64.
+    fn dot(&mut self, x: Vector, y: Vector) -> Result<f64>;
+    /// Euclidean norm.
+    fn norm(&mut self, x: Vector) -> Result<f64> {
+        Ok(self.dot(x, x)?.sqrt())
+    }
+}
+
+/// Values of the two levels on the current batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Losses {
+    /// F, the preference loss.
+    pub upper: f64,
+    /// G, the SFT loss: nats per token.
+    pub lower: f64,
+}
+
+/// The combination `upper * dF + lower * dG`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LevelWeights {
+    /// Factor of dF.
+    pub upper: f64,
+    /// Factor of dG.
+    pub lower: f64,
+}
+
+/// How the weights of a combined gradient are known.
+pub enum Weigh<'a> {
+    /// Beforehand. The cheapest: one forward and one backward, part by part. A level with weight 0 is
+    /// not computed, and its loss is reported as NaN.
+    Fixed(LevelWeights),
+    /// From the losses of this batch. One forward and one backward still, unless the batch is
+    /// processed in parts: then all parts are forwarded first.
+    By(&'a mut dyn FnMut(Losses) -> Result<LevelWeights>),
+}
+
+/// Where training stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Steps done before this one.
+    pub step: usize,
+    /// Steps of the whole stage.
+    pub total: usize,
+}
+
+/// What a bilevel step works on: two losses on a current batch, and a space to move in.
+pub trait BilevelProblem {
+    /// The space of trainable parameters.
+    fn vectors(&mut self) -> &mut dyn VectorSpace;
+
+    /// Evaluates both levels on the current batch at the current parameters and writes the weighted
+    /// gradient into `into` (overwriting it).
+    ///
+    /// # Errors
+    /// When a loss or gradient is not finite, or the engine fails.
+    fn gradient(&mut self, weigh: Weigh<'_>, into: Vector) -> Result<Losses>;
+
+    /// Evaluates both levels on the current batch without a gradient.
+    ///
+    /// # Errors
+    /// As [`gradient`](Self::gradient).
+    fn losses(&mut self) -> Result<Losses>;
+
+    /// G of the reference model on the current lower batch, from its cached log-probs.
+    ///
+    /// # Errors
+    /// When the run keeps no reference.
+    fn reference_lower(&mut self) -> Result<f64>;
+
+    /// Draws the next lower batch. The upper one stays.
+    ///
+    /// # Errors
+    /// When the data cannot be read.
+    fn next_lower(&mut self) -> Result<()>;
+
+    /// Hands [`Vector::GRADIENT`] to the optimizer: clipping, learning rate, update.
+    ///
+    /// # Errors
+    /// When the gradient is not finite, or the engine fails.
+    fn descend(&mut self) -> Result<()>;
+
+    /// Where training stands.
+    fn progress(&self) -> Progress;
+}
+
+/// What a step needs of the run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepNeeds {
+    /// It has a lower level.
+    pub lower: bool,
+    /// It asks for [`BilevelProblem::reference_lower`].
+    pub reference_lower: bool,
+}
+
+/// Cost of a step, in passes over one batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passes {
+    /// Forward passes.
+    pub forward: usize,
+    /// Backward passes.
+    pub backward: usize,
+}
+
+/// What a step says of itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepReport {
+    /// The losses at the parameters the step began with; NaN for a level it did not compute.
+    pub losses: Losses,
+    /// Its own figures: lambda, constraint value, cosine of the gradients, ...
+    pub metrics: Metrics,
+}
+
+/// How two levels become one update.
+pub trait BilevelStep: Send {
+    /// What it needs of the run.
+    fn needs(&self) -> StepNeeds;
+
+    /// What one step costs when upper and lower share their batch, plain DPO being one forward and one
+    /// backward.
+    fn passes(&self) -> Passes;
+
+    /// Moves the parameters once (or as often as the method says).
+    ///
+    /// # Errors
+    /// Those of the problem.
+    fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport>;
+
+    /// State that must survive a resume (multipliers, running values).
+    fn state(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Takes back what [`state`](Self::state) gave.
+    ///
+    /// # Errors
+    /// When the bytes are not such a state.
+    fn restore(&mut self, state: &[u8]) -> Result<()> {
+        if state.is_empty() {
+            Ok(())
+        } else {
+            Err(crate::Error::Batch(format!("this step keeps no state, got {} bytes", state.len())))
+        }
+    }
+}

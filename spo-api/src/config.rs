@@ -1,0 +1,175 @@
+//! Configuration of parts: one JSON table checked against the part's own type and schema.
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// A configuration that cannot be used. The runtime turns `key` into a place in the recipe.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{message}", key.as_ref().map(|k| format!("{k}: ")).unwrap_or_default())]
+pub struct ConfigError {
+    /// Path of the offending key inside the part's table (`value.steps`); `None` for the whole table.
+    pub key: Option<String>,
+    /// What is wrong and what was expected.
+    pub message: String,
+    /// The nearest valid choice, where there is one.
+    pub suggestion: Option<String>,
+}
+
+impl ConfigError {
+    /// An error about one key.
+    pub fn at(key: impl Into<String>, message: impl Into<String>) -> Self {
+        ConfigError { key: Some(key.into()), message: message.into(), suggestion: None }
+    }
+
+    /// An error about the table as a whole.
+    pub fn whole(message: impl Into<String>) -> Self {
+        ConfigError { key: None, message: message.into(), suggestion: None }
+    }
+}
+
+/// A part that is its own configuration: its public fields are the keys of its table in the recipe,
+/// their doc comments the help, its own doc comment what `spo-run describe` prints (formula first).
+///
+/// Derive `Deserialize` with `#[serde(deny_unknown_fields)]`, give optional keys a
+/// `#[serde(default)]`, and state ranges for the schema (`#[schemars(range(min = 0, max = 1))]`,
+/// `#[schemars(extend("exclusiveMinimum" = 0))]`): they are enforced. State that is not configuration
+/// carries `#[serde(skip)]`.
+pub trait Part: DeserializeOwned + JsonSchema {
+    /// Rules that span several keys.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] that names the key to change.
+    fn validate(&self) -> Result<(), ConfigError> {
+        Ok(())
+    }
+}
+
+/// Builds a part from its table.
+///
+/// # Errors
+/// [`ConfigError`] for unknown keys, wrong types, numbers outside the range that the schema states, and
+/// what [`Part::validate`] rejects.
+pub fn parse<P: Part>(config: &Value) -> Result<P, ConfigError> {
+    check_ranges(config, schemars::schema_for!(P).as_value(), &mut Vec::new())?;
+    let part: P = serde_path_to_error::deserialize(config).map_err(|error| {
+        let path = error.path().to_string();
+        let message = error.inner().to_string();
+        let suggestion = suggest(&message);
+        ConfigError { key: (path != "." && !path.is_empty()).then_some(path), message, suggestion }
+    })?;
+    part.validate()?;
+    Ok(part)
+}
+
+/// The candidate nearest to `word` by edit distance, if any is near enough to be what was meant.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|c| (strsim::damerau_levenshtein(word, c), c))
+        .filter(|(distance, c)| *distance <= word.len().max(c.len()).div_ceil(3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, c)| c)
+}
+
+/// serde lists the valid names in its message: "unknown field `bta`, expected `beta` or `gamma`".
+fn suggest(message: &str) -> Option<String> {
+    if !message.starts_with("unknown field") && !message.starts_with("unknown variant") {
+        return None;
+    }
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let word = quoted.next()?;
+    nearest(word, quoted).map(str::to_owned)
+}
+
+/// serde knows types, not ranges: hold numbers against the bounds of the schema.
+fn check_ranges<'a>(value: &'a Value, schema: &Value, path: &mut Vec<&'a str>) -> Result<(), ConfigError> {
+    if let (Some(x), Some(bounds)) = (value.as_f64(), schema.as_object()) {
+        let bound = |name: &str| bounds.get(name).and_then(Value::as_f64);
+        let violated = [
+            (bound("minimum"), "at least", x >= bound("minimum").unwrap_or(x)),
+            (bound("exclusiveMinimum"), "greater than", bound("exclusiveMinimum").is_none_or(|b| x > b)),
+            (bound("maximum"), "at most", x <= bound("maximum").unwrap_or(x)),
+            (bound("exclusiveMaximum"), "less than", bound("exclusiveMaximum").is_none_or(|b| x < b)),
+        ];
+        if let Some((Some(b), relation, _)) = violated.into_iter().find(|(_, _, holds)| !holds) {
+            return Err(ConfigError::at(path.join("."), format!("must be {relation} {b}, got {value}")));
+        }
+    }
+    if let (Some(table), Some(properties)) = (value.as_object(), schema.get("properties")) {
+        for (key, inner) in table {
+            if let Some(inner_schema) = properties.get(key) {
+                path.push(key);
+                check_ranges(inner, inner_schema, path)?;
+                path.pop();
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Example {
+        #[schemars(extend("exclusiveMinimum" = 0))]
+        beta: f64,
+        #[serde(default)]
+        #[schemars(range(min = 0, max = 1))]
+        label_smoothing: f64,
+        #[serde(default)]
+        mode: Mode,
+    }
+
+    #[derive(Debug, Default, Deserialize, JsonSchema)]
+    #[serde(rename_all = "kebab-case")]
+    enum Mode {
+        #[default]
+        KeepStart,
+        KeepEnd,
+    }
+
+    impl Part for Example {
+        fn validate(&self) -> Result<(), ConfigError> {
+            if self.label_smoothing > self.beta && matches!(self.mode, Mode::KeepEnd) {
+                return Err(ConfigError::at("label_smoothing", "must not exceed beta"));
+            }
+            Ok(())
+        }
+    }
+
+    fn error(config: Value) -> (Option<String>, String, Option<String>) {
+        let e = parse::<Example>(&config).unwrap_err();
+        (e.key, e.message, e.suggestion)
+    }
+
+    #[test]
+    fn errors_name_the_key_and_the_nearest_valid_choice() {
+        assert!(parse::<Example>(&json!({"beta": 1})).is_ok());
+        let (key, message, suggestion) = error(json!({"beta": 0.1, "label_smothing": 0.1}));
+        assert_eq!(
+            (key.as_deref(), suggestion.as_deref()),
+            (Some("label_smothing"), Some("label_smoothing")),
+            "{message}"
+        );
+        let (key, _, suggestion) = error(json!({"beta": 0.1, "mode": "keep_start"}));
+        assert_eq!((key.as_deref(), suggestion.as_deref()), (Some("mode"), Some("keep-start")));
+        assert_eq!(
+            error(json!({"beta": 0})),
+            (Some("beta".into()), "must be greater than 0, got 0".into(), None)
+        );
+        assert_eq!(error(json!({"beta": 0.1, "label_smoothing": 2})).1, "must be at most 1, got 2");
+        assert_eq!(error(json!({"beta": "x"})).0.as_deref(), Some("beta"));
+        assert!(error(json!({})).1.contains("missing field `beta`"));
+        assert_eq!(
+            error(json!({"beta": 0.1, "label_smoothing": 0.2, "mode": "keep-end"})).1,
+            "must not exceed beta"
+        );
+    }
+}

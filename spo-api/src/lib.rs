@@ -1,0 +1,78 @@
+//! The contracts of spo.
+//!
+//! Preference optimization is three small languages that meet at narrow borders:
+//!
+//! - an [`Objective`] speaks of log-probabilities of answers, in nats, as `f64` slices;
+//! - a [`Session`] of a [`Backend`] speaks of token batches and of parameters on a device;
+//! - a [`BilevelStep`] speaks of vectors in parameter space.
+//!
+//! The only things that cross between an objective and a backend are *n* log-probs down and *n*
+//! gradients up. That is why an objective compiles in seconds, is exact to the last digits of an
+//! `f64`, runs on every backend, and can be tested by finite differences.
+//!
+//! # A new loss in ten lines
+//!
+//! ```
+//! use schemars::JsonSchema;
+//! use serde::Deserialize;
+//! use spo_api::{Pair, PairLoss, Part, Scalar, register};
+//!
+//! /// Squared hinge on the margin: `max(0, 1 - beta * margin)^2`.
+//! #[derive(Deserialize, JsonSchema)]
+//! #[serde(deny_unknown_fields)]
+//! struct SquaredHinge {
+//!     /// Inverse temperature, per nat.
+//!     #[schemars(extend("exclusiveMinimum" = 0))]
+//!     beta: f64,
+//! }
+//!
+//! impl Part for SquaredHinge {}
+//!
+//! impl PairLoss for SquaredHinge {
+//!     fn loss<S: Scalar>(&self, pair: &Pair<S>) -> S {
+//!         let slack = (S::from(1.0) - pair.margin() * self.beta).relu();
+//!         slack * slack
+//!     }
+//! }
+//!
+//! register!(objective SquaredHinge {
+//!     name: "squared-hinge",
+//!     summary: "hinge, squared",
+//!     source: "this example",
+//! });
+//! # fn main() {}
+//! ```
+#![forbid(unsafe_code)]
+
+mod backend;
+mod batch;
+mod bilevel;
+mod config;
+mod error;
+mod objective;
+mod pair;
+mod registry;
+mod scalar;
+
+pub use backend::{
+    AdamW, Adapter, Backend, Export, Group, LogProbs, ModelInfo, ModelSource, ModelSpec, Sampling, Session,
+    Statistics, TokenBatch, Upstream,
+};
+pub use batch::{Layout, PreferenceBatch, Ragged, Side, Totals};
+pub use bilevel::{
+    BilevelProblem, BilevelStep, LevelWeights, Losses, Passes, Progress, StepNeeds, StepReport, Vector,
+    VectorSpace, Weigh,
+};
+pub use config::{ConfigError, Part, nearest, parse};
+pub use error::{Error, Result};
+pub use objective::{Data, Evaluation, Metrics, Objective, Requirements, Rewards};
+pub use pair::{Answer, Pair, PairLoss};
+pub use registry::{Build, Entry, Registry};
+pub use scalar::{Dual, Scalar};
+
+/// What the expansion of [`register!`] needs; not for direct use.
+#[doc(hidden)]
+pub mod macro_support {
+    pub use inventory::submit;
+    pub use schemars::schema_for;
+}

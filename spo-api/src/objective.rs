@@ -1,0 +1,129 @@
+use std::collections::BTreeMap;
+
+use crate::{PreferenceBatch, Result};
+
+/// Named figures, in the order of their names. Under gradient accumulation the runtime averages them
+/// over rows.
+pub type Metrics = BTreeMap<String, f64>;
+
+/// The kind of data an objective learns from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Data {
+    /// A chosen and a rejected answer to each prompt.
+    #[default]
+    Pairs,
+    /// Answers labelled desirable or undesirable, without partners.
+    Unpaired,
+    /// Answers to imitate. Pairs serve as well: their chosen answers are used.
+    Demonstrations,
+}
+
+/// What an objective needs beside the policy's log-probs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Requirements {
+    /// The kind of data.
+    pub data: Data,
+    /// Log-probs under the reference model.
+    pub reference: bool,
+    /// The collision statistic `log sum_v p(v)^2` of each position.
+    pub collision: bool,
+    /// The loss couples the rows of a batch (it sorts them, or averages over them), so it must see the
+    /// whole optimizer batch at once: the runtime then forwards all parts before the first backward.
+    pub whole_batch: bool,
+}
+
+impl Requirements {
+    /// Adds the needs of another objective.
+    ///
+    /// Demonstrations yield to the more demanding kind of data; the runtime rejects a mix of pairs
+    /// and unpaired data.
+    pub fn union(self, other: Requirements) -> Requirements {
+        Requirements {
+            data: if self.data == Data::Demonstrations { other.data } else { self.data },
+            reference: self.reference || other.reference,
+            collision: self.collision || other.collision,
+            whole_batch: self.whole_batch || other.whole_batch,
+        }
+    }
+}
+
+/// The implicit reward of each answer, as the objective defines it (DPO: `beta * log-ratio`), for the
+/// `rewards/...` metrics.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rewards {
+    /// One reward per chosen answer.
+    pub chosen: Vec<f64>,
+    /// One reward per rejected answer.
+    pub rejected: Vec<f64>,
+}
+
+/// What an objective says of a batch. The buffers belong to the caller and are reused.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Evaluation {
+    /// The loss of each row, not reduced, in nats unless the objective's paper says otherwise. The
+    /// loss of the batch is their sum divided by [`Totals::rows`](crate::Totals::rows).
+    pub losses: Vec<f64>,
+    /// Gradient of the *batch loss* with respect to each policy log-prob of the chosen answers, flat,
+    /// in the layout of `batch.chosen.policy`.
+    pub grad_chosen: Vec<f64>,
+    /// The same for the rejected answers.
+    pub grad_rejected: Vec<f64>,
+    /// The implicit reward of each answer; empty when the objective has no such notion.
+    pub rewards: Rewards,
+    /// Further figures worth a look.
+    pub metrics: Metrics,
+}
+
+impl Evaluation {
+    /// Sets every buffer to the batch's size, filled with zeros, keeping their memory.
+    pub fn reset(&mut self, batch: &PreferenceBatch<'_>) {
+        let resize = |v: &mut Vec<f64>, n| {
+            v.clear();
+            v.resize(n, 0.0);
+        };
+        resize(&mut self.losses, batch.rows());
+        resize(&mut self.grad_chosen, batch.chosen.policy.values().len());
+        resize(&mut self.grad_rejected, batch.rejected.policy.values().len());
+        self.rewards.chosen.clear();
+        self.rewards.rejected.clear();
+        self.metrics.clear();
+    }
+
+    /// The batch loss, or this part's share of it.
+    pub fn loss(&self, batch: &PreferenceBatch<'_>) -> f64 {
+        self.losses.iter().sum::<f64>() / batch.whole.rows as f64
+    }
+}
+
+/// A loss over the log-probabilities of answers.
+///
+/// Most objectives are a formula on one pair and implement [`PairLoss`](crate::PairLoss) instead,
+/// which gives them this trait with an exact gradient for free.
+pub trait Objective: Send {
+    /// What it needs beside the policy's log-probs.
+    fn requirements(&self) -> Requirements;
+
+    /// Computes losses and gradient into `out`, which the caller has [`reset`](Evaluation::reset) to
+    /// the batch's size.
+    ///
+    /// # Errors
+    /// When the batch lacks what [`requirements`](Self::requirements) asked for.
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()>;
+
+    /// State that must survive a resume (running means), as the objective likes to write it.
+    fn state(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Takes back what [`state`](Self::state) gave.
+    ///
+    /// # Errors
+    /// When the bytes are not such a state.
+    fn restore(&mut self, state: &[u8]) -> Result<()> {
+        if state.is_empty() {
+            Ok(())
+        } else {
+            Err(crate::Error::Batch(format!("this objective keeps no state, got {} bytes", state.len())))
+        }
+    }
+}

@@ -1,0 +1,179 @@
+use std::collections::BTreeMap;
+
+use schemars::Schema;
+use serde_json::Value;
+
+use crate::{Backend, BilevelStep, ConfigError, Objective, nearest};
+
+/// Constructor of a part, by kind.
+#[derive(Clone, Copy)]
+pub enum Build {
+    /// Builds an objective from its table.
+    Objective(fn(&Value) -> Result<Box<dyn Objective>, ConfigError>),
+    /// Builds a bilevel step from its table.
+    Step(fn(&Value) -> Result<Box<dyn BilevelStep>, ConfigError>),
+    /// Builds a backend from its table.
+    Backend(fn(&Value) -> Result<Box<dyn Backend>, ConfigError>),
+}
+
+impl Build {
+    /// The kind in words, as recipes and messages call it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Build::Objective(_) => "objective",
+            Build::Step(_) => "step",
+            Build::Backend(_) => "backend",
+        }
+    }
+}
+
+/// A registered part: everything the runtime knows of it. Written by [`register!`](crate::register).
+pub struct Entry {
+    /// The name recipes use.
+    pub name: &'static str,
+    /// Other names for the same thing.
+    pub aliases: &'static [&'static str],
+    /// One line for a list.
+    pub summary: &'static str,
+    /// Paper and equation.
+    pub source: &'static str,
+    /// The crate that registered it.
+    pub origin: &'static str,
+    /// JSON Schema of its table; the description is the type's doc comment.
+    pub schema: fn() -> Schema,
+    /// Its constructor.
+    pub build: Build,
+}
+
+inventory::collect!(Entry);
+
+/// Registers a part under a name, for every program that links the crate.
+///
+/// The type must be a [`Part`](crate::Part) and implement the trait of its kind: `objective`
+/// ([`Objective`] or [`PairLoss`](crate::PairLoss)), `step` ([`BilevelStep`]) or `backend`
+/// ([`Backend`]). A crate that is listed as a dependency and never named is not linked: the program
+/// must say `use the_crate as _;`.
+///
+/// ```text
+/// register!(objective Dpo {
+///     name: "dpo",
+///     aliases: ["sigmoid"],
+///     summary: "logistic loss on the margin",
+///     source: "Rafailov et al. 2023, eq. 7",
+/// });
+/// ```
+#[macro_export]
+macro_rules! register {
+    (objective $($rest:tt)*) => { $crate::register!(@entry Objective $($rest)*); };
+    (step $($rest:tt)*) => { $crate::register!(@entry Step $($rest)*); };
+    (backend $($rest:tt)*) => { $crate::register!(@entry Backend $($rest)*); };
+    (@entry $kind:ident $type:ty {
+        name: $name:literal,
+        $(aliases: [$($alias:literal),* $(,)?],)?
+        summary: $summary:literal,
+        source: $source:literal $(,)?
+    }) => {
+        $crate::macro_support::submit! {
+            $crate::Entry {
+                name: $name,
+                aliases: &[$($($alias),*)?],
+                summary: $summary,
+                source: $source,
+                origin: env!("CARGO_PKG_NAME"),
+                schema: || $crate::macro_support::schema_for!($type),
+                build: $crate::Build::$kind(|config| Ok(Box::new($crate::parse::<$type>(config)?))),
+            }
+        }
+    };
+}
+
+/// All parts a program knows, by kind and name.
+pub struct Registry {
+    entries: BTreeMap<(&'static str, &'static str), &'static Entry>,
+    aliases: BTreeMap<(&'static str, &'static str), &'static Entry>,
+}
+
+impl Registry {
+    /// The parts that were linked into the program.
+    ///
+    /// # Errors
+    /// When two parts of a kind claim one name; the error names both crates.
+    pub fn linked() -> crate::Result<Self> {
+        let mut registry = Registry { entries: BTreeMap::new(), aliases: BTreeMap::new() };
+        for entry in inventory::iter::<Entry> {
+            registry.add(entry)?;
+        }
+        Ok(registry)
+    }
+
+    fn add(&mut self, entry: &'static Entry) -> crate::Result<()> {
+        let kind = entry.build.kind();
+        for name in std::iter::once(&entry.name).chain(entry.aliases) {
+            if let Ok(other) = self.get(kind, name) {
+                return Err(crate::Error::Config(ConfigError::whole(format!(
+                    "two {kind}s are called `{name}`: one from {}, one from {}",
+                    other.origin, entry.origin
+                ))));
+            }
+        }
+        self.entries.insert((kind, entry.name), entry);
+        self.aliases.extend(entry.aliases.iter().map(|alias| ((kind, *alias), entry)));
+        Ok(())
+    }
+
+    /// All entries, by kind, then by name.
+    pub fn iter(&self) -> impl Iterator<Item = &'static Entry> + '_ {
+        self.entries.values().copied()
+    }
+
+    /// The entry of a kind (`objective`, `step`, `backend`) with this name or alias.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] that lists the valid names and suggests the nearest.
+    pub fn get(&self, kind: &str, name: &str) -> Result<&'static Entry, ConfigError> {
+        if let Some(entry) = self.entries.get(&(kind, name)).or_else(|| self.aliases.get(&(kind, name))) {
+            return Ok(entry);
+        }
+        let known =
+            || self.entries.keys().chain(self.aliases.keys()).filter(|(k, _)| *k == kind).map(|(_, n)| *n);
+        let listed: Vec<_> = self.entries.keys().filter(|(k, _)| *k == kind).map(|(_, n)| *n).collect();
+        Err(ConfigError {
+            key: None,
+            message: format!("unknown {kind} `{name}`, expected one of {}", listed.join(", ")),
+            suggestion: nearest(name, known()).map(str::to_owned),
+        })
+    }
+
+    /// Builds an objective.
+    ///
+    /// # Errors
+    /// For an unknown name or a bad table; so for the two below.
+    pub fn objective(&self, name: &str, config: &Value) -> Result<Box<dyn Objective>, ConfigError> {
+        match self.get("objective", name)?.build {
+            Build::Objective(build) => build(config),
+            _ => unreachable!("entries are filed under their kind"),
+        }
+    }
+
+    /// Builds a bilevel step.
+    ///
+    /// # Errors
+    /// As [`objective`](Self::objective).
+    pub fn step(&self, name: &str, config: &Value) -> Result<Box<dyn BilevelStep>, ConfigError> {
+        match self.get("step", name)?.build {
+            Build::Step(build) => build(config),
+            _ => unreachable!("entries are filed under their kind"),
+        }
+    }
+
+    /// Builds a backend.
+    ///
+    /// # Errors
+    /// As [`objective`](Self::objective).
+    pub fn backend(&self, name: &str, config: &Value) -> Result<Box<dyn Backend>, ConfigError> {
+        match self.get("backend", name)?.build {
+            Build::Backend(build) => build(config),
+            _ => unreachable!("entries are filed under their kind"),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Preference data: formats, chat templates, tokenization.

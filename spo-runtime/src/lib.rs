@@ -1,0 +1,1 @@
+//! Recipes, training loop and the spo-run command.

@@ -1,0 +1,2 @@
+//! The `spo-run` command.
+fn main() {}
