@@ -11,7 +11,8 @@ pub struct Vector(pub u32);
 impl Vector {
     /// The trainable parameters themselves. Writing to it moves the model.
     pub const PARAMETERS: Vector = Vector(0);
-    /// The gradient that [`BilevelProblem::descend`] hands to the optimizer.
+    /// The gradient that [`BilevelProblem::descend`] hands to the optimizer. Engines accumulate in it,
+    /// so a gradient computed into another vector destroys what it held.
     pub const GRADIENT: Vector = Vector(1);
 }
 
@@ -68,8 +69,8 @@ pub enum Weigh<'a> {
     /// Beforehand. The cheapest: one forward and one backward, part by part. A level with weight 0 is
     /// not computed, and its loss is reported as NaN.
     Fixed(LevelWeights),
-    /// From the losses of this batch. One forward and one backward still, unless the batch is
-    /// processed in parts: then all parts are forwarded first.
+    /// From the losses of this batch, both of which are computed. One forward and one backward still,
+    /// unless the batch is processed in parts: then all parts are forwarded first.
     By(&'a mut dyn FnMut(Losses) -> Result<LevelWeights>),
 }
 
@@ -83,22 +84,30 @@ pub struct Progress {
 }
 
 /// What a bilevel step works on: two losses on a current batch, and a space to move in.
+///
+/// Every step begins with a new upper batch and a new lower one: the next of the lower level's own data,
+/// or, if it has none, the demonstrations of the upper batch (then one forward serves both levels).
+/// Both stay as they are, wherever the parameters go, until [`next_lower`](Self::next_lower).
+///
+/// Objectives may keep running values, which every evaluation of the upper level advances: a step
+/// evaluates the upper level once.
 pub trait BilevelProblem {
     /// The space of trainable parameters.
     fn vectors(&mut self) -> &mut dyn VectorSpace;
 
     /// Evaluates both levels on the current batch at the current parameters and writes the weighted
-    /// gradient into `into` (overwriting it).
+    /// gradient into `into`, overwriting it. Unless it is `into`, [`Vector::GRADIENT`] is left with
+    /// nothing of use.
     ///
     /// # Errors
     /// When a loss or gradient is not finite, or the engine fails.
     fn gradient(&mut self, weigh: Weigh<'_>, into: Vector) -> Result<Losses>;
 
-    /// Evaluates both levels on the current batch without a gradient.
+    /// G on the current lower batch at the current parameters, without a gradient.
     ///
     /// # Errors
     /// As [`gradient`](Self::gradient).
-    fn losses(&mut self) -> Result<Losses>;
+    fn lower(&mut self) -> Result<f64>;
 
     /// G of the reference model on the current lower batch, from its cached log-probs.
     ///
@@ -106,17 +115,18 @@ pub trait BilevelProblem {
     /// When the run keeps no reference.
     fn reference_lower(&mut self) -> Result<f64>;
 
-    /// Draws the next lower batch. The upper one stays.
+    /// Draws another lower batch, for a step that takes several. The upper one stays.
     ///
     /// # Errors
     /// When the data cannot be read.
     fn next_lower(&mut self) -> Result<()>;
 
-    /// Hands [`Vector::GRADIENT`] to the optimizer: clipping, learning rate, update.
+    /// Hands [`Vector::GRADIENT`] to the optimizer: clipping, update. The learning rate is
+    /// `lr_factor` times the one scheduled for this step, however often the step descends.
     ///
     /// # Errors
     /// When the gradient is not finite, or the engine fails.
-    fn descend(&mut self) -> Result<()>;
+    fn descend(&mut self, lr_factor: f64) -> Result<()>;
 
     /// Where training stands.
     fn progress(&self) -> Progress;
@@ -143,9 +153,11 @@ pub struct Passes {
 /// What a step says of itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepReport {
-    /// The losses at the parameters the step began with; NaN for a level it did not compute.
+    /// The losses at the parameters the step began with, unless its documentation names another
+    /// place; NaN for a level it did not compute.
     pub losses: Losses,
-    /// Its own figures: lambda, constraint value, cosine of the gradients, ...
+    /// Its own figures, all finite: `bilevel/weight` (the factor of dG in the update),
+    /// `bilevel/constraint`, `bilevel/cosine`, ...
     pub metrics: Metrics,
 }
 
