@@ -97,6 +97,15 @@ impl<'a> Side<'a> {
         self.reference
             .ok_or_else(|| Error::Batch("this objective needs reference log-probs and got none".into()))
     }
+
+    /// The collision statistic.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] when the batch has none.
+    pub fn collision(&self) -> Result<Ragged<'a>> {
+        self.collision
+            .ok_or_else(|| Error::Batch("this objective needs the collision statistic and got none".into()))
+    }
 }
 
 /// How the rows of the two sides belong together.

@@ -51,13 +51,15 @@ pub trait Part: DeserializeOwned + JsonSchema {
 /// [`ConfigError`] for unknown keys, wrong types, numbers outside the range that the schema states, and
 /// what [`Part::validate`] rejects.
 pub fn parse<P: Part>(config: &Value) -> Result<P, ConfigError> {
-    check_ranges(config, schemars::schema_for!(P).as_value(), &mut Vec::new())?;
     let part: P = serde_path_to_error::deserialize(config).map_err(|error| {
         let path = error.path().to_string();
         let message = error.inner().to_string();
         let suggestion = suggest(&message);
         ConfigError { key: (path != "." && !path.is_empty()).then_some(path), message, suggestion }
     })?;
+    // After serde, so that a wrong type is reported as such.
+    let schema = schemars::schema_for!(P);
+    check_ranges(config, schema.as_value(), schema.as_value(), "")?;
     part.validate()?;
     Ok(part)
 }
@@ -83,26 +85,40 @@ fn suggest(message: &str) -> Option<String> {
 }
 
 /// serde knows types, not ranges: hold numbers against the bounds of the schema.
-fn check_ranges<'a>(value: &'a Value, schema: &Value, path: &mut Vec<&'a str>) -> Result<(), ConfigError> {
-    if let (Some(x), Some(bounds)) = (value.as_f64(), schema.as_object()) {
-        let bound = |name: &str| bounds.get(name).and_then(Value::as_f64);
+fn check_ranges(value: &Value, schema: &Value, root: &Value, path: &str) -> Result<(), ConfigError> {
+    if let Some(name) = schema.get("$ref").and_then(|r| r.as_str()?.strip_prefix("#/$defs/")) {
+        check_ranges(value, &root["$defs"][name], root, path)?;
+    }
+    // `Option<T>` is "T or null".
+    if let (Some(variants), false) = (schema.get("anyOf").and_then(Value::as_array), value.is_null())
+        && let [inner, Value::Object(other)] = variants.as_slice()
+        && other.get("type").is_some_and(|t| t == "null")
+    {
+        check_ranges(value, inner, root, path)?;
+    }
+    if let Some(x) = value.as_f64() {
+        let bound = |name: &str| schema.get(name).and_then(Value::as_f64);
         let violated = [
-            (bound("minimum"), "at least", x >= bound("minimum").unwrap_or(x)),
-            (bound("exclusiveMinimum"), "greater than", bound("exclusiveMinimum").is_none_or(|b| x > b)),
-            (bound("maximum"), "at most", x <= bound("maximum").unwrap_or(x)),
-            (bound("exclusiveMaximum"), "less than", bound("exclusiveMaximum").is_none_or(|b| x < b)),
+            (bound("minimum").filter(|b| x < *b), "at least"),
+            (bound("exclusiveMinimum").filter(|b| x <= *b), "greater than"),
+            (bound("maximum").filter(|b| x > *b), "at most"),
+            (bound("exclusiveMaximum").filter(|b| x >= *b), "less than"),
         ];
-        if let Some((Some(b), relation, _)) = violated.into_iter().find(|(_, _, holds)| !holds) {
-            return Err(ConfigError::at(path.join("."), format!("must be {relation} {b}, got {value}")));
+        if let Some((Some(b), relation)) = violated.into_iter().find(|(b, _)| b.is_some()) {
+            return Err(ConfigError::at(path, format!("must be {relation} {b}, got {value}")));
         }
     }
     if let (Some(table), Some(properties)) = (value.as_object(), schema.get("properties")) {
         for (key, inner) in table {
-            if let Some(inner_schema) = properties.get(key) {
-                path.push(key);
-                check_ranges(inner, inner_schema, path)?;
-                path.pop();
+            if let Some(schema) = properties.get(key) {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                check_ranges(inner, schema, root, &path)?;
             }
+        }
+    }
+    if let (Some(items), Some(schema)) = (value.as_array(), schema.get("items")) {
+        for (i, item) in items.iter().enumerate() {
+            check_ranges(item, schema, root, &format!("{path}[{i}]"))?;
         }
     }
     Ok(())
@@ -125,6 +141,16 @@ mod tests {
         label_smoothing: f64,
         #[serde(default)]
         mode: Mode,
+        #[serde(default)]
+        inner: Vec<Option<Inner>>,
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        #[schemars(range(min = 1))]
+        #[allow(dead_code, reason = "only its bounds are of interest")]
+        steps: Option<usize>,
     }
 
     #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -165,6 +191,8 @@ mod tests {
             (Some("beta".into()), "must be greater than 0, got 0".into(), None)
         );
         assert_eq!(error(json!({"beta": 0.1, "label_smoothing": 2})).1, "must be at most 1, got 2");
+        let nested = error(json!({"beta": 0.1, "inner": [null, {"steps": 3}, {"steps": 0}]}));
+        assert_eq!(nested, (Some("inner[2].steps".into()), "must be at least 1, got 0".into(), None));
         assert_eq!(error(json!({"beta": "x"})).0.as_deref(), Some("beta"));
         assert!(error(json!({})).1.contains("missing field `beta`"));
         assert_eq!(

@@ -66,7 +66,7 @@ pub use bilevel::{
 pub use config::{ConfigError, Part, nearest, parse};
 pub use error::{Error, Result};
 pub use objective::{Data, Evaluation, Metrics, Objective, Requirements, Rewards};
-pub use pair::{Answer, Pair, PairLoss};
+pub use pair::{Answer, Pair, PairLoss, Reading};
 pub use registry::{Build, Entry, Registry};
 pub use scalar::{Dual, Scalar};
 

@@ -1,9 +1,12 @@
-use crate::{Data, Dual, Evaluation, Layout, Objective, PreferenceBatch, Requirements, Result, Scalar};
+use crate::{
+    Data, Dual, Error, Evaluation, Layout, Objective, PreferenceBatch, Ragged, Requirements, Result, Scalar, Side,
+};
 
 /// One answer as a pair loss sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<S> {
-    /// Log-probability of the whole answer under the policy: the sum over its tokens, nats.
+    /// Log-probability of the whole answer under the policy: the sum over its tokens, nats, weighted
+    /// as the loss's [`Reading`] says.
     pub policy: S,
     /// The same under the reference; 0 when the objective asked for no reference.
     pub reference: f64,
@@ -44,6 +47,31 @@ impl<S: Scalar> Pair<S> {
     }
 }
 
+/// How the token log-probs of a pair become what a [`PairLoss`] sees, and how much the pair counts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reading {
+    /// Length desensitisation (Liu et al. 2024, LD-DPO, eq. 9): tokens beyond the length of the pair's
+    /// shorter answer count this much, under policy and reference alike. 1 is the plain sum.
+    pub ld_alpha: f64,
+    /// Weigh each pair by how probable its answers are under the policy now (Zhou et al. 2024, WPO):
+    /// `exp(c_w + c_l)`, where `c` is the mean over an answer's tokens of `log p(token) - log sum_v
+    /// p(v)^2`. A constant for the gradient; the weights of a batch are not normalised.
+    pub weighting: bool,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Reading { ld_alpha: 1.0, weighting: false }
+    }
+}
+
+impl Reading {
+    fn sum(&self, row: &[f64], shared: usize) -> f64 {
+        let (head, tail) = row.split_at(shared);
+        head.iter().sum::<f64>() + self.ld_alpha * tail.iter().sum::<f64>()
+    }
+}
+
 /// A loss that is a formula on the sequence log-probs of one pair.
 ///
 /// Written once, generic over [`Scalar`]: evaluated on dual numbers it yields the exact gradient.
@@ -51,6 +79,11 @@ pub trait PairLoss: Send {
     /// Whether the formula reads the reference log-probs.
     fn needs_reference(&self) -> bool {
         true
+    }
+
+    /// How token log-probs are read.
+    fn reading(&self) -> Reading {
+        Reading::default()
     }
 
     /// The loss of one pair.
@@ -65,41 +98,69 @@ pub trait PairLoss: Send {
 
 impl<L: PairLoss> Objective for L {
     fn requirements(&self) -> Requirements {
-        Requirements { data: Data::Pairs, reference: self.needs_reference(), ..Requirements::default() }
+        Requirements {
+            data: Data::Pairs,
+            reference: self.needs_reference(),
+            collision: self.reading().weighting,
+            ..Requirements::default()
+        }
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
         if batch.layout != Layout::Pairs {
-            return Err(crate::Error::Batch(format!("a pair loss needs pairs, got {:?}", batch.layout)));
+            return Err(Error::Batch(format!("a pair loss needs pairs, got {:?}", batch.layout)));
         }
+        let reading = self.reading();
+        let sides = [&batch.chosen, &batch.rejected];
         let references = match self.needs_reference() {
             true => [Some(batch.chosen.reference()?), Some(batch.rejected.reference()?)],
             false => [None, None],
         };
-        let (chosen, rejected) = (batch.chosen.policy, batch.rejected.policy);
         for i in 0..batch.rows() {
-            let answers =
-                [(chosen, references[0]), (rejected, references[1])].map(|(policy, reference)| Answer {
-                    policy: policy.sum(i),
-                    reference: reference.map_or(0.0, |r| r.sum(i)),
-                    tokens: policy.tokens(i) as f64,
-                });
-            let [chosen_answer, rejected_answer] = answers.map(|a| (a, self.reward(&a)));
-            out.rewards.chosen.push(chosen_answer.1);
-            out.rewards.rejected.push(rejected_answer.1);
-            let lift = |a: Answer<f64>, input| Answer {
-                policy: Dual::<2>::input(a.policy, input),
-                reference: a.reference,
-                tokens: a.tokens,
+            let shared = sides[0].policy.tokens(i).min(sides[1].policy.tokens(i));
+            let answers = [0, 1].map(|side| Answer {
+                policy: reading.sum(sides[side].policy.row(i), shared),
+                reference: references[side].map_or(0.0, |r| reading.sum(r.row(i), shared)),
+                tokens: sides[side].policy.tokens(i) as f64,
+            });
+            out.rewards.chosen.push(self.reward(&answers[0]));
+            out.rewards.rejected.push(self.reward(&answers[1]));
+
+            let lift = |side: usize| Answer {
+                policy: Dual::<2>::input(answers[side].policy, side),
+                reference: answers[side].reference,
+                tokens: answers[side].tokens,
             };
-            let loss =
-                self.loss(&Pair { chosen: lift(chosen_answer.0, 0), rejected: lift(rejected_answer.0, 1) });
+            let mut loss = self.loss(&Pair { chosen: lift(0), rejected: lift(1) });
+            if reading.weighting {
+                loss = loss * (confidence(sides[0], i)? + confidence(sides[1], i)?).exp();
+            }
+            if !loss.value.is_finite() || loss.partials.iter().any(|p| !p.is_finite()) {
+                let [w, l] = &answers;
+                return Err(Error::NonFinite(format!(
+                    "the loss of pair {i} is {} and its gradient {:?}; log-probs of the chosen answer: {} \
+                     (reference {}), of the rejected: {} (reference {})",
+                    loss.value, loss.partials, w.policy, w.reference, l.policy, l.reference
+                )));
+            }
             out.losses[i] = loss.value;
-            // A sequence log-prob is a plain sum, so each of its tokens gets the same gradient.
-            let [d_chosen, d_rejected] = loss.partials.map(|p| p / batch.whole.rows as f64);
-            out.grad_chosen[chosen.range(i)].fill(d_chosen);
-            out.grad_rejected[rejected.range(i)].fill(d_rejected);
+            // A sequence log-prob is a sum, so all tokens of one weight get the same gradient.
+            for (policy, gradient, partial) in [
+                (sides[0].policy, &mut out.grad_chosen, loss.partials[0]),
+                (sides[1].policy, &mut out.grad_rejected, loss.partials[1]),
+            ] {
+                let partial = partial / batch.whole.rows as f64;
+                let (head, tail) = gradient[policy.range(i)].split_at_mut(shared);
+                head.fill(partial);
+                tail.fill(reading.ld_alpha * partial);
+            }
         }
         Ok(())
     }
+}
+
+/// WPO's `c` of answer `i`.
+fn confidence(side: &Side<'_>, i: usize) -> Result<f64> {
+    let mean = |r: Ragged<'_>| r.sum(i) / r.tokens(i) as f64;
+    Ok(mean(side.policy) - mean(side.collision()?))
 }

@@ -1,0 +1,372 @@
+//! The recipe: what a TOML file may say. Doc comments are its reference.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use spo_api::{ConfigError, Part};
+
+/// A run: a model, preference data, and the stages that train one on the other.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// What the run is called and where it goes.
+    #[serde(default)]
+    pub run: Run,
+    /// The model to train.
+    pub model: Model,
+    /// The engine that runs it.
+    #[serde(default)]
+    pub backend: BackendChoice,
+    /// The data every stage learns from, unless it names its own.
+    pub data: Data,
+    /// What is measured on held-out data.
+    #[serde(default)]
+    pub evaluation: Evaluation,
+    /// The stages, in order: `[[stage]]`.
+    #[schemars(length(min = 1))]
+    pub stage: Vec<Stage>,
+}
+
+/// `[run]`: what the run is called and where it goes.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Run {
+    /// Name of the run; that of the recipe's file unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Seed of everything random: initialisation, order of the data, sampling.
+    pub seed: u64,
+    /// Folder for metrics and models; `runs/NAME` unless given. Relative paths in a recipe start at
+    /// the current folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<PathBuf>,
+    /// Replace an earlier run in that folder. Without it, a folder that holds one is an error.
+    pub overwrite: bool,
+}
+
+/// `[model]`: a Hugging Face folder, or a configuration to initialise at random.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Hugging Face folder: config.json, safetensors weights, tokenizer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Instead of `path`: the keys of a config.json, for a model with random weights. `vocab_size` and
+    /// the special tokens' ids come from the tokenizer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<Map<String, Value>>,
+    /// Folder with tokenizer.json, if not the model's own; a model with random weights that learns a
+    /// generated task uses the task's characters unless this is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+    /// Train a low-rank adapter and freeze the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<Adapter>,
+}
+
+/// `model.adapter`: a low-rank adapter, in PEFT's terms.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Adapter {
+    /// The kind of adapter.
+    #[serde(default)]
+    pub kind: AdapterKind,
+    /// Rank of the update.
+    #[schemars(range(min = 1))]
+    pub rank: usize,
+    /// Scale of the update: `alpha / rank`.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub alpha: f64,
+    /// Names of the linear layers to adapt.
+    #[schemars(length(min = 1))]
+    pub targets: Vec<String>,
+    /// Folder of an adapter in PEFT's layout to start from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+}
+
+/// Kinds of adapter.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AdapterKind {
+    /// Low-rank adaptation (Hu et al. 2021).
+    #[default]
+    Lora,
+}
+
+/// `[backend]`: the engine.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackendChoice {
+    /// Name of a registered backend; `spo-run list` shows them.
+    pub name: String,
+    /// `auto`, `cpu`, `cuda`, `cuda:1`, `metal`.
+    pub device: String,
+    /// Type of weights and activations: `f32`, or `bf16` where the device has it.
+    pub dtype: String,
+    /// The backend's own options; `spo-run describe NAME` shows them.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub options: Map<String, Value>,
+}
+
+impl Default for BackendChoice {
+    fn default() -> Self {
+        BackendChoice {
+            name: "candle".into(),
+            device: "auto".into(),
+            dtype: "f32".into(),
+            options: Map::new(),
+        }
+    }
+}
+
+/// `[data]`: where rows come from and how they become tokens.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// Rows to train on: a path, or a table (see Source).
+    pub train: Value,
+    /// Held-out rows, in the same form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval: Option<Value>,
+    /// Longest prompt with answer, in tokens.
+    #[serde(default = "Data::default_max_length")]
+    #[schemars(range(min = 2))]
+    pub max_length: usize,
+    /// What happens to rows that are longer.
+    #[serde(default)]
+    pub truncation: Truncation,
+    /// Make it an error when a row cannot be used as it is (empty answers, identical pairs, rows that
+    /// do not fit), instead of counting and reporting it.
+    #[serde(default)]
+    pub strict: bool,
+}
+
+impl Data {
+    fn default_max_length() -> usize {
+        1024
+    }
+}
+
+/// What happens to rows longer than `max_length`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Truncation {
+    /// Keep the first `max_length` tokens: the end of the answer is lost.
+    #[default]
+    KeepStart,
+    /// Keep the last `max_length` tokens: the beginning of the prompt is lost.
+    KeepEnd,
+    /// Leave the row out.
+    Drop,
+}
+
+/// `[evaluation]`: what is measured on `data.eval`. At the start and the end of a stage, always.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Evaluation {
+    /// And every so many steps; 0 for never in between.
+    pub every: usize,
+    /// Rows scored at a time.
+    #[schemars(range(min = 1))]
+    pub batch_size: usize,
+    /// Answer every held-out prompt by greedy decoding and compare with the chosen answer (exact
+    /// match), with answers of at most this many tokens; 0 for not at all. Done at the start and end
+    /// of stages. Generated tasks have a default of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exact_match_tokens: Option<usize>,
+}
+
+impl Default for Evaluation {
+    fn default() -> Self {
+        Evaluation { every: 0, batch_size: 16, exact_match_tokens: None }
+    }
+}
+
+/// `[[stage]]`: one objective, trained for a while.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Name of the stage, and of the folder its model is saved in.
+    pub name: String,
+    /// The stage whose result this one starts from; the one before unless given. `"model"` is the
+    /// model as it was opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The loss: a name, a table `{ name = "dpo", beta = 0.1 }`, or a list of tables with a `weight`
+    /// each.
+    pub objective: Value,
+    /// How it becomes an update: a name, or a table `{ step = "penalty", lambda = 1.0, lower = "sft" }`.
+    #[serde(default = "Stage::default_bilevel")]
+    pub bilevel: Value,
+    /// Passes over the training rows; 1 unless this or `steps` is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub epochs: Option<f64>,
+    /// Optimizer steps, instead of `epochs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub steps: Option<usize>,
+    /// Rows per optimizer step.
+    #[serde(default = "Stage::default_batch_size")]
+    #[schemars(range(min = 1))]
+    pub batch_size: usize,
+    /// Rows per forward and backward pass; the whole batch unless given. Changes memory and speed, not
+    /// the result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub micro_batch: Option<usize>,
+    /// Take the rows in a new random order every epoch; `false` takes them as they stand in the file.
+    #[serde(default = "Stage::default_true")]
+    pub shuffle: bool,
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    /// Data of this stage alone, instead of `[data]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<Data>,
+    /// Save the stage's model.
+    #[serde(default = "Stage::default_true")]
+    pub save: bool,
+}
+
+impl Stage {
+    fn default_bilevel() -> Value {
+        Value::String("single".into())
+    }
+    fn default_batch_size() -> usize {
+        8
+    }
+    fn default_true() -> bool {
+        true
+    }
+}
+
+/// `stage.optimizer`: AdamW and its learning rate.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Optimizer {
+    /// The only one for now.
+    #[serde(default)]
+    pub name: OptimizerName,
+    /// Peak learning rate. 1e-6 to 1e-5 is usual for preference objectives on a whole model, 1e-4 with
+    /// an adapter.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub lr: f64,
+    /// How the learning rate goes after warmup.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Share of the steps over which the learning rate rises from 0 to `lr`.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1))]
+    pub warmup: f64,
+    /// Decay of the two moments.
+    #[serde(default = "Optimizer::default_betas")]
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    #[serde(default = "Optimizer::default_epsilon")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub epsilon: f64,
+    /// Decoupled weight decay.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub weight_decay: f64,
+    /// Decay biases and norms too.
+    #[serde(default = "Stage::default_true")]
+    pub decay_bias_and_norm: bool,
+    /// The gradient is scaled down to this global norm if it is longer; 0 for no limit.
+    #[serde(default = "Optimizer::default_max_grad_norm")]
+    #[schemars(range(min = 0))]
+    pub max_grad_norm: f64,
+}
+
+impl Optimizer {
+    fn default_betas() -> [f64; 2] {
+        [0.9, 0.999]
+    }
+    fn default_epsilon() -> f64 {
+        1e-8
+    }
+    fn default_max_grad_norm() -> f64 {
+        1.0
+    }
+}
+
+/// Optimizers.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerName {
+    /// Adam with decoupled weight decay (Loshchilov & Hutter 2019).
+    #[default]
+    Adamw,
+}
+
+/// Learning-rate schedules, as transformers defines them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// Stays at `lr`.
+    Constant,
+    /// Falls to 0 in a straight line.
+    #[default]
+    Linear,
+    /// Falls to 0 along half a cosine.
+    Cosine,
+}
+
+impl Part for Recipe {
+    fn validate(&self) -> Result<(), ConfigError> {
+        match (&self.model.path, &self.model.config) {
+            (None, None) => {
+                return Err(ConfigError::at("model", "needs `path` (a folder) or `config` (random weights)"));
+            }
+            (Some(_), Some(_)) => {
+                return Err(ConfigError::at("model.config", "`path` and `config` exclude each other"));
+            }
+            _ => {}
+        }
+        if self.model.adapter.is_some() && self.model.config.is_some() {
+            return Err(ConfigError::at(
+                "model.adapter",
+                "an adapter needs trained weights: give `model.path`",
+            ));
+        }
+        if self.stage.is_empty() {
+            return Err(ConfigError::at("stage", "needs at least one [[stage]]"));
+        }
+        for (i, stage) in self.stage.iter().enumerate() {
+            let at = |key: &str| format!("stage[{i}].{key}");
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            if stage.name.is_empty() || !stage.name.chars().all(plain) || stage.name.starts_with('.') {
+                let message = "must be letters, digits, `-`, `_` and `.`: it names a folder";
+                return Err(ConfigError::at(at("name"), message));
+            }
+            if stage.name == "model" || self.stage[..i].iter().any(|s| s.name == stage.name) {
+                return Err(ConfigError::at(at("name"), format!("`{}` is taken already", stage.name)));
+            }
+            if let Some(from) = &stage.from {
+                let known: Vec<&str> =
+                    self.stage[..i].iter().map(|s| s.name.as_str()).chain(["model"]).collect();
+                if !known.contains(&from.as_str()) {
+                    let mut error = ConfigError::at(
+                        at("from"),
+                        format!("no earlier stage `{from}`, only {}", known.join(", ")),
+                    );
+                    error.suggestion = spo_api::nearest(from, known).map(str::to_owned);
+                    return Err(error);
+                }
+            }
+            if stage.epochs.is_some() && stage.steps.is_some() {
+                return Err(ConfigError::at(at("steps"), "`epochs` and `steps` exclude each other"));
+            }
+            if stage.micro_batch.is_some_and(|m| m > stage.batch_size) {
+                return Err(ConfigError::at(at("micro_batch"), "must not exceed `batch_size`"));
+            }
+            if let Some(b) = stage.optimizer.betas.iter().find(|b| !(0.0..1.0).contains(*b)) {
+                return Err(ConfigError::at(at("optimizer.betas"), format!("must lie in [0, 1), got {b}")));
+            }
+        }
+        Ok(())
+    }
+}
