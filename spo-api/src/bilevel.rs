@@ -64,13 +64,20 @@ pub struct LevelWeights {
     pub lower: f64,
 }
 
+impl LevelWeights {
+    /// dF alone.
+    pub const UPPER: LevelWeights = LevelWeights { upper: 1.0, lower: 0.0 };
+    /// dG alone.
+    pub const LOWER: LevelWeights = LevelWeights { upper: 0.0, lower: 1.0 };
+}
+
 /// How the weights of a combined gradient are known.
 pub enum Weigh<'a> {
     /// Beforehand. The cheapest: one forward and one backward, part by part. A level with weight 0 is
     /// not computed, and its loss is reported as NaN.
     Fixed(LevelWeights),
-    /// From the losses of this batch, both of which are computed. One forward and one backward still,
-    /// unless the batch is processed in parts: then all parts are forwarded first.
+    /// From the losses of this batch, both of which are computed; asked once. One forward and one
+    /// backward still, unless the batch is processed in parts: then all parts are forwarded first.
     By(&'a mut dyn FnMut(Losses) -> Result<LevelWeights>),
 }
 
