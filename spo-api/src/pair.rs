@@ -1,5 +1,6 @@
 use crate::{
-    Data, Dual, Error, Evaluation, Layout, Objective, PreferenceBatch, Ragged, Requirements, Result, Scalar, Side,
+    Data, Dual, Error, Evaluation, Layout, Objective, PreferenceBatch, Ragged, Requirements, Result, Scalar,
+    Side,
 };
 
 /// One answer as a pair loss sees it.

@@ -34,6 +34,12 @@ pub trait Scalar:
         self.chain(e, e)
     }
 
+    /// `e^x - 1`, exact near zero.
+    fn exp_m1(self) -> Self {
+        let x = self.value();
+        self.chain(x.exp_m1(), x.exp())
+    }
+
     /// Natural logarithm.
     fn ln(self) -> Self {
         let x = self.value();
@@ -193,8 +199,9 @@ mod tests {
     #[test]
     fn dual_derivatives_agree_with_central_differences() {
         type Function = (&'static str, fn(Dual<1>) -> Dual<1>, &'static [f64]);
-        let functions: [Function; 9] = [
+        let functions: [Function; 10] = [
             ("exp", Scalar::exp, &[-3.0, 0.0, 2.0]),
+            ("exp_m1", Scalar::exp_m1, &[-3.0, 0.0, 2.0]),
             ("ln", Scalar::ln, &[0.1, 1.0, 7.0]),
             ("sigmoid", Scalar::sigmoid, &[-30.0, -1.0, 0.0, 4.0]),
             ("log_sigmoid", Scalar::log_sigmoid, &[-30.0, -1.0, 0.0, 4.0]),

@@ -1,0 +1,118 @@
+use spo_api::{Data, Error, Evaluation, Objective, PreferenceBatch, Requirements, Result};
+
+/// One term of a [`Mix`].
+pub struct Component {
+    /// The name its figures go under: the objective's own.
+    pub name: String,
+    /// Its factor.
+    pub weight: f64,
+    /// The loss itself.
+    pub objective: Box<dyn Objective>,
+}
+
+/// `L = sum of weight * L_c` over the components, each with its own reduction.
+///
+/// Weights are not normalised, as TRL's `loss_weights`. Rewards are those of the first component that
+/// has any. Metrics: `loss/NAME` is each component's loss before its weight; a component's own metrics
+/// keep their names, or become `NAME/METRIC` where an earlier component has the same. A second component
+/// of one name is called `NAME-2`, and so on.
+pub struct Mix {
+    components: Vec<Component>,
+    requirements: Requirements,
+    scratch: Evaluation,
+}
+
+impl Mix {
+    /// A sum of these losses.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] when there is no component, a weight is not finite, or one component learns from
+    /// pairs and another from unpaired answers.
+    pub fn new(mut components: Vec<Component>) -> Result<Self> {
+        if components.is_empty() {
+            return Err(Error::Batch("a sum of objectives needs at least one".into()));
+        }
+        if let Some(c) = components.iter().find(|c| !c.weight.is_finite()) {
+            return Err(Error::Batch(format!(
+                "the weight of `{}` is {}, expected a number",
+                c.name, c.weight
+            )));
+        }
+        let of = |data| components.iter().find(|c| c.objective.requirements().data == data);
+        if let (Some(paired), Some(unpaired)) = (of(Data::Pairs), of(Data::Unpaired)) {
+            return Err(Error::Batch(format!(
+                "`{}` learns from pairs and `{}` from unpaired answers: they cannot be summed",
+                paired.name, unpaired.name
+            )));
+        }
+        let names: Vec<_> = components.iter().map(|c| c.name.clone()).collect();
+        for (i, component) in components.iter_mut().enumerate() {
+            match names[..i].iter().filter(|n| **n == names[i]).count() {
+                0 => {}
+                earlier => component.name = format!("{}-{}", names[i], earlier + 1),
+            }
+        }
+        let requirements = components
+            .iter()
+            .map(|c| c.objective.requirements())
+            .reduce(Requirements::union)
+            .expect("there is a component");
+        Ok(Mix { components, requirements, scratch: Evaluation::default() })
+    }
+}
+
+impl Objective for Mix {
+    fn requirements(&self) -> Requirements {
+        self.requirements
+    }
+
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
+        for Component { name, weight, objective } in &mut self.components {
+            let term = &mut self.scratch;
+            term.reset(batch);
+            objective.evaluate(batch, term)?;
+            // Under accumulation the metrics of the parts are averaged by rows, as this mean is.
+            let mean = term.losses.iter().sum::<f64>() / batch.rows() as f64;
+            out.metrics.insert(format!("loss/{name}"), mean);
+            for (sum, new) in [
+                (&mut out.losses, &term.losses),
+                (&mut out.grad_chosen, &term.grad_chosen),
+                (&mut out.grad_rejected, &term.grad_rejected),
+            ] {
+                sum.iter_mut().zip(new).for_each(|(sum, new)| *sum += *weight * new);
+            }
+            if out.rewards.chosen.is_empty() && out.rewards.rejected.is_empty() {
+                std::mem::swap(&mut out.rewards, &mut term.rewards);
+            }
+            for (metric, value) in std::mem::take(&mut term.metrics) {
+                let key = if out.metrics.contains_key(&metric) { format!("{name}/{metric}") } else { metric };
+                out.metrics.insert(key, value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Each component's state, preceded by its length as 8 bytes, little-endian.
+    fn state(&self) -> Vec<u8> {
+        let states: Vec<_> = self.components.iter().map(|c| c.objective.state()).collect();
+        if states.iter().all(Vec::is_empty) {
+            return Vec::new();
+        }
+        states.iter().flat_map(|s| [&(s.len() as u64).to_le_bytes(), s.as_slice()].concat()).collect()
+    }
+
+    fn restore(&mut self, mut state: &[u8]) -> Result<()> {
+        if state.is_empty() {
+            return self.components.iter_mut().try_for_each(|c| c.objective.restore(&[]));
+        }
+        let broken = || Error::Batch("the saved state belongs to another sum of objectives".into());
+        for component in &mut self.components {
+            let (length, rest) = state.split_first_chunk().ok_or_else(broken)?;
+            let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| broken())?;
+            let (own, rest) = rest.split_at_checked(length).ok_or_else(broken)?;
+            component.objective.restore(own)?;
+            state = rest;
+        }
+        if state.is_empty() { Ok(()) } else { Err(broken()) }
+    }
+}

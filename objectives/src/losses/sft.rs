@@ -1,0 +1,47 @@
+use schemars::JsonSchema;
+use serde::Deserialize;
+use spo_api::{Data, Evaluation, Objective, Part, PreferenceBatch, Requirements, Result, register};
+
+/// `L = -(1/N) sum over rows of s_w`, `N` the tokens of all chosen answers of the batch.
+///
+/// Supervised fine-tuning: the negative log-likelihood of the answers to imitate, in nats per token.
+/// From pairs it reads the chosen answers only.
+///
+/// Reduction: mean over all tokens of the batch, not over answers, so a long answer weighs more than a
+/// short one; TRL's `sft`. Raises the preferred answer's probability, by definition.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sft {}
+
+impl Part for Sft {}
+
+impl Objective for Sft {
+    fn requirements(&self) -> Requirements {
+        Requirements { data: Data::Demonstrations, ..Requirements::default() }
+    }
+
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
+        add_sft(batch, 1.0, out);
+        Ok(())
+    }
+}
+
+/// Adds `weight` times the SFT loss of the chosen answers to an evaluation.
+pub(super) fn add_sft(batch: &PreferenceBatch<'_>, weight: f64, out: &mut Evaluation) {
+    let chosen = batch.chosen.policy;
+    let tokens = batch.whole.chosen_tokens as f64;
+    // The batch loss is the mean of the rows' losses; this scale makes it the mean over tokens.
+    let scale = weight * batch.whole.rows as f64 / tokens;
+    for i in 0..chosen.rows() {
+        out.losses[i] -= scale * chosen.sum(i);
+    }
+    for g in &mut out.grad_chosen {
+        *g -= weight / tokens;
+    }
+}
+
+register!(objective Sft {
+    name: "sft",
+    summary: "negative log-likelihood of the chosen answers, per token",
+    source: "Ouyang et al. 2022, InstructGPT, section 3.5",
+});
