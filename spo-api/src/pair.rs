@@ -51,7 +51,7 @@ impl<S: Scalar> Pair<S> {
 /// How the token log-probs of a pair become what a [`PairLoss`] sees, and how much the pair counts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Reading {
-    /// Length desensitisation (Liu et al. 2024, LD-DPO, eq. 9): tokens beyond the length of the pair's
+    /// Length desensitisation (Liu et al. 2024, LD-DPO): tokens beyond the length of the pair's
     /// shorter answer count this much, under policy and reference alike. 1 is the plain sum.
     pub ld_alpha: f64,
     /// Weigh each pair by how probable its answers are under the policy now (Zhou et al. 2024, WPO):
@@ -67,10 +67,57 @@ impl Default for Reading {
 }
 
 impl Reading {
-    fn sum(&self, row: &[f64], shared: usize) -> f64 {
-        let (head, tail) = row.split_at(shared);
-        head.iter().sum::<f64>() + self.ld_alpha * tail.iter().sum::<f64>()
+    /// Pair `i` of a batch, read this way.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] when the batch is not made of pairs, or lacks the reference that is asked for.
+    pub fn pair(&self, batch: &PreferenceBatch<'_>, i: usize, with_reference: bool) -> Result<Pair<f64>> {
+        if batch.layout != Layout::Pairs {
+            return Err(Error::Batch(format!("this objective needs pairs, got {:?}", batch.layout)));
+        }
+        let shared = shared_length(batch, i);
+        let sum = |row: &[f64]| {
+            let (head, tail) = row.split_at(shared);
+            head.iter().sum::<f64>() + self.ld_alpha * tail.iter().sum::<f64>()
+        };
+        let answer = |side: &Side<'_>| -> Result<_> {
+            let reference = if with_reference { sum(side.reference()?.row(i)) } else { 0.0 };
+            let policy = sum(side.policy.row(i));
+            Ok(Answer { policy, reference, tokens: side.policy.tokens(i) as f64 })
+        };
+        Ok(Pair { chosen: answer(&batch.chosen)?, rejected: answer(&batch.rejected)? })
     }
+
+    /// The factor of pair `i` in the loss: 1 without [`weighting`](Self::weighting).
+    ///
+    /// # Errors
+    /// [`Error::Batch`] when the batch lacks the collision statistic.
+    pub fn weight(&self, batch: &PreferenceBatch<'_>, i: usize) -> Result<f64> {
+        if !self.weighting {
+            return Ok(1.0);
+        }
+        let mean = |r: Ragged<'_>| r.sum(i) / r.tokens(i) as f64;
+        let confidence = |side: &Side<'_>| -> Result<_> { Ok(mean(side.policy) - mean(side.collision()?)) };
+        Ok((confidence(&batch.chosen)? + confidence(&batch.rejected)?).exp())
+    }
+
+    /// Writes the gradient with respect to the two sequence log-probs of pair `i` to their tokens.
+    pub fn spread(&self, batch: &PreferenceBatch<'_>, i: usize, gradient: [f64; 2], out: &mut Evaluation) {
+        let shared = shared_length(batch, i);
+        let rows = [
+            &mut out.grad_chosen[batch.chosen.policy.range(i)],
+            &mut out.grad_rejected[batch.rejected.policy.range(i)],
+        ];
+        for (row, d) in rows.into_iter().zip(gradient) {
+            let (head, tail) = row.split_at_mut(shared);
+            head.fill(d);
+            tail.fill(self.ld_alpha * d);
+        }
+    }
+}
+
+fn shared_length(batch: &PreferenceBatch<'_>, i: usize) -> usize {
+    batch.chosen.policy.tokens(i).min(batch.rejected.policy.tokens(i))
 }
 
 /// A loss that is a formula on the sequence log-probs of one pair.
@@ -108,36 +155,21 @@ impl<L: PairLoss> Objective for L {
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
-        if batch.layout != Layout::Pairs {
-            return Err(Error::Batch(format!("a pair loss needs pairs, got {:?}", batch.layout)));
-        }
         let reading = self.reading();
-        let sides = [&batch.chosen, &batch.rejected];
-        let references = match self.needs_reference() {
-            true => [Some(batch.chosen.reference()?), Some(batch.rejected.reference()?)],
-            false => [None, None],
-        };
         for i in 0..batch.rows() {
-            let shared = sides[0].policy.tokens(i).min(sides[1].policy.tokens(i));
-            let answers = [0, 1].map(|side| Answer {
-                policy: reading.sum(sides[side].policy.row(i), shared),
-                reference: references[side].map_or(0.0, |r| reading.sum(r.row(i), shared)),
-                tokens: sides[side].policy.tokens(i) as f64,
-            });
-            out.rewards.chosen.push(self.reward(&answers[0]));
-            out.rewards.rejected.push(self.reward(&answers[1]));
+            let pair = reading.pair(batch, i, self.needs_reference())?;
+            out.rewards.chosen.push(self.reward(&pair.chosen));
+            out.rewards.rejected.push(self.reward(&pair.rejected));
 
-            let lift = |side: usize| Answer {
-                policy: Dual::<2>::input(answers[side].policy, side),
-                reference: answers[side].reference,
-                tokens: answers[side].tokens,
+            let lift = |a: Answer<f64>, input| Answer {
+                policy: Dual::<2>::input(a.policy, input),
+                reference: a.reference,
+                tokens: a.tokens,
             };
-            let mut loss = self.loss(&Pair { chosen: lift(0), rejected: lift(1) });
-            if reading.weighting {
-                loss = loss * (confidence(sides[0], i)? + confidence(sides[1], i)?).exp();
-            }
+            let loss = self.loss(&Pair { chosen: lift(pair.chosen, 0), rejected: lift(pair.rejected, 1) })
+                * reading.weight(batch, i)?;
             if !loss.value.is_finite() || loss.partials.iter().any(|p| !p.is_finite()) {
-                let [w, l] = &answers;
+                let (w, l) = (pair.chosen, pair.rejected);
                 return Err(Error::NonFinite(format!(
                     "the loss of pair {i} is {} and its gradient {:?}; log-probs of the chosen answer: {} \
                      (reference {}), of the rejected: {} (reference {})",
@@ -145,23 +177,8 @@ impl<L: PairLoss> Objective for L {
                 )));
             }
             out.losses[i] = loss.value;
-            // A sequence log-prob is a sum, so all tokens of one weight get the same gradient.
-            for (policy, gradient, partial) in [
-                (sides[0].policy, &mut out.grad_chosen, loss.partials[0]),
-                (sides[1].policy, &mut out.grad_rejected, loss.partials[1]),
-            ] {
-                let partial = partial / batch.whole.rows as f64;
-                let (head, tail) = gradient[policy.range(i)].split_at_mut(shared);
-                head.fill(partial);
-                tail.fill(reading.ld_alpha * partial);
-            }
+            reading.spread(batch, i, loss.partials.map(|p| p / batch.whole.rows as f64), out);
         }
         Ok(())
     }
-}
-
-/// WPO's `c` of answer `i`.
-fn confidence(side: &Side<'_>, i: usize) -> Result<f64> {
-    let mean = |r: Ragged<'_>| r.sum(i) / r.tokens(i) as f64;
-    Ok(mean(side.policy) - mean(side.collision()?))
 }
