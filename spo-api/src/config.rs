@@ -89,12 +89,9 @@ fn check_ranges(value: &Value, schema: &Value, root: &Value, path: &str) -> Resu
     if let Some(name) = schema.get("$ref").and_then(|r| r.as_str()?.strip_prefix("#/$defs/")) {
         check_ranges(value, &root["$defs"][name], root, path)?;
     }
-    // `Option<T>` is "T or null".
-    if let (Some(variants), false) = (schema.get("anyOf").and_then(Value::as_array), value.is_null())
-        && let [inner, Value::Object(other)] = variants.as_slice()
-        && other.get("type").is_some_and(|t| t == "null")
-    {
-        check_ranges(value, inner, root, path)?;
+    // Alternatives (an option, an enum) differ in type or key: bounds of those not meant find nothing.
+    for alternative in ["anyOf", "oneOf"].iter().filter_map(|k| schema.get(k)?.as_array()).flatten() {
+        check_ranges(value, alternative, root, path)?;
     }
     if let Some(x) = value.as_f64() {
         let bound = |name: &str| schema.get(name).and_then(Value::as_f64);
@@ -142,7 +139,18 @@ mod tests {
         #[serde(default)]
         mode: Mode,
         #[serde(default)]
+        #[allow(dead_code, reason = "only its bounds are of interest")]
         inner: Vec<Option<Inner>>,
+        #[serde(default)]
+        #[allow(dead_code, reason = "only its bounds are of interest")]
+        warmup: Option<Warmup>,
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+    enum Warmup {
+        None,
+        Linear(Inner),
     }
 
     #[derive(Debug, Deserialize, JsonSchema)]
@@ -193,6 +201,9 @@ mod tests {
         assert_eq!(error(json!({"beta": 0.1, "label_smoothing": 2})).1, "must be at most 1, got 2");
         let nested = error(json!({"beta": 0.1, "inner": [null, {"steps": 3}, {"steps": 0}]}));
         assert_eq!(nested, (Some("inner[2].steps".into()), "must be at least 1, got 0".into(), None));
+        let variant = error(json!({"beta": 0.1, "warmup": {"linear": {"steps": 0}}}));
+        assert_eq!(variant.0.as_deref(), Some("warmup.linear.steps"));
+        assert!(parse::<Example>(&json!({"beta": 0.1, "warmup": "none"})).is_ok());
         assert_eq!(error(json!({"beta": "x"})).0.as_deref(), Some("beta"));
         assert!(error(json!({})).1.contains("missing field `beta`"));
         assert_eq!(

@@ -1,0 +1,71 @@
+use std::{borrow::Cow, fmt, marker::PhantomData};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, IntoDeserializer, MapAccess, Visitor, value::MapAccessDeserializer},
+};
+
+/// A key that is a plain number in the common case and otherwise one of the forms of the enum `T`:
+/// `lambda = 1.0` or `lambda = { ramp = { to = 1.0, steps = 100 } }`.
+///
+/// An untagged enum would do, but answers every mistake with "did not match any variant".
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum NumberOr<T> {
+    /// The number itself.
+    Number(f64),
+    /// A named form.
+    Form(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for NumberOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Forms<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Forms<T> {
+            type Value = NumberOr<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, a name or a table")
+            }
+            fn visit_f64<E>(self, x: f64) -> Result<Self::Value, E> {
+                Ok(NumberOr::Number(x))
+            }
+            fn visit_i64<E>(self, x: i64) -> Result<Self::Value, E> {
+                Ok(NumberOr::Number(x as f64))
+            }
+            fn visit_u64<E>(self, x: u64) -> Result<Self::Value, E> {
+                Ok(NumberOr::Number(x as f64))
+            }
+            fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
+                T::deserialize(name.into_deserializer()).map(NumberOr::Form).map_err(|error: E| {
+                    // serde's own words for a form that has keys: "unit variant, expected struct variant".
+                    match error.to_string().starts_with("invalid type: unit variant") {
+                        true => E::custom(format_args!("`{name}` needs a table: `{{ {name} = {{ .. }} }}`")),
+                        false => error,
+                    }
+                })
+            }
+            fn visit_map<M: MapAccess<'de>>(self, table: M) -> Result<Self::Value, M::Error> {
+                T::deserialize(MapAccessDeserializer::new(table)).map(NumberOr::Form)
+            }
+        }
+
+        deserializer.deserialize_any(Forms(PhantomData))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for NumberOr<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("NumberOr{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "type": "number" }, generator.subschema_for::<T>()] })
+    }
+}

@@ -1,0 +1,84 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use spo_api::{BilevelProblem, LevelWeights, Passes, Result, Vector, Weigh};
+
+use super::{NumberOr, scratch::excursion};
+
+/// Estimate of G*, the least value that the lower level can reach, in nats per token: a number that is
+/// known, or one of these.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Value {
+    /// G of the reference model on the same batch, so that easy and hard batches weigh alike.
+    Reference,
+    /// The least moving average of G over the batches so far (each new batch counts for a tenth).
+    RunningMin,
+    /// The least G met on `steps` plain gradient steps `theta <- theta - lr dG` on this batch.
+    Inner {
+        /// Number of steps.
+        #[schemars(range(min = 1))]
+        steps: usize,
+        /// Length of a step in units of the gradient; no optimizer, no schedule.
+        #[schemars(extend("exclusiveMinimum" = 0))]
+        lr: f64,
+    },
+}
+
+impl NumberOr<Value> {
+    /// What the estimate costs beside the step's own passes.
+    pub(super) fn passes(self) -> Passes {
+        match self {
+            NumberOr::Form(Value::Inner { steps, .. }) => Passes { forward: steps + 1, backward: steps },
+            _ => Passes::default(),
+        }
+    }
+
+    pub(super) fn needs_reference(self) -> bool {
+        self == NumberOr::Form(Value::Reference)
+    }
+
+    /// The estimate for the current batch; `None` when it needs G of this batch first, which
+    /// [`RunningMin::update`] then takes.
+    pub(super) fn estimate(self, problem: &mut dyn BilevelProblem) -> Result<Option<f64>> {
+        match self {
+            NumberOr::Number(value) => Ok(Some(value)),
+            NumberOr::Form(Value::Reference) => problem.reference_lower().map(Some),
+            NumberOr::Form(Value::Inner { steps, lr }) => least_on_descent(problem, steps, lr).map(Some),
+            NumberOr::Form(Value::RunningMin) => Ok(None),
+        }
+    }
+}
+
+/// The start counts too: a learning rate that is too large must not pass for a high optimum, which
+/// would silence the constraint.
+fn least_on_descent(problem: &mut dyn BilevelProblem, steps: usize, lr: f64) -> Result<f64> {
+    excursion(problem, |problem| {
+        let mut least = f64::INFINITY;
+        for _ in 0..steps {
+            let losses = problem.gradient(Weigh::Fixed(LevelWeights::LOWER), Vector::GRADIENT)?;
+            least = least.min(losses.lower);
+            problem.vectors().axpy(-lr, Vector::GRADIENT, Vector::PARAMETERS)?;
+        }
+        Ok(least.min(problem.lower()?))
+    })
+}
+
+/// The least moving average of G. The minimum over single batches would be that of the easiest batch,
+/// not a value that the model can hold.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub(super) struct RunningMin {
+    average: Option<f64>,
+    least: Option<f64>,
+}
+
+impl RunningMin {
+    const DECAY: f64 = 0.9;
+
+    /// Takes in G of a batch and gives the least average so far, this batch included.
+    pub(super) fn update(&mut self, lower: f64) -> f64 {
+        let average = self.average.map_or(lower, |a| Self::DECAY * a + (1.0 - Self::DECAY) * lower);
+        let least = self.least.map_or(average, |l| l.min(average));
+        *self = RunningMin { average: Some(average), least: Some(least) };
+        least
+    }
+}

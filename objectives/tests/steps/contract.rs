@@ -1,0 +1,81 @@
+use serde_json::{Value, json};
+
+use crate::world::{Loss, World, build};
+
+/// Each step in each of its modes.
+fn all_modes() -> Vec<(&'static str, Value)> {
+    vec![
+        ("single", json!({})),
+        ("weighted", json!({})),
+        ("alternating", json!({"sft_steps": 3})),
+        ("penalty", json!({})),
+        ("penalty", json!({"value": 0.3, "lambda": {"dual-ascent": {"rho": 0.3}}})),
+        ("penalty", json!({"value": "running-min", "shape": "softplus"})),
+        ("penalty", json!({"value": {"inner": {"steps": 2, "lr": 0.1}}})),
+    ]
+}
+
+fn world() -> World {
+    let upper = Loss { quartic: 0.3, ..Loss::quadratic(&[1.0, -2.0], &[1.0, 3.0]) };
+    let lower = Loss { quartic: 0.1, ..Loss::quadratic(&[-0.5, 0.5], &[0.5, 1.5]) };
+    let mut world = World::new(upper, lower, &[0.3, 0.1]);
+    world.reference = Some(0.2);
+    world.lr = 0.02;
+    world
+}
+
+#[test]
+fn every_step_keeps_to_its_stated_cost_and_leaks_nothing() {
+    for (name, config) in all_modes() {
+        let (mut world, mut step) = (world(), build(name, config));
+        for _ in 0..5 {
+            world.run(&mut *step);
+        }
+    }
+}
+
+#[test]
+fn a_failure_anywhere_leaves_parameters_and_memory_as_they_were() {
+    for (name, config) in all_modes() {
+        let forward = build(name, config.clone()).passes().forward;
+        for n in 0..forward {
+            world().run_failing(&mut *build(name, config.clone()), n);
+        }
+    }
+}
+
+#[test]
+fn a_step_that_needs_the_reference_says_so() {
+    for (name, config) in all_modes() {
+        let (mut world, mut step) = (world(), build(name, config));
+        world.reference = None;
+        assert_eq!(step.step(&mut world).is_err(), step.needs().reference_lower, "{name}");
+    }
+}
+
+#[test]
+fn a_resumed_step_continues_bit_for_bit() {
+    for (name, config) in all_modes() {
+        let (mut world, mut step) = (world(), build(name, config.clone()));
+        for round in 0..6 {
+            world.lower[0].floor = f64::sin(round as f64);
+            let mut resumed = build(name, config.clone());
+            resumed.restore(&step.state()).unwrap();
+            assert_eq!(resumed.state(), step.state());
+            // Debug output compares equal where NaN would not.
+            let mut twin = world.clone();
+            let expected = format!("{:?}", world.run(&mut *step));
+            assert_eq!(format!("{:?}", twin.run(&mut *resumed)), expected, "{name} {config}");
+            assert_eq!(twin.theta(), world.theta());
+        }
+    }
+}
+
+#[test]
+fn a_state_that_is_none_is_refused() {
+    for (name, config) in all_modes() {
+        let mut step = build(name, config);
+        let message = step.restore(b"{\"lambda\": oops}").unwrap_err().to_string();
+        assert!(message.contains("state"), "{message}");
+    }
+}

@@ -1,0 +1,8 @@
+//! Bilevel steps against closed forms, on a problem of a few parameters.
+
+use spo_objectives as _;
+
+mod closed_form;
+mod config;
+mod contract;
+mod world;

@@ -1,0 +1,269 @@
+//! A bilevel problem small enough for closed forms: two losses on vectors of f64, gradient descent.
+
+use std::collections::BTreeMap;
+
+use spo_api::{
+    BilevelProblem, BilevelStep, Error, LevelWeights, Losses, Passes, Progress, Registry, Result, StepReport,
+    Vector, VectorSpace, Weigh,
+};
+
+/// `floor + 1/2 (x - center)' H (x - center) + quartic/4 sum_i (x_i - center_i)^4`, H = Q diag(curvature) Q'
+/// with a fixed rotation Q in the first two coordinates.
+#[derive(Clone, Debug)]
+pub struct Loss {
+    pub center: Vec<f64>,
+    pub curvature: Vec<f64>,
+    pub quartic: f64,
+    pub floor: f64,
+}
+
+impl Loss {
+    pub fn quadratic(center: &[f64], curvature: &[f64]) -> Self {
+        Loss { center: center.to_vec(), curvature: curvature.to_vec(), quartic: 0.0, floor: 0.0 }
+    }
+
+    fn rotate(v: &mut [f64], angle: f64) {
+        let (s, c) = angle.sin_cos();
+        (v[0], v[1]) = (c * v[0] - s * v[1], s * v[0] + c * v[1]);
+    }
+
+    pub fn value(&self, x: &[f64]) -> f64 {
+        let z: Vec<f64> = x.iter().zip(&self.center).map(|(x, c)| x - c).collect();
+        let mut r = z.clone();
+        Self::rotate(&mut r, -0.6);
+        let quadratic: f64 = r.iter().zip(&self.curvature).map(|(z, h)| 0.5 * h * z * z).sum();
+        self.floor + quadratic + z.iter().map(|z| self.quartic / 4.0 * z.powi(4)).sum::<f64>()
+    }
+
+    pub fn gradient(&self, x: &[f64]) -> Vec<f64> {
+        let z: Vec<f64> = x.iter().zip(&self.center).map(|(x, c)| x - c).collect();
+        let mut r = z.clone();
+        Self::rotate(&mut r, -0.6);
+        r.iter_mut().zip(&self.curvature).for_each(|(z, h)| *z *= h);
+        Self::rotate(&mut r, 0.6);
+        r.iter().zip(&z).map(|(g, z)| g + self.quartic * z.powi(3)).collect()
+    }
+}
+
+/// The vectors in use.
+#[derive(Clone)]
+struct Space {
+    dimension: usize,
+    vectors: BTreeMap<u32, Vec<f64>>,
+    next: u32,
+}
+
+impl Space {
+    fn at(&self, v: Vector) -> &[f64] {
+        self.vectors.get(&v.0).unwrap_or_else(|| panic!("{v:?} is not allocated"))
+    }
+    fn at_mut(&mut self, v: Vector) -> &mut Vec<f64> {
+        self.vectors.get_mut(&v.0).unwrap_or_else(|| panic!("{v:?} is not allocated"))
+    }
+}
+
+impl VectorSpace for Space {
+    fn dimension(&self) -> usize {
+        self.dimension
+    }
+    fn allocate(&mut self) -> Result<Vector> {
+        let v = Vector(self.next);
+        self.next += 1;
+        self.vectors.insert(v.0, vec![0.0; self.dimension]);
+        Ok(v)
+    }
+    fn release(&mut self, v: Vector) {
+        assert!(v != Vector::PARAMETERS && v != Vector::GRADIENT);
+        assert!(self.vectors.remove(&v.0).is_some(), "{v:?} released twice");
+    }
+    fn zero(&mut self, v: Vector) -> Result<()> {
+        self.at_mut(v).fill(0.0);
+        Ok(())
+    }
+    fn copy(&mut self, from: Vector, to: Vector) -> Result<()> {
+        *self.at_mut(to) = self.at(from).to_vec();
+        Ok(())
+    }
+    fn scale(&mut self, a: f64, v: Vector) -> Result<()> {
+        self.at_mut(v).iter_mut().for_each(|v| *v *= a);
+        Ok(())
+    }
+    fn axpy(&mut self, a: f64, x: Vector, y: Vector) -> Result<()> {
+        let x = self.at(x).to_vec();
+        self.at_mut(y).iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
+        Ok(())
+    }
+    fn dot(&mut self, x: Vector, y: Vector) -> Result<f64> {
+        Ok(dot(self.at(x), self.at(y)))
+    }
+}
+
+pub fn dot(x: &[f64], y: &[f64]) -> f64 {
+    x.iter().zip(y).map(|(x, y)| x * y).sum()
+}
+
+/// What a step did, as the problem saw it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Trace {
+    pub forward: usize,
+    pub backward: usize,
+    pub upper_evaluations: usize,
+    /// Direction and learning-rate factor of every descent.
+    pub descents: Vec<(Vec<f64>, f64)>,
+}
+
+#[derive(Clone)]
+pub struct World {
+    pub upper: Loss,
+    /// Batches of the lower level, drawn in turn.
+    pub lower: Vec<Loss>,
+    pub reference: Option<f64>,
+    pub lr: f64,
+    /// The gradient evaluation that fails, counted from now.
+    pub fail_after: Option<usize>,
+    pub trace: Trace,
+    space: Space,
+    batch: usize,
+    step: usize,
+}
+
+impl World {
+    pub fn new(upper: Loss, lower: Loss, start: &[f64]) -> Self {
+        let vectors = BTreeMap::from([(0, start.to_vec()), (1, vec![0.0; start.len()])]);
+        World {
+            upper,
+            lower: vec![lower],
+            reference: None,
+            lr: 0.1,
+            fail_after: None,
+            trace: Trace::default(),
+            space: Space { dimension: start.len(), vectors, next: 2 },
+            batch: 0,
+            step: 0,
+        }
+    }
+
+    pub fn theta(&self) -> &[f64] {
+        self.space.at(Vector::PARAMETERS)
+    }
+
+    pub fn lower_batch(&self) -> &Loss {
+        &self.lower[self.batch % self.lower.len()]
+    }
+
+    /// One step as the training loop takes it, with the checks that hold for every step.
+    pub fn run(&mut self, step: &mut dyn BilevelStep) -> StepReport {
+        self.trace = Trace::default();
+        let report = step.step(self).unwrap();
+        self.step += 1;
+        assert_eq!(self.space.vectors.len(), 2, "scratch vectors must be released");
+        let Passes { forward, backward } = step.passes();
+        assert_eq!((self.trace.forward, self.trace.backward), (forward, backward), "the cost it states");
+        assert_eq!(self.trace.upper_evaluations, 1, "running values of the upper level advance once");
+        assert!(report.metrics.values().all(|x| x.is_finite()), "{:?}", report.metrics);
+        report
+    }
+
+    /// A step that must fail at its `n`-th evaluation, leaving the parameters and no scratch vector.
+    pub fn run_failing(&mut self, step: &mut dyn BilevelStep, n: usize) {
+        self.trace = Trace::default();
+        self.fail_after = Some(n);
+        let before = self.theta().to_vec();
+        step.step(self).unwrap_err();
+        assert_eq!(self.space.vectors.len(), 2, "scratch vectors must be released");
+        if self.trace.descents.is_empty() {
+            assert_eq!(self.theta(), before);
+        }
+        self.fail_after = None;
+    }
+
+    /// Direction of the last descent.
+    pub fn direction(&self) -> &[f64] {
+        &self.trace.descents.last().expect("a descent").0
+    }
+
+    fn evaluate(&mut self) -> Result<()> {
+        self.trace.forward += 1;
+        match &mut self.fail_after {
+            Some(0) => Err(Error::NonFinite("the failure that was asked for".into())),
+            Some(n) => {
+                *n -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl BilevelProblem for World {
+    fn vectors(&mut self) -> &mut dyn VectorSpace {
+        &mut self.space
+    }
+
+    fn gradient(&mut self, weigh: Weigh<'_>, into: Vector) -> Result<Losses> {
+        self.evaluate()?;
+        self.trace.backward += 1;
+        let theta = self.theta().to_vec();
+        let mut losses = Losses { upper: self.upper.value(&theta), lower: self.lower_batch().value(&theta) };
+        let (weights, both) = match weigh {
+            Weigh::Fixed(weights) => (weights, false),
+            Weigh::By(f) => (f(losses)?, true),
+        };
+        let LevelWeights { upper, lower } = weights;
+        if upper == 0.0 && !both {
+            losses.upper = f64::NAN;
+        }
+        if lower == 0.0 && !both {
+            losses.lower = f64::NAN;
+        }
+        self.trace.upper_evaluations += usize::from(upper != 0.0 || both);
+        let (df, dg) = (self.upper.gradient(&theta), self.lower_batch().gradient(&theta));
+        // The accumulator's content is lost; a step that relies on it must not get away with it.
+        self.space.at_mut(Vector::GRADIENT).fill(f64::NAN);
+        *self.space.at_mut(into) = df.iter().zip(&dg).map(|(f, g)| upper * f + lower * g).collect();
+        Ok(losses)
+    }
+
+    fn lower(&mut self) -> Result<f64> {
+        self.evaluate()?;
+        Ok(self.lower_batch().value(self.theta()))
+    }
+
+    fn reference_lower(&mut self) -> Result<f64> {
+        self.reference.ok_or_else(|| Error::Batch("this run keeps no reference".into()))
+    }
+
+    fn next_lower(&mut self) -> Result<()> {
+        self.batch += 1;
+        Ok(())
+    }
+
+    fn descend(&mut self, lr_factor: f64) -> Result<()> {
+        let d = self.space.at(Vector::GRADIENT).to_vec();
+        assert!(d.iter().all(|x| x.is_finite()), "{d:?}");
+        self.trace.descents.push((d, lr_factor));
+        self.space.axpy(-self.lr * lr_factor, Vector::GRADIENT, Vector::PARAMETERS)
+    }
+
+    fn progress(&self) -> Progress {
+        Progress { step: self.step, total: 1000 }
+    }
+}
+
+/// The step that a recipe with this table gets.
+pub fn build(name: &str, config: serde_json::Value) -> Box<dyn BilevelStep> {
+    Registry::linked().unwrap().step(name, &config).unwrap()
+}
+
+/// `x + a y`.
+pub fn plus(x: &[f64], a: f64, y: &[f64]) -> Vec<f64> {
+    x.iter().zip(y).map(|(x, y)| x + a * y).collect()
+}
+
+#[track_caller]
+pub fn assert_close(got: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), expected.len());
+    for (g, e) in got.iter().zip(expected) {
+        assert!((g - e).abs() <= tolerance * (1.0 + e.abs()), "{got:?} is not {expected:?}");
+    }
+}
