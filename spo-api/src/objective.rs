@@ -27,6 +27,9 @@ pub struct Requirements {
     pub reference: bool,
     /// The collision statistic `log sum_v p(v)^2` of each position.
     pub collision: bool,
+    /// Unpaired data: log-probs of each prompt with the answer of another row
+    /// ([`PreferenceBatch::mismatched`]).
+    pub mismatched: bool,
     /// The loss couples the rows of a batch (it sorts them, or averages over them), so it must see the
     /// whole optimizer batch at once: the runtime then forwards all parts before the first backward.
     pub whole_batch: bool,
@@ -42,6 +45,7 @@ impl Requirements {
             data: if self.data == Data::Demonstrations { other.data } else { self.data },
             reference: self.reference || other.reference,
             collision: self.collision || other.collision,
+            mismatched: self.mismatched || other.mismatched,
             whole_batch: self.whole_batch || other.whole_batch,
         }
     }

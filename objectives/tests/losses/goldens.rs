@@ -286,14 +286,43 @@ fn ours(case: &Case) -> Ours {
                 let Ok(entry) = registry.get("objective", other) else { return Ours::Missing };
                 entry.name
             }
-            ("cpo", "simpo") => {
-                if params.remove("alpha").is_some_and(|a| number(&a) != 0.0) {
-                    return Ours::Missing;
-                }
+            ("cpo", loss) => {
+                let alpha = params["alpha"].clone();
                 let gamma = params.remove("simpo_gamma").unwrap();
-                params.insert("gamma".into(), gamma);
-                keep(&mut params, &["beta", "gamma", "label_smoothing"]);
-                "simpo"
+                if loss == "simpo" {
+                    params.insert("gamma".into(), gamma);
+                    if number(&alpha) == 0.0 {
+                        params.remove("alpha");
+                        "simpo"
+                    } else {
+                        "alphapo"
+                    }
+                } else {
+                    params.insert("loss_type".into(), json!(loss));
+                    params.insert("sft_weight".into(), json!(0));
+                    "cpo"
+                }
+            }
+            ("orpo", _) => {
+                params.insert("sft_weight".into(), json!(0));
+                "orpo"
+            }
+            ("tpo", loss) => {
+                params.insert("loss_type".into(), json!(loss));
+                for (theirs, ours) in [("tpo_l_gamma", "gamma"), ("tpo_alpha", "sft_weight")] {
+                    let value = params.remove(theirs).unwrap();
+                    params.insert(ours.into(), value);
+                }
+                "tpo"
+            }
+            ("kto", loss) => match registry.get("objective", loss) {
+                Ok(entry) => entry.name,
+                Err(_) => return Ours::Missing,
+            },
+            ("bco", _) => {
+                // Becomes the objective's state: see `objective`.
+                params.remove("running_before");
+                "bco"
             }
             _ => return Ours::Missing,
         };
@@ -302,9 +331,14 @@ fn ours(case: &Case) -> Ours {
     Ours::Terms(terms)
 }
 
-fn objective(terms: &[(&'static str, Value, f64)]) -> Box<dyn Objective> {
+fn objective(case: &Case, terms: &[(&'static str, Value, f64)]) -> Box<dyn Objective> {
     if let [(name, config, 1.0)] = terms {
-        return build(name, config);
+        let mut objective = build(name, config);
+        if let Some(running) = case.params.get("running_before") {
+            let state = ["mean", "count"].map(|figure| number(&running[figure]).to_le_bytes()).concat();
+            objective.restore(&state).unwrap();
+        }
+        return objective;
     }
     let component = |(name, config, weight): &(&'static str, Value, f64)| Component {
         name: (*name).to_owned(),
@@ -363,7 +397,7 @@ fn trl_agrees_on_every_case() {
                 continue;
             }
         };
-        let out = match case.batch.evaluate(&mut *objective(&terms)) {
+        let out = match case.batch.evaluate(&mut *objective(&case, &terms)) {
             Ok(out) => out,
             Err(error) => {
                 failures.push(format!("{}: {error}", case.id));
@@ -382,9 +416,12 @@ fn trl_agrees_on_every_case() {
         };
         let mut check = Check { case: &case, failures: Vec::new() };
         check.evaluation(&out, expected);
+        if let (Some(losses), Layout::Unpaired) = (&expected.losses, case.batch.layout) {
+            check.close("loss of a row", &out.losses, losses);
+        }
         if let (Some(losses), Layout::Pairs) = (&expected.losses, case.batch.layout) {
             for (i, &loss) in losses.iter().enumerate() {
-                let alone = case.batch.pairs(&[i]).evaluate(&mut *objective(&terms)).unwrap();
+                let alone = case.batch.pairs(&[i]).evaluate(&mut *objective(&case, &terms)).unwrap();
                 check.close("loss of a row alone", &alone.losses, &[loss]);
             }
         }

@@ -1,0 +1,90 @@
+use schemars::JsonSchema;
+use serde::Deserialize;
+use spo_api::{
+    Data, Error, Evaluation, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
+};
+
+use super::aot::rows_of_whole;
+use super::options::tenth;
+use super::unpaired::{Label, evaluate_each, rewards};
+
+/// `L = -ln sigmoid(beta (s - r) - delta)` of a desirable answer, `L = -ln sigmoid(delta - beta (s - r))`
+/// of an undesirable one.
+///
+/// Binary classifier optimization: answers are classified as good or bad by their reward
+/// `beta (s - r)`, against the running mean `delta` of all rewards seen so far; a constant for the
+/// gradient.
+///
+/// Reduction: log-probs are summed over tokens, losses averaged over all answers of both kinds. Every
+/// evaluation moves `delta`, by its batch and before using it, as in TRL; it survives a resume. The mean
+/// couples the rows of the optimizer batch, which is taken as a whole however it is split for memory.
+/// Raises a desirable answer's probability relative to the answers at large, not to the reference: all
+/// may fall together.
+///
+/// Metrics: `delta`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Bco {
+    /// Inverse temperature, per nat. TRL's default.
+    #[serde(default = "tenth")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub beta: f64,
+    #[serde(skip)]
+    mean: f64,
+    #[serde(skip)]
+    count: f64,
+}
+
+impl Part for Bco {}
+
+impl Bco {
+    /// Takes the rewards of a batch into the running mean and returns the shift.
+    ///
+    /// TRL computes these few numbers in single precision; doing so too makes the figures comparable to
+    /// their last digits.
+    fn update(&mut self, rewards: &[f64]) -> f64 {
+        let n = rewards.len() as f64;
+        let batch_mean = f64::from((rewards.iter().sum::<f64>() / n) as f32);
+        let distance = (batch_mean - self.mean) as f32;
+        self.mean += f64::from(distance * n as f32 / (self.count + n) as f32);
+        self.count += n;
+        f64::from(self.mean as f32)
+    }
+}
+
+impl Objective for Bco {
+    fn requirements(&self) -> Requirements {
+        Requirements { data: Data::Unpaired, reference: true, whole_batch: true, ..Requirements::default() }
+    }
+
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
+        rows_of_whole(batch)?;
+        let beta = self.beta;
+        let delta = self.update(&rewards(batch, beta)?);
+        out.metrics.insert("delta".into(), delta);
+        evaluate_each(batch, out, beta, |log_ratio, label| match label {
+            Label::Desirable => -(log_ratio * beta - delta).log_sigmoid(),
+            Label::Undesirable => -(-log_ratio * beta + delta).log_sigmoid(),
+        })
+    }
+
+    /// The running mean and the number of rewards in it, each as 8 bytes, little-endian.
+    fn state(&self) -> Vec<u8> {
+        [self.mean.to_le_bytes(), self.count.to_le_bytes()].concat()
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<()> {
+        let (numbers, rest) = state.as_chunks();
+        let ([mean, count], []) = (numbers, rest) else {
+            return Err(Error::Batch(format!("bco keeps 16 bytes of state, got {}", state.len())));
+        };
+        (self.mean, self.count) = (f64::from_le_bytes(*mean), f64::from_le_bytes(*count));
+        Ok(())
+    }
+}
+
+register!(objective Bco {
+    name: "bco",
+    summary: "answers classified against the running mean reward; unpaired data",
+    source: "Jung et al. 2024, BCO",
+});

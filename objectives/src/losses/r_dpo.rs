@@ -1,0 +1,49 @@
+use schemars::JsonSchema;
+use serde::Deserialize;
+use spo_api::{Answer, Pair, PairLoss, Part, Scalar, register};
+
+use super::options::tenth;
+
+/// `L = -ln sigmoid(beta m + alpha (|y_w| - |y_l|))`.
+///
+/// Length-regularised DPO: the reward is taken to hold a penalty of `alpha` per token, so a pair whose
+/// preferred answer is the longer one is already explained in part, and is pushed less.
+///
+/// Reduction: log-probs are summed over tokens, losses averaged over pairs. Effective shift of the margin:
+/// `alpha / beta` nats per token of difference in length, 0.1 at the defaults. Nothing holds the
+/// preferred answer's own probability.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RDpo {
+    /// Inverse temperature, per nat. TRL's default for `dpo`.
+    #[serde(default = "tenth")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub beta: f64,
+    /// Penalty per token. The paper's values are 0.005 to 0.05.
+    #[serde(default = "hundredth")]
+    #[schemars(range(min = 0))]
+    pub alpha: f64,
+}
+
+fn hundredth() -> f64 {
+    0.01
+}
+
+impl Part for RDpo {}
+
+impl PairLoss for RDpo {
+    fn loss<S: Scalar>(&self, pair: &Pair<S>) -> S {
+        let longer = pair.chosen.tokens - pair.rejected.tokens;
+        -(pair.margin() * self.beta + self.alpha * longer).log_sigmoid()
+    }
+
+    fn reward(&self, answer: &Answer<f64>) -> f64 {
+        self.beta * answer.log_ratio()
+    }
+}
+
+register!(objective RDpo {
+    name: "r-dpo",
+    summary: "DPO with a penalty on length",
+    source: "Park et al. 2024, Disentangling length from quality in DPO",
+});
