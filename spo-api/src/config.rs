@@ -150,7 +150,7 @@ mod tests {
     #[serde(rename_all = "kebab-case", deny_unknown_fields)]
     enum Warmup {
         None,
-        Linear(Inner),
+        Linear(#[allow(dead_code, reason = "only its bounds are of interest")] Inner),
     }
 
     #[derive(Debug, Deserialize, JsonSchema)]

@@ -4,16 +4,24 @@
 //! d the direction handed to the optimizer.
 
 mod alternating;
+mod barrier;
+mod geometry;
+mod lookahead;
 mod number_or;
 mod penalty;
+mod projected;
 mod scratch;
 mod single;
+mod state;
 mod value;
 mod weighted;
 
 pub use alternating::Alternating;
+pub use barrier::{Barrier, Phi};
+pub use lookahead::{Gradient, Lookahead};
 pub use number_or::NumberOr;
 pub use penalty::{Penalty, Schedule, Shape};
+pub use projected::Projected;
 pub use single::Single;
 pub use value::Value;
 pub use weighted::Weighted;

@@ -1,12 +1,13 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use spo_api::{
-    BilevelProblem, BilevelStep, ConfigError, Dual, Error, LevelWeights, Part, Passes, Result, Scalar,
-    StepNeeds, StepReport, Vector, Weigh, register,
+    BilevelProblem, BilevelStep, ConfigError, Dual, LevelWeights, Losses, Metrics, Part, Passes, Result,
+    Scalar, StepNeeds, StepReport, Vector, Weigh, register,
 };
 
 use super::{
     NumberOr,
+    state::{from_state, to_state},
     value::{RunningMin, Value},
 };
 
@@ -159,8 +160,8 @@ impl BilevelStep for Penalty {
     fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport> {
         let step = problem.progress().step;
         let estimate = self.value.estimate(problem)?;
-        let mut metrics = spo_api::Metrics::new();
-        let mut weigh = |losses: spo_api::Losses| {
+        let mut metrics = Metrics::new();
+        let mut weigh = |losses: Losses| {
             let value = estimate.unwrap_or_else(|| self.state.running_min.update(losses.lower));
             let constraint = losses.lower - value - self.epsilon;
             let (lambda, weight) = self.strength(constraint, step);
@@ -178,12 +179,11 @@ impl BilevelStep for Penalty {
     }
 
     fn state(&self) -> Vec<u8> {
-        serde_json::to_vec(&self.state).expect("a state is plain numbers")
+        to_state(&self.state)
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<()> {
-        self.state = serde_json::from_slice(state)
-            .map_err(|e| Error::Batch(format!("not the state of a penalty step: {e}")))?;
+        self.state = from_state(state)?;
         Ok(())
     }
 }

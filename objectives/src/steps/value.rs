@@ -52,7 +52,7 @@ impl NumberOr<Value> {
 /// The start counts too: a learning rate that is too large must not pass for a high optimum, which
 /// would silence the constraint.
 fn least_on_descent(problem: &mut dyn BilevelProblem, steps: usize, lr: f64) -> Result<f64> {
-    excursion(problem, |problem| {
+    excursion(problem, |problem, _home| {
         let mut least = f64::INFINITY;
         for _ in 0..steps {
             let losses = problem.gradient(Weigh::Fixed(LevelWeights::LOWER), Vector::GRADIENT)?;

@@ -1,11 +1,22 @@
 use serde_json::json;
 
-use crate::world::{Loss, World, assert_close, build, plus};
+use crate::world::{Loss, World, assert_close, build, dot, plus};
 
 fn world() -> World {
     let upper = Loss { floor: 0.3, ..Loss::quadratic(&[2.0, -1.0, 0.5], &[1.0, 0.5, 2.0]) };
     let lower = Loss { floor: 1.1, ..Loss::quadratic(&[-1.0, 1.0, 0.0], &[2.0, 1.0, 0.25]) };
     World::new(upper, lower, &[0.4, 0.2, -0.7])
+}
+
+/// Gradient by central differences.
+fn differences(f: impl Fn(&[f64]) -> f64, x: &[f64]) -> Vec<f64> {
+    let h = 1e-5;
+    let along = |i: usize, h: f64| {
+        let mut x = x.to_vec();
+        x[i] += h;
+        f(&x)
+    };
+    (0..x.len()).map(|i| (along(i, h) - along(i, -h)) / (2.0 * h)).collect()
 }
 
 #[test]
@@ -84,17 +95,6 @@ fn penalty_outside_the_safe_set_is_the_gradient_of_its_formula() {
             assert_close(world.direction(), &differences(penalized, &theta), 1e-8);
         }
     }
-}
-
-/// Gradient by central differences.
-pub fn differences(f: impl Fn(&[f64]) -> f64, x: &[f64]) -> Vec<f64> {
-    let h = 1e-5;
-    let along = |i: usize, h: f64| {
-        let mut x = x.to_vec();
-        x[i] += h;
-        f(&x)
-    };
-    (0..x.len()).map(|i| (along(i, h) - along(i, -h)) / (2.0 * h)).collect()
 }
 
 #[test]
@@ -179,4 +179,122 @@ fn a_strong_hinge_holds_the_policy_at_the_border() {
         world.run(&mut *step);
     }
     assert_close(world.theta(), &[1.0, 0.0], 5e-3);
+}
+
+/// The same optimum as above. No lambda to choose.
+#[test]
+fn barrier_finds_the_constrained_optimum_and_its_multiplier() {
+    let upper = Loss::quadratic(&[3.0, 0.0], &[1.0, 1.0]);
+    for start in [[0.2, 0.0], [-2.0, 2.0]] {
+        let mut world = World::new(upper.clone(), Loss::quadratic(&[0.0, 0.0], &[1.0, 1.0]), &start);
+        let mut step = build("barrier", json!({"value": 0, "epsilon": 0.5}));
+        for _ in 0..2000 {
+            world.run(&mut *step);
+        }
+        let last = world.run(&mut *step);
+        assert_close(world.theta(), &[1.0, 0.0], 1e-6);
+        assert_close(&[last.metrics["bilevel/weight"]], &[2.0], 1e-6);
+    }
+}
+
+#[test]
+fn barrier_leaves_the_upper_gradient_alone_far_inside_the_safe_set() {
+    let mut world = world();
+    let theta = world.theta().to_vec();
+    let report = world.run(&mut *build("barrier", json!({"value": 0, "epsilon": 100})));
+    assert_eq!(world.direction(), world.upper.gradient(&theta));
+    assert_eq!(report.metrics["bilevel/weight"], 0.0);
+}
+
+#[test]
+fn barrier_and_projected_leave_a_vanished_lower_gradient_alone() {
+    for (name, config) in [("barrier", json!({"value": 0})), ("projected", json!({}))] {
+        let mut world = world();
+        world.lower[0].center = world.theta().to_vec();
+        let theta = world.theta().to_vec();
+        let report = world.run(&mut *build(name, config));
+        assert_eq!(world.direction(), world.upper.gradient(&theta));
+        assert!(!report.metrics.contains_key("bilevel/cosine"), "undefined");
+    }
+}
+
+#[test]
+fn projected_removes_the_conflict_and_nothing_else() {
+    let mut conflicting = world();
+    let theta = conflicting.theta().to_vec();
+    let (df, dg) = (conflicting.upper.gradient(&theta), conflicting.lower[0].gradient(&theta));
+    let product = dot(&df, &dg);
+    assert!(product < 0.0, "the test needs a conflict");
+    let report = conflicting.run(&mut *build("projected", json!({})));
+    assert_close(conflicting.direction(), &plus(&df, -product / dot(&dg, &dg), &dg), 1e-14);
+    assert_close(&[dot(conflicting.direction(), &dg)], &[0.0], 1e-14);
+    let cosine = product / (dot(&df, &df) * dot(&dg, &dg)).sqrt();
+    assert_close(&[report.metrics["bilevel/cosine"]], &[cosine], 1e-14);
+
+    let mut agreeing = World::new(conflicting.upper.clone(), conflicting.upper.clone(), &theta);
+    agreeing.run(&mut *build("projected", json!({})));
+    assert_eq!(agreeing.direction(), df);
+}
+
+/// A world whose lower Hessian changes along the way.
+fn curved_world() -> World {
+    let mut world = world();
+    world.lower[0].quartic = 0.7;
+    world.upper.quartic = 0.2;
+    world
+}
+
+/// Where `steps` inner steps lead.
+fn ahead(lower: &Loss, x: &[f64], steps: usize, lr: f64) -> Vec<f64> {
+    (0..steps).fold(x.to_vec(), |x, _| plus(&x, -lr, &lower.gradient(&x)))
+}
+
+#[test]
+fn first_order_lookahead_is_the_gradient_ahead_applied_from_home() {
+    for steps in [1, 4] {
+        let mut world = curved_world();
+        let theta = world.theta().to_vec();
+        let report = world.run(&mut *build("lookahead", json!({"inner_steps": steps, "inner_lr": 0.15})));
+        let there = ahead(&world.lower[0], &theta, steps, 0.15);
+        assert_eq!(world.direction(), world.upper.gradient(&there));
+        assert_eq!(world.theta(), plus(&theta, -world.lr, world.direction()));
+        assert_eq!(report.losses.upper, world.upper.value(&there));
+        assert_eq!(report.losses.lower, world.lower[0].value(&theta));
+    }
+}
+
+#[test]
+fn exact_lookahead_is_the_gradient_of_the_composed_loss() {
+    for steps in [1, 2, 5] {
+        let mut world = curved_world();
+        let theta = world.theta().to_vec();
+        let mut first_order = world.clone();
+        let config = json!({
+            "inner_steps": steps, "inner_lr": 0.15, "gradient": "exact", "difference": 1e-4,
+        });
+        world.run(&mut *build("lookahead", config));
+        let composed = |x: &[f64]| world.upper.value(&ahead(&world.lower[0], x, steps, 0.15));
+        assert_close(world.direction(), &differences(composed, &theta), 1e-7);
+        assert_eq!(world.theta(), plus(&theta, -world.lr, world.direction()));
+
+        first_order.run(&mut *build("lookahead", json!({"inner_steps": steps, "inner_lr": 0.15})));
+        let gap = plus(world.direction(), -1.0, first_order.direction());
+        assert!(dot(&gap, &gap).sqrt() > 0.1, "the test must be able to tell the two apart");
+    }
+}
+
+/// On quadratics the default difference is exact: `(I - alpha H)^K dF(theta')`.
+#[test]
+fn exact_lookahead_on_a_quadratic_multiplies_by_its_hessian() {
+    let mut world = world();
+    let theta = world.theta().to_vec();
+    let config = json!({"inner_steps": 3, "inner_lr": 0.2, "gradient": "exact"});
+    world.run(&mut *build("lookahead", config));
+    let lower = &world.lower[0];
+    let hessian_times = |v: &[f64]| plus(&lower.gradient(v), -1.0, &lower.gradient(&[0.0; 3]));
+    let mut expected = world.upper.gradient(&ahead(lower, &theta, 3, 0.2));
+    for _ in 0..3 {
+        expected = plus(&expected, -0.2, &hessian_times(&expected));
+    }
+    assert_close(world.direction(), &expected, 1e-11);
 }

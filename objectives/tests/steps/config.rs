@@ -42,6 +42,16 @@ fn mistakes_are_named() {
         ("penalty", json!({"value": {"inner": {"steps": 2, "lr": -1}}})),
         ("penalty", json!({"value": {"reference": 3}})),
         ("penalty", json!({"value": "reference", "inner_lr": 3})),
+        ("barrier", json!({"phi": "gradient", "value": 1})),
+        ("barrier", json!({"phi": "gradient", "epsilon": 1})),
+        ("barrier", json!({"eta": 0})),
+        ("barrier", json!({"value": {"inner": {"steps": -1, "lr": 0.1}}})),
+        ("lookahead", json!({})),
+        ("lookahead", json!({"inner_lr": 0})),
+        ("lookahead", json!({"inner_lr": 0.1, "inner_steps": 0})),
+        ("lookahead", json!({"inner_lr": 0.1, "difference": 0.1})),
+        ("lookahead", json!({"inner_lr": 0.1, "gradient": "second-order"})),
+        ("projected", json!({"eta": 1})),
         ("penality", json!({})),
     ];
     let registry = Registry::linked().unwrap();

@@ -12,6 +12,14 @@ fn all_modes() -> Vec<(&'static str, Value)> {
         ("penalty", json!({"value": 0.3, "lambda": {"dual-ascent": {"rho": 0.3}}})),
         ("penalty", json!({"value": "running-min", "shape": "softplus"})),
         ("penalty", json!({"value": {"inner": {"steps": 2, "lr": 0.1}}})),
+        ("barrier", json!({})),
+        ("barrier", json!({"phi": "gradient"})),
+        ("barrier", json!({"value": "running-min", "epsilon": 0.1})),
+        ("barrier", json!({"value": {"inner": {"steps": 2, "lr": 0.1}}})),
+        ("lookahead", json!({"inner_lr": 0.1, "inner_steps": 2})),
+        ("lookahead", json!({"inner_lr": 0.1, "inner_steps": 1, "gradient": "exact"})),
+        ("lookahead", json!({"inner_lr": 0.1, "inner_steps": 3, "gradient": "exact"})),
+        ("projected", json!({})),
     ]
 }
 

@@ -5,4 +5,5 @@ use spo_objectives as _;
 mod closed_form;
 mod config;
 mod contract;
+mod properties;
 mod world;

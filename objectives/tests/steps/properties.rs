@@ -1,0 +1,59 @@
+use proptest::{array::uniform3, prelude::*};
+use serde_json::json;
+
+use crate::world::{Loss, World, build, dot};
+
+fn loss() -> impl Strategy<Value = Loss> {
+    (uniform3(-3.0..3.0), uniform3(0.01..3.0), 0.0..0.5, -1.0..1.0).prop_map(
+        |(center, curvature, quartic, floor)| Loss { quartic, floor, ..Loss::quadratic(&center, &curvature) },
+    )
+}
+
+proptest! {
+    /// `<d, dG> >= phi`, at every step, wherever the run goes.
+    #[test]
+    fn barrier_keeps_its_inequality(
+        upper in loss(), lower in loss(), start in uniform3(-2.0..2.0),
+        eta in 0.01..2.0, value in -2.0..2.0, epsilon in 0.0..1.0, by_gradient: bool,
+    ) {
+        let config = match by_gradient {
+            true => json!({"phi": "gradient", "eta": eta}),
+            false => json!({"eta": eta, "value": value, "epsilon": epsilon}),
+        };
+        let mut step = build("barrier", config);
+        let mut world = World::new(upper, lower, &start);
+        world.lr = 1e-2;
+        for _ in 0..10 {
+            let theta = world.theta().to_vec();
+            let report = world.run(&mut *step);
+            let dg = world.lower[0].gradient(&theta);
+            let phi: f64 = match by_gradient {
+                true => eta * dot(&dg, &dg),
+                false => eta * (world.lower[0].value(&theta) - value - epsilon),
+            };
+            let falls = dot(world.direction(), &dg);
+            prop_assert!(falls >= phi - 1e-9 * (1.0 + phi.abs()), "{falls} < {phi}");
+            // And it changes dF no more than it must.
+            if report.metrics["bilevel/weight"] > 0.0 {
+                prop_assert!((falls - phi).abs() <= 1e-9 * (1.0 + phi.abs()), "{falls} != {phi}");
+            } else {
+                prop_assert_eq!(world.direction(), world.upper.gradient(&theta));
+            }
+        }
+    }
+
+    /// `<d, dG> >= 0`: no step of `projected` works against the lower level.
+    #[test]
+    fn projected_never_opposes_the_lower_level(
+        upper in loss(), lower in loss(), start in uniform3(-2.0..2.0),
+    ) {
+        let mut step = build("projected", json!({}));
+        let mut world = World::new(upper, lower, &start);
+        world.lr = 1e-2;
+        for _ in 0..10 {
+            let dg = world.lower[0].gradient(world.theta());
+            world.run(&mut *step);
+            prop_assert!(dot(world.direction(), &dg) >= -1e-9);
+        }
+    }
+}
