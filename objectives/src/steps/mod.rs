@@ -25,3 +25,8 @@ pub use projected::Projected;
 pub use single::Single;
 pub use value::Value;
 pub use weighted::Weighted;
+
+/// The guide's example is compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/bilevel-steps.md")]
+struct Guide;
