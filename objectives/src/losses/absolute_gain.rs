@@ -1,5 +1,5 @@
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use spo_api::{
     Data, Dual, Evaluation, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
 };
@@ -30,7 +30,7 @@ pub struct AbsoluteGain {
 }
 
 /// Price of a shortfall `x = margin - g`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Shape {
     /// `max(0, x)`.

@@ -1,5 +1,5 @@
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use spo_api::{
     Answer, ConfigError, Evaluation, Objective, Pair, PairLoss, Part, PreferenceBatch, Requirements, Result,
     Scalar, register,
@@ -44,7 +44,7 @@ pub struct Cpo {
 }
 
 /// The preference term of [`Cpo`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CpoLoss {
     /// Logistic, as DPO.

@@ -1,5 +1,5 @@
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use spo_api::{Answer, Pair, Scalar};
 
 /// The f-divergence between policy and reference that the loss trades against the reward: it decides
@@ -7,7 +7,7 @@ use spo_api::{Answer, Pair, Scalar};
 ///
 /// Wang et al. 2023, "Beyond Reverse KL", table 1; the scores are TRL's. The shift cancels in the margin
 /// of two scores, but not where each is divided by its own length.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FDivergence {
     /// `KL(policy || reference)`: the score is `r`.

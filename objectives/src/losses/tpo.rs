@@ -1,5 +1,5 @@
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use spo_api::{
     Answer, ConfigError, Evaluation, Objective, Pair, PairLoss, Part, PreferenceBatch, Requirements, Result,
     Scalar, register,
@@ -45,7 +45,7 @@ pub struct Tpo {
 }
 
 /// The preference term of [`Tpo`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TpoLoss {
     /// Logistic, as DPO.

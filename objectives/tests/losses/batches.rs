@@ -1,5 +1,7 @@
 //! Batches that own their figures.
 
+use std::sync::LazyLock;
+
 use serde_json::Value;
 use spo_api::{Evaluation, Layout, Objective, PreferenceBatch, Ragged, Registry, Result, Side};
 
@@ -94,9 +96,10 @@ pub fn evaluate(objective: &mut dyn Objective, batch: &PreferenceBatch<'_>) -> R
     Ok(out)
 }
 
-pub fn registry() -> Registry {
+pub fn registry() -> &'static Registry {
     use spo_objectives as _;
-    Registry::linked().unwrap()
+    static REGISTRY: LazyLock<Registry> = LazyLock::new(|| Registry::linked().unwrap());
+    &REGISTRY
 }
 
 pub fn build(name: &str, config: &Value) -> Box<dyn Objective> {

@@ -1,4 +1,12 @@
 //! What every registered objective must hold to, and TRL's figures as an outside referee.
 
 mod batches;
+mod configs;
+mod extremes;
 mod goldens;
+mod gradients;
+mod guide;
+mod mix;
+mod properties;
+mod snapshots;
+mod specimens;

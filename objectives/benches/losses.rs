@@ -1,0 +1,62 @@
+//! Evaluation of 1,024 pairs of 512-token answers: time of each objective, and of reading the arrays.
+//!
+//! `cargo bench -p spo-objectives --bench losses`; with `-- --test` every objective runs once.
+
+use criterion::{Criterion, Throughput, black_box, criterion_group, criterion_main};
+use serde_json::json;
+use spo_api::{Data, Evaluation, Layout, PreferenceBatch, Ragged, Registry, Side};
+use spo_objectives as _;
+
+const ROWS: usize = 1024;
+const TOKENS: usize = 512;
+
+fn losses(c: &mut Criterion) {
+    // Different figures on each side, at no cost worth a generator.
+    let column = |phase: f64| (0..ROWS * TOKENS).map(|i| -1.0 - (i as f64 + phase).sin()).collect::<Vec<_>>();
+    let [w, l, rw, rl] = [0.0, 0.25, 0.5, 0.75].map(column);
+    let offsets: Vec<_> = (0..=ROWS).map(|i| i * TOKENS).collect();
+    let ragged = |values| Ragged::new(values, &offsets).unwrap();
+    let side = |policy, reference| {
+        let reference = ragged(reference);
+        Side { policy: ragged(policy), reference: Some(reference), collision: Some(reference) }
+    };
+    let none = Side { reference: Some(Ragged::empty()), ..Side::policy_only(Ragged::empty()) };
+    let batch = |data| {
+        let (layout, rejected) = match data {
+            Data::Pairs => (Layout::Pairs, side(&l, &rl)),
+            Data::Unpaired => (Layout::Unpaired, side(&l, &rl)),
+            Data::Demonstrations => (Layout::Demonstrations, none),
+        };
+        let batch = PreferenceBatch::new(layout, side(&w, &rw), rejected).unwrap();
+        PreferenceBatch { mismatched: Some(side(&w, &rw)), ..batch }
+    };
+
+    let mut group = c.benchmark_group("losses");
+    group.throughput(Throughput::Elements(ROWS as u64));
+    group.bench_function("(read four arrays, write two)", |b| {
+        let mut out = Evaluation::default();
+        let batch = batch(Data::Pairs);
+        b.iter(|| {
+            let total: f64 = [&w, &l, &rw, &rl].into_iter().map(|v| v.iter().sum::<f64>()).sum();
+            out.reset(&batch);
+            black_box((total, &mut out));
+        });
+    });
+    let registry = Registry::linked().unwrap();
+    for entry in registry.iter().filter(|e| e.build.kind() == "objective") {
+        let mut objective = registry.objective(entry.name, &json!({})).unwrap();
+        let batch = batch(objective.requirements().data);
+        let mut out = Evaluation::default();
+        group.bench_function(entry.name, |b| {
+            b.iter(|| {
+                out.reset(&batch);
+                objective.evaluate(&batch, &mut out).unwrap();
+                black_box(&mut out);
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, losses);
+criterion_main!(benches);
