@@ -2,7 +2,9 @@
 //!
 //! `cargo bench -p spo-objectives --bench losses`; with `-- --test` every objective runs once.
 
-use criterion::{Criterion, Throughput, black_box, criterion_group, criterion_main};
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::json;
 use spo_api::{Data, Evaluation, Layout, PreferenceBatch, Ragged, Registry, Side};
 use spo_objectives as _;
