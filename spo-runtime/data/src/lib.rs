@@ -1,1 +1,52 @@
-//! Preference data: formats, chat templates, tokenization.
+//! Preference data: from files to token ids in batches.
+//!
+//! A [`Source`] is a file of rows: pairs, demonstrations, or answers judged by themselves, each as plain
+//! text or as a conversation. A [`Tokenizer`] is what a model's folder says about text. [`Dataset::load`]
+//! brings the two together: it reads, renders conversations by the model's chat template, tokenizes,
+//! cuts to the window, and reports what it had to do. Errors name the file, the line, and the nearest
+//! valid choice.
+//!
+//! ```no_run
+//! use spo_api::Layout;
+//! use spo_data::{Dataset, Fit, Source, Tokenizer, epoch_order, token_batch};
+//!
+//! # fn main() -> spo_data::Result<()> {
+//! let tokenizer = Tokenizer::open("models/SmolLM2-135M".as_ref())?;
+//! let train = [Source::new("data/train.jsonl")];
+//! let data = Dataset::load(&train, Layout::Pairs, &tokenizer, &Fit::default())?;
+//! println!("{}", data.report);
+//! for batch in epoch_order(data.examples.len(), 0, 0).chunks(8) {
+//!     let batch = token_batch(batch.iter().map(|&i| &data.examples[i]));
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! Tokenization follows TRL to the token, so that runs can be compared; where it departs, it says so
+//! ([`Finding`]).
+#![forbid(unsafe_code)]
+
+mod batch;
+mod dataset;
+mod error;
+mod hash;
+mod implicit;
+mod random;
+mod read;
+mod report;
+mod row;
+mod source;
+pub mod task;
+mod template;
+mod tokenize;
+mod tokenizer;
+mod window;
+
+pub use batch::{MicroBatch, epoch_order};
+pub use dataset::{Dataset, Example, Fit, token_batch};
+pub use error::{At, DataError, Place, Result};
+pub use report::{Finding, Found, Report};
+pub use row::{Answers, Message, Row, Text};
+pub use source::{Format, Source};
+pub use template::ChatTemplate;
+pub use tokenizer::Tokenizer;
+pub use window::Truncation;

@@ -1,0 +1,202 @@
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use spo_api::{Group, Layout, TokenBatch};
+
+use crate::error::{DataError, Place, Result};
+use crate::hash;
+use crate::report::{Finding, Report};
+use crate::row::{Answers, Interpreter, Row};
+use crate::source::Source;
+use crate::tokenize::tokenize;
+use crate::tokenizer::Tokenizer;
+use crate::window::{Truncation, cut};
+
+/// How rows are fitted to the model.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fit {
+    /// Longest prompt + answer, in tokens.
+    #[schemars(range(min = 2))]
+    pub max_length: usize,
+    /// What to do with longer rows.
+    pub truncation: Truncation,
+    /// Make an error of whatever would be dropped, cut or is doubtful.
+    pub strict: bool,
+}
+
+impl Default for Fit {
+    fn default() -> Self {
+        Fit { max_length: 1024, truncation: Truncation::default(), strict: false }
+    }
+}
+
+/// One tokenized row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    /// The prompt with its answers, the chosen one first; two groups of one answer where the answers' own
+    /// contexts differ (a prompt cut at the beginning, or no prompt at all).
+    pub groups: Vec<Group>,
+    /// The judgement of an unpaired answer; true otherwise.
+    pub desirable: bool,
+    /// Where it came from.
+    pub place: Place,
+}
+
+impl Example {
+    /// Tokens the model must read for it.
+    pub fn tokens(&self) -> usize {
+        self.groups.iter().map(|g| g.prompt.len() + g.completions.iter().map(Vec::len).sum::<usize>()).sum()
+    }
+}
+
+/// All completions of some examples, in their order; of a pair the chosen one first.
+pub fn token_batch<'a>(examples: impl IntoIterator<Item = &'a Example>) -> TokenBatch {
+    TokenBatch { groups: examples.into_iter().flat_map(|example| &example.groups).cloned().collect() }
+}
+
+/// Tokenized rows in the order of their files.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    /// What every example is.
+    pub layout: Layout,
+    /// The rows that were kept.
+    pub examples: Vec<Example>,
+    /// What became of all rows.
+    pub report: Report,
+}
+
+/// Rows that are tokenized in parallel at a time.
+const CHUNK: usize = 1024;
+
+impl Dataset {
+    /// Reads and tokenizes files, a bounded number of rows in memory as text.
+    ///
+    /// Pairs can be read as [`Layout::Demonstrations`] (the chosen answer) and as [`Layout::Unpaired`]
+    /// (two judged answers).
+    ///
+    /// # Errors
+    /// For a file that cannot be read or understood, rows the chat template refuses, with
+    /// [`Fit::strict`] for anything doubtful, and when no row is left.
+    pub fn load(sources: &[Source], layout: Layout, tokenizer: &Tokenizer, fit: &Fit) -> Result<Self> {
+        let mut builder = Builder::new(layout, tokenizer, fit);
+        for source in sources {
+            let mut rows = Interpreter::new(layout);
+            source.read(&mut |place, record| {
+                builder.push(rows.row(place, &record)?)?;
+                Ok(true)
+            })?;
+        }
+        builder.finish()
+    }
+
+    /// Tokenizes rows that were made in memory.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn from_rows(
+        rows: impl IntoIterator<Item = Row>,
+        layout: Layout,
+        tokenizer: &Tokenizer,
+        fit: &Fit,
+    ) -> Result<Self> {
+        let mut builder = Builder::new(layout, tokenizer, fit);
+        for row in rows {
+            builder.push(row)?;
+        }
+        builder.finish()
+    }
+
+    /// SHA-256 of layout, token ids and judgements, in hexadecimal. It says nothing of where they came
+    /// from.
+    pub fn hash(&self) -> String {
+        let mut hasher = Sha256::new();
+        let mut number = |n: usize| hasher.update((n as u64).to_le_bytes());
+        number(self.layout as usize);
+        for example in &self.examples {
+            number(example.desirable.into());
+            number(example.groups.len());
+            for group in &example.groups {
+                number(group.completions.len());
+                for ids in std::iter::once(&group.prompt).chain(&group.completions) {
+                    number(ids.len());
+                    ids.iter().for_each(|id| number(*id as usize));
+                }
+            }
+        }
+        hash::hex(hasher)
+    }
+}
+
+struct Builder<'a> {
+    tokenizer: &'a Tokenizer,
+    fit: &'a Fit,
+    waiting: Vec<Row>,
+    dataset: Dataset,
+}
+
+impl<'a> Builder<'a> {
+    fn new(layout: Layout, tokenizer: &'a Tokenizer, fit: &'a Fit) -> Self {
+        let dataset = Dataset { layout, examples: Vec::new(), report: Report::default() };
+        Builder { tokenizer, fit, waiting: Vec::new(), dataset }
+    }
+
+    fn push(&mut self, row: Row) -> Result<()> {
+        self.waiting.extend(row.arranged(self.dataset.layout)?);
+        if self.waiting.len() >= CHUNK { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let (tokenizer, fit) = (self.tokenizer, self.fit);
+        let prepared: Vec<_> = self.waiting.par_iter().map(|row| prepare(row, tokenizer, fit)).collect();
+        for (row, prepared) in self.waiting.drain(..).zip(prepared) {
+            let (example, findings) = prepared.map_err(|e| e.at(&row.place))?;
+            self.dataset.report.add(&row.place, &findings, fit.strict)?;
+            self.dataset.examples.extend(example);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Dataset> {
+        self.flush()?;
+        let dataset = self.dataset;
+        if dataset.examples.is_empty() {
+            return Err(DataError::new(format!("no row is left to train on: {}", dataset.report)));
+        }
+        Ok(dataset)
+    }
+}
+
+/// Tokenizes a row and cuts it to size; no example if it has to be dropped.
+fn prepare(row: &Row, tokenizer: &Tokenizer, fit: &Fit) -> Result<(Option<Example>, Vec<Finding>)> {
+    if fit.max_length < 2 {
+        return Err(DataError::new("max_length must be at least 2: a token to read and one to score"));
+    }
+    let answers: Vec<_> = row.answers.iter().collect();
+    let mut findings = Vec::new();
+    if answers.iter().any(|answer| answer.is_empty()) {
+        findings.push(Finding::EmptyAnswer);
+    }
+    let mut tokens = tokenize(tokenizer, &row.prompt, &answers, &row.variables)?;
+    if tokens.prompt.is_empty() {
+        findings.push(Finding::EmptyPrompt);
+        tokens.prompt.extend(tokenizer.bos());
+    }
+    let groups = match cut(&tokens, fit.max_length, fit.truncation) {
+        Ok(cut) => {
+            findings.extend(cut.truncated.then_some(Finding::Truncated));
+            cut.groups
+        }
+        Err(dropped) => {
+            findings.push(dropped);
+            return Ok((None, findings));
+        }
+    };
+    if matches!(&*groups, [Group { completions, .. }] if completions.len() == 2 && completions[0] == completions[1])
+    {
+        findings.push(Finding::IdenticalPair);
+    }
+    let desirable = !matches!(row.answers, Answers::Labelled { desirable: false, .. });
+    Ok((Some(Example { groups, desirable, place: row.place.clone() }), findings))
+}

@@ -1,0 +1,93 @@
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where a row came from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The file, or the name of the generated task.
+    pub file: Arc<Path>,
+    /// What is counted from 1 there.
+    pub at: At,
+}
+
+/// A position in a file, counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum At {
+    /// The file as a whole.
+    File,
+    /// A line of a text file.
+    Line(usize),
+    /// A line and a column (in bytes) of a text file.
+    Column(usize, usize),
+    /// A row of a file that is not made of lines, or of a generated task.
+    Row(usize),
+}
+
+impl Place {
+    /// The file as a whole.
+    pub fn file(path: &Path) -> Self {
+        Place { file: path.into(), at: At::File }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        match self.at {
+            At::File => Ok(()),
+            At::Line(line) => write!(f, ":{line}"),
+            At::Column(line, column) => write!(f, ":{line}:{column}"),
+            At::Row(row) => write!(f, " row {row}"),
+        }
+    }
+}
+
+/// What is wrong with the data or the tokenizer, where, and the nearest valid choice.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{}{message}{}",
+    place.as_ref().map(|p| format!("{p}: ")).unwrap_or_default(),
+    suggestion.as_ref().map(|s| format!("; did you mean `{s}`?")).unwrap_or_default()
+)]
+pub struct DataError {
+    /// The file, line or row; `None` when no single file is at fault.
+    pub place: Option<Place>,
+    /// What is wrong and what was expected.
+    pub message: String,
+    /// The nearest valid name, where a name was mistaken.
+    pub suggestion: Option<String>,
+}
+
+/// A result whose error is a [`DataError`].
+pub type Result<T, E = DataError> = std::result::Result<T, E>;
+
+impl DataError {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        DataError { place: None, message: message.into(), suggestion: None }
+    }
+
+    pub(crate) fn in_file(path: &Path, message: impl Into<String>) -> Self {
+        DataError::new(message).at(&Place::file(path))
+    }
+
+    pub(crate) fn io(path: &Path, error: &std::io::Error) -> Self {
+        DataError::in_file(path, error.to_string())
+    }
+
+    /// Fills in the place unless a more precise one is known already.
+    pub(crate) fn at(mut self, place: &Place) -> Self {
+        self.place.get_or_insert_with(|| place.clone());
+        self
+    }
+
+    pub(crate) fn suggest(mut self, suggestion: Option<&str>) -> Self {
+        self.suggestion = suggestion.map(str::to_owned);
+        self
+    }
+}
+
+/// Reads a whole file; the error names it.
+pub(crate) fn read_file(path: &PathBuf) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| DataError::io(path, &e))
+}

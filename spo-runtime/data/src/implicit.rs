@@ -1,0 +1,84 @@
+//! Prompts that are not written out: the part that two answers share, or a dialogue before its last
+//! message.
+
+use serde_json::Value;
+
+use crate::error::{DataError, Result};
+use crate::row::{Answers, Text};
+
+/// Takes the common beginning out of two answers, as TRL's `extract_prompt` does.
+///
+/// At least one character or message is left to each answer. A blank just before the answers part goes
+/// with them, as it belongs to the next word's token.
+pub(crate) fn of_pair(chosen: Text, rejected: Text) -> Result<(Text, Answers)> {
+    let (prompt, chosen, rejected) = match (chosen, rejected) {
+        (Text::Plain(chosen), Text::Plain(rejected)) => {
+            let [c, r] = [&chosen, &rejected].map(|text| text.chars().collect::<Vec<_>>());
+            let mut shared = shared(&c, &r);
+            if shared > 0 && c[shared - 1] == ' ' && c.get(shared) != r.get(shared) {
+                shared -= 1;
+            }
+            let text = |chars: &[char]| chars.iter().collect::<String>();
+            (
+                Text::Plain(text(&c[..shared])),
+                Text::Plain(text(&c[shared..])),
+                Text::Plain(text(&r[shared..])),
+            )
+        }
+        (Text::Chat(mut chosen), Text::Chat(mut rejected)) => {
+            let shared = shared(&chosen, &rejected);
+            let chosen_tail = chosen.split_off(shared);
+            (Text::Chat(chosen), Text::Chat(chosen_tail), Text::Chat(rejected.split_off(shared)))
+        }
+        _ => {
+            return Err(DataError::new(
+                "`chosen` and `rejected` must both be plain text or both be lists of messages",
+            ));
+        }
+    };
+    Ok((prompt, Answers::Pair { chosen, rejected }))
+}
+
+fn shared<T: PartialEq>(a: &[T], b: &[T]) -> usize {
+    let shorter = a.len().min(b.len());
+    (0..shorter).find(|&i| a[i] != b[i]).unwrap_or(shorter.saturating_sub(1))
+}
+
+/// A dialogue demonstrates its last message, which must be the assistant's.
+pub(crate) fn of_dialogue(dialogue: Text) -> Result<(Text, Answers)> {
+    let Text::Chat(mut messages) = dialogue else {
+        return Err(DataError::new("there is no column `prompt`, and the answer is plain text"));
+    };
+    match messages.pop() {
+        Some(last) if last.get("role").and_then(Value::as_str) == Some("assistant") => {
+            Ok((Text::Chat(messages), Answers::Demonstration(Text::Chat(vec![last]))))
+        }
+        _ => Err(DataError::new("the last message must be the assistant's: it is what is demonstrated")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extracted(chosen: &str, rejected: &str) -> [String; 3] {
+        let plain = |text: &str| Text::Plain(text.into());
+        let Ok((Text::Plain(prompt), Answers::Pair { chosen: Text::Plain(c), rejected: Text::Plain(r) })) =
+            of_pair(plain(chosen), plain(rejected))
+        else {
+            panic!("not a plain pair")
+        };
+        [prompt, c, r]
+    }
+
+    #[test]
+    fn nothing_is_lost_and_no_answer_is_emptied() {
+        assert_eq!(extracted("naïve ünit", "naïve öde"), ["naïve", " ünit", " öde"]);
+        assert_eq!(extracted("same", "same"), ["sam", "e", "e"]);
+        assert_eq!(extracted("one", "one two"), ["on", "e", "e two"]);
+        assert_eq!(extracted("yes", "no"), ["", "yes", "no"]);
+        assert_eq!(extracted("", "text"), ["", "", "text"]);
+        // TRL's index wraps round here: prompt "yes", and the rejected answer loses its first letter.
+        assert_eq!(extracted("yes ", "no"), ["", "yes ", "no"]);
+    }
+}

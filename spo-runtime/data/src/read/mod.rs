@@ -1,0 +1,3 @@
+//! Readers: a file's records one by one.
+pub(crate) mod json;
+pub(crate) mod parquet;

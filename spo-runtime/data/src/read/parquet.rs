@@ -1,0 +1,71 @@
+//! Parquet files, row by row.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use parquet::file::reader::FileReader;
+use parquet::file::serialized_reader::SerializedFileReader;
+use parquet::record::Field;
+use serde_json::{Number, Value};
+
+use crate::error::{At, DataError, Place, Result};
+use crate::source::Visit;
+
+pub(crate) fn rows(path: &Path, visit: &mut Visit<'_>) -> Result<()> {
+    let file = std::fs::File::open(path).map_err(|e| DataError::io(path, &e))?;
+    let failed = |e: parquet::errors::ParquetError| DataError::in_file(path, e.to_string());
+    let reader = SerializedFileReader::new(file).map_err(failed)?;
+    let name: Arc<Path> = path.into();
+    for (index, row) in reader.get_row_iter(None).map_err(failed)?.enumerate() {
+        let place = Place { file: name.clone(), at: At::Row(index + 1) };
+        let columns = row.map_err(|e| DataError::new(e.to_string()).at(&place))?.into_columns();
+        let record = columns
+            .into_iter()
+            .map(|(column, field)| {
+                let value = value(&field)
+                    .map_err(|e| DataError::new(format!("column `{column}`: {}", e.message)).at(&place))?;
+                Ok((column, value))
+            })
+            .collect::<Result<_>>()?;
+        if !visit(place, record)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn value(field: &Field) -> Result<Value> {
+    Ok(match field {
+        Field::Null => Value::Null,
+        Field::Bool(x) => Value::Bool(*x),
+        Field::Byte(x) => (*x).into(),
+        Field::Short(x) => (*x).into(),
+        Field::Int(x) => (*x).into(),
+        Field::Long(x) => (*x).into(),
+        Field::UByte(x) => (*x).into(),
+        Field::UShort(x) => (*x).into(),
+        Field::UInt(x) => (*x).into(),
+        Field::ULong(x) => (*x).into(),
+        Field::Float16(x) => number(f64::from(*x)),
+        Field::Float(x) => number(f64::from(*x)),
+        Field::Double(x) => number(*x),
+        Field::Str(text) => Value::String(text.clone()),
+        Field::Bytes(bytes) => Value::String(
+            String::from_utf8(bytes.data().to_vec())
+                .map_err(|_| DataError::new("bytes that are not UTF-8"))?,
+        ),
+        Field::Group(row) => Value::Object(
+            row.get_column_iter()
+                .map(|(name, field)| Ok((name.clone(), value(field)?)))
+                .collect::<Result<_>>()?,
+        ),
+        Field::ListInternal(list) => Value::Array(list.elements().iter().map(value).collect::<Result<_>>()?),
+        // No column of text is made of these; a row that has them beside its text is still read.
+        other => Value::String(other.to_string()),
+    })
+}
+
+/// JSON has no NaN or infinity.
+fn number(x: f64) -> Value {
+    Number::from_f64(x).map_or(Value::Null, Value::Number)
+}

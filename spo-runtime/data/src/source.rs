@@ -1,0 +1,174 @@
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use spo_api::nearest;
+
+use crate::error::{DataError, Place, Result};
+use crate::row::COLUMNS;
+use crate::{hash, read};
+
+/// A data file and how to read it: a table of the recipe.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// The file.
+    pub path: PathBuf,
+    /// Its format; by default that of its extension.
+    #[serde(default)]
+    pub format: Option<Format>,
+    /// The file's own names of the columns: `{ prompt = "question", chosen = "answer" }`.
+    #[serde(default)]
+    pub columns: BTreeMap<String, String>,
+    /// Rows to pass over at the beginning.
+    #[serde(default)]
+    pub skip: usize,
+    /// Rows to take after those; by default all.
+    #[serde(default)]
+    pub take: Option<usize>,
+}
+
+impl spo_api::Part for Source {}
+
+/// A file format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// One JSON object a line. Blank lines are passed over.
+    Jsonl,
+    /// One JSON array of objects.
+    Json,
+    /// Apache Parquet, uncompressed or Snappy.
+    Parquet,
+}
+
+/// A row as its file has it: column name to value.
+pub(crate) type Record = Map<String, Value>;
+
+/// What is done with each record; `false` ends the reading.
+pub(crate) type Visit<'a> = dyn FnMut(Place, Record) -> Result<bool> + 'a;
+
+impl Source {
+    /// The file with its format by extension and every row taken.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Source { path: path.into(), ..Source::default() }
+    }
+
+    /// SHA-256 of the file's bytes, in hexadecimal.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn hash(&self) -> Result<String> {
+        hash::of_file(&self.path).map_err(|e| DataError::io(&self.path, &e))
+    }
+
+    /// Shows every selected record to `visit`, one at a time, so that memory stays bounded.
+    pub(crate) fn read(&self, visit: &mut Visit<'_>) -> Result<()> {
+        self.check_columns()?;
+        let (mut seen, mut taken) = (0, 0);
+        let take = self.take.unwrap_or(usize::MAX);
+        let mut select = |place: Place, record: Record| {
+            seen += 1;
+            if seen <= self.skip {
+                return Ok(true);
+            }
+            if taken == take {
+                return Ok(false);
+            }
+            taken += 1;
+            let record = self.rename(record).map_err(|e| e.at(&place))?;
+            Ok(visit(place, record)? && taken < take)
+        };
+        let path = &*self.path;
+        match self.detect_format()? {
+            Format::Jsonl => read::json::lines(path, open(path)?, &mut select),
+            Format::Json => read::json::array(path, open(path)?, &mut select),
+            Format::Parquet => read::parquet::rows(path, &mut select),
+        }?;
+        match (seen, taken) {
+            (0, _) => Err(DataError::in_file(path, "the file has no rows")),
+            (_, 0) => Err(DataError::in_file(
+                path,
+                format!("nothing left to read: skip = {} and the file has {seen} rows", self.skip),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_columns(&self) -> Result<()> {
+        match self.columns.keys().find(|name| !COLUMNS.contains(&name.as_str())) {
+            None => Ok(()),
+            Some(name) => Err(DataError::new(format!(
+                "columns: `{name}` has no meaning here, expected one of {}",
+                COLUMNS.join(", ")
+            ))
+            .suggest(nearest(name, COLUMNS))),
+        }
+    }
+
+    fn detect_format(&self) -> Result<Format> {
+        if let Some(format) = self.format {
+            return Ok(format);
+        }
+        let extension = self.path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
+        match extension.as_str() {
+            "jsonl" | "ndjson" => Ok(Format::Jsonl),
+            "parquet" => Ok(Format::Parquet),
+            // Many `.json` files hold JSON lines: the first character tells.
+            "json" => Ok(if first_byte(&self.path)? == Some(b'{') { Format::Jsonl } else { Format::Json }),
+            _ => Err(DataError::in_file(
+                &self.path,
+                "cannot tell the format from the extension: expected .jsonl, .ndjson, .json or .parquet, \
+                 or format = \"jsonl\", \"json\" or \"parquet\"",
+            )),
+        }
+    }
+
+    fn rename(&self, mut record: Record) -> Result<Record> {
+        let mut renamed = Vec::new();
+        for (name, column) in &self.columns {
+            let Some(value) = record.shift_remove(column) else {
+                return Err(missing(column, record.keys()));
+            };
+            renamed.push((name.clone(), value));
+        }
+        record.extend(renamed);
+        Ok(record)
+    }
+}
+
+/// The error for a column that is not there, with those that are.
+pub(crate) fn missing<'a>(column: &str, present: impl Iterator<Item = &'a String> + Clone) -> DataError {
+    let listed: Vec<_> = present.clone().map(|c| format!("`{c}`")).collect();
+    DataError::new(format!(
+        "there is no column `{column}`; the row has {}",
+        if listed.is_empty() { "no columns".to_owned() } else { listed.join(", ") }
+    ))
+    .suggest(nearest(column, present.map(String::as_str)))
+}
+
+fn open(path: &Path) -> Result<BufReader<std::fs::File>> {
+    let file = std::fs::File::open(path).map_err(|e| DataError::io(path, &e))?;
+    Ok(BufReader::with_capacity(1 << 16, file))
+}
+
+fn first_byte(path: &Path) -> Result<Option<u8>> {
+    let mut reader = open(path)?;
+    loop {
+        let buffer = reader.fill_buf().map_err(|e| DataError::io(path, &e))?;
+        if buffer.is_empty() {
+            return Ok(None);
+        }
+        // The three bytes of a byte order mark are as good as blanks here.
+        match buffer.iter().find(|b| !b.is_ascii_whitespace() && !b"\xEF\xBB\xBF".contains(b)) {
+            Some(&byte) => return Ok(Some(byte)),
+            None => {
+                let length = buffer.len();
+                reader.consume(length);
+            }
+        }
+    }
+}

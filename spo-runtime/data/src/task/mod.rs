@@ -1,0 +1,39 @@
+//! Tasks whose data are made, not downloaded: a run on them needs no file.
+
+mod modular_chain;
+
+use serde_json::Value;
+use spo_api::{ConfigError, nearest, parse};
+
+use crate::row::Row;
+
+pub use modular_chain::ModularChain;
+
+/// The data of a generated task.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated {
+    /// Pairs to train on: the chosen answer is right, the rejected one plausibly wrong.
+    pub train: Vec<Row>,
+    /// Pairs with prompts that are not in `train`; the chosen answer is the one expected for exact match.
+    pub held_out: Vec<Row>,
+    /// Every character that occurs.
+    pub alphabet: &'static str,
+}
+
+/// Names of all tasks.
+pub const NAMES: [&str; 1] = [ModularChain::NAME];
+
+/// Makes the data of a task, the same for the same seed everywhere.
+///
+/// # Errors
+/// For an unknown name, or a table that does not fit the task.
+pub fn generate(name: &str, config: &Value, seed: u64) -> Result<Generated, ConfigError> {
+    match name {
+        ModularChain::NAME => Ok(parse::<ModularChain>(config)?.generate(seed)),
+        _ => Err(ConfigError {
+            key: None,
+            message: format!("unknown task `{name}`, expected one of {}", NAMES.join(", ")),
+            suggestion: nearest(name, NAMES).map(str::to_owned),
+        }),
+    }
+}

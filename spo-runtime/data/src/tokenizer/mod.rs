@@ -1,0 +1,235 @@
+//! A model's tokenizer with what belongs to it: special tokens, chat template, stop tokens.
+
+mod characters;
+mod config;
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use crate::error::{DataError, Result, read_file};
+use crate::hash;
+use crate::row::Message;
+use crate::template::ChatTemplate;
+use config::Config;
+
+/// The files that make up a tokenizer. The first is the vocabulary and must be there.
+const FILES: [&str; 5] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+];
+
+/// Text to token ids and back.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    config: Config,
+    template: Option<ChatTemplate>,
+    /// Tokens the tokenizer puts before every plain text.
+    prefix: Vec<u32>,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    stop: Vec<u32>,
+    files: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl Tokenizer {
+    /// Opens the tokenizer of a Hugging Face folder: `tokenizer.json`, and what there is of
+    /// `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja` and
+    /// `generation_config.json`.
+    ///
+    /// # Errors
+    /// When `tokenizer.json` is missing, a file is malformed, a special token is not in the vocabulary, or
+    /// the chat template has a syntax error.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let mut files = Vec::new();
+        for name in FILES {
+            let path = folder.join(name);
+            if path.exists() {
+                files.push((name, read_file(&path)?));
+            } else if name == FILES[0] {
+                return Err(DataError::in_file(
+                    folder,
+                    format!("no {name} in this folder: a tokenizer in the fast (Rust) format is needed"),
+                ));
+            }
+        }
+        Tokenizer::from_files(folder, files)
+    }
+
+    /// A tokenizer with one token for each character of `alphabet`, an end and a padding token, and one
+    /// for every other character. It has no chat template.
+    pub fn characters(alphabet: &str) -> Self {
+        Tokenizer::from_files(Path::new("characters"), characters::files(alphabet))
+            .expect("the files are made to be valid")
+    }
+
+    fn from_files(folder: &Path, files: Vec<(&'static str, Vec<u8>)>) -> Result<Self> {
+        let at = |name: &str| folder.join(name);
+        let (name, vocabulary) = &files[0];
+        let mut inner = tokenizers::Tokenizer::from_bytes(vocabulary)
+            .map_err(|e| DataError::in_file(&at(name), format!("not a tokenizer: {e}")))?;
+        // Rows are cut and packed here, never by the tokenizer.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| DataError::in_file(&at(name), e.to_string()))?;
+
+        let config = Config::read(folder, &files)?;
+        let id = |token: &Option<String>, name: &str| match token {
+            None => Ok(None),
+            Some(token) => inner.token_to_id(token).map(Some).ok_or_else(|| {
+                DataError::in_file(
+                    &at("tokenizer_config.json"),
+                    format!("{name} `{token}` is not in the vocabulary of tokenizer.json"),
+                )
+            }),
+        };
+        let (bos, eos) = (id(&config.bos, "bos_token")?, id(&config.eos, "eos_token")?);
+        let prefix = match config.add_bos {
+            Some(true) => bos.into_iter().collect(),
+            Some(false) => Vec::new(),
+            None => leading_special_tokens(&inner)?,
+        };
+        let mut stop = config.stop.clone();
+        stop.extend(eos);
+        stop.sort_unstable();
+        stop.dedup();
+        let template = match &config.template {
+            None => None,
+            Some(source) => Some(
+                ChatTemplate::new(source, config.special_tokens())
+                    .map_err(|e| e.at(&crate::Place::file(folder)))?,
+            ),
+        };
+        Ok(Tokenizer { inner, config, template, prefix, bos, eos, stop, files })
+    }
+
+    /// The ids of a plain text, with the beginning-of-text token where the tokenizer adds one. It is never
+    /// doubled, and no end token is added: that is the text's own affair.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let ids = self.encode_rendered(text)?;
+        if ids.starts_with(&self.prefix) {
+            return Ok(ids);
+        }
+        Ok([self.prefix.as_slice(), &ids].concat())
+    }
+
+    /// The ids of a text that a chat template rendered: nothing is added.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, false);
+        Ok(encoding.map_err(|e| DataError::new(format!("cannot tokenize: {e}")))?.get_ids().to_vec())
+    }
+
+    /// The ids of a conversation, ready for the assistant's answer if `add_generation_prompt`.
+    ///
+    /// # Errors
+    /// When the model has no chat template, or the template refuses the messages.
+    pub fn encode_chat(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+        variables: &Map<String, Value>,
+    ) -> Result<Vec<u32>> {
+        self.encode_rendered(&self.template()?.render(messages, add_generation_prompt, variables)?)
+    }
+
+    /// The chat template.
+    ///
+    /// # Errors
+    /// When the model has none.
+    pub fn template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().ok_or_else(|| {
+            DataError::new(
+                "the data are conversations, but the model has no chat template (chat_template in \
+                 tokenizer_config.json, or chat_template.jinja): use plain text, or a model made for chat",
+            )
+        })
+    }
+
+    /// The text of token ids, special tokens written out.
+    ///
+    /// # Errors
+    /// When an id is not in the vocabulary.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        if let Some(id) = ids.iter().find(|id| self.inner.id_to_token(**id).is_none()) {
+            return Err(DataError::new(format!("token {id} is not in the vocabulary")));
+        }
+        self.inner.decode(ids, false).map_err(|e| DataError::new(format!("cannot decode: {e}")))
+    }
+
+    /// The end-of-text token: its text and id.
+    pub fn eos(&self) -> Option<(&str, u32)> {
+        Some((self.config.eos.as_deref()?, self.eos?))
+    }
+
+    /// The beginning-of-text token, whether or not the tokenizer adds it by itself.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// Tokens that end an answer: the end-of-text token and those of `generation_config.json`.
+    pub fn stop_tokens(&self) -> &[u32] {
+        &self.stop
+    }
+
+    /// One more than the largest token id.
+    pub fn vocabulary(&self) -> usize {
+        self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+    }
+
+    /// Makes sure that a model with this many embeddings knows every token.
+    ///
+    /// # Errors
+    /// When the tokenizer has an id that the model lacks. (Models often have more rows than tokens.)
+    pub fn check_vocabulary(&self, model: usize) -> Result<()> {
+        let own = self.vocabulary();
+        if own <= model {
+            return Ok(());
+        }
+        let token = self.inner.id_to_token(model as u32).unwrap_or_default();
+        Err(DataError::new(format!(
+            "the tokenizer does not fit the model: it has token ids up to {}, the model knows {model} \
+             (the first too many is {model}, `{token}`)",
+            own - 1
+        )))
+    }
+
+    /// SHA-256 of everything that decides on ids, in hexadecimal.
+    pub fn hash(&self) -> String {
+        let mut hasher = Sha256::new();
+        for (name, content) in &self.files {
+            hasher.update((name.len() as u64).to_le_bytes());
+            hasher.update(name);
+            hasher.update((content.len() as u64).to_le_bytes());
+            hasher.update(content);
+        }
+        hash::hex(hasher)
+    }
+
+    /// Writes the tokenizer's files into an existing folder, where transformers finds them.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        for (name, content) in &self.files {
+            let path = folder.join(name);
+            std::fs::write(&path, content).map_err(|e| DataError::io(&path, &e))?;
+        }
+        Ok(())
+    }
+}
+
+/// What the post-processor puts before a text.
+fn leading_special_tokens(inner: &tokenizers::Tokenizer) -> Result<Vec<u32>> {
+    let encoding = inner.encode("a", true).map_err(|e| DataError::new(format!("cannot tokenize: {e}")))?;
+    let special = encoding.get_special_tokens_mask().iter().take_while(|mask| **mask == 1).count();
+    Ok(encoding.get_ids()[..special].to_vec())
+}

@@ -1,0 +1,55 @@
+//! Chat templates against what transformers renders (tests/goldens/chat_templates.json).
+
+use serde_json::{Map, Value};
+use spo_data::ChatTemplate;
+
+/// What is not rendered as transformers renders it, left so because no chat template does it: `'%s' % x`,
+/// and floats beyond 1e16 as text.
+const KNOWN_DIFFERENCES: [&str; 2] = ["strings/exotic", "python values"];
+
+#[test]
+fn every_case_is_rendered_as_transformers_renders_it() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/goldens/chat_templates.json");
+    let goldens: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let mut wrong = Vec::new();
+    for case in goldens["cases"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let same = match (render(case, &goldens["templates"]), &case["error"]["message"]) {
+            (Ok(text), Value::Null) => text == case["expected"],
+            (Err(error), Value::String(message)) => {
+                // Jinja's own words differ, a template's are repeated.
+                case["error"]["kind"] != "raise_exception" || error.contains(message)
+            }
+            _ => false,
+        };
+        if same == KNOWN_DIFFERENCES.contains(&name) {
+            wrong.push(format!(
+                "{name} ({}):\n  here     {:?}\n  expected {:?}",
+                case["level"],
+                render(case, &goldens["templates"]),
+                case["expected"].as_str().or(case["error"]["message"].as_str()),
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ or differ no more:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+fn render(case: &Value, templates: &Value) -> Result<String, String> {
+    let mut special_tokens = Map::new();
+    for name in ["bos_token", "eos_token"] {
+        if let Some(token) = case.get(name).filter(|token| !token.is_null()) {
+            special_tokens.insert(name.into(), token.clone());
+        }
+    }
+    let source = templates[case["template"].as_str().unwrap()].as_str().unwrap();
+    let template = ChatTemplate::new(source, special_tokens).map_err(|e| e.to_string())?;
+    let messages: Vec<_> =
+        case["messages"].as_array().unwrap().iter().map(|m| m.as_object().unwrap().clone()).collect();
+    let mut variables = case.get("variables").and_then(Value::as_object).cloned().unwrap_or_default();
+    if let Some(tools) = case.get("tools") {
+        variables.insert("tools".into(), tools.clone());
+    }
+    template
+        .render(&messages, case["add_generation_prompt"].as_bool().unwrap(), &variables)
+        .map_err(|e| e.to_string())
+}

@@ -1,0 +1,184 @@
+//! Tokenization and truncation against TRL's (tests/goldens/tokenized_prefs.json, and the rows of its
+//! reference runs). The tokenizers and data sets lie in the folder that SPO_SHARED names.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use spo_api::Layout;
+use spo_data::{Dataset, Finding, Fit, Format, Source, Tokenizer, Truncation};
+
+fn shared() -> Option<PathBuf> {
+    let folder = std::env::var_os("SPO_SHARED").map(PathBuf::from);
+    if folder.is_none() {
+        eprintln!("SKIPPED: SPO_SHARED does not name the folder of models and data sets");
+    }
+    folder
+}
+
+fn goldens() -> Value {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/goldens/tokenized_prefs.json");
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+/// Writes one row to a file of its own and loads it.
+fn load(folder: &Path, row: &Value, tokenizer: &Tokenizer, fit: &Fit) -> spo_data::Result<Dataset> {
+    let path = folder.join("row.jsonl");
+    fs::write(&path, row.to_string()).unwrap();
+    Dataset::load(&[Source::new(path)], Layout::Pairs, tokenizer, fit)
+}
+
+/// Context and completion of the chosen (0) or rejected (1) answer.
+fn side(data: &Dataset, side: usize) -> (&[u32], &[u32]) {
+    let groups = &data.examples[0].groups;
+    match groups.len() {
+        1 => (&groups[0].prompt, &groups[0].completions[side]),
+        _ => (&groups[side].prompt, &groups[side].completions[0]),
+    }
+}
+
+/// TRL's index wraps round in this row, and the rejected answer loses its first letter.
+const WRAPPED: &str = "differs at once, chosen ends in a blank (index -1)";
+
+#[test]
+fn rows_become_the_ids_that_trl_makes_of_them() {
+    let Some(shared) = shared() else { return };
+    let tokenizer = Tokenizer::open(&shared.join("models/llama-tiny")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let uncut = Fit { max_length: 4096, ..Fit::default() };
+    let mut compared = 0;
+    for golden in goldens()["rows"].as_array().unwrap() {
+        let about = golden["about"].as_str().unwrap();
+        if about == WRAPPED || golden.get("error").is_some() {
+            continue;
+        }
+        let data = load(folder.path(), &golden["row"], &tokenizer, &uncut).unwrap();
+        let expected = &golden["expected"];
+        for (i, name) in ["chosen_ids", "rejected_ids"].into_iter().enumerate() {
+            let (context, completion) = side(&data, i);
+            let prompt = ids(&expected["prompt_ids"]);
+            let answer = ids(&expected[name]);
+            assert_eq!([context, completion].concat(), [prompt.clone(), answer].concat(), "{about}");
+            // Without a prompt the answer's first token is read, not scored.
+            assert_eq!(context.len(), prompt.len().max(1), "{about}");
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, 53);
+}
+
+#[test]
+fn rows_are_cut_where_trl_cuts_them() {
+    let Some(shared) = shared() else { return };
+    let tokenizer = Tokenizer::open(&shared.join("models/llama-tiny")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let goldens = goldens();
+    for golden in goldens["truncation"].as_array().unwrap() {
+        let row = &goldens["rows"][golden["row"].as_u64().unwrap() as usize];
+        let max_length = golden["max_length"].as_u64().unwrap() as usize;
+        let truncation = match golden["truncation_mode"].as_str().unwrap() {
+            "keep_start" => Truncation::KeepStart,
+            _ => Truncation::KeepEnd,
+        };
+        let fit = Fit { max_length, truncation, strict: false };
+        let loaded = load(folder.path(), &row["row"], &tokenizer, &fit);
+        let scored = |name: &str| golden[name]["scored"].as_u64().unwrap_or(0) as usize;
+        // TRL keeps rows of which nothing is scored; their loss is 0 or NaN.
+        if golden.get("dropped").is_some() || scored("chosen") == 0 || scored("rejected") == 0 {
+            assert!(loaded.is_err(), "{golden}");
+            continue;
+        }
+        let data = loaded.unwrap();
+        for (i, name) in ["chosen", "rejected"].into_iter().enumerate() {
+            let (context, completion) = side(&data, i);
+            let expected = &row["expected"];
+            let whole = [ids(&expected["prompt_ids"]), ids(&expected[format!("{name}_ids")])].concat();
+            let start = golden[name]["start"].as_u64().unwrap() as usize;
+            let length = golden[name]["length"].as_u64().unwrap() as usize;
+            assert_eq!([context, completion].concat(), whole[start..start + length], "{golden}");
+            assert_eq!(completion.len(), scored(name), "{golden}");
+        }
+    }
+}
+
+#[test]
+fn the_reference_runs_have_the_same_ids() {
+    let Some(shared) = shared() else { return };
+    let runs: Value =
+        serde_json::from_slice(&fs::read(shared.join("goldens/trl_dpo_runs.json")).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.json");
+    fs::write(&path, runs["rows"].to_string()).unwrap();
+    for (model, run) in runs["models"].as_object().unwrap() {
+        let tokenizer = Tokenizer::open(&shared.join("models").join(model)).unwrap();
+        let data = Dataset::load(&[Source::new(&path)], Layout::Pairs, &tokenizer, &Fit::default()).unwrap();
+        let expected = run["tokens"].as_array().unwrap();
+        assert_eq!(data.examples.len(), expected.len());
+        for (example, tokens) in data.examples.iter().zip(expected) {
+            let [group] = &*example.groups else { panic!("a pair shares its prompt") };
+            assert_eq!(group.prompt, ids(&tokens["prompt_ids"]), "{}", example.place);
+            assert_eq!(group.completions[0], ids(&tokens["chosen_ids"]), "{}", example.place);
+            assert_eq!(group.completions[1], ids(&tokens["rejected_ids"]), "{}", example.place);
+        }
+    }
+}
+
+#[test]
+fn the_instruction_rows_are_the_same_in_each_of_their_two_forms() {
+    let Some(shared) = shared() else { return };
+    let tokenizer = Tokenizer::open(&shared.join("models/llama-tiny")).unwrap();
+    let load = |name: &str| {
+        Dataset::load(
+            &[Source::new(shared.join("data").join(name))],
+            Layout::Pairs,
+            &tokenizer,
+            &Fit::default(),
+        )
+        .unwrap()
+    };
+    let conversational = load("instruct_prefs.jsonl");
+    assert_eq!((conversational.report.read, conversational.report.kept), (1100, 1100));
+    assert_eq!(conversational.report.count(Finding::IdenticalPair), 6);
+    let alpaca = load("instruction-data-with-preference.json");
+    assert_eq!(conversational.hash(), alpaca.hash());
+
+    let part = |skip, take| Source { skip, take, ..Source::new(shared.join("data/instruct_prefs.jsonl")) };
+    let parts = [part(0, Some(990)), part(990, None)];
+    let train = Dataset::load(&parts[..1], Layout::Pairs, &tokenizer, &Fit::default()).unwrap();
+    assert_eq!(train.examples.len(), 990);
+    let both = Dataset::load(&parts, Layout::Pairs, &tokenizer, &Fit::default()).unwrap();
+    assert_eq!(both.hash(), conversational.hash());
+}
+
+#[test]
+fn dialogues_in_share_gpt_form_and_columns_of_other_names_are_read() {
+    let Some(shared) = shared() else { return };
+    let tokenizer = Tokenizer::open(&shared.join("models/llama-tiny")).unwrap();
+    let dialogues = [Source::new(shared.join("data/dpo_en_demo.json"))];
+    let data = Dataset::load(&dialogues, Layout::Pairs, &tokenizer, &Fit::default()).unwrap();
+    assert_eq!(data.report.read, 300);
+    let filled = data.report.count(Finding::PromptFillsWindow);
+    assert_eq!(data.report.kept, 300 - filled);
+    let longest =
+        data.examples.iter().flat_map(|e| &e.groups).map(|g| g.prompt.len() + g.completions[0].len());
+    assert_eq!(longest.max(), Some(1024));
+
+    let columns = [("prompt", "question"), ("completion", "answer")];
+    let columns = columns.map(|(name, column)| (name.to_owned(), column.to_owned())).into();
+    let gsm =
+        Source { columns, format: Some(Format::Jsonl), ..Source::new(shared.join("data/gsm_train.jsonl")) };
+    let data = Dataset::load(&[gsm], Layout::Demonstrations, &tokenizer, &Fit::default()).unwrap();
+    assert_eq!(data.report.read, 7473);
+}
+
+#[test]
+fn a_template_that_is_missing_is_named() {
+    let row = json!({"prompt": [{"role": "user", "content": "hi"}], "chosen": [], "rejected": []});
+    let folder = tempfile::tempdir().unwrap();
+    let error = load(folder.path(), &row, &Tokenizer::characters("abc"), &Fit::default()).unwrap_err();
+    assert!(error.message.contains("no chat template"), "{error}");
+}
