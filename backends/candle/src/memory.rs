@@ -1,0 +1,62 @@
+//! Slices of the memory of CPU tensors.
+
+use std::cell::RefCell;
+use std::ops::{Deref, Range};
+
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail};
+
+/// The values of a contiguous f32 CPU tensor, locked for reading.
+pub(crate) struct Values<'a> {
+    storage: StorageRef<'a>,
+    range: Range<usize>,
+}
+
+impl<'a> Values<'a> {
+    pub fn of(x: &'a Tensor) -> Result<Self> {
+        let (storage, layout) = x.storage_and_layout();
+        let range = contiguous(layout)?;
+        match &*storage {
+            Storage::Cpu(CpuStorage::F32(_)) => Ok(Values { storage, range }),
+            _ => bail!("a fused operation was given a tensor that is not f32 on the CPU"),
+        }
+    }
+}
+
+impl Deref for Values<'_> {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(values)) => &values[self.range.clone()],
+            _ => unreachable!("checked when it was locked"),
+        }
+    }
+}
+
+fn contiguous(layout: &Layout) -> Result<Range<usize>> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(start..end),
+        None => bail!("a fused operation was given a tensor that is not contiguous"),
+    }
+}
+
+/// Runs `write` on the values of a contiguous f32 CPU tensor, in place.
+pub(crate) fn write(x: &Tensor, write: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<()> {
+    x.inplace_op1(&Write(RefCell::new(Some(write))))
+}
+
+/// candle lets go of mutable memory only inside an in-place operation.
+struct Write<F>(RefCell<Option<F>>);
+
+impl<F: FnOnce(&mut [f32]) -> Result<()>> InplaceOp1 for Write<F> {
+    fn name(&self) -> &'static str {
+        "write"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let range = contiguous(layout)?;
+        match (storage, self.0.take()) {
+            (CpuStorage::F32(values), Some(write)) => write(&mut values[range]),
+            _ => bail!("an in-place operation was given a tensor that is not f32"),
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The suite that every engine must pass, on the fused and on the composed operations.
+
+use candle_core::{DType, Device};
+use spo_backend_candle::CandleEngine;
+use spo_transformer::conformance as suite;
+
+fn fused() -> CandleEngine {
+    CandleEngine::new(Device::Cpu, DType::F32)
+}
+
+fn composed() -> CandleEngine {
+    CandleEngine::composed(Device::Cpu, DType::F32)
+}
+
+macro_rules! both {
+    ($($check:ident),* $(,)?) => {
+        mod on_fused_operations {
+            $(#[test]
+            fn $check() {
+                super::suite::$check(super::fused);
+            })*
+        }
+        mod on_composed_operations {
+            $(#[test]
+            fn $check() {
+                super::suite::$check(super::composed);
+            })*
+        }
+    };
+}
+
+both!(
+    gradients_agree_with_finite_differences,
+    sharing_a_prompt_is_exact,
+    recomputation_is_exact,
+    statistics_follow_their_definitions,
+    vectors_behave,
+    adamw_follows_its_formula,
+    generation_is_that_of_recomputation,
+    sampling_follows_the_distribution,
+);
+
+#[test]
+fn fused_and_composed_operations_agree() {
+    suite::engines_agree(fused, composed);
+}
+
+#[test]
+fn saving_and_opening_are_inverse() {
+    let folder = tempfile::tempdir().unwrap();
+    suite::saving_and_opening_are_inverse(fused, folder.path());
+}

@@ -1,0 +1,279 @@
+//! What an engine must be able to do: tensor operations, each beside its vector-Jacobian product.
+
+use std::ops::Range;
+
+use spo_api::{AdamW, Result, Statistics};
+
+/// The type in which a tensor is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// f32, always: what is trained, its gradient, the optimizer's moments, snapshots.
+    Full,
+    /// The type the session was opened with: activations and frozen weights.
+    Compute,
+}
+
+/// A factor of a matrix product: a matrix `[rows, columns]`, or its transpose.
+#[derive(Clone, Copy, Debug)]
+pub struct Mat<'a, T> {
+    /// The matrix as it lies in memory.
+    pub tensor: &'a T,
+    /// Whether its transpose is meant.
+    pub transposed: bool,
+}
+
+impl<'a, T> Mat<'a, T> {
+    /// The matrix itself.
+    pub fn new(tensor: &'a T) -> Self {
+        Mat { tensor, transposed: false }
+    }
+
+    /// Its transpose.
+    pub fn t(tensor: &'a T) -> Self {
+        Mat { tensor, transposed: true }
+    }
+}
+
+/// Widths of the attention heads. Queries are `[rows, heads * dim]`, keys and values
+/// `[rows, kv_heads * dim]`; query head `h` reads key head `h / (heads / kv_heads)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub dim: usize,
+}
+
+/// Query rows that see a common range of keys, and causally a range of their own.
+///
+/// The queries are the last of `own`: query `i` of `n` sees all of `prefix`, and `own` but for its
+/// last `n - 1 - i` keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Rows of the queries.
+    pub queries: Range<usize>,
+    /// Rows of keys and values that every query sees.
+    pub prefix: Range<usize>,
+    /// Rows of keys and values that are seen causally.
+    pub own: Range<usize>,
+}
+
+/// Spans that share keys; no key belongs to two clusters, so clusters may be computed in parallel.
+///
+/// The spans' queries fill `queries` in order, and their keys lie within `keys`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// All query rows.
+    pub queries: Range<usize>,
+    /// All key rows.
+    pub keys: Range<usize>,
+    /// Who sees what.
+    pub spans: Vec<Span>,
+}
+
+/// Rotary position embedding of some rows: cosine and sine, each `[rows, dim / 2]` in [`Precision::Full`].
+#[derive(Clone, Debug)]
+pub struct Rotation<T> {
+    /// Cosine of each row's angles.
+    pub cos: T,
+    /// Sine of each row's angles.
+    pub sin: T,
+}
+
+/// What the log-prob head says of each scored position.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scores {
+    /// `log p(target)`, nats.
+    pub log_probs: Vec<f64>,
+    /// `log sum_v exp(logit_v)`: what the backward pass needs to recompute the softmax.
+    pub log_normalizers: Vec<f64>,
+    /// Entropy, nats, if asked for.
+    pub entropy: Vec<f64>,
+    /// `log sum_v p(v)^2`, nats, if asked for.
+    pub collision: Vec<f64>,
+    /// 1 where the target is the most probable token, if asked for.
+    pub greedy: Vec<f64>,
+}
+
+/// One AdamW step on one tensor: `hyper` with its weight decay settled for this tensor, and the number
+/// of this step, from 1.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamWStep {
+    /// The hyper-parameters.
+    pub hyper: AdamW,
+    /// Decoupled weight decay of this tensor.
+    pub weight_decay: f64,
+    /// Number of the step, for the bias correction.
+    pub count: u64,
+}
+
+/// Tensor operations on one device.
+///
+/// The engine keeps no tape. Every operation of the network has its vector-Jacobian product as a second
+/// method, named `..._backward`, which is handed what the forward pass was given and the gradient of its
+/// result. So the order of the backward pass, what is kept for it and what is recomputed are decided
+/// once, in this crate; a frozen weight costs nothing because nobody asks for its gradient; and an
+/// operation cannot lose its gradient in silence.
+///
+/// A tensor is a handle: a clone shares its memory. Methods that write take the tensor they write to as
+/// their first argument, `into`, which never shares memory with another argument. Activations are
+/// matrices `[rows, features]` of packed tokens without padding, in [`Precision::Compute`]; gradients of
+/// weights are in [`Precision::Full`], and are *added to*.
+///
+/// # Errors
+/// Every method fails with [`spo_api::Error::Engine`] when the device does.
+pub trait Engine: Send + 'static {
+    /// A handle on an array on the device.
+    type Tensor: Clone + Send;
+
+    /// The device in words.
+    fn device(&self) -> String;
+    /// The name of [`Precision::Compute`]'s type: `f32`, `bf16`.
+    fn dtype(&self) -> &'static str;
+
+    /// A tensor with these values, row-major.
+    fn upload(&self, values: Vec<f32>, shape: &[usize], precision: Precision) -> Result<Self::Tensor>;
+    /// The values, row-major.
+    fn download(&self, x: &Self::Tensor) -> Result<Vec<f32>>;
+    /// A tensor of zeros.
+    fn zeros(&self, shape: &[usize], precision: Precision) -> Result<Self::Tensor>;
+
+    /// `into <- a into`, where `a = 0` clears even what is not finite.
+    fn scale(&self, into: &Self::Tensor, a: f64) -> Result<()>;
+    /// `into <- x`.
+    fn copy(&self, into: &Self::Tensor, x: &Self::Tensor) -> Result<()>;
+    /// `into <- into + a x`.
+    fn axpy(&self, into: &Self::Tensor, a: f64, x: &Self::Tensor) -> Result<()>;
+    /// `<x, y>`, accumulated in f64.
+    fn dot(&self, x: &Self::Tensor, y: &Self::Tensor) -> Result<f64>;
+    /// AdamW on one tensor, with its first and second moment, all in [`Precision::Full`].
+    fn adamw(
+        &self,
+        into: &Self::Tensor,
+        gradient: &Self::Tensor,
+        moments: [&Self::Tensor; 2],
+        step: &AdamWStep,
+    ) -> Result<()>;
+
+    /// Rows `ids` of a matrix.
+    fn gather(&self, table: &Self::Tensor, ids: &[u32]) -> Result<Self::Tensor>;
+    /// `into[ids[i]] <- into[ids[i]] + x[i]` for every row, in order; ids may repeat.
+    fn scatter_add(&self, into: &Self::Tensor, ids: &[u32], x: &Self::Tensor) -> Result<()>;
+    /// A range of columns of a matrix.
+    fn columns(&self, x: &Self::Tensor, range: Range<usize>) -> Result<Self::Tensor>;
+    /// Matrices side by side.
+    fn join_columns(&self, parts: &[&Self::Tensor]) -> Result<Self::Tensor>;
+
+    /// `x w^T + bias` with `w` `[out, in]`.
+    fn linear(
+        &self,
+        x: &Self::Tensor,
+        w: &Self::Tensor,
+        bias: Option<&Self::Tensor>,
+    ) -> Result<Self::Tensor>;
+    /// `a b`.
+    fn matmul(&self, a: Mat<'_, Self::Tensor>, b: Mat<'_, Self::Tensor>) -> Result<Self::Tensor>;
+    /// `into <- into + scale a b`.
+    fn matmul_add(
+        &self,
+        into: &Self::Tensor,
+        scale: f64,
+        a: Mat<'_, Self::Tensor>,
+        b: Mat<'_, Self::Tensor>,
+    ) -> Result<()>;
+    /// `into[j] <- into[j] + sum_i x[i][j]`.
+    fn sum_rows_add(&self, into: &Self::Tensor, x: &Self::Tensor) -> Result<()>;
+
+    /// `x / sqrt(mean(x^2) + epsilon) * weight`, over consecutive stretches of `weight`'s length.
+    fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Tensor, epsilon: f64) -> Result<Self::Tensor>;
+    /// Gradient of [`rms_norm`](Self::rms_norm) with respect to `x`; that of the weight is added to
+    /// `weight_gradient`.
+    fn rms_norm_backward(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Tensor,
+        epsilon: f64,
+        upstream: &Self::Tensor,
+        weight_gradient: Option<&Self::Tensor>,
+    ) -> Result<Self::Tensor>;
+
+    /// `(x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias` over each row.
+    fn layer_norm(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Tensor,
+        bias: &Self::Tensor,
+        epsilon: f64,
+    ) -> Result<Self::Tensor>;
+    /// Gradient of [`layer_norm`](Self::layer_norm) with respect to `x`; those of weight and bias are
+    /// added to `gradients`.
+    fn layer_norm_backward(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Tensor,
+        epsilon: f64,
+        upstream: &Self::Tensor,
+        gradients: Option<[&Self::Tensor; 2]>,
+    ) -> Result<Self::Tensor>;
+
+    /// Rotates each head's first half against its second half by the row's angles, or back. A rotation's
+    /// vector-Jacobian product is the rotation back.
+    fn rope(&self, x: &Self::Tensor, rotation: &Rotation<Self::Tensor>, back: bool) -> Result<Self::Tensor>;
+
+    /// `softmax(q k^T / sqrt(dim)) v` per head, `[query rows, heads * dim]`.
+    fn attention(
+        &self,
+        q: &Self::Tensor,
+        k: &Self::Tensor,
+        v: &Self::Tensor,
+        heads: Heads,
+        clusters: &[Cluster],
+    ) -> Result<Self::Tensor>;
+    /// Gradients of [`attention`](Self::attention), whose result was `out`, with respect to q, k, v.
+    fn attention_backward(
+        &self,
+        qkv: [&Self::Tensor; 3],
+        out: &Self::Tensor,
+        upstream: &Self::Tensor,
+        heads: Heads,
+        clusters: &[Cluster],
+    ) -> Result<[Self::Tensor; 3]>;
+
+    /// `gate * sigmoid(gate) * up`.
+    fn swiglu(&self, gate: &Self::Tensor, up: &Self::Tensor) -> Result<Self::Tensor>;
+    /// Gradients of [`swiglu`](Self::swiglu) with respect to gate and up.
+    fn swiglu_backward(
+        &self,
+        gate: &Self::Tensor,
+        up: &Self::Tensor,
+        upstream: &Self::Tensor,
+    ) -> Result<[Self::Tensor; 2]>;
+
+    /// `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`, the tanh form of GELU.
+    fn gelu(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
+    /// Gradient of [`gelu`](Self::gelu).
+    fn gelu_backward(&self, x: &Self::Tensor, upstream: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// The log-prob head: row `i` of `hidden` `[rows, hidden]` against `head` `[vocabulary, hidden]`.
+    /// Never holds the logits of all rows at once; they and their softmax are in f32 or better.
+    fn score(
+        &self,
+        hidden: &Self::Tensor,
+        head: &Self::Tensor,
+        targets: &[u32],
+        statistics: Statistics,
+    ) -> Result<Scores>;
+    /// Gradient of `sum_i upstream[i] * log_probs[i]` with respect to `hidden`; that of the head is added
+    /// to `head_gradient`.
+    fn score_backward(
+        &self,
+        hidden: &Self::Tensor,
+        head: &Self::Tensor,
+        targets: &[u32],
+        log_normalizers: &[f64],
+        upstream: &[f64],
+        head_gradient: Option<&Self::Tensor>,
+    ) -> Result<Self::Tensor>;
+}

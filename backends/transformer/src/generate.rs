@@ -1,0 +1,151 @@
+//! Continuations of prompts, with a cache of keys and values.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rand_distr::{Distribution, StandardUniform};
+use spo_api::{Error, Result, Sampling};
+
+use crate::block::Cache;
+use crate::decoder::{Decoder, Rows};
+use crate::engine::{Cluster, Engine, Mat, Precision, Span};
+use crate::packing::check;
+use crate::parameters::Parameters;
+
+/// Elements that the caches of prompts continued together may hold: half a gigabyte of f32.
+const CACHE_ELEMENTS: usize = 1 << 27;
+
+pub(crate) fn generate<E: Engine>(
+    e: &E,
+    decoder: &Decoder,
+    p: &Parameters<E>,
+    prompts: &[Vec<u32>],
+    sampling: &Sampling,
+) -> Result<Vec<Vec<u32>>> {
+    let valid = sampling.temperature >= 0.0 && sampling.top_p > 0.0 && sampling.top_p <= 1.0;
+    if !valid || !sampling.temperature.is_finite() {
+        return Err(Error::Batch(format!(
+            "sampling needs a temperature of at least 0 and 0 < top_p <= 1, got {} and {}",
+            sampling.temperature, sampling.top_p
+        )));
+    }
+    for (i, prompt) in prompts.iter().enumerate() {
+        // The last new token is never read.
+        let more = sampling.max_new_tokens.saturating_sub(1);
+        check(prompt, more, &decoder.architecture, || format!("prompt {i} with {more} new tokens"))?;
+    }
+    if sampling.max_new_tokens == 0 {
+        return Ok(vec![Vec::new(); prompts.len()]);
+    }
+    let a = &decoder.architecture;
+    let per_token = 2 * a.layers * a.kv_heads * a.head_dim;
+    let mut results = Vec::with_capacity(prompts.len());
+    let mut rest = prompts;
+    while !rest.is_empty() {
+        let mut elements = 0;
+        let fitting = rest.iter().take_while(|prompt| {
+            elements += (prompt.len() + sampling.max_new_tokens) * per_token;
+            elements <= CACHE_ELEMENTS
+        });
+        let (now, later) = rest.split_at(fitting.count().max(1));
+        results.extend(together(e, decoder, p, now, results.len(), sampling)?);
+        rest = later;
+    }
+    Ok(results)
+}
+
+/// A prompt being continued.
+struct Line {
+    /// First row of its stretch of the caches.
+    start: usize,
+    /// Tokens read so far.
+    read: usize,
+    new: Vec<u32>,
+    rng: ChaCha8Rng,
+    done: bool,
+}
+
+/// Continues prompts side by side; `first` is the number of the first of them.
+fn together<E: Engine>(
+    e: &E,
+    decoder: &Decoder,
+    p: &Parameters<E>,
+    prompts: &[Vec<u32>],
+    first: usize,
+    sampling: &Sampling,
+) -> Result<Vec<Vec<u32>>> {
+    let mut capacity = 0;
+    let mut lines: Vec<Line> = Vec::new();
+    for (i, prompt) in prompts.iter().enumerate() {
+        // A stream per prompt: what is sampled does not depend on what else is.
+        let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
+        rng.set_stream((first + i) as u64);
+        lines.push(Line { start: capacity, read: 0, new: Vec::new(), rng, done: false });
+        capacity += prompt.len() + sampling.max_new_tokens;
+    }
+    let width = decoder.architecture.kv_heads * decoder.architecture.head_dim;
+    let empty = || e.zeros(&[capacity, width], Precision::Compute);
+    let caches = decoder
+        .blocks
+        .iter()
+        .map(|_| Ok(Cache { keys: empty()?, values: empty()? }))
+        .collect::<Result<Vec<_>>>()?;
+
+    while lines.iter().any(|line| !line.done) {
+        let mut rows = Rows::default();
+        let mut cached = Vec::new();
+        let mut last = Vec::new();
+        for (line, prompt) in lines.iter_mut().zip(prompts).filter(|(line, _)| !line.done) {
+            let ids = line.new.last().map_or(&prompt[..], std::slice::from_ref);
+            let queries = rows.ids.len()..rows.ids.len() + ids.len();
+            let begin = line.start + line.read;
+            line.read += ids.len();
+            let keys = line.start..line.start + line.read;
+            rows.ids.extend(ids);
+            rows.positions.extend((begin..keys.end).map(|row| (row - line.start) as u32));
+            cached.extend((begin..keys.end).map(|row| row as u32));
+            last.push(queries.end as u32 - 1);
+            let span = Span { queries: queries.clone(), prefix: keys.start..keys.start, own: keys.clone() };
+            rows.clusters.push(Cluster { queries, keys, spans: vec![span] });
+        }
+        let x = decoder.extend(e, p, &rows, &caches, &cached)?;
+        let hidden = decoder.norm().forward(e, p, &e.gather(&x, &last)?)?;
+        let logits = e.download(&e.matmul(Mat::new(&hidden), Mat::t(p.value(decoder.head)))?)?;
+        let rows = logits.chunks_exact(decoder.architecture.vocabulary);
+        for (line, logits) in lines.iter_mut().filter(|line| !line.done).zip(rows) {
+            let token = choose(logits, sampling, &mut line.rng)?;
+            line.new.push(token);
+            line.done = sampling.stop.contains(&token) || line.new.len() == sampling.max_new_tokens;
+        }
+    }
+    Ok(lines.into_iter().map(|line| line.new).collect())
+}
+
+/// The next token: the most probable one (the first of equals), or one sampled.
+fn choose(logits: &[f32], sampling: &Sampling, rng: &mut ChaCha8Rng) -> Result<u32> {
+    if let Some(bad) = logits.iter().find(|l| !l.is_finite()) {
+        return Err(Error::NonFinite(format!("a logit is {bad} while generating")));
+    }
+    let best = (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
+    if sampling.temperature == 0.0 {
+        return Ok(best as u32);
+    }
+    let weight = |i: usize| (f64::from(logits[i] - logits[best]) / sampling.temperature).exp();
+    let mut candidates: Vec<(usize, f64)> = (0..logits.len()).map(|i| (i, weight(i))).collect();
+    if sampling.top_p < 1.0 {
+        candidates.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let mut left = sampling.top_p * candidates.iter().map(|c| c.1).sum::<f64>();
+        let kept = candidates.iter().take_while(|c| {
+            let wanted = left > 0.0;
+            left -= c.1;
+            wanted
+        });
+        candidates.truncate(kept.count());
+    }
+    let uniform: f64 = StandardUniform.sample(rng);
+    let mut left = uniform * candidates.iter().map(|c| c.1).sum::<f64>();
+    let chosen = candidates.iter().find(|c| {
+        left -= c.1;
+        left < 0.0
+    });
+    Ok(chosen.map_or(best, |c| c.0) as u32)
+}

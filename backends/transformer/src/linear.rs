@@ -1,0 +1,76 @@
+//! A linear layer, with its low-rank adapter where it has one.
+
+use spo_api::Result;
+
+use crate::engine::{Engine, Mat};
+use crate::parameters::{Id, Parameters};
+
+/// `x W^T + bias + scale (x A^T) B^T`.
+#[derive(Clone, Debug)]
+pub(crate) struct Linear {
+    /// Its name in the model, without `.weight`.
+    pub name: String,
+    pub weight: Id,
+    pub bias: Option<Id>,
+    pub adapter: Option<LowRank>,
+}
+
+/// The adapter of a linear layer (Hu et al. 2021).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LowRank {
+    /// `[rank, in]`.
+    pub a: Id,
+    /// `[out, rank]`.
+    pub b: Id,
+    /// `alpha / rank`.
+    pub scale: f64,
+}
+
+impl Linear {
+    pub fn forward<E: Engine>(&self, e: &E, p: &Parameters<E>, x: &E::Tensor) -> Result<E::Tensor> {
+        let y = e.linear(x, p.value(self.weight), self.bias.map(|b| p.value(b)))?;
+        if let Some(LowRank { a, b, scale }) = self.adapter {
+            let reduced = e.linear(x, p.value(a), None)?;
+            e.matmul_add(&y, scale, Mat::new(&reduced), Mat::t(p.value(b)))?;
+        }
+        Ok(y)
+    }
+
+    /// Adds the gradients of weights that have one, and returns that of `x`, or adds it to `into`.
+    pub fn backward<E: Engine>(
+        &self,
+        e: &E,
+        p: &Parameters<E>,
+        x: &E::Tensor,
+        upstream: &E::Tensor,
+        into: Option<E::Tensor>,
+    ) -> Result<E::Tensor> {
+        if let Some(gradient) = p.gradient(self.weight) {
+            e.matmul_add(gradient, 1.0, Mat::t(upstream), Mat::new(x))?;
+        }
+        if let Some(gradient) = self.bias.and_then(|b| p.gradient(b)) {
+            e.sum_rows_add(gradient, upstream)?;
+        }
+        let weight = Mat::new(p.value(self.weight));
+        let dx = match into {
+            None => e.matmul(Mat::new(upstream), weight)?,
+            Some(dx) => {
+                e.matmul_add(&dx, 1.0, Mat::new(upstream), weight)?;
+                dx
+            }
+        };
+        if let Some(LowRank { a, b, scale }) = self.adapter {
+            // The reduced input is as narrow as the rank: cheaper to compute again than to keep.
+            let reduced = e.linear(x, p.value(a), None)?;
+            let d_reduced = e.matmul(Mat::new(upstream), Mat::new(p.value(b)))?;
+            if let Some(gradient) = p.gradient(b) {
+                e.matmul_add(gradient, scale, Mat::t(upstream), Mat::new(&reduced))?;
+            }
+            if let Some(gradient) = p.gradient(a) {
+                e.matmul_add(gradient, scale, Mat::t(&d_reduced), Mat::new(x))?;
+            }
+            e.matmul_add(&dx, scale, Mat::new(&d_reduced), Mat::new(p.value(a)))?;
+        }
+        Ok(dx)
+    }
+}

@@ -1,0 +1,112 @@
+//! A token batch as packed rows: no padding, every prompt once.
+
+use spo_api::{Error, Result, TokenBatch};
+
+use crate::config::Architecture;
+use crate::decoder::Rows;
+use crate::engine::{Cluster, Span};
+
+/// A batch ready for the decoder.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Packed {
+    pub rows: Rows,
+    /// The row that predicts each scored token.
+    pub scored: Vec<u32>,
+    /// The scored tokens.
+    pub targets: Vec<u32>,
+    /// Where each completion begins among them, and the end of the last.
+    pub offsets: Vec<usize>,
+}
+
+impl Packed {
+    /// A completion's last token is scored but never read, so it has no row.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] for what the architecture cannot read.
+    pub fn new(batch: &TokenBatch, architecture: &Architecture) -> Result<Self> {
+        let mut packed = Packed { offsets: vec![0], ..Packed::default() };
+        for (index, group) in batch.groups.iter().enumerate() {
+            let longest = group.completions.iter().map(Vec::len).max().unwrap_or(0);
+            check(&group.prompt, longest, architecture, || format!("group {index}"))?;
+            for (i, completion) in group.completions.iter().enumerate() {
+                check_ids(completion, architecture, || format!("completion {i} of group {index}"))?;
+            }
+            if longest == 0 {
+                packed.offsets.extend(group.completions.iter().map(|_| packed.targets.len()));
+                continue;
+            }
+            packed.add(&group.prompt, &group.completions);
+        }
+        Ok(packed)
+    }
+
+    fn add(&mut self, prompt: &[u32], completions: &[Vec<u32>]) {
+        let start = self.rows.ids.len();
+        let prefix = start..start + prompt.len();
+        self.read(prompt, 0);
+        let mut spans = vec![Span { queries: prefix.clone(), prefix: start..start, own: prefix.clone() }];
+        for completion in completions {
+            let begin = self.rows.ids.len();
+            if let [read @ .., _] = &completion[..] {
+                self.read(read, prompt.len());
+                let predictors = std::iter::once(prefix.end - 1).chain(begin..begin + read.len());
+                self.scored.extend(predictors.map(|row| row as u32));
+            }
+            self.targets.extend(completion);
+            self.offsets.push(self.targets.len());
+            let own = begin..self.rows.ids.len();
+            if !own.is_empty() {
+                spans.push(Span { queries: own.clone(), prefix: prefix.clone(), own });
+            }
+        }
+        let all = start..self.rows.ids.len();
+        self.rows.clusters.push(Cluster { queries: all.clone(), keys: all, spans });
+    }
+
+    fn read(&mut self, ids: &[u32], position: usize) {
+        self.rows.ids.extend(ids);
+        self.rows.positions.extend((position..position + ids.len()).map(|p| p as u32));
+    }
+}
+
+/// Whether a model can read `prompt` and `more` tokens after it.
+pub(crate) fn check(
+    prompt: &[u32],
+    more: usize,
+    architecture: &Architecture,
+    what: impl Fn() -> String,
+) -> Result<()> {
+    if prompt.is_empty() {
+        return Err(Error::Batch(format!(
+            "{}: the prompt is empty, but a completion's first token is predicted from the prompt's last",
+            what()
+        )));
+    }
+    check_ids(prompt, architecture, || format!("prompt of {}", what()))?;
+    let (length, context) = (prompt.len() + more, architecture.context);
+    if length > context {
+        return Err(Error::Batch(format!(
+            "{}: {length} tokens, but the model was made for at most {context} (max_position_embeddings)",
+            what()
+        )));
+    }
+    match architecture.window {
+        Some(window) if length > window => Err(Error::Batch(format!(
+            "{}: {length} tokens, but beyond {window} (sliding_window) the model's attention is cut, \
+             which is not supported",
+            what()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn check_ids(ids: &[u32], architecture: &Architecture, what: impl Fn() -> String) -> Result<()> {
+    match ids.iter().find(|&&id| id as usize >= architecture.vocabulary) {
+        None => Ok(()),
+        Some(id) => Err(Error::Batch(format!(
+            "{}: token id {id} is outside the model's vocabulary of {}",
+            what(),
+            architecture.vocabulary
+        ))),
+    }
+}

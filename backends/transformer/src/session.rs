@@ -1,0 +1,348 @@
+//! A model on an engine as a [`Session`]: batches in, log-probs out, gradients collected.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use spo_api::{
+    AdamW, Adapter, Error, Export, LogProbs, ModelInfo, ModelSource, ModelSpec, Result, Sampling, Session,
+    Statistics, TokenBatch, Upstream, Vector, VectorSpace,
+};
+
+use crate::adapter;
+use crate::config::Architecture;
+use crate::decoder::{Decoder, Keep};
+use crate::engine::{AdamWStep, Engine, Precision, Scores};
+use crate::files::read_json;
+use crate::generate;
+use crate::init::random;
+use crate::packing::Packed;
+use crate::parameters::{Id, Parameters, Role};
+use crate::save;
+
+/// Choices that change cost, not results.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Keep only the input of each block and compute the rest again in the backward pass: a third more
+    /// computation for a fraction of the activations.
+    pub checkpoint: bool,
+}
+
+/// A decoder opened on an engine.
+pub struct TransformerSession<E: Engine> {
+    pub(crate) engine: E,
+    pub(crate) decoder: Decoder,
+    pub(crate) parameters: Parameters<E>,
+    pub(crate) adapter: Option<Adapter>,
+    /// The configuration as it was given.
+    pub(crate) config: Value,
+    /// The folder the weights came from, if they did.
+    pub(crate) source: Option<PathBuf>,
+    options: Options,
+    /// The trained parameters, in order: what a vector is made of.
+    pub(crate) trained: Vec<Id>,
+    vectors: BTreeMap<u32, Vec<E::Tensor>>,
+    moments: Option<[Vec<E::Tensor>; 2]>,
+    steps: u64,
+}
+
+impl<E: Engine> TransformerSession<E> {
+    /// Opens the model of `spec` on an engine that was made for its device and dtype.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the folder, the configuration or the adapter cannot be used.
+    pub fn open(engine: E, spec: &ModelSpec, options: Options) -> Result<Self> {
+        let (config, source) = match &spec.source {
+            ModelSource::Random(config) => (config.clone(), None),
+            ModelSource::Folder(folder) => (read_json(&folder.join("config.json"))?, Some(folder.clone())),
+        };
+        let origin = match &source {
+            Some(folder) => folder.join("config.json").display().to_string(),
+            None => "model configuration".to_owned(),
+        };
+        let mut decoder = Decoder::new(Architecture::parse(&config, &origin)?);
+        if let Some(adapter) = &spec.adapter {
+            adapter::attach(&mut decoder, adapter)?;
+        }
+        let weights = source.as_deref().map(|folder| save::BaseWeights::open(folder, &decoder)).transpose()?;
+        let tuned = spec.adapter.as_ref().and_then(|a| a.path.as_deref());
+        let tuned = tuned.map(|folder| adapter::open(folder, &decoder)).transpose()?;
+        let adapted = spec.adapter.is_some();
+        let range = decoder.architecture.initializer_range;
+        let parameters = Parameters::upload(
+            &engine,
+            &decoder.specs,
+            |role| role.of_adapter() == adapted,
+            |id, wanted| match (wanted.role.of_adapter(), &weights, &tuned) {
+                (true, _, Some(tuned)) => tuned.read(&adapter::peft_name(&wanted.name), wanted),
+                (false, Some(weights), _) => weights.read(wanted),
+                _ => Ok(random(wanted, id, spec.seed, range)),
+            },
+        )?;
+        let trained = parameters.trained().collect();
+        Ok(TransformerSession {
+            engine,
+            decoder,
+            parameters,
+            adapter: spec.adapter.clone(),
+            config,
+            source,
+            options,
+            trained,
+            vectors: BTreeMap::new(),
+            moments: None,
+            steps: 0,
+        })
+    }
+
+    /// Names and numbers of elements of the trained parameters, in the order in which vectors hold them.
+    pub fn trained(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.trained.iter().map(|&id| {
+            let spec = &self.decoder.specs[id];
+            (spec.name.as_str(), spec.elements())
+        })
+    }
+
+    /// All values of a vector, parameter after parameter.
+    ///
+    /// # Errors
+    /// For a vector that is not there.
+    pub fn read(&self, v: Vector) -> Result<Vec<f32>> {
+        let mut values = Vec::new();
+        for tensor in self.tensors(v)? {
+            values.extend(self.engine.download(tensor)?);
+        }
+        Ok(values)
+    }
+
+    /// Overwrites a vector.
+    ///
+    /// # Errors
+    /// For a vector that is not there, or values of another number.
+    pub fn write(&mut self, v: Vector, values: &[f32]) -> Result<()> {
+        let expected = self.dimension();
+        if values.len() != expected {
+            return Err(Error::Engine(format!("a vector has {expected} values, got {}", values.len())));
+        }
+        let mut rest = values;
+        for (tensor, &id) in self.tensors(v)?.into_iter().zip(&self.trained) {
+            let spec = &self.decoder.specs[id];
+            let (now, later) = rest.split_at(spec.elements());
+            let values = self.engine.upload(now.to_vec(), &spec.shape, Precision::Full)?;
+            self.engine.copy(tensor, &values)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn tensors(&self, v: Vector) -> Result<Vec<&E::Tensor>> {
+        match v {
+            Vector::PARAMETERS => Ok(self.trained.iter().map(|&id| self.parameters.value(id)).collect()),
+            Vector::GRADIENT => {
+                Ok(self.trained.iter().filter_map(|&id| self.parameters.gradient(id)).collect())
+            }
+            other => match self.vectors.get(&other.0) {
+                Some(tensors) => Ok(tensors.iter().collect()),
+                None => Err(Error::Engine(format!("vector {} was never allocated, or was released", other.0))),
+            },
+        }
+    }
+
+    fn new_vector(&self) -> Result<Vec<E::Tensor>> {
+        let specs = self.trained.iter().map(|&id| &self.decoder.specs[id]);
+        specs.map(|spec| self.engine.zeros(&spec.shape, Precision::Full)).collect()
+    }
+
+    /// Hidden states of some rows of the last block's output, before and after the final norm.
+    fn hidden(&self, last: &E::Tensor, rows: &[u32]) -> Result<[E::Tensor; 2]> {
+        let before = self.engine.gather(last, rows)?;
+        let after = self.decoder.norm().forward(&self.engine, &self.parameters, &before)?;
+        Ok([before, after])
+    }
+
+    fn head(&self) -> &E::Tensor {
+        self.parameters.value(self.decoder.head)
+    }
+}
+
+fn log_probs_of(scores: &Scores, packed: &Packed) -> LogProbs {
+    LogProbs {
+        values: scores.log_probs.clone(),
+        offsets: packed.offsets.clone(),
+        entropy: scores.entropy.clone(),
+        collision: scores.collision.clone(),
+        greedy: scores.greedy.clone(),
+    }
+}
+
+impl<E: Engine> Session for TransformerSession<E> {
+    fn info(&self) -> ModelInfo {
+        let specs = &self.decoder.specs;
+        ModelInfo {
+            architecture: self.decoder.architecture.model_type.clone(),
+            parameters: specs.iter().map(|s| s.elements()).sum(),
+            trainable: self.dimension(),
+            vocabulary: self.decoder.architecture.vocabulary,
+            context: self.decoder.architecture.context,
+            device: self.engine.device(),
+            dtype: self.engine.dtype().to_owned(),
+        }
+    }
+
+    fn log_probs(&mut self, batch: &TokenBatch, statistics: Statistics) -> Result<LogProbs> {
+        let packed = Packed::new(batch, &self.decoder.architecture)?;
+        if packed.targets.is_empty() {
+            return Ok(log_probs_of(&Scores::default(), &packed));
+        }
+        let (e, p) = (&self.engine, &self.parameters);
+        let wiring = self.decoder.wiring(e, &packed.rows)?;
+        let (last, _) = self.decoder.forward(e, p, &packed.rows, &wiring, Keep::Nothing)?;
+        let [_, hidden] = self.hidden(&last, &packed.scored)?;
+        let scores = e.score(&hidden, self.head(), &packed.targets, statistics)?;
+        Ok(log_probs_of(&scores, &packed))
+    }
+
+    fn backward(
+        &mut self,
+        batch: &TokenBatch,
+        statistics: Statistics,
+        upstream: &mut Upstream<'_>,
+    ) -> Result<LogProbs> {
+        let mut packed = Packed::new(batch, &self.decoder.architecture)?;
+        if packed.targets.is_empty() {
+            let nothing = log_probs_of(&Scores::default(), &packed);
+            upstream(&nothing)?;
+            return Ok(nothing);
+        }
+        let (e, p) = (&self.engine, &self.parameters);
+        let wiring = self.decoder.wiring(e, &packed.rows)?;
+        let keep = if self.options.checkpoint { Keep::Inputs } else { Keep::All };
+        let (last, traces) = self.decoder.forward(e, p, &packed.rows, &wiring, keep)?;
+        let [mut before, mut hidden] = self.hidden(&last, &packed.scored)?;
+        let mut scores = e.score(&hidden, self.head(), &packed.targets, statistics)?;
+        let log_probs = log_probs_of(&scores, &packed);
+
+        let mut weights = upstream(&log_probs)?;
+        if weights.len() != log_probs.values.len() {
+            return Err(Error::Batch(format!(
+                "the upstream gradient must have one number per log-prob ({}), got {}",
+                log_probs.values.len(),
+                weights.len()
+            )));
+        }
+        if let Some(i) = weights.iter().position(|w| !w.is_finite()) {
+            return Err(Error::NonFinite(format!(
+                "the upstream gradient of token {i} is {}, where its log-prob is {}",
+                weights[i], log_probs.values[i]
+            )));
+        }
+        // Tokens that do not matter to the loss (one side of a pair, say) cost no backward pass.
+        let active: Vec<usize> = (0..weights.len()).filter(|&i| weights[i] != 0.0).collect();
+        if active.is_empty() {
+            return Ok(log_probs);
+        }
+        if active.len() < weights.len() {
+            weights = active.iter().map(|&i| weights[i]).collect();
+            packed.scored = active.iter().map(|&i| packed.scored[i]).collect();
+            packed.targets = active.iter().map(|&i| packed.targets[i]).collect();
+            scores.log_normalizers = active.iter().map(|&i| scores.log_normalizers[i]).collect();
+            [before, hidden] = self.hidden(&last, &packed.scored)?;
+        }
+        let d_hidden = e.score_backward(
+            &hidden,
+            self.head(),
+            &packed.targets,
+            &scores.log_normalizers,
+            &weights,
+            p.gradient(self.decoder.head),
+        )?;
+        let d_before = self.decoder.norm().backward(e, p, &before, &d_hidden)?;
+        let d_last = e.zeros(&[packed.rows.ids.len(), self.decoder.architecture.hidden], Precision::Compute)?;
+        e.scatter_add(&d_last, &packed.scored, &d_before)?;
+        drop((last, before, hidden, d_hidden, d_before));
+        self.decoder.backward(e, p, &packed.rows, &wiring, traces, d_last)?;
+        Ok(log_probs)
+    }
+
+    fn vectors(&mut self) -> &mut dyn VectorSpace {
+        self
+    }
+
+    fn optimizer_step(&mut self, hyper: &AdamW) -> Result<()> {
+        if self.moments.is_none() {
+            self.moments = Some([self.new_vector()?, self.new_vector()?]);
+        }
+        self.steps += 1;
+        let Some([first, second]) = &self.moments else { unreachable!("allocated above") };
+        for (i, &id) in self.trained.iter().enumerate() {
+            let Some(gradient) = self.parameters.gradient(id) else { continue };
+            let exempt =
+                hyper.exempt_bias_and_norm && matches!(self.decoder.specs[id].role, Role::Bias | Role::Gain);
+            let weight_decay = if exempt { 0.0 } else { hyper.weight_decay };
+            let step = AdamWStep { hyper: *hyper, weight_decay, count: self.steps };
+            self.engine.adamw(self.parameters.value(id), gradient, [&first[i], &second[i]], &step)?;
+        }
+        Ok(())
+    }
+
+    fn reset_optimizer(&mut self) {
+        self.moments = None;
+        self.steps = 0;
+    }
+
+    fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Vec<Vec<u32>>> {
+        generate::generate(&self.engine, &self.decoder, &self.parameters, prompts, sampling)
+    }
+
+    fn save(&mut self, folder: &Path, what: Export) -> Result<()> {
+        match what {
+            Export::Model => save::model(self, folder),
+            Export::Adapter => adapter::save(self, folder),
+        }
+    }
+}
+
+impl<E: Engine> VectorSpace for TransformerSession<E> {
+    fn dimension(&self) -> usize {
+        self.trained.iter().map(|&id| self.decoder.specs[id].elements()).sum()
+    }
+
+    fn allocate(&mut self) -> Result<Vector> {
+        let last = self.vectors.keys().next_back().copied().unwrap_or(Vector::GRADIENT.0);
+        self.vectors.insert(last + 1, self.new_vector()?);
+        Ok(Vector(last + 1))
+    }
+
+    fn release(&mut self, v: Vector) {
+        self.vectors.remove(&v.0);
+    }
+
+    fn zero(&mut self, v: Vector) -> Result<()> {
+        self.scale(0.0, v)
+    }
+
+    fn copy(&mut self, from: Vector, to: Vector) -> Result<()> {
+        if from == to {
+            return Ok(());
+        }
+        let (from, to) = (self.tensors(from)?, self.tensors(to)?);
+        from.into_iter().zip(to).try_for_each(|(x, y)| self.engine.copy(y, x))
+    }
+
+    fn scale(&mut self, a: f64, v: Vector) -> Result<()> {
+        self.tensors(v)?.into_iter().try_for_each(|x| self.engine.scale(x, a))
+    }
+
+    fn axpy(&mut self, a: f64, x: Vector, y: Vector) -> Result<()> {
+        if x == y {
+            return self.scale(1.0 + a, y);
+        }
+        let (x, y) = (self.tensors(x)?, self.tensors(y)?);
+        x.into_iter().zip(y).try_for_each(|(x, y)| self.engine.axpy(y, a, x))
+    }
+
+    fn dot(&mut self, x: Vector, y: Vector) -> Result<f64> {
+        let (x, y) = (self.tensors(x)?, self.tensors(y)?);
+        x.into_iter().zip(y).try_fold(0.0, |sum, (x, y)| Ok(sum + self.engine.dot(x, y)?))
+    }
+}
