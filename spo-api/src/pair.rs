@@ -182,3 +182,96 @@ impl<L: PairLoss> Objective for L {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Totals;
+
+    /// The margin itself, read in some way.
+    struct Margin(Reading);
+
+    impl PairLoss for Margin {
+        fn reading(&self) -> Reading {
+            self.0
+        }
+        fn loss<S: Scalar>(&self, pair: &Pair<S>) -> S {
+            pair.margin()
+        }
+    }
+
+    const OFFSETS: [[usize; 2]; 2] = [[0, 2], [0, 3]];
+    const POLICY: [&[f64]; 2] = [&[-1.0, -2.0], &[-1.5, -0.5, -4.0]];
+    const REFERENCE: [&[f64]; 2] = [&[-1.25, -1.0], &[-1.0, -1.0, -2.0]];
+    const COLLISION: [&[f64]; 2] = [&[-0.5, -0.25], &[-1.0, -1.0, -0.25]];
+
+    fn batch() -> PreferenceBatch<'static> {
+        let ragged = |of: &[&'static [f64]; 2], side: usize| Ragged::new(of[side], &OFFSETS[side]).unwrap();
+        let [chosen, rejected] = [0, 1].map(|side| Side {
+            policy: ragged(&POLICY, side),
+            reference: Some(ragged(&REFERENCE, side)),
+            collision: Some(ragged(&COLLISION, side)),
+        });
+        PreferenceBatch::new(Layout::Pairs, chosen, rejected).unwrap()
+    }
+
+    fn evaluate(reading: Reading, batch: &PreferenceBatch<'_>) -> Result<Evaluation> {
+        let mut out = Evaluation::default();
+        out.reset(batch);
+        Margin(reading).evaluate(batch, &mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn a_plain_reading_sums_all_tokens() {
+        let out = evaluate(Reading::default(), &batch()).unwrap();
+        // (-3 + 2.25) - (-6 + 4)
+        assert_eq!(out.losses, [1.25]);
+        assert_eq!((out.grad_chosen, out.grad_rejected), (vec![1.0; 2], vec![-1.0; 3]));
+        assert_eq!((out.rewards.chosen, out.rewards.rejected), (vec![-0.75], vec![-2.0]));
+    }
+
+    #[test]
+    fn tokens_beyond_the_shorter_answer_count_less_when_desensitised() {
+        let out = evaluate(Reading { ld_alpha: 0.25, ..Reading::default() }, &batch()).unwrap();
+        // The third token of the rejected answer, -4 + 2, counts a quarter: (-0.75) - (0 - 0.5).
+        assert_eq!(out.losses, [-0.25]);
+        assert_eq!((out.grad_chosen, out.grad_rejected), (vec![1.0; 2], vec![-1.0, -1.0, -0.25]));
+    }
+
+    #[test]
+    fn weighting_scales_loss_and_gradient_by_a_constant() {
+        let out = evaluate(Reading { weighting: true, ..Reading::default() }, &batch()).unwrap();
+        // Means of log p - log sum p^2: (-0.5 - 1.75) / 2 and (-0.5 + 0.5 - 3.75) / 3.
+        let weight = f64::exp(-1.125 - 1.25);
+        assert_eq!(out.losses, [1.25 * weight]);
+        assert_eq!((out.grad_chosen, out.grad_rejected), (vec![weight; 2], vec![-weight; 3]));
+    }
+
+    #[test]
+    fn a_part_counts_as_its_share_of_the_whole() {
+        let part = PreferenceBatch { whole: Totals { rows: 4, chosen_tokens: 9 }, ..batch() };
+        let out = evaluate(Reading::default(), &part).unwrap();
+        assert_eq!((out.loss(&part), out.grad_chosen), (1.25 / 4.0, vec![0.25; 2]));
+    }
+
+    #[test]
+    fn what_is_missing_or_not_finite_is_named() {
+        let message =
+            |batch: PreferenceBatch<'_>, reading| evaluate(reading, &batch).unwrap_err().to_string();
+        let weighting = Reading { weighting: true, ..Reading::default() };
+        let bare = Side { reference: None, collision: None, ..batch().rejected };
+        let without = PreferenceBatch { rejected: bare, ..batch() };
+        assert!(message(without, Reading::default()).contains("needs reference log-probs"));
+        let without = PreferenceBatch { rejected: Side { collision: None, ..batch().rejected }, ..batch() };
+        assert!(message(without, weighting).contains("needs the collision statistic"));
+        let apart = PreferenceBatch { layout: Layout::Unpaired, ..batch() };
+        assert!(message(apart, Reading::default()).contains("needs pairs"));
+
+        let policy = Ragged::new(&[-1.0, f64::NEG_INFINITY], &OFFSETS[0]).unwrap();
+        let impossible = PreferenceBatch { chosen: Side { policy, ..batch().chosen }, ..batch() };
+        let said = message(impossible, Reading::default());
+        assert!(said.contains("the loss of pair 0 is -inf"), "{said}");
+        assert!(said.contains("log-probs of the chosen answer: -inf (reference -2.25)"), "{said}");
+    }
+}

@@ -3,7 +3,7 @@ use serde::Deserialize;
 use spo_api::{Data, Evaluation, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register};
 
 use super::options::{one, tenth};
-use super::unpaired::{Label, evaluate_each};
+use super::unpaired::LogRatios;
 
 /// `L = lambda_D (1 - sigmoid(beta (s - r)))` of a desirable answer, `L = lambda_U sigmoid(beta (s - r))`
 /// of an undesirable one.
@@ -39,10 +39,14 @@ impl Objective for ApoZeroUnpaired {
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
-        evaluate_each(batch, out, self.beta, |log_ratio, label| match label {
-            Label::Desirable => (-log_ratio * self.beta).sigmoid() * self.desirable_weight,
-            Label::Undesirable => (log_ratio * self.beta).sigmoid() * self.undesirable_weight,
-        })
+        LogRatios::new(batch)?.evaluate(
+            batch,
+            out,
+            self.beta,
+            |r| (-r * self.beta).sigmoid() * self.desirable_weight,
+            |r| (r * self.beta).sigmoid() * self.undesirable_weight,
+        );
+        Ok(())
     }
 }
 

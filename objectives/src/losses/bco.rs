@@ -6,7 +6,7 @@ use spo_api::{
 
 use super::aot::rows_of_whole;
 use super::options::tenth;
-use super::unpaired::{Label, evaluate_each, rewards};
+use super::unpaired::LogRatios;
 
 /// `L = -ln sigmoid(beta (s - r) - delta)` of a desirable answer, `L = -ln sigmoid(delta - beta (s - r))`
 /// of an undesirable one.
@@ -38,14 +38,12 @@ pub struct Bco {
 impl Part for Bco {}
 
 impl Bco {
-    /// Takes the rewards of a batch into the running mean and returns the shift.
+    /// Takes the mean reward of `n` answers into the running mean and returns the shift.
     ///
     /// TRL computes these few numbers in single precision; doing so too makes the figures comparable to
     /// their last digits.
-    fn update(&mut self, rewards: &[f64]) -> f64 {
-        let n = rewards.len() as f64;
-        let batch_mean = f64::from((rewards.iter().sum::<f64>() / n) as f32);
-        let distance = (batch_mean - self.mean) as f32;
+    fn update(&mut self, mean: f64, n: f64) -> f64 {
+        let distance = (f64::from(mean as f32) - self.mean) as f32;
         self.mean += f64::from(distance * n as f32 / (self.count + n) as f32);
         self.count += n;
         f64::from(self.mean as f32)
@@ -59,13 +57,18 @@ impl Objective for Bco {
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
         rows_of_whole(batch)?;
+        let ratios = LogRatios::new(batch)?;
         let beta = self.beta;
-        let delta = self.update(&rewards(batch, beta)?);
+        let delta = self.update(beta * ratios.mean(), batch.rows() as f64);
         out.metrics.insert("delta".into(), delta);
-        evaluate_each(batch, out, beta, |log_ratio, label| match label {
-            Label::Desirable => -(log_ratio * beta - delta).log_sigmoid(),
-            Label::Undesirable => -(-log_ratio * beta + delta).log_sigmoid(),
-        })
+        ratios.evaluate(
+            batch,
+            out,
+            beta,
+            |r| -(r * beta - delta).log_sigmoid(),
+            |r| -(-r * beta + delta).log_sigmoid(),
+        );
+        Ok(())
     }
 
     /// The running mean and the number of rewards in it, each as 8 bytes, little-endian.

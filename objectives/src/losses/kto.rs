@@ -6,7 +6,7 @@ use spo_api::{
 
 use super::aot::rows_of_whole;
 use super::options::{one, tenth};
-use super::unpaired::{Label, evaluate_each};
+use super::unpaired::LogRatios;
 
 /// `L = lambda_D (1 - sigmoid(beta (s - r - KL)))` of a desirable answer,
 /// `L = lambda_U (1 - sigmoid(beta (KL - (s - r))))` of an undesirable one.
@@ -61,10 +61,14 @@ impl Objective for Kto {
         let total: f64 = (0..reference.rows()).map(|i| others.policy.sum(i) - reference.sum(i)).sum();
         let kl = (total / reference.rows() as f64).max(0.0);
         out.metrics.insert("kl".into(), kl);
-        evaluate_each(batch, out, self.beta, |log_ratio, label| match label {
-            Label::Desirable => (-(log_ratio - kl) * self.beta).sigmoid() * self.desirable_weight,
-            Label::Undesirable => ((log_ratio - kl) * self.beta).sigmoid() * self.undesirable_weight,
-        })
+        LogRatios::new(batch)?.evaluate(
+            batch,
+            out,
+            self.beta,
+            |r| (-(r - kl) * self.beta).sigmoid() * self.desirable_weight,
+            |r| ((r - kl) * self.beta).sigmoid() * self.undesirable_weight,
+        );
+        Ok(())
     }
 }
 

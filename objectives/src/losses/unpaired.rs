@@ -1,48 +1,56 @@
 //! What losses on unpaired answers share.
 
-use spo_api::{Dual, Error, Evaluation, Layout, PreferenceBatch, Result};
+use spo_api::{Dual, Error, Evaluation, Layout, PreferenceBatch, Result, Side};
 
-/// What the data say of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Label {
-    Desirable,
-    Undesirable,
+/// The log-ratio of every answer: of the desirable ones, and of the undesirable ones.
+pub(super) struct LogRatios {
+    desirable: Vec<f64>,
+    undesirable: Vec<f64>,
 }
 
-/// `beta (s - r)` of every answer, desirable ones first.
-pub(super) fn rewards(batch: &PreferenceBatch<'_>, beta: f64) -> Result<Vec<f64>> {
-    let mut rewards = Vec::with_capacity(batch.rows());
-    for side in batch.sides() {
-        let reference = side.reference()?;
-        rewards.extend((0..reference.rows()).map(|i| beta * (side.policy.sum(i) - reference.sum(i))));
-    }
-    Ok(rewards)
-}
-
-/// Evaluates a formula on each answer's log-ratio.
-pub(super) fn evaluate_each(
-    batch: &PreferenceBatch<'_>,
-    out: &mut Evaluation,
-    beta: f64,
-    loss: impl Fn(Dual<1>, Label) -> Dual<1>,
-) -> Result<()> {
-    if batch.layout != Layout::Unpaired {
-        return Err(Error::Batch(format!("this objective needs unpaired answers, got {:?}", batch.layout)));
-    }
-    let mut row = 0;
-    for (side, label, gradient, rewards) in [
-        (&batch.chosen, Label::Desirable, &mut out.grad_chosen, &mut out.rewards.chosen),
-        (&batch.rejected, Label::Undesirable, &mut out.grad_rejected, &mut out.rewards.rejected),
-    ] {
-        let reference = side.reference()?;
-        for i in 0..reference.rows() {
-            let log_ratio = side.policy.sum(i) - reference.sum(i);
-            let loss = loss(Dual::input(log_ratio, 0), label);
-            rewards.push(beta * log_ratio);
-            out.losses[row] = loss.value;
-            gradient[side.policy.range(i)].fill(loss.partials[0] / batch.whole.rows as f64);
-            row += 1;
+impl LogRatios {
+    pub(super) fn new(batch: &PreferenceBatch<'_>) -> Result<Self> {
+        if batch.layout != Layout::Unpaired {
+            return Err(Error::Batch(format!(
+                "this objective needs unpaired answers, got {:?}",
+                batch.layout
+            )));
         }
+        let ratios = |side: &Side<'_>| -> Result<Vec<f64>> {
+            let reference = side.reference()?;
+            Ok((0..reference.rows()).map(|i| side.policy.sum(i) - reference.sum(i)).collect())
+        };
+        Ok(LogRatios { desirable: ratios(&batch.chosen)?, undesirable: ratios(&batch.rejected)? })
     }
-    Ok(())
+
+    pub(super) fn mean(&self) -> f64 {
+        let sum: f64 = self.desirable.iter().chain(&self.undesirable).sum();
+        sum / (self.desirable.len() + self.undesirable.len()) as f64
+    }
+
+    /// Evaluates one formula on the log-ratio of each desirable answer and another on the others; the
+    /// rewards are `beta` times the log-ratios.
+    pub(super) fn evaluate(
+        &self,
+        batch: &PreferenceBatch<'_>,
+        out: &mut Evaluation,
+        beta: f64,
+        desirable: impl Fn(Dual<1>) -> Dual<1>,
+        undesirable: impl Fn(Dual<1>) -> Dual<1>,
+    ) {
+        let rows = batch.whole.rows as f64;
+        let (upper, lower) = out.losses.split_at_mut(self.desirable.len());
+        for (i, &ratio) in self.desirable.iter().enumerate() {
+            let loss = desirable(Dual::input(ratio, 0));
+            upper[i] = loss.value;
+            out.grad_chosen[batch.chosen.policy.range(i)].fill(loss.partials[0] / rows);
+        }
+        for (i, &ratio) in self.undesirable.iter().enumerate() {
+            let loss = undesirable(Dual::input(ratio, 0));
+            lower[i] = loss.value;
+            out.grad_rejected[batch.rejected.policy.range(i)].fill(loss.partials[0] / rows);
+        }
+        out.rewards.chosen.extend(self.desirable.iter().map(|r| beta * r));
+        out.rewards.rejected.extend(self.undesirable.iter().map(|r| beta * r));
+    }
 }
