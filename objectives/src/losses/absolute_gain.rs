@@ -75,3 +75,21 @@ register!(objective AbsoluteGain {
     summary: "hinge on the preferred answer's own gain in log-prob",
     source: "Stable Preference Optimization, first version: the regularizer of absolute probability gain",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use spo_api::Layout;
+
+    use super::*;
+    use crate::losses::testing::{evaluate, objective};
+
+    #[test]
+    fn only_answers_that_fall_short_are_pulled() {
+        let mut gain: AbsoluteGain = objective(json!({"margin": 0.5}));
+        let out = evaluate(&mut gain, Layout::Pairs, &[-1.0, 0.25, 2.0], &[-9.0, -9.0, -9.0]);
+        assert_eq!(out.losses, [1.5, 0.25, 0.0]);
+        assert_eq!(out.grad_chosen, [-1.0 / 3.0, -1.0 / 3.0, 0.0]);
+        assert_eq!((out.metrics["displaced"], out.metrics["gain"]), (1.0 / 3.0, 1.25 / 3.0));
+    }
+}

@@ -66,3 +66,24 @@ register!(objective AlphaPo {
     summary: "SimPO with a bent reward",
     source: "Gupta et al. 2025, AlphaPO",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::losses::testing::{loss, objective};
+
+    #[test]
+    fn towards_alpha_zero_it_is_simpo() {
+        let simpo: crate::losses::SimPo = objective(json!({"beta": 2.0}));
+        let alphapo: AlphaPo = objective(json!({"beta": 2.0, "alpha": 1e-9}));
+        assert!((loss(&simpo, [1.0, -2.0]) - loss(&alphapo, [1.0, -2.0])).abs() < 1e-8);
+    }
+
+    #[test]
+    fn a_positive_alpha_charges_more_for_lost_probability_than_it_pays_for_gained() {
+        let reward = |s: f64| shaped(s, 0.25);
+        assert!(reward(-2.0) - reward(-3.0) > reward(-1.0) - reward(-2.0));
+    }
+}

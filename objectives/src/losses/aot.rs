@@ -81,3 +81,20 @@ register!(objective Aot {
     summary: "logistic loss between sorted policy and reference margins",
     source: "Melnyk et al. 2024, AOT, paired",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use spo_api::{Layout, Scalar};
+
+    use super::*;
+    use crate::losses::testing::{evaluate, objective};
+
+    #[test]
+    fn margins_are_compared_by_quantile_not_by_pair() {
+        let mut aot: Aot = objective(json!({"beta": 1.0}));
+        // Against a reference that is 0 everywhere, the quantiles are the margins: 1, 3, -2.
+        let out = evaluate(&mut aot, Layout::Pairs, &[-1.0, -1.0, -4.0], &[-2.0, -4.0, -2.0]);
+        assert_eq!(out.losses, [1.0, 3.0, -2.0].map(|m: f64| -m.log_sigmoid()));
+    }
+}

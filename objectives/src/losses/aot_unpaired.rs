@@ -69,3 +69,23 @@ register!(objective AotUnpaired {
     summary: "logistic loss between sorted chosen and rejected log-ratios",
     source: "Melnyk et al. 2024, AOT, unpaired",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use spo_api::Layout;
+
+    use super::*;
+    use crate::losses::testing::{evaluate, objective};
+
+    #[test]
+    fn who_answers_which_prompt_plays_no_part() {
+        let mut aot: AotUnpaired = objective(json!({"beta": 1.0}));
+        let chosen = [-1.0, -5.0, -2.0];
+        let one = evaluate(&mut aot, Layout::Pairs, &chosen, &[-3.0, -4.0, -9.0]);
+        let other = evaluate(&mut aot, Layout::Pairs, &chosen, &[-9.0, -3.0, -4.0]);
+        assert_eq!((one.losses, one.grad_chosen), (other.losses, other.grad_chosen));
+        let gradient = one.grad_rejected;
+        assert_eq!(vec![gradient[2], gradient[0], gradient[1]], other.grad_rejected);
+    }
+}

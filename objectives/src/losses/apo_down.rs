@@ -40,3 +40,19 @@ register!(objective ApoDown {
     summary: "lower both answers, the rejected one more",
     source: "D'Oosterlinck et al. 2024, APO-down",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::losses::testing::{objective, slopes};
+
+    #[test]
+    fn at_the_reference_the_rejected_answer_alone_is_pushed() {
+        let apo: ApoDown = objective(json!({}));
+        assert_eq!(slopes(&apo, [0.0, 0.0]), [0.0, 0.025]);
+        let [chosen, rejected] = slopes(&apo, [0.0, -10.0]);
+        assert!(chosen > 0.0 && rejected > 0.0, "then both go down");
+    }
+}

@@ -41,3 +41,19 @@ register!(objective ApoZero {
     summary: "raise the chosen answer, lower the rejected one, each by itself",
     source: "D'Oosterlinck et al. 2024, APO-zero",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::losses::testing::{loss, objective, slopes};
+
+    #[test]
+    fn the_gradient_fades_on_both_sides_of_the_reference() {
+        let apo: ApoZero = objective(json!({}));
+        let at = |ratio: f64| slopes(&apo, [ratio, 0.0])[0];
+        assert!(at(0.0) < at(20.0) && at(0.0) < at(-20.0) && at(-20.0) < 0.0);
+        assert_eq!(loss(&apo, [0.0, 0.0]), 1.0);
+    }
+}

@@ -55,3 +55,18 @@ register!(objective ApoZeroUnpaired {
     summary: "raise desirable answers, lower undesirable ones; unpaired data",
     source: "D'Oosterlinck et al. 2024, APO-zero, unpaired",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use spo_api::Layout;
+
+    use super::*;
+    use crate::losses::testing::{evaluate, objective};
+
+    #[test]
+    fn each_kind_has_its_weight() {
+        let mut apo: ApoZeroUnpaired = objective(json!({"desirable_weight": 2.0, "undesirable_weight": 3.0}));
+        assert_eq!(evaluate(&mut apo, Layout::Unpaired, &[0.0], &[0.0, 0.0]).losses, [1.0, 1.5, 1.5]);
+    }
+}

@@ -91,3 +91,25 @@ register!(objective Bco {
     summary: "answers classified against the running mean reward; unpaired data",
     source: "Jung et al. 2024, BCO",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use spo_api::Layout;
+
+    use super::*;
+    use crate::losses::testing::{evaluate, objective};
+
+    #[test]
+    fn the_shift_is_the_mean_of_all_rewards_so_far_and_survives_a_resume() {
+        let mut bco: Bco = objective(json!({"beta": 0.5}));
+        assert_eq!(evaluate(&mut bco, Layout::Unpaired, &[1.0, 2.0], &[3.0]).metrics["delta"], 1.0);
+        let mut resumed: Bco = objective(json!({"beta": 0.5}));
+        resumed.restore(&bco.state()).unwrap();
+        let out = evaluate(&mut resumed, Layout::Unpaired, &[], &[-2.0]);
+        // Rewards 0.5, 1, 1.5 and -1.
+        assert_eq!(out.metrics["delta"], 0.5);
+        assert_eq!(out.losses, [-1.5f64.log_sigmoid()]);
+        assert!(bco.restore(&[0; 15]).is_err());
+    }
+}

@@ -42,3 +42,18 @@ register!(objective BcoPair {
     summary: "each answer classified as good or bad by its own log-ratio",
     source: "Jung et al. 2024, BCO, without the reward shift",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::losses::testing::{loss, objective, slopes};
+
+    #[test]
+    fn each_answer_is_judged_by_itself() {
+        let bco: BcoPair = objective(json!({}));
+        assert_eq!(slopes(&bco, [2.0, -1.0])[0], slopes(&bco, [2.0, 30.0])[0]);
+        assert!((loss(&bco, [0.0, 0.0]) - 2.0 * std::f64::consts::LN_2).abs() < 1e-15);
+    }
+}

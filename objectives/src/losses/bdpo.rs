@@ -47,14 +47,17 @@ register!(objective Bdpo {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::losses::testing::{loss, objective, slopes};
 
     #[test]
-    fn the_mixture_is_what_the_formula_says() {
-        let bdpo = Bdpo { beta: 0.5, lambda: 0.3 };
-        let [chosen, rejected] =
-            [1.5, -2.0].map(|ratio| Answer { policy: ratio, reference: 0.0, tokens: 1.0 });
-        let naive = -(0.5 * 1.5 - 0.5 * (0.3 * f64::exp(-2.0) + 0.7).ln()).log_sigmoid();
-        assert!((bdpo.loss(&Pair { chosen, rejected }) - naive).abs() < 1e-15);
+    fn the_rejected_answer_can_yield_no_more_than_the_bound() {
+        let bdpo: Bdpo = objective(json!({"beta": 0.5, "lambda": 0.3}));
+        let mixture = 0.3 * f64::exp(-2.0) + 0.7;
+        assert!((loss(&bdpo, [1.5, -2.0]) + (0.75 - 0.5 * mixture.ln()).log_sigmoid()).abs() < 1e-15);
+        assert!((loss(&bdpo, [0.0, -1e4]) + (-0.5 * 0.7f64.ln()).log_sigmoid()).abs() < 1e-15);
+        assert_eq!(slopes(&bdpo, [0.0, -1e4])[1], 0.0);
     }
 }

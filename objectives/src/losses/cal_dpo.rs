@@ -41,3 +41,18 @@ register!(objective CalDpo {
     summary: "contrast plus square calibration of both log-ratios",
     source: "Xiao et al. 2024, Cal-DPO",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::losses::testing::{loss, objective, slopes};
+
+    #[test]
+    fn at_the_targets_only_the_contrast_is_left() {
+        let cal: CalDpo = objective(json!({"beta": 0.1}));
+        assert_eq!(loss(&cal, [5.0, -5.0]), -10f64.log_sigmoid());
+        assert!(slopes(&cal, [6.0, -5.0])[0] > 0.0, "the chosen answer is not raised without end");
+    }
+}

@@ -115,3 +115,19 @@ register!(objective Cpo {
     summary: "DPO with a uniform reference, plus SFT",
     source: "Xu et al. 2024, CPO",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::losses::testing::{loss, objective};
+
+    #[test]
+    fn the_preference_term_is_dpo_with_a_uniform_reference() {
+        let cpo: Cpo = objective(json!({"label_smoothing": 0.1}));
+        let dpo: crate::losses::Dpo = objective(json!({"label_smoothing": 0.1, "reference_free": true}));
+        // `reference_free` reads no reference: where the two are equal, so are the losses.
+        assert_eq!(loss(&Preference(&cpo), [1.0, -2.0]), loss(&dpo, [1.0, -2.0]));
+    }
+}

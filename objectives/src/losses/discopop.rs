@@ -54,3 +54,18 @@ register!(objective Discopop {
     summary: "blend of logistic and exponential loss",
     source: "Lu et al. 2024, DiscoPOP: the log-ratio modulated loss",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::losses::testing::{loss, objective};
+
+    #[test]
+    fn it_is_logistic_where_wrong_and_exponential_where_right() {
+        let discopop: Discopop = objective(json!({"beta": 1.0}));
+        assert!((loss(&discopop, [3.0, 0.0]) - f64::exp(-3.0)).abs() < 1e-15);
+        assert!((loss(&discopop, [-3.0, 0.0]) + (-3f64).log_sigmoid()).abs() < 1e-15);
+    }
+}

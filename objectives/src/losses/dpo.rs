@@ -81,22 +81,18 @@ mod tests {
     use spo_api::parse;
 
     use super::*;
-
-    fn pair(policy: [f64; 2]) -> Pair<f64> {
-        let [chosen, rejected] = policy.map(|policy| Answer { policy, reference: -10.0, tokens: 4.0 });
-        Pair { chosen, rejected }
-    }
+    use crate::losses::testing::{loss, objective};
 
     #[test]
     fn at_the_reference_the_loss_is_one_bit() {
-        let dpo: Dpo = parse(&json!({"label_smoothing": 0.2})).unwrap();
-        assert!((dpo.loss(&pair([-10.0, -10.0])) - std::f64::consts::LN_2).abs() < 1e-15);
+        let dpo: Dpo = objective(json!({"label_smoothing": 0.2}));
+        assert!((loss(&dpo, [0.0, 0.0]) - std::f64::consts::LN_2).abs() < 1e-15);
     }
 
     #[test]
     fn the_smoothed_loss_is_least_at_the_log_odds_of_the_labels() {
-        let dpo: Dpo = parse(&json!({"beta": 0.5, "label_smoothing": 0.1})).unwrap();
-        let at = |z: f64| dpo.loss(&pair([-10.0 + z / 0.5, -10.0]));
+        let dpo: Dpo = objective(json!({"beta": 0.5, "label_smoothing": 0.1}));
+        let at = |z: f64| loss(&dpo, [z / 0.5, 0.0]);
         let best = (0.9f64 / 0.1).ln();
         assert!(at(best) < at(best - 0.01) && at(best) < at(best + 0.01));
     }
@@ -114,7 +110,7 @@ mod tests {
         ] {
             assert_eq!(parse::<Dpo>(&config).unwrap_err().key.as_deref(), Some(key), "{config}");
         }
-        let dpo: Dpo = parse(&json!({"f_divergence": {"alpha_divergence": 0.5}})).unwrap();
+        let dpo: Dpo = objective(json!({"f_divergence": {"alpha_divergence": 0.5}}));
         assert_eq!(dpo.f_divergence, crate::losses::FDivergence::AlphaDivergence(0.5));
     }
 }

@@ -47,3 +47,22 @@ register!(objective Dpop {
     summary: "DPO with a penalty on the chosen answer's loss of probability",
     source: "Pal et al. 2024, Smaug: DPO-Positive, eq. 3",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::losses::testing::{loss, objective, slopes};
+
+    #[test]
+    fn it_is_dpo_until_the_chosen_answer_loses_probability() {
+        let dpop: Dpop = objective(json!({"lambda": 5.0}));
+        let dpo: crate::losses::Dpo = objective(json!({}));
+        assert_eq!(loss(&dpop, [1.0, -2.0]), loss(&dpo, [1.0, -2.0]));
+        // A margin of 1 nat, less 5 for each of the 2 that were lost.
+        assert!((loss(&dpop, [-2.0, -3.0]) - loss(&dpo, [-9.0, 0.0])).abs() < 1e-15);
+        let [chosen, rejected] = slopes(&dpop, [-2.0, -3.0]);
+        assert!((chosen / rejected + 6.0).abs() < 1e-12);
+    }
+}

@@ -65,13 +65,14 @@ register!(objective ExoPair {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::losses::testing::{loss, objective};
 
     #[test]
     fn the_loss_is_zero_at_the_log_odds_of_the_labels() {
-        let exo: ExoPair = spo_api::parse(&serde_json::json!({"beta": 1, "label_smoothing": 0.25})).unwrap();
-        let [chosen, rejected] =
-            [3f64.ln(), 0.0].map(|ratio| Answer { policy: ratio - 9.0, reference: -9.0, tokens: 1.0 });
-        assert!(exo.loss(&Pair { chosen, rejected }).abs() < 1e-7);
+        let exo: ExoPair = objective(json!({"beta": 1, "label_smoothing": 0.25}));
+        assert!(loss(&exo, [3f64.ln(), 0.0]).abs() < 1e-7);
     }
 }

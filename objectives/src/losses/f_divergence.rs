@@ -53,3 +53,29 @@ impl FDivergence {
         self.score(&pair.chosen) / pair.chosen.tokens - self.score(&pair.rejected) / pair.rejected.tokens
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_divergence_scores_nothing_as_nothing_and_rises() {
+        use FDivergence::{AlphaDivergence, ForwardKl, JsDivergence, ReverseKl};
+        for divergence in [
+            ReverseKl,
+            ForwardKl,
+            JsDivergence,
+            AlphaDivergence(0.5),
+            AlphaDivergence(1.0),
+            AlphaDivergence(2.0),
+        ] {
+            let score = |r: f64| divergence.score(&Answer { policy: r - 9.0, reference: -9.0, tokens: 3.0 });
+            assert!(score(0.0).abs() < 1e-15, "{divergence:?}");
+            assert!(score(-1.0) < 0.0 && score(1.0) > 0.0, "{divergence:?}");
+            // Near the reference all are the log-ratio, or half of it.
+            let slope = (score(1e-6) - score(-1e-6)) / 2e-6;
+            let expected = if divergence == JsDivergence { 0.5 } else { 1.0 };
+            assert!((slope - expected).abs() < 1e-6, "{divergence:?}");
+        }
+    }
+}

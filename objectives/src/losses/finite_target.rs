@@ -50,21 +50,18 @@ register!(objective FiniteTarget {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::losses::testing::{loss, objective, slopes};
 
     #[test]
-    fn the_tangent_continues_the_loss_and_its_slope() {
-        let loss = |z: f64| {
-            let answer = |policy| Answer { policy, reference: 0.0, tokens: 1.0 };
-            let pair = Pair {
-                chosen: answer(spo_api::Dual::<1>::input(z, 0)),
-                rejected: answer(spo_api::Dual::from(0.0)),
-            };
-            FiniteTarget { beta: 1.0 }.loss(&pair)
-        };
-        let (above, below) = (loss(LOWEST + 1e-9), loss(LOWEST - 1e-9));
-        assert!((above.value / below.value - 1.0).abs() < 1e-8);
-        assert!((above.partials[0] / below.partials[0] - 1.0).abs() < 1e-8);
-        assert_eq!(loss(1.0).partials[0], 0.0);
+    fn the_target_is_at_one_and_the_tangent_continues_the_loss() {
+        let finite: FiniteTarget = objective(json!({"beta": 1.0}));
+        assert_eq!(slopes(&finite, [1.0, 0.0]), [0.0, 0.0]);
+        assert_eq!(loss(&finite, [1.0, 0.0]), -f64::exp(-1.0));
+        let [above, below] = [LOWEST + 1e-9, LOWEST - 1e-9];
+        assert!((loss(&finite, [above, 0.0]) / loss(&finite, [below, 0.0]) - 1.0).abs() < 1e-8);
+        assert!((slopes(&finite, [above, 0.0])[0] / slopes(&finite, [below, 0.0])[0] - 1.0).abs() < 1e-8);
     }
 }

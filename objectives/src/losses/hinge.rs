@@ -41,3 +41,19 @@ register!(objective Hinge {
     summary: "hinge on the margin of log-ratios",
     source: "Zhao et al. 2023, SLiC-HF; on log-ratios as in Liu et al. 2023, RSO",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::losses::testing::{loss, objective, slopes};
+
+    #[test]
+    fn a_pair_beyond_the_target_is_left_alone() {
+        let hinge: Hinge = objective(json!({"beta": 0.1}));
+        assert_eq!(slopes(&hinge, [6.0, -5.0]), [0.0, 0.0]);
+        assert_eq!(slopes(&hinge, [4.0, -5.0]), [-0.1, 0.1]);
+        assert!((loss(&hinge, [4.0, -5.0]) - 0.1).abs() < 1e-15);
+    }
+}

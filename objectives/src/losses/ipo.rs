@@ -42,3 +42,19 @@ register!(objective Ipo {
     summary: "square loss that pulls the margin per token to 1/(2 beta)",
     source: "Azar et al. 2023, IPO, eq. 17",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::losses::testing::{objective, slopes};
+
+    #[test]
+    fn the_target_is_half_the_inverse_of_beta_per_token() {
+        let ipo: Ipo = objective(json!({"beta": 0.25}));
+        // Answers of four tokens, 2 nats per token apart.
+        assert_eq!(slopes(&ipo, [5.0, -3.0]), [0.0, 0.0]);
+        assert!(slopes(&ipo, [5.5, -3.0])[0] > 0.0, "too far apart is wrong as well");
+    }
+}

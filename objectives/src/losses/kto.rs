@@ -77,3 +77,22 @@ register!(objective Kto {
     summary: "each answer against a KL reference point; unpaired data",
     source: "Ethayarajh et al. 2024, KTO, eq. 7 and 8",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use spo_api::Layout;
+
+    use super::*;
+    use crate::losses::testing::{evaluate, objective};
+
+    #[test]
+    fn the_reference_point_is_never_below_zero() {
+        let mut kto: Kto = objective(json!({"beta": 1.0, "undesirable_weight": 2.0}));
+        let out = evaluate(&mut kto, Layout::Unpaired, &[1.0, 2.0], &[1.5]);
+        assert_eq!(out.metrics["kl"], 1.5);
+        assert_eq!(out.losses, [0.5f64.sigmoid(), (-0.5f64).sigmoid(), 1.0]);
+        let out = evaluate(&mut kto, Layout::Unpaired, &[-1.0, -2.0], &[1.5]);
+        assert_eq!(out.metrics["kl"], 0.0);
+    }
+}

@@ -39,6 +39,8 @@ mod sft;
 mod sigmoid_norm;
 mod simpo;
 mod sppo_hard;
+#[cfg(test)]
+mod testing;
 mod tpo;
 mod unpaired;
 

@@ -43,3 +43,22 @@ register!(objective NcaPair {
     summary: "noise contrast of each answer's own log-ratio",
     source: "Chen et al. 2024, Noise contrastive alignment",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::losses::testing::{objective, slopes};
+
+    #[test]
+    fn the_chosen_answer_has_a_target_of_its_own() {
+        let nca: NcaPair = objective(json!({"beta": 0.5}));
+        let target = std::f64::consts::LN_2 / 0.5;
+        for rejected in [-5.0, 5.0] {
+            assert!(slopes(&nca, [target, rejected])[0].abs() < 1e-15);
+            assert!(slopes(&nca, [target - 0.1, rejected])[0] < 0.0);
+            assert!(slopes(&nca, [target + 0.1, rejected])[0] > 0.0);
+        }
+    }
+}

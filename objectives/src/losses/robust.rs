@@ -49,3 +49,21 @@ register!(objective Robust {
     summary: "DPO, unbiased under flipped labels",
     source: "Chowdhury et al. 2024, Provably robust DPO",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::losses::testing::{loss, objective};
+
+    #[test]
+    fn on_flipped_labels_it_is_dpo_on_clean_ones_in_the_mean() {
+        let robust: Robust = objective(json!({"label_smoothing": 0.2}));
+        let dpo: crate::losses::Dpo = objective(json!({}));
+        for [w, l] in [[4.0, -3.0], [-8.0, 6.0]] {
+            let mean = 0.8 * loss(&robust, [w, l]) + 0.2 * loss(&robust, [l, w]);
+            assert!((mean - loss(&dpo, [w, l])).abs() < 1e-14);
+        }
+    }
+}

@@ -43,3 +43,19 @@ register!(objective Rpo {
     summary: "DPO plus the chosen answer's likelihood",
     source: "Pang et al. 2024, Iterative reasoning preference optimization, eq. 1",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::losses::testing::{objective, slopes};
+
+    #[test]
+    fn the_chosen_answer_is_pushed_up_at_any_margin() {
+        let rpo: Rpo = objective(json!({"alpha": 2.0}));
+        let [chosen, rejected] = slopes(&rpo, [1e4, -1e4]);
+        // 2 over four tokens.
+        assert_eq!((chosen, rejected), (-0.5, 0.0));
+    }
+}

@@ -45,3 +45,20 @@ register!(objective Sft {
     summary: "negative log-likelihood of the chosen answers, per token",
     source: "Ouyang et al. 2022, InstructGPT, section 3.5",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use spo_api::Layout;
+
+    use super::*;
+    use crate::losses::testing::{evaluate, objective};
+
+    #[test]
+    fn rejected_answers_play_no_part() {
+        let mut sft: Sft = objective(json!({}));
+        let out = evaluate(&mut sft, Layout::Pairs, &[-1.0, -3.0], &[-9.0, -9.0]);
+        assert_eq!((out.losses, out.grad_chosen), (vec![1.0, 3.0], vec![-0.5, -0.5]));
+        assert_eq!(out.grad_rejected, [0.0, 0.0]);
+    }
+}

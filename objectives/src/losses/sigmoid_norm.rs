@@ -42,3 +42,18 @@ register!(objective SigmoidNorm {
     summary: "DPO on mean log-ratios per token",
     source: "Lambert et al. 2024, Tülu 3: length-normalized DPO",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::losses::testing::{loss, objective};
+
+    #[test]
+    fn lengths_divide_the_log_ratios() {
+        let norm: SigmoidNorm = objective(json!({"beta": 2.0}));
+        let dpo: crate::losses::Dpo = objective(json!({"beta": 0.5}));
+        assert!((loss(&norm, [3.0, -1.0]) - loss(&dpo, [3.0, -1.0])).abs() < 1e-15, "four tokens each");
+    }
+}

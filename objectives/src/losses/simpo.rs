@@ -59,13 +59,15 @@ register!(objective SimPo {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::losses::testing::{loss, objective};
 
     #[test]
     fn gamma_is_absolute() {
-        let simpo = SimPo { beta: 2.0, gamma: 1.0, label_smoothing: 0.0 };
-        let [chosen, rejected] = [-3.0, -8.0].map(|policy| Answer { policy, reference: 0.0, tokens: 4.0 });
-        // 2 * (-0.75 + 2) - 1 = 1.5
-        assert_eq!(simpo.loss(&Pair { chosen, rejected }), -1.5f64.log_sigmoid());
+        let simpo: SimPo = objective(json!({"beta": 2.0, "gamma": 1.0}));
+        // Four tokens, 5 nats apart: 2 * 1.25 - 1.
+        assert_eq!(loss(&simpo, [3.0, -2.0]), -1.5f64.log_sigmoid());
     }
 }

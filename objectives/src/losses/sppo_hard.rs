@@ -42,3 +42,18 @@ register!(objective SppoHard {
     summary: "square loss that pulls each log-ratio to its own target",
     source: "Wu et al. 2024, SPPO, with hard preference labels",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::losses::testing::{loss, objective, slopes};
+
+    #[test]
+    fn each_log_ratio_has_its_target() {
+        let sppo: SppoHard = objective(json!({"beta": 0.1}));
+        assert_eq!((loss(&sppo, [5.0, -5.0]), slopes(&sppo, [5.0, -5.0])), (0.0, [0.0, 0.0]));
+        assert_eq!(slopes(&sppo, [6.0, -7.0]), [2.0, -4.0]);
+    }
+}

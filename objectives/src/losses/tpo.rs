@@ -124,3 +124,19 @@ register!(objective Tpo {
     summary: "contrast without reference, plus SFT on the gold answer",
     source: "Saeidi et al. 2024, TPO",
 });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::losses::testing::{loss, objective};
+
+    #[test]
+    fn the_preference_terms_are_those_of_cpo_and_simpo() {
+        let tpo = |loss_type| -> Tpo { objective(json!({"loss_type": loss_type})) };
+        let simpo: crate::losses::SimPo = objective(json!({}));
+        assert_eq!(loss(&Preference(&tpo("tpo-l")), [1.0, -2.0]), loss(&simpo, [1.0, -2.0]));
+        assert_eq!(loss(&Preference(&tpo("ipo")), [1.0, -2.0]), (0.75f64 - 5.0).powi(2));
+    }
+}
