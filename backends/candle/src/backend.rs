@@ -72,7 +72,8 @@ fn dtype(name: &str, device: &Device) -> Result<DType> {
     match name {
         "f32" => Ok(DType::F32),
         "bf16" if device.is_cpu() => Err(Error::Engine(
-            "dtype bf16: candle has no fast bf16 on the CPU; use dtype = \"f32\", or a CUDA or Metal device".into(),
+            "dtype bf16: candle has no fast bf16 on the CPU; use dtype = \"f32\", or a CUDA or Metal device"
+                .into(),
         )),
         "bf16" => Ok(DType::BF16),
         other => Err(Error::Engine(format!("unknown dtype `{other}`, expected f32 or bf16"))),

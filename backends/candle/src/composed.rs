@@ -184,9 +184,8 @@ fn cluster_attention([q, k, v]: [&Tensor; 3], heads: Heads, mask: &Tensor) -> Re
     let ((n, _), (m, _), group) = (q.dims2()?, k.dims2()?, heads / kv_heads);
     let q32 = q.to_dtype(DType::F32)?.reshape((n, kv_heads, group, dim))?;
     let q32 = q32.permute((1, 2, 0, 3))?.contiguous()?.reshape((kv_heads, group * n, dim))?;
-    let by_head = |x: &Tensor| {
-        x.to_dtype(DType::F32)?.reshape((m, kv_heads, dim))?.transpose(0, 1)?.contiguous()
-    };
+    let by_head =
+        |x: &Tensor| x.to_dtype(DType::F32)?.reshape((m, kv_heads, dim))?.transpose(0, 1)?.contiguous();
     let scores = (q32.matmul(&by_head(k)?.t()?)? * (1.0 / (dim as f64).sqrt()))?;
     let scores = scores.reshape((kv_heads, group, n, m))?.broadcast_add(mask)?;
     // The maximum is a constant for the gradient: it cancels.
@@ -274,7 +273,12 @@ fn to_f64(x: &Tensor) -> Result<Vec<f64>> {
     Ok(x.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
 }
 
-pub(crate) fn score(hidden: &Tensor, head: &Tensor, targets: &[u32], statistics: Statistics) -> Result<Scores> {
+pub(crate) fn score(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &[u32],
+    statistics: Statistics,
+) -> Result<Scores> {
     let mut scores = Scores::default();
     for rows in chunks(targets.len(), head.dim(0)?) {
         let targets = &targets[rows.clone()];

@@ -67,7 +67,12 @@ fn fused_linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> candle_core::R
     Tensor::from_vec(y, (x.rows, w.columns), &Device::Cpu)
 }
 
-fn fused_matmul_add(into: &Tensor, scale: f64, a: Mat<'_, Tensor>, b: Mat<'_, Tensor>) -> candle_core::Result<()> {
+fn fused_matmul_add(
+    into: &Tensor,
+    scale: f64,
+    a: Mat<'_, Tensor>,
+    b: Mat<'_, Tensor>,
+) -> candle_core::Result<()> {
     let (a_values, b_values) = (Values::of(a.tensor)?, Values::of(b.tensor)?);
     let (a, b) = (view(&a_values, a)?, view(&b_values, b)?);
     let (rows, stride) = into.dims2()?;
@@ -299,7 +304,13 @@ impl Engine for CandleEngine {
         .map_err(failed)
     }
 
-    fn score(&self, hidden: &Tensor, head: &Tensor, targets: &[u32], statistics: Statistics) -> Result<Scores> {
+    fn score(
+        &self,
+        hidden: &Tensor,
+        head: &Tensor,
+        targets: &[u32],
+        statistics: Statistics,
+    ) -> Result<Scores> {
         match self.fused {
             true => fused::head::score(hidden, head, targets, statistics),
             false => composed::score(hidden, head, targets, statistics),
@@ -317,7 +328,9 @@ impl Engine for CandleEngine {
         head_gradient: Option<&Tensor>,
     ) -> Result<Tensor> {
         match self.fused {
-            true => fused::head::score_backward(hidden, head, targets, log_normalizers, upstream, head_gradient),
+            true => {
+                fused::head::score_backward(hidden, head, targets, log_normalizers, upstream, head_gradient)
+            }
             false => {
                 composed::score_backward(hidden, head, targets, log_normalizers, upstream, head_gradient)
             }

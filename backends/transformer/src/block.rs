@@ -158,13 +158,8 @@ impl Block {
 
         let d_attended = self.output.backward(e, p, &attended, &d_middle, None)?;
         let [q, k] = self.placed(e, p, &qkv, wiring)?;
-        let [dq, dk, dv] = e.attention_backward(
-            [&q, &k, &qkv[2]],
-            &attended,
-            &d_attended,
-            wiring.heads,
-            &wiring.clusters,
-        )?;
+        let [dq, dk, dv] =
+            e.attention_backward([&q, &k, &qkv[2]], &attended, &d_attended, wiring.heads, &wiring.clusters)?;
         let [dq, dk] = self.placed_backward(e, p, &qkv, [dq, dk], wiring)?;
         let normed = self.attention_norm.forward(e, p, &x)?;
         let d_normed = self.projections.backward(e, p, &normed, [dq, dk, dv])?;

@@ -139,10 +139,10 @@ impl Fields<'_> {
 
     fn only_text(&self, key: &str, implemented: &[&str]) -> Result<()> {
         match self.maybe_text(key)? {
-            Some(other) if !implemented.contains(&other) => {
-                Err(self
-                    .error(key, format!("= \"{other}\" is not supported, only \"{}\"", implemented.join("\", \""))))
-            }
+            Some(other) if !implemented.contains(&other) => Err(self.error(
+                key,
+                format!("= \"{other}\" is not supported, only \"{}\"", implemented.join("\", \"")),
+            )),
             _ => Ok(()),
         }
     }
@@ -166,7 +166,9 @@ impl Fields<'_> {
         let architecture = if model_type == "gpt2" { self.gpt2()? } else { self.llama(model_type)? };
         let a = &architecture;
         if a.rope.is_some() && a.head_dim % 2 != 0 {
-            return Err(self.error("head_dim", format!("must be even for rotary positions, got {}", a.head_dim)));
+            return Err(
+                self.error("head_dim", format!("must be even for rotary positions, got {}", a.head_dim))
+            );
         }
         if !a.heads.is_multiple_of(a.kv_heads) {
             return Err(self.error(

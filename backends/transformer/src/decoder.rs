@@ -218,7 +218,10 @@ impl Names<'_> {
                 self.linear(at("self_attn.v_proj"), a.hidden, kv, a.qkv_bias),
             ])),
             head_norms: a.qk_norm.then(|| {
-                [self.norm(&at("self_attn.q_norm"), a.head_dim), self.norm(&at("self_attn.k_norm"), a.head_dim)]
+                [
+                    self.norm(&at("self_attn.q_norm"), a.head_dim),
+                    self.norm(&at("self_attn.k_norm"), a.head_dim),
+                ]
             }),
             output: self.linear(at("self_attn.o_proj"), q, a.hidden, a.output_bias),
             mlp_norm: self.norm(&at("post_attention_layernorm"), a.hidden),

@@ -167,12 +167,8 @@ pub trait Engine: Send + 'static {
     fn join_columns(&self, parts: &[&Self::Tensor]) -> Result<Self::Tensor>;
 
     /// `x w^T + bias` with `w` `[out, in]`.
-    fn linear(
-        &self,
-        x: &Self::Tensor,
-        w: &Self::Tensor,
-        bias: Option<&Self::Tensor>,
-    ) -> Result<Self::Tensor>;
+    fn linear(&self, x: &Self::Tensor, w: &Self::Tensor, bias: Option<&Self::Tensor>)
+    -> Result<Self::Tensor>;
     /// `a b`.
     fn matmul(&self, a: Mat<'_, Self::Tensor>, b: Mat<'_, Self::Tensor>) -> Result<Self::Tensor>;
     /// `into <- into + scale a b`.

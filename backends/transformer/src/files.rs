@@ -8,10 +8,7 @@ use serde_json::Value;
 use spo_api::{Error, Result};
 
 /// Creates `path` with what `write` writes, replacing it at once or not at all.
-pub(crate) fn write_whole(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> Result<()>,
-) -> Result<()> {
+pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let aside = path.with_extension("partial");
     let failed = |source| Error::io(path, source);
     let file = File::create(&aside).map_err(failed)?;

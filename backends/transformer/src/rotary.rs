@@ -50,7 +50,8 @@ impl Rope {
             Some(theta) => theta,
             None => fields.maybe_number("rope_theta")?.unwrap_or(10_000.0),
         };
-        let partial = inner.maybe_number("partial_rotary_factor")?.or(fields.maybe_number("partial_rotary_factor")?);
+        let partial =
+            inner.maybe_number("partial_rotary_factor")?.or(fields.maybe_number("partial_rotary_factor")?);
         if partial.is_some_and(|p| p != 1.0) {
             return Err(fields.error("partial_rotary_factor", "other than 1 is not supported"));
         }
@@ -89,7 +90,8 @@ impl Rope {
                         original_context,
                     } => {
                         let turns = original_context * frequency / (2.0 * PI);
-                        let keep = (turns - low_frequency_factor) / (high_frequency_factor - low_frequency_factor);
+                        let keep =
+                            (turns - low_frequency_factor) / (high_frequency_factor - low_frequency_factor);
                         let keep = keep.clamp(0.0, 1.0);
                         keep * frequency + (1.0 - keep) * frequency / factor
                     }

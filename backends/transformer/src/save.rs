@@ -32,7 +32,9 @@ impl BaseWeights {
         let dropped = ["model.", "transformer."]
             .into_iter()
             .find(|prefix| {
-                first.strip_prefix(prefix).is_some_and(|bare| weights.contains(bare) && !weights.contains(first))
+                first
+                    .strip_prefix(prefix)
+                    .is_some_and(|bare| weights.contains(bare) && !weights.contains(first))
             })
             .unwrap_or("");
         let base = BaseWeights { weights, dropped };

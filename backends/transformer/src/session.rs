@@ -64,7 +64,8 @@ impl<E: Engine> TransformerSession<E> {
         if let Some(adapter) = &spec.adapter {
             adapter::attach(&mut decoder, adapter)?;
         }
-        let weights = source.as_deref().map(|folder| save::BaseWeights::open(folder, &decoder)).transpose()?;
+        let weights =
+            source.as_deref().map(|folder| save::BaseWeights::open(folder, &decoder)).transpose()?;
         let tuned = spec.adapter.as_ref().and_then(|a| a.path.as_deref());
         let tuned = tuned.map(|folder| adapter::open(folder, &decoder)).transpose()?;
         let adapted = spec.adapter.is_some();
@@ -143,7 +144,9 @@ impl<E: Engine> TransformerSession<E> {
             }
             other => match self.vectors.get(&other.0) {
                 Some(tensors) => Ok(tensors.iter().collect()),
-                None => Err(Error::Engine(format!("vector {} was never allocated, or was released", other.0))),
+                None => {
+                    Err(Error::Engine(format!("vector {} was never allocated, or was released", other.0)))
+                }
             },
         }
     }
@@ -257,7 +260,8 @@ impl<E: Engine> Session for TransformerSession<E> {
             p.gradient(self.decoder.head),
         )?;
         let d_before = self.decoder.norm().backward(e, p, &before, &d_hidden)?;
-        let d_last = e.zeros(&[packed.rows.ids.len(), self.decoder.architecture.hidden], Precision::Compute)?;
+        let d_last =
+            e.zeros(&[packed.rows.ids.len(), self.decoder.architecture.hidden], Precision::Compute)?;
         e.scatter_add(&d_last, &packed.scored, &d_before)?;
         drop((last, before, hidden, d_hidden, d_before));
         self.decoder.backward(e, p, &packed.rows, &wiring, traces, d_last)?;

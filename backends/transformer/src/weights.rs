@@ -103,7 +103,10 @@ impl Weights {
         let error = |problem: String| Error::Model(format!("{}: {name}: {problem}", file.path.display()));
         let expected = spec.stored_shape();
         if info.shape != expected {
-            return Err(error(format!("shape {:?}, but the configuration makes it {expected:?}", info.shape)));
+            return Err(error(format!(
+                "shape {:?}, but the configuration makes it {expected:?}",
+                info.shape
+            )));
         }
         let (begin, end) = info.data_offsets;
         let bytes = &file.map[file.start + begin..file.start + end];

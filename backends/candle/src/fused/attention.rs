@@ -90,7 +90,14 @@ impl Task<'_> {
     }
 
     /// `scores <- scale * left [keys]^T`, prefix and own side by side.
-    fn against(&self, scores: &mut [f32], block: &Block<'_>, scale: f32, left: View<'_>, keys: [View<'_>; 2]) {
+    fn against(
+        &self,
+        scores: &mut [f32],
+        block: &Block<'_>,
+        scale: f32,
+        left: View<'_>,
+        keys: [View<'_>; 2],
+    ) {
         let stride = block.keys();
         let [prefix, own] = keys;
         let (skip, threads) = (prefix.rows, Threads::One);
@@ -230,9 +237,10 @@ fn assemble_queries(rows: usize, tasks: &[Task<'_>], heads: Heads, parts: &[Vec<
 }
 
 fn assemble_keys(rows: usize, tasks: &[Task<'_>], heads: Heads, parts: &[Vec<f32>]) -> Result<Tensor> {
-    let placed = tasks.iter().zip(parts).map(|(task, part)| {
-        (task.cluster.keys.start, task.kv_head * heads.dim, &part[..], heads.dim)
-    });
+    let placed = tasks
+        .iter()
+        .zip(parts)
+        .map(|(task, part)| (task.cluster.keys.start, task.kv_head * heads.dim, &part[..], heads.dim));
     assemble(rows, heads.kv_heads * heads.dim, placed)
 }
 

@@ -25,7 +25,12 @@ fn zip(a: &Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync) -> Result<Ten
 }
 
 pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    zip(gate, up, #[inline(always)] |g, u| g * sigmoid(g) * u)
+    zip(
+        gate,
+        up,
+        #[inline(always)]
+        |g, u| g * sigmoid(g) * u,
+    )
 }
 
 pub(crate) fn swiglu_backward(gate: &Tensor, up: &Tensor, upstream: &Tensor) -> Result<[Tensor; 2]> {
@@ -52,7 +57,12 @@ const ROOT: f32 = 0.797_884_6; // sqrt(2 / pi)
 const CUBIC: f32 = 0.044_715;
 
 pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
-    zip(x, x, #[inline(always)] |x, _| 0.5 * x * (1.0 + tanh(ROOT * (x + CUBIC * x * x * x))))
+    zip(
+        x,
+        x,
+        #[inline(always)]
+        |x, _| 0.5 * x * (1.0 + tanh(ROOT * (x + CUBIC * x * x * x))),
+    )
 }
 
 pub(crate) fn gelu_backward(x: &Tensor, upstream: &Tensor) -> Result<Tensor> {

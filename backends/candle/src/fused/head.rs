@@ -41,7 +41,8 @@ impl Row {
         let top = max(logits);
         let normalizer = total(logits, |l| exp(l - top));
         let log_normalizer = f64::from(top) + normalizer.ln();
-        let mut row = Row { log_prob: f64::from(logits[target]) - log_normalizer, log_normalizer, ..Row::default() };
+        let mut row =
+            Row { log_prob: f64::from(logits[target]) - log_normalizer, log_normalizer, ..Row::default() };
         if statistics.entropy {
             row.entropy = normalizer.ln() - total(logits, |l| (l - top) * exp(l - top)) / normalizer;
         }
@@ -55,7 +56,12 @@ impl Row {
     }
 }
 
-pub(crate) fn score(hidden: &Tensor, head: &Tensor, targets: &[u32], statistics: Statistics) -> Result<Scores> {
+pub(crate) fn score(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &[u32],
+    statistics: Statistics,
+) -> Result<Scores> {
     let (vocabulary, width) = head.dims2()?;
     let (hidden, head) = (Values::of(hidden)?, Values::of(head)?);
     let head = View::new(&head, vocabulary, width).t();

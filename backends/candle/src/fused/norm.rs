@@ -78,7 +78,8 @@ pub(crate) fn norm_backward(
                 || {
                     let mut normed = vec![0.0; width];
                     let mut pulled = vec![0.0; width];
-                    let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(d.chunks_exact(width));
+                    let rows =
+                        dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(d.chunks_exact(width));
                     for ((dx, x), d) in rows {
                         let Moments { mean, scale } = Moments::of(x, centred, epsilon as f32);
                         for i in 0..width {

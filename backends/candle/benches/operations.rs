@@ -1,0 +1,113 @@
+//! The operations in which a training step spends its time, at SmolLM2-135M's widths: 640 packed tokens.
+
+use std::hint::black_box;
+
+use candle_core::{DType, Device, Tensor};
+use criterion::{Criterion, criterion_group, criterion_main};
+use spo_api::{AdamW, Statistics};
+use spo_backend_candle::CandleEngine;
+use spo_transformer::{AdamWStep, Cluster, Engine, Heads, Mat, Precision, Rotation, Span};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const TOKENS: usize = 640;
+const HIDDEN: usize = 576;
+const INNER: usize = 1536;
+const VOCABULARY: usize = 49152;
+const HEADS: Heads = Heads { heads: 9, kv_heads: 3, dim: 64 };
+
+/// Four pairs of 40 + 2 x 60 tokens.
+fn clusters() -> Vec<Cluster> {
+    let cluster = |i: usize| {
+        let start = 160 * i;
+        let prompt = start..start + 40;
+        let own = |from: usize| Span {
+            queries: start + from..start + from + 60,
+            prefix: prompt.clone(),
+            own: start + from..start + from + 60,
+        };
+        let first = Span { queries: prompt.clone(), prefix: start..start, own: prompt.clone() };
+        Cluster {
+            queries: start..start + 160,
+            keys: start..start + 160,
+            spans: vec![first, own(40), own(100)],
+        }
+    };
+    (0..4).map(cluster).collect()
+}
+
+fn operations(c: &mut Criterion) {
+    let e = CandleEngine::new(Device::Cpu, DType::F32);
+    let matrix = |rows: usize, columns: usize| -> Tensor {
+        let values = (0..rows * columns).map(|i| ((i % 1009) as f32 / 504.5 - 1.0) * 0.1).collect();
+        e.upload(values, &[rows, columns], Precision::Compute).unwrap()
+    };
+    let gain = e.upload(vec![1.0; HIDDEN], &[HIDDEN], Precision::Full).unwrap();
+    let (x, w, inner) = (matrix(TOKENS, HIDDEN), matrix(INNER, HIDDEN), matrix(TOKENS, INNER));
+    let d_w = matrix(INNER, HIDDEN);
+
+    c.bench_function("linear", |b| b.iter(|| e.linear(black_box(&x), &w, None).unwrap()));
+    c.bench_function("linear backward, input", |b| {
+        b.iter(|| e.matmul(Mat::new(black_box(&inner)), Mat::new(&w)).unwrap());
+    });
+    c.bench_function("linear backward, weight", |b| {
+        b.iter(|| e.matmul_add(&d_w, 1.0, Mat::t(black_box(&inner)), Mat::new(&x)).unwrap());
+    });
+    c.bench_function("rms_norm", |b| b.iter(|| e.rms_norm(black_box(&x), &gain, 1e-5).unwrap()));
+    c.bench_function("rms_norm backward", |b| {
+        b.iter(|| e.rms_norm_backward(black_box(&x), &gain, 1e-5, &x, None).unwrap());
+    });
+    c.bench_function("swiglu", |b| b.iter(|| e.swiglu(black_box(&inner), &inner).unwrap()));
+    c.bench_function("swiglu backward", |b| {
+        b.iter(|| e.swiglu_backward(black_box(&inner), &inner, &inner).unwrap());
+    });
+    let table = || matrix(TOKENS, HEADS.dim / 2);
+    let rotation = Rotation { cos: table(), sin: table() };
+    c.bench_function("rope", |b| b.iter(|| e.rope(black_box(&x), &rotation, false).unwrap()));
+
+    let clusters = clusters();
+    let kv = matrix(TOKENS, HEADS.kv_heads * HEADS.dim);
+    let out = e.attention(&x, &kv, &kv, HEADS, &clusters).unwrap();
+    c.bench_function("attention", |b| {
+        b.iter(|| e.attention(black_box(&x), &kv, &kv, HEADS, &clusters).unwrap());
+    });
+    c.bench_function("attention backward", |b| {
+        b.iter(|| e.attention_backward([black_box(&x), &kv, &kv], &out, &x, HEADS, &clusters).unwrap());
+    });
+
+    let head = matrix(VOCABULARY, HIDDEN);
+    let hidden = matrix(128, HIDDEN);
+    let targets: Vec<u32> = (0..128).map(|i| i * 311).collect();
+    let scores = e.score(&hidden, &head, &targets, Statistics::default()).unwrap();
+    let upstream = vec![0.5; 128];
+    c.bench_function("head, 128 tokens", |b| {
+        b.iter(|| e.score(black_box(&hidden), &head, &targets, Statistics::default()).unwrap());
+    });
+    c.bench_function("head backward, 128 tokens", |b| {
+        b.iter(|| {
+            let normalizers = &scores.log_normalizers;
+            e.score_backward(black_box(&hidden), &head, &targets, normalizers, &upstream, None).unwrap()
+        });
+    });
+
+    let vector = || matrix(INNER, HIDDEN);
+    let (p, g, m, v) = (vector(), vector(), vector(), e.zeros(&[INNER, HIDDEN], Precision::Full).unwrap());
+    let hyper = AdamW {
+        lr: 1e-5,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+        exempt_bias_and_norm: false,
+        gradient_scale: 1.0,
+    };
+    let step = AdamWStep { hyper, weight_decay: 0.1, count: 10 };
+    c.bench_function("adamw, 885k parameters", |b| {
+        b.iter(|| e.adamw(&p, black_box(&g), [&m, &v], &step).unwrap())
+    });
+    c.bench_function("dot, 885k parameters", |b| b.iter(|| e.dot(black_box(&p), &g).unwrap()));
+}
+
+criterion_group!(benches, operations);
+criterion_main!(benches);
