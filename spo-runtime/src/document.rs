@@ -82,6 +82,16 @@ impl Document {
         spo_api::parse(&self.value).map_err(|e| self.locate("", e))
     }
 
+    /// The file's name without folder and extension.
+    pub fn stem(&self) -> String {
+        Path::new(&self.name).file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned())
+    }
+
+    /// The value of a top-level key.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.value.get(key)
+    }
+
     /// An error about the value at `path` (or the nearest enclosing one that was written).
     pub fn error(&self, path: &str, message: impl AsRef<str>) -> BadInput {
         self.at(path, message.as_ref(), "", false)
@@ -90,7 +100,7 @@ impl Document {
     /// Places an error about a key inside the table at `base`.
     pub fn locate(&self, base: &str, error: ConfigError) -> BadInput {
         let path = match &error.key {
-            Some(key) if base.is_empty() => key.clone(),
+            Some(key) if base.is_empty() || key.starts_with('[') => format!("{base}{key}"),
             Some(key) => format!("{base}.{key}"),
             None => base.to_owned(),
         };
@@ -250,10 +260,13 @@ impl Document {
         self.places.insert(resolved.clone(), Place::Override(index));
         let mut scratch = Document {
             name: "--set".into(),
-            text: source.clone(),
+            text: text.clone(),
             overrides: Vec::new(),
             value: Value::Null,
-            places: BTreeMap::from([(resolved.clone(), Place::File { key: 0..1, value: 4..source.len() })]),
+            places: BTreeMap::from([(
+                resolved.clone(),
+                Place::File { key: 0..path.len(), value: text.len() - raw.len()..text.len() },
+            )]),
         };
         *node = scratch.convert(&parsed, &resolved)?;
         Ok(())
@@ -263,9 +276,9 @@ impl Document {
 /// The key that a string at this path is short for.
 fn long_form(path: &str) -> Option<&'static str> {
     match path.rsplit('.').next()? {
-        "objective" | "lower" => Some("name"),
+        "objective" | "lower" | "task" => Some("name"),
         "bilevel" => Some("step"),
-        "train" | "eval" => Some("path"),
+        "train" | "eval" | "lower_data" => Some("path"),
         _ => None,
     }
 }

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use spo_api::{ConfigError, Part};
+use spo_data::{MicroBatch, Truncation};
 
 /// A run: a model, preference data, and the stages that train one on the other.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -126,16 +127,23 @@ impl Default for BackendChoice {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// Rows to train on: a path, or a table (see Source).
-    pub train: Value,
+    /// Rows to train on: a path, or a table `{ path = "rows.jsonl", columns = { prompt = "question" } }`
+    /// with the keys `path`, `format` (`jsonl`, `json`, `parquet`), `columns` (the file's own names),
+    /// `skip` and `take`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train: Option<Value>,
     /// Held-out rows, in the same form.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval: Option<Value>,
+    /// Instead of files, a generated task with its options: `{ name = "modular-chain", train = 4000 }`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<Map<String, Value>>,
     /// Longest prompt with answer, in tokens.
     #[serde(default = "Data::default_max_length")]
     #[schemars(range(min = 2))]
     pub max_length: usize,
-    /// What happens to rows that are longer.
+    /// What happens to longer rows: `keep_start` cuts the end of the answer, `keep_end` the beginning of
+    /// the prompt, `drop` leaves them out.
     #[serde(default)]
     pub truncation: Truncation,
     /// Make it an error when a row cannot be used as it is (empty answers, identical pairs, rows that
@@ -148,19 +156,20 @@ impl Data {
     fn default_max_length() -> usize {
         1024
     }
-}
 
-/// What happens to rows longer than `max_length`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Truncation {
-    /// Keep the first `max_length` tokens: the end of the answer is lost.
-    #[default]
-    KeepStart,
-    /// Keep the last `max_length` tokens: the beginning of the prompt is lost.
-    KeepEnd,
-    /// Leave the row out.
-    Drop,
+    fn validate(&self, at: &str) -> Result<(), ConfigError> {
+        match (&self.train, &self.task) {
+            (None, None) => Err(ConfigError::at(at, "needs `train` (a file) or `task` (a generated one)")),
+            (Some(_), Some(_)) => {
+                Err(ConfigError::at(format!("{at}.task"), "`train` and `task` exclude each other"))
+            }
+            (None, Some(_)) if self.eval.is_some() => Err(ConfigError::at(
+                format!("{at}.eval"),
+                "has no effect: a task has held-out rows of its own",
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// `[evaluation]`: what is measured on `data.eval`. At the start and the end of a stage, always.
@@ -172,16 +181,16 @@ pub struct Evaluation {
     /// Rows scored at a time.
     #[schemars(range(min = 1))]
     pub batch_size: usize,
-    /// Answer every held-out prompt by greedy decoding and compare with the chosen answer (exact
-    /// match), with answers of at most this many tokens; 0 for not at all. Done at the start and end
-    /// of stages. Generated tasks have a default of their own.
+    /// At the start and end of stages, answer every held-out prompt by greedy decoding and count the
+    /// answers that are the chosen one to the letter. By default only for generated tasks, whose
+    /// answers are right or wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub exact_match_tokens: Option<usize>,
+    pub exact_match: Option<bool>,
 }
 
 impl Default for Evaluation {
     fn default() -> Self {
-        Evaluation { every: 0, batch_size: 16, exact_match_tokens: None }
+        Evaluation { every: 0, batch_size: 16, exact_match: None }
     }
 }
 
@@ -213,11 +222,10 @@ pub struct Stage {
     #[serde(default = "Stage::default_batch_size")]
     #[schemars(range(min = 1))]
     pub batch_size: usize,
-    /// Rows per forward and backward pass; the whole batch unless given. Changes memory and speed, not
-    /// the result.
+    /// What goes through the model at once: `{ rows = 2 }` or `{ tokens = 4096 }`; the whole batch unless
+    /// given. Changes memory and speed, not the result.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
-    pub micro_batch: Option<usize>,
+    pub micro_batch: Option<MicroBatch>,
     /// Take the rows in a new random order every epoch; `false` takes them as they stand in the file.
     #[serde(default = "Stage::default_true")]
     pub shuffle: bool,
@@ -332,6 +340,7 @@ impl Part for Recipe {
                 "an adapter needs trained weights: give `model.path`",
             ));
         }
+        self.data.validate("data")?;
         if self.stage.is_empty() {
             return Err(ConfigError::at("stage", "needs at least one [[stage]]"));
         }
@@ -360,8 +369,11 @@ impl Part for Recipe {
             if stage.epochs.is_some() && stage.steps.is_some() {
                 return Err(ConfigError::at(at("steps"), "`epochs` and `steps` exclude each other"));
             }
-            if stage.micro_batch.is_some_and(|m| m > stage.batch_size) {
-                return Err(ConfigError::at(at("micro_batch"), "must not exceed `batch_size`"));
+            if let Some(MicroBatch::Rows(0) | MicroBatch::Tokens(0)) = stage.micro_batch {
+                return Err(ConfigError::at(at("micro_batch"), "must be greater than 0"));
+            }
+            if let Some(data) = &stage.data {
+                data.validate(&at("data"))?;
             }
             if let Some(b) = stage.optimizer.betas.iter().find(|b| !(0.0..1.0).contains(*b)) {
                 return Err(ConfigError::at(at("optimizer.betas"), format!("must lie in [0, 1), got {b}")));

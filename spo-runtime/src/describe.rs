@@ -1,0 +1,141 @@
+//! `spo-run list` and `spo-run describe`: what is registered, from the registry itself.
+
+use std::fmt::Write;
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde_json::Value;
+use spo_api::{Build, Data, Entry, Registry, nearest};
+
+use crate::error::BadInput;
+
+/// A table of all parts.
+pub fn list(registry: &Registry) -> String {
+    let mut out = String::new();
+    for (kind, title) in [("objective", "Objectives"), ("step", "Bilevel steps"), ("backend", "Backends")] {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        for entry in registry.iter().filter(|e| e.build.kind() == kind) {
+            let names: Vec<_> = std::iter::once(entry.name).chain(entry.aliases.iter().copied()).collect();
+            table.add_row([
+                names.join(", "),
+                entry.summary.to_owned(),
+                needs(entry),
+                entry.origin.to_owned(),
+            ]);
+        }
+        let _ = writeln!(out, "{title}\n{table}\n");
+    }
+    out + "spo-run describe NAME tells more.\n"
+}
+
+/// What a part needs of the run, with its defaults; empty where it has required keys.
+fn needs(entry: &Entry) -> String {
+    let empty = Value::Object(serde_json::Map::new());
+    match entry.build {
+        Build::Objective(build) => build(&empty).map(|o| {
+            let r = o.requirements();
+            let data = match r.data {
+                Data::Pairs => "pairs",
+                Data::Unpaired => "unpaired",
+                Data::Demonstrations => "demonstrations",
+            };
+            let more =
+                [(r.reference, "reference"), (r.collision, "collision"), (r.whole_batch, "whole batch")];
+            std::iter::once(data)
+                .chain(more.iter().filter(|m| m.0).map(|m| m.1))
+                .collect::<Vec<_>>()
+                .join(", ")
+        }),
+        Build::Step(build) => build(&empty).map(|s| {
+            let p = s.passes();
+            format!("{} forward, {} backward", p.forward, p.backward)
+        }),
+        Build::Backend(_) => Ok(String::new()),
+    }
+    .unwrap_or_default()
+}
+
+/// Everything about the parts of this name: documentation, source, keys.
+///
+/// # Errors
+/// When nothing has this name.
+pub fn describe(registry: &Registry, name: &str) -> Result<String, BadInput> {
+    let named = registry.iter().filter(|e| e.name == name || e.aliases.contains(&name));
+    let texts: Vec<String> = named.map(describe_entry).collect();
+    if texts.is_empty() {
+        let names = registry.iter().flat_map(|e| std::iter::once(e.name).chain(e.aliases.iter().copied()));
+        let hint = nearest(name, names).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
+        return Err(BadInput(format!(
+            "error: nothing is called `{name}`{hint} `spo-run list` shows what there is"
+        )));
+    }
+    Ok(texts.join("\n"))
+}
+
+fn describe_entry(entry: &Entry) -> String {
+    let schema = (entry.schema)();
+    let schema = schema.as_value();
+    let mut out =
+        format!("{} ({}, from {})\n{}\n", entry.name, entry.build.kind(), entry.origin, entry.summary);
+    if !entry.aliases.is_empty() {
+        let _ = writeln!(out, "also called: {}", entry.aliases.join(", "));
+    }
+    let _ = writeln!(out, "source: {}", entry.source);
+    if !needs(entry).is_empty() {
+        let _ = writeln!(out, "needs: {}", needs(entry));
+    }
+    if let Some(text) = schema["description"].as_str() {
+        let _ = writeln!(out, "\n{text}");
+    }
+    let Some(properties) = schema["properties"].as_object().filter(|p| !p.is_empty()) else {
+        return out + "\nIt has no keys.\n";
+    };
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(["key", "type", "default", "meaning"]);
+    let required = |key: &str| schema["required"].as_array().is_some_and(|r| r.iter().any(|v| v == key));
+    for (key, property) in properties {
+        let default = match property.get("default") {
+            Some(value) => value.to_string(),
+            None if required(key) => "required".into(),
+            None => "none".into(),
+        };
+        let text = property["description"].as_str().unwrap_or_default().replace('\n', " ");
+        table.add_row([key.clone(), type_of(property, schema), default, text]);
+    }
+    let _ = writeln!(out, "\n{table}");
+    out
+}
+
+/// A property's type and range, in words.
+fn type_of(property: &Value, root: &Value) -> String {
+    if let Some(name) = property["$ref"].as_str().and_then(|r| r.strip_prefix("#/$defs/")) {
+        return type_of(&root["$defs"][name], root);
+    }
+    for choices in ["anyOf", "oneOf"] {
+        if let Some(variants) = property[choices].as_array() {
+            let mut words: Vec<String> =
+                variants.iter().map(|v| type_of(v, root)).filter(|w| w != "null").collect();
+            words.dedup();
+            return words.join(" | ");
+        }
+    }
+    if let Some(name) = property.get("const") {
+        return name.to_string();
+    }
+    if let Some(names) = property["enum"].as_array() {
+        return names.iter().filter(|n| !n.is_null()).map(Value::to_string).collect::<Vec<_>>().join(" | ");
+    }
+    let name = match &property["type"] {
+        Value::String(name) => name.clone(),
+        Value::Array(names) => {
+            names.iter().filter_map(Value::as_str).filter(|n| *n != "null").collect::<Vec<_>>().join(" | ")
+        }
+        _ => "any".into(),
+    };
+    let bounds = [("exclusiveMinimum", ">"), ("minimum", ">="), ("exclusiveMaximum", "<"), ("maximum", "<=")];
+    bounds
+        .iter()
+        .filter_map(|(key, sign)| property.get(*key).map(|b| format!(" {sign} {b}")))
+        .fold(name, |a, b| a + &b)
+}

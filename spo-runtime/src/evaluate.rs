@@ -1,0 +1,93 @@
+//! What a model does on held-out rows.
+
+use spo_api::{Metrics, Objective, Result, Sampling, Session, Statistics};
+use spo_data::Dataset;
+
+use crate::observation::Observation;
+use crate::problem::{evaluate, score};
+use crate::rows::{Assembled, Batch, Scores};
+
+/// Held-out figures at one moment, and the scores they came from.
+pub struct HeldOut {
+    /// Metrics, each named `eval_...`.
+    pub metrics: Metrics,
+    /// Log-probs of every row.
+    pub scores: Scores,
+}
+
+/// Scores held-out rows. `start` is what they scored when the stage began, which is the objective's
+/// reference; before it has begun, the scores are their own.
+///
+/// # Errors
+/// Those of the session and the objective.
+pub fn held_out(
+    session: &mut dyn Session,
+    objective: &mut dyn Objective,
+    batch: &Batch,
+    data: &Dataset,
+    start: Option<&Scores>,
+) -> Result<HeldOut> {
+    let statistics =
+        Statistics { entropy: true, greedy: true, collision: objective.requirements().collision };
+    let scored = score(session, &batch.parts, statistics)?;
+    let scores = Scores::new(data, batch, &scored);
+    let start = start.unwrap_or(&scores);
+    let assembled = Assembled::new(batch, batch.parts.iter().zip(&scored), Some(start));
+    // Evaluating must not advance an objective's running values.
+    let state = objective.state();
+    let evaluation = evaluate(objective, &assembled, data)?;
+    objective.restore(&state)?;
+    let mut observation = Observation::default();
+    observation.add(&assembled.batch()?, &evaluation, &scored);
+
+    let mut metrics: Metrics =
+        observation.metrics().into_iter().map(|(k, v)| (format!("eval_{k}"), v)).collect();
+    metrics.extend(displacement(&scores, start));
+    Ok(HeldOut { metrics, scores })
+}
+
+/// Where probability went since `start`.
+fn displacement(now: &Scores, start: &Scores) -> Metrics {
+    let sum = |tokens: &[f64]| tokens.iter().sum::<f64>();
+    let mean = |tokens: &[f64]| sum(tokens) / tokens.len() as f64;
+    let share = |count: usize, of: usize| count as f64 / of as f64;
+    let rows: Vec<usize> = (0..now.chosen.len()).filter(|&i| !now.chosen[i].is_empty()).collect();
+    let lost = rows.iter().filter(|&&i| sum(&now.chosen[i]) < sum(&start.chosen[i])).count();
+    let mut metrics = Metrics::from([("eval_displaced".to_owned(), share(lost, rows.len()))]);
+    let pairs: Vec<usize> = rows.into_iter().filter(|&i| !now.rejected[i].is_empty()).collect();
+    if !pairs.is_empty() {
+        let ranked = |score: &dyn Fn(&[f64]) -> f64| {
+            share(
+                pairs.iter().filter(|&&i| score(&now.chosen[i]) > score(&now.rejected[i])).count(),
+                pairs.len(),
+            )
+        };
+        metrics.insert("eval_pair_accuracy".into(), ranked(&sum));
+        metrics.insert("eval_pair_accuracy_per_token".into(), ranked(&mean));
+    }
+    metrics
+}
+
+/// Share of prompts whose greedy answer is the chosen one, to the token.
+///
+/// # Errors
+/// Those of the session.
+pub fn exact_match(session: &mut dyn Session, data: &Dataset, stop: &[u32]) -> Result<f64> {
+    // An answer's first group begins with the chosen one, if it is there to be imitated at all.
+    let questions: Vec<(&Vec<u32>, &Vec<u32>)> = data
+        .examples
+        .iter()
+        .filter(|example| example.desirable)
+        .map(|example| (&example.groups[0].prompt, &example.groups[0].completions[0]))
+        .collect();
+    let longest = questions.iter().map(|(_, answer)| answer.len()).max().unwrap_or(0);
+    let sampling =
+        Sampling { max_new_tokens: longest, temperature: 0.0, top_p: 1.0, seed: 0, stop: stop.to_vec() };
+    let mut right = 0;
+    for chunk in questions.chunks(100) {
+        let prompts: Vec<Vec<u32>> = chunk.iter().map(|(prompt, _)| (*prompt).clone()).collect();
+        let answers = session.generate(&prompts, &sampling)?;
+        right += answers.iter().zip(chunk).filter(|(answer, (_, expected))| answer == expected).count();
+    }
+    Ok(right as f64 / questions.len() as f64)
+}

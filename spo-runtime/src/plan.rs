@@ -1,0 +1,370 @@
+//! From a recipe to everything a run needs, checked before training begins.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use spo_api::{Data as DataKind, Layout, ModelInfo, ModelSource, ModelSpec, Objective, Registry, Session};
+use spo_data::task::{self, Generated};
+use spo_data::{Dataset, Fit, Source, Tokenizer};
+
+use crate::compose::{self, Bilevel};
+use crate::document::Document;
+use crate::error::BadInput;
+use crate::recipe::{Data, Recipe, Stage};
+
+/// A recipe whose every part has been found, built and checked.
+pub struct Plan {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// Name of the run.
+    pub name: String,
+    /// Where its results go.
+    pub output: PathBuf,
+    /// Text to tokens.
+    pub tokenizer: Tokenizer,
+    /// The model.
+    pub session: Box<dyn Session>,
+    /// The stages, in order.
+    pub stages: Vec<PlannedStage>,
+    /// Of every file or task that was read: its name, what became of its rows, the hash of its tokens.
+    pub data: Vec<(String, Arc<Dataset>)>,
+}
+
+/// A stage with its parts.
+pub struct PlannedStage {
+    /// What the recipe says.
+    pub recipe: Stage,
+    /// The name of the stage it starts from, or `model`.
+    pub from: String,
+    /// The name that the next stage starts from.
+    pub next_from: Option<String>,
+    /// F.
+    pub objective: Box<dyn Objective>,
+    /// The step, with G.
+    pub bilevel: Bilevel,
+    /// What the objective sees of the rows.
+    pub layout: Layout,
+    /// Rows to train on.
+    pub train: Arc<Dataset>,
+    /// Held-out rows.
+    pub eval: Option<Arc<Dataset>>,
+    /// Whether held-out prompts are answered and compared.
+    pub exact_match: bool,
+    /// The lower level's own demonstrations.
+    pub lower_data: Option<Arc<Dataset>>,
+    /// Optimizer steps.
+    pub steps: usize,
+}
+
+impl Plan {
+    /// Finds, builds and checks everything a recipe names. The cheapest mistakes are found first; the
+    /// model's weights are read last.
+    ///
+    /// # Errors
+    /// [`BadInput`] with the place in the recipe.
+    pub fn new(registry: &Registry, document: &Document) -> anyhow::Result<Self> {
+        let recipe: Recipe = document.to()?;
+        let name = recipe.run.name.clone().unwrap_or_else(|| document.stem());
+        let output = recipe.run.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(&name));
+
+        let mut parts = Vec::new();
+        for (i, stage) in recipe.stage.iter().enumerate() {
+            let at = |key: &str| format!("stage[{i}].{key}");
+            let objective = compose::objective(registry, &stage.objective)
+                .map_err(|e| document.locate(&at("objective"), e))?;
+            let bilevel =
+                compose::bilevel(registry, &stage.bilevel).map_err(|e| document.locate(&at("bilevel"), e))?;
+            parts.push((objective, bilevel));
+        }
+        let backend = registry
+            .backend(&recipe.backend.name, &Value::Object(recipe.backend.options.clone()))
+            .map_err(|e| {
+                let base = if e.key.is_some() { "backend.options" } else { "backend.name" };
+                document.locate(base, e)
+            })?;
+
+        let pairs = parts.iter().any(|(o, _)| o.requirements().data == DataKind::Pairs);
+        let tokenizer = tokenizer(document, &recipe)?;
+        let mut loader =
+            Loader { document, tokenizer, seed: recipe.run.seed, pairs, loaded: BTreeMap::new() };
+        let mut stages = Vec::new();
+        for (i, (objective, bilevel)) in parts.into_iter().enumerate() {
+            stages.push(loader.stage(&recipe, i, objective, bilevel)?);
+        }
+        for i in 1..stages.len() {
+            stages[i - 1].next_from = Some(stages[i].from.clone());
+        }
+
+        let spec = model_spec(&recipe, &loader.tokenizer);
+        let session = backend.open(&spec).map_err(|e| match e {
+            // The place in the recipe says more than the error alone.
+            spo_api::Error::Engine(message) => anyhow::Error::new(document.error("backend", message)),
+            spo_api::Error::Model(message) => anyhow::Error::new(document.error("model", message)),
+            other => other.into(),
+        })?;
+        let plan = Plan {
+            recipe,
+            name,
+            output,
+            tokenizer: loader.tokenizer,
+            session,
+            stages,
+            data: loader.loaded.into_values().collect(),
+        };
+        plan.check_fit(document)?;
+        Ok(plan)
+    }
+
+    /// Tokenizer, rows and model must fit each other.
+    fn check_fit(&self, document: &Document) -> Result<(), BadInput> {
+        let ModelInfo { vocabulary, context, .. } = self.session.info();
+        self.tokenizer.check_vocabulary(vocabulary).map_err(|e| document.error("model", e.to_string()))?;
+        for (i, stage) in self.recipe.stage.iter().enumerate() {
+            let (data, key) = match &stage.data {
+                Some(data) => (data, format!("stage[{i}].data.max_length")),
+                None => (&self.recipe.data, "data.max_length".to_owned()),
+            };
+            let longest = self.stages[i].train.examples.iter().flat_map(|e| &e.groups);
+            let longest =
+                longest.map(|g| g.prompt.len() + g.completions.iter().map(Vec::len).max().unwrap_or(0)).max();
+            if longest.is_some_and(|l| l > context) {
+                let message = format!(
+                    "is {}, and the longest row has {} tokens, but the model was made for {context}",
+                    data.max_length,
+                    longest.unwrap_or_default()
+                );
+                return Err(document.error(&key, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a person should know before training, a line each.
+    pub fn description(&self) -> Vec<String> {
+        let info = self.session.info();
+        let mut lines = vec![format!(
+            "{}: {} with {} parameters, {} of them trained, in {} on {}",
+            self.name, info.architecture, info.parameters, info.trainable, info.dtype, info.device
+        )];
+        lines.extend(self.data.iter().map(|(name, data)| format!("{name}: {}", data.report)));
+        lines
+    }
+
+    /// What is written beside a run so that it can be repeated.
+    pub fn record(&self) -> Value {
+        let info = self.session.info();
+        let data: Vec<Value> = self
+            .data
+            .iter()
+            .map(|(name, data)| {
+                json!({ "source": name, "rows": data.examples.len(), "sha256_of_tokens": data.hash() })
+            })
+            .collect();
+        json!({
+            "name": self.name,
+            "spo": env!("CARGO_PKG_VERSION"),
+            "seed": self.recipe.run.seed,
+            "tokenizer_sha256": self.tokenizer.hash(),
+            "model": {
+                "architecture": info.architecture,
+                "parameters": info.parameters,
+                "trainable": info.trainable,
+                "dtype": info.dtype,
+                "device": info.device,
+            },
+            "threads": std::thread::available_parallelism().map_or(1, usize::from),
+            "data": data,
+        })
+    }
+}
+
+/// Reads data, each source once.
+struct Loader<'a> {
+    document: &'a Document,
+    tokenizer: Tokenizer,
+    seed: u64,
+    /// Whether a stage learns from pairs.
+    pairs: bool,
+    loaded: BTreeMap<String, (String, Arc<Dataset>)>,
+}
+
+impl Loader<'_> {
+    fn stage(
+        &mut self,
+        recipe: &Recipe,
+        index: usize,
+        objective: Box<dyn Objective>,
+        bilevel: Bilevel,
+    ) -> anyhow::Result<PlannedStage> {
+        let stage = recipe.stage[index].clone();
+        let (data, base) = match &stage.data {
+            Some(data) => (data, format!("stage[{index}].data")),
+            None => (&recipe.data, "data".to_owned()),
+        };
+        let layout = layout(objective.requirements().data);
+        let train = self.load(data, Split::Train, &base, layout)?;
+        // Rejected answers are worth a look even where they are not learnt from.
+        let with_pairs = layout == Layout::Demonstrations && self.pairs;
+        let eval_layout = if with_pairs { Layout::Pairs } else { layout };
+        let eval = match data.eval.is_some() || data.task.is_some() {
+            true => Some(self.load(data, Split::Eval, &base, eval_layout)?),
+            false => None,
+        };
+        let lower_data = match &bilevel.lower_data {
+            Some(source) => {
+                let own = Data { train: Some(source.clone()), eval: None, task: None, ..data.clone() };
+                let at = format!("stage[{index}].bilevel.lower_data");
+                Some(self.load(&own, Split::Train, &at, Layout::Demonstrations)?)
+            }
+            None => None,
+        };
+        let rows = train.examples.len();
+        let steps = match (stage.steps, stage.epochs) {
+            (Some(steps), _) => steps,
+            (None, epochs) => {
+                ((epochs.unwrap_or(1.0) * rows as f64) / stage.batch_size as f64).ceil().max(1.0) as usize
+            }
+        };
+        if rows < stage.batch_size {
+            let message = format!("is {}, but there are only {rows} rows to train on", stage.batch_size);
+            return Err(self.document.error(&format!("stage[{index}].batch_size"), message).into());
+        }
+        let from = match (&stage.from, index) {
+            (Some(from), _) => from.clone(),
+            (None, 0) => "model".to_owned(),
+            (None, i) => recipe.stage[i - 1].name.clone(),
+        };
+        let exact_match = recipe.evaluation.exact_match.unwrap_or(data.task.is_some());
+        Ok(PlannedStage {
+            recipe: stage,
+            from,
+            next_from: None,
+            objective,
+            bilevel,
+            layout,
+            train,
+            eval,
+            exact_match,
+            lower_data,
+            steps,
+        })
+    }
+
+    fn load(
+        &mut self,
+        data: &Data,
+        split: Split,
+        at: &str,
+        layout: Layout,
+    ) -> Result<Arc<Dataset>, BadInput> {
+        let fit = Fit { max_length: data.max_length, truncation: data.truncation, strict: data.strict };
+        let source = match (split, &data.task) {
+            (_, Some(task)) => Value::Object(task.clone()),
+            (Split::Train, None) => data.train.clone().unwrap_or_default(),
+            (Split::Eval, None) => data.eval.clone().unwrap_or_default(),
+        };
+        let key = format!("{source} {split:?} {layout:?} {fit:?}");
+        if let Some((_, known)) = self.loaded.get(&key) {
+            return Ok(known.clone());
+        }
+        let (name, at, dataset) = if data.task.is_some() {
+            let generated = generate(self.document, data, &format!("{at}.task"), self.seed)?;
+            let (rows, name) = match split {
+                Split::Train => (generated.train, "training rows of the task"),
+                Split::Eval => (generated.held_out, "held-out rows of the task"),
+            };
+            let dataset = Dataset::from_rows(rows, layout, &self.tokenizer, &fit);
+            (name.to_owned(), format!("{at}.task"), dataset)
+        } else {
+            let at = match split {
+                Split::Train if at.ends_with("data") => format!("{at}.train"),
+                Split::Train => at.to_owned(),
+                Split::Eval => format!("{at}.eval"),
+            };
+            let source: Source = match &source {
+                Value::String(path) => Source::new(path),
+                table => spo_api::parse(table).map_err(|e| self.document.locate(&at, e))?,
+            };
+            let dataset = Dataset::load(std::slice::from_ref(&source), layout, &self.tokenizer, &fit);
+            (source.path.display().to_string(), at, dataset)
+        };
+        let dataset = Arc::new(dataset.map_err(|e| self.document.error(&at, e.to_string()))?);
+        self.loaded.insert(key, (name, dataset.clone()));
+        Ok(dataset)
+    }
+}
+
+/// Which rows of a source.
+#[derive(Clone, Copy, Debug)]
+enum Split {
+    Train,
+    Eval,
+}
+
+fn layout(data: DataKind) -> Layout {
+    match data {
+        DataKind::Pairs => Layout::Pairs,
+        DataKind::Unpaired => Layout::Unpaired,
+        DataKind::Demonstrations => Layout::Demonstrations,
+    }
+}
+
+/// Makes the rows of a task.
+fn generate(document: &Document, data: &Data, at: &str, seed: u64) -> Result<Generated, BadInput> {
+    let mut options = data.task.clone().unwrap_or_default();
+    let name = options.shift_remove("name").and_then(|n| n.as_str().map(str::to_owned));
+    let name =
+        name.ok_or_else(|| document.error(at, format!("needs a `name`: {}", task::NAMES.join(", "))))?;
+    task::generate(&name, &Value::Object(options), seed).map_err(|e| {
+        let at = if e.key.is_none() { format!("{at}.name") } else { at.to_owned() };
+        document.locate(&at, e)
+    })
+}
+
+/// The tokenizer: the one that is named, the model's own, or the characters of a generated task.
+fn tokenizer(document: &Document, recipe: &Recipe) -> Result<Tokenizer, BadInput> {
+    let (folder, at) = match (&recipe.model.tokenizer, &recipe.model.path) {
+        (Some(folder), _) => (folder, "model.tokenizer"),
+        (None, Some(folder)) => (folder, "model.path"),
+        (None, None) => {
+            if recipe.data.task.is_none() {
+                let message = "a model with random weights that learns from files needs `model.tokenizer`";
+                return Err(document.error("model", message));
+            }
+            let generated = generate(document, &recipe.data, "data.task", recipe.run.seed)?;
+            return Ok(Tokenizer::characters(generated.alphabet));
+        }
+    };
+    Tokenizer::open(folder).map_err(|e| document.error(at, e.to_string()))
+}
+
+/// What the backend is to open.
+fn model_spec(recipe: &Recipe, tokenizer: &Tokenizer) -> ModelSpec {
+    let source = match (&recipe.model.path, &recipe.model.config) {
+        (Some(folder), _) => ModelSource::Folder(folder.clone()),
+        (None, config) => {
+            let mut config = config.clone().unwrap_or_default();
+            config.entry("vocab_size").or_insert_with(|| tokenizer.vocabulary().into());
+            if let Some((_, eos)) = tokenizer.eos() {
+                config.entry("eos_token_id").or_insert_with(|| eos.into());
+            }
+            ModelSource::Random(Value::Object(config))
+        }
+    };
+    let adapter = recipe.model.adapter.as_ref().map(|a| spo_api::Adapter {
+        rank: a.rank,
+        alpha: a.alpha,
+        targets: a.targets.clone(),
+        path: a.path.clone(),
+    });
+    let backend = &recipe.backend;
+    ModelSpec {
+        source,
+        adapter,
+        seed: recipe.run.seed,
+        device: backend.device.clone(),
+        dtype: backend.dtype.clone(),
+    }
+}

@@ -1,0 +1,396 @@
+//! The training step as a bilevel problem: two losses on a batch, computed by a session.
+
+use spo_api::{
+    AdamW, BilevelProblem, Error, Evaluation, Layout, LevelWeights, LogProbs, Losses, Objective, Progress,
+    Result, Session, Statistics, Vector, VectorSpace, Weigh,
+};
+use spo_data::{Dataset, MicroBatch};
+
+use crate::observation::Observation;
+use crate::rows::{Assembled, Batch, Part, Scores};
+
+/// A dataset with what the reference model says of it.
+#[derive(Clone, Copy)]
+pub struct Scored<'a> {
+    /// Tokenised rows.
+    pub rows: &'a Dataset,
+    /// Log-probs under the reference, if the stage keeps one.
+    pub reference: Option<&'a Scores>,
+}
+
+/// The two objectives of a stage.
+pub struct Levels<'a> {
+    /// F.
+    pub upper: &'a mut dyn Objective,
+    /// G, if the step has a lower level.
+    pub lower: Option<&'a mut dyn Objective>,
+}
+
+/// Where lower batches come from.
+pub struct LowerSource<'a> {
+    /// The demonstrations.
+    pub data: Scored<'a>,
+    /// Whether they are the lower level's own. If not, every step begins with the demonstrations of the
+    /// upper batch, and one forward serves both levels.
+    pub own: bool,
+    /// Rows of the next batch.
+    pub draw: &'a mut dyn FnMut() -> Vec<usize>,
+}
+
+/// How a step moves the parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct Motion {
+    /// What goes through the session at once; everything if not given.
+    pub micro_batch: Option<MicroBatch>,
+    /// The optimizer; its learning rate is the one scheduled for this step.
+    pub optimizer: AdamW,
+    /// Longest gradient that is not scaled down; 0 for no limit.
+    pub max_grad_norm: f64,
+    /// Where the stage stands.
+    pub progress: Progress,
+}
+
+/// One training step's problem.
+pub struct StepProblem<'a> {
+    session: &'a mut dyn Session,
+    levels: Levels<'a>,
+    data: Scored<'a>,
+    batch: Batch,
+    source: Option<LowerSource<'a>>,
+    /// A lower batch of its own.
+    drawn: Option<Batch>,
+    motion: Motion,
+    /// Norm of the gradient of the last descent, before clipping.
+    pub grad_norm: Option<f64>,
+    /// What the first evaluation of the upper level saw, for the metrics.
+    pub observation: Option<Observation>,
+}
+
+/// What the two levels say of some log-probs.
+struct Found {
+    losses: Losses,
+    weights: LevelWeights,
+    /// Gradient per log-prob, in the order of the parts' completions.
+    upstream: Vec<f64>,
+}
+
+impl<'a> StepProblem<'a> {
+    /// The problem of one step.
+    ///
+    /// # Errors
+    /// When the lower level's data cannot be drawn.
+    pub fn new(
+        session: &'a mut dyn Session,
+        levels: Levels<'a>,
+        data: Scored<'a>,
+        batch: Batch,
+        source: Option<LowerSource<'a>>,
+        motion: Motion,
+    ) -> Result<Self> {
+        let own = source.as_ref().is_some_and(|s| s.own);
+        let mut problem = StepProblem {
+            session,
+            levels,
+            data,
+            batch,
+            source,
+            drawn: None,
+            motion,
+            grad_norm: None,
+            observation: None,
+        };
+        if own {
+            problem.next_lower()?;
+        }
+        Ok(problem)
+    }
+
+    /// Forward and backward, part by part: the loss and the weights of each part are known as soon as
+    /// its log-probs are.
+    fn one_pass(
+        &mut self,
+        weigh: &mut Weigh<'_>,
+        lower_elsewhere: Option<f64>,
+    ) -> Result<(Losses, LevelWeights)> {
+        let mut total = Losses::default();
+        let mut weights = None;
+        let statistics = statistics(self.observation.is_none(), self.levels.upper);
+        let mut observation = Observation::default();
+        for part in &self.batch.parts {
+            self.session.backward(&part.tokens, statistics, &mut |seen| {
+                let assembled = Assembled::new(&self.batch, [(part, seen)], self.data.reference);
+                let found = self.levels.evaluate(
+                    &assembled,
+                    self.data.rows,
+                    weigh,
+                    lower_elsewhere,
+                    &mut observation,
+                    &[seen],
+                )?;
+                total.upper += found.losses.upper;
+                total.lower += found.losses.lower;
+                weights = Some(found.weights);
+                Ok(found.upstream)
+            })?;
+        }
+        self.observation.get_or_insert(observation);
+        Ok((total, weights.expect("a batch has parts")))
+    }
+
+    /// Forward of all parts, then the losses of the whole batch, then forward and backward of each part.
+    fn two_pass(
+        &mut self,
+        weigh: &mut Weigh<'_>,
+        lower_elsewhere: Option<f64>,
+    ) -> Result<(Losses, LevelWeights)> {
+        let statistics = statistics(self.observation.is_none(), self.levels.upper);
+        let scored = score(self.session, &self.batch.parts, statistics)?;
+        let assembled =
+            Assembled::new(&self.batch, self.batch.parts.iter().zip(&scored), self.data.reference);
+        let mut observation = Observation::default();
+        let all: Vec<&LogProbs> = scored.iter().collect();
+        let found = self.levels.evaluate(
+            &assembled,
+            self.data.rows,
+            weigh,
+            lower_elsewhere,
+            &mut observation,
+            &all,
+        )?;
+        self.observation.get_or_insert(observation);
+        backward(self.session, &self.batch.parts, &found.upstream)?;
+        Ok((found.losses, found.weights))
+    }
+
+    /// G on the current lower batch; with a weight, its weighted gradient is added to the accumulator.
+    fn lower_alone(&mut self, weight: Option<f64>) -> Result<f64> {
+        let of_upper_batch;
+        let (batch, data) = match (&self.drawn, &self.source) {
+            (Some(drawn), Some(source)) => (drawn, source.data),
+            _ => {
+                let rows = self.batch.rows();
+                of_upper_batch =
+                    Batch::new(self.data.rows, &rows, Layout::Demonstrations, self.motion.micro_batch);
+                (&of_upper_batch, self.data)
+            }
+        };
+        let lower = self.levels.lower.as_mut().ok_or_else(no_lower)?;
+        let mut total = 0.0;
+        for part in &batch.parts {
+            let mut evaluate = |seen: &LogProbs| -> Result<Vec<f64>> {
+                let assembled = Assembled::new(batch, [(part, seen)], None);
+                let evaluation = evaluate(&mut **lower, &assembled, data.rows)?;
+                total += evaluation.loss(&assembled.batch()?);
+                Ok(assembled.upstream(|chosen, i| if chosen { evaluation.grad_chosen[i] } else { 0.0 }))
+            };
+            match weight {
+                None => {
+                    evaluate(&self.session.log_probs(&part.tokens, Statistics::default())?)?;
+                }
+                Some(weight) => {
+                    self.session.backward(&part.tokens, Statistics::default(), &mut |seen| {
+                        Ok(evaluate(seen)?.into_iter().map(|g| weight * g).collect())
+                    })?;
+                }
+            }
+        }
+        Ok(total)
+    }
+}
+
+impl BilevelProblem for StepProblem<'_> {
+    fn vectors(&mut self) -> &mut dyn VectorSpace {
+        self.session.vectors()
+    }
+
+    fn gradient(&mut self, mut weigh: Weigh<'_>, into: Vector) -> Result<Losses> {
+        self.session.vectors().zero(Vector::GRADIENT)?;
+        let losses = match weigh {
+            Weigh::Fixed(LevelWeights { upper: 0.0, lower }) => {
+                Losses { upper: f64::NAN, lower: self.lower_alone(Some(lower))? }
+            }
+            _ => {
+                let by_losses = matches!(weigh, Weigh::By(_));
+                let elsewhere = match (&self.drawn, by_losses) {
+                    (Some(_), true) => Some(self.lower_alone(None)?),
+                    (Some(_), false) => Some(f64::NAN),
+                    (None, _) => None,
+                };
+                let whole = by_losses || self.levels.upper.requirements().whole_batch;
+                let (mut losses, weights) = if whole && self.batch.parts.len() > 1 {
+                    self.two_pass(&mut weigh, elsewhere)?
+                } else {
+                    self.one_pass(&mut weigh, elsewhere)?
+                };
+                if elsewhere.is_some() && weights.lower != 0.0 {
+                    losses.lower = self.lower_alone(Some(weights.lower))?;
+                }
+                losses
+            }
+        };
+        if into != Vector::GRADIENT {
+            self.session.vectors().copy(Vector::GRADIENT, into)?;
+        }
+        Ok(losses)
+    }
+
+    fn lower(&mut self) -> Result<f64> {
+        self.lower_alone(None)
+    }
+
+    fn reference_lower(&mut self) -> Result<f64> {
+        let (batch, data) = match (&self.drawn, &self.source) {
+            (Some(drawn), Some(source)) => (drawn, source.data),
+            _ => (&self.batch, self.data),
+        };
+        let reference =
+            data.reference.ok_or_else(|| Error::Batch("this stage keeps no reference log-probs".into()))?;
+        let assembled = Assembled::of_scores(batch, reference);
+        let lower = self.levels.lower.as_mut().ok_or_else(no_lower)?;
+        Ok(evaluate(&mut **lower, &assembled, data.rows)?.loss(&assembled.batch()?))
+    }
+
+    fn next_lower(&mut self) -> Result<()> {
+        let source = self.source.as_mut().ok_or_else(no_lower)?;
+        let rows = (source.draw)();
+        self.drawn =
+            Some(Batch::new(source.data.rows, &rows, Layout::Demonstrations, self.motion.micro_batch));
+        Ok(())
+    }
+
+    fn descend(&mut self, lr_factor: f64) -> Result<()> {
+        let norm = self.session.vectors().norm(Vector::GRADIENT)?;
+        if !norm.is_finite() {
+            let rows: Vec<_> = self.batch.rows().into_iter().map(|i| place(self.data.rows, i)).collect();
+            return Err(Error::NonFinite(format!(
+                "the gradient's norm is {norm}: the parameters were left as they are. Rows of the batch: {}",
+                rows.join(", ")
+            )));
+        }
+        let limit = self.motion.max_grad_norm;
+        // As PyTorch's clip_grad_norm_.
+        let gradient_scale = if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        let optimizer = self.motion.optimizer;
+        self.session.optimizer_step(&AdamW { lr: optimizer.lr * lr_factor, gradient_scale, ..optimizer })?;
+        self.grad_norm = Some(norm);
+        Ok(())
+    }
+
+    fn progress(&self) -> Progress {
+        self.motion.progress
+    }
+}
+
+impl Levels<'_> {
+    /// Evaluates what `weigh` asks for on one batch or a part of it. `lower_elsewhere` is G where the
+    /// lower level has another batch.
+    fn evaluate(
+        &mut self,
+        assembled: &Assembled,
+        rows: &Dataset,
+        weigh: &mut Weigh<'_>,
+        lower_elsewhere: Option<f64>,
+        observation: &mut Observation,
+        scored: &[&LogProbs],
+    ) -> Result<Found> {
+        let batch = assembled.batch()?;
+        let upper = evaluate(self.upper, assembled, rows)?;
+        observation.add(&batch, &upper, scored.iter().copied());
+        let wants_lower = match weigh {
+            Weigh::Fixed(weights) => weights.lower != 0.0,
+            Weigh::By(_) => true,
+        };
+        let lower = match &mut self.lower {
+            Some(lower) if wants_lower && lower_elsewhere.is_none() => {
+                Some(evaluate(&mut **lower, assembled, rows)?)
+            }
+            _ => None,
+        };
+        let losses = Losses {
+            upper: upper.loss(&batch),
+            lower: lower.as_ref().map_or(lower_elsewhere.unwrap_or(f64::NAN), |l| l.loss(&batch)),
+        };
+        let weights = match weigh {
+            Weigh::Fixed(weights) => *weights,
+            Weigh::By(by) => by(losses)?,
+        };
+        let upstream = assembled.upstream(|chosen, i| {
+            let gradient = |e: &Evaluation| if chosen { e.grad_chosen[i] } else { e.grad_rejected[i] };
+            // A weight of 0 switches a level off, even where its gradient is not finite.
+            let weighted =
+                |weight: f64, e: &Evaluation| if weight == 0.0 { 0.0 } else { weight * gradient(e) };
+            weighted(weights.upper, &upper) + lower.as_ref().map_or(0.0, |l| weighted(weights.lower, l))
+        });
+        Ok(Found { losses, weights, upstream })
+    }
+}
+
+/// Evaluates an objective and holds its numbers to be finite.
+///
+/// # Errors
+/// [`Error::NonFinite`] naming the rows at fault.
+pub fn evaluate(objective: &mut dyn Objective, assembled: &Assembled, rows: &Dataset) -> Result<Evaluation> {
+    let batch = assembled.batch()?;
+    let mut evaluation = Evaluation::default();
+    evaluation.reset(&batch);
+    for (name, side) in [("chosen", &batch.chosen), ("rejected", &batch.rejected)] {
+        if let Some(i) = side.policy.values().iter().position(|x| !x.is_finite()) {
+            let answer = side.policy.offsets().partition_point(|&start| start <= i) - 1;
+            let row = place(rows, assembled.row(name == "chosen", answer));
+            return Err(Error::NonFinite(format!(
+                "token {} of the {name} answer of {row} has log-prob {}: the model's numbers are not finite; try a lower \
+                 learning rate, or f32",
+                i - side.policy.offsets()[answer],
+                side.policy.values()[i],
+            )));
+        }
+    }
+    objective.evaluate(&batch, &mut evaluation)?;
+    if let Some(i) = evaluation.losses.iter().position(|x| !x.is_finite()) {
+        return Err(Error::NonFinite(format!(
+            "the loss of {} is {}, though its log-probs are finite: this is a fault of the objective",
+            place(rows, assembled.row_of_loss(i)),
+            evaluation.losses[i]
+        )));
+    }
+    if evaluation.grad_chosen.iter().chain(&evaluation.grad_rejected).any(|g| !g.is_finite()) {
+        let message =
+            "the gradient with respect to a log-prob is not finite: this is a fault of the objective";
+        return Err(Error::NonFinite(message.into()));
+    }
+    Ok(evaluation)
+}
+
+/// Scores parts without gradient.
+///
+/// # Errors
+/// Those of the session.
+pub fn score(session: &mut dyn Session, parts: &[Part], statistics: Statistics) -> Result<Vec<LogProbs>> {
+    parts.iter().map(|part| session.log_probs(&part.tokens, statistics)).collect()
+}
+
+/// Adds the gradient of `<upstream, log-probs>` to the accumulator.
+fn backward(session: &mut dyn Session, parts: &[Part], upstream: &[f64]) -> Result<()> {
+    let mut rest = upstream;
+    for part in parts {
+        session.backward(&part.tokens, Statistics::default(), &mut |seen| {
+            let (mine, others) = rest.split_at(seen.values.len());
+            rest = others;
+            Ok(mine.to_vec())
+        })?;
+    }
+    Ok(())
+}
+
+/// What the session must compute beside log-probs: what is logged, and what the objective reads.
+fn statistics(logged: bool, upper: &dyn Objective) -> Statistics {
+    Statistics { entropy: logged, greedy: logged, collision: upper.requirements().collision }
+}
+
+fn place(rows: &Dataset, index: usize) -> String {
+    rows.examples[index].place.to_string()
+}
+
+fn no_lower() -> Error {
+    Error::Batch("the step asks for a lower level and has none".into())
+}

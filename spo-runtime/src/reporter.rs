@@ -1,0 +1,140 @@
+//! What a run tells the person who watches it.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use spo_api::Metrics;
+
+/// How a run speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Voice {
+    /// A progress bar on a terminal, plain lines elsewhere.
+    Human,
+    /// One JSON object a line on standard output.
+    Json,
+    /// Nothing but errors.
+    Quiet,
+}
+
+/// Tells of a run as it goes.
+pub struct Reporter {
+    voice: Voice,
+    bar: Option<ProgressBar>,
+    stage: String,
+    started: Instant,
+    total: usize,
+    spoke: Instant,
+}
+
+impl Reporter {
+    /// A reporter that has said nothing yet.
+    pub fn new(voice: Voice) -> Self {
+        let now = Instant::now();
+        Reporter { voice, bar: None, stage: String::new(), started: now, total: 0, spoke: now }
+    }
+
+    /// A sentence.
+    pub fn note(&self, text: &str) {
+        match (self.voice, &self.bar) {
+            (Voice::Human, Some(bar)) => bar.suspend(|| println!("{text}")),
+            (Voice::Human, None) => println!("{text}"),
+            (Voice::Json, _) => println!("{}", json!({ "note": text })),
+            (Voice::Quiet, _) => {}
+        }
+    }
+
+    /// A stage of so many steps begins.
+    pub fn begin(&mut self, stage: &str, total: usize) {
+        (self.stage, self.total, self.started) = (stage.to_owned(), total, Instant::now());
+        if self.voice == Voice::Human && std::io::stdout().is_terminal() {
+            let style = ProgressStyle::with_template("{prefix:>10} {bar:24} {pos}/{len} eta {eta} {msg}")
+                .expect("the template is well-formed");
+            let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stdout());
+            self.bar = Some(bar.with_style(style).with_prefix(self.stage.clone()));
+        }
+    }
+
+    /// A step is done. `step` counts from 1; `tokens_per_second` is of this step.
+    pub fn step(&mut self, step: usize, metrics: &Metrics, tokens_per_second: f64) {
+        match (self.voice, &self.bar) {
+            (Voice::Human, Some(bar)) => {
+                bar.set_message(format!("{}  {tokens_per_second:.0} tok/s", digest(metrics)));
+                bar.set_position(step as u64);
+            }
+            // Plain lines now and then, the first and the last always.
+            (Voice::Human, None) => {
+                let due = self.spoke.elapsed() > Duration::from_secs(5);
+                if due || step == 1 || step == self.total {
+                    self.spoke = Instant::now();
+                    let left =
+                        self.started.elapsed().div_f64(step as f64).mul_f64((self.total - step) as f64);
+                    println!(
+                        "{} {step}/{}  {}  {tokens_per_second:.0} tok/s  eta {}s",
+                        self.stage,
+                        self.total,
+                        digest(metrics),
+                        left.as_secs()
+                    );
+                }
+            }
+            (Voice::Json, _) => {
+                println!("{}", json!({ "stage": self.stage, "step": step, "metrics": metrics }))
+            }
+            (Voice::Quiet, _) => {}
+        }
+    }
+
+    /// Figures on held-out data.
+    pub fn evaluation(&self, step: usize, metrics: &Metrics) {
+        match self.voice {
+            Voice::Human => {
+                self.note(&format!("{} {step}/{}  {}", self.stage, self.total, eval_digest(metrics)))
+            }
+            Voice::Json => println!("{}", json!({ "stage": self.stage, "step": step, "metrics": metrics })),
+            Voice::Quiet => {}
+        }
+    }
+
+    /// The stage is over.
+    pub fn end(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish();
+        }
+    }
+}
+
+/// The few metrics one wants to see at every step.
+fn digest(metrics: &Metrics) -> String {
+    shown(
+        metrics,
+        &[
+            ("loss", "loss"),
+            ("rewards/accuracies", "acc"),
+            ("rewards/margins", "margin"),
+            ("logps/chosen", "chosen"),
+            ("bilevel/constraint", "constraint"),
+            ("grad_norm", "grad"),
+        ],
+    )
+}
+
+fn eval_digest(metrics: &Metrics) -> String {
+    shown(
+        metrics,
+        &[
+            ("eval_loss", "held-out loss"),
+            ("eval_pair_accuracy", "pair accuracy"),
+            ("eval_logps/chosen", "chosen"),
+            ("eval_logps/rejected", "rejected"),
+            ("eval_displaced", "displaced"),
+            ("eval_exact_match", "exact match"),
+        ],
+    )
+}
+
+fn shown(metrics: &Metrics, names: &[(&str, &str)]) -> String {
+    let known = names.iter().filter_map(|(name, short)| Some(format!("{short} {:.4}", metrics.get(*name)?)));
+    known.collect::<Vec<_>>().join("  ")
+}

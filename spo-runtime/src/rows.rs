@@ -1,0 +1,242 @@
+//! From tokenised rows to what a session scores and what an objective sees, and the gradient's way back.
+
+use spo_api::{Group, Layout, LogProbs, PreferenceBatch, Ragged, Side, TokenBatch, Totals};
+use spo_data::{Dataset, MicroBatch};
+
+/// Log-probs of every row of a dataset, under one model.
+#[derive(Clone, Debug, Default)]
+pub struct Scores {
+    /// Per row, per token of its chosen answer, nats.
+    pub chosen: Vec<Vec<f64>>,
+    /// The same of its rejected answer; empty where there is none.
+    pub rejected: Vec<Vec<f64>>,
+}
+
+/// Which side of a preference an answer is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Chosen,
+    Rejected,
+}
+
+/// Rows that go through a session in one pass.
+pub struct Part {
+    /// Indices of the rows in their dataset.
+    pub rows: Vec<usize>,
+    /// What the session scores.
+    pub tokens: TokenBatch,
+    /// Of each completion of `tokens`: its side and its row.
+    slots: Vec<(Role, usize)>,
+}
+
+impl Part {
+    /// Puts rows of a dataset together. Pairs may be taken as demonstrations: then their chosen answers
+    /// alone are scored.
+    pub fn new(dataset: &Dataset, rows: &[usize], layout: Layout) -> Self {
+        let mut part = Part { rows: rows.to_vec(), tokens: TokenBatch::default(), slots: Vec::new() };
+        for &row in rows {
+            let example = &dataset.examples[row];
+            let first = if example.desirable { Role::Chosen } else { Role::Rejected };
+            let mut roles =
+                [first, Role::Rejected].into_iter().take(if layout == Layout::Pairs { 2 } else { 1 });
+            for group in &example.groups {
+                let taken: Vec<_> = roles.by_ref().take(group.completions.len()).collect();
+                if !taken.is_empty() {
+                    let completions = group.completions[..taken.len()].to_vec();
+                    part.tokens.groups.push(Group { prompt: group.prompt.clone(), completions });
+                    part.slots.extend(taken.into_iter().map(|role| (role, row)));
+                }
+            }
+        }
+        part
+    }
+
+    /// Files log-probs of this part under their rows.
+    fn store(&self, scored: &LogProbs, into: &mut Scores) {
+        for (i, &(role, row)) in self.slots.iter().enumerate() {
+            let values = scored.values[scored.offsets[i]..scored.offsets[i + 1]].to_vec();
+            match role {
+                Role::Chosen => into.chosen[row] = values,
+                Role::Rejected => into.rejected[row] = values,
+            }
+        }
+    }
+
+    fn chosen_tokens(&self) -> usize {
+        let answers = self.tokens.completions().zip(&self.slots);
+        answers.filter(|(_, (role, _))| *role == Role::Chosen).map(|(answer, _)| answer.len()).sum()
+    }
+
+    /// Tokens of this part, each prompt counted with each of its answers, as other trainers count.
+    pub fn unshared_tokens(&self) -> usize {
+        let tokens = |g: &Group| g.completions.iter().map(|c| g.prompt.len() + c.len()).sum::<usize>();
+        self.tokens.groups.iter().map(tokens).sum()
+    }
+
+    /// The log-probs that [`store`](Self::store) filed, as a session would give them.
+    fn recall(&self, scores: &Scores) -> LogProbs {
+        let mut recalled = LogProbs { offsets: vec![0], ..LogProbs::default() };
+        for &(role, row) in &self.slots {
+            recalled.values.extend(match role {
+                Role::Chosen => &scores.chosen[row],
+                Role::Rejected => &scores.rejected[row],
+            });
+            recalled.offsets.push(recalled.values.len());
+        }
+        recalled
+    }
+}
+
+impl Scores {
+    /// Files the log-probs of a batch's parts under their rows.
+    pub fn new(dataset: &Dataset, batch: &Batch, scored: &[LogProbs]) -> Self {
+        let rows = dataset.examples.len();
+        let mut scores = Scores { chosen: vec![Vec::new(); rows], rejected: vec![Vec::new(); rows] };
+        for (part, seen) in batch.parts.iter().zip(scored) {
+            part.store(seen, &mut scores);
+        }
+        scores
+    }
+}
+
+/// The rows of an optimizer batch, split into parts.
+pub struct Batch {
+    /// How the rows' sides belong together.
+    pub layout: Layout,
+    /// What goes through the session, pass by pass.
+    pub parts: Vec<Part>,
+    /// Counts of the whole batch.
+    pub whole: Totals,
+}
+
+impl Batch {
+    /// Splits `rows` into parts, or makes one of them.
+    pub fn new(dataset: &Dataset, rows: &[usize], layout: Layout, micro_batch: Option<MicroBatch>) -> Self {
+        let tokens: Vec<usize> = rows.iter().map(|&row| dataset.examples[row].tokens()).collect();
+        let pieces = micro_batch.unwrap_or(MicroBatch::Rows(rows.len())).split(&tokens);
+        let parts: Vec<Part> =
+            pieces.into_iter().map(|piece| Part::new(dataset, &rows[piece], layout)).collect();
+        let chosen_tokens = parts.iter().map(Part::chosen_tokens).sum();
+        Batch { layout, parts, whole: Totals { rows: rows.len(), chosen_tokens } }
+    }
+
+    /// All rows of a dataset.
+    pub fn whole(dataset: &Dataset, layout: Layout, micro_batch: MicroBatch) -> Self {
+        let rows: Vec<usize> = (0..dataset.examples.len()).collect();
+        Batch::new(dataset, &rows, layout, Some(micro_batch))
+    }
+
+    /// Indices of all rows in their dataset.
+    pub fn rows(&self) -> Vec<usize> {
+        self.parts.iter().flat_map(|part| part.rows.iter().copied()).collect()
+    }
+}
+
+/// The arrays behind one [`Side`].
+#[derive(Default)]
+struct SideArrays {
+    rows: Vec<usize>,
+    offsets: Vec<usize>,
+    policy: Vec<f64>,
+    reference: Vec<f64>,
+    collision: Vec<f64>,
+}
+
+impl SideArrays {
+    fn side<'a>(&'a self) -> spo_api::Result<Side<'a>> {
+        let optional = |values: &'a [f64]| match values {
+            [] => Ok(None),
+            values => Ragged::new(values, &self.offsets).map(Some),
+        };
+        Ok(Side {
+            policy: Ragged::new(&self.policy, &self.offsets)?,
+            reference: optional(&self.reference)?,
+            collision: optional(&self.collision)?,
+        })
+    }
+}
+
+/// Log-probs of one or several parts, as an objective sees them.
+pub struct Assembled {
+    layout: Layout,
+    whole: Totals,
+    chosen: SideArrays,
+    rejected: SideArrays,
+    /// Of each completion, in the order of the parts: its side and where its tokens lie there.
+    places: Vec<(Role, std::ops::Range<usize>)>,
+}
+
+impl Assembled {
+    /// Lays out the log-probs of `parts` beside the reference's.
+    pub fn new<'a>(
+        batch: &Batch,
+        parts: impl IntoIterator<Item = (&'a Part, &'a LogProbs)>,
+        reference: Option<&Scores>,
+    ) -> Self {
+        let empty = || SideArrays { offsets: vec![0], ..SideArrays::default() };
+        let mut assembled = Assembled {
+            layout: batch.layout,
+            whole: batch.whole,
+            chosen: empty(),
+            rejected: empty(),
+            places: Vec::new(),
+        };
+        for (part, scored) in parts {
+            for (i, &(role, row)) in part.slots.iter().enumerate() {
+                let tokens = scored.offsets[i]..scored.offsets[i + 1];
+                let (side, known) = match role {
+                    Role::Chosen => (&mut assembled.chosen, reference.map(|r| &r.chosen[row])),
+                    Role::Rejected => (&mut assembled.rejected, reference.map(|r| &r.rejected[row])),
+                };
+                let start = side.policy.len();
+                side.policy.extend_from_slice(&scored.values[tokens.clone()]);
+                side.reference.extend(known.into_iter().flatten());
+                if !scored.collision.is_empty() {
+                    side.collision.extend_from_slice(&scored.collision[tokens]);
+                }
+                side.rows.push(row);
+                side.offsets.push(side.policy.len());
+                assembled.places.push((role, start..side.policy.len()));
+            }
+        }
+        assembled
+    }
+
+    /// Lays out stored scores as if they were the policy's.
+    pub fn of_scores(batch: &Batch, scores: &Scores) -> Self {
+        let scored: Vec<LogProbs> = batch.parts.iter().map(|part| part.recall(scores)).collect();
+        Self::new(batch, batch.parts.iter().zip(&scored), None)
+    }
+
+    /// The batch an objective evaluates.
+    ///
+    /// # Errors
+    /// When the sides do not fit the layout: a fault of the data.
+    pub fn batch(&self) -> spo_api::Result<PreferenceBatch<'_>> {
+        let batch = PreferenceBatch::new(self.layout, self.chosen.side()?, self.rejected.side()?)?;
+        Ok(PreferenceBatch { whole: self.whole, ..batch })
+    }
+
+    /// Gathers a number per token in the order of the completions, part after part. `gradient` is asked
+    /// for the side (is it the chosen one?) and the index in its flat values.
+    pub fn upstream(&self, gradient: impl Fn(bool, usize) -> f64) -> Vec<f64> {
+        let side = |(role, range): &(Role, std::ops::Range<usize>)| (*role == Role::Chosen, range.clone());
+        self.places
+            .iter()
+            .map(side)
+            .flat_map(|(chosen, range)| range.map(move |i| (chosen, i)))
+            .map(|(c, i)| gradient(c, i))
+            .collect()
+    }
+
+    /// The dataset's row behind the `i`-th answer of a side.
+    pub fn row(&self, chosen: bool, i: usize) -> usize {
+        if chosen { self.chosen.rows[i] } else { self.rejected.rows[i] }
+    }
+
+    /// The dataset's row behind the `i`-th loss.
+    pub fn row_of_loss(&self, i: usize) -> usize {
+        let chosen = &self.chosen.rows;
+        if i < chosen.len() { chosen[i] } else { self.rejected.rows[i - chosen.len()] }
+    }
+}
