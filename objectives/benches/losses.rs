@@ -17,6 +17,7 @@ fn losses(c: &mut Criterion) {
     let column = |phase: f64| (0..ROWS * TOKENS).map(|i| -1.0 - (i as f64 + phase).sin()).collect::<Vec<_>>();
     let [w, l, rw, rl] = [0.0, 0.25, 0.5, 0.75].map(column);
     let offsets: Vec<_> = (0..=ROWS).map(|i| i * TOKENS).collect();
+    let gaps = vec![1.0; ROWS];
     let ragged = |values| Ragged::new(values, &offsets).unwrap();
     let side = |policy, reference| {
         let reference = ragged(reference);
@@ -30,7 +31,7 @@ fn losses(c: &mut Criterion) {
             Data::Demonstrations => (Layout::Demonstrations, none),
         };
         let batch = PreferenceBatch::new(layout, side(&w, &rw), rejected).unwrap();
-        PreferenceBatch { mismatched: Some(side(&w, &rw)), ..batch }
+        PreferenceBatch { mismatched: Some(side(&w, &rw)), gaps: Some(&gaps), ..batch }
     };
 
     let mut group = c.benchmark_group("losses");

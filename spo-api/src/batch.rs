@@ -144,6 +144,8 @@ pub struct PreferenceBatch<'a> {
     /// Unpaired data only: each prompt with the answer of another row, in the order chosen rows then
     /// rejected rows, from which KTO estimates its KL term.
     pub mismatched: Option<Side<'a>>,
+    /// Pairs only: score of the chosen answer minus score of the rejected, where the data have scores.
+    pub gaps: Option<&'a [f64]>,
     /// The optimizer batch this is a part of.
     pub whole: Totals,
 }
@@ -179,7 +181,7 @@ impl<'a> PreferenceBatch<'a> {
         }
         let rows = if layout == Layout::Unpaired { n + m } else { n };
         let whole = Totals { rows, chosen_tokens: chosen.policy.values().len() };
-        Ok(PreferenceBatch { layout, chosen, rejected, mismatched: None, whole })
+        Ok(PreferenceBatch { layout, chosen, rejected, mismatched: None, gaps: None, whole })
     }
 
     /// Rows of this part: pairs, or for [`Layout::Unpaired`] examples.

@@ -30,6 +30,8 @@ pub struct Requirements {
     /// Unpaired data: log-probs of each prompt with the answer of another row
     /// ([`PreferenceBatch::mismatched`]).
     pub mismatched: bool,
+    /// Pairs: how far the scores of the two answers are apart ([`PreferenceBatch::gaps`]).
+    pub gaps: bool,
     /// The loss couples the rows of a batch (it sorts them, or averages over them), so it must see the
     /// whole optimizer batch at once: the runtime then forwards all parts before the first backward.
     pub whole_batch: bool,
@@ -46,6 +48,7 @@ impl Requirements {
             reference: self.reference || other.reference,
             collision: self.collision || other.collision,
             mismatched: self.mismatched || other.mismatched,
+            gaps: self.gaps || other.gaps,
             whole_batch: self.whole_batch || other.whole_batch,
         }
     }

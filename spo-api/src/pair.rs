@@ -39,6 +39,8 @@ pub struct Pair<S> {
     pub chosen: Answer<S>,
     /// The dispreferred answer.
     pub rejected: Answer<S>,
+    /// By how much the data score the preferred answer higher; 0 unless the loss asked for it.
+    pub gap: f64,
 }
 
 impl<S: Scalar> Pair<S> {
@@ -85,7 +87,7 @@ impl Reading {
             let policy = sum(side.policy.row(i));
             Ok(Answer { policy, reference, tokens: side.policy.tokens(i) as f64 })
         };
-        Ok(Pair { chosen: answer(&batch.chosen)?, rejected: answer(&batch.rejected)? })
+        Ok(Pair { chosen: answer(&batch.chosen)?, rejected: answer(&batch.rejected)?, gap: 0.0 })
     }
 
     /// The factor of pair `i` in the loss: 1 without [`weighting`](Self::weighting).
@@ -116,6 +118,20 @@ impl Reading {
     }
 }
 
+/// The gap of pair `i`, which must not contradict the preference.
+fn gap(batch: &PreferenceBatch<'_>, i: usize) -> Result<f64> {
+    let gaps = batch.gaps.ok_or_else(|| {
+        Error::Batch("this objective needs the scores of both answers of each pair, and got none".into())
+    })?;
+    match gaps.get(i) {
+        Some(&gap) if gap >= 0.0 && gap.is_finite() => Ok(gap),
+        Some(gap) => Err(Error::Batch(format!(
+            "pair {i}: the score of the chosen answer exceeds that of the rejected by {gap}, expected 0 or more"
+        ))),
+        None => Err(Error::Batch(format!("{} score gaps for {} pairs", gaps.len(), batch.rows()))),
+    }
+}
+
 fn shared_length(batch: &PreferenceBatch<'_>, i: usize) -> usize {
     batch.chosen.policy.tokens(i).min(batch.rejected.policy.tokens(i))
 }
@@ -127,6 +143,11 @@ pub trait PairLoss: Send {
     /// Whether the formula reads the reference log-probs.
     fn needs_reference(&self) -> bool {
         true
+    }
+
+    /// Whether the formula reads the gap between the scores of the two answers.
+    fn needs_gaps(&self) -> bool {
+        false
     }
 
     /// How token log-probs are read.
@@ -150,6 +171,7 @@ impl<L: PairLoss> Objective for L {
             data: Data::Pairs,
             reference: self.needs_reference(),
             collision: self.reading().weighting,
+            gaps: self.needs_gaps(),
             ..Requirements::default()
         }
     }
@@ -157,7 +179,10 @@ impl<L: PairLoss> Objective for L {
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
         let reading = self.reading();
         for i in 0..batch.rows() {
-            let pair = reading.pair(batch, i, self.needs_reference())?;
+            let mut pair = reading.pair(batch, i, self.needs_reference())?;
+            if self.needs_gaps() {
+                pair.gap = gap(batch, i)?;
+            }
             out.rewards.chosen.push(self.reward(&pair.chosen));
             out.rewards.rejected.push(self.reward(&pair.rejected));
 
@@ -166,8 +191,9 @@ impl<L: PairLoss> Objective for L {
                 reference: a.reference,
                 tokens: a.tokens,
             };
-            let loss = self.loss(&Pair { chosen: lift(pair.chosen, 0), rejected: lift(pair.rejected, 1) })
-                * reading.weight(batch, i)?;
+            let lifted =
+                Pair { chosen: lift(pair.chosen, 0), rejected: lift(pair.rejected, 1), gap: pair.gap };
+            let loss = self.loss(&lifted) * reading.weight(batch, i)?;
             if !loss.value.is_finite() || loss.partials.iter().any(|p| !p.is_finite()) {
                 let (w, l) = (pair.chosen, pair.rejected);
                 return Err(Error::NonFinite(format!(
@@ -260,6 +286,13 @@ mod tests {
         let message =
             |batch: PreferenceBatch<'_>, reading| evaluate(reading, &batch).unwrap_err().to_string();
         let weighting = Reading { weighting: true, ..Reading::default() };
+        let unscored = batch();
+        assert!(gap(&unscored, 0).unwrap_err().to_string().contains("needs the scores"));
+        let scored = |gaps| PreferenceBatch { gaps: Some(gaps), ..batch() };
+        assert_eq!(gap(&scored(&[0.5]), 0).unwrap(), 0.5);
+        assert!(gap(&scored(&[-0.5]), 0).unwrap_err().to_string().contains("by -0.5, expected 0 or more"));
+        assert!(gap(&scored(&[]), 0).unwrap_err().to_string().contains("0 score gaps for 1 pairs"));
+
         let bare = Side { reference: None, collision: None, ..batch().rejected };
         let without = PreferenceBatch { rejected: bare, ..batch() };
         assert!(message(without, Reading::default()).contains("needs reference log-probs"));

@@ -83,7 +83,7 @@ mod tests {
         let certain = Answer { policy: spo_api::Dual::<1>::input(0.0, 0), reference: 0.0, tokens: 1.0 };
         let other = Answer { policy: spo_api::Dual::from(-5.0), ..certain };
         for (chosen, rejected) in [(certain, other), (other, certain), (certain, certain)] {
-            let loss = Odds(&orpo).loss(&Pair { chosen, rejected });
+            let loss = Odds(&orpo).loss(&Pair { chosen, rejected, gap: 0.0 });
             assert!(loss.value.is_finite() && loss.partials[0].is_finite(), "{loss:?}");
         }
     }

@@ -13,7 +13,7 @@ pub(super) fn objective<P: spo_api::Part>(config: serde_json::Value) -> P {
 pub(super) fn pair(log_ratios: [f64; 2]) -> Pair<f64> {
     let [chosen, rejected] =
         log_ratios.map(|ratio| Answer { policy: ratio - 10.0, reference: -10.0, tokens: 4.0 });
-    Pair { chosen, rejected }
+    Pair { chosen, rejected, gap: 0.0 }
 }
 
 /// The loss at these log-ratios.
@@ -29,7 +29,7 @@ pub(super) fn slopes(of: &impl PairLoss, log_ratios: [f64; 2]) -> [f64; 2] {
         reference: a.reference,
         tokens: a.tokens,
     };
-    of.loss(&Pair { chosen: lift(pair.chosen, 0), rejected: lift(pair.rejected, 1) }).partials
+    of.loss(&Pair { chosen: lift(pair.chosen, 0), rejected: lift(pair.rejected, 1), gap: pair.gap }).partials
 }
 
 /// Evaluates on single-token answers with these log-ratios, the reference at 0; the mismatched answers

@@ -65,12 +65,15 @@ pub struct Batch {
     pub chosen: Answers,
     pub rejected: Answers,
     pub mismatched: Option<Answers>,
+    /// Empty where there are none.
+    pub gaps: Vec<f64>,
 }
 
 impl Batch {
     pub fn view(&self) -> PreferenceBatch<'_> {
         let batch = PreferenceBatch::new(self.layout, self.chosen.view(), self.rejected.view()).unwrap();
-        PreferenceBatch { mismatched: self.mismatched.as_ref().map(Answers::view), ..batch }
+        let gaps = (!self.gaps.is_empty()).then_some(&self.gaps[..]);
+        PreferenceBatch { mismatched: self.mismatched.as_ref().map(Answers::view), gaps, ..batch }
     }
 
     /// The pairs with these indices.
@@ -81,6 +84,7 @@ impl Batch {
             chosen: self.chosen.select(rows),
             rejected: self.rejected.select(rows),
             mismatched: None,
+            gaps: if self.gaps.is_empty() { vec![] } else { rows.iter().map(|&i| self.gaps[i]).collect() },
         }
     }
 

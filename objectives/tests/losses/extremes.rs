@@ -35,7 +35,8 @@ fn batch(layout: Layout, corners: &[[f64; 4]]) -> Batch {
             (rejected, Some(chosen.select(&rows)))
         }
     };
-    Batch { layout, chosen, rejected, mismatched }
+    let gaps = if layout == Layout::Pairs { vec![1.0; corners.len()] } else { vec![] };
+    Batch { layout, chosen, rejected, mismatched, gaps }
 }
 
 #[test]

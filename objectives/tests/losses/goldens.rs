@@ -102,6 +102,7 @@ fn first_file() -> Vec<Case> {
                 collision: rejected_collision,
             },
             mismatched: None,
+            gaps: vec![],
         };
         let expected = if trainer == "dpo" {
             Expected {
@@ -155,6 +156,7 @@ fn named_batch(b: &Value) -> Batch {
             chosen: side("chosen"),
             rejected: side("rejected"),
             mismatched: None,
+            gaps: vec![],
         };
     }
     let [desirable, undesirable] = by_label(b);
@@ -169,6 +171,7 @@ fn named_batch(b: &Value) -> Batch {
         chosen: own.select(&desirable),
         rejected: own.select(&undesirable),
         mismatched: Some(answers("kl_policy", "kl_ref").select(&[desirable, undesirable].concat())),
+        gaps: vec![],
     }
 }
 

@@ -21,6 +21,7 @@ fn needs(r: Requirements) -> String {
         (r.reference, "reference"),
         (r.collision, "collision statistic"),
         (r.mismatched, "mismatched answers"),
+        (r.gaps, "scores"),
         (r.whole_batch, "whole batch"),
     ];
     std::iter::once(data)

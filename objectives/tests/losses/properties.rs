@@ -121,7 +121,7 @@ proptest! {
     fn what_raises_the_chosen_answer_or_lowers_the_rejected_never_costs(rows in 1usize..6, seed in any::<u64>()) {
         for name in [
             "absolute-gain", "alphapo", "apo_zero", "apo_zero_unpaired", "bco", "bco_pair", "bdpo", "cpo", "dpo",
-            "dpop", "hinge", "kto", "orpo", "r-dpo", "rpo", "sft", "sigmoid_norm", "simpo", "tpo",
+            "dpop", "hinge", "kto", "odpo", "orpo", "r-dpo", "rpo", "sft", "sigmoid_norm", "simpo", "tpo",
         ] {
             let specimen = Specimen { name, config: serde_json::json!({}) };
             let batch = batch(specimen.build().requirements().data, rows, seed);
@@ -162,6 +162,7 @@ fn a_batch_that_lacks_what_is_needed_is_refused() {
             (needs.reference, without(|b| (b.chosen.reference, b.rejected.reference) = (None, None))),
             (needs.collision, without(|b| (b.chosen.collision, b.rejected.collision) = (None, None))),
             (needs.mismatched, without(|b| b.mismatched = None)),
+            (needs.gaps, without(|b| b.gaps = None)),
             (needs.data == Data::Pairs, without(|b| b.layout = Layout::Unpaired)),
         ] {
             assert_eq!(result.is_err(), needed, "{specimen}: {result:?}");

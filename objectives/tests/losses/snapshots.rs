@@ -38,7 +38,8 @@ fn scenarios(data: Data) -> Batch {
             (Layout::Unpaired, rejected, Some(Answers { policy, reference, collision: None }))
         }
     };
-    Batch { layout, chosen, rejected, mismatched }
+    let gaps = if layout == Layout::Pairs { vec![0.0, 0.5, 1.0, 2.0, 8.0] } else { vec![] };
+    Batch { layout, chosen, rejected, mismatched, gaps }
 }
 
 /// Nine significant digits, whatever the magnitude.

@@ -49,6 +49,7 @@ pub fn all() -> Vec<Specimen> {
             "cpo" => vec![json!({"loss_type": "hinge"}), json!({"loss_type": "ipo"}), json!({"alpha": 0.25})],
             "dpo" => vec![json!({"reference_free": true})],
             "kto" => vec![json!({"desirable_weight": 1.33, "undesirable_weight": 0.75})],
+            "odpo" => vec![json!({"growth": "linear"})],
             "tpo" => ["hinge", "ipo", "tpo-l"].map(|l| json!({"loss_type": l})).into(),
             _ => vec![],
         });
@@ -102,5 +103,10 @@ pub fn batch(data: Data, rows: usize, seed: u64) -> Batch {
     let rejected = if layout == Layout::Demonstrations { vec![] } else { rejected };
     let mismatched =
         (layout == Layout::Unpaired).then(|| figures.answers(&[chosen.clone(), rejected.clone()].concat()));
-    Batch { layout, chosen: figures.answers(&chosen), rejected: figures.answers(&rejected), mismatched }
+    let (chosen, rejected) = (figures.answers(&chosen), figures.answers(&rejected));
+    let gaps = match layout {
+        Layout::Pairs => (0..rows).map(|_| figures.between(0.0, 4.0)).collect(),
+        _ => vec![],
+    };
+    Batch { layout, chosen, rejected, mismatched, gaps }
 }
