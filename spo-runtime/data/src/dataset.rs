@@ -80,7 +80,7 @@ impl Dataset {
     /// For a file that cannot be read or understood, rows the chat template refuses, with
     /// [`Fit::strict`] for anything doubtful, and when no row is left.
     pub fn load(sources: &[Source], layout: Layout, tokenizer: &Tokenizer, fit: &Fit) -> Result<Self> {
-        let mut builder = Builder::new(layout, tokenizer, fit);
+        let mut builder = Builder::new(layout, tokenizer, fit)?;
         for source in sources {
             let mut rows = Interpreter::new(layout);
             source.read(&mut |place, record| {
@@ -101,7 +101,7 @@ impl Dataset {
         tokenizer: &Tokenizer,
         fit: &Fit,
     ) -> Result<Self> {
-        let mut builder = Builder::new(layout, tokenizer, fit);
+        let mut builder = Builder::new(layout, tokenizer, fit)?;
         for row in rows {
             builder.push(row)?;
         }
@@ -137,9 +137,12 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(layout: Layout, tokenizer: &'a Tokenizer, fit: &'a Fit) -> Self {
+    fn new(layout: Layout, tokenizer: &'a Tokenizer, fit: &'a Fit) -> Result<Self> {
+        if fit.max_length < 2 {
+            return Err(DataError::new("max_length must be at least 2: a token to read and one to score"));
+        }
         let dataset = Dataset { layout, examples: Vec::new(), report: Report::default() };
-        Builder { tokenizer, fit, waiting: Vec::new(), dataset }
+        Ok(Builder { tokenizer, fit, waiting: Vec::new(), dataset })
     }
 
     fn push(&mut self, row: Row) -> Result<()> {
@@ -170,9 +173,6 @@ impl<'a> Builder<'a> {
 
 /// Tokenizes a row and cuts it to size; no example if it has to be dropped.
 fn prepare(row: &Row, tokenizer: &Tokenizer, fit: &Fit) -> Result<(Option<Example>, Vec<Finding>)> {
-    if fit.max_length < 2 {
-        return Err(DataError::new("max_length must be at least 2: a token to read and one to score"));
-    }
     let answers: Vec<_> = row.answers.iter().collect();
     let mut findings = Vec::new();
     if answers.iter().any(|answer| answer.is_empty()) {

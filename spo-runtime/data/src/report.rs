@@ -3,7 +3,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::error::{DataError, Place, Result};
+use crate::error::{At, DataError, Place, Result};
 
 /// Something about a row that its owner should know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -103,10 +103,23 @@ impl fmt::Display for Report {
         write!(f, "{} rows read, {} kept", self.read, self.kept)?;
         for (finding, found) in &self.findings {
             let fate = if finding.dropped() { "dropped" } else { "kept" };
-            let places: Vec<_> = found.first.iter().map(Place::to_string).collect();
-            let more = if found.count > places.len() { ", ..." } else { "" };
-            write!(f, "\n{:>7} {fate}: {finding} ({}{more})", found.count, places.join(", "))?;
+            let more = if found.count > found.first.len() { ", ..." } else { "" };
+            write!(f, "\n{:>7} {fate}: {finding} ({}{more})", found.count, listed(&found.first))?;
         }
         Ok(())
     }
+}
+
+/// Places, their file named once: `train.jsonl:3, 17, 40`.
+fn listed(places: &[Place]) -> String {
+    let mut text = String::new();
+    for (i, place) in places.iter().enumerate() {
+        let separator = if i == 0 { "" } else { ", " };
+        let again = i > 0 && places[i - 1].file == place.file;
+        text += &match place.at {
+            At::Line(number) | At::Row(number) if again => format!("{separator}{number}"),
+            _ => format!("{separator}{place}"),
+        };
+    }
+    text
 }

@@ -37,12 +37,12 @@ pub(crate) fn lines(path: &Path, mut reader: impl BufRead, visit: &mut Visit<'_>
         };
         let text = std::str::from_utf8(bytes)
             .map_err(|e| DataError::new("not UTF-8").at(&at(At::Column(line, e.valid_up_to() + 1))))?;
-        if text.trim_ascii().is_empty() {
+        let text = text.trim_ascii_end();
+        if text.is_empty() {
             continue;
         }
-        let value: Value = serde_json::from_str(text).map_err(|e| {
-            DataError::new(format!("malformed JSON: {}", reason(&e))).at(&at(At::Column(line, e.column())))
-        })?;
+        let value: Value = serde_json::from_str(text)
+            .map_err(|e| DataError::new(reason(&e)).at(&at(At::Column(line, e.column()))))?;
         let record = record(value).map_err(|e| e.at(&at(At::Line(line))))?;
         if !visit(at(At::Line(line)), record)? {
             break;
@@ -67,7 +67,7 @@ pub(crate) fn array(path: &Path, mut reader: impl BufRead, visit: &mut Visit<'_>
         let place = Place { file: path.into(), at: At::Column(e.line(), e.column()) };
         match e.classify() {
             serde_json::error::Category::Io => DataError::io(path, &e.into()),
-            _ => DataError::new(format!("malformed JSON: {}", reason(&e))).at(&place),
+            _ => DataError::new(reason(&e)).at(&place),
         }
     })
 }
@@ -125,8 +125,9 @@ pub(crate) fn kind(value: &Value) -> &'static str {
 /// serde_json's message without its position, which the place tells.
 fn reason(error: &serde_json::Error) -> String {
     let message = error.to_string();
-    match message.rfind(" at line ") {
-        Some(end) => message[..end].to_owned(),
-        None => message,
+    let words = message.rfind(" at line ").map_or(&*message, |end| &message[..end]);
+    match error.is_data() {
+        true => words.to_owned(),
+        false => format!("malformed JSON: {words}"),
     }
 }

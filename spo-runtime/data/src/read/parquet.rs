@@ -1,8 +1,10 @@
 //! Parquet files, row by row.
 
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 
+use parquet::errors::ParquetError;
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
 use parquet::record::Field;
@@ -13,18 +15,18 @@ use crate::source::Visit;
 
 pub(crate) fn rows(path: &Path, visit: &mut Visit<'_>) -> Result<()> {
     let file = std::fs::File::open(path).map_err(|e| DataError::io(path, &e))?;
-    let failed = |e: parquet::errors::ParquetError| DataError::in_file(path, e.to_string());
-    let reader = SerializedFileReader::new(file).map_err(failed)?;
+    let reader = guarded(|| SerializedFileReader::new(file)).map_err(|e| DataError::in_file(path, e))?;
+    let mut rows = guarded(|| reader.get_row_iter(None)).map_err(|e| DataError::in_file(path, e))?;
     let name: Arc<Path> = path.into();
-    for (index, row) in reader.get_row_iter(None).map_err(failed)?.enumerate() {
-        let place = Place { file: name.clone(), at: At::Row(index + 1) };
-        let columns = row.map_err(|e| DataError::new(e.to_string()).at(&place))?.into_columns();
-        let record = columns
-            .into_iter()
-            .map(|(column, field)| {
-                let value = value(&field)
-                    .map_err(|e| DataError::new(format!("column `{column}`: {}", e.message)).at(&place))?;
-                Ok((column, value))
+    for index in 1.. {
+        let place = Place { file: name.clone(), at: At::Row(index) };
+        let row = guarded(|| rows.next().transpose()).map_err(|e| DataError::new(e).at(&place))?;
+        let Some(row) = row else { break };
+        let record = row
+            .get_column_iter()
+            .map(|(column, field)| match value(field) {
+                Ok(value) => Ok((column.clone(), value)),
+                Err(e) => Err(DataError::new(format!("column `{column}`: {}", e.message)).at(&place)),
             })
             .collect::<Result<_>>()?;
         if !visit(place, record)? {
@@ -32,6 +34,19 @@ pub(crate) fn rows(path: &Path, visit: &mut Visit<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The library panics on some damaged files: to the user that is one more way to be unreadable.
+fn guarded<T>(read: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T, String> {
+    match std::panic::catch_unwind(AssertUnwindSafe(read)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(ParquetError::General(message))) if message.starts_with("Disabled feature") => {
+            let codec = message.rsplit(' ').next().unwrap_or_default();
+            Err(format!("compressed with {codec}: write it with snappy or without compression"))
+        }
+        Ok(Err(error)) => Err(format!("not a readable parquet file: {error}")),
+        Err(_) => Err("the parquet file is damaged".to_owned()),
+    }
 }
 
 fn value(field: &Field) -> Result<Value> {

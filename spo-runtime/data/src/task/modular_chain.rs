@@ -129,3 +129,89 @@ fn running_sums(terms: &[usize]) -> Vec<usize> {
 fn joined(digits: &[usize], separator: &str) -> String {
     digits.iter().map(usize::to_string).collect::<Vec<_>>().join(separator)
 }
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+    use serde_json::json;
+
+    use super::*;
+    use crate::task::generate;
+
+    fn plain(text: &Text) -> &str {
+        match text {
+            Text::Plain(text) => text,
+            Text::Chat(_) => panic!("not plain text"),
+        }
+    }
+
+    /// Prompt, chosen, rejected.
+    fn texts(row: &Row) -> [&str; 3] {
+        let Answers::Pair { chosen, rejected } = &row.answers else { panic!("not a pair") };
+        [plain(&row.prompt), plain(chosen), plain(rejected)]
+    }
+
+    #[test]
+    fn the_data_are_the_same_for_the_same_seed() {
+        let first = |seed| {
+            let data = ModularChain::default().generate(seed);
+            data.train[..4].iter().map(|row| texts(row).join(" ")).collect::<Vec<_>>().join("\n")
+        };
+        assert_snapshot!(first(0), @r#"
+    5+6+0+6+7= 1,1,7,4 1,2,8,5
+    9+6+4+6+4= 5,9,5,9 9,3,9,3
+    4+3+4+1+5+7= 7,1,2,7,4 7,2,3,8,5
+    8+0+8+2+0+8= 8,6,8,8,6 8,6,8,8,5
+    "#);
+        assert_ne!(first(0), first(1));
+    }
+
+    #[test]
+    fn chosen_answers_are_right_and_rejected_ones_slip_once() {
+        let data = ModularChain::default().generate(7);
+        assert_eq!((data.train.len(), data.held_out.len()), (4000, 200));
+        let mut prompts = HashSet::new();
+        for row in data.train.iter().chain(&data.held_out) {
+            let [prompt, chosen, rejected] = texts(row);
+            assert!(prompts.insert(prompt.to_owned()), "{prompt} comes twice");
+            assert!([prompt, chosen, rejected].concat().chars().all(|c| data.alphabet.contains(c)));
+            let digits = |text: &str, separator| {
+                text.split(separator).map(|digit| digit.parse::<usize>().unwrap()).collect::<Vec<_>>()
+            };
+            let terms = digits(prompt.strip_suffix('=').unwrap(), '+');
+            let expected: Vec<_> = (2..=terms.len()).map(|n| terms[..n].iter().sum::<usize>() % 10).collect();
+            assert_eq!(digits(chosen, ','), expected);
+            let off: Vec<_> =
+                digits(rejected, ',').iter().zip(&expected).map(|(r, c)| (r + 10 - c) % 10).collect();
+            let slip = off.iter().position(|off| *off != 0).expect("the rejected answer is wrong");
+            assert!(off[slip..].iter().all(|later| *later == off[slip]), "{prompt} {rejected}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_made_is_refused() {
+        let error = |config| {
+            let error = generate("modular-chain", &config, 0).unwrap_err();
+            error.to_string()
+        };
+        let unknown = generate("modular-chian", &json!({}), 0).unwrap_err();
+        assert_eq!(unknown.suggestion.as_deref(), Some("modular-chain"));
+        assert_snapshot!(
+            [
+                unknown.to_string(),
+                error(json!({"max_terms": 2})),
+                error(json!({"min_terms": 1})),
+                error(json!({"min_terms": 2, "max_terms": 3, "train": 600})),
+                error(json!({"terms": 3})),
+            ]
+            .join("\n"),
+            @r#"
+    unknown task `modular-chian`, expected one of modular-chain
+    max_terms: must be at least min_terms (3), got 2
+    min_terms: must be at least 2, got 1
+    train: train + held_out must be at most 550, half of the 1100 chains of 2 to 3 terms
+    terms: unknown field `terms`, expected one of `train`, `held_out`, `min_terms`, `max_terms`
+    "#
+        );
+    }
+}

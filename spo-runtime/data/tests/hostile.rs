@@ -1,0 +1,83 @@
+//! No bytes make a reader panic.
+
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+use spo_api::Layout;
+use spo_data::{Dataset, Fit, Format, Source, Tokenizer};
+
+fn load(format: Format, content: &[u8]) -> usize {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data");
+    fs::write(&path, content).unwrap();
+    let source = Source { format: Some(format), ..Source::new(path) };
+    let tokenizer = Tokenizer::characters("ab");
+    let rows = |layout| {
+        let loaded = Dataset::load(std::slice::from_ref(&source), layout, &tokenizer, &Fit::default());
+        loaded.map_or(0, |data| data.examples.len())
+    };
+    [Layout::Pairs, Layout::Unpaired, Layout::Demonstrations].map(rows).iter().sum()
+}
+
+/// JSON of the right names and any types.
+fn value() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof!["null", "true", "-1e9", r#""[a-z ]{0,4}""#, Just("\"\\u00e9\"".to_owned())];
+    leaf.prop_recursive(3, 24, 4, |inner| {
+        let key = prop::sample::select(vec!["role", "content", "from", "value", "prompt", "chosen", "tools"]);
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(","))),
+            prop::collection::vec((key, inner), 0..4).prop_map(|fields| {
+                let fields: Vec<_> = fields.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+                format!("{{{}}}", fields.join(","))
+            }),
+        ]
+    })
+}
+
+fn row() -> impl Strategy<Value = String> {
+    let names = vec![
+        "prompt",
+        "chosen",
+        "rejected",
+        "completion",
+        "label",
+        "messages",
+        "conversations",
+        "instruction",
+        "input",
+        "output",
+        "tools",
+        "chat_template_kwargs",
+    ];
+    prop::collection::vec((prop::sample::select(names), value()), 0..5).prop_map(|fields| {
+        let fields: Vec<_> = fields.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+        format!("{{{}}}", fields.join(","))
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_bytes(content: Vec<u8>) {
+        for format in [Format::Jsonl, Format::Json, Format::Parquet] {
+            load(format, &content);
+        }
+    }
+
+    #[test]
+    fn any_types_under_the_right_names(rows in prop::collection::vec(row(), 1..4)) {
+        load(Format::Jsonl, rows.join("\n").as_bytes());
+        load(Format::Json, format!("[{}]", rows.join(",")).as_bytes());
+    }
+
+    #[test]
+    fn damaged_parquet(at in any::<prop::sample::Index>(), byte: u8, cut in any::<prop::sample::Index>()) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chat.parquet");
+        let mut content = fs::read(path).unwrap();
+        let at = at.index(content.len());
+        content[at] = byte;
+        load(Format::Parquet, &content);
+        content.truncate(cut.index(content.len()));
+        load(Format::Parquet, &content);
+    }
+}
