@@ -1,4 +1,4 @@
-use spo_api::{Data, Error, Evaluation, Objective, PreferenceBatch, Requirements, Result};
+use spo_api::{ConfigError, Data, Error, Evaluation, Objective, PreferenceBatch, Requirements, Result};
 
 /// One term of a [`Mix`].
 pub struct Component {
@@ -26,21 +26,21 @@ impl Mix {
     /// A sum of these losses.
     ///
     /// # Errors
-    /// [`Error::Batch`] when there is no component, a weight is not finite, or one component learns from
+    /// When there is no component, a weight is not finite, or one component learns from
     /// pairs and another from unpaired answers.
-    pub fn new(mut components: Vec<Component>) -> Result<Self> {
+    pub fn new(mut components: Vec<Component>) -> Result<Self, ConfigError> {
         if components.is_empty() {
-            return Err(Error::Batch("a sum of objectives needs at least one".into()));
+            return Err(ConfigError::whole("a sum of objectives needs at least one"));
         }
         if let Some(c) = components.iter().find(|c| !c.weight.is_finite()) {
-            return Err(Error::Batch(format!(
+            return Err(ConfigError::whole(format!(
                 "the weight of `{}` is {}, expected a number",
                 c.name, c.weight
             )));
         }
         let of = |data| components.iter().find(|c| c.objective.requirements().data == data);
         if let (Some(paired), Some(unpaired)) = (of(Data::Pairs), of(Data::Unpaired)) {
-            return Err(Error::Batch(format!(
+            return Err(ConfigError::whole(format!(
                 "`{}` learns from pairs and `{}` from unpaired answers: they cannot be summed",
                 paired.name, unpaired.name
             )));

@@ -88,6 +88,13 @@ impl Batch {
         }
     }
 
+    /// The unpaired answers with these indices of either kind.
+    pub fn answers(&self, chosen: &[usize], rejected: &[usize]) -> Batch {
+        assert_eq!(self.layout, Layout::Unpaired);
+        let (chosen, rejected) = (self.chosen.select(chosen), self.rejected.select(rejected));
+        Batch { chosen, rejected, ..self.clone() }
+    }
+
     pub fn evaluate(&self, objective: &mut dyn Objective) -> Result<Evaluation> {
         evaluate(objective, &self.view())
     }

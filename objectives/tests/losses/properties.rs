@@ -73,6 +73,32 @@ proptest! {
     }
 
     #[test]
+    fn unpaired_answers_have_no_order_and_add_up(rows in 2usize..6, seed in any::<u64>(), cut in 1usize..5) {
+        let batch = batch(Data::Unpaired, rows, seed);
+        let all_rows: Vec<_> = (0..rows).collect();
+        let turned: Vec<_> = (0..rows).map(|i| (i + cut) % rows).collect();
+        for specimen in all().into_iter().filter(|s| s.build().requirements().data == Data::Unpaired) {
+            let straight = batch.evaluate(&mut *specimen.build()).unwrap();
+            let other = batch.answers(&turned, &all_rows).evaluate(&mut *specimen.build()).unwrap();
+            let losses: Vec<_> = turned.iter().chain(&all_rows).enumerate()
+                .map(|(at, &i)| straight.losses[if at < rows { i } else { rows + i }]).collect();
+            prop_assert!(close(&losses, &other.losses), "{specimen}");
+            prop_assert!(close(&straight.grad_rejected, &other.grad_rejected), "{specimen}");
+            if specimen.build().requirements().whole_batch {
+                continue;
+            }
+            let cut = cut.min(rows);
+            let mut loss = 0.0;
+            for (chosen, rejected) in [(&all_rows[..cut], &all_rows[cut..]), (&all_rows[cut..], &all_rows[..cut])] {
+                let part = batch.answers(chosen, rejected);
+                let view = PreferenceBatch { whole: batch.view().whole, ..part.view() };
+                loss += evaluate(&mut *specimen.build(), &view).unwrap().loss(&view);
+            }
+            prop_assert!(close(&[straight.loss(&batch.view())], &[loss]), "{specimen}");
+        }
+    }
+
+    #[test]
     fn losses_on_log_ratios_do_not_see_a_shift_of_policy_and_reference(batch in pairs(), shift in -5.0..5.0) {
         // RPO has a likelihood of the policy's own; WPO weighs by the policy's own confidence.
         let on_ratios = |s: &Specimen| {
