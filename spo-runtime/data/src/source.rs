@@ -12,6 +12,16 @@ use crate::row::COLUMNS;
 use crate::{hash, read};
 
 /// A data file and how to read it: a table of the recipe.
+///
+/// Rows are told by their columns:
+/// - pairs: `chosen` and `rejected`, with a `prompt` or without (then it is the beginning they share);
+/// - demonstrations: `prompt` and `completion`, or `messages` of which the last is the assistant's;
+/// - unpaired: `prompt`, `completion` and `label` (true: desirable);
+/// - ShareGPT's `conversations` and Alpaca's `instruction`, `input`, `output` in their places.
+///
+/// Each text is a string, taken as it stands, or a list of messages (`role` and `content`, or `from` and
+/// `value`), rendered by the model's chat template, which also sees `tools` and `chat_template_kwargs`.
+/// All rows of a file have one form. Other columns are passed over.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
