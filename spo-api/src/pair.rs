@@ -1,3 +1,4 @@
+use crate::batch::sum;
 use crate::{
     Data, Dual, Error, Evaluation, Layout, Objective, PreferenceBatch, Ragged, Requirements, Result, Scalar,
     Side,
@@ -78,13 +79,13 @@ impl Reading {
             return Err(Error::Batch(format!("this objective needs pairs, got {:?}", batch.layout)));
         }
         let shared = shared_length(batch, i);
-        let sum = |row: &[f64]| {
+        let read = |row: &[f64]| {
             let (head, tail) = row.split_at(shared);
-            head.iter().sum::<f64>() + self.ld_alpha * tail.iter().sum::<f64>()
+            sum(head) + self.ld_alpha * sum(tail)
         };
         let answer = |side: &Side<'_>| -> Result<_> {
-            let reference = if with_reference { sum(side.reference()?.row(i)) } else { 0.0 };
-            let policy = sum(side.policy.row(i));
+            let reference = if with_reference { read(side.reference()?.row(i)) } else { 0.0 };
+            let policy = read(side.policy.row(i));
             Ok(Answer { policy, reference, tokens: side.policy.tokens(i) as f64 })
         };
         Ok(Pair { chosen: answer(&batch.chosen)?, rejected: answer(&batch.rejected)?, gap: 0.0 })
