@@ -54,6 +54,12 @@ pub fn parse<P: Part>(config: &Value) -> Result<P, ConfigError> {
     let part: P = serde_path_to_error::deserialize(config).map_err(|error| {
         let path = error.path().to_string();
         let message = error.inner().to_string();
+        // serde's words for a bare name where the choice wants a value along with it.
+        if let ("invalid type: unit variant, expected newtype variant", Some((key, choice))) =
+            (message.as_str(), path.rsplit_once('.'))
+        {
+            return ConfigError::at(key, format!("`{choice}` needs a value, as in `{{ {choice} = ... }}`"));
+        }
         let suggestion = suggest(&message);
         ConfigError { key: (path != "." && !path.is_empty()).then_some(path), message, suggestion }
     })?;
@@ -204,6 +210,10 @@ mod tests {
         let variant = error(json!({"beta": 0.1, "warmup": {"linear": {"steps": 0}}}));
         assert_eq!(variant.0.as_deref(), Some("warmup.linear.steps"));
         assert!(parse::<Example>(&json!({"beta": 0.1, "warmup": "none"})).is_ok());
+        assert_eq!(
+            error(json!({"beta": 0.1, "warmup": "linear"})),
+            (Some("warmup".into()), "`linear` needs a value, as in `{ linear = ... }`".into(), None)
+        );
         assert_eq!(error(json!({"beta": "x"})).0.as_deref(), Some("beta"));
         assert!(error(json!({})).1.contains("missing field `beta`"));
         assert_eq!(

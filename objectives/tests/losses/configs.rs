@@ -54,7 +54,7 @@ fn options_without_effect_are_refused() {
         ("cpo", json!({"loss_type": "simpo"}), "loss_type"),
         ("tpo", json!({"loss_type": "ipo", "label_smoothing": 0.1}), "label_smoothing"),
         ("tpo", json!({"loss_type": "sigmoid", "gamma": 1.0}), "gamma"),
-        ("dpo", json!({"f_divergence": "alpha_divergence"}), "f_divergence.alpha_divergence"),
+        ("dpo", json!({"f_divergence": "alpha_divergence"}), "f_divergence"),
         ("dpo", json!({"f_divergence": "js_divergence", "reference_free": true}), "f_divergence"),
         ("exo_pair", json!({"label_smoothing": 0.0}), "label_smoothing"),
         ("hinge", json!({"label_smoothing": 0.1}), "label_smoothing"),
