@@ -203,6 +203,22 @@ impl<'a> PreferenceBatch<'a> {
         }
     }
 
+    /// Rows, if this is a whole batch: for objectives that couple the rows of a batch
+    /// ([`Requirements::whole_batch`](crate::Requirements::whole_batch)).
+    ///
+    /// # Errors
+    /// [`Error::Batch`] when it is a part.
+    pub fn rows_of_whole(&self) -> Result<usize> {
+        if self.rows() == self.whole.rows {
+            return Ok(self.rows());
+        }
+        Err(Error::Batch(format!(
+            "this objective couples all rows of a batch: it needs the whole batch of {}, got a part of {}",
+            self.whole.rows,
+            self.rows()
+        )))
+    }
+
     /// Both sides, chosen first.
     pub fn sides(&self) -> [&Side<'a>; 2] {
         [&self.chosen, &self.rejected]
@@ -242,6 +258,10 @@ mod tests {
         assert!(PreferenceBatch::new(Layout::Pairs, two, hollow).is_err());
         assert!(PreferenceBatch::new(Layout::Demonstrations, two, one).is_err());
         assert_eq!(PreferenceBatch::new(Layout::Unpaired, two, one).unwrap().whole.rows, 3);
+        let whole = PreferenceBatch::new(Layout::Pairs, two, two).unwrap();
+        assert_eq!(whole.rows_of_whole().unwrap(), 2);
+        let part = PreferenceBatch { whole: Totals { rows: 3, ..whole.whole }, ..whole };
+        assert!(part.rows_of_whole().unwrap_err().to_string().contains("whole batch of 3, got a part of 2"));
         let skewed = Side { reference: Some(one.policy), ..two };
         assert!(PreferenceBatch::new(Layout::Pairs, skewed, two).is_err());
     }

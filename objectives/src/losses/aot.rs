@@ -1,5 +1,5 @@
 use spo_api::{
-    Data, Dual, Error, Evaluation, Objective, Part, PreferenceBatch, Reading, Requirements, Result, register,
+    Data, Dual, Evaluation, Objective, Part, PreferenceBatch, Reading, Requirements, Result, register,
 };
 
 use super::dpo::smoothed_logistic;
@@ -39,7 +39,7 @@ impl Objective for Aot {
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
         let reading = Reading { ld_alpha: self.ld_alpha, ..Reading::default() };
         let (mut policy, mut reference) = (Vec::new(), Vec::new());
-        for i in 0..rows_of_whole(batch)? {
+        for i in 0..batch.rows_of_whole()? {
             let pair = reading.pair(batch, i, true)?;
             out.rewards.chosen.push(self.beta * pair.chosen.log_ratio());
             out.rewards.rejected.push(self.beta * pair.rejected.log_ratio());
@@ -55,18 +55,6 @@ impl Objective for Aot {
         }
         Ok(())
     }
-}
-
-/// The number of rows, if the batch is a whole one.
-pub(super) fn rows_of_whole(batch: &PreferenceBatch<'_>) -> Result<usize> {
-    if batch.rows() == batch.whole.rows {
-        return Ok(batch.rows());
-    }
-    Err(Error::Batch(format!(
-        "this objective couples all rows of a batch: it needs the whole batch of {}, got a part of {}",
-        batch.whole.rows,
-        batch.rows()
-    )))
 }
 
 /// Indices in ascending order of the values.

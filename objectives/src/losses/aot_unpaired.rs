@@ -2,7 +2,7 @@ use spo_api::{
     Data, Dual, Evaluation, Objective, Part, PreferenceBatch, Reading, Requirements, Result, register,
 };
 
-use super::aot::{order, rows_of_whole};
+use super::aot::order;
 use super::dpo::smoothed_logistic;
 use super::options::tenth;
 
@@ -42,7 +42,7 @@ impl Objective for AotUnpaired {
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
         let reading = Reading { ld_alpha: self.ld_alpha, ..Reading::default() };
         let (mut chosen, mut rejected) = (Vec::new(), Vec::new());
-        for i in 0..rows_of_whole(batch)? {
+        for i in 0..batch.rows_of_whole()? {
             let pair = reading.pair(batch, i, true)?;
             chosen.push(pair.chosen.log_ratio());
             rejected.push(pair.rejected.log_ratio());

@@ -4,7 +4,6 @@ use spo_api::{
     Data, Error, Evaluation, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
 };
 
-use super::aot::rows_of_whole;
 use super::options::tenth;
 use super::unpaired::LogRatios;
 
@@ -56,7 +55,7 @@ impl Objective for Bco {
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
-        rows_of_whole(batch)?;
+        batch.rows_of_whole()?;
         let ratios = LogRatios::new(batch)?;
         let beta = self.beta;
         let delta = self.update(beta * ratios.mean(), batch.rows() as f64);

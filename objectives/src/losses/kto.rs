@@ -4,7 +4,6 @@ use spo_api::{
     Data, Error, Evaluation, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
 };
 
-use super::aot::rows_of_whole;
 use super::options::{one, tenth};
 use super::unpaired::LogRatios;
 
@@ -53,7 +52,7 @@ impl Objective for Kto {
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
-        rows_of_whole(batch)?;
+        batch.rows_of_whole()?;
         let others = batch.mismatched.ok_or_else(|| {
             Error::Batch("kto estimates its KL from each prompt with another's answer, and got none".into())
         })?;
