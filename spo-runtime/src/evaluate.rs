@@ -38,7 +38,7 @@ pub fn held_out(
     let evaluation = evaluate(objective, &assembled, data)?;
     objective.restore(&state)?;
     let mut observation = Observation::default();
-    observation.add(&assembled.batch()?, &evaluation, &scored);
+    observation.add(&assembled, &evaluation)?;
 
     let mut metrics: Metrics =
         observation.metrics().into_iter().map(|(k, v)| (format!("eval_{k}"), v)).collect();

@@ -148,7 +148,13 @@ impl Plan {
             "{}: {} with {} parameters, {} of them trained, in {} on {}",
             self.name, info.architecture, info.parameters, info.trainable, info.dtype, info.device
         )];
-        lines.extend(self.data.iter().map(|(name, data)| format!("{name}: {}", data.report)));
+        for (name, data) in &self.data {
+            let line = format!("{name}: {}", data.report);
+            // The same rows may have been read both as pairs and as demonstrations.
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
         lines
     }
 

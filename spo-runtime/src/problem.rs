@@ -125,7 +125,6 @@ impl<'a> StepProblem<'a> {
                     weigh,
                     lower_elsewhere,
                     &mut observation,
-                    &[seen],
                 )?;
                 total.upper += found.losses.upper;
                 total.lower += found.losses.lower;
@@ -148,15 +147,8 @@ impl<'a> StepProblem<'a> {
         let assembled =
             Assembled::new(&self.batch, self.batch.parts.iter().zip(&scored), self.data.reference);
         let mut observation = Observation::default();
-        let all: Vec<&LogProbs> = scored.iter().collect();
-        let found = self.levels.evaluate(
-            &assembled,
-            self.data.rows,
-            weigh,
-            lower_elsewhere,
-            &mut observation,
-            &all,
-        )?;
+        let found =
+            self.levels.evaluate(&assembled, self.data.rows, weigh, lower_elsewhere, &mut observation)?;
         self.observation.get_or_insert(observation);
         backward(self.session, &self.batch.parts, &found.upstream)?;
         Ok((found.losses, found.weights))
@@ -291,11 +283,10 @@ impl Levels<'_> {
         weigh: &mut Weigh<'_>,
         lower_elsewhere: Option<f64>,
         observation: &mut Observation,
-        scored: &[&LogProbs],
     ) -> Result<Found> {
         let batch = assembled.batch()?;
         let upper = evaluate(self.upper, assembled, rows)?;
-        observation.add(&batch, &upper, scored.iter().copied());
+        observation.add(assembled, &upper)?;
         let wants_lower = match weigh {
             Weigh::Fixed(weights) => weights.lower != 0.0,
             Weigh::By(_) => true,

@@ -164,6 +164,10 @@ pub struct Assembled {
     rejected: SideArrays,
     /// Of each completion, in the order of the parts: its side and where its tokens lie there.
     places: Vec<(Role, std::ops::Range<usize>)>,
+    /// Entropy of every scored position, where it was asked for.
+    pub entropy: Vec<f64>,
+    /// Of every token of the chosen answers: 1 where it was the most probable one.
+    pub greedy: Vec<f64>,
 }
 
 impl Assembled {
@@ -180,19 +184,25 @@ impl Assembled {
             chosen: empty(),
             rejected: empty(),
             places: Vec::new(),
+            entropy: Vec::new(),
+            greedy: Vec::new(),
         };
         for (part, scored) in parts {
             for (i, &(role, row)) in part.slots.iter().enumerate() {
                 let tokens = scored.offsets[i]..scored.offsets[i + 1];
-                let (side, known) = match role {
+                let (side, reference) = match role {
                     Role::Chosen => (&mut assembled.chosen, reference.map(|r| &r.chosen[row])),
                     Role::Rejected => (&mut assembled.rejected, reference.map(|r| &r.rejected[row])),
                 };
                 let start = side.policy.len();
                 side.policy.extend_from_slice(&scored.values[tokens.clone()]);
-                side.reference.extend(known.into_iter().flatten());
-                if !scored.collision.is_empty() {
-                    side.collision.extend_from_slice(&scored.collision[tokens]);
+                side.reference.extend(reference.into_iter().flatten());
+                // A statistic that was not asked for has no values at all.
+                let known = |statistic: &'a Vec<f64>| statistic.get(tokens.clone()).unwrap_or_default();
+                side.collision.extend_from_slice(known(&scored.collision));
+                assembled.entropy.extend_from_slice(known(&scored.entropy));
+                if role == Role::Chosen {
+                    assembled.greedy.extend_from_slice(known(&scored.greedy));
                 }
                 side.rows.push(row);
                 side.offsets.push(side.policy.len());
