@@ -13,6 +13,13 @@ use spo_backend_candle::Candle;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Seconds of processor time so far, in this program and in the kernel for it; 0 where there is no /proc.
+fn processor_seconds() -> [f64; 2] {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11);
+    [(); 2].map(|()| fields.next().and_then(|ticks| ticks.parse().ok()).unwrap_or(0.0) / 100.0)
+}
+
 fn main() -> spo_api::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let said = |word: &str| arguments.iter().any(|a| a == word);
@@ -44,10 +51,9 @@ fn main() -> spo_api::Result<()> {
     let info = session.info();
     println!("{} parameters, {} trained, on {}", info.parameters, info.trainable, info.device);
     for step in 0..steps {
-        let start = Instant::now();
+        let (start, before) = (Instant::now(), processor_seconds());
         session.vectors().zero(Vector::GRADIENT)?;
         session.backward(&batch, Statistics::default(), &mut |l| Ok(vec![1e-3; l.values.len()]))?;
-        let backward = start.elapsed();
         let hyper = AdamW {
             lr: 1e-5,
             beta1: 0.9,
@@ -58,17 +64,18 @@ fn main() -> spo_api::Result<()> {
             gradient_scale: 1.0,
         };
         session.optimizer_step(&hyper)?;
-        let whole = start.elapsed();
-        let forward = Instant::now();
-        session.log_probs(&batch, Statistics::default())?;
+        let (elapsed, after) = (start.elapsed().as_secs_f64(), processor_seconds());
         println!(
-            "step {step}: {:.2} s ({:.2} s forward and backward), {:.0} tokens/s; scoring alone {:.2} s",
-            whole.as_secs_f64(),
-            backward.as_secs_f64(),
-            batch.tokens() as f64 / whole.as_secs_f64(),
-            forward.elapsed().as_secs_f64(),
+            "step {step}: {elapsed:.2} s, {:.0} tokens/s; processor {:.2} s, kernel {:.2} s",
+            batch.tokens() as f64 / elapsed,
+            after[0] - before[0],
+            after[1] - before[1],
         );
     }
+    let (start, before) = (Instant::now(), processor_seconds());
+    session.log_probs(&batch, Statistics::default())?;
+    let processor = processor_seconds()[0] - before[0];
+    println!("scoring alone: {:.2} s; processor {processor:.2} s", start.elapsed().as_secs_f64());
     if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
         status.lines().filter(|line| line.starts_with("VmHWM")).for_each(|line| println!("peak {line}"));
     }

@@ -36,6 +36,7 @@ both!(
     statistics_follow_their_definitions,
     vectors_behave,
     adamw_follows_its_formula,
+    adapters_leave_the_rest_alone,
     generation_is_that_of_recomputation,
     sampling_follows_the_distribution,
 );

@@ -107,3 +107,33 @@ impl Rope {
         [angles().map(|a| a.cos() as f32).collect(), angles().map(|a| a.sin() as f32).collect()]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scalings_stretch_the_wavelengths_they_should() {
+        let rope = |scaling| Rope { theta: 500_000.0, scaling }.frequencies(128);
+        let plain = rope(Scaling::Default);
+        assert_eq!(plain[0], 1.0);
+        assert!((plain[32] - 500_000f64.powf(-0.5)).abs() < 1e-15);
+        assert!(rope(Scaling::Linear { factor: 4.0 }).iter().zip(&plain).all(|(a, b)| a * 4.0 == *b));
+
+        // As Llama 3.1 has it: 8,192 tokens of context stretched eightfold.
+        let stretched = rope(Scaling::Llama3 {
+            factor: 8.0,
+            low_frequency_factor: 1.0,
+            high_frequency_factor: 4.0,
+            original_context: 8192.0,
+        });
+        for (scaled, plain) in stretched.iter().zip(&plain) {
+            let wavelength = 2.0 * PI / plain;
+            match wavelength {
+                short if short < 8192.0 / 4.0 => assert_eq!(scaled, plain),
+                long if long > 8192.0 => assert_eq!(*scaled, plain / 8.0),
+                _ => assert!(*scaled < *plain && *scaled > plain / 8.0),
+            }
+        }
+    }
+}
