@@ -152,8 +152,8 @@ pub struct PreferenceBatch<'a> {
     pub chosen: Side<'a>,
     /// Dispreferred (or undesirable) answers.
     pub rejected: Side<'a>,
-    /// Unpaired data only: each prompt with the answer of another row, in the order chosen rows then
-    /// rejected rows, from which KTO estimates its KL term.
+    /// Unpaired data only: the prompt of each row with the answer of another, in any order, from which
+    /// KTO estimates its KL term.
     pub mismatched: Option<Side<'a>>,
     /// Pairs only: score of the chosen answer minus score of the rejected, where the data have scores.
     pub gaps: Option<&'a [f64]>,

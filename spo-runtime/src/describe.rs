@@ -39,8 +39,13 @@ fn needs(entry: &Entry) -> String {
                 Data::Unpaired => "unpaired",
                 Data::Demonstrations => "demonstrations",
             };
-            let more =
-                [(r.reference, "reference"), (r.collision, "collision"), (r.whole_batch, "whole batch")];
+            let more = [
+                (r.reference, "reference"),
+                (r.collision, "collision"),
+                (r.mismatched, "mismatched answers"),
+                (r.gaps, "score gaps"),
+                (r.whole_batch, "whole batch"),
+            ];
             std::iter::once(data)
                 .chain(more.iter().filter(|m| m.0).map(|m| m.1))
                 .collect::<Vec<_>>()

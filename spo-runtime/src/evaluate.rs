@@ -32,7 +32,7 @@ pub fn held_out(
     let scored = score(session, &batch.parts, statistics)?;
     let scores = Scores::new(data, batch, &scored);
     let start = start.unwrap_or(&scores);
-    let assembled = Assembled::new(batch, batch.parts.iter().zip(&scored), Some(start));
+    let assembled = Assembled::new(batch, batch.parts.iter().zip(&scored), Some(start), data);
     // Evaluating must not advance an objective's running values.
     let state = objective.state();
     let evaluation = evaluate(objective, &assembled, data)?;

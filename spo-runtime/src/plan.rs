@@ -13,6 +13,7 @@ use crate::compose::{self, Bilevel};
 use crate::document::Document;
 use crate::error::BadInput;
 use crate::recipe::{Data, Recipe, Stage};
+use crate::rows::View;
 
 /// A recipe whose every part has been found, built and checked.
 pub struct Plan {
@@ -45,7 +46,7 @@ pub struct PlannedStage {
     /// The step, with G.
     pub bilevel: Bilevel,
     /// What the objective sees of the rows.
-    pub layout: Layout,
+    pub view: View,
     /// Rows to train on.
     pub train: Arc<Dataset>,
     /// Held-out rows.
@@ -224,8 +225,30 @@ impl Loader<'_> {
                 let at = format!("stage[{index}].bilevel.lower_data");
                 Some(self.load(&own, Split::Train, &at, Layout::Demonstrations)?)
             }
+            // Of unpaired answers, the desirable ones: a batch of its own, for some have none.
+            None if layout == Layout::Unpaired && bilevel.lower.is_some() => {
+                let examples = train.examples.iter().filter(|e| e.desirable).cloned().collect();
+                Some(Arc::new(Dataset {
+                    layout: Layout::Demonstrations,
+                    examples,
+                    report: train.report.clone(),
+                }))
+            }
             None => None,
         };
+        if lower_data.as_ref().is_some_and(|data| data.examples.is_empty()) {
+            let message = "no row is desirable: the lower level has nothing to learn from";
+            return Err(self.document.error(&format!("stage[{index}].bilevel"), message).into());
+        }
+        if objective.requirements().gaps
+            && let Some(row) = train.examples.iter().find(|example| example.gap.is_none())
+        {
+            let message =
+                format!("needs data with `score_chosen` and `score_rejected`, and {} has none", row.place);
+            return Err(self.document.error(&format!("stage[{index}].objective"), message).into());
+        }
+        let mismatched = objective.requirements().mismatched.then_some(stage.batch_size);
+        let view = View { layout, mismatched };
         let rows = train.examples.len();
         let steps = match (stage.steps, stage.epochs) {
             (Some(steps), _) => steps,
@@ -249,7 +272,7 @@ impl Loader<'_> {
             next_from: None,
             objective,
             bilevel,
-            layout,
+            view,
             train,
             eval,
             exact_match,

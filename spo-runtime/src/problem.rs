@@ -1,13 +1,13 @@
 //! The training step as a bilevel problem: two losses on a batch, computed by a session.
 
 use spo_api::{
-    AdamW, BilevelProblem, Error, Evaluation, Layout, LevelWeights, LogProbs, Losses, Objective, Progress,
-    Result, Session, Statistics, Vector, VectorSpace, Weigh,
+    AdamW, BilevelProblem, Error, Evaluation, LevelWeights, LogProbs, Losses, Objective, Progress, Result,
+    Session, Statistics, Vector, VectorSpace, Weigh,
 };
 use spo_data::{Dataset, MicroBatch};
 
 use crate::observation::Observation;
-use crate::rows::{Assembled, Batch, Part, Scores};
+use crate::rows::{Assembled, Batch, Part, Scores, View};
 
 /// A dataset with what the reference model says of it.
 #[derive(Clone, Copy)]
@@ -118,7 +118,8 @@ impl<'a> StepProblem<'a> {
         let mut observation = Observation::default();
         for part in &self.batch.parts {
             self.session.backward(&part.tokens, statistics, &mut |seen| {
-                let assembled = Assembled::new(&self.batch, [(part, seen)], self.data.reference);
+                let assembled =
+                    Assembled::new(&self.batch, [(part, seen)], self.data.reference, self.data.rows);
                 let found = self.levels.evaluate(
                     &assembled,
                     self.data.rows,
@@ -144,8 +145,12 @@ impl<'a> StepProblem<'a> {
     ) -> Result<(Losses, LevelWeights)> {
         let statistics = statistics(self.observation.is_none(), self.levels.upper);
         let scored = score(self.session, &self.batch.parts, statistics)?;
-        let assembled =
-            Assembled::new(&self.batch, self.batch.parts.iter().zip(&scored), self.data.reference);
+        let assembled = Assembled::new(
+            &self.batch,
+            self.batch.parts.iter().zip(&scored),
+            self.data.reference,
+            self.data.rows,
+        );
         let mut observation = Observation::default();
         let found =
             self.levels.evaluate(&assembled, self.data.rows, weigh, lower_elsewhere, &mut observation)?;
@@ -162,7 +167,7 @@ impl<'a> StepProblem<'a> {
             _ => {
                 let rows = self.batch.rows();
                 of_upper_batch =
-                    Batch::new(self.data.rows, &rows, Layout::Demonstrations, self.motion.micro_batch);
+                    Batch::new(self.data.rows, &rows, View::DEMONSTRATIONS, self.motion.micro_batch);
                 (&of_upper_batch, self.data)
             }
         };
@@ -170,7 +175,7 @@ impl<'a> StepProblem<'a> {
         let mut total = 0.0;
         for part in &batch.parts {
             let mut evaluate = |seen: &LogProbs| -> Result<Vec<f64>> {
-                let assembled = Assembled::new(batch, [(part, seen)], None);
+                let assembled = Assembled::new(batch, [(part, seen)], None, data.rows);
                 let evaluation = evaluate(&mut **lower, &assembled, data.rows)?;
                 total += evaluation.loss(&assembled.batch()?);
                 Ok(assembled.upstream(|chosen, i| if chosen { evaluation.grad_chosen[i] } else { 0.0 }))
@@ -237,7 +242,7 @@ impl BilevelProblem for StepProblem<'_> {
         };
         let reference =
             data.reference.ok_or_else(|| Error::Batch("this stage keeps no reference log-probs".into()))?;
-        let assembled = Assembled::of_scores(batch, reference);
+        let assembled = Assembled::of_scores(batch, reference, data.rows);
         let lower = self.levels.lower.as_mut().ok_or_else(no_lower)?;
         Ok(evaluate(&mut **lower, &assembled, data.rows)?.loss(&assembled.batch()?))
     }
@@ -245,8 +250,7 @@ impl BilevelProblem for StepProblem<'_> {
     fn next_lower(&mut self) -> Result<()> {
         let source = self.source.as_mut().ok_or_else(no_lower)?;
         let rows = (source.draw)();
-        self.drawn =
-            Some(Batch::new(source.data.rows, &rows, Layout::Demonstrations, self.motion.micro_batch));
+        self.drawn = Some(Batch::new(source.data.rows, &rows, View::DEMONSTRATIONS, self.motion.micro_batch));
         Ok(())
     }
 

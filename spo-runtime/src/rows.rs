@@ -10,13 +10,33 @@ pub struct Scores {
     pub chosen: Vec<Vec<f64>>,
     /// The same of its rejected answer; empty where there is none.
     pub rejected: Vec<Vec<f64>>,
+    /// The same of another row's answer to its prompt, where the objective asks for it.
+    pub mismatched: Vec<Vec<f64>>,
 }
 
-/// Which side of a preference an answer is on.
+/// What an answer is to an objective.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Chosen,
     Rejected,
+    Mismatched,
+}
+
+/// How rows are shown to an objective.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// How the sides belong together. Pairs may be seen as demonstrations: then their chosen answers
+    /// alone are scored.
+    pub layout: Layout,
+    /// Score each prompt with the answer of another row too: the one before it in its block of so many
+    /// rows of the dataset, the first with that of the last. Fixed by the dataset, as TRL does it, and
+    /// not by the batch, so that the reference's scores can be kept.
+    pub mismatched: Option<usize>,
+}
+
+impl View {
+    /// Answers to imitate.
+    pub const DEMONSTRATIONS: View = View { layout: Layout::Demonstrations, mismatched: None };
 }
 
 /// Rows that go through a session in one pass.
@@ -25,20 +45,19 @@ pub struct Part {
     pub rows: Vec<usize>,
     /// What the session scores.
     pub tokens: TokenBatch,
-    /// Of each completion of `tokens`: its side and its row.
+    /// Of each completion of `tokens`: what it is, and of which row.
     slots: Vec<(Role, usize)>,
 }
 
 impl Part {
-    /// Puts rows of a dataset together. Pairs may be taken as demonstrations: then their chosen answers
-    /// alone are scored.
-    pub fn new(dataset: &Dataset, rows: &[usize], layout: Layout) -> Self {
+    /// Puts rows of a dataset together.
+    pub fn new(dataset: &Dataset, rows: &[usize], view: View) -> Self {
         let mut part = Part { rows: rows.to_vec(), tokens: TokenBatch::default(), slots: Vec::new() };
         for &row in rows {
             let example = &dataset.examples[row];
             let first = if example.desirable { Role::Chosen } else { Role::Rejected };
-            let mut roles =
-                [first, Role::Rejected].into_iter().take(if layout == Layout::Pairs { 2 } else { 1 });
+            let answers = if view.layout == Layout::Pairs { 2 } else { 1 };
+            let mut roles = [first, Role::Rejected].into_iter().take(answers);
             for group in &example.groups {
                 let taken: Vec<_> = roles.by_ref().take(group.completions.len()).collect();
                 if !taken.is_empty() {
@@ -46,6 +65,13 @@ impl Part {
                     part.tokens.groups.push(Group { prompt: group.prompt.clone(), completions });
                     part.slots.extend(taken.into_iter().map(|role| (role, row)));
                 }
+            }
+            if let (Some(block), Some(group)) = (view.mismatched, part.tokens.groups.last_mut()) {
+                let start = row / block * block;
+                let end = (start + block).min(dataset.examples.len());
+                let other = if row > start { row - 1 } else { end - 1 };
+                group.completions.push(dataset.examples[other].groups[0].completions[0].clone());
+                part.slots.push((Role::Mismatched, row));
             }
         }
         part
@@ -58,6 +84,7 @@ impl Part {
             match role {
                 Role::Chosen => into.chosen[row] = values,
                 Role::Rejected => into.rejected[row] = values,
+                Role::Mismatched => into.mismatched[row] = values,
             }
         }
     }
@@ -80,6 +107,7 @@ impl Part {
             recalled.values.extend(match role {
                 Role::Chosen => &scores.chosen[row],
                 Role::Rejected => &scores.rejected[row],
+                Role::Mismatched => &scores.mismatched[row],
             });
             recalled.offsets.push(recalled.values.len());
         }
@@ -91,7 +119,8 @@ impl Scores {
     /// Files the log-probs of a batch's parts under their rows.
     pub fn new(dataset: &Dataset, batch: &Batch, scored: &[LogProbs]) -> Self {
         let rows = dataset.examples.len();
-        let mut scores = Scores { chosen: vec![Vec::new(); rows], rejected: vec![Vec::new(); rows] };
+        let empty = || vec![Vec::new(); rows];
+        let mut scores = Scores { chosen: empty(), rejected: empty(), mismatched: empty() };
         for (part, seen) in batch.parts.iter().zip(scored) {
             part.store(seen, &mut scores);
         }
@@ -101,8 +130,8 @@ impl Scores {
 
 /// The rows of an optimizer batch, split into parts.
 pub struct Batch {
-    /// How the rows' sides belong together.
-    pub layout: Layout,
+    /// How the rows are seen.
+    pub view: View,
     /// What goes through the session, pass by pass.
     pub parts: Vec<Part>,
     /// Counts of the whole batch.
@@ -111,19 +140,19 @@ pub struct Batch {
 
 impl Batch {
     /// Splits `rows` into parts, or makes one of them.
-    pub fn new(dataset: &Dataset, rows: &[usize], layout: Layout, micro_batch: Option<MicroBatch>) -> Self {
+    pub fn new(dataset: &Dataset, rows: &[usize], view: View, micro_batch: Option<MicroBatch>) -> Self {
         let tokens: Vec<usize> = rows.iter().map(|&row| dataset.examples[row].tokens()).collect();
         let pieces = micro_batch.unwrap_or(MicroBatch::Rows(rows.len())).split(&tokens);
         let parts: Vec<Part> =
-            pieces.into_iter().map(|piece| Part::new(dataset, &rows[piece], layout)).collect();
+            pieces.into_iter().map(|piece| Part::new(dataset, &rows[piece], view)).collect();
         let chosen_tokens = parts.iter().map(Part::chosen_tokens).sum();
-        Batch { layout, parts, whole: Totals { rows: rows.len(), chosen_tokens } }
+        Batch { view, parts, whole: Totals { rows: rows.len(), chosen_tokens } }
     }
 
     /// All rows of a dataset.
-    pub fn whole(dataset: &Dataset, layout: Layout, micro_batch: MicroBatch) -> Self {
+    pub fn whole(dataset: &Dataset, view: View, micro_batch: MicroBatch) -> Self {
         let rows: Vec<usize> = (0..dataset.examples.len()).collect();
-        Batch::new(dataset, &rows, layout, Some(micro_batch))
+        Batch::new(dataset, &rows, view, Some(micro_batch))
     }
 
     /// Indices of all rows in their dataset.
@@ -162,6 +191,9 @@ pub struct Assembled {
     whole: Totals,
     chosen: SideArrays,
     rejected: SideArrays,
+    mismatched: SideArrays,
+    /// Score gaps of the pairs; empty where the data have none.
+    gaps: Vec<f64>,
     /// Of each completion, in the order of the parts: its side and where its tokens lie there.
     places: Vec<(Role, std::ops::Range<usize>)>,
     /// Entropy of every scored position, where it was asked for.
@@ -176,23 +208,28 @@ impl Assembled {
         batch: &Batch,
         parts: impl IntoIterator<Item = (&'a Part, &'a LogProbs)>,
         reference: Option<&Scores>,
+        dataset: &Dataset,
     ) -> Self {
         let empty = || SideArrays { offsets: vec![0], ..SideArrays::default() };
         let mut assembled = Assembled {
-            layout: batch.layout,
+            layout: batch.view.layout,
             whole: batch.whole,
             chosen: empty(),
             rejected: empty(),
+            mismatched: empty(),
+            gaps: Vec::new(),
             places: Vec::new(),
             entropy: Vec::new(),
             greedy: Vec::new(),
         };
         for (part, scored) in parts {
+            assembled.gaps.extend(part.rows.iter().filter_map(|&row| dataset.examples[row].gap));
             for (i, &(role, row)) in part.slots.iter().enumerate() {
                 let tokens = scored.offsets[i]..scored.offsets[i + 1];
                 let (side, reference) = match role {
                     Role::Chosen => (&mut assembled.chosen, reference.map(|r| &r.chosen[row])),
                     Role::Rejected => (&mut assembled.rejected, reference.map(|r| &r.rejected[row])),
+                    Role::Mismatched => (&mut assembled.mismatched, reference.map(|r| &r.mismatched[row])),
                 };
                 let start = side.policy.len();
                 side.policy.extend_from_slice(&scored.values[tokens.clone()]);
@@ -213,9 +250,9 @@ impl Assembled {
     }
 
     /// Lays out stored scores as if they were the policy's.
-    pub fn of_scores(batch: &Batch, scores: &Scores) -> Self {
+    pub fn of_scores(batch: &Batch, scores: &Scores, dataset: &Dataset) -> Self {
         let scored: Vec<LogProbs> = batch.parts.iter().map(|part| part.recall(scores)).collect();
-        Self::new(batch, batch.parts.iter().zip(&scored), None)
+        Self::new(batch, batch.parts.iter().zip(&scored), None, dataset)
     }
 
     /// The batch an objective evaluates.
@@ -224,19 +261,22 @@ impl Assembled {
     /// When the sides do not fit the layout: a fault of the data.
     pub fn batch(&self) -> spo_api::Result<PreferenceBatch<'_>> {
         let batch = PreferenceBatch::new(self.layout, self.chosen.side()?, self.rejected.side()?)?;
-        Ok(PreferenceBatch { whole: self.whole, ..batch })
+        let mismatched = (!self.mismatched.rows.is_empty()).then(|| self.mismatched.side()).transpose()?;
+        let gaps = (self.gaps.len() == batch.rows()).then_some(self.gaps.as_slice());
+        Ok(PreferenceBatch { mismatched, gaps, whole: self.whole, ..batch })
     }
 
     /// Gathers a number per token in the order of the completions, part after part. `gradient` is asked
     /// for the side (is it the chosen one?) and the index in its flat values.
     pub fn upstream(&self, gradient: impl Fn(bool, usize) -> f64) -> Vec<f64> {
-        let side = |(role, range): &(Role, std::ops::Range<usize>)| (*role == Role::Chosen, range.clone());
-        self.places
-            .iter()
-            .map(side)
-            .flat_map(|(chosen, range)| range.map(move |i| (chosen, i)))
-            .map(|(c, i)| gradient(c, i))
-            .collect()
+        let mut upstream = Vec::new();
+        for (role, range) in &self.places {
+            match role {
+                Role::Mismatched => upstream.resize(upstream.len() + range.len(), 0.0),
+                side => upstream.extend(range.clone().map(|i| gradient(*side == Role::Chosen, i))),
+            }
+        }
+        upstream
     }
 
     /// The dataset's row behind the `i`-th answer of a side.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use spo_api::{AdamW, Export, Layout, Metrics, Objective, Progress, Registry, Session, Statistics, Vector};
+use spo_api::{AdamW, Export, Metrics, Objective, Progress, Registry, Session, Statistics, Vector};
 use spo_data::{Dataset, MicroBatch, Tokenizer, epoch_order};
 
 use crate::document::Document;
@@ -15,7 +15,7 @@ use crate::output::{MetricsLog, Output};
 use crate::plan::{Plan, PlannedStage};
 use crate::problem::{Levels, LowerSource, Motion, Scored, StepProblem, score};
 use crate::reporter::Reporter;
-use crate::rows::{Batch, Part, Scores};
+use crate::rows::{Batch, Part, Scores, View};
 use crate::schedule::LearningRate;
 use crate::summary::{StageSummary, Summary};
 
@@ -141,11 +141,11 @@ impl Training<'_> {
         // The reference is the model as the stage finds it, so its log-probs are known before training.
         let needs_reference = stage.objective.requirements().reference;
         let keeps = needs_reference || (step_needs.reference_lower && lower.is_none());
-        let reference = keeps.then(|| scores(session, &train, stage.layout, eval_rows));
+        let reference = keeps.then(|| scores(session, &train, stage.view, eval_rows));
         let reference = reference.transpose()?;
         let lower_reference = match &lower {
             Some(data) if step_needs.reference_lower => {
-                Some(scores(session, data, Layout::Demonstrations, eval_rows)?)
+                Some(scores(session, data, View::DEMONSTRATIONS, eval_rows)?)
             }
             _ => None,
         };
@@ -173,7 +173,7 @@ impl Training<'_> {
         for step in 0..stage.steps {
             let step_began = Instant::now();
             let rows = order.take(recipe.batch_size);
-            let batch = Batch::new(&train, &rows, stage.layout, recipe.micro_batch);
+            let batch = Batch::new(&train, &rows, stage.view, recipe.micro_batch);
             let step_tokens: usize = batch.parts.iter().map(Part::unshared_tokens).sum();
             tokens += step_tokens;
             let lr = rate.at(step);
@@ -259,8 +259,8 @@ impl Training<'_> {
 }
 
 /// Scores a whole dataset under the current parameters.
-fn scores(session: &mut dyn Session, data: &Dataset, layout: Layout, rows: usize) -> spo_api::Result<Scores> {
-    let batch = Batch::whole(data, layout, MicroBatch::Rows(rows));
+fn scores(session: &mut dyn Session, data: &Dataset, view: View, rows: usize) -> spo_api::Result<Scores> {
+    let batch = Batch::whole(data, view, MicroBatch::Rows(rows));
     let scored = score(session, &batch.parts, Statistics::default())?;
     Ok(Scores::new(data, &batch, &scored))
 }
@@ -309,7 +309,10 @@ struct Evaluator {
 
 impl Evaluator {
     fn new(stage: &PlannedStage, rows: usize, stop: &[u32]) -> Self {
-        let batch = stage.eval.as_ref().map(|eval| Batch::whole(eval, eval.layout, MicroBatch::Rows(rows)));
+        let batch = stage.eval.as_ref().map(|eval| {
+            let view = View { layout: eval.layout, mismatched: stage.view.mismatched };
+            Batch::whole(eval, view, MicroBatch::Rows(rows))
+        });
         let exact_match = stage.exact_match;
         Evaluator { eval: stage.eval.clone(), batch, exact_match, stop: stop.to_vec(), start: None }
     }

@@ -2,7 +2,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use spo_api::{Group, Layout, TokenBatch};
+use spo_api::{Group, Layout};
 
 use crate::error::{DataError, Place, Result};
 use crate::hash;
@@ -33,13 +33,15 @@ impl Default for Fit {
 }
 
 /// One tokenized row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Example {
     /// The prompt with its answers, the chosen one first; two groups of one answer where the answers' own
     /// contexts differ (a prompt cut at the beginning, or no prompt at all).
     pub groups: Vec<Group>,
     /// The judgement of an unpaired answer; true otherwise.
     pub desirable: bool,
+    /// Of a pair with scores: that of the chosen answer minus that of the rejected one.
+    pub gap: Option<f64>,
     /// Where it came from.
     pub place: Place,
 }
@@ -49,11 +51,6 @@ impl Example {
     pub fn tokens(&self) -> usize {
         self.groups.iter().map(|g| g.prompt.len() + g.completions.iter().map(Vec::len).sum::<usize>()).sum()
     }
-}
-
-/// All completions of some examples, in their order; of a pair the chosen one first.
-pub fn token_batch<'a>(examples: impl IntoIterator<Item = &'a Example>) -> TokenBatch {
-    TokenBatch { groups: examples.into_iter().flat_map(|example| &example.groups).cloned().collect() }
 }
 
 /// Tokenized rows in the order of their files.
@@ -198,5 +195,5 @@ fn prepare(row: &Row, tokenizer: &Tokenizer, fit: &Fit) -> Result<(Option<Exampl
         findings.push(Finding::IdenticalPair);
     }
     let desirable = !matches!(row.answers, Answers::Labelled { desirable: false, .. });
-    Ok((Some(Example { groups, desirable, place: row.place.clone() }), findings))
+    Ok((Some(Example { groups, desirable, gap: row.gap, place: row.place.clone() }), findings))
 }

@@ -8,7 +8,7 @@
 //!
 //! ```no_run
 //! use spo_api::Layout;
-//! use spo_data::{Dataset, Fit, Source, Tokenizer, epoch_order, token_batch};
+//! use spo_data::{Dataset, Fit, Source, Tokenizer, epoch_order};
 //!
 //! # fn main() -> spo_data::Result<()> {
 //! let tokenizer = Tokenizer::open("models/SmolLM2-135M".as_ref())?;
@@ -16,7 +16,7 @@
 //! let data = Dataset::load(&train, Layout::Pairs, &tokenizer, &Fit::default())?;
 //! println!("{}", data.report);
 //! for batch in epoch_order(data.examples.len(), 0, 0).chunks(8) {
-//!     let batch = token_batch(batch.iter().map(|&i| &data.examples[i]));
+//!     let tokens: usize = batch.iter().map(|&i| data.examples[i].tokens()).sum();
 //! }
 //! # Ok(()) }
 //! ```
@@ -42,7 +42,7 @@ mod tokenizer;
 mod window;
 
 pub use batch::{MicroBatch, epoch_order};
-pub use dataset::{Dataset, Example, Fit, token_batch};
+pub use dataset::{Dataset, Example, Fit};
 pub use error::{At, DataError, Place, Result};
 pub use report::{Finding, Found, Report};
 pub use row::{Answers, Message, Row, Text};

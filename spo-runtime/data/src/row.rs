@@ -9,10 +9,12 @@ use crate::read::json::kind;
 use crate::source::{Record, missing};
 
 /// Columns that mean something; a recipe's `columns` maps a file's own names to these.
-pub(crate) const COLUMNS: [&str; 12] = [
+pub(crate) const COLUMNS: [&str; 14] = [
     "prompt",
     "chosen",
     "rejected",
+    "score_chosen",
+    "score_rejected",
     "completion",
     "label",
     "messages",
@@ -66,6 +68,8 @@ pub struct Row {
     pub prompt: Text,
     /// What is scored.
     pub answers: Answers,
+    /// Of a pair whose answers have scores (`score_chosen`, `score_rejected`): their difference.
+    pub gap: Option<f64>,
     /// Further variables for the chat template, such as `tools`.
     pub variables: Map<String, Value>,
 }
@@ -78,6 +82,7 @@ impl Row {
             place: self.place.clone(),
             prompt: prompt.clone(),
             answers,
+            gap: self.gap,
             variables: self.variables.clone(),
         };
         Ok(match (layout, self.answers) {
@@ -162,7 +167,8 @@ fn interpret(place: &Place, record: &Record, layout: Layout) -> Result<(Row, For
     let form =
         Form { conversational: matches!(answers.first(), Text::Chat(_)), explicit: explicit.is_some() };
     let (prompt, answers) = unite(explicit, answers)?;
-    let row = Row { place: place.clone(), prompt, answers, variables: fields.variables()? };
+    let row =
+        Row { place: place.clone(), prompt, answers, gap: fields.gap()?, variables: fields.variables()? };
     Ok((row, form))
 }
 
@@ -294,6 +300,17 @@ impl Fields<'_> {
 
     fn pair(&self) -> Result<Answers> {
         Ok(Answers::Pair { chosen: self.text("chosen")?, rejected: self.text("rejected")? })
+    }
+
+    fn gap(&self) -> Result<Option<f64>> {
+        if !self.has("score_chosen") && !self.has("score_rejected") {
+            return Ok(None);
+        }
+        let score = |column| {
+            let value = self.require(column)?;
+            value.as_f64().ok_or_else(|| wrong_type(column, "a number", value))
+        };
+        Ok(Some(score("score_chosen")? - score("score_rejected")?))
     }
 
     fn variables(&self) -> Result<Map<String, Value>> {

@@ -111,6 +111,7 @@ fn row(place: Place, terms: &[usize], random: &mut Random) -> Row {
             chosen: Text::Plain(joined(&sums, ",")),
             rejected: Text::Plain(joined(&slipped, ",")),
         },
+        gap: None,
         variables: Map::new(),
     }
 }
