@@ -51,12 +51,11 @@ impl BaseWeights {
     }
 
     fn reject_strangers(&self, decoder: &Decoder) -> Result<()> {
-        let known: Vec<&str> = decoder.specs.iter().map(|s| self.stored(&s.name)).collect();
-        let stranger = self.weights.names().find(|name| {
-            !known.contains(name)
-                && !TABLES.iter().any(|t| name.ends_with(t))
-                && !(decoder.architecture.tied && *name == "lm_head.weight")
-        });
+        let mut known: Vec<&str> = decoder.specs.iter().map(|s| self.stored(&s.name)).collect();
+        // Some files hold the head although it is the embedding table.
+        known.push("lm_head.weight");
+        let mut names = self.weights.names();
+        let stranger = names.find(|name| !known.contains(name) && !TABLES.iter().any(|t| name.ends_with(t)));
         match stranger {
             None => Ok(()),
             Some(name) => Err(Error::Model(format!(

@@ -119,24 +119,24 @@ pub(crate) fn adamw(
     let (rest1, rest2) = ((1.0 - h.beta1) as f32, (1.0 - h.beta2) as f32);
     let scale = h.gradient_scale as f32;
     let g = Values::of(gradient)?;
-    let update = |((p, g), (m, v)): ((&mut [f32], &[f32]), (&mut [f32], &mut [f32]))| {
-        vectorised(
-            #[inline(always)]
-            || {
-                for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                    let g = g * scale;
-                    *m = beta1 * *m + rest1 * g;
-                    *v = beta2 * *v + rest2 * g * g;
-                    *p = *p * decay - rate * *m / (v.sqrt() * root + epsilon);
-                }
-            },
-        );
-    };
     write(into, |p| {
         write(first, |m| {
             write(second, |v| {
                 let moments = m.par_chunks_mut(GRAIN).zip(v.par_chunks_mut(GRAIN));
-                p.par_chunks_mut(GRAIN).zip(g.par_chunks(GRAIN)).zip(moments).for_each(update);
+                let all = p.par_chunks_mut(GRAIN).zip(g.par_chunks(GRAIN)).zip(moments);
+                all.for_each(|((p, g), (m, v))| {
+                    vectorised(
+                        #[inline(always)]
+                        || {
+                            for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+                                let g = g * scale;
+                                *m = beta1 * *m + rest1 * g;
+                                *v = beta2 * *v + rest2 * g * g;
+                                *p = *p * decay - rate * *m / (v.sqrt() * root + epsilon);
+                            }
+                        },
+                    );
+                });
                 Ok(())
             })
         })
