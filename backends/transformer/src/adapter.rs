@@ -56,11 +56,13 @@ pub(crate) fn attach(decoder: &mut Decoder, adapter: &Adapter) -> Result<()> {
             decoder.specs.push(Spec { name, shape, transposed: false, role });
             decoder.specs.len() - 1
         };
-        linear.adapter = Some(LowRank {
+        let low_rank = LowRank {
             a: add("A", vec![adapter.rank, input], Role::AdapterA),
             b: add("B", vec![output, adapter.rank], Role::AdapterB),
             scale: adapter.alpha / adapter.rank as f64,
-        });
+        };
+        decoder.adapted.push((linear.weight, low_rank));
+        linear.adapter = Some(low_rank);
     }
     match used.iter().position(|used| !used) {
         None => Ok(()),
@@ -102,7 +104,7 @@ pub(crate) fn open(folder: &Path, decoder: &Decoder) -> Result<Weights> {
     if config["bias"].as_str().is_some_and(|bias| bias != "none") {
         return Err(error(format!("`bias` = {} is not supported, only \"none\"", config["bias"])));
     }
-    let attached = decoder.adapter_scale();
+    let attached = decoder.adapted.first().map(|(_, low_rank)| low_rank.scale);
     let (rank, alpha) = (config["r"].as_f64(), config["lora_alpha"].as_f64());
     let scale = rank.zip(alpha).map(|(rank, alpha)| alpha / rank);
     if scale != attached {

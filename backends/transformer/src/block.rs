@@ -64,19 +64,6 @@ enum MlpTrace<T> {
 }
 
 impl Block {
-    pub fn linears(&self) -> Vec<&Linear> {
-        let mut linears: Vec<&Linear> = match &self.projections {
-            Projections::Separate(qkv) => qkv.iter().collect(),
-            Projections::Joint(joint) => vec![joint],
-        };
-        linears.push(&self.output);
-        match &self.mlp {
-            Mlp::Gated { gate, up, down } => linears.extend([gate, up, down]),
-            Mlp::Plain { up, down } => linears.extend([up, down]),
-        }
-        linears
-    }
-
     pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let mut linears: Vec<&mut Linear> = match &mut self.projections {
             Projections::Separate(qkv) => qkv.iter_mut().collect(),

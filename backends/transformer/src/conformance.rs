@@ -25,11 +25,14 @@ pub fn configurations() -> Vec<(&'static str, Value)> {
         "tie_word_embeddings": false,
         "rope_parameters": { "rope_theta": 10000.0, "rope_type": "default" },
     });
+    // Null takes a key away.
     let changed = |changes: Value| {
         let mut config = llama.clone();
+        let fields = config.as_object_mut().expect("it is a table");
         for (key, value) in changes.as_object().into_iter().flatten() {
-            config[key] = value.clone();
+            fields.insert(key.clone(), value.clone());
         }
+        fields.retain(|_, value| !value.is_null());
         config
     };
     vec![

@@ -5,7 +5,7 @@ use spo_api::Result;
 use crate::block::{Block, Cache, Mlp, Projections, Trace, Wiring};
 use crate::config::{Architecture, Family};
 use crate::engine::{Cluster, Engine, Heads, Precision, Rotation};
-use crate::linear::Linear;
+use crate::linear::{Linear, LowRank};
 use crate::norm::Norm;
 use crate::parameters::{Id, Parameters, Role, Spec};
 
@@ -18,6 +18,8 @@ pub(crate) struct Decoder {
     norm: Norm,
     /// The head: the embedding table itself where they are tied.
     pub head: Id,
+    /// The adapters that were attached, each with the weight it is added to.
+    pub adapted: Vec<(Id, LowRank)>,
 }
 
 /// What a forward pass reads: packed rows, a token each.
@@ -63,7 +65,7 @@ impl Decoder {
             }
         };
         let head = if a.tied { tokens } else { names.matrix("lm_head.weight", a.vocabulary, a.hidden) };
-        Decoder { architecture, specs, blocks, tokens, positions, norm, head }
+        Decoder { architecture, specs, blocks, tokens, positions, norm, head, adapted: Vec::new() }
     }
 
     pub fn heads(&self) -> Heads {
@@ -155,11 +157,6 @@ impl Decoder {
             e.scatter_add(gradient, &rows.positions, &upstream)?;
         }
         Ok(())
-    }
-
-    /// `alpha / rank` of the adapter, if there is one.
-    pub fn adapter_scale(&self) -> Option<f64> {
-        self.blocks.iter().flat_map(|b| b.linears()).find_map(|l| l.adapter.map(|a| a.scale))
     }
 
     /// The final norm, for rows of the last block's output.

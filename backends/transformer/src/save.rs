@@ -11,6 +11,7 @@ use spo_api::{Error, Result};
 use crate::decoder::Decoder;
 use crate::engine::{Engine, Mat, Precision};
 use crate::files::{write_json, write_whole};
+use crate::linear::LowRank;
 use crate::parameters::{Id, Spec};
 use crate::session::TransformerSession;
 use crate::weights::{Weights, transposed};
@@ -67,28 +68,37 @@ impl BaseWeights {
     }
 }
 
-/// Writes `config.json` and `model.safetensors`: the names and types the weights came with, an adapter
-/// merged into them.
-pub(crate) fn model<E: Engine>(session: &TransformerSession<E>, folder: &Path) -> Result<()> {
-    let decoder = &session.decoder;
-    let source = session.source.as_deref().map(|source| BaseWeights::open(source, decoder)).transpose()?;
+/// How the base parameters lie on disk, by id: as they came, or as `architecture` says.
+pub(crate) fn stored(decoder: &Decoder, weights: Option<&BaseWeights>) -> Vec<(String, Dtype)> {
     let default = match decoder.architecture.dtype.as_str() {
         "bfloat16" => Dtype::BF16,
         "float16" => Dtype::F16,
         _ => Dtype::F32,
     };
-    let mut entries = Vec::new();
-    for (id, spec) in decoder.specs.iter().enumerate().filter(|(_, s)| !s.role.of_adapter()) {
-        let name = source.as_ref().map_or(spec.name.as_str(), |s| s.stored(&spec.name));
-        let dtype = source.as_ref().and_then(|s| s.weights.dtype(name)).unwrap_or(default);
-        entries.push(Entry { name: name.to_owned(), shape: spec.stored_shape(), dtype, id });
-    }
-    let deltas: BTreeMap<Id, _> = decoder
-        .blocks
+    let base = decoder.specs.iter().filter(|spec| !spec.role.of_adapter());
+    base.map(|spec| {
+        let name = weights.map_or(spec.name.as_str(), |w| w.stored(&spec.name));
+        (name.to_owned(), weights.and_then(|w| w.weights.dtype(name)).unwrap_or(default))
+    })
+    .collect()
+}
+
+/// Writes `config.json` and `model.safetensors`: the names and types the weights came with, an adapter
+/// merged into them.
+pub(crate) fn model<E: Engine>(session: &TransformerSession<E>, folder: &Path) -> Result<()> {
+    let decoder = &session.decoder;
+    let entries: Vec<Entry> = session
+        .stored
         .iter()
-        .flat_map(|block| block.linears())
-        .filter_map(|linear| linear.adapter.map(|adapter| (linear.weight, adapter)))
+        .enumerate()
+        .map(|(id, (name, dtype))| Entry {
+            name: name.clone(),
+            shape: decoder.specs[id].stored_shape(),
+            dtype: *dtype,
+            id,
+        })
         .collect();
+    let deltas: BTreeMap<Id, LowRank> = decoder.adapted.iter().copied().collect();
     let engine = &session.engine;
     let p = &session.parameters;
     write_safetensors(&folder.join("model.safetensors"), &entries, |entry| {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use safetensors::Dtype;
 use serde_json::Value;
 use spo_api::{
     AdamW, Adapter, Error, Export, LogProbs, ModelInfo, ModelSource, ModelSpec, Result, Sampling, Session,
@@ -38,6 +39,8 @@ pub struct TransformerSession<E: Engine> {
     pub(crate) config: Value,
     /// The folder the weights came from, if they did.
     pub(crate) source: Option<PathBuf>,
+    /// Names and types of the base parameters on disk. Base parameters come first among the ids.
+    pub(crate) stored: Vec<(String, Dtype)>,
     options: Options,
     /// The trained parameters, in order: what a vector is made of.
     pub(crate) trained: Vec<Id>,
@@ -81,6 +84,7 @@ impl<E: Engine> TransformerSession<E> {
             },
         )?;
         let trained = parameters.trained().collect();
+        let stored = save::stored(&decoder, weights.as_ref());
         Ok(TransformerSession {
             engine,
             decoder,
@@ -88,6 +92,7 @@ impl<E: Engine> TransformerSession<E> {
             adapter: spec.adapter.clone(),
             config,
             source,
+            stored,
             options,
             trained,
             vectors: BTreeMap::new(),
