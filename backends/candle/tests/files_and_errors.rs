@@ -1,4 +1,4 @@
-//! What a user can get wrong, and the message that says so.
+//! Files, configurations and batches: what is read, and what is refused with which message.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -132,6 +132,61 @@ fn shards_are_read_and_checked() {
     says(&refused(&spec), &["index.json", "lm_head.weight", "no shard holds it"]);
     fs::write(&index, "{").unwrap();
     says(&refused(&spec), &["index.json", "not valid JSON"]);
+}
+
+#[test]
+fn half_precision_files_come_back_to_the_bit() {
+    for (dtype, stored) in [("bfloat16", "BF16"), ("float16", "F16"), ("float32", "F32")] {
+        let mut config = configurations()[0].1.clone();
+        config["dtype"] = json!(dtype);
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let mut spec = random(&config, None);
+        open(&spec).unwrap().save(folders[0].path(), Export::Model).unwrap();
+        spec.source = ModelSource::Folder(folders[0].path().to_owned());
+        open(&spec).unwrap().save(folders[1].path(), Export::Model).unwrap();
+        for file in ["model.safetensors", "config.json"] {
+            let [first, second] =
+                folders.each_ref().map(|folder| fs::read(folder.path().join(file)).unwrap());
+            assert_eq!(first, second, "{dtype}, {file}");
+        }
+        edit_header(&weights(&folders[0]), |header| assert_eq!(header["model.norm.weight"]["dtype"], stored));
+    }
+}
+
+#[test]
+fn names_of_older_files_are_understood() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spec = random(&configurations().pop().unwrap().1, None);
+    let mut session = open(&spec).unwrap();
+    session.save(folder.path(), Export::Model).unwrap();
+    spec.source = ModelSource::Folder(folder.path().to_owned());
+    // Without the prefix, with a causal mask among the weights and the head beside the table it is.
+    edit_header(&weights(&folder), |header| {
+        let tensors = std::mem::take(header.as_object_mut().unwrap());
+        for (name, tensor) in tensors {
+            header[name.strip_prefix("transformer.").unwrap_or(&name)] = tensor;
+        }
+        let table = header["wte.weight"].clone();
+        let end =
+            header.as_object().unwrap().values().filter_map(|t| t["data_offsets"][1].as_u64()).max().unwrap();
+        header["lm_head.weight"] = json!({
+            "dtype": "F32", "shape": table["shape"], "data_offsets": [end, end + 4 * 37 * 24],
+        });
+        header["h.0.attn.bias"] = json!({
+            "dtype": "F32", "shape": [1], "data_offsets": [end + 4 * 37 * 24, end + 4 * 37 * 24 + 4],
+        });
+    });
+    let mut bytes = fs::read(weights(&folder)).unwrap();
+    bytes.extend([0; 4 * 37 * 24 + 4]);
+    fs::write(weights(&folder), bytes).unwrap();
+    let mut older = open(&spec).unwrap();
+    assert_eq!(log_probs(&mut *older), log_probs(&mut *session));
+
+    let saved = tempfile::tempdir().unwrap();
+    older.save(saved.path(), Export::Model).unwrap();
+    edit_header(&weights(&saved), |header| {
+        assert!(header.get("wte.weight").is_some() && header.get("lm_head.weight").is_none());
+    });
 }
 
 fn log_probs(session: &mut dyn Session) -> Vec<f64> {
