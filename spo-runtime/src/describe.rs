@@ -28,6 +28,11 @@ pub fn list(registry: &Registry) -> String {
     out + "spo-run describe NAME tells more.\n"
 }
 
+/// What the letters of an objective's formula mean.
+const NOTATION: &str = "\
+s_w, s_l: log-probs of the preferred and the dispreferred answer under the policy, summed over tokens, in nats;
+r_w, r_l: the same under the reference; m = (s_w - r_w) - (s_l - r_l); |y|: tokens, the end token included.";
+
 /// What a part needs of the run, with its defaults; empty where it has required keys.
 fn needs(entry: &Entry) -> String {
     let empty = Value::Object(serde_json::Map::new());
@@ -91,6 +96,9 @@ fn describe_entry(entry: &Entry) -> String {
     }
     if let Some(text) = schema["description"].as_str() {
         let _ = writeln!(out, "\n{text}");
+    }
+    if matches!(entry.build, Build::Objective(_)) {
+        let _ = writeln!(out, "\n{NOTATION}");
     }
     let Some(properties) = schema["properties"].as_object().filter(|p| !p.is_empty()) else {
         return out + "\nIt has no keys.\n";

@@ -10,10 +10,11 @@ use std::path::Path;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use serde_json::{Map, Value};
-use spo_api::{ConfigError, Part, nearest};
+use spo_api::{ConfigError, nearest};
 use toml::de::{DeTable, DeValue};
 
 use crate::error::BadInput;
+use crate::recipe::Recipe;
 
 /// Where a value was written.
 #[derive(Clone, Debug)]
@@ -74,11 +75,15 @@ impl Document {
         Ok(document)
     }
 
-    /// The document as a `P`.
+    /// The document as a recipe.
     ///
     /// # Errors
     /// What [`spo_api::parse`] finds, at its place in the file.
-    pub fn to<P: Part>(&self) -> Result<P, BadInput> {
+    pub fn to_recipe(&self) -> Result<Recipe, BadInput> {
+        // The commonest slip of TOML: serde would speak of maps and sequences.
+        if self.value["stage"].is_object() {
+            return Err(self.error("stage", "a run is a list of stages: write [[stage]]"));
+        }
         spo_api::parse(&self.value).map_err(|e| self.locate("", e))
     }
 
@@ -301,7 +306,6 @@ fn snippet<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::Recipe;
 
     const RECIPE: &str = r#"
 [model]
@@ -335,7 +339,7 @@ optimizer = { lr = 1e-5, warmup = 0.1 }
             "stage.align.from=model",
         ])
         .unwrap();
-        let recipe: Recipe = document.to().unwrap();
+        let recipe: Recipe = document.to_recipe().unwrap();
         assert_eq!(recipe.stage[1].objective, serde_json::json!({"name": "dpo", "beta": 0.2}));
         assert_eq!(recipe.stage[0].optimizer.lr, 1e-3);
         assert_eq!(recipe.run.seed, 7);
@@ -345,12 +349,12 @@ optimizer = { lr = 1e-5, warmup = 0.1 }
     #[test]
     fn errors_point_at_the_file_or_at_the_override() {
         let misspelt = RECIPE.replace("warmup", "warm_up");
-        let error = Document::parse("recipe.toml", misspelt, &[]).unwrap().to::<Recipe>().unwrap_err();
+        let error = Document::parse("recipe.toml", misspelt, &[]).unwrap().to_recipe().unwrap_err();
         insta::assert_snapshot!("misspelt_key", error);
         insta::assert_snapshot!("misspelt_stage", with(&["stage.algn.objective=ipo"]).err().unwrap());
         insta::assert_snapshot!(
             "override_out_of_range",
-            with(&["stage.align.optimizer.lr=-1"]).unwrap().to::<Recipe>().unwrap_err()
+            with(&["stage.align.optimizer.lr=-1"]).unwrap().to_recipe().unwrap_err()
         );
         insta::assert_snapshot!("override_not_finite", with(&["run.seed=nan"]).err().unwrap());
         insta::assert_snapshot!(

@@ -22,6 +22,11 @@ struct Input {
     /// `log sum_v p(v)^2` of each position.
     collision_chosen: Option<Vec<Vec<f64>>>,
     collision_rejected: Option<Vec<Vec<f64>>>,
+    /// Of each row's prompt with the answer of another row; unpaired data only.
+    policy_mismatched: Option<Vec<Vec<f64>>>,
+    reference_mismatched: Option<Vec<Vec<f64>>>,
+    /// Score of the chosen answer minus score of the rejected one, per pair.
+    gaps: Option<Vec<f64>>,
     /// The rows are not pairs: `policy_chosen` holds desirable answers, `policy_rejected` undesirable ones.
     #[serde(default)]
     unpaired: bool,
@@ -107,7 +112,12 @@ pub fn run(
     };
     let chosen_side = side(&chosen, &references[0], &collisions[0]).map_err(bad)?;
     let rejected_side = side(&rejected, &references[1], &collisions[1]).map_err(bad)?;
-    let batch = PreferenceBatch::new(layout, chosen_side, rejected_side).map_err(bad)?;
+    let mut batch = PreferenceBatch::new(layout, chosen_side, rejected_side).map_err(bad)?;
+    let mismatched = [flat(&input.policy_mismatched), flat(&input.reference_mismatched)];
+    if let Some(policy) = &mismatched[0] {
+        batch.mismatched = Some(side(policy, &mismatched[1], &None).map_err(bad)?);
+    }
+    batch.gaps = input.gaps.as_deref();
     let mut evaluation = Evaluation::default();
     evaluation.reset(&batch);
     objective.evaluate(&batch, &mut evaluation).map_err(bad)?;

@@ -11,7 +11,7 @@ use spo_objectives as _;
 use spo_runtime::document::Document;
 use spo_runtime::error::{BadInput, exit_code};
 use spo_runtime::reporter::{Reporter, Voice};
-use spo_runtime::{check, describe, loss, run};
+use spo_runtime::{check, describe, loss, recipe, run};
 
 // Training allocates and frees large buffers all the time: the system's allocator gives them back to
 // the kernel and asks anew, a third of the time of a step.
@@ -67,6 +67,8 @@ enum Command {
         /// Its name.
         name: String,
     },
+    /// Print the JSON Schema of recipes, for editors.
+    Schema,
     /// Evaluate an objective on a JSON batch of log-probs from standard input.
     Loss {
         /// The objective as inline TOML: '{ name = "dpo", beta = 0.1 }'.
@@ -112,6 +114,10 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
         }
         Some(Command::Describe { name }) => {
             print!("{}", describe::describe(&registry, &name)?);
+            Ok(())
+        }
+        Some(Command::Schema) => {
+            println!("{}", recipe::schema());
             Ok(())
         }
         Some(Command::Loss { objective }) => {

@@ -1,7 +1,7 @@
 //! From a recipe to everything a run needs, checked before training begins.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -66,7 +66,7 @@ impl Plan {
     /// # Errors
     /// [`BadInput`] with the place in the recipe.
     pub fn new(registry: &Registry, document: &Document) -> anyhow::Result<Self> {
-        let recipe: Recipe = document.to()?;
+        let recipe: Recipe = document.to_recipe()?;
         let name = recipe.run.name.clone().unwrap_or_else(|| document.stem());
         let output = recipe.run.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(&name));
 
@@ -316,6 +316,7 @@ impl Loader<'_> {
                 Value::String(path) => Source::new(path),
                 table => spo_api::parse(table).map_err(|e| self.document.locate(&at, e))?,
             };
+            exists(&source.path).map_err(|message| self.document.error(&at, message))?;
             let dataset = Dataset::load(std::slice::from_ref(&source), layout, &self.tokenizer, &fit);
             (source.path.display().to_string(), at, dataset)
         };
@@ -366,7 +367,23 @@ fn tokenizer(document: &Document, recipe: &Recipe) -> Result<Tokenizer, BadInput
             return Ok(Tokenizer::characters(generated.alphabet));
         }
     };
+    exists(folder).map_err(|message| document.error(at, message))?;
     Tokenizer::open(folder).map_err(|e| document.error(at, e.to_string()))
+}
+
+/// Says of a path that leads nowhere which neighbour may have been meant.
+fn exists(path: &Path) -> Result<(), String> {
+    if path.exists() {
+        return Ok(());
+    }
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let neighbours = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names: Vec<String> =
+        neighbours.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let hint = spo_api::nearest(&name, names.iter().map(String::as_str));
+    let hint = hint.map_or(String::new(), |n| format!("; did you mean {}?", folder.join(n).display()));
+    Err(format!("there is no {}{hint}", path.display()))
 }
 
 /// What the backend is to open.

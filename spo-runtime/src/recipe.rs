@@ -323,6 +323,11 @@ pub enum Schedule {
     Cosine,
 }
 
+/// The JSON Schema of recipes.
+pub fn schema() -> String {
+    format!("{:#}", schemars::schema_for!(Recipe).as_value())
+}
+
 impl Part for Recipe {
     fn validate(&self) -> Result<(), ConfigError> {
         match (&self.model.path, &self.model.config) {
