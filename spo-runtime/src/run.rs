@@ -11,9 +11,11 @@ use spo_data::{Dataset, MicroBatch, Tokenizer, epoch_order};
 
 use crate::document::Document;
 use crate::evaluate::{exact_match, held_out};
+use crate::observation::Observation;
 use crate::output::{MetricsLog, Output};
 use crate::plan::{Plan, PlannedStage};
 use crate::problem::{Levels, LowerSource, Motion, Scored, StepProblem, score};
+use crate::recipe::{Optimizer, Stage};
 use crate::reporter::Reporter;
 use crate::rows::{Batch, Part, Scores, View};
 use crate::schedule::LearningRate;
@@ -129,132 +131,149 @@ struct Training<'a> {
 }
 
 impl Training<'_> {
-    fn run(self) -> anyhow::Result<StageSummary> {
-        let Training { plan, stage, log, reporter } = self;
-        let session = &mut *plan.session;
-        let recipe = &stage.recipe;
-        let train = stage.train.clone();
-        let lower = stage.lower_data.clone();
-        let step_needs = stage.bilevel.step.needs();
-        let eval_rows = plan.recipe.evaluation.batch_size;
+    fn run(mut self) -> anyhow::Result<StageSummary> {
+        let references = self.references()?;
+        let rows = self.plan.recipe.evaluation.batch_size;
+        let mut evaluator = Evaluator::new(self.stage, rows, self.plan.tokenizer.stop_tokens());
+        self.reporter.begin(&self.stage.recipe.name, self.stage.steps);
+        let before = self.evaluate(&mut evaluator, 0, true)?;
+        let began = Instant::now();
+        let (tokens, train) = self.steps(&references, &mut evaluator)?;
+        let seconds = began.elapsed().as_secs_f64();
+        let after = self.evaluate(&mut evaluator, self.stage.steps, true)?;
+        self.reporter.end();
+        Ok(StageSummary {
+            name: self.stage.recipe.name.clone(),
+            from: self.stage.from.clone(),
+            bilevel: self.stage.bilevel.name.clone(),
+            steps: self.stage.steps,
+            seconds,
+            tokens,
+            train,
+            before,
+            after,
+        })
+    }
 
-        // The reference is the model as the stage finds it, so its log-probs are known before training.
-        let needs_reference = stage.objective.requirements().reference;
-        let keeps = needs_reference || (step_needs.reference_lower && lower.is_none());
-        let reference = keeps.then(|| scores(session, &train, stage.view, eval_rows));
-        let reference = reference.transpose()?;
-        let lower_reference = match &lower {
-            Some(data) if step_needs.reference_lower => {
-                Some(scores(session, data, View::DEMONSTRATIONS, eval_rows)?)
-            }
+    /// The reference is the model as the stage finds it: its log-probs are known before training.
+    fn references(&mut self) -> anyhow::Result<References> {
+        let (stage, session) = (&self.stage, &mut *self.plan.session);
+        let rows = self.plan.recipe.evaluation.batch_size;
+        let of_lower = stage.bilevel.step.needs().reference_lower;
+        let of_train = stage.objective.requirements().reference || (of_lower && stage.lower_data.is_none());
+        let train = of_train.then(|| scores(session, &stage.train, stage.view, rows)).transpose()?;
+        let lower = match &stage.lower_data {
+            Some(data) if of_lower => Some(scores(session, data, View::DEMONSTRATIONS, rows)?),
             _ => None,
         };
-        let data = Scored { rows: &train, reference: reference.as_ref() };
+        Ok(References { train, lower })
+    }
 
-        let mut evaluator = Evaluator::new(stage, eval_rows, plan.tokenizer.stop_tokens());
-        let before = evaluator.evaluate(session, &mut *stage.objective, true)?;
-        if let Some(metrics) = &before {
-            log.write(&recipe.name, 0, metrics)?;
-        }
-
-        reporter.begin(&recipe.name, stage.steps);
-        if let Some(metrics) = &before {
-            reporter.evaluation(0, metrics);
-        }
-        let rate = LearningRate::new(&recipe.optimizer, stage.steps);
-        let mut order = Order::new(plan.recipe.run.seed, train.examples.len(), recipe.shuffle);
-        let demonstrations = lower.as_ref().unwrap_or(&train);
-        let mut lower_order =
-            Order::new(plan.recipe.run.seed.wrapping_add(1), demonstrations.examples.len(), true);
-        let [beta1, beta2] = recipe.optimizer.betas;
-        let mut tokens = 0;
-        let began = Instant::now();
-        let mut last = Metrics::new();
-        for step in 0..stage.steps {
-            let step_began = Instant::now();
+    /// Trains, and returns the number of tokens and the metrics of the last step.
+    fn steps(
+        &mut self,
+        references: &References,
+        evaluator: &mut Evaluator,
+    ) -> anyhow::Result<(usize, Metrics)> {
+        let seed = self.plan.recipe.run.seed;
+        let recipe = self.stage.recipe.clone();
+        let (train, lower, total) =
+            (self.stage.train.clone(), self.stage.lower_data.clone(), self.stage.steps);
+        let data = Scored { rows: &train, reference: references.train.as_ref() };
+        let lower_data = match &lower {
+            Some(own) => Scored { rows: own, reference: references.lower.as_ref() },
+            None => data,
+        };
+        let rate = LearningRate::new(&recipe.optimizer, total);
+        let mut order = Order::new(seed, train.examples.len(), recipe.shuffle);
+        let mut lower_order = Order::new(seed.wrapping_add(1), lower_data.rows.examples.len(), true);
+        let mut draw = || lower_order.take(recipe.batch_size);
+        let (mut tokens, mut metrics) = (0, Metrics::new());
+        for step in 0..total {
+            let began = Instant::now();
             let rows = order.take(recipe.batch_size);
-            let batch = Batch::new(&train, &rows, stage.view, recipe.micro_batch);
+            let batch = Batch::new(&train, &rows, self.stage.view, recipe.micro_batch);
             let step_tokens: usize = batch.parts.iter().map(Part::unshared_tokens).sum();
             tokens += step_tokens;
-            let lr = rate.at(step);
-            let motion = Motion {
-                micro_batch: recipe.micro_batch,
-                optimizer: AdamW {
-                    lr,
-                    beta1,
-                    beta2,
-                    epsilon: recipe.optimizer.epsilon,
-                    weight_decay: recipe.optimizer.weight_decay,
-                    exempt_bias_and_norm: !recipe.optimizer.decay_bias_and_norm,
-                    gradient_scale: 1.0,
-                },
-                max_grad_norm: recipe.optimizer.max_grad_norm,
-                progress: Progress { step, total: stage.steps },
-            };
-            let mut draw = || lower_order.take(recipe.batch_size);
-            let source = stage.bilevel.lower.is_some().then(|| LowerSource {
-                data: match &lower {
-                    Some(own) => Scored { rows: own, reference: lower_reference.as_ref() },
-                    None => data,
-                },
+            let motion = motion(&recipe, rate.at(step), Progress { step, total });
+            let bilevel = &mut self.stage.bilevel;
+            let source = bilevel.lower.is_some().then_some(LowerSource {
+                data: lower_data,
                 own: lower.is_some(),
                 draw: &mut draw,
             });
             let levels = Levels {
-                upper: &mut *stage.objective,
-                lower: stage.bilevel.lower.as_mut().map(|l| &mut **l as &mut dyn Objective),
+                upper: &mut *self.stage.objective,
+                lower: bilevel.lower.as_mut().map(|l| &mut **l as &mut dyn Objective),
             };
-            let mut problem = StepProblem::new(session, levels, data, batch, source, motion)?;
-            let report = stage
-                .bilevel
-                .step
-                .step(&mut problem)
-                .with_context(|| format!("step {} of {}", step + 1, stage.steps))?;
+            let mut problem = StepProblem::new(&mut *self.plan.session, levels, data, batch, source, motion)?;
+            let report =
+                bilevel.step.step(&mut problem).with_context(|| format!("step {} of {total}", step + 1))?;
 
-            let mut metrics = problem.observation.as_ref().map(|o| o.metrics()).unwrap_or_default();
+            metrics = problem.observation.as_ref().map(Observation::metrics).unwrap_or_default();
             metrics.extend(report.metrics);
+            let epoch = ((step + 1) * recipe.batch_size) as f64 / train.examples.len() as f64;
             for (name, value) in [
                 ("grad_norm", problem.grad_norm),
-                ("loss/upper", stage.bilevel.lower.is_some().then_some(report.losses.upper)),
+                ("loss/upper", bilevel.lower.is_some().then_some(report.losses.upper)),
                 ("loss/lower", Some(report.losses.lower)),
-                ("learning_rate", Some(lr)),
+                ("learning_rate", Some(motion.optimizer.lr)),
                 ("num_tokens", Some(tokens as f64)),
-                ("epoch", Some(((step + 1) * recipe.batch_size) as f64 / train.examples.len() as f64)),
+                ("epoch", Some(epoch)),
             ] {
+                // A level that was not computed has no loss.
                 if let Some(value) = value.filter(|v| v.is_finite()) {
                     metrics.insert(name.into(), value);
                 }
             }
-            log.write(&recipe.name, step + 1, &metrics)?;
-            reporter.step(step + 1, &metrics, step_tokens as f64 / step_began.elapsed().as_secs_f64());
-            last = metrics;
-
-            let every = plan.recipe.evaluation.every;
-            if every > 0 && (step + 1) % every == 0 && step + 1 < stage.steps {
-                if let Some(metrics) = evaluator.evaluate(session, &mut *stage.objective, false)? {
-                    log.write(&recipe.name, step + 1, &metrics)?;
-                    reporter.evaluation(step + 1, &metrics);
-                }
+            self.log.write(&recipe.name, step + 1, &metrics)?;
+            self.reporter.step(step + 1, &metrics, step_tokens as f64 / began.elapsed().as_secs_f64());
+            let every = self.plan.recipe.evaluation.every;
+            if every > 0 && (step + 1) % every == 0 && step + 1 < total {
+                self.evaluate(evaluator, step + 1, false)?;
             }
         }
-        let seconds = began.elapsed().as_secs_f64();
-        let after = evaluator.evaluate(session, &mut *stage.objective, true)?;
-        if let Some(metrics) = &after {
-            log.write(&recipe.name, stage.steps, metrics)?;
-            reporter.evaluation(stage.steps, metrics);
+        Ok((tokens, metrics))
+    }
+
+    /// Held-out figures, logged and shown; `answer`: whether prompts are answered too.
+    fn evaluate(
+        &mut self,
+        evaluator: &mut Evaluator,
+        step: usize,
+        answer: bool,
+    ) -> anyhow::Result<Option<Metrics>> {
+        let metrics = evaluator.evaluate(&mut *self.plan.session, &mut *self.stage.objective, answer)?;
+        if let Some(metrics) = &metrics {
+            self.log.write(&self.stage.recipe.name, step, metrics)?;
+            self.reporter.evaluation(step, metrics);
         }
-        reporter.end();
-        Ok(StageSummary {
-            name: recipe.name.clone(),
-            from: stage.from.clone(),
-            bilevel: stage.bilevel.name.clone(),
-            steps: stage.steps,
-            seconds,
-            tokens,
-            train: last,
-            before,
-            after,
-        })
+        Ok(metrics)
+    }
+}
+
+/// What the reference says of a stage's rows.
+struct References {
+    train: Option<Scores>,
+    lower: Option<Scores>,
+}
+
+/// How one step of a stage moves.
+fn motion(recipe: &Stage, lr: f64, progress: Progress) -> Motion {
+    let Optimizer { betas: [beta1, beta2], epsilon, weight_decay, .. } = recipe.optimizer;
+    Motion {
+        micro_batch: recipe.micro_batch,
+        optimizer: AdamW {
+            lr,
+            beta1,
+            beta2,
+            epsilon,
+            weight_decay,
+            exempt_bias_and_norm: !recipe.optimizer.decay_bias_and_norm,
+            gradient_scale: 1.0,
+        },
+        max_grad_norm: recipe.optimizer.max_grad_norm,
+        progress,
     }
 }
 
