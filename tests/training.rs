@@ -189,6 +189,37 @@ fn a_saved_model_and_a_saved_adapter_go_on_where_they_stopped() {
 }
 
 #[test]
+fn a_saved_model_answers_and_an_adapter_can_be_merged() {
+    let place = Place::new();
+    run(&place, "made", &HEAD.replace("steps = 20", "steps = 2"), &[]);
+    let recipe = "model = { path = \"runs/made/sft\", adapter = { rank = 2, alpha = 4, targets = [\"all-linear\"] } }\n\
+                  data = { task = { name = \"modular-chain\", train = 64, held_out = 16 }, max_length = 48 }\n\
+                  [[stage]]\nname = \"more\"\nobjective = \"sft\"\nsteps = 30\nbatch_size = 16\noptimizer = { lr = 3e-2 }\n";
+    run(&place, "adapted", recipe, &[]);
+    let adapted = ["runs/made/sft", "--adapter", "runs/adapted/more"];
+    let answer = |model: &[&str]| {
+        let arguments = [&["generate"], model, &["--max-new-tokens", "6", "1+2+3=", "4+4+4+4="]].concat();
+        place.run(&arguments).success().stdout
+    };
+    let before = answer(&["runs/made/sft"]);
+    let with_adapter = answer(&adapted);
+    assert_ne!(before, with_adapter, "the adapter was trained");
+    place.run(&[&["export"], adapted.as_slice(), &["merged"]].concat()).success();
+    assert_eq!(answer(&["merged"]), with_adapter);
+
+    for (arguments, expected) in [
+        (vec!["export", "runs/made/sft", "merged"], "merged is not empty"),
+        (vec!["generate", "nowhere", "1+1="], "nowhere"),
+        (vec!["generate", "merged", "--adapter", "merged", "1+1="], "adapter_config.json"),
+        (vec!["generate", "merged", "--top-p", "2", "1+1="], "--top-p"),
+    ] {
+        let outcome = place.run(&arguments);
+        assert_eq!(outcome.code, 2, "{arguments:?}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(expected), "{}", outcome.stderr);
+    }
+}
+
+#[test]
 fn numbers_that_are_not_finite_stop_the_run_with_a_diagnosis() {
     let place = Place::new();
     let recipe = HEAD.replace("lr = 3e-3", "lr = 1e30");

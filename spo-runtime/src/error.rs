@@ -18,6 +18,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     let bad_input = error.chain().any(|cause| {
         cause.is::<BadInput>()
             || cause.is::<spo_api::ConfigError>()
+            || cause.is::<spo_data::DataError>()
             || cause
                 .downcast_ref::<spo_api::Error>()
                 .is_some_and(|e| matches!(e, spo_api::Error::Config(_) | spo_api::Error::Model(_)))

@@ -13,6 +13,7 @@ pub mod document;
 pub mod error;
 pub mod evaluate;
 pub mod loss;
+pub mod model;
 pub mod observation;
 pub mod output;
 pub mod plan;

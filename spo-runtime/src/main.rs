@@ -10,6 +10,7 @@ use spo_backend_candle as _;
 use spo_objectives as _;
 use spo_runtime::document::Document;
 use spo_runtime::error::{BadInput, exit_code};
+use spo_runtime::model::{Answering, SavedModel};
 use spo_runtime::reporter::{Reporter, Voice};
 use spo_runtime::{check, describe, loss, recipe, run};
 
@@ -67,6 +68,23 @@ enum Command {
         /// Its name.
         name: String,
     },
+    /// Continue prompts with a saved model.
+    Generate {
+        #[command(flatten)]
+        model: SavedModel,
+        #[command(flatten)]
+        how: Answering,
+        /// A prompt; with a chat template, the user's message.
+        #[arg(required = true)]
+        prompt: Vec<String>,
+    },
+    /// Write a saved model with its adapter merged into the weights.
+    Export {
+        #[command(flatten)]
+        model: SavedModel,
+        /// The folder to write.
+        output: PathBuf,
+    },
     /// Print the JSON Schema of recipes, for editors.
     Schema,
     /// Evaluate an objective on a JSON batch of log-probs from standard input.
@@ -116,6 +134,12 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
             print!("{}", describe::describe(&registry, &name)?);
             Ok(())
         }
+        Some(Command::Generate { model, how, prompt }) => {
+            let answers = model.generate(&registry, &prompt, &how)?;
+            println!("{}", answers.join("\n"));
+            Ok(())
+        }
+        Some(Command::Export { model, output }) => model.export(&registry, &output),
         Some(Command::Schema) => {
             println!("{}", recipe::schema());
             Ok(())

@@ -28,7 +28,8 @@ fn test(arguments: impl Iterator<Item = String>) -> ExitCode {
         Ok(folder) => eprintln!("reference models and data: {folder}"),
         Err(_) => eprintln!("SPO_SHARED is not set: tests on reference models and real data will be SKIPPED"),
     }
-    let status = Command::new(env!("CARGO")).args(["test", "--release", "--workspace"]).args(arguments).status();
+    let status =
+        Command::new(env!("CARGO")).args(["test", "--release", "--workspace"]).args(arguments).status();
     match status {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
