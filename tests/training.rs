@@ -139,6 +139,44 @@ fn the_first_step_of_a_preference_stage_has_no_margin() {
 }
 
 #[test]
+fn the_reference_is_the_one_that_is_asked_for() {
+    let place = Place::new();
+    let with = |name: &str, reference: &str| {
+        let recipe = align(r#""dpo""#, r#""single""#, &format!("reference = {reference}"));
+        run(&place, name, &recipe, &[])
+    };
+    let margins = |metrics: &[Value]| -> Vec<f64> {
+        steps(metrics, "align").iter().map(|line| line["rewards/margins"].as_f64().unwrap()).collect()
+    };
+    let start = with("start", r#""start""#);
+    let opened = with("opened", r#""model""#);
+    assert!(margins(&opened)[0].abs() > 1e-3, "SFT moved the policy away from the model as it was opened");
+    let still = with("still", "{ moving = { sync_steps = 1000, mixup_alpha = 1.0 } }");
+    assert_eq!(still, start, "a reference that does not get to move is the start");
+    let follows = with("follows", "{ moving = { sync_steps = 1, mixup_alpha = 1.0 } }");
+    let widest = |metrics: &[Value]| margins(metrics).iter().fold(0.0, |a: f64, m| a.max(m.abs()));
+    assert!(widest(&follows) < 0.1 * widest(&start), "the reference is the policy: {follows:?}");
+    let lags = with("lags", "{ moving = { sync_steps = 2, mixup_alpha = 0.5 } }");
+    assert_eq!(margins(&lags)[..2], margins(&start)[..2], "until it moves");
+    assert_ne!(margins(&lags)[2], margins(&start)[2], "after it has moved");
+}
+
+#[test]
+fn a_weight_may_grow_into_place() {
+    let place = Place::new();
+    let sum = |schedule: &str| {
+        let objective = format!(r#"[{{ name = "dpo" }}, {{ name = "sft", weight = 0.5 {schedule} }}]"#);
+        run(&place, &format!("sum{}", schedule.len()), &align(&objective, r#""single""#, ""), &[])
+    };
+    let scheduled = sum(", schedule = { from = 0.0, steps = 4 }");
+    for (i, line) in steps(&scheduled, "align").iter().enumerate() {
+        let expected =
+            line["loss/dpo"].as_f64().unwrap() + 0.125 * i as f64 * line["loss/sft"].as_f64().unwrap();
+        close("loss", &line["loss"], &expected.into(), 1e-12);
+    }
+}
+
+#[test]
 fn stages_start_where_they_say() {
     let place = Place::new();
     let stage = |name: &str, from: &str| {

@@ -117,6 +117,9 @@ pub trait Objective: Send {
     /// When the batch lacks what [`requirements`](Self::requirements) asked for.
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()>;
 
+    /// A training step begins, after this many others. For losses that change on the way.
+    fn begin(&mut self, _steps_done: usize) {}
+
     /// State that must survive a resume (running means), as the objective likes to write it.
     fn state(&self) -> Vec<u8> {
         Vec::new()

@@ -2,10 +2,10 @@
 
 use serde_json::{Map, Value};
 use spo_api::{BilevelStep, ConfigError, Objective, Registry};
-use spo_objectives::losses::{Component, Mix};
+use spo_objectives::losses::{Component, Mix, WeightSchedule};
 
 /// Builds an objective from `"dpo"`, `{ name = "dpo", beta = 0.1 }`, or a list of such tables with a
-/// `weight` each.
+/// `weight` each, and perhaps a `schedule = { from = 0.0, steps = 100 }` of it.
 ///
 /// # Errors
 /// A [`ConfigError`] whose key is relative to the given value (`[1].beta`).
@@ -23,7 +23,8 @@ pub fn objective(registry: &Registry, spec: &Value) -> Result<Box<dyn Objective>
             key: Some(e.key.as_ref().map_or(format!("[{i}]"), |k| format!("[{i}].{k}"))),
             ..e
         };
-        let (name, taken, config) = named(item, registry, "objective", &["weight"]).map_err(inside)?;
+        let (name, taken, config) =
+            named(item, registry, "objective", &["weight", "schedule"]).map_err(inside)?;
         let weight = match taken.get("weight") {
             None => 1.0,
             Some(w) => w.as_f64().filter(|w| *w != 0.0).ok_or_else(|| {
@@ -32,7 +33,14 @@ pub fn objective(registry: &Registry, spec: &Value) -> Result<Box<dyn Objective>
         };
         let part =
             registry.objective(&name, &config).map_err(|e| inside(elsewhere(registry, "objective", e)))?;
-        parts.push(Component { name, weight, objective: part });
+        let schedule =
+            taken.get("schedule").map(spo_api::parse::<WeightSchedule>).transpose().map_err(|e| {
+                inside(ConfigError {
+                    key: Some(e.key.as_ref().map_or("schedule".into(), |k| format!("schedule.{k}"))),
+                    ..e
+                })
+            })?;
+        parts.push(Component { name, weight, schedule, objective: part });
     }
     Ok(Box::new(Mix::new(parts).map_err(|e| ConfigError::whole(e.to_string()))?))
 }

@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
-use spo_api::{Build, Data, Entry, Registry, nearest};
+use spo_api::{
+    Build, Data, Entry, Evaluation, Layout, Objective, PreferenceBatch, Ragged, Registry, Side, nearest,
+};
 
 use crate::error::BadInput;
 
@@ -100,6 +102,11 @@ fn describe_entry(entry: &Entry) -> String {
     if matches!(entry.build, Build::Objective(_)) {
         let _ = writeln!(out, "\n{NOTATION}");
     }
+    if let Build::Objective(build) = entry.build
+        && let Some(example) = worked_pair(build)
+    {
+        let _ = writeln!(out, "\n{example}");
+    }
     let Some(properties) = schema["properties"].as_object().filter(|p| !p.is_empty()) else {
         return out + "\nIt has no keys.\n";
     };
@@ -118,6 +125,42 @@ fn describe_entry(entry: &Entry) -> String {
     }
     let _ = writeln!(out, "\n{table}");
     out
+}
+
+/// The loss of one pair, with the objective's defaults; `None` where it has required keys or takes no pairs.
+fn worked_pair(build: fn(&Value) -> Result<Box<dyn Objective>, spo_api::ConfigError>) -> Option<String> {
+    let mut objective = build(&Value::Object(serde_json::Map::new())).ok()?;
+    let (chosen, rejected) = ([-1.0, -2.0, -0.5], [-1.5, -2.5]);
+    let (reference_chosen, reference_rejected) = ([-1.0, -1.5, -0.5], [-1.0, -2.0]);
+    fn side<'a>(policy: &'a [f64], reference: &'a [f64], offsets: &'a [usize]) -> spo_api::Result<Side<'a>> {
+        // Where a statistic is asked for, that of a uniform choice between two tokens.
+        let collision = &[-std::f64::consts::LN_2; 3][..policy.len()];
+        Ok(Side {
+            policy: Ragged::new(policy, offsets)?,
+            reference: Some(Ragged::new(reference, offsets)?),
+            collision: Some(Ragged::new(collision, offsets)?),
+        })
+    }
+    let chosen_side = side(&chosen, &reference_chosen, &[0, 3]).ok()?;
+    let rejected_side = side(&rejected, &reference_rejected, &[0, 2]).ok()?;
+    let mut batch = PreferenceBatch::new(Layout::Pairs, chosen_side, rejected_side).ok()?;
+    batch.gaps = Some(&[1.0]);
+    let mut evaluation = Evaluation::default();
+    evaluation.reset(&batch);
+    objective.evaluate(&batch, &mut evaluation).ok()?;
+    let mut text = format!(
+        "A pair, with the defaults: policy {chosen:?} and {rejected:?}, reference {reference_chosen:?} and \
+         {reference_rejected:?}{}\nloss {:.6}, gradient {:.6} and {:.6} (first tokens)",
+        if objective.requirements().gaps { ", score gap 1" } else { "" },
+        evaluation.losses[0],
+        evaluation.grad_chosen[0],
+        evaluation.grad_rejected[0]
+    );
+    let rewards = &evaluation.rewards;
+    if let (Some(chosen), Some(rejected)) = (rewards.chosen.first(), rewards.rejected.first()) {
+        let _ = write!(text, ", rewards {chosen:.6} and {rejected:.6}");
+    }
+    Some(text)
 }
 
 /// A property's type and range, in words.

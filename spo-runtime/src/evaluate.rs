@@ -15,8 +15,8 @@ pub struct HeldOut {
     pub scores: Scores,
 }
 
-/// Scores held-out rows. `start` is what they scored when the stage began, which is the objective's
-/// reference; before it has begun, the scores are their own.
+/// Scores held-out rows. `start` is what they scored when the stage began, which is the reference unless
+/// another is given; before the stage has begun, the scores are their own.
 ///
 /// # Errors
 /// Those of the session and the objective.
@@ -26,13 +26,16 @@ pub fn held_out(
     batch: &Batch,
     data: &Dataset,
     start: Option<&Scores>,
+    reference: Option<&Scores>,
 ) -> Result<HeldOut> {
     let statistics =
         Statistics { entropy: true, greedy: true, collision: objective.requirements().collision };
     let scored = score(session, &batch.parts, statistics)?;
-    let scores = Scores::new(data, batch, &scored);
+    let mut scores = Scores::empty(data);
+    scores.update(batch, &scored);
     let start = start.unwrap_or(&scores);
-    let assembled = Assembled::new(batch, batch.parts.iter().zip(&scored), Some(start), data);
+    let assembled =
+        Assembled::new(batch, batch.parts.iter().zip(&scored), Some(reference.unwrap_or(start)), data);
     // Evaluating must not advance an objective's running values.
     let state = objective.state();
     let evaluation = evaluate(objective, &assembled, data)?;

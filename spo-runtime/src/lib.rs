@@ -19,6 +19,7 @@ pub mod output;
 pub mod plan;
 pub mod problem;
 pub mod recipe;
+pub mod reference;
 pub mod reporter;
 pub mod rows;
 pub mod run;

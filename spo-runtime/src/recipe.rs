@@ -210,6 +210,11 @@ pub struct Stage {
     /// How it becomes an update: a name, or a table `{ step = "penalty", lambda = 1.0, lower = "sft" }`.
     #[serde(default = "Stage::default_bilevel")]
     pub bilevel: Value,
+    /// The reference model: `"start"` is the model as the stage finds it, `"model"` the model as it was
+    /// opened, `{ moving = { sync_steps = 512, mixup_alpha = 0.6 } }` follows the policy. Held-out figures
+    /// are against `"start"` where it moves.
+    #[serde(default)]
+    pub reference: Reference,
     /// Passes over the training rows; 1 unless this or `steps` is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0))]
@@ -249,6 +254,31 @@ impl Stage {
     fn default_true() -> bool {
         true
     }
+}
+
+/// Where the reference log-probs come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Reference {
+    /// The model as the stage finds it.
+    #[default]
+    Start,
+    /// The model as it was opened, before the first stage.
+    Model,
+    /// A reference that follows the policy.
+    Moving(Moving),
+}
+
+/// A moving reference, in TRL's terms (`sync_ref_model`).
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Moving {
+    /// Steps between two moves.
+    #[schemars(range(min = 1))]
+    pub sync_steps: usize,
+    /// How much of the policy goes into the reference: 1 replaces it.
+    #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
+    pub mixup_alpha: f64,
 }
 
 /// `stage.optimizer`: AdamW and its learning rate.

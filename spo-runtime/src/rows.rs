@@ -116,15 +116,17 @@ impl Part {
 }
 
 impl Scores {
+    /// Room for the scores of a dataset.
+    pub fn empty(dataset: &Dataset) -> Self {
+        let empty = || vec![Vec::new(); dataset.examples.len()];
+        Scores { chosen: empty(), rejected: empty(), mismatched: empty() }
+    }
+
     /// Files the log-probs of a batch's parts under their rows.
-    pub fn new(dataset: &Dataset, batch: &Batch, scored: &[LogProbs]) -> Self {
-        let rows = dataset.examples.len();
-        let empty = || vec![Vec::new(); rows];
-        let mut scores = Scores { chosen: empty(), rejected: empty(), mismatched: empty() };
+    pub fn update(&mut self, batch: &Batch, scored: &[LogProbs]) {
         for (part, seen) in batch.parts.iter().zip(scored) {
-            part.store(seen, &mut scores);
+            part.store(seen, self);
         }
-        scores
     }
 }
 

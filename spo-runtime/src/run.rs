@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use spo_api::{AdamW, Export, Metrics, Objective, Progress, Registry, Session, Statistics, Vector};
+use spo_api::{AdamW, Export, Metrics, Objective, Progress, Registry, Session, Vector};
 use spo_data::{Dataset, MicroBatch, Tokenizer, epoch_order};
 
 use crate::document::Document;
@@ -14,8 +14,9 @@ use crate::evaluate::{exact_match, held_out};
 use crate::observation::Observation;
 use crate::output::{MetricsLog, Output};
 use crate::plan::{Plan, PlannedStage};
-use crate::problem::{Levels, LowerSource, Motion, Scored, StepProblem, score};
-use crate::recipe::{Optimizer, Stage};
+use crate::problem::{Levels, LowerSource, Motion, Scored, StepProblem};
+use crate::recipe::{Optimizer, Reference, Stage};
+use crate::reference::{MovingReference, scores};
 use crate::reporter::Reporter;
 use crate::rows::{Batch, Part, Scores, View};
 use crate::schedule::LearningRate;
@@ -39,7 +40,9 @@ pub fn run(registry: &Registry, document: &Document, mut reporter: Reporter) -> 
         starts.enter(&mut *plan.session, &stage)?;
         let name = stage.recipe.name.clone();
         let folder = output.stage(&name);
-        let done = Training { plan: &mut plan, stage: &mut stage, log: &mut log, reporter: &mut reporter }
+        let opened = (stage.recipe.reference == Reference::Model).then(|| starts.kept["model"]);
+        let (log, reporter) = (&mut log, &mut reporter);
+        let done = Training { plan: &mut plan, stage: &mut stage, opened, log, reporter }
             .run()
             .with_context(|| format!("stage `{name}`"))?;
         starts.leave(&mut *plan.session, &stage)?;
@@ -76,6 +79,9 @@ impl Starts {
         let mut wanted = BTreeMap::new();
         for stage in stages {
             *wanted.entry(stage.from.clone()).or_insert(0) += 1;
+            if stage.recipe.reference == Reference::Model {
+                *wanted.entry("model".into()).or_insert(0) += 1;
+            }
         }
         let mut starts = Starts { kept: BTreeMap::new(), wanted, current: "model".into() };
         let next = stages.first().map(|s| s.from.as_str());
@@ -104,19 +110,26 @@ impl Starts {
         if stage.from != self.current {
             session.vectors().copy(self.kept[&stage.from], Vector::PARAMETERS)?;
         }
-        let left = self.wanted.get_mut(&stage.from).expect("counted at the start");
-        *left -= 1;
-        if *left == 0
-            && let Some(copy) = self.kept.remove(&stage.from)
-        {
-            session.vectors().release(copy);
-        }
+        self.done_with(session, &stage.from);
         session.reset_optimizer();
         Ok(())
     }
 
+    fn done_with(&mut self, session: &mut dyn Session, name: &str) {
+        let left = self.wanted.get_mut(name).expect("counted at the start");
+        *left -= 1;
+        if *left == 0
+            && let Some(copy) = self.kept.remove(name)
+        {
+            session.vectors().release(copy);
+        }
+    }
+
     /// Takes note of what a stage made of the parameters.
     fn leave(&mut self, session: &mut dyn Session, stage: &PlannedStage) -> spo_api::Result<()> {
+        if stage.recipe.reference == Reference::Model {
+            self.done_with(session, "model");
+        }
         self.current = stage.recipe.name.clone();
         self.keep(session, &stage.recipe.name, stage.next_from.as_deref())
     }
@@ -126,6 +139,8 @@ impl Starts {
 struct Training<'a> {
     plan: &'a mut Plan,
     stage: &'a mut PlannedStage,
+    /// The parameters of the model as it was opened, if they are the reference.
+    opened: Option<Vector>,
     log: &'a mut MetricsLog,
     reporter: &'a mut Reporter,
 }
@@ -133,12 +148,11 @@ struct Training<'a> {
 impl Training<'_> {
     fn run(mut self) -> anyhow::Result<StageSummary> {
         let references = self.references()?;
-        let rows = self.plan.recipe.evaluation.batch_size;
-        let mut evaluator = Evaluator::new(self.stage, rows, self.plan.tokenizer.stop_tokens());
+        let mut evaluator = self.evaluator()?;
         self.reporter.begin(&self.stage.recipe.name, self.stage.steps);
         let before = self.evaluate(&mut evaluator, 0, true)?;
         let began = Instant::now();
-        let (tokens, train) = self.steps(&references, &mut evaluator)?;
+        let (tokens, train) = self.steps(references, &mut evaluator)?;
         let seconds = began.elapsed().as_secs_f64();
         let after = self.evaluate(&mut evaluator, self.stage.steps, true)?;
         self.reporter.end();
@@ -155,38 +169,57 @@ impl Training<'_> {
         })
     }
 
-    /// The reference is the model as the stage finds it: its log-probs are known before training.
+    /// The reference is scored before training: by the model as the stage finds it, or as it was opened.
     fn references(&mut self) -> anyhow::Result<References> {
         let (stage, session) = (&self.stage, &mut *self.plan.session);
         let rows = self.plan.recipe.evaluation.batch_size;
         let of_lower = stage.bilevel.step.needs().reference_lower;
         let of_train = stage.objective.requirements().reference || (of_lower && stage.lower_data.is_none());
-        let train = of_train.then(|| scores(session, &stage.train, stage.view, rows)).transpose()?;
+        let train = match of_train {
+            true => Some(scores(session, &stage.train, stage.view, rows, self.opened)?),
+            false => None,
+        };
         let lower = match &stage.lower_data {
-            Some(data) if of_lower => Some(scores(session, data, View::DEMONSTRATIONS, rows)?),
+            Some(data) if of_lower => Some(scores(session, data, View::DEMONSTRATIONS, rows, self.opened)?),
             _ => None,
         };
-        Ok(References { train, lower })
+        let moving = match stage.recipe.reference {
+            Reference::Moving(how) if of_train => Some(MovingReference::new(session, how)?),
+            _ => None,
+        };
+        Ok(References { train, lower, moving })
+    }
+
+    fn evaluator(&mut self) -> anyhow::Result<Evaluator> {
+        let rows = self.plan.recipe.evaluation.batch_size;
+        let stop = self.plan.tokenizer.stop_tokens().to_vec();
+        let mut held_out = None;
+        if let Some(data) = self.stage.eval.clone() {
+            let view = View { layout: data.layout, mismatched: self.stage.view.mismatched };
+            let reference = match self.opened {
+                Some(opened) => Some(scores(&mut *self.plan.session, &data, view, rows, Some(opened))?),
+                None => None,
+            };
+            let batch = Batch::whole(&data, view, MicroBatch::Rows(rows));
+            held_out = Some(HeldOutRows { data, batch, reference });
+        }
+        Ok(Evaluator { held_out, exact_match: self.stage.exact_match, stop, start: None })
     }
 
     /// Trains, and returns the number of tokens and the metrics of the last step.
     fn steps(
         &mut self,
-        references: &References,
+        mut references: References,
         evaluator: &mut Evaluator,
     ) -> anyhow::Result<(usize, Metrics)> {
         let seed = self.plan.recipe.run.seed;
         let recipe = self.stage.recipe.clone();
         let (train, lower, total) =
             (self.stage.train.clone(), self.stage.lower_data.clone(), self.stage.steps);
-        let data = Scored { rows: &train, reference: references.train.as_ref() };
-        let lower_data = match &lower {
-            Some(own) => Scored { rows: own, reference: references.lower.as_ref() },
-            None => data,
-        };
         let rate = LearningRate::new(&recipe.optimizer, total);
         let mut order = Order::new(seed, train.examples.len(), recipe.shuffle);
-        let mut lower_order = Order::new(seed.wrapping_add(1), lower_data.rows.examples.len(), true);
+        let mut lower_order =
+            Order::new(seed.wrapping_add(1), lower.as_ref().unwrap_or(&train).examples.len(), true);
         let mut draw = || lower_order.take(recipe.batch_size);
         let (mut tokens, mut metrics) = (0, Metrics::new());
         for step in 0..total {
@@ -195,6 +228,15 @@ impl Training<'_> {
             let batch = Batch::new(&train, &rows, self.stage.view, recipe.micro_batch);
             let step_tokens: usize = batch.parts.iter().map(Part::unshared_tokens).sum();
             tokens += step_tokens;
+            if let (Some(moving), Some(scores)) = (&references.moving, &mut references.train) {
+                moving.score(&mut *self.plan.session, &batch, scores)?;
+            }
+            let data = Scored { rows: &train, reference: references.train.as_ref() };
+            let lower_data = match &lower {
+                Some(own) => Scored { rows: own, reference: references.lower.as_ref() },
+                None => data,
+            };
+            self.stage.objective.begin(step);
             let motion = motion(&recipe, rate.at(step), Progress { step, total });
             let bilevel = &mut self.stage.bilevel;
             let source = bilevel.lower.is_some().then_some(LowerSource {
@@ -226,12 +268,18 @@ impl Training<'_> {
                     metrics.insert(name.into(), value);
                 }
             }
+            if let Some(moving) = &mut references.moving {
+                moving.follow(&mut *self.plan.session, step + 1)?;
+            }
             self.log.write(&recipe.name, step + 1, &metrics)?;
             self.reporter.step(step + 1, &metrics, step_tokens as f64 / began.elapsed().as_secs_f64());
             let every = self.plan.recipe.evaluation.every;
             if every > 0 && (step + 1) % every == 0 && step + 1 < total {
                 self.evaluate(evaluator, step + 1, false)?;
             }
+        }
+        if let Some(moving) = references.moving {
+            moving.release(&mut *self.plan.session);
         }
         Ok((tokens, metrics))
     }
@@ -256,6 +304,7 @@ impl Training<'_> {
 struct References {
     train: Option<Scores>,
     lower: Option<Scores>,
+    moving: Option<MovingReference>,
 }
 
 /// How one step of a stage moves.
@@ -275,13 +324,6 @@ fn motion(recipe: &Stage, lr: f64, progress: Progress) -> Motion {
         max_grad_norm: recipe.optimizer.max_grad_norm,
         progress,
     }
-}
-
-/// Scores a whole dataset under the current parameters.
-fn scores(session: &mut dyn Session, data: &Dataset, view: View, rows: usize) -> spo_api::Result<Scores> {
-    let batch = Batch::whole(data, view, MicroBatch::Rows(rows));
-    let scored = score(session, &batch.parts, Statistics::default())?;
-    Ok(Scores::new(data, &batch, &scored))
 }
 
 /// Rows in the order in which training sees them: epoch after epoch, each in an order of its own.
@@ -319,23 +361,20 @@ impl Order {
 
 /// Held-out figures of a stage, against those it began with.
 struct Evaluator {
-    eval: Option<Arc<Dataset>>,
-    batch: Option<Batch>,
+    held_out: Option<HeldOutRows>,
     exact_match: bool,
     stop: Vec<u32>,
     start: Option<Scores>,
 }
 
-impl Evaluator {
-    fn new(stage: &PlannedStage, rows: usize, stop: &[u32]) -> Self {
-        let batch = stage.eval.as_ref().map(|eval| {
-            let view = View { layout: eval.layout, mismatched: stage.view.mismatched };
-            Batch::whole(eval, view, MicroBatch::Rows(rows))
-        });
-        let exact_match = stage.exact_match;
-        Evaluator { eval: stage.eval.clone(), batch, exact_match, stop: stop.to_vec(), start: None }
-    }
+/// Held-out rows, with the reference's scores where it is not the model as the stage found it.
+struct HeldOutRows {
+    data: Arc<Dataset>,
+    batch: Batch,
+    reference: Option<Scores>,
+}
 
+impl Evaluator {
     /// `None` when the recipe has no held-out rows. `answer`: whether prompts are answered too.
     fn evaluate(
         &mut self,
@@ -343,10 +382,10 @@ impl Evaluator {
         objective: &mut dyn Objective,
         answer: bool,
     ) -> spo_api::Result<Option<Metrics>> {
-        let (Some(eval), Some(batch)) = (&self.eval, &self.batch) else { return Ok(None) };
-        let mut seen = held_out(session, objective, batch, eval, self.start.as_ref())?;
+        let Some(HeldOutRows { data, batch, reference }) = &self.held_out else { return Ok(None) };
+        let mut seen = held_out(session, objective, batch, data, self.start.as_ref(), reference.as_ref())?;
         if self.exact_match && answer {
-            seen.metrics.insert("eval_exact_match".into(), exact_match(session, eval, &self.stop)?);
+            seen.metrics.insert("eval_exact_match".into(), exact_match(session, data, &self.stop)?);
         }
         self.start.get_or_insert(seen.scores);
         Ok(Some(seen.metrics))

@@ -1,4 +1,6 @@
-use spo_api::{ConfigError, Data, Error, Evaluation, Objective, PreferenceBatch, Requirements, Result};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use spo_api::{ConfigError, Data, Error, Evaluation, Objective, Part, PreferenceBatch, Requirements, Result};
 
 /// One term of a [`Mix`].
 pub struct Component {
@@ -6,8 +8,35 @@ pub struct Component {
     pub name: String,
     /// Its factor.
     pub weight: f64,
+    /// How the factor gets there; from the first step on, unless given.
+    pub schedule: Option<WeightSchedule>,
     /// The loss itself.
     pub objective: Box<dyn Objective>,
+}
+
+/// A factor that grows (or falls) to its component's weight in a straight line.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WeightSchedule {
+    /// The factor at the first step.
+    pub from: f64,
+    /// Steps until the weight is reached.
+    #[schemars(range(min = 1))]
+    pub steps: usize,
+}
+
+impl Part for WeightSchedule {}
+
+impl Component {
+    /// The factor after so many steps.
+    fn factor(&self, steps_done: usize) -> f64 {
+        match self.schedule {
+            Some(WeightSchedule { from, steps }) if steps_done < steps => {
+                from + (self.weight - from) * steps_done as f64 / steps as f64
+            }
+            _ => self.weight,
+        }
+    }
 }
 
 /// `L = sum of weight * L_c` over the components, each with its own reduction.
@@ -19,6 +48,7 @@ pub struct Component {
 pub struct Mix {
     components: Vec<Component>,
     requirements: Requirements,
+    steps_done: usize,
     scratch: Evaluation,
 }
 
@@ -57,7 +87,7 @@ impl Mix {
             .map(|c| c.objective.requirements())
             .reduce(Requirements::union)
             .expect("there is a component");
-        Ok(Mix { components, requirements, scratch: Evaluation::default() })
+        Ok(Mix { components, requirements, steps_done: 0, scratch: Evaluation::default() })
     }
 }
 
@@ -67,7 +97,9 @@ impl Objective for Mix {
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
-        for Component { name, weight, objective } in &mut self.components {
+        for component in &mut self.components {
+            let factor = component.factor(self.steps_done);
+            let Component { name, objective, .. } = component;
             let term = &mut self.scratch;
             term.reset(batch);
             objective.evaluate(batch, term)?;
@@ -79,7 +111,7 @@ impl Objective for Mix {
                 (&mut out.grad_chosen, &term.grad_chosen),
                 (&mut out.grad_rejected, &term.grad_rejected),
             ] {
-                sum.iter_mut().zip(new).for_each(|(sum, new)| *sum += *weight * new);
+                sum.iter_mut().zip(new).for_each(|(sum, new)| *sum += factor * new);
             }
             if out.rewards.chosen.is_empty() && out.rewards.rejected.is_empty() {
                 std::mem::swap(&mut out.rewards, &mut term.rewards);
@@ -90,6 +122,11 @@ impl Objective for Mix {
             }
         }
         Ok(())
+    }
+
+    fn begin(&mut self, steps_done: usize) {
+        self.steps_done = steps_done;
+        self.components.iter_mut().for_each(|c| c.objective.begin(steps_done));
     }
 
     /// Each component's state, preceded by its length as 8 bytes, little-endian.

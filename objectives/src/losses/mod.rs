@@ -66,7 +66,7 @@ pub use finite_target::FiniteTarget;
 pub use hinge::Hinge;
 pub use ipo::Ipo;
 pub use kto::Kto;
-pub use mix::{Component, Mix};
+pub use mix::{Component, Mix, WeightSchedule};
 pub use nca_pair::NcaPair;
 pub use odpo::{Growth, Odpo};
 pub use orpo::Orpo;

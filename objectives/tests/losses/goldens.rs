@@ -340,6 +340,7 @@ fn objective(case: &Case, terms: &[(&'static str, Value, f64)]) -> Box<dyn Objec
     let component = |(name, config, weight): &(&'static str, Value, f64)| Component {
         name: (*name).to_owned(),
         weight: *weight,
+        schedule: None,
         objective: build(name, config),
     };
     Box::new(Mix::new(terms.iter().map(component).collect()).unwrap())

@@ -2,13 +2,13 @@
 
 use serde_json::json;
 use spo_api::{Data, Objective};
-use spo_objectives::losses::{Component, Mix};
+use spo_objectives::losses::{Component, Mix, WeightSchedule};
 
 use crate::batches::build;
 use crate::specimens::batch;
 
 fn component(name: &str, weight: f64) -> Component {
-    Component { name: name.into(), weight, objective: build(name, &json!({})) }
+    Component { name: name.into(), weight, schedule: None, objective: build(name, &json!({})) }
 }
 
 fn mix(terms: &[(&str, f64)]) -> Mix {
@@ -32,6 +32,19 @@ fn a_mix_is_the_weighted_sum_of_its_terms() {
     assert!(whole.grad_chosen.iter().zip(&chosen).all(|(a, b)| (a - b).abs() < 1e-12));
     let dpo = batch.evaluate(&mut *build("dpo", &json!({}))).unwrap();
     assert_eq!(whole.rewards, dpo.rewards);
+}
+
+#[test]
+fn a_scheduled_weight_is_reached_in_a_straight_line() {
+    let batch = batch(Data::Pairs, 4, 3);
+    let alone = batch.evaluate(&mut *build("sft", &json!({}))).unwrap().loss(&batch.view());
+    let schedule = Some(WeightSchedule { from: 1.0, steps: 4 });
+    let mut mix = Mix::new(vec![Component { schedule, ..component("sft", 3.0) }]).unwrap();
+    for (steps_done, factor) in [(0, 1.0), (1, 1.5), (3, 2.5), (4, 3.0), (100, 3.0)] {
+        mix.begin(steps_done);
+        let loss = batch.evaluate(&mut mix).unwrap().loss(&batch.view());
+        assert!((loss - factor * alone).abs() < 1e-12, "{steps_done}: {loss}");
+    }
 }
 
 #[test]

@@ -1,0 +1,98 @@
+//! The reference model: no second model, but parameters that are put in place when its log-probs are
+//! wanted.
+
+use spo_api::{Result, Session, Statistics, Vector};
+use spo_data::{Dataset, MicroBatch};
+
+use crate::problem::score;
+use crate::recipe::Moving;
+use crate::rows::{Batch, Scores, View};
+
+/// Scores a whole dataset under the current parameters, or under others that are put in place for it.
+///
+/// # Errors
+/// Those of the session.
+pub fn scores(
+    session: &mut dyn Session,
+    data: &Dataset,
+    view: View,
+    rows: usize,
+    parameters: Option<Vector>,
+) -> Result<Scores> {
+    let batch = Batch::whole(data, view, MicroBatch::Rows(rows));
+    let mut scores = Scores::empty(data);
+    with(session, parameters, |session| {
+        scores.update(&batch, &score(session, &batch.parts, Statistics::default())?);
+        Ok(())
+    })?;
+    Ok(scores)
+}
+
+/// Does something under other parameters.
+fn with(
+    session: &mut dyn Session,
+    parameters: Option<Vector>,
+    work: impl FnOnce(&mut dyn Session) -> Result<()>,
+) -> Result<()> {
+    let Some(parameters) = parameters else { return work(session) };
+    let own = session.vectors().allocate()?;
+    session.vectors().copy(Vector::PARAMETERS, own)?;
+    session.vectors().copy(parameters, Vector::PARAMETERS)?;
+    let done = work(session);
+    session.vectors().copy(own, Vector::PARAMETERS)?;
+    session.vectors().release(own);
+    done
+}
+
+/// A reference that follows the policy (Gorbatovski et al. 2024, TR-DPO).
+pub struct MovingReference {
+    how: Moving,
+    parameters: Vector,
+    /// Until it has moved, what was scored when the stage began holds.
+    moved: bool,
+}
+
+impl MovingReference {
+    /// A reference that stands where the policy stands now.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn new(session: &mut dyn Session, how: Moving) -> Result<Self> {
+        let parameters = session.vectors().allocate()?;
+        session.vectors().copy(Vector::PARAMETERS, parameters)?;
+        Ok(MovingReference { how, parameters, moved: false })
+    }
+
+    /// Brings the scores of a batch's rows up to date: one more forward pass.
+    ///
+    /// # Errors
+    /// Those of the session.
+    pub fn score(&self, session: &mut dyn Session, batch: &Batch, scores: &mut Scores) -> Result<()> {
+        if !self.moved {
+            return Ok(());
+        }
+        with(session, Some(self.parameters), |session| {
+            scores.update(batch, &score(session, &batch.parts, Statistics::default())?);
+            Ok(())
+        })
+    }
+
+    /// Moves after a step, if it is time: `reference <- alpha * policy + (1 - alpha) * reference`.
+    ///
+    /// # Errors
+    /// Those of the session.
+    pub fn follow(&mut self, session: &mut dyn Session, steps_done: usize) -> Result<()> {
+        if steps_done.is_multiple_of(self.how.sync_steps) {
+            let alpha = self.how.mixup_alpha;
+            session.vectors().scale(1.0 - alpha, self.parameters)?;
+            session.vectors().axpy(alpha, Vector::PARAMETERS, self.parameters)?;
+            self.moved = true;
+        }
+        Ok(())
+    }
+
+    /// Gives its memory back.
+    pub fn release(self, session: &mut dyn Session) {
+        session.vectors().release(self.parameters);
+    }
+}
