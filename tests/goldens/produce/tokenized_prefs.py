@@ -2,8 +2,8 @@
 
     python tokenized_prefs.py MODELS_DIR DATA_DIR OUT_DIR
 
-MODELS_DIR holds llama-tiny (its tokenizer and chat template are used); DATA_DIR holds instruct_prefs.jsonl and
-dpo_en_demo.json. Every row goes alone through `DPOTrainer._prepare_dataset`, as the trainer decides by the first
+MODELS_DIR holds llama-tiny (its tokenizer and chat template are used); DATA_DIR holds instruct_prefs.jsonl.
+Every row goes alone through `DPOTrainer._prepare_dataset`, as the trainer decides by the first
 row of a data set whether it is conversational and whether its prompt is implicit.
 """
 import json
@@ -47,22 +47,6 @@ def dialogue(turns, chosen, rejected):
 
 # --- rows ---------------------------------------------------------------------------------------------------------
 instruct = [json.loads(line) for line in open(os.path.join(data_dir, "instruct_prefs.jsonl"))]
-demo = json.load(open(os.path.join(data_dir, "dpo_en_demo.json")))
-ROLE = {"human": "user", "gpt": "assistant", "system": "system"}
-
-
-def from_demo(row):
-    turns = [msg(ROLE[t["from"]], t["value"]) for t in row["conversations"]]
-    return dialogue(turns, row["chosen"]["value"], row["rejected"]["value"])
-
-
-def size(row):
-    return len(json.dumps(row))
-
-
-# the shortest rows of three or more turns, and one that opens with a system message if there is any
-multi = sorted((from_demo(r) for r in demo if len(r["conversations"]) >= 3), key=size)[:5]
-system_rows = sorted((from_demo(r) for r in demo if r["conversations"][0]["from"] == "system"), key=size)[:1]
 as_text = "### Instruction:\n{}\n### Response:\n"
 
 rows = [("plain", "one line each", plain("The sky is", " blue.", " green.")),
@@ -95,7 +79,6 @@ rows = [("plain", "one line each", plain("The sky is", " blue.", " green.")),
         ("conversational", "the prompt ends with an assistant turn", dialogue([msg("user", "Count."), msg("assistant", "One, two,")], "three.", "ten.")),
         ("conversational", "completions of several turns", dict(prompt=[msg("user", "Hi")], chosen=[msg("assistant", "Hello!"), msg("user", "How are you?"), msg("assistant", "Well.")], rejected=[msg("assistant", "What?")])),
         ("conversational", "completion begins with a user turn (template differs from the generation prompt)", dict(prompt=[msg("user", "Hi")], chosen=[msg("user", "Anyone?"), msg("assistant", "Yes.")], rejected=[msg("assistant", "No.")])),
-        *[("multi-turn", f"demo dialogue {i}", r) for i, r in enumerate(multi + system_rows)],
         ("implicit", "common text", implicit("The sky is blue.", "The sky is green.")),
         ("implicit", "differs inside a word", implicit("I like cats and", "I like cars and")),
         ("implicit", "differs after a blank", implicit("Q: 1+1? A: two", "Q: 1+1? A: fish")),
@@ -133,7 +116,7 @@ cases = []
 for i, entry in enumerate(out):
     if "expected" not in entry or entry["about"] not in {
             "one line each", "empty prompt", "one completion is a prefix of the other", "instruction row 0", "instruction row 9",
-            "completions of several turns", "demo dialogue 0", "common messages", "ends in a blank (dropped from the prompt)"}:
+            "completions of several turns", "common messages", "ends in a blank (dropped from the prompt)"}:
         continue
     p, c, r = (len(entry["expected"][k]) for k in ("prompt_ids", "chosen_ids", "rejected_ids"))
     for mode in ("keep_start", "keep_end"):
