@@ -120,7 +120,7 @@ impl<'a> Side<'a> {
 }
 
 /// How the rows of the two sides belong together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Layout {
     /// Row `i` of `chosen` and row `i` of `rejected` answer the same prompt.
     Pairs,

@@ -257,6 +257,12 @@ impl Document {
             let Value::Object(map) = node else {
                 return Err(fail(format!("{resolved} is not a table"), here, ""));
             };
+            // Of two keys that exclude each other the override's wins.
+            match *segment {
+                "steps" => map.shift_remove("epochs"),
+                "epochs" => map.shift_remove("steps"),
+                _ => None,
+            };
             resolved = join(&resolved, segment);
             node = map.entry(segment.to_string()).or_insert_with(|| Value::Object(Map::new()));
         }
@@ -337,12 +343,15 @@ optimizer = { lr = 1e-5, warmup = 0.1 }
             "stage.0.optimizer.lr=1e-3",
             "run.seed = 7",
             "stage.align.from=model",
+            "stage.align.epochs=3",
+            "stage.align.steps=5",
         ])
         .unwrap();
         let recipe: Recipe = document.to_recipe().unwrap();
         assert_eq!(recipe.stage[1].objective, serde_json::json!({"name": "dpo", "beta": 0.2}));
         assert_eq!(recipe.stage[0].optimizer.lr, 1e-3);
         assert_eq!(recipe.run.seed, 7);
+        assert_eq!((recipe.stage[1].steps, recipe.stage[1].epochs), (Some(5), None), "the later one holds");
         assert_eq!(recipe.stage[1].from.as_deref(), Some("model"));
     }
 

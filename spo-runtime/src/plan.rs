@@ -318,7 +318,11 @@ impl Loader<'_> {
             };
             exists(&source.path).map_err(|message| self.document.error(&at, message))?;
             let dataset = Dataset::load(std::slice::from_ref(&source), layout, &self.tokenizer, &fit);
-            (source.path.display().to_string(), at, dataset)
+            let kind = match split {
+                Split::Train => "training rows",
+                Split::Eval => "held-out rows",
+            };
+            (format!("{kind}, {}", source.path.display()), at, dataset)
         };
         let dataset = Arc::new(dataset.map_err(|e| self.document.error(&at, e.to_string()))?);
         self.loaded.insert(key, (name, dataset.clone()));

@@ -242,6 +242,10 @@ impl BilevelProblem for StepProblem<'_> {
         };
         let reference =
             data.reference.ok_or_else(|| Error::Batch("this stage keeps no reference log-probs".into()))?;
+        if let Some(row) = batch.rows().into_iter().find(|&row| !reference.knows(row)) {
+            let message = "was drawn for the lower level and has no reference log-probs: give the level data of its own";
+            return Err(Error::Batch(format!("{} {message}", place(data.rows, row))));
+        }
         let assembled = Assembled::of_scores(batch, reference, data.rows);
         let lower = self.levels.lower.as_mut().ok_or_else(no_lower)?;
         Ok(evaluate(&mut **lower, &assembled, data.rows)?.loss(&assembled.batch()?))

@@ -2,30 +2,37 @@
 //! wanted.
 
 use spo_api::{Result, Session, Statistics, Vector};
-use spo_data::{Dataset, MicroBatch};
+use spo_data::Dataset;
 
 use crate::problem::score;
 use crate::recipe::Moving;
 use crate::rows::{Batch, Scores, View};
 
-/// Scores a whole dataset under the current parameters, or under others that are put in place for it.
+/// Scores those of `rows` that have no scores yet, under the current parameters or under others that are
+/// put in place for it, `at_once` rows at a time.
 ///
 /// # Errors
 /// Those of the session.
-pub fn scores(
+#[allow(clippy::too_many_arguments, reason = "what, where, and how much at a time")]
+pub fn fill(
+    scores: &mut Scores,
     session: &mut dyn Session,
     data: &Dataset,
     view: View,
-    rows: usize,
+    rows: impl IntoIterator<Item = usize>,
+    at_once: usize,
     parameters: Option<Vector>,
-) -> Result<Scores> {
-    let batch = Batch::whole(data, view, MicroBatch::Rows(rows));
-    let mut scores = Scores::empty(data);
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<()> {
+    let missing: Vec<usize> = rows.into_iter().filter(|&row| !scores.knows(row)).collect();
     with(session, parameters, |session| {
-        scores.update(&batch, &score(session, &batch.parts, Statistics::default())?);
+        for (i, chunk) in missing.chunks(at_once).enumerate() {
+            progress(i * at_once, missing.len());
+            let batch = Batch::new(data, chunk, view, None);
+            scores.update(&batch, &score(session, &batch.parts, Statistics::default())?);
+        }
         Ok(())
-    })?;
-    Ok(scores)
+    })
 }
 
 /// Does something under other parameters.

@@ -45,6 +45,19 @@ impl Reporter {
         }
     }
 
+    /// Work that is not a step goes on: scoring before training, which can take minutes.
+    pub fn scoring(&mut self, what: &str, done: usize, total: usize) {
+        if self.voice != Voice::Human {
+            return;
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("scoring {what}: {done}/{total} rows"));
+        } else if self.spoke.elapsed() > Duration::from_secs(5) {
+            self.spoke = Instant::now();
+            println!("{} scoring {what}: {done}/{total} rows", self.stage);
+        }
+    }
+
     /// A stage of so many steps begins.
     pub fn begin(&mut self, stage: &str, total: usize) {
         (self.stage, self.total, self.started) = (stage.to_owned(), total, Instant::now());

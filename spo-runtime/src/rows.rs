@@ -23,7 +23,7 @@ enum Role {
 }
 
 /// How rows are shown to an objective.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct View {
     /// How the sides belong together. Pairs may be seen as demonstrations: then their chosen answers
     /// alone are scored.
@@ -120,6 +120,11 @@ impl Scores {
     pub fn empty(dataset: &Dataset) -> Self {
         let empty = || vec![Vec::new(); dataset.examples.len()];
         Scores { chosen: empty(), rejected: empty(), mismatched: empty() }
+    }
+
+    /// Whether a row has been scored.
+    pub fn knows(&self, row: usize) -> bool {
+        !self.chosen[row].is_empty() || !self.rejected[row].is_empty()
     }
 
     /// Files the log-probs of a batch's parts under their rows.

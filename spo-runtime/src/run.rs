@@ -1,6 +1,6 @@
 //! A whole run: the stages in order, each from where it starts to where it is saved.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use crate::output::{MetricsLog, Output};
 use crate::plan::{Plan, PlannedStage};
 use crate::problem::{Levels, LowerSource, Motion, Scored, StepProblem};
 use crate::recipe::{Optimizer, Reference, Stage};
-use crate::reference::{MovingReference, scores};
+use crate::reference::{MovingReference, fill};
 use crate::reporter::Reporter;
 use crate::rows::{Batch, Part, Scores, View};
 use crate::schedule::LearningRate;
@@ -36,13 +36,14 @@ pub fn run(registry: &Registry, document: &Document, mut reporter: Reporter) -> 
     let mut log = output.metrics()?;
     let mut summary = Summary::default();
     let mut starts = Starts::new(&mut *plan.session, &plan.stages)?;
+    let mut known = Known::new();
     for mut stage in std::mem::take(&mut plan.stages) {
         starts.enter(&mut *plan.session, &stage)?;
         let name = stage.recipe.name.clone();
         let folder = output.stage(&name);
         let opened = (stage.recipe.reference == Reference::Model).then(|| starts.kept["model"]);
-        let (log, reporter) = (&mut log, &mut reporter);
-        let done = Training { plan: &mut plan, stage: &mut stage, opened, log, reporter }
+        let (known, log, reporter) = (&mut known, &mut log, &mut reporter);
+        let done = Training { plan: &mut plan, stage: &mut stage, opened, known, log, reporter }
             .run()
             .with_context(|| format!("stage `{name}`"))?;
         starts.leave(&mut *plan.session, &stage)?;
@@ -135,25 +136,31 @@ impl Starts {
     }
 }
 
+/// What was scored already: by the model that a stage of this name left (or `model`), on the dataset at
+/// this address, seen like this. Stages that start from one checkpoint share their reference.
+type Known = HashMap<(String, *const Dataset, View), Scores>;
+
 /// One stage at work.
 struct Training<'a> {
     plan: &'a mut Plan,
     stage: &'a mut PlannedStage,
     /// The parameters of the model as it was opened, if they are the reference.
     opened: Option<Vector>,
+    known: &'a mut Known,
     log: &'a mut MetricsLog,
     reporter: &'a mut Reporter,
 }
 
 impl Training<'_> {
     fn run(mut self) -> anyhow::Result<StageSummary> {
+        self.reporter.begin(&self.stage.recipe.name, self.stage.steps);
         let references = self.references()?;
         let mut evaluator = self.evaluator()?;
-        self.reporter.begin(&self.stage.recipe.name, self.stage.steps);
         let before = self.evaluate(&mut evaluator, 0, true)?;
         let began = Instant::now();
-        let (tokens, train) = self.steps(references, &mut evaluator)?;
-        let seconds = began.elapsed().as_secs_f64();
+        let Steps { tokens, metrics, mut seconds } = self.steps(references, &mut evaluator)?;
+        let whole = began.elapsed().as_secs_f64();
+        seconds.sort_by(f64::total_cmp);
         let after = self.evaluate(&mut evaluator, self.stage.steps, true)?;
         self.reporter.end();
         Ok(StageSummary {
@@ -161,9 +168,10 @@ impl Training<'_> {
             from: self.stage.from.clone(),
             bilevel: self.stage.bilevel.name.clone(),
             steps: self.stage.steps,
-            seconds,
+            seconds: whole,
+            step_seconds: seconds[seconds.len() / 2],
             tokens,
-            train,
+            train: metrics,
             before,
             after,
         })
@@ -171,23 +179,47 @@ impl Training<'_> {
 
     /// The reference is scored before training: by the model as the stage finds it, or as it was opened.
     fn references(&mut self) -> anyhow::Result<References> {
-        let (stage, session) = (&self.stage, &mut *self.plan.session);
-        let rows = self.plan.recipe.evaluation.batch_size;
-        let of_lower = stage.bilevel.step.needs().reference_lower;
-        let of_train = stage.objective.requirements().reference || (of_lower && stage.lower_data.is_none());
+        let (recipe, lower_data) = (self.stage.recipe.clone(), self.stage.lower_data.clone());
+        let of_lower = self.stage.bilevel.step.needs().reference_lower;
+        let of_train = self.stage.objective.requirements().reference || (of_lower && lower_data.is_none());
         let train = match of_train {
-            true => Some(scores(session, &stage.train, stage.view, rows, self.opened)?),
+            true => {
+                let data = self.stage.train.clone();
+                // A short stage does not see all rows.
+                let mut order = Order::new(self.plan.recipe.run.seed, data.examples.len(), recipe.shuffle);
+                let rows = order.take((self.stage.steps * recipe.batch_size).min(data.examples.len()));
+                Some(self.scores(&data, self.stage.view, rows)?)
+            }
             false => None,
         };
-        let lower = match &stage.lower_data {
-            Some(data) if of_lower => Some(scores(session, data, View::DEMONSTRATIONS, rows, self.opened)?),
+        let lower = match &lower_data {
+            Some(data) if of_lower => {
+                Some(self.scores(data, View::DEMONSTRATIONS, (0..data.examples.len()).collect())?)
+            }
             _ => None,
         };
-        let moving = match stage.recipe.reference {
-            Reference::Moving(how) if of_train => Some(MovingReference::new(session, how)?),
+        let moving = match recipe.reference {
+            Reference::Moving(how) if of_train => Some(MovingReference::new(&mut *self.plan.session, how)?),
             _ => None,
         };
         Ok(References { train, lower, moving })
+    }
+
+    /// The reference's scores of these rows at least.
+    fn scores(&mut self, data: &Arc<Dataset>, view: View, rows: Vec<usize>) -> anyhow::Result<Scores> {
+        let key = self.key(data, view);
+        let mut scores = self.known.remove(&key).unwrap_or_else(|| Scores::empty(data));
+        let at_once = self.plan.recipe.evaluation.batch_size;
+        let reporter = &mut *self.reporter;
+        let mut progress = |done, total| reporter.scoring("the reference", done, total);
+        let session = &mut *self.plan.session;
+        fill(&mut scores, session, data, view, rows, at_once, self.opened, &mut progress)?;
+        Ok(scores)
+    }
+
+    fn key(&self, data: &Arc<Dataset>, view: View) -> (String, *const Dataset, View) {
+        let by = if self.opened.is_some() { "model" } else { &self.stage.from };
+        (by.to_owned(), Arc::as_ptr(data), view)
     }
 
     fn evaluator(&mut self) -> anyhow::Result<Evaluator> {
@@ -196,22 +228,16 @@ impl Training<'_> {
         let mut held_out = None;
         if let Some(data) = self.stage.eval.clone() {
             let view = View { layout: data.layout, mismatched: self.stage.view.mismatched };
-            let reference = match self.opened {
-                Some(opened) => Some(scores(&mut *self.plan.session, &data, view, rows, Some(opened))?),
-                None => None,
-            };
+            let all = (0..data.examples.len()).collect();
+            let reference = self.opened.is_some().then(|| self.scores(&data, view, all)).transpose()?;
             let batch = Batch::whole(&data, view, MicroBatch::Rows(rows));
             held_out = Some(HeldOutRows { data, batch, reference });
         }
         Ok(Evaluator { held_out, exact_match: self.stage.exact_match, stop, start: None })
     }
 
-    /// Trains, and returns the number of tokens and the metrics of the last step.
-    fn steps(
-        &mut self,
-        mut references: References,
-        evaluator: &mut Evaluator,
-    ) -> anyhow::Result<(usize, Metrics)> {
+    /// Trains.
+    fn steps(&mut self, mut references: References, evaluator: &mut Evaluator) -> anyhow::Result<Steps> {
         let seed = self.plan.recipe.run.seed;
         let recipe = self.stage.recipe.clone();
         let (train, lower, total) =
@@ -221,7 +247,7 @@ impl Training<'_> {
         let mut lower_order =
             Order::new(seed.wrapping_add(1), lower.as_ref().unwrap_or(&train).examples.len(), true);
         let mut draw = || lower_order.take(recipe.batch_size);
-        let (mut tokens, mut metrics) = (0, Metrics::new());
+        let (mut tokens, mut metrics, mut seconds) = (0, Metrics::new(), Vec::with_capacity(total));
         for step in 0..total {
             let began = Instant::now();
             let rows = order.take(recipe.batch_size);
@@ -272,16 +298,22 @@ impl Training<'_> {
                 moving.follow(&mut *self.plan.session, step + 1)?;
             }
             self.log.write(&recipe.name, step + 1, &metrics)?;
-            self.reporter.step(step + 1, &metrics, step_tokens as f64 / began.elapsed().as_secs_f64());
+            let took = began.elapsed().as_secs_f64();
+            self.reporter.step(step + 1, &metrics, step_tokens as f64 / took);
+            seconds.push(took);
             let every = self.plan.recipe.evaluation.every;
             if every > 0 && (step + 1) % every == 0 && step + 1 < total {
                 self.evaluate(evaluator, step + 1, false)?;
             }
         }
-        if let Some(moving) = references.moving {
-            moving.release(&mut *self.plan.session);
+        match (references.moving, references.train) {
+            (Some(moving), _) => moving.release(&mut *self.plan.session),
+            (None, Some(scores)) => {
+                self.known.insert(self.key(&train, self.stage.view), scores);
+            }
+            (None, None) => {}
         }
-        Ok((tokens, metrics))
+        Ok(Steps { tokens, metrics, seconds })
     }
 
     /// Held-out figures, logged and shown; `answer`: whether prompts are answered too.
@@ -298,6 +330,16 @@ impl Training<'_> {
         }
         Ok(metrics)
     }
+}
+
+/// What the steps of a stage came to.
+struct Steps {
+    /// Tokens trained on.
+    tokens: usize,
+    /// Metrics of the last step.
+    metrics: Metrics,
+    /// Seconds of each step.
+    seconds: Vec<f64>,
 }
 
 /// What the reference says of a stage's rows.

@@ -17,8 +17,10 @@ pub struct StageSummary {
     pub bilevel: String,
     /// Optimizer steps.
     pub steps: usize,
-    /// Seconds of training, evaluations included.
+    /// Seconds of training, evaluations on the way included.
     pub seconds: f64,
+    /// Median seconds of a step.
+    pub step_seconds: f64,
     /// Tokens trained on, each prompt counted with each of its answers.
     pub tokens: usize,
     /// Metrics of the last step.
@@ -42,10 +44,10 @@ pub struct Summary {
 const COLUMNS: [(&str, &str, bool, bool); 6] = [
     ("exact match", "eval_exact_match", true, true),
     ("pair accuracy", "eval_pair_accuracy", true, true),
+    ("reward accuracy", "eval_rewards/accuracies", true, false),
     ("log p(chosen)", "eval_logps/chosen", false, true),
     ("log p(rejected)", "eval_logps/rejected", false, true),
     ("chosen lost probability", "eval_displaced", true, false),
-    ("held-out loss", "eval_loss", false, true),
 ];
 
 impl fmt::Display for Summary {

@@ -303,7 +303,7 @@ fn wrong_files_are_refused_in_words() {
     latin.jsonl:1:13: not UTF-8
     skipped.jsonl: nothing left to read: skip = 5 and the file has 1 rows
     lines.jsonl:1:1: invalid type: map, expected an array of rows
-    columns: `promt` has no meaning here, expected one of prompt, chosen, rejected, completion, label, messages, conversations, instruction, input, output, tools, chat_template_kwargs; did you mean `prompt`?
+    columns: `promt` has no meaning here, expected one of prompt, chosen, rejected, score_chosen, score_rejected, completion, label, messages, conversations, instruction, input, output, tools, chat_template_kwargs; did you mean `prompt`?
     mapped.jsonl:1: there is no column `choosen`; the row has `prompt`, `chosen`, `rejected`; did you mean `chosen`?
     gone.jsonl: No such file or directory (os error 2)
     "#);
