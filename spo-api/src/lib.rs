@@ -49,6 +49,7 @@ mod batch;
 mod bilevel;
 mod config;
 mod error;
+mod files;
 mod objective;
 mod pair;
 mod registry;
@@ -65,6 +66,7 @@ pub use bilevel::{
 };
 pub use config::{ConfigError, Part, nearest, parse};
 pub use error::{Error, Result};
+pub use files::write_whole;
 pub use objective::{Data, Evaluation, Metrics, Objective, Requirements, Rewards};
 pub use pair::{Answer, Pair, PairLoss, Reading};
 pub use registry::{Build, Entry, Registry};

@@ -44,7 +44,7 @@ impl Output {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let recipe =
             toml::to_string_pretty(&plan.recipe).context("cannot write the resolved recipe as TOML")?;
-        write_atomically(&folder.join("recipe.toml"), recipe.as_bytes())?;
+        write(&folder.join("recipe.toml"), recipe.as_bytes())?;
         output.json("run.json", &plan.record())?;
         Ok(output)
     }
@@ -76,7 +76,7 @@ impl Output {
     fn json(&self, name: &str, value: &impl Serialize) -> anyhow::Result<()> {
         let mut text = serde_json::to_string_pretty(value)?;
         text.push('\n');
-        write_atomically(&self.folder.join(name), text.as_bytes())
+        write(&self.folder.join(name), text.as_bytes())
     }
 }
 
@@ -103,14 +103,7 @@ impl MetricsLog {
     }
 }
 
-/// Writes aside, syncs and renames: a reader finds the old file or the new one, never a half.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let aside = path.with_extension("partial");
-    let write = || {
-        let mut file = File::create(&aside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&aside, path)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let all = spo_api::write_whole(path, |out| out.write_all(bytes).map_err(|e| spo_api::Error::io(path, e)));
+    all.with_context(|| format!("cannot write {}", path.display()))
 }

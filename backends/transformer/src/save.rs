@@ -6,11 +6,11 @@ use std::path::Path;
 use half::{bf16, f16};
 use safetensors::Dtype;
 use serde_json::json;
-use spo_api::{Error, Result};
+use spo_api::{Error, Result, write_whole};
 
 use crate::decoder::Decoder;
 use crate::engine::{Engine, Mat, Precision};
-use crate::files::{write_json, write_whole};
+use crate::files::write_json;
 use crate::linear::LowRank;
 use crate::parameters::{Id, Spec};
 use crate::session::TransformerSession;

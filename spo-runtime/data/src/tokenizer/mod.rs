@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use spo_api::{Error, write_whole};
 
 use crate::error::{DataError, Result, read_file};
 use crate::hash;
@@ -221,7 +222,8 @@ impl Tokenizer {
     pub fn save(&self, folder: &Path) -> Result<()> {
         for (name, content) in &self.files {
             let path = folder.join(name);
-            std::fs::write(&path, content).map_err(|e| DataError::io(&path, &e))?;
+            write_whole(&path, |out| out.write_all(content).map_err(|e| Error::io(&path, e)))
+                .map_err(|e| DataError::new(e.to_string()))?;
         }
         Ok(())
     }
