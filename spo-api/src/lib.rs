@@ -71,7 +71,7 @@ pub use error::{Error, Result};
 pub use files::write_whole;
 pub use objective::{Data, Evaluation, EvaluationMut, Metrics, Objective, Requirements, Rewards};
 pub use pair::{Answer, Pair, PairLoss, Reading};
-pub use registry::{Build, Constructor, Entry, Registry};
+pub use registry::{Build, Constructor, Entry, Library, Registry};
 pub use scalar::{Dual, Scalar};
 
 /// What the expansion of [`register!`] needs; not for direct use.

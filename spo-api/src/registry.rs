@@ -90,8 +90,22 @@ macro_rules! register {
     };
 }
 
+/// A library that parts were loaded from.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Library {
+    /// Its name, as it gives it.
+    pub name: String,
+    /// Its version, as it gives it.
+    pub version: String,
+    /// Its file.
+    pub path: std::path::PathBuf,
+    /// Hash of the file.
+    pub sha256: String,
+}
+
 /// All parts a program knows, by kind and name.
 pub struct Registry {
+    libraries: Vec<Library>,
     entries: BTreeMap<(&'static str, &'static str), &'static Entry>,
     aliases: BTreeMap<(&'static str, &'static str), &'static Entry>,
 }
@@ -102,7 +116,8 @@ impl Registry {
     /// # Errors
     /// Those of [`add`](Self::add).
     pub fn linked() -> crate::Result<Self> {
-        let mut registry = Registry { entries: BTreeMap::new(), aliases: BTreeMap::new() };
+        let mut registry =
+            Registry { libraries: Vec::new(), entries: BTreeMap::new(), aliases: BTreeMap::new() };
         for entry in inventory::iter::<Entry> {
             registry.add(entry)?;
         }
@@ -126,6 +141,21 @@ impl Registry {
         self.entries.insert((kind, entry.name), entry);
         self.aliases.extend(entry.aliases.iter().map(|alias| ((kind, *alias), entry)));
         Ok(())
+    }
+
+    /// Adds all parts of a loaded library.
+    ///
+    /// # Errors
+    /// Those of [`add`](Self::add).
+    pub fn add_library(&mut self, library: Library, entries: &[&'static Entry]) -> crate::Result<()> {
+        entries.iter().try_for_each(|entry| self.add(entry))?;
+        self.libraries.push(library);
+        Ok(())
+    }
+
+    /// The libraries that parts were loaded from.
+    pub fn libraries(&self) -> &[Library] {
+        &self.libraries
     }
 
     /// All entries, by kind, then by name.

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 use spo_api::{
-    Build, Constructor, Data, Entry, Evaluation, Layout, Objective, PreferenceBatch, Ragged, Registry, Side, nearest,
+    Build, Constructor, Data, Entry, Evaluation, Layout, Objective, PreferenceBatch, Ragged, Registry, Side,
+    nearest,
 };
 
 use crate::error::BadInput;

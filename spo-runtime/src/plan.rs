@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use spo_api::{Data as DataKind, Layout, ModelInfo, ModelSource, ModelSpec, Objective, Registry, Session};
+use spo_api::{
+    Data as DataKind, Layout, Library, ModelInfo, ModelSource, ModelSpec, Objective, Registry, Session,
+};
 use spo_data::task::{self, Generated};
 use spo_data::{Dataset, Fit, Source, Tokenizer};
 
@@ -31,6 +33,8 @@ pub struct Plan {
     pub stages: Vec<PlannedStage>,
     /// Of every file or task that was read: its name, what became of its rows, the hash of its tokens.
     pub data: Vec<(String, Arc<Dataset>)>,
+    /// The libraries that parts were loaded from.
+    pub libraries: Vec<Library>,
 }
 
 /// A stage with its parts.
@@ -113,6 +117,7 @@ impl Plan {
             session,
             stages,
             data: loader.loaded.into_values().collect(),
+            libraries: registry.libraries().to_vec(),
         };
         plan.check_fit(document)?;
         Ok(plan)
@@ -149,6 +154,9 @@ impl Plan {
             "{}: {} with {} parameters, {} of them trained, in {} on {}",
             self.name, info.architecture, info.parameters, info.trainable, info.dtype, info.device
         )];
+        lines.extend(
+            self.libraries.iter().map(|l| format!("plugin {} {}: {}", l.name, l.version, l.path.display())),
+        );
         for (name, data) in &self.data {
             let line = format!("{name}: {}", data.report);
             // The same rows may have been read both as pairs and as demonstrations.
@@ -183,6 +191,7 @@ impl Plan {
             },
             "threads": std::thread::available_parallelism().map_or(1, usize::from),
             "data": data,
+            "plugins": self.libraries,
         })
     }
 }

@@ -41,3 +41,6 @@ pub use step::{LossesView, ProblemTable, ReportView, StepTable, WeighView};
 pub use text::{ByteSink, Text};
 pub use vectors::VectorTable;
 pub use watch::{At, current};
+
+/// `spo.h`: this border for C.
+pub const HEADER: &str = include_str!("../../include/spo.h");

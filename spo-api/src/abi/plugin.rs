@@ -270,7 +270,8 @@ unsafe fn import_entry(
         let kind = kind.ok_or_else(|| format!("`{name}` is of the unknown kind {}", table.kind))?;
         let at: &'static At =
             Box::leak(Box::new(At { part: format!("{kind} `{name}`"), library: library.to_owned() }));
-        let build = build(&table, at).map_err(|e| format!("`{name}` cannot be used: {e}"))?;
+        let build = build(&table, at, schema.as_value().clone())
+            .map_err(|e| format!("`{name}` cannot be used: {e}"))?;
         Ok(Box::leak(Box::new(Entry {
             name,
             aliases: Box::leak(aliases.into_boxed_slice()),
@@ -311,7 +312,7 @@ impl Context {
 ///
 /// # Safety
 /// As [`import`].
-unsafe fn build(table: &EntryTable, at: &'static At) -> Result<Build, String> {
+unsafe fn build(table: &EntryTable, at: &'static At, schema: Value) -> Result<Build, String> {
     let words = |e: super::TableError| e.to_string();
     let context = Context(table.context);
     // A constructor speaks of configurations; any other failure is one of the table as a whole.
@@ -321,25 +322,30 @@ unsafe fn build(table: &EntryTable, at: &'static At) -> Result<Build, String> {
             other => ConfigError::whole(other.to_string()),
         }
     }
+    // Its own words come first; what it lets pass, its schema must allow.
+    fn allowed<P>(made: Result<P>, config: &Value, schema: &Value) -> Result<P, ConfigError> {
+        let part = made.map_err(refused)?;
+        crate::config::check_schema(config, schema).map(|()| part)
+    }
     // SAFETY: the caller's; the tables live as long as the program.
     unsafe {
         Ok(match table.kind {
             1 => {
                 let table = objective::check(table.functions.cast::<ObjectiveTable>()).map_err(words)?;
                 Build::Objective(Box::leak(Box::new(move |config: &Value| {
-                    objective::import(&table, context.get(), at, config).map_err(refused)
+                    allowed(objective::import(&table, context.get(), at, config), config, &schema)
                 })))
             }
             2 => {
                 let table = step::check(table.functions.cast::<StepTable>()).map_err(words)?;
                 Build::Step(Box::leak(Box::new(move |config: &Value| {
-                    step::import(&table, context.get(), at, config).map_err(refused)
+                    allowed(step::import(&table, context.get(), at, config), config, &schema)
                 })))
             }
             _ => {
                 let table = backend::check(table.functions.cast::<BackendTable>()).map_err(words)?;
                 Build::Backend(Box::leak(Box::new(move |config: &Value| {
-                    backend::import(&table, context.get(), at, config).map_err(refused)
+                    allowed(backend::import(&table, context.get(), at, config), config, &schema)
                 })))
             }
         })
