@@ -69,11 +69,11 @@ fn guess(schema: &Value) -> Value {
         Some("array") => json!([]),
         Some("object") => json!({}),
         kind => {
-            let low = bound("minimum").or(bound("exclusiveMinimum").map(|b| b + 1e-3));
+            let low = bound("minimum").or(bound("exclusiveMinimum").map(|b| b + 0.1));
             let high = bound("maximum").or(bound("exclusiveMaximum").map(|b| b - 1e-3));
             let x = match (low, high) {
                 (Some(low), Some(high)) => (low + high) / 2.0,
-                (Some(low), None) => low.max(1.0),
+                (Some(low), None) => low,
                 (None, Some(high)) => high.min(1.0),
                 (None, None) => 1.0,
             };

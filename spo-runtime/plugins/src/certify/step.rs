@@ -17,7 +17,7 @@ struct Subject {
 }
 
 impl Subject {
-    fn new(&self) -> Result<Box<dyn BilevelStep>, Outcome> {
+    fn make(&self) -> Result<Box<dyn BilevelStep>, Outcome> {
         (self.build)(&self.config).map_err(|e| Outcome::Failed(e.to_string()))
     }
 }
@@ -199,7 +199,7 @@ impl BilevelProblem for World {
 
 /// It moves, at the cost it states, and tidies up.
 fn steps(subject: &Subject) -> Result<String, Outcome> {
-    let (mut world, mut step) = (World::new(), subject.new()?);
+    let (mut world, mut step) = (World::new(), subject.make()?);
     let stated = step.passes();
     let began = world.parameters().to_vec();
     let mut kept = 0;
@@ -242,7 +242,7 @@ fn steps(subject: &Subject) -> Result<String, Outcome> {
 /// From the same place it goes the same way.
 fn determinism(subject: &Subject) -> Result<String, Outcome> {
     let run = || -> Result<_, Outcome> {
-        let (mut world, mut step) = (World::new(), subject.new()?);
+        let (mut world, mut step) = (World::new(), subject.make()?);
         for _ in 0..20 {
             world.run(&mut *step)?;
         }
@@ -256,9 +256,9 @@ fn determinism(subject: &Subject) -> Result<String, Outcome> {
 
 /// A failure of the problem is passed on, and leaves no vectors behind.
 fn failures(subject: &Subject) -> Result<String, Outcome> {
-    let evaluations = subject.new()?.passes().forward;
+    let evaluations = subject.make()?.passes().forward;
     for n in 0..evaluations {
-        let (mut world, mut step) = (World { fuse: Some(n), ..World::new() }, subject.new()?);
+        let (mut world, mut step) = (World { fuse: Some(n), ..World::new() }, subject.make()?);
         let Err(error) = step.step(&mut world) else {
             return Err(format!(
                 "evaluation {} of the problem failed, and the step went on as if it had not",
@@ -282,11 +282,11 @@ fn failures(subject: &Subject) -> Result<String, Outcome> {
 
 /// What it remembers survives a resume.
 fn state(subject: &Subject) -> Result<String, Outcome> {
-    let (mut world, mut step) = (World::new(), subject.new()?);
+    let (mut world, mut step) = (World::new(), subject.make()?);
     let mut length = 0;
     for _ in 0..20 {
         world.run(&mut *step)?;
-        let (mut twin, mut resumed) = (world.clone(), subject.new()?);
+        let (mut twin, mut resumed) = (world.clone(), subject.make()?);
         resumed.restore(&step.state())?;
         twin.run(&mut *resumed)?;
         world.run(&mut *step)?;
@@ -296,12 +296,12 @@ fn state(subject: &Subject) -> Result<String, Outcome> {
         length = step.state().len();
     }
     if length == 0 {
-        return match subject.new()?.restore(b"no state of this step") {
+        return match subject.make()?.restore(b"no state of this step") {
             Err(_) => Ok("it keeps none, and refuses one".into()),
             Ok(()) => Err("it keeps no state, and swallows one without a word".to_owned().into()),
         };
     }
-    if subject.new()?.restore(b"?").is_ok() {
+    if subject.make()?.restore(b"?").is_ok() {
         return Err(format!("it takes 1 byte for a state of {length}").into());
     }
     Ok(format!("{length} bytes, restored to the bit; broken ones refused"))
