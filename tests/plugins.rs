@@ -163,7 +163,7 @@ fn plugins_that_fail_at_work_end_the_run_with_a_word_and_lose_nothing() {
         (
             c("nan", &["NAN_LOSS"]),
             r#""hostile""#.to_owned(),
-            vec!["loss of row", "NaN", "fault of the objective"],
+            vec!["the loss of modular-chain row", "is NaN", "fault of the objective"],
         ),
         (c("nan-gradient", &["NAN_GRADIENT"]), r#""hostile""#.to_owned(), vec!["not finite"]),
         (
