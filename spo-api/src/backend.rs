@@ -221,4 +221,20 @@ pub trait Session: Send {
     /// # Errors
     /// When a file cannot be written, or there is no adapter to export.
     fn save(&mut self, folder: &Path, what: Export) -> Result<()>;
+
+    /// Writes everything that training has changed: the trainable parameters, the optimizer's moments
+    /// and step count, and every vector that is allocated. The gradient is left out: it is of no use
+    /// between steps.
+    ///
+    /// # Errors
+    /// When the file cannot be written. It is then as it was.
+    fn save_state(&mut self, file: &Path) -> Result<()>;
+
+    /// Takes back what [`save_state`](Self::save_state) wrote, bit for bit, from a session on the same
+    /// model. Vectors are found again under their handles; those the file does not hold are released.
+    ///
+    /// # Errors
+    /// [`Error::Model`](crate::Error::Model) when the file is damaged or of another model. The session
+    /// is then as it was.
+    fn restore_state(&mut self, file: &Path) -> Result<()>;
 }
