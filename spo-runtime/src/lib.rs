@@ -6,7 +6,9 @@
 //! together as the bilevel problem that a step solves.
 #![forbid(unsafe_code)]
 
+pub mod bundle;
 pub mod check;
+pub mod checkpoint;
 pub mod compose;
 pub mod describe;
 pub mod document;
@@ -18,10 +20,15 @@ pub mod observation;
 pub mod output;
 pub mod plan;
 pub mod problem;
+pub mod provenance;
 pub mod recipe;
 pub mod reference;
 pub mod reporter;
+pub mod resume;
 pub mod rows;
 pub mod run;
 pub mod schedule;
+pub mod scores_file;
+pub mod starts;
+pub mod stop;
 pub mod summary;

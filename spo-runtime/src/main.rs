@@ -9,10 +9,10 @@ use clap::{Parser, Subcommand};
 use spo_backend_candle as _;
 use spo_objectives as _;
 use spo_runtime::document::Document;
-use spo_runtime::error::{BadInput, exit_code};
+use spo_runtime::error::{BadInput, exit_code, report};
 use spo_runtime::model::{Answering, SavedModel};
 use spo_runtime::reporter::{Reporter, Voice};
-use spo_runtime::{check, describe, loss, recipe, run};
+use spo_runtime::{check, describe, loss, recipe, resume, run};
 
 // Training allocates and frees large buffers all the time: the system's allocator gives them back to
 // the kernel and asks anew, a third of the time of a step.
@@ -37,12 +37,28 @@ struct RunArguments {
     recipe: Option<PathBuf>,
     #[command(flatten)]
     overrides: Overrides,
+    #[command(flatten)]
+    voice: VoiceArguments,
+}
+
+#[derive(clap::Args)]
+struct VoiceArguments {
     /// Speak JSON, one object a line.
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
     /// Say nothing but errors.
     #[arg(long)]
     quiet: bool,
+}
+
+impl VoiceArguments {
+    fn reporter(&self) -> Reporter {
+        Reporter::new(match (self.json, self.quiet) {
+            (true, _) => Voice::Json,
+            (_, true) => Voice::Quiet,
+            _ => Voice::Human,
+        })
+    }
 }
 
 #[derive(clap::Args)]
@@ -60,6 +76,13 @@ enum Command {
         recipe: PathBuf,
         #[command(flatten)]
         overrides: Overrides,
+    },
+    /// Continue a run that was interrupted, from its last checkpoint.
+    Resume {
+        /// The run's folder.
+        run: PathBuf,
+        #[command(flatten)]
+        voice: VoiceArguments,
     },
     /// List the objectives, bilevel steps and backends.
     List,
@@ -99,9 +122,7 @@ fn main() -> ExitCode {
     match dispatch(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let text = format!("{error:#}");
-            let prefix = if text.starts_with("error") { "" } else { "error: " };
-            eprintln!("{prefix}{text}");
+            eprintln!("{}", report(&error));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -113,14 +134,10 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
         None => {
             let options = arguments.run;
             let recipe = options.recipe.ok_or_else(|| BadInput("error: which recipe?".into()))?;
-            let voice = match (options.json, options.quiet) {
-                (true, _) => Voice::Json,
-                (_, true) => Voice::Quiet,
-                _ => Voice::Human,
-            };
             let document = Document::read(&recipe, &options.overrides.set)?;
-            run::run(&registry, &document, Reporter::new(voice))
+            run::run(&registry, &document, options.voice.reporter())
         }
+        Some(Command::Resume { run, voice }) => resume::resume(&registry, &run, voice.reporter()),
         Some(Command::Check { recipe, overrides }) => {
             let document = Document::read(&recipe, &overrides.set)?;
             print!("{}", check::check(&registry, &document)?);

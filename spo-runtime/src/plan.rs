@@ -12,6 +12,7 @@ use spo_data::{Dataset, Fit, Source, Tokenizer};
 use crate::compose::{self, Bilevel};
 use crate::document::Document;
 use crate::error::BadInput;
+use crate::provenance;
 use crate::recipe::{Data, Recipe, Stage};
 use crate::rows::View;
 
@@ -31,6 +32,8 @@ pub struct Plan {
     pub stages: Vec<PlannedStage>,
     /// Of every file or task that was read: its name, what became of its rows, the hash of its tokens.
     pub data: Vec<(String, Arc<Dataset>)>,
+    /// Hashes of the files that the model was opened from.
+    pub weights: BTreeMap<String, String>,
 }
 
 /// A stage with its parts.
@@ -66,9 +69,9 @@ impl Plan {
     /// # Errors
     /// [`BadInput`] with the place in the recipe.
     pub fn new(registry: &Registry, document: &Document) -> anyhow::Result<Self> {
-        let recipe: Recipe = document.to_recipe()?;
-        let name = recipe.run.name.clone().unwrap_or_else(|| document.stem());
-        let output = recipe.run.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(&name));
+        let mut recipe: Recipe = document.to_recipe()?;
+        let name = recipe.run.name.get_or_insert_with(|| document.stem()).clone();
+        let output = recipe.run.output.get_or_insert_with(|| PathBuf::from("runs").join(&name)).clone();
 
         let mut parts = Vec::new();
         for (i, stage) in recipe.stage.iter().enumerate() {
@@ -113,6 +116,7 @@ impl Plan {
             session,
             stages,
             data: loader.loaded.into_values().collect(),
+            weights: provenance::weights(&spec)?,
         };
         plan.check_fit(document)?;
         Ok(plan)
@@ -179,10 +183,12 @@ impl Plan {
                 "parameters": info.parameters,
                 "trainable": info.trainable,
                 "dtype": info.dtype,
-                "device": info.device,
+                "sha256": self.weights,
             },
+            "device": info.device,
             "threads": std::thread::available_parallelism().map_or(1, usize::from),
             "data": data,
+            "started_in": std::env::current_dir().unwrap_or_default(),
         })
     }
 }

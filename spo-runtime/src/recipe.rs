@@ -8,6 +8,10 @@ use serde_json::{Map, Value};
 use spo_api::{ConfigError, Part};
 use spo_data::{MicroBatch, Truncation};
 
+mod keeping;
+
+pub use keeping::{Best, Cache, Checkpoint, Goal, OnNonfinite, Resume};
+
 /// A run: a model, preference data, and the stages that train one on the other.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +29,12 @@ pub struct Recipe {
     /// What is measured on held-out data.
     #[serde(default)]
     pub evaluation: Evaluation,
+    /// What an interrupted run continues from.
+    #[serde(default)]
+    pub checkpoint: Checkpoint,
+    /// Work that runs share.
+    #[serde(default)]
+    pub cache: Cache,
     /// The stages, in order: `[[stage]]`.
     #[schemars(length(min = 1))]
     pub stage: Vec<Stage>,
@@ -45,6 +55,11 @@ pub struct Run {
     pub output: Option<PathBuf>,
     /// Replace an earlier run in that folder. Without it, a folder that holds one is an error.
     pub overwrite: bool,
+    /// `"auto"` continues an unfinished run of this recipe in that folder; one that is finished is left as it is.
+    pub resume: Resume,
+    /// When a loss or gradient is not finite: `"stop"`, or `"skip"` the batch. The first such batch of a stage
+    /// is written down for `spo-run replay`.
+    pub on_nonfinite: OnNonfinite,
 }
 
 /// `[model]`: a Hugging Face folder, or a configuration to initialise at random.
@@ -358,6 +373,20 @@ pub fn schema() -> String {
     format!("{:#}", schemars::schema_for!(Recipe).as_value())
 }
 
+impl Recipe {
+    /// What decides on the run's results: all but where it goes and what it keeps. An unknown section counts.
+    pub fn essence(&self) -> Value {
+        let mut value = serde_json::to_value(self).expect("a recipe is plain data");
+        for place in ["checkpoint", "cache"] {
+            value[place].take();
+        }
+        for place in ["name", "output", "overwrite", "resume"] {
+            value["run"][place].take();
+        }
+        value
+    }
+}
+
 impl Part for Recipe {
     fn validate(&self) -> Result<(), ConfigError> {
         match (&self.model.path, &self.model.config) {
@@ -386,7 +415,9 @@ impl Part for Recipe {
                 let message = "must be letters, digits, `-`, `_` and `.`: it names a folder";
                 return Err(ConfigError::at(at("name"), message));
             }
-            if stage.name == "model" || self.stage[..i].iter().any(|s| s.name == stage.name) {
+            if keeping::RESERVED.contains(&stage.name.as_str())
+                || self.stage[..i].iter().any(|s| s.name == stage.name)
+            {
                 return Err(ConfigError::at(at("name"), format!("`{}` is taken already", stage.name)));
             }
             if let Some(from) = &stage.from {
@@ -414,6 +445,6 @@ impl Part for Recipe {
                 return Err(ConfigError::at(at("optimizer.betas"), format!("must lie in [0, 1), got {b}")));
             }
         }
-        Ok(())
+        keeping::validate(self)
     }
 }

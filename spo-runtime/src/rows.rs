@@ -4,7 +4,7 @@ use spo_api::{Group, Layout, LogProbs, PreferenceBatch, Ragged, Side, TokenBatch
 use spo_data::{Dataset, MicroBatch};
 
 /// Log-probs of every row of a dataset, under one model.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scores {
     /// Per row, per token of its chosen answer, nats.
     pub chosen: Vec<Vec<f64>>,
@@ -180,8 +180,9 @@ struct SideArrays {
 
 impl SideArrays {
     fn side<'a>(&'a self) -> spo_api::Result<Side<'a>> {
+        // A side without answers lacks nothing: all rows of a batch may be desirable.
         let optional = |values: &'a [f64]| match values {
-            [] => Ok(None),
+            [] if !self.policy.is_empty() => Ok(None),
             values => Ragged::new(values, &self.offsets).map(Some),
         };
         Ok(Side {
