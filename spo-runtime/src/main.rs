@@ -7,9 +7,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 // Parts register themselves where their crate is named.
 use spo_backend_candle as _;
+use spo_backend_tabular as _;
 use spo_objectives as _;
 use spo_runtime::document::Document;
 use spo_runtime::error::{BadInput, exit_code, report};
+use spo_runtime::mass_report::{MassArguments, mass};
 use spo_runtime::model::{Answering, SavedModel};
 use spo_runtime::reporter::{Reporter, Voice};
 use spo_runtime::{check, describe, loss, recipe, resume, run};
@@ -108,6 +110,8 @@ enum Command {
         /// The folder to write.
         output: PathBuf,
     },
+    /// Tell where the stages of a run took the probability of the held-out prompts.
+    Mass(MassArguments),
     /// Print the JSON Schema of recipes, for editors.
     Schema,
     /// Evaluate an objective on a JSON batch of log-probs from standard input.
@@ -157,6 +161,10 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
             Ok(())
         }
         Some(Command::Export { model, output }) => model.export(&registry, &output),
+        Some(Command::Mass(arguments)) => {
+            print!("{}", mass(&registry, &arguments)?);
+            Ok(())
+        }
         Some(Command::Schema) => {
             println!("{}", recipe::schema());
             Ok(())

@@ -374,7 +374,7 @@ fn tokenizer(document: &Document, recipe: &Recipe) -> Result<Tokenizer, BadInput
                 return Err(document.error("model", message));
             }
             let generated = generate(document, &recipe.data, "data.task", recipe.run.seed)?;
-            return Ok(Tokenizer::characters(generated.alphabet));
+            return Ok(Tokenizer::characters(&generated.alphabet));
         }
     };
     exists(folder).map_err(|message| document.error(at, message))?;
@@ -397,7 +397,7 @@ fn exists(path: &Path) -> Result<(), String> {
 }
 
 /// What the backend is to open.
-fn model_spec(recipe: &Recipe, tokenizer: &Tokenizer) -> ModelSpec {
+pub(crate) fn model_spec(recipe: &Recipe, tokenizer: &Tokenizer) -> ModelSpec {
     let source = match (&recipe.model.path, &recipe.model.config) {
         (Some(folder), _) => ModelSource::Folder(folder.clone()),
         (None, config) => {

@@ -201,11 +201,15 @@ pub struct Evaluation {
     /// answers are right or wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exact_match: Option<bool>,
+    /// Divide the probability of every held-out prompt between the preferred answer, the dispreferred one,
+    /// the answers of the other held-out rows and everything else: `eval_mass/...`. Scores every answer with
+    /// every prompt, so keep the held-out rows few.
+    pub mass: bool,
 }
 
 impl Default for Evaluation {
     fn default() -> Self {
-        Evaluation { every: 0, batch_size: 16, exact_match: None }
+        Evaluation { every: 0, batch_size: 16, exact_match: None, mass: false }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::checkpoint::{Checkpoints, NamedScores, RunState, StageState, Steps};
 use crate::document::Document;
 use crate::error::{BadInput, Unfinished};
 use crate::evaluate::{exact_match, held_out};
+use crate::mass::{Ledger, ledgers};
 use crate::observation::Observation;
 use crate::output::{Before, MetricsLog, Output};
 use crate::plan::{Plan, PlannedStage};
@@ -383,7 +384,8 @@ impl Training<'_> {
             HeldOutRows { data, batch, reference }
         });
         let stop = self.plan.tokenizer.stop_tokens().to_vec();
-        Evaluator { held_out, exact_match: self.stage.exact_match, stop, start: None }
+        let mass = self.plan.recipe.evaluation.mass;
+        Evaluator { held_out, exact_match: self.stage.exact_match, mass, stop, start: None }
     }
 
     /// Trains, from where the stage stands to its end.
@@ -599,6 +601,7 @@ impl Order {
 struct Evaluator {
     held_out: Option<HeldOutRows>,
     exact_match: bool,
+    mass: bool,
     stop: Vec<u32>,
     start: Option<Scores>,
 }
@@ -622,6 +625,9 @@ impl Evaluator {
         let mut seen = held_out(session, objective, batch, data, self.start.as_ref(), reference.as_ref())?;
         if self.exact_match && answer {
             seen.metrics.insert("eval_exact_match".into(), exact_match(session, data, &self.stop)?);
+        }
+        if self.mass {
+            seen.metrics.extend(Ledger::mean(&ledgers(session, data)?).metrics());
         }
         self.start.get_or_insert(seen.scores);
         Ok(Some(seen.metrics))

@@ -1,5 +1,6 @@
 //! Tasks whose data are made, not downloaded: a run on them needs no file.
 
+mod codewords;
 mod modular_chain;
 
 use serde_json::Value;
@@ -7,6 +8,7 @@ use spo_api::{ConfigError, nearest, parse};
 
 use crate::row::Row;
 
+pub use codewords::Codewords;
 pub use modular_chain::ModularChain;
 
 /// The data of a generated task.
@@ -14,14 +16,15 @@ pub use modular_chain::ModularChain;
 pub struct Generated {
     /// Pairs to train on: the chosen answer is right, the rejected one plausibly wrong.
     pub train: Vec<Row>,
-    /// Pairs with prompts that are not in `train`; the chosen answer is the one expected for exact match.
+    /// Pairs to measure on, with prompts that are not in `train` unless the task says otherwise; the chosen
+    /// answer is the one expected for exact match.
     pub held_out: Vec<Row>,
     /// Every character that occurs.
-    pub alphabet: &'static str,
+    pub alphabet: String,
 }
 
 /// Names of all tasks.
-pub const NAMES: [&str; 1] = [ModularChain::NAME];
+pub const NAMES: [&str; 2] = [Codewords::NAME, ModularChain::NAME];
 
 /// Makes the data of a task, the same for the same seed everywhere.
 ///
@@ -29,6 +32,7 @@ pub const NAMES: [&str; 1] = [ModularChain::NAME];
 /// For an unknown name, or a table that does not fit the task.
 pub fn generate(name: &str, config: &Value, seed: u64) -> Result<Generated, ConfigError> {
     match name {
+        Codewords::NAME => Ok(parse::<Codewords>(config)?.generate(seed)),
         ModularChain::NAME => Ok(parse::<ModularChain>(config)?.generate(seed)),
         _ => Err(ConfigError {
             key: None,
@@ -36,4 +40,18 @@ pub fn generate(name: &str, config: &Value, seed: u64) -> Result<Generated, Conf
             suggestion: nearest(name, NAMES).map(str::to_owned),
         }),
     }
+}
+
+/// Prompt, chosen, rejected.
+#[cfg(test)]
+fn texts(row: &Row) -> [&str; 3] {
+    use crate::row::{Answers, Text};
+    fn plain(text: &Text) -> &str {
+        match text {
+            Text::Plain(text) => text,
+            Text::Chat(_) => panic!("not plain text"),
+        }
+    }
+    let Answers::Pair { chosen, rejected } = &row.answers else { panic!("not a pair") };
+    [plain(&row.prompt), plain(chosen), plain(rejected)]
 }
