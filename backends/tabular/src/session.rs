@@ -24,9 +24,9 @@ pub(crate) struct TabularSession {
     pub config: Value,
     limits: Limits,
     /// By handle; parameters and gradient among them.
-    vectors: BTreeMap<u32, Vec<f64>>,
-    moments: [Vec<f64>; 2],
-    steps: u64,
+    pub vectors: BTreeMap<u32, Vec<f64>>,
+    pub moments: [Vec<f64>; 2],
+    pub steps: u64,
 }
 
 impl TabularSession {
@@ -255,6 +255,14 @@ impl Session for TabularSession {
             Export::Model => storage::save(self, folder),
             Export::Adapter => Err(Error::Model("the tabular backend has no adapters".into())),
         }
+    }
+
+    fn save_state(&mut self, file: &Path) -> Result<()> {
+        storage::save_state(self, file)
+    }
+
+    fn restore_state(&mut self, file: &Path) -> Result<()> {
+        storage::restore_state(self, file)
     }
 }
 

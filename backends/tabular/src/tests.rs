@@ -283,6 +283,60 @@ fn what_is_saved_opens_again_to_the_last_bit() {
 }
 
 #[test]
+fn a_state_is_taken_back_to_the_last_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("state.safetensors");
+    let adamw = AdamW {
+        lr: 0.1,
+        beta1: 0.9,
+        beta2: 0.99,
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+        exempt_bias_and_norm: false,
+        gradient_scale: 1.0,
+    };
+    let step = |session: &mut TabularSession| {
+        session.zero(Vector::GRADIENT).unwrap();
+        session.backward(&batch(), ALL, &mut |l| Ok(weights(l.values.len()))).unwrap();
+        session.optimizer_step(&adamw).unwrap();
+    };
+    for config in kinds() {
+        let mut session = open(&config, 1);
+        let released = session.allocate().unwrap();
+        let kept = session.allocate().unwrap();
+        session.release(released);
+        session.copy(Vector::PARAMETERS, kept).unwrap();
+        step(&mut session);
+        session.save_state(&file).unwrap();
+        let mut resumed = open(&config, 2);
+        resumed.allocate().unwrap();
+        resumed.restore_state(&file).unwrap();
+        for _ in 0..3 {
+            step(&mut session);
+            step(&mut resumed);
+        }
+        assert_eq!(session.parameters(), resumed.parameters());
+        assert_eq!(session.at(kept).unwrap(), resumed.at(kept).unwrap());
+        assert!(resumed.at(released).is_err());
+        assert_eq!(session.allocate().unwrap(), resumed.allocate().unwrap());
+
+        let before = session.parameters().to_vec();
+        let mut refused = |content: Vec<u8>| {
+            std::fs::write(&file, content).unwrap();
+            assert!(session.restore_state(&file).is_err());
+            assert_eq!(session.parameters(), before);
+        };
+        let whole = std::fs::read(&file).unwrap();
+        refused(whole[..whole.len() - 1].to_vec());
+        session.save(folder.path(), Export::Model).unwrap();
+        let model = std::fs::read(folder.path().join("model.safetensors")).unwrap();
+        std::fs::write(&file, model).unwrap();
+        let error = session.restore_state(&file).unwrap_err().to_string();
+        assert!(error.contains("not a saved state"), "{error}");
+    }
+}
+
+#[test]
 fn the_seed_decides_on_the_weights() {
     let config = &kinds()[2];
     assert_eq!(open(config, 1).parameters(), open(config, 1).parameters());
