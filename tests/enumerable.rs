@@ -103,3 +103,62 @@ fn what_the_ledger_cannot_tell_it_says() {
         assert!(outcome.stderr.contains(expected), "{}", outcome.stderr);
     }
 }
+
+/// Of each audited step: its name and forms, as the table shows them.
+fn audit(place: &Place, arguments: &[&str]) -> Vec<Value> {
+    let outcome = place.run(&[&["audit", "runs/enumerable", "--json"], arguments].concat()).success();
+    serde_json::from_str(&outcome.stdout).unwrap()
+}
+
+#[test]
+fn an_audit_knows_the_exact_step_from_the_others() {
+    let place = Place::new();
+    shown(&place, &["--set", "stage.spo.steps=40"]);
+    for stage in ["sft", "spo"] {
+        let options = ["--stage", stage, "--inner-steps", "2", "--inner-lr", "0.05", "--batches", "2"];
+        let audited = audit(&place, &options);
+        let names: Vec<&str> = audited.iter().filter_map(|row| row["step"]["step"].as_str()).collect();
+        for name in ["alternating", "barrier", "lookahead", "penalty", "projected", "single", "weighted"] {
+            assert!(names.contains(&name), "{names:?}");
+        }
+        for row in &audited {
+            let unrolled = |key: &str| row["agreement"][0][key].as_f64().unwrap();
+            let (cosine, ratio) = (unrolled("cosine"), unrolled("ratio"));
+            if row["step"]["gradient"] == "exact" {
+                assert!(1.0 - cosine < 1e-9 && (ratio - 1.0).abs() < 1e-4, "{stage} {row}");
+            } else {
+                assert!(cosine.abs() < 1.0 - 1e-9, "{stage} {row}");
+            }
+        }
+        let cost = |name: &str| {
+            let row = audited.iter().find(|row| row["step"]["step"] == name).unwrap();
+            ["forward", "backward", "vectors"].map(|key| row[key].as_u64().unwrap())
+        };
+        assert_eq!(cost("single"), [1, 1, 0]);
+        assert_eq!(cost("projected"), [2, 2, 1]);
+        assert_eq!(cost("lookahead"), [3, 3, 1]);
+    }
+    let one = audit(&place, &["--step", r#"{ step = "weighted", lambda = 0.0 }"#, "--lambda", "0"]);
+    let to_value_function = one[0]["agreement"][2]["cosine"].as_f64().unwrap();
+    assert!(one.len() == 1 && to_value_function > 1.0 - 1e-9, "without a penalty both are dF: {one:?}");
+}
+
+#[test]
+fn what_cannot_be_audited_is_said() {
+    let place = Place::new();
+    shown(&place, &[]);
+    for (arguments, expected) in [
+        (vec!["--stage", "spoo"], "no stage `spoo`, only sft, dpo"),
+        (vec!["--step", r#""penlty""#], "did you mean `penalty`?"),
+        (
+            vec!["--step", r#"{ step = "penalty", lower = "sft" }"#],
+            "the lower level of an audit is the stage's",
+        ),
+        (vec!["--step", "{ step = "], "--step"),
+        (vec!["--inner-lr", "0"], "must be greater than 0"),
+    ] {
+        let outcome = place.run(&[&["audit", "runs/enumerable"], arguments.as_slice()].concat());
+        assert!(outcome.stderr.contains(expected), "{arguments:?}: {}", outcome.stderr);
+        assert_ne!(outcome.code, 0);
+    }
+}

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bundle;
+pub mod audit;
 pub mod check;
 pub mod checkpoint;
 pub mod compose;
@@ -14,9 +15,11 @@ pub mod describe;
 pub mod document;
 pub mod error;
 pub mod evaluate;
+pub mod hypergradient;
 pub mod loss;
 pub mod mass;
 pub mod mass_report;
+pub mod measured;
 pub mod model;
 pub mod observation;
 pub mod output;

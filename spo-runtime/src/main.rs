@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use spo_backend_candle as _;
 use spo_backend_tabular as _;
 use spo_objectives as _;
+use spo_runtime::audit::{AuditArguments, audit};
 use spo_runtime::document::Document;
 use spo_runtime::error::{BadInput, exit_code, report};
 use spo_runtime::mass_report::{MassArguments, mass};
@@ -112,6 +113,8 @@ enum Command {
     },
     /// Tell where the stages of a run took the probability of the held-out prompts.
     Mass(MassArguments),
+    /// Measure what bilevel steps do to the parameters against exact hypergradients.
+    Audit(AuditArguments),
     /// Print the JSON Schema of recipes, for editors.
     Schema,
     /// Evaluate an objective on a JSON batch of log-probs from standard input.
@@ -163,6 +166,10 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::Export { model, output }) => model.export(&registry, &output),
         Some(Command::Mass(arguments)) => {
             print!("{}", mass(&registry, &arguments)?);
+            Ok(())
+        }
+        Some(Command::Audit(arguments)) => {
+            print!("{}", audit(&registry, &arguments)?);
             Ok(())
         }
         Some(Command::Schema) => {
