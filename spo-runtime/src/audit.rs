@@ -131,7 +131,7 @@ pub fn audit(registry: &Registry, arguments: &AuditArguments) -> anyhow::Result<
         rows.clone(),
         at_once,
         None,
-        &mut |_, _| {},
+        &mut |_, _| Ok(()),
     )?;
     drop(reference);
     let mut scene = Scene {

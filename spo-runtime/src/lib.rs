@@ -6,8 +6,8 @@
 //! together as the bilevel problem that a step solves.
 #![forbid(unsafe_code)]
 
-pub mod bundle;
 pub mod audit;
+pub mod bundle;
 pub mod check;
 pub mod checkpoint;
 pub mod compose;
