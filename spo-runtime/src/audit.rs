@@ -285,7 +285,8 @@ impl Scene<'_> {
             gradient_scale: 1.0,
         };
         let motion = Motion { micro_batch: None, optimizer, max_grad_norm: 0.0, progress: self.progress };
-        let done = work(&mut StepProblem::new(self.session, levels, self.data, batch, None, motion)?);
+        let done =
+            work(&mut StepProblem::new(self.session, levels, self.data, batch, None, Vec::new(), motion)?);
         // Every step meets the objective as the others do.
         self.objective.restore(&state)?;
         done

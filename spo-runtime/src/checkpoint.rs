@@ -49,6 +49,8 @@ pub struct StageState {
     pub bilevel: Vec<u8>,
     /// State of the lower objective.
     pub lower: Vec<u8>,
+    /// Those of its further terms.
+    pub tasks: Vec<Vec<u8>>,
     /// A reference that follows the policy.
     pub moving: Option<MovingState>,
 }
@@ -64,6 +66,8 @@ pub struct Steps {
     pub skipped_in_a_row: usize,
     /// Lower batches drawn.
     pub lower_draws: usize,
+    /// Batches drawn for each further term of the lower level.
+    pub task_draws: Vec<usize>,
     /// Tokens trained on.
     pub tokens: usize,
     /// Rows the reference scored.

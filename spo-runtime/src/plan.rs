@@ -9,7 +9,7 @@ use spo_api::{Data as DataKind, Layout, ModelInfo, ModelSource, ModelSpec, Objec
 use spo_data::task::{self, Generated};
 use spo_data::{Dataset, Fit, Source, Tokenizer};
 
-use crate::compose::{self, Bilevel};
+use crate::compose::{self, Bilevel, LowerData};
 use crate::document::Document;
 use crate::error::BadInput;
 use crate::provenance;
@@ -58,6 +58,8 @@ pub struct PlannedStage {
     pub exact_match: bool,
     /// The lower level's own demonstrations.
     pub lower_data: Option<Arc<Dataset>>,
+    /// Those of its further terms.
+    pub tasks: Vec<Arc<Dataset>>,
     /// Optimizer steps.
     pub steps: usize,
 }
@@ -226,11 +228,7 @@ impl Loader<'_> {
             false => None,
         };
         let lower_data = match &bilevel.lower_data {
-            Some(source) => {
-                let own = Data { train: Some(source.clone()), eval: None, task: None, ..data.clone() };
-                let at = format!("stage[{index}].bilevel.lower_data");
-                Some(self.load(&own, Split::Train, &at, Layout::Demonstrations)?)
-            }
+            Some(own) => Some(self.demonstrations(data, own, index)?),
             // Of unpaired answers, the desirable ones: a batch of its own, for some have none.
             None if layout == Layout::Unpaired && bilevel.lower.is_some() => {
                 let examples = train.examples.iter().filter(|e| e.desirable).cloned().collect();
@@ -242,6 +240,8 @@ impl Loader<'_> {
             }
             None => None,
         };
+        let tasks = bilevel.tasks.iter().map(|(_, own)| self.demonstrations(data, own, index));
+        let tasks = tasks.collect::<Result<_, _>>()?;
         if lower_data.as_ref().is_some_and(|data| data.examples.is_empty()) {
             let message = "no row is desirable: the lower level has nothing to learn from";
             return Err(self.document.error(&format!("stage[{index}].bilevel"), message).into());
@@ -283,8 +283,23 @@ impl Loader<'_> {
             eval,
             exact_match,
             lower_data,
+            tasks,
             steps,
         })
+    }
+
+    /// What a term of a lower level learns from, fitted to the model like the stage's own rows.
+    fn demonstrations(
+        &mut self,
+        fitted: &Data,
+        own: &LowerData,
+        index: usize,
+    ) -> Result<Arc<Dataset>, BadInput> {
+        let at = format!("stage[{index}].bilevel.{}", own.key);
+        let task = own.source.get("task").and_then(Value::as_object).cloned();
+        let train = task.is_none().then(|| own.source.clone());
+        let data = Data { train, eval: None, task, ..fitted.clone() };
+        self.load(&data, Split::Train, &at, Layout::Demonstrations)
     }
 
     fn load(

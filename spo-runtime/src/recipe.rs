@@ -227,6 +227,9 @@ pub struct Stage {
     /// each.
     pub objective: Value,
     /// How it becomes an update: a name, or a table `{ step = "penalty", lambda = 1.0, lower = "sft" }`.
+    /// `lower` may be a list of objectives with a `weight` and `data` each: several tasks at once. Without
+    /// `data` (a source, or `{ task = { ... } }`), a term learns from the stage's chosen answers, or from
+    /// `lower_data`.
     #[serde(default = "Stage::default_bilevel")]
     pub bilevel: Value,
     /// The reference model: `"start"` is the model as the stage finds it, `"model"` the model as it was

@@ -18,7 +18,7 @@ use crate::mass::{Ledger, ledgers};
 use crate::observation::Observation;
 use crate::output::{Before, MetricsLog, Output};
 use crate::plan::{Plan, PlannedStage};
-use crate::problem::{Levels, LowerSource, Motion, Scored, StepProblem};
+use crate::problem::{Levels, LowerSource, LowerTask, Motion, Scored, StepProblem};
 use crate::recipe::{Optimizer, Reference, Stage};
 use crate::reference::{MovingReference, fill};
 use crate::reporter::Reporter;
@@ -289,11 +289,16 @@ impl Training<'_> {
             }
             _ => None,
         };
+        let mut tasks = Vec::new();
+        for data in self.stage.tasks.clone().iter().filter(|_| of_lower) {
+            let all = (0..data.examples.len()).collect();
+            tasks.push(self.scores(data, View::DEMONSTRATIONS, all, steps)?);
+        }
         let moving = match recipe.reference {
             Reference::Moving(how) if of_train => Some(MovingReference::new(&mut *self.plan.session, how)?),
             _ => None,
         };
-        Ok(References { train, lower, moving })
+        Ok(References { train, lower, tasks, moving })
     }
 
     /// The reference's scores of these rows at least.
@@ -330,12 +335,17 @@ impl Training<'_> {
         if let Some(lower) = &mut self.stage.bilevel.lower {
             lower.restore(&state.lower)?;
         }
+        for ((task, _), state) in self.stage.bilevel.tasks.iter_mut().zip(&state.tasks) {
+            task.restore(state)?;
+        }
         let moving = match (self.stage.recipe.reference, state.moving) {
             (Reference::Moving(how), Some(state)) => Some(MovingReference::restored(how, state)),
             _ => None,
         };
         let mut take = |name: &str| scores.remove(name);
-        let references = References { train: take("train"), lower: take("lower"), moving };
+        let (train, lower) = (take("train"), take("lower"));
+        let tasks = (0..self.stage.tasks.len()).filter_map(|i| take(&task_name(i))).collect();
+        let references = References { train, lower, tasks, moving };
         let mut evaluator = self.evaluator_against(take("held_out/reference"));
         evaluator.start = take("held_out/start");
         Ok((references, evaluator, state.steps))
@@ -349,6 +359,7 @@ impl Training<'_> {
             objective: self.stage.objective.state(),
             bilevel: bilevel.step.state(),
             lower: bilevel.lower.as_ref().map(|lower| lower.state()).unwrap_or_default(),
+            tasks: bilevel.tasks.iter().map(|(task, _)| task.state()).collect(),
             moving: references.moving.as_ref().map(MovingReference::state),
         };
         let scores = [
@@ -358,6 +369,8 @@ impl Training<'_> {
             ("held_out/start", evaluator.start.as_ref()),
         ];
         let scores = scores.into_iter().filter_map(|(name, scores)| Some((name.to_owned(), scores?)));
+        let of_tasks = references.tasks.iter().enumerate().map(|(i, scores)| (task_name(i), scores));
+        let scores = scores.chain(of_tasks);
         let stage = Some((state, scores.collect()));
         self.keeper.save(&mut *self.plan.session, self.log, self.known, stage)
     }
@@ -405,6 +418,14 @@ impl Training<'_> {
             Order::new(seed.wrapping_add(1), lower.as_ref().unwrap_or(&train).examples.len(), true);
         order.take(steps.done * recipe.batch_size);
         lower_order.take(steps.lower_draws * recipe.batch_size);
+        let tasks = self.stage.tasks.clone();
+        steps.task_draws.resize(tasks.len(), 0);
+        let mut task_orders = Vec::new();
+        for (i, (task, draws)) in tasks.iter().zip(&steps.task_draws).enumerate() {
+            let mut order = Order::new(seed.wrapping_add(2 + i as u64), task.examples.len(), true);
+            order.take(draws * recipe.batch_size);
+            task_orders.push(order);
+        }
         let (stage_began, before) = (Instant::now(), steps.elapsed);
         for step in steps.done..total {
             let began = Instant::now();
@@ -431,20 +452,34 @@ impl Training<'_> {
                 own: lower.is_some(),
                 draw: &mut draw,
             });
+            let drawing = task_orders.iter_mut().zip(&mut steps.task_draws);
+            let lower_tasks = bilevel.tasks.iter_mut().zip(&tasks).zip(drawing).enumerate();
+            let lower_tasks = lower_tasks.map(|(i, (((objective, _), rows), (order, draws)))| LowerTask {
+                objective: &mut **objective,
+                data: Scored { rows, reference: references.tasks.get(i) },
+                draw: Box::new(|| {
+                    *draws += 1;
+                    order.take(recipe.batch_size)
+                }),
+            });
+            let lower_tasks = lower_tasks.collect();
             let levels = Levels {
                 upper: &mut *self.stage.objective,
                 lower: bilevel.lower.as_mut().map(|l| &mut **l as &mut dyn Objective),
             };
-            let mut problem = StepProblem::new(&mut *self.plan.session, levels, data, batch, source, motion)?;
+            let mut problem =
+                StepProblem::new(&mut *self.plan.session, levels, data, batch, source, lower_tasks, motion)?;
             let report =
                 bilevel.step.step(&mut problem).with_context(|| format!("step {} of {total}", step + 1))?;
 
+            let grad_norm = problem.grad_norm;
             let mut metrics = problem.observation.as_ref().map(Observation::metrics).unwrap_or_default();
+            drop(problem);
             metrics.extend(report.metrics);
             steps.tokens += step_tokens;
             let epoch = ((step + 1) * recipe.batch_size) as f64 / train.examples.len() as f64;
             for (name, value) in [
-                ("grad_norm", problem.grad_norm),
+                ("grad_norm", grad_norm),
                 ("loss/upper", bilevel.lower.is_some().then_some(report.losses.upper)),
                 ("loss/lower", Some(report.losses.lower)),
                 ("learning_rate", Some(motion.optimizer.lr)),
@@ -542,7 +577,13 @@ impl Training<'_> {
 struct References {
     train: Option<Scores>,
     lower: Option<Scores>,
+    tasks: Vec<Scores>,
     moving: Option<MovingReference>,
+}
+
+/// The name of the reference's scores of a further term of the lower level, in a checkpoint.
+fn task_name(index: usize) -> String {
+    format!("task{index}")
 }
 
 /// How one step of a stage moves.
