@@ -16,6 +16,7 @@ pub mod document;
 pub mod error;
 pub mod evaluate;
 pub mod hypergradient;
+pub mod judge;
 pub mod loss;
 pub mod mass;
 pub mod mass_report;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use spo_api::{Data as DataKind, Layout, ModelInfo, ModelSource, ModelSpec, Objective, Registry, Session};
-use spo_data::task::{self, Generated};
+use spo_data::task::{self, Generated, Judge};
 use spo_data::{Dataset, Fit, Source, Tokenizer};
 
 use crate::compose::{self, Bilevel, LowerData};
@@ -56,6 +56,8 @@ pub struct PlannedStage {
     pub eval: Option<Arc<Dataset>>,
     /// Whether held-out prompts are answered and compared.
     pub exact_match: bool,
+    /// Who judges its answers beyond that.
+    pub judge: Option<Judge>,
     /// The lower level's own demonstrations.
     pub lower_data: Option<Arc<Dataset>>,
     /// Those of its further terms.
@@ -272,6 +274,8 @@ impl Loader<'_> {
             (None, i) => recipe.stage[i - 1].name.clone(),
         };
         let exact_match = recipe.evaluation.exact_match.unwrap_or(data.task.is_some());
+        let task = data.task.as_ref().and_then(|task| task.get("name")?.as_str());
+        let judge = task.and_then(task::judge);
         Ok(PlannedStage {
             recipe: stage,
             from,
@@ -282,6 +286,7 @@ impl Loader<'_> {
             train,
             eval,
             exact_match,
+            judge,
             lower_data,
             tasks,
             steps,
@@ -378,18 +383,40 @@ fn generate(document: &Document, data: &Data, at: &str, seed: u64) -> Result<Gen
     })
 }
 
-/// The tokenizer: the one that is named, the model's own, or the characters of a generated task.
+/// All data that a recipe speaks of, with the place in the recipe. Those of lower levels are not checked yet.
+fn datasets(recipe: &Recipe) -> Vec<(String, Data)> {
+    let mut all = vec![("data".to_owned(), recipe.data.clone())];
+    for (i, stage) in recipe.stage.iter().enumerate() {
+        all.extend(stage.data.clone().map(|data| (format!("stage[{i}].data"), data)));
+        let lower = &stage.bilevel["lower"];
+        let terms = lower.as_array().into_iter().flatten().enumerate();
+        let terms = terms.map(|(j, term)| (format!("lower[{j}].data"), &term["data"]));
+        for (at, own) in terms.chain([("lower_data".to_owned(), &stage.bilevel["lower_data"])]) {
+            let task = own["task"].as_object().cloned();
+            let data = Data { train: None, eval: None, task, ..recipe.data.clone() };
+            all.push((format!("stage[{i}].bilevel.{at}"), data));
+        }
+    }
+    all
+}
+
+/// The tokenizer: the one that is named, the model's own, or the characters of the generated tasks.
 fn tokenizer(document: &Document, recipe: &Recipe) -> Result<Tokenizer, BadInput> {
     let (folder, at) = match (&recipe.model.tokenizer, &recipe.model.path) {
         (Some(folder), _) => (folder, "model.tokenizer"),
         (None, Some(folder)) => (folder, "model.path"),
         (None, None) => {
-            if recipe.data.task.is_none() {
+            let mut alphabet = String::new();
+            for (at, data) in datasets(recipe) {
+                if data.task.is_some() {
+                    alphabet += &generate(document, &data, &format!("{at}.task"), recipe.run.seed)?.alphabet;
+                }
+            }
+            if alphabet.is_empty() {
                 let message = "a model with random weights that learns from files needs `model.tokenizer`";
                 return Err(document.error("model", message));
             }
-            let generated = generate(document, &recipe.data, "data.task", recipe.run.seed)?;
-            return Ok(Tokenizer::characters(&generated.alphabet));
+            return Ok(Tokenizer::characters(&alphabet));
         }
     };
     exists(folder).map_err(|message| document.error(at, message))?;

@@ -14,6 +14,7 @@ use crate::checkpoint::{Checkpoints, NamedScores, RunState, StageState, Steps};
 use crate::document::Document;
 use crate::error::{BadInput, Unfinished};
 use crate::evaluate::{exact_match, held_out};
+use crate::judge::judged;
 use crate::mass::{Ledger, ledgers};
 use crate::observation::Observation;
 use crate::output::{Before, MetricsLog, Output};
@@ -533,7 +534,12 @@ impl Training<'_> {
         steps: &mut Steps,
     ) -> anyhow::Result<Option<Metrics>> {
         let answer = step == 0 || step == self.stage.steps;
-        let metrics = evaluator.evaluate(&mut *self.plan.session, &mut *self.stage.objective, answer)?;
+        let mut metrics = evaluator.evaluate(&mut *self.plan.session, &mut *self.stage.objective, answer)?;
+        if let (Some(metrics), Some(judge), Some(data), true) =
+            (&mut metrics, self.stage.judge, &self.stage.eval, answer)
+        {
+            metrics.extend(judged(&mut *self.plan.session, data, &self.plan.tokenizer, judge)?);
+        }
         if let Some(metrics) = &metrics {
             self.log.write(&self.stage.recipe.name, step, metrics)?;
             self.reporter.evaluation(step, metrics);

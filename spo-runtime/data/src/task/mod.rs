@@ -1,6 +1,7 @@
 //! Tasks whose data are made, not downloaded: a run on them needs no file.
 
 mod codewords;
+mod market_report;
 mod modular_chain;
 
 use serde_json::Value;
@@ -9,6 +10,7 @@ use spo_api::{ConfigError, nearest, parse};
 use crate::row::Row;
 
 pub use codewords::Codewords;
+pub use market_report::MarketReport;
 pub use modular_chain::ModularChain;
 
 /// The data of a generated task.
@@ -24,7 +26,15 @@ pub struct Generated {
 }
 
 /// Names of all tasks.
-pub const NAMES: [&str; 2] = [Codewords::NAME, ModularChain::NAME];
+pub const NAMES: [&str; 3] = [Codewords::NAME, MarketReport::NAME, ModularChain::NAME];
+
+/// Judges an answer, given the prompt and the answer that is expected: names and figures from 0 to 1.
+pub type Judge = fn(prompt: &str, expected: &str, answer: &str) -> Vec<(&'static str, f64)>;
+
+/// The judge of a task, if its answers can be better or worse and not only right or wrong.
+pub fn judge(name: &str) -> Option<Judge> {
+    (name == MarketReport::NAME).then_some(MarketReport::judge as Judge)
+}
 
 /// Makes the data of a task, the same for the same seed everywhere.
 ///
@@ -33,6 +43,7 @@ pub const NAMES: [&str; 2] = [Codewords::NAME, ModularChain::NAME];
 pub fn generate(name: &str, config: &Value, seed: u64) -> Result<Generated, ConfigError> {
     match name {
         Codewords::NAME => Ok(parse::<Codewords>(config)?.generate(seed)),
+        MarketReport::NAME => Ok(parse::<MarketReport>(config)?.generate(seed)),
         ModularChain::NAME => Ok(parse::<ModularChain>(config)?.generate(seed)),
         _ => Err(ConfigError {
             key: None,

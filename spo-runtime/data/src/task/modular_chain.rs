@@ -194,7 +194,7 @@ mod tests {
             ]
             .join("\n"),
             @r#"
-    unknown task `modular-chian`, expected one of codewords, modular-chain
+    unknown task `modular-chian`, expected one of codewords, market-report, modular-chain
     max_terms: must be at least min_terms (3), got 2
     min_terms: must be at least 2, got 1
     train: train + held_out must be at most 550, half of the 1100 chains of 2 to 3 terms
