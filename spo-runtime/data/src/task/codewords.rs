@@ -26,6 +26,10 @@ pub struct Codewords {
     /// Number of prompts.
     #[schemars(range(min = 1, max = 16))]
     pub prompts: usize,
+    /// Prompts to pass over: with 8, the first is `I`. Two tasks that differ in it share one book of codes
+    /// and no prompt.
+    #[schemars(range(max = 15))]
+    pub skip: usize,
     /// Letters that codewords are made of.
     #[schemars(range(min = 2, max = 8))]
     pub letters: usize,
@@ -39,15 +43,20 @@ const LETTERS: &str = "abcdefgh";
 
 impl Default for Codewords {
     fn default() -> Self {
-        Codewords { train: 64, prompts: 8, letters: 4, length: 3 }
+        Codewords { train: 64, prompts: 8, skip: 0, letters: 4, length: 3 }
     }
 }
 
 impl Part for Codewords {
     fn validate(&self) -> Result<(), ConfigError> {
+        let book = self.skip + self.prompts;
+        if book > PROMPTS.len() {
+            let message = format!("with `prompts` must be at most {}, got {book}", PROMPTS.len());
+            return Err(ConfigError::at("skip", message));
+        }
         // Codewords are drawn until they are new: with half of them free this ends soon.
         let words = self.letters.pow(self.length as u32);
-        if self.prompts > words / 2 {
+        if book > words / 2 {
             let message = format!(
                 "must be at most {}, half of the {words} words of {} letters",
                 words / 2,
@@ -68,14 +77,14 @@ impl Codewords {
         let mut random = Random::new(seed, 0);
         let mut codewords = Vec::new();
         let mut seen = HashSet::new();
-        while codewords.len() < self.prompts {
+        while codewords.len() < self.skip + self.prompts {
             let word: Vec<_> = (0..self.length).map(|_| random.below(self.letters)).collect();
             if seen.insert(word.clone()) {
                 codewords.push(word);
             }
         }
         let mut row = |number: usize| {
-            let prompt = number % self.prompts;
+            let prompt = self.skip + number % self.prompts;
             let chosen = &codewords[prompt];
             let mut rejected = chosen.clone();
             let slip = random.below(self.length);
@@ -91,7 +100,7 @@ impl Codewords {
         Generated {
             train: (0..self.train).map(&mut row).collect(),
             held_out: (0..self.prompts).map(&mut row).collect(),
-            alphabet: [&PROMPTS[..self.prompts], &LETTERS[..self.letters]].concat(),
+            alphabet: [&PROMPTS[self.skip..self.skip + self.prompts], &LETTERS[..self.letters]].concat(),
         }
     }
 }
@@ -144,14 +153,35 @@ mod tests {
     }
 
     #[test]
+    fn two_tasks_of_one_book_share_no_prompt() {
+        let first = Codewords::default().generate(0);
+        let second = Codewords { skip: 8, ..Codewords::default() }.generate(0);
+        let words = |data: &Generated, part: usize| {
+            data.held_out.iter().map(|row| texts(row)[part].to_owned()).collect::<HashSet<_>>()
+        };
+        for part in [0, 1] {
+            assert!(words(&first, part).is_disjoint(&words(&second, part)));
+            assert_eq!(words(&second, part).len(), 8);
+        }
+        assert!(second.alphabet.starts_with("IJ"));
+    }
+
+    #[test]
     fn what_cannot_be_made_is_refused() {
         let error = |config| generate("codewords", &config, 0).unwrap_err().to_string();
         assert_snapshot!(
-            [error(json!({"letters": 2})), error(json!({"prompts": 17})), error(json!({"words": 3}))].join("\n"),
+            [
+                error(json!({"letters": 2})),
+                error(json!({"prompts": 17})),
+                error(json!({"skip": 9})),
+                error(json!({"words": 3})),
+            ]
+            .join("\n"),
             @r"
         prompts: must be at most 4, half of the 8 words of 3 letters
         prompts: must be at most 16, got 17
-        words: unknown field `words`, expected one of `train`, `prompts`, `letters`, `length`
+        skip: with `prompts` must be at most 16, got 17
+        words: unknown field `words`, expected one of `train`, `prompts`, `skip`, `letters`, `length`
         "
         );
     }
