@@ -12,7 +12,7 @@ use spo_runtime::document::Document;
 use spo_runtime::error::{BadInput, exit_code, report};
 use spo_runtime::model::{Answering, SavedModel};
 use spo_runtime::reporter::{Reporter, Voice};
-use spo_runtime::{check, describe, loss, recipe, resume, run};
+use spo_runtime::{check, describe, loss, recipe, replay, resume, run};
 
 // Training allocates and frees large buffers all the time: the system's allocator gives them back to
 // the kernel and asks anew, a third of the time of a step.
@@ -84,6 +84,11 @@ enum Command {
         #[command(flatten)]
         voice: VoiceArguments,
     },
+    /// Compute a batch again whose numbers were not finite, row by row.
+    Replay {
+        /// The run's folder, or that of one batch in its `nonfinite` folder.
+        run: PathBuf,
+    },
     /// List the objectives, bilevel steps and backends.
     List,
     /// Tell everything about one of them.
@@ -141,6 +146,10 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::Check { recipe, overrides }) => {
             let document = Document::read(&recipe, &overrides.set)?;
             print!("{}", check::check(&registry, &document)?);
+            Ok(())
+        }
+        Some(Command::Replay { run }) => {
+            print!("{}", replay::replay(&registry, &run)?);
             Ok(())
         }
         Some(Command::List) => {

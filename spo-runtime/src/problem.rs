@@ -105,6 +105,11 @@ impl<'a> StepProblem<'a> {
         Ok(problem)
     }
 
+    /// The rows of the lower level's batch, where it is not that of the upper one.
+    pub fn lower_rows(&self) -> Vec<usize> {
+        self.drawn.as_ref().map(Batch::rows).unwrap_or_default()
+    }
+
     /// Forward and backward, part by part: the loss and the weights of each part are known as soon as
     /// its log-probs are.
     fn one_pass(

@@ -122,6 +122,11 @@ impl Scores {
         Scores { chosen: empty(), rejected: empty(), mismatched: empty() }
     }
 
+    /// The log-probs of a row's own answers.
+    pub fn answers(&self, row: usize) -> [(&'static str, &[f64]); 2] {
+        [("chosen", &self.chosen[row]), ("rejected", &self.rejected[row])]
+    }
+
     /// Whether a row has been scored.
     pub fn knows(&self, row: usize) -> bool {
         !self.chosen[row].is_empty() || !self.rejected[row].is_empty()

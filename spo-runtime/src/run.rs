@@ -6,23 +6,27 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use spo_api::{AdamW, Export, Metrics, Objective, Progress, Registry, Session, Vector, nearest};
+use spo_api::{
+    AdamW, Error, Export, Losses, Metrics, Objective, Progress, Registry, Session, Vector, nearest,
+};
 use spo_data::{Dataset, MicroBatch, Tokenizer, epoch_order};
 
 use crate::bundle;
-use crate::checkpoint::{Checkpoints, NamedScores, RunState, StageState, Steps};
+use crate::checkpoint::{Checkpoints, Memory, NamedScores, RunState, StageState, Steps};
 use crate::document::Document;
 use crate::error::{BadInput, Unfinished};
 use crate::evaluate::{exact_match, held_out};
+use crate::incident::{Incident, PATIENCE, scores_of};
 use crate::observation::Observation;
 use crate::output::{Before, MetricsLog, Output};
 use crate::plan::{Plan, PlannedStage};
 use crate::problem::{Levels, LowerSource, Motion, Scored, StepProblem};
-use crate::recipe::{Optimizer, Reference, Stage};
+use crate::recipe::{OnNonfinite, Optimizer, Reference, Stage};
 use crate::reference::{MovingReference, fill};
 use crate::reporter::Reporter;
 use crate::rows::{Batch, Part, Scores, View};
 use crate::schedule::LearningRate;
+use crate::start_check;
 use crate::starts::{MODEL, Starts, Uses};
 use crate::stop::Stop;
 use crate::summary::{StageSummary, Summary};
@@ -76,6 +80,12 @@ struct Keeper {
 }
 
 impl Keeper {
+    /// Where the run stands.
+    fn state(&self, stage: Option<StageState>) -> RunState {
+        let (finished, starts) = (self.finished.clone(), self.starts.clone());
+        RunState { metrics_bytes: 0, finished, starts, stage }
+    }
+
     /// Writes a checkpoint, within a stage or between two.
     fn save(
         &mut self,
@@ -87,8 +97,7 @@ impl Keeper {
         let (stage, mut scores) =
             stage.map_or_else(Default::default, |(state, scores)| (Some(state), scores));
         scores.extend(known.iter().map(|(key, scores)| (format!("{KNOWN}{key}"), scores)));
-        let (finished, starts) = (self.finished.clone(), self.starts.clone());
-        let state = RunState { metrics_bytes: 0, finished, starts, stage };
+        let state = self.state(stage);
         self.checkpoints.save(session, log, state, &scores)
     }
 }
@@ -243,6 +252,7 @@ impl Training<'_> {
                 let references = self.references(&mut steps)?;
                 let mut evaluator = self.evaluator(&mut steps)?;
                 steps.before = self.evaluate(&mut evaluator, 0, &mut steps)?;
+                self.check_start(&references)?;
                 (references, evaluator, steps)
             }
         };
@@ -276,8 +286,7 @@ impl Training<'_> {
             true => {
                 let data = self.stage.train.clone();
                 // A short stage does not see all rows.
-                let mut order = Order::new(self.plan.recipe.run.seed, data.examples.len(), recipe.shuffle);
-                let rows = order.take((self.stage.steps * recipe.batch_size).min(data.examples.len()));
+                let rows = self.order().take((self.stage.steps * recipe.batch_size).min(data.examples.len()));
                 Some(self.scores(&data, self.stage.view, rows, steps)?)
             }
             false => None,
@@ -316,6 +325,24 @@ impl Training<'_> {
         Ok(scores)
     }
 
+    /// Where the policy begins as the reference, their log-probs must agree on the first batch.
+    fn check_start(&mut self, references: &References) -> anyhow::Result<()> {
+        let (Some(reference), data) = (&references.train, self.stage.train.clone()) else { return Ok(()) };
+        if self.opened.is_some() && self.stage.from != MODEL {
+            return Ok(());
+        }
+        let recipe = &self.stage.recipe;
+        let rows = self.order().take(recipe.batch_size);
+        let batch = Batch::new(&data, &rows, self.stage.view, recipe.micro_batch);
+        start_check::check(&mut *self.plan.session, &batch, &data, reference)
+    }
+
+    /// The order in which the stage sees its rows.
+    fn order(&self) -> Order {
+        let (seed, rows) = (self.plan.recipe.run.seed, self.stage.train.examples.len());
+        Order::new(seed, rows, self.stage.recipe.shuffle)
+    }
+
     fn key(&self, data: &Dataset, view: View) -> String {
         let by = if self.opened.is_some() { MODEL } else { &self.stage.from };
         format!("{by} {} {:?} {:?}", data.hash(), view.layout, view.mismatched)
@@ -324,11 +351,7 @@ impl Training<'_> {
     /// What a stage that was interrupted had in its hands.
     fn go_on(&mut self, within: Within) -> anyhow::Result<(References, Evaluator, Steps)> {
         let Within { state, mut scores } = within;
-        self.stage.objective.restore(&state.objective)?;
-        self.stage.bilevel.step.restore(&state.bilevel)?;
-        if let Some(lower) = &mut self.stage.bilevel.lower {
-            lower.restore(&state.lower)?;
-        }
+        state.memory.restore(self.stage)?;
         let moving = match (self.stage.recipe.reference, state.moving) {
             (Reference::Moving(how), Some(state)) => Some(MovingReference::restored(how, state)),
             _ => None,
@@ -342,14 +365,8 @@ impl Training<'_> {
 
     /// Writes a checkpoint.
     fn keep(&mut self, references: &References, evaluator: &Evaluator, steps: &Steps) -> anyhow::Result<()> {
-        let bilevel = &self.stage.bilevel;
-        let state = StageState {
-            steps: steps.clone(),
-            objective: self.stage.objective.state(),
-            bilevel: bilevel.step.state(),
-            lower: bilevel.lower.as_ref().map(|lower| lower.state()).unwrap_or_default(),
-            moving: references.moving.as_ref().map(MovingReference::state),
-        };
+        let moving = references.moving.as_ref().map(MovingReference::state);
+        let state = StageState { steps: steps.clone(), memory: Memory::of(self.stage), moving };
         let scores = [
             ("train", references.train.as_ref()),
             ("lower", references.lower.as_ref()),
@@ -398,7 +415,7 @@ impl Training<'_> {
         let (train, lower, total) =
             (self.stage.train.clone(), self.stage.lower_data.clone(), self.stage.steps);
         let rate = LearningRate::new(&recipe.optimizer, total);
-        let mut order = Order::new(seed, train.examples.len(), recipe.shuffle);
+        let mut order = self.order();
         let mut lower_order =
             Order::new(seed.wrapping_add(1), lower.as_ref().unwrap_or(&train).examples.len(), true);
         order.take(steps.done * recipe.batch_size);
@@ -421,6 +438,7 @@ impl Training<'_> {
                 Some(own) => Scored { rows: own, reference: references.lower.as_ref() },
                 None => data,
             };
+            let memory = Memory::of(self.stage);
             self.stage.objective.begin(step);
             let motion = motion(&recipe, rate.at(step), Progress { step, total });
             let bilevel = &mut self.stage.bilevel;
@@ -434,17 +452,40 @@ impl Training<'_> {
                 lower: bilevel.lower.as_mut().map(|l| &mut **l as &mut dyn Objective),
             };
             let mut problem = StepProblem::new(&mut *self.plan.session, levels, data, batch, source, motion)?;
-            let report =
-                bilevel.step.step(&mut problem).with_context(|| format!("step {} of {total}", step + 1))?;
-
-            let mut metrics = problem.observation.as_ref().map(Observation::metrics).unwrap_or_default();
-            metrics.extend(report.metrics);
+            let outcome = bilevel.step.step(&mut problem);
+            let (seen, grad_norm) = (problem.observation.take(), problem.grad_norm);
+            let lower_rows = problem.lower_rows();
+            let (mut metrics, losses) = match outcome {
+                Ok(report) => {
+                    let mut metrics = seen.as_ref().map(Observation::metrics).unwrap_or_default();
+                    metrics.extend(report.metrics);
+                    (metrics, report.losses)
+                }
+                Err(Error::NonFinite(error)) => {
+                    let incident = Incident {
+                        stage: recipe.name.clone(),
+                        step: step + 1,
+                        error,
+                        rows,
+                        data: train.hash(),
+                        lower_rows,
+                        lower_own: lower.is_some(),
+                    };
+                    self.leave_out(incident, memory, &references, steps)?;
+                    (Metrics::new(), Losses { upper: f64::NAN, lower: f64::NAN })
+                }
+                Err(error) => return Err(error).with_context(|| format!("step {} of {total}", step + 1)),
+            };
+            if !metrics.is_empty() {
+                steps.skipped_in_a_row = 0;
+            }
             steps.tokens += step_tokens;
             let epoch = ((step + 1) * recipe.batch_size) as f64 / train.examples.len() as f64;
             for (name, value) in [
-                ("grad_norm", problem.grad_norm),
-                ("loss/upper", bilevel.lower.is_some().then_some(report.losses.upper)),
-                ("loss/lower", Some(report.losses.lower)),
+                ("grad_norm", grad_norm.filter(|_| !metrics.is_empty())),
+                ("loss/upper", self.stage.bilevel.lower.is_some().then_some(losses.upper)),
+                ("loss/lower", Some(losses.lower)),
+                ("skipped", (steps.skipped > 0).then_some(steps.skipped as f64)),
                 ("learning_rate", Some(motion.optimizer.lr)),
                 ("num_tokens", Some(steps.tokens as f64)),
                 ("epoch", Some(epoch)),
@@ -484,6 +525,58 @@ impl Training<'_> {
             }
             (None, None) => {}
         }
+        Ok(())
+    }
+
+    /// A batch is left out, if the recipe allows it: what it made objectives and step remember is forgotten.
+    /// Parameters that the step had moved before it failed stay where they are.
+    fn leave_out(
+        &mut self,
+        incident: Incident,
+        memory: Memory,
+        references: &References,
+        steps: &mut Steps,
+    ) -> anyhow::Result<()> {
+        memory.restore(self.stage)?;
+        let session = &mut *self.plan.session;
+        let why = if self.plan.recipe.run.on_nonfinite == OnNonfinite::Stop {
+            Some(String::new())
+        } else if !session.vectors().norm(Vector::PARAMETERS)?.is_finite() {
+            Some("; the parameters themselves are not finite".to_owned())
+        } else {
+            (steps.skipped_in_a_row + 1 >= PATIENCE)
+                .then(|| format!("; it is the {PATIENCE}th batch in a row"))
+        };
+        let place = format!("step {} of {}", incident.step, self.stage.steps);
+        if why.is_none() {
+            let skipped = format!("warning: {place} is left out: {}", incident.error);
+            self.reporter.note(&skipped);
+        }
+        if why.is_some() || steps.skipped == 0 {
+            let moving = references.moving.as_ref().map(MovingReference::state);
+            let state = StageState { steps: steps.clone(), memory, moving };
+            let lower = self.stage.lower_data.as_ref().unwrap_or(&self.stage.train);
+            let train = references.train.as_ref().map(|of| scores_of(of, &self.stage.train, &incident.rows));
+            let lower = references.lower.as_ref().map(|of| scores_of(of, lower, &incident.lower_rows));
+            let scores = [("train", &train), ("lower", &lower)];
+            let scores = scores.into_iter().filter_map(|(name, of)| Some((name.to_owned(), of.as_ref()?)));
+            let state = self.keeper.state(Some(state));
+            let written = incident.write(self.output.folder(), session, &state, &scores.collect());
+            let note = match written {
+                Ok(folder) => {
+                    format!("the batch is in {0}: `spo-run replay {0}` recomputes it", folder.display())
+                }
+                Err(error) => format!("{error:#}"),
+            };
+            match why {
+                Some(why) => {
+                    return Err(Error::NonFinite(format!("{}{why}\n{note}", incident.error))).context(place);
+                }
+                None => self.reporter.note(&note),
+            }
+        }
+        steps.skipped += 1;
+        steps.skipped_in_a_row += 1;
         Ok(())
     }
 
