@@ -107,11 +107,11 @@ fn assert_same(place: &Place, run: &str, what: &str) {
             serde_json::from_str(&place.read(&format!("{run}/summary.json"))).unwrap();
         for stage in summary["stages"].as_array_mut().unwrap() {
             let stage = stage.as_object_mut().unwrap();
-            stage.retain(|key, _| !key.contains("seconds"));
+            stage.retain(|key, _| !key.contains("seconds") && key != "reference_rows");
         }
         summary
     };
-    assert_eq!(summary(run), summary("whole"), "{what}");
+    assert!(summary(run) == summary("whole"), "{what}: summary");
 }
 
 /// Numbers in [0, 1) that depend on nothing but the seed.
@@ -161,7 +161,10 @@ fn a_run_that_is_killed_at_any_instant_goes_on_to_the_same_bits() {
     while kills < 50 {
         run += 1;
         let name = format!("run{run}");
-        let first = ["recipe.toml", "--set", &format!("run.output={name}")].map(str::to_owned);
+        // Every other one with what the undisturbed run left in the cache.
+        let cache = format!("cache.enabled={}", run % 2 == 0);
+        let first =
+            ["recipe.toml", "--set", &format!("run.output={name}"), "--set", &cache].map(str::to_owned);
         let mut arguments: Vec<String> = first.to_vec();
         // Killed again and again, until it gets through.
         loop {

@@ -6,11 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use spo_api::Session;
-use spo_data::Dataset;
 
 use crate::bundle;
 use crate::checkpoint::{self, NamedScores, RunState};
-use crate::rows::Scores;
 
 /// So many batches in a row are left out before a run gives up.
 pub const PATIENCE: usize = 10;
@@ -76,15 +74,4 @@ impl Incident {
         folders.sort_by_key(written);
         folders
     }
-}
-
-/// The scores of some rows alone.
-pub fn scores_of(scores: &Scores, data: &Dataset, rows: &[usize]) -> Scores {
-    let mut taken = Scores::empty(data);
-    for &row in rows {
-        taken.chosen[row].clone_from(&scores.chosen[row]);
-        taken.rejected[row].clone_from(&scores.rejected[row]);
-        taken.mismatched[row].clone_from(&scores.mismatched[row]);
-    }
-    taken
 }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bundle;
+pub mod cache;
 pub mod check;
 pub mod checkpoint;
 pub mod compose;

@@ -184,6 +184,27 @@ impl MetricsLog {
         synced.with_context(|| format!("cannot write {}", self.path.display()))
     }
 
+    /// Adds lines that another run logged.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn append(&mut self, lines: &[u8]) -> anyhow::Result<()> {
+        let written = self.file.write_all(lines).and_then(|()| self.file.flush());
+        written.with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    /// The lines of a stage, as they stand in the file.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn lines_of(&self, stage: &str) -> anyhow::Result<String> {
+        let text = std::fs::read_to_string(&self.path);
+        let text = text.with_context(|| format!("cannot read {}", self.path.display()))?;
+        let is_of =
+            |line: &&str| serde_json::from_str::<Value>(line).is_ok_and(|line| line["stage"] == stage);
+        Ok(text.split_inclusive('\n').filter(is_of).collect())
+    }
+
     /// Adds the metrics of a step, counted from 1; those of step 0 were taken before training.
     ///
     /// # Errors

@@ -132,6 +132,15 @@ impl Scores {
         !self.chosen[row].is_empty() || !self.rejected[row].is_empty()
     }
 
+    /// Takes over the scores of these rows.
+    pub fn merge(&mut self, from: &Scores, rows: &[usize]) {
+        for &row in rows {
+            self.chosen[row].clone_from(&from.chosen[row]);
+            self.rejected[row].clone_from(&from.rejected[row]);
+            self.mismatched[row].clone_from(&from.mismatched[row]);
+        }
+    }
+
     /// Files the log-probs of a batch's parts under their rows.
     pub fn update(&mut self, batch: &Batch, scored: &[LogProbs]) {
         for (part, seen) in batch.parts.iter().zip(scored) {

@@ -12,22 +12,25 @@ use spo_api::{
 use spo_data::{Dataset, MicroBatch, Tokenizer, epoch_order};
 
 use crate::bundle;
-use crate::checkpoint::{Checkpoints, Memory, NamedScores, RunState, StageState, Steps};
+use crate::cache::{Cache, Slot};
+use crate::checkpoint::{self, Checkpoints, Found, Memory, NamedScores, RunState, StageState, Steps};
 use crate::document::Document;
 use crate::error::{BadInput, Unfinished};
 use crate::evaluate::{exact_match, held_out};
-use crate::incident::{Incident, PATIENCE, scores_of};
+use crate::incident::{Incident, PATIENCE};
 use crate::observation::Observation;
 use crate::output::{Before, MetricsLog, Output};
 use crate::plan::{Plan, PlannedStage};
 use crate::problem::{Levels, LowerSource, Motion, Scored, StepProblem};
+use crate::provenance::Provenance;
 use crate::recipe::{OnNonfinite, Optimizer, Reference, Stage};
 use crate::reference::{MovingReference, fill};
 use crate::reporter::Reporter;
 use crate::rows::{Batch, Part, Scores, View};
 use crate::schedule::LearningRate;
+use crate::scores_file;
 use crate::start_check;
-use crate::starts::{MODEL, Starts, Uses};
+use crate::starts::{self, MODEL, Starts, Uses};
 use crate::stop::Stop;
 use crate::summary::{StageSummary, Summary};
 
@@ -61,6 +64,9 @@ struct Run {
     log: MetricsLog,
     keeper: Keeper,
     known: Known,
+    cache: Cache,
+    /// None without a cache.
+    provenance: Option<Provenance>,
     /// Where the next stage was interrupted.
     within: Option<Within>,
     stop: Stop,
@@ -96,11 +102,17 @@ impl Keeper {
     ) -> anyhow::Result<()> {
         let (stage, mut scores) =
             stage.map_or_else(Default::default, |(state, scores)| (Some(state), scores));
-        scores.extend(known.iter().map(|(key, scores)| (format!("{KNOWN}{key}"), scores)));
+        scores.extend(named(known));
         let state = self.state(stage);
         self.checkpoints.save(session, log, state, &scores)
     }
 }
+
+/// In an entry of the cache, what the scores are called.
+const CACHED: &str = "reference";
+
+/// In an entry of the cache, the lines that a stage logged.
+const LINES: &str = "metrics.jsonl";
 
 /// In a checkpoint, what precedes the names of scores that later stages may want.
 const KNOWN: &str = "known/";
@@ -117,6 +129,8 @@ impl Run {
         let stages = std::mem::take(&mut plan.stages);
         let uses = Uses::of(&stages);
         let checkpoints = Checkpoints::new(output.folder(), plan.recipe.checkpoint.clone());
+        let cache = Cache::new(&plan.recipe.cache, output.folder());
+        let provenance = plan.recipe.cache.enabled.then(|| Provenance::new(&plan, &stages)).transpose()?;
         let found = match before {
             Before::Unfinished => {
                 if let Some(drift) = output.drift(&plan) {
@@ -128,40 +142,44 @@ impl Run {
             }
             _ => None,
         };
-        let Some(found) = found else {
-            if before == Before::Unfinished {
+        let bytes = found.as_ref().map_or(0, |found| found.state.metrics_bytes);
+        let log = output.metrics(bytes)?;
+        let starts = match &found {
+            Some(_) => Starts::default(),
+            None => Starts::new(&mut *plan.session, &uses)?,
+        };
+        let keeper = Keeper { checkpoints, finished: Vec::new(), starts };
+        let (known, within) = (Known::new(), None);
+        let mut run = Run { plan, stages, uses, output, log, keeper, known, cache, provenance, within, stop };
+        match found {
+            Some(found) => {
+                run.restore(found)?;
+                let done = run.within.as_ref().map_or(0, |within| within.state.steps.done);
+                let stage = &run.stages[run.keeper.finished.len()].recipe.name;
+                reporter.note(&format!("going on after step {done} of stage `{stage}`"));
+            }
+            None if before == Before::Unfinished => {
                 reporter.note("there is no checkpoint to go on from: from the beginning");
             }
-            let log = output.metrics(0)?;
-            let starts = Starts::new(&mut *plan.session, &uses)?;
-            let keeper = Keeper { checkpoints, finished: Vec::new(), starts };
-            return Ok(Run {
-                plan,
-                stages,
-                uses,
-                output,
-                log,
-                keeper,
-                known: Known::new(),
-                within: None,
-                stop,
-            });
-        };
-        found.restore(&mut *plan.session)?;
-        let log = output.metrics(found.state.metrics_bytes)?;
+            None => {}
+        }
+        Ok(run)
+    }
+
+    /// Goes to where a checkpoint stands.
+    fn restore(&mut self, found: Found) -> anyhow::Result<()> {
+        found.restore(&mut *self.plan.session)?;
         let RunState { finished, starts, stage, .. } = found.state;
-        let (mut known, mut scores) = (Known::new(), BTreeMap::new());
+        (self.keeper.finished, self.keeper.starts, self.known) = (finished, starts, Known::new());
+        let mut scores = BTreeMap::new();
         for (name, of) in found.scores {
             match name.strip_prefix(KNOWN) {
-                Some(key) => known.insert(key.to_owned(), of),
+                Some(key) => self.known.insert(key.to_owned(), of),
                 None => scores.insert(name, of),
             };
         }
-        let at = stage.as_ref().map_or(0, |stage| stage.steps.done);
-        reporter.note(&format!("going on after step {at} of stage `{}`", stages[finished.len()].recipe.name));
-        let within = stage.map(|state| Within { state, scores });
-        let keeper = Keeper { checkpoints, finished, starts };
-        Ok(Run { plan, stages, uses, output, log, keeper, known, within, stop })
+        self.within = stage.map(|state| Within { state, scores });
+        Ok(())
     }
 
     fn go(mut self, reporter: &mut Reporter) -> anyhow::Result<()> {
@@ -177,13 +195,63 @@ impl Run {
     }
 
     fn stage(&mut self, index: usize, reporter: &mut Reporter) -> anyhow::Result<()> {
-        let stage = &mut self.stages[index];
+        let name = self.stages[index].recipe.name.clone();
+        let slot = self.slot(index, reporter)?;
+        // What has begun here is brought to its end here.
+        let cached = slot.as_ref().filter(|_| self.within.is_none());
+        let cached = cached.and_then(|slot| {
+            slot.read(reporter, |folder| Ok((Found::read(folder)?, std::fs::read(folder.join(LINES))?)))
+        });
+        if let Some((found, lines)) = cached {
+            self.restore(found)?;
+            self.log.append(&lines)?;
+            reporter.note(&format!("stage `{name}` is taken from the cache"));
+        } else {
+            let done = self.train(index, reporter)?;
+            self.keeper.starts.leave(&mut *self.plan.session, &self.uses, index)?;
+            self.keeper.finished.push(done);
+            if let Some(slot) = &slot {
+                let lines = self.log.lines_of(&name)?;
+                slot.write(reporter, |folder| {
+                    let (state, scores) = (self.keeper.state(None), named(&self.known).collect());
+                    checkpoint::fill(folder, &mut *self.plan.session, &state, &scores)?;
+                    Ok(std::fs::write(folder.join(LINES), &lines)?)
+                });
+            }
+        }
+        if self.stages[index].recipe.save {
+            let folder = self.output.stage(&name);
+            let what = export(&self.plan);
+            save(&mut *self.plan.session, &folder, what, &self.plan.tokenizer)?;
+            reporter.note(&format!("saved {}", folder.display()));
+        }
+        if index + 1 < self.stages.len() {
+            self.keeper.save(&mut *self.plan.session, &mut self.log, &self.known, None)?;
+            self.stop.check()?;
+        }
+        Ok(())
+    }
+
+    /// The place of a stage's result in the cache, if the recipe wants it there.
+    fn slot(&self, index: usize, reporter: &Reporter) -> anyhow::Result<Option<Slot>> {
+        let name = &self.stages[index].recipe.name;
+        let Some(provenance) =
+            self.provenance.as_ref().filter(|_| self.plan.recipe.cache.stages.contains(name))
+        else {
+            return Ok(None);
+        };
+        let kept = starts::wanted(&self.uses, index + 1, name);
+        self.cache.slot(&provenance.result(index + 1, &kept), &self.stop, reporter)
+    }
+
+    fn train(&mut self, index: usize, reporter: &mut Reporter) -> anyhow::Result<StageSummary> {
         let within = self.within.take();
         if within.is_none() {
             self.keeper.starts.enter(&mut *self.plan.session, &self.uses, index)?;
         }
+        let stage = &mut self.stages[index];
         let opened = self.keeper.starts.opened().filter(|_| stage.recipe.reference == Reference::Model);
-        let done = Training {
+        Training {
             plan: &mut self.plan,
             stage,
             opened,
@@ -192,23 +260,17 @@ impl Run {
             reporter,
             keeper: &mut self.keeper,
             output: &self.output,
+            cache: &self.cache,
+            provenance: self.provenance.as_ref(),
             stop: &self.stop,
         }
-        .run(within)?;
-        self.keeper.starts.leave(&mut *self.plan.session, &self.uses, index)?;
-        if self.stages[index].recipe.save {
-            let folder = self.output.stage(&done.name);
-            let what = export(&self.plan);
-            save(&mut *self.plan.session, &folder, what, &self.plan.tokenizer)?;
-            reporter.note(&format!("saved {}", folder.display()));
-        }
-        self.keeper.finished.push(done);
-        if index + 1 < self.stages.len() {
-            self.keeper.save(&mut *self.plan.session, &mut self.log, &self.known, None)?;
-            self.stop.check()?;
-        }
-        Ok(())
+        .run(within)
     }
+}
+
+/// What later stages may want to know, under the names it has in a checkpoint.
+fn named(known: &Known) -> impl Iterator<Item = (String, &Scores)> {
+    known.iter().map(|(key, scores)| (format!("{KNOWN}{key}"), scores))
 }
 
 /// What a stage's model is saved as.
@@ -239,6 +301,8 @@ struct Training<'a> {
     reporter: &'a mut Reporter,
     keeper: &'a mut Keeper,
     output: &'a Output,
+    cache: &'a Cache,
+    provenance: Option<&'a Provenance>,
     stop: &'a Stop,
 }
 
@@ -313,15 +377,49 @@ impl Training<'_> {
         steps: &mut Steps,
     ) -> anyhow::Result<Scores> {
         let mut scores = self.known.remove(&self.key(data, view)).unwrap_or_else(|| Scores::empty(data));
+        let mut missing: Vec<usize> = rows.into_iter().filter(|&row| !scores.knows(row)).collect();
+        if missing.is_empty() {
+            return Ok(scores);
+        }
+        // In an order that other seeds share.
+        missing.sort_unstable();
         let at_once = self.plan.recipe.evaluation.batch_size;
+        let by = if self.opened.is_some() { MODEL } else { &self.stage.from };
+        let stages = self.keeper.finished.iter().position(|stage| stage.name == by).map_or(0, |i| i + 1);
+        let slot = match self.provenance {
+            Some(known) => {
+                let key = known.log_probs(stages, &data.hash(), view, &missing, at_once);
+                self.cache.slot(&key, self.stop, self.reporter)?
+            }
+            None => None,
+        };
+        let file = "scores.safetensors";
+        if let Some(slot) = &slot
+            && let Some(found) = slot.read(self.reporter, |folder| {
+                let found = scores_file::read(&folder.join(file))?.remove(CACHED);
+                found.filter(|found| found.chosen.len() == scores.chosen.len()).context("it is of other rows")
+            })
+        {
+            scores.merge(&found, &missing);
+            let rows = missing.len();
+            self.reporter.note(&format!("reference: the log-probs of {rows} rows are taken from the cache"));
+            return Ok(scores);
+        }
         let (reporter, stop) = (&mut *self.reporter, self.stop);
         let mut progress = |done, total| {
             reporter.scoring("the reference", done, total);
             Ok(stop.check()?)
         };
         let session = &mut *self.plan.session;
-        steps.reference_rows +=
-            fill(&mut scores, session, data, view, rows, at_once, self.opened, &mut progress)?;
+        fill(&mut scores, session, data, view, &missing, at_once, self.opened, &mut progress)?;
+        steps.reference_rows += missing.len();
+        if let Some(slot) = &slot {
+            let mut made = Scores::empty(data);
+            made.merge(&scores, &missing);
+            slot.write(self.reporter, |folder| {
+                scores_file::write(&folder.join(file), [(CACHED.to_owned(), &made)])
+            });
+        }
         Ok(scores)
     }
 
@@ -556,8 +654,13 @@ impl Training<'_> {
             let moving = references.moving.as_ref().map(MovingReference::state);
             let state = StageState { steps: steps.clone(), memory, moving };
             let lower = self.stage.lower_data.as_ref().unwrap_or(&self.stage.train);
-            let train = references.train.as_ref().map(|of| scores_of(of, &self.stage.train, &incident.rows));
-            let lower = references.lower.as_ref().map(|of| scores_of(of, lower, &incident.lower_rows));
+            let only = |scores: &Scores, data: &Dataset, rows: &[usize]| {
+                let mut taken = Scores::empty(data);
+                taken.merge(scores, rows);
+                taken
+            };
+            let train = references.train.as_ref().map(|of| only(of, &self.stage.train, &incident.rows));
+            let lower = references.lower.as_ref().map(|of| only(of, lower, &incident.lower_rows));
             let scores = [("train", &train), ("lower", &lower)];
             let scores = scores.into_iter().filter_map(|(name, of)| Some((name.to_owned(), of.as_ref()?)));
             let state = self.keeper.state(Some(state));
