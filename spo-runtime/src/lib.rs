@@ -36,3 +36,4 @@ pub mod start_check;
 pub mod starts;
 pub mod stop;
 pub mod summary;
+pub mod sweep;

@@ -12,7 +12,7 @@ use spo_runtime::document::Document;
 use spo_runtime::error::{BadInput, exit_code, report};
 use spo_runtime::model::{Answering, SavedModel};
 use spo_runtime::reporter::{Reporter, Voice};
-use spo_runtime::{check, describe, loss, recipe, replay, resume, run};
+use spo_runtime::{check, describe, loss, recipe, replay, resume, run, sweep};
 
 // Training allocates and frees large buffers all the time: the system's allocator gives them back to
 // the kernel and asks anew, a third of the time of a step.
@@ -140,7 +140,10 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
             let options = arguments.run;
             let recipe = options.recipe.ok_or_else(|| BadInput("error: which recipe?".into()))?;
             let document = Document::read(&recipe, &options.overrides.set)?;
-            run::run(&registry, &document, options.voice.reporter())
+            match document.get("sweep") {
+                Some(_) => sweep::run(&registry, &document, &options.voice.reporter()),
+                None => run::run(&registry, &document, options.voice.reporter()),
+            }
         }
         Some(Command::Resume { run, voice }) => resume::resume(&registry, &run, voice.reporter()),
         Some(Command::Check { recipe, overrides }) => {

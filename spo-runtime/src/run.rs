@@ -127,7 +127,7 @@ impl Run {
         reporter: &mut Reporter,
     ) -> anyhow::Result<Self> {
         let stages = std::mem::take(&mut plan.stages);
-        let uses = Uses::of(&stages);
+        let uses = Uses::of(&plan.recipe);
         let checkpoints = Checkpoints::new(output.folder(), plan.recipe.checkpoint.clone());
         let cache = Cache::new(&plan.recipe.cache, output.folder());
         let provenance = plan.recipe.cache.enabled.then(|| Provenance::new(&plan, &stages)).transpose()?;

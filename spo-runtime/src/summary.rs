@@ -53,7 +53,7 @@ pub struct Summary {
 }
 
 /// A figure's column: title, metric, whether it is a share, whether its value before matters.
-const COLUMNS: [(&str, &str, bool, bool); 6] = [
+pub const COLUMNS: [(&str, &str, bool, bool); 6] = [
     ("exact match", "eval_exact_match", true, true),
     ("pair accuracy", "eval_pair_accuracy", true, true),
     ("reward accuracy", "eval_rewards/accuracies", true, false),
