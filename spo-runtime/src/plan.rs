@@ -203,6 +203,7 @@ impl Draft {
             // The place in the recipe says more than the error alone.
             spo_api::Error::Engine(message) => anyhow::Error::new(document.error("backend", message)),
             spo_api::Error::Model(message) => anyhow::Error::new(document.error("model", message)),
+            error @ spo_api::Error::Io { .. } => document.error("model", error.to_string()).into(),
             other => other.into(),
         })
     }

@@ -350,7 +350,9 @@ impl Training<'_> {
             true => {
                 let data = self.stage.train.clone();
                 // A short stage does not see all rows.
-                let rows = self.order().take((self.stage.steps * recipe.batch_size).min(data.examples.len()));
+                let rows = self
+                    .order()
+                    .take(self.stage.steps.saturating_mul(recipe.batch_size).min(data.examples.len()));
                 Some(self.scores(&data, self.stage.view, rows, steps)?)
             }
             false => None,
@@ -516,8 +518,8 @@ impl Training<'_> {
         let mut order = self.order();
         let mut lower_order =
             Order::new(seed.wrapping_add(1), lower.as_ref().unwrap_or(&train).examples.len(), true);
-        order.take(steps.done * recipe.batch_size);
-        lower_order.take(steps.lower_draws * recipe.batch_size);
+        order.skip(steps.done * recipe.batch_size);
+        lower_order.skip(steps.lower_draws * recipe.batch_size);
         let (stage_began, before) = (Instant::now(), steps.elapsed);
         for step in steps.done..total {
             let began = Instant::now();
@@ -770,6 +772,13 @@ struct Order {
 impl Order {
     fn new(seed: u64, rows: usize, shuffle: bool) -> Self {
         Order { seed, rows, shuffle, epoch: 0, waiting: Vec::new().into_iter() }
+    }
+
+    /// Goes to where so many rows have been taken.
+    fn skip(&mut self, count: usize) {
+        self.epoch = (count / self.rows) as u64;
+        self.waiting = Vec::new().into_iter();
+        self.take(count % self.rows);
     }
 
     fn take(&mut self, count: usize) -> Vec<usize> {
