@@ -72,8 +72,8 @@ impl Scene {
         let data = if data == 0 { &self.pairs } else { &self.others[data - 1] };
         let view = View { layout: data.layout, mismatched: None };
         let mut scores = Scores::empty(data);
-        let all = 0..data.examples.len();
-        fill(&mut scores, &mut *self.session, data, view, all, 4, None, &mut |_, _| Ok(())).unwrap();
+        let all: Vec<usize> = (0..data.examples.len()).collect();
+        fill(&mut scores, &mut *self.session, data, view, &all, 4, None, &mut |_, _| Ok(())).unwrap();
         scores
     }
 

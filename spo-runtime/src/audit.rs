@@ -123,16 +123,7 @@ pub fn audit(registry: &Registry, arguments: &AuditArguments) -> anyhow::Result<
     let batches: Vec<&[usize]> = rows.chunks_exact(stage.recipe.batch_size).take(arguments.batches).collect();
     let mut scores = Scores::empty(&stage.train);
     let at_once = run.plan.recipe.evaluation.batch_size;
-    fill(
-        &mut scores,
-        &mut *reference,
-        &stage.train,
-        stage.view,
-        rows.clone(),
-        at_once,
-        None,
-        &mut |_, _| Ok(()),
-    )?;
+    fill(&mut scores, &mut *reference, &stage.train, stage.view, &rows, at_once, None, &mut |_, _| Ok(()))?;
     drop(reference);
     let mut scene = Scene {
         session: &mut *policy,

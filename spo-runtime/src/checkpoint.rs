@@ -11,6 +11,7 @@ use spo_api::{Metrics, Session};
 
 use crate::bundle;
 use crate::output::MetricsLog;
+use crate::plan::PlannedStage;
 use crate::recipe;
 use crate::reference::MovingState;
 use crate::rows::Scores;
@@ -43,16 +44,45 @@ pub struct RunState {
 pub struct StageState {
     /// Its steps so far.
     pub steps: Steps,
-    /// State of the objective, in its own words.
-    pub objective: Vec<u8>,
-    /// State of the bilevel step.
-    pub bilevel: Vec<u8>,
-    /// State of the lower objective.
-    pub lower: Vec<u8>,
-    /// Those of its further terms.
-    pub tasks: Vec<Vec<u8>>,
+    /// What objectives and step remember.
+    pub memory: Memory,
     /// A reference that follows the policy.
     pub moving: Option<MovingState>,
+}
+
+/// What goes from batch to batch beside the parameters: running means, multipliers.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Memory {
+    objective: Vec<u8>,
+    bilevel: Vec<u8>,
+    lower: Vec<u8>,
+    tasks: Vec<Vec<u8>>,
+}
+
+impl Memory {
+    /// That of a stage's objectives and step, each in its own words.
+    pub fn of(stage: &PlannedStage) -> Self {
+        let lower = stage.bilevel.lower.as_ref();
+        Memory {
+            objective: stage.objective.state(),
+            bilevel: stage.bilevel.step.state(),
+            lower: lower.map(|lower| lower.state()).unwrap_or_default(),
+            tasks: stage.bilevel.tasks.iter().map(|(task, _)| task.state()).collect(),
+        }
+    }
+
+    /// Makes them remember it again.
+    ///
+    /// # Errors
+    /// When it is not theirs.
+    pub fn restore(&self, stage: &mut PlannedStage) -> spo_api::Result<()> {
+        stage.objective.restore(&self.objective)?;
+        stage.bilevel.step.restore(&self.bilevel)?;
+        for ((task, _), state) in stage.bilevel.tasks.iter_mut().zip(&self.tasks) {
+            task.restore(state)?;
+        }
+        stage.bilevel.lower.as_mut().map_or(Ok(()), |lower| lower.restore(&self.lower))
+    }
 }
 
 /// What the steps of a stage came to so far.

@@ -15,7 +15,7 @@ use spo_runtime::error::{BadInput, exit_code, report};
 use spo_runtime::mass_report::{MassArguments, mass};
 use spo_runtime::model::{Answering, SavedModel};
 use spo_runtime::reporter::{Reporter, Voice};
-use spo_runtime::{check, describe, loss, recipe, resume, run};
+use spo_runtime::{check, describe, loss, recipe, replay, resume, run, sweep};
 
 // Training allocates and frees large buffers all the time: the system's allocator gives them back to
 // the kernel and asks anew, a third of the time of a step.
@@ -87,6 +87,11 @@ enum Command {
         #[command(flatten)]
         voice: VoiceArguments,
     },
+    /// Compute a batch again whose numbers were not finite, row by row.
+    Replay {
+        /// The run's folder, or that of one batch in its `nonfinite` folder.
+        run: PathBuf,
+    },
     /// List the objectives, bilevel steps and backends.
     List,
     /// Tell everything about one of them.
@@ -142,12 +147,19 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
             let options = arguments.run;
             let recipe = options.recipe.ok_or_else(|| BadInput("error: which recipe?".into()))?;
             let document = Document::read(&recipe, &options.overrides.set)?;
-            run::run(&registry, &document, options.voice.reporter())
+            match document.get("sweep") {
+                Some(_) => sweep::run(&registry, &document, &options.voice.reporter()),
+                None => run::run(&registry, &document, options.voice.reporter()),
+            }
         }
         Some(Command::Resume { run, voice }) => resume::resume(&registry, &run, voice.reporter()),
         Some(Command::Check { recipe, overrides }) => {
             let document = Document::read(&recipe, &overrides.set)?;
             print!("{}", check::check(&registry, &document)?);
+            Ok(())
+        }
+        Some(Command::Replay { run }) => {
+            print!("{}", replay::replay(&registry, &run)?);
             Ok(())
         }
         Some(Command::List) => {

@@ -79,7 +79,7 @@ impl Output {
         }
         let recipe =
             toml::to_string_pretty(&plan.recipe).context("cannot write the resolved recipe as TOML")?;
-        write(&folder.join(RECIPE), recipe.as_bytes())?;
+        write_text(&folder.join(RECIPE), &recipe)?;
         // Its presence says that there is a run.
         output.json(RECORD, &plan.record())?;
         Ok((output, Before::Nothing))
@@ -99,27 +99,22 @@ impl Output {
 
     /// In what the run in the folder is another than the planned one.
     fn difference(&self, plan: &Plan) -> Option<String> {
-        let recorded = || -> anyhow::Result<(Value, Value)> {
-            let text = std::fs::read_to_string(self.folder.join(RECIPE))?;
-            let recipe = toml::from_str::<Recipe>(&text)?.essence();
-            Ok((recipe, serde_json::from_slice(&std::fs::read(self.folder.join(RECORD))?)?))
-        };
-        let (recipe, record) = match recorded() {
-            Ok(recorded) => recorded,
-            Err(error) => return Some(format!("its {RECIPE} or {RECORD} cannot be read: {error:#}")),
-        };
         let now = plan.record();
-        difference(&recipe, &plan.recipe.essence(), "").or_else(|| {
-            let kept = ["data", "tokenizer_sha256", "model"];
-            kept.iter().find_map(|key| difference(&record[key], &now[key], key))
+        let kept = ["data", "tokenizer_sha256", "model"];
+        other_recipe(&self.folder, &plan.recipe).or_else(|| match self.record() {
+            Ok(record) => kept.iter().find_map(|key| difference(&record[key], &now[key], key)),
+            Err(error) => Some(format!("its {RECORD} cannot be read: {error:#}")),
         })
     }
 
     /// What has changed since the run began that may change its last digits.
     pub fn drift(&self, plan: &Plan) -> Option<String> {
-        let record: Value = serde_json::from_slice(&std::fs::read(self.folder.join(RECORD)).ok()?).ok()?;
-        let now = plan.record();
+        let (record, now) = (self.record().ok()?, plan.record());
         ["spo", "threads", "device"].iter().find_map(|key| difference(&record[key], &now[key], key))
+    }
+
+    fn record(&self) -> anyhow::Result<Value> {
+        Ok(serde_json::from_slice(&std::fs::read(self.folder.join(RECORD))?)?)
     }
 
     /// The folder.
@@ -161,9 +156,19 @@ impl Output {
     }
 
     fn json(&self, name: &str, value: &impl Serialize) -> anyhow::Result<()> {
-        let mut text = serde_json::to_string_pretty(value)?;
-        text.push('\n');
-        write(&self.folder.join(name), text.as_bytes())
+        write_json(&self.folder.join(name), value)
+    }
+}
+
+/// In what the run in a folder was made from another recipe; `None` also where there is no run.
+pub fn other_recipe(folder: &Path, recipe: &Recipe) -> Option<String> {
+    if !folder.join(RECORD).exists() {
+        return None;
+    }
+    let text = std::fs::read_to_string(folder.join(RECIPE)).map_err(anyhow::Error::from);
+    match text.and_then(|text| Ok(toml::from_str::<Recipe>(&text)?)) {
+        Ok(recorded) => difference(&recorded.essence(), &recipe.essence(), ""),
+        Err(error) => Some(format!("its {RECIPE} cannot be read: {error:#}")),
     }
 }
 
@@ -184,6 +189,27 @@ impl MetricsLog {
         synced.with_context(|| format!("cannot write {}", self.path.display()))
     }
 
+    /// Adds lines that another run logged.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn append(&mut self, lines: &[u8]) -> anyhow::Result<()> {
+        let written = self.file.write_all(lines).and_then(|()| self.file.flush());
+        written.with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    /// The lines of a stage, as they stand in the file.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn lines_of(&self, stage: &str) -> anyhow::Result<String> {
+        let text = std::fs::read_to_string(&self.path);
+        let text = text.with_context(|| format!("cannot read {}", self.path.display()))?;
+        let is_of =
+            |line: &&str| serde_json::from_str::<Value>(line).is_ok_and(|line| line["stage"] == stage);
+        Ok(text.split_inclusive('\n').filter(is_of).collect())
+    }
+
     /// Adds the metrics of a step, counted from 1; those of step 0 were taken before training.
     ///
     /// # Errors
@@ -200,9 +226,26 @@ impl MetricsLog {
     }
 }
 
-fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let all = spo_api::write_whole(path, |out| out.write_all(bytes).map_err(|e| spo_api::Error::io(path, e)));
-    all.with_context(|| format!("cannot write {}", path.display()))
+/// Whether a folder holds the complete run of a recipe.
+pub fn is_complete(folder: &Path, recipe: &Recipe) -> bool {
+    folder.join(SUMMARY).exists() && other_recipe(folder, recipe).is_none()
+}
+
+/// Writes pretty-printed JSON, whole or not at all.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
+    write_text(path, &(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// Writes a text, whole or not at all.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_text(path: &Path, text: &str) -> anyhow::Result<()> {
+    let write = |out: &mut dyn Write| out.write_all(text.as_bytes()).map_err(|e| spo_api::Error::io(path, e));
+    spo_api::write_whole(path, write).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Makes sure that this process is the only one that writes into a folder. The lock goes with the process,
@@ -228,6 +271,12 @@ pub fn lock(folder: &Path) -> anyhow::Result<File> {
             Err(error).with_context(|| format!("cannot lock {}", path.display()))
         }
     }
+}
+
+/// Whether another process writes into a folder.
+pub fn in_use(folder: &Path) -> bool {
+    let file = File::open(folder.join(".lock"));
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
 /// The first place where two values differ, in words.

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use spo_api::{Data as DataKind, Layout, ModelInfo, ModelSource, ModelSpec, Objective, Registry, Session};
+use spo_api::{
+    Backend, Data as DataKind, Layout, ModelInfo, ModelSource, ModelSpec, Objective, Registry, Session,
+};
 use spo_data::task::{self, Generated, Judge};
 use spo_data::{Dataset, Fit, Source, Tokenizer};
 
@@ -42,8 +44,6 @@ pub struct PlannedStage {
     pub recipe: Stage,
     /// The name of the stage it starts from, or `model`.
     pub from: String,
-    /// The name that the next stage starts from.
-    pub next_from: Option<String>,
     /// F.
     pub objective: Box<dyn Objective>,
     /// The step, with G.
@@ -66,6 +66,28 @@ pub struct PlannedStage {
     pub steps: usize,
 }
 
+/// What several plans have in common, so that it is read once.
+#[derive(Default)]
+pub struct Checked {
+    data: Datasets,
+    /// What was opened, by its specification.
+    models: BTreeMap<String, ModelInfo>,
+}
+
+/// Of every source that was read: its name in words and its rows, by what decides on them.
+type Datasets = BTreeMap<String, (String, Arc<Dataset>)>;
+
+/// A recipe with its parts, before the model is opened.
+struct Draft {
+    recipe: Recipe,
+    name: String,
+    output: PathBuf,
+    tokenizer: Tokenizer,
+    stages: Vec<PlannedStage>,
+    backend: Box<dyn Backend>,
+    spec: ModelSpec,
+}
+
 impl Plan {
     /// Finds, builds and checks everything a recipe names. The cheapest mistakes are found first; the
     /// model's weights are read last.
@@ -73,81 +95,30 @@ impl Plan {
     /// # Errors
     /// [`BadInput`] with the place in the recipe.
     pub fn new(registry: &Registry, document: &Document) -> anyhow::Result<Self> {
-        let mut recipe: Recipe = document.to_recipe()?;
-        let name = recipe.run.name.get_or_insert_with(|| document.stem()).clone();
-        let output = recipe.run.output.get_or_insert_with(|| PathBuf::from("runs").join(&name)).clone();
-
-        let mut parts = Vec::new();
-        for (i, stage) in recipe.stage.iter().enumerate() {
-            let at = |key: &str| format!("stage[{i}].{key}");
-            let objective = compose::objective(registry, &stage.objective)
-                .map_err(|e| document.locate(&at("objective"), e))?;
-            let bilevel =
-                compose::bilevel(registry, &stage.bilevel).map_err(|e| document.locate(&at("bilevel"), e))?;
-            parts.push((objective, bilevel));
-        }
-        let backend = registry
-            .backend(&recipe.backend.name, &Value::Object(recipe.backend.options.clone()))
-            .map_err(|e| {
-                let base = if e.key.is_some() { "backend.options" } else { "backend.name" };
-                document.locate(base, e)
-            })?;
-
-        let pairs = parts.iter().any(|(o, _)| o.requirements().data == DataKind::Pairs);
-        let tokenizer = tokenizer(document, &recipe)?;
-        let mut loader =
-            Loader { document, tokenizer, seed: recipe.run.seed, pairs, loaded: BTreeMap::new() };
-        let mut stages = Vec::new();
-        for (i, (objective, bilevel)) in parts.into_iter().enumerate() {
-            stages.push(loader.stage(&recipe, i, objective, bilevel)?);
-        }
-        for i in 1..stages.len() {
-            stages[i - 1].next_from = Some(stages[i].from.clone());
-        }
-
-        let spec = model_spec(&recipe, &loader.tokenizer);
-        let session = backend.open(&spec).map_err(|e| match e {
-            // The place in the recipe says more than the error alone.
-            spo_api::Error::Engine(message) => anyhow::Error::new(document.error("backend", message)),
-            spo_api::Error::Model(message) => anyhow::Error::new(document.error("model", message)),
-            other => other.into(),
-        })?;
-        let plan = Plan {
-            recipe,
-            name,
-            output,
-            tokenizer: loader.tokenizer,
-            session,
-            stages,
-            data: loader.loaded.into_values().collect(),
-            weights: provenance::weights(&spec)?,
-        };
-        plan.check_fit(document)?;
-        Ok(plan)
+        let mut loaded = Datasets::new();
+        let draft = Draft::new(registry, document, &mut loaded)?;
+        let session = draft.open(document)?;
+        draft.check_fit(document, &session.info())?;
+        let weights = provenance::weights(&draft.spec)?;
+        let Draft { recipe, name, output, tokenizer, stages, .. } = draft;
+        let data = loaded.into_values().collect();
+        Ok(Plan { recipe, name, output, tokenizer, session, stages, data, weights })
     }
 
-    /// Tokenizer, rows and model must fit each other.
-    fn check_fit(&self, document: &Document) -> Result<(), BadInput> {
-        let ModelInfo { vocabulary, context, .. } = self.session.info();
-        self.tokenizer.check_vocabulary(vocabulary).map_err(|e| document.error("model", e.to_string()))?;
-        for (i, stage) in self.recipe.stage.iter().enumerate() {
-            let (data, key) = match &stage.data {
-                Some(data) => (data, format!("stage[{i}].data.max_length")),
-                None => (&self.recipe.data, "data.max_length".to_owned()),
-            };
-            let longest = self.stages[i].train.examples.iter().flat_map(|e| &e.groups);
-            let longest =
-                longest.map(|g| g.prompt.len() + g.completions.iter().map(Vec::len).max().unwrap_or(0)).max();
-            if longest.is_some_and(|l| l > context) {
-                let message = format!(
-                    "is {}, and the longest row has {} tokens, but the model was made for {context}",
-                    data.max_length,
-                    longest.unwrap_or_default()
-                );
-                return Err(document.error(&key, message));
-            }
-        }
-        Ok(())
+    /// Checks a recipe as [`new`](Self::new) does, and keeps nothing but the resolved recipe. What was
+    /// `checked` before is not read again.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn check(registry: &Registry, document: &Document, checked: &mut Checked) -> anyhow::Result<Recipe> {
+        let draft = Draft::new(registry, document, &mut checked.data)?;
+        let key = format!("{:?} {:?}", draft.recipe.backend, draft.spec);
+        let info = match checked.models.get(&key) {
+            Some(info) => info.clone(),
+            None => checked.models.entry(key).or_insert(draft.open(document)?.info()).clone(),
+        };
+        draft.check_fit(document, &info)?;
+        Ok(draft.recipe)
     }
 
     /// What a person should know before training, a line each.
@@ -197,6 +168,75 @@ impl Plan {
     }
 }
 
+impl Draft {
+    fn new(registry: &Registry, document: &Document, loaded: &mut Datasets) -> anyhow::Result<Self> {
+        let mut recipe: Recipe = document.to_recipe()?;
+        let name = recipe.run.name.get_or_insert_with(|| document.stem()).clone();
+        let output = recipe.run.output.get_or_insert_with(|| PathBuf::from("runs").join(&name)).clone();
+
+        let mut parts = Vec::new();
+        for (i, stage) in recipe.stage.iter().enumerate() {
+            let at = |key: &str| format!("stage[{i}].{key}");
+            let objective = compose::objective(registry, &stage.objective)
+                .map_err(|e| document.locate(&at("objective"), e))?;
+            let bilevel =
+                compose::bilevel(registry, &stage.bilevel).map_err(|e| document.locate(&at("bilevel"), e))?;
+            parts.push((objective, bilevel));
+        }
+        let backend = registry
+            .backend(&recipe.backend.name, &Value::Object(recipe.backend.options.clone()))
+            .map_err(|e| {
+                let base = if e.key.is_some() { "backend.options" } else { "backend.name" };
+                document.locate(base, e)
+            })?;
+
+        let pairs = parts.iter().any(|(o, _)| o.requirements().data == DataKind::Pairs);
+        let tokenizer = tokenizer(document, &recipe)?;
+        let mut loader = Loader { document, tokenizer, seed: recipe.run.seed, pairs, loaded };
+        let mut stages = Vec::new();
+        for (i, (objective, bilevel)) in parts.into_iter().enumerate() {
+            stages.push(loader.stage(&recipe, i, objective, bilevel)?);
+        }
+        let tokenizer = loader.tokenizer;
+        let spec = model_spec(&recipe, &tokenizer);
+        Ok(Draft { recipe, name, output, tokenizer, stages, backend, spec })
+    }
+
+    fn open(&self, document: &Document) -> anyhow::Result<Box<dyn Session>> {
+        self.backend.open(&self.spec).map_err(|e| match e {
+            // The place in the recipe says more than the error alone.
+            spo_api::Error::Engine(message) => anyhow::Error::new(document.error("backend", message)),
+            spo_api::Error::Model(message) => anyhow::Error::new(document.error("model", message)),
+            error @ spo_api::Error::Io { .. } => document.error("model", error.to_string()).into(),
+            other => other.into(),
+        })
+    }
+
+    /// Tokenizer, rows and model must fit each other.
+    fn check_fit(&self, document: &Document, info: &ModelInfo) -> Result<(), BadInput> {
+        let ModelInfo { vocabulary, context, .. } = *info;
+        self.tokenizer.check_vocabulary(vocabulary).map_err(|e| document.error("model", e.to_string()))?;
+        for (i, stage) in self.recipe.stage.iter().enumerate() {
+            let (data, key) = match &stage.data {
+                Some(data) => (data, format!("stage[{i}].data.max_length")),
+                None => (&self.recipe.data, "data.max_length".to_owned()),
+            };
+            let longest = self.stages[i].train.examples.iter().flat_map(|e| &e.groups);
+            let longest =
+                longest.map(|g| g.prompt.len() + g.completions.iter().map(Vec::len).max().unwrap_or(0)).max();
+            if longest.is_some_and(|l| l > context) {
+                let message = format!(
+                    "is {}, and the longest row has {} tokens, but the model was made for {context}",
+                    data.max_length,
+                    longest.unwrap_or_default()
+                );
+                return Err(document.error(&key, message));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Reads data, each source once.
 struct Loader<'a> {
     document: &'a Document,
@@ -204,7 +244,7 @@ struct Loader<'a> {
     seed: u64,
     /// Whether a stage learns from pairs.
     pairs: bool,
-    loaded: BTreeMap<String, (String, Arc<Dataset>)>,
+    loaded: &'a mut Datasets,
 }
 
 impl Loader<'_> {
@@ -268,18 +308,13 @@ impl Loader<'_> {
             let message = format!("is {}, but there are only {rows} rows to train on", stage.batch_size);
             return Err(self.document.error(&format!("stage[{index}].batch_size"), message).into());
         }
-        let from = match (&stage.from, index) {
-            (Some(from), _) => from.clone(),
-            (None, 0) => "model".to_owned(),
-            (None, i) => recipe.stage[i - 1].name.clone(),
-        };
+        let from = recipe.from(index).to_owned();
         let exact_match = recipe.evaluation.exact_match.unwrap_or(data.task.is_some());
         let task = data.task.as_ref().and_then(|task| task.get("name")?.as_str());
         let judge = task.and_then(task::judge);
         Ok(PlannedStage {
             recipe: stage,
             from,
-            next_from: None,
             objective,
             bilevel,
             view,
@@ -320,7 +355,8 @@ impl Loader<'_> {
             (Split::Train, None) => data.train.clone().unwrap_or_default(),
             (Split::Eval, None) => data.eval.clone().unwrap_or_default(),
         };
-        let key = format!("{source} {split:?} {layout:?} {fit:?}");
+        let (seed, tokenizer) = (self.seed, self.tokenizer.hash());
+        let key = format!("{source} {split:?} {layout:?} {fit:?} {seed} {tokenizer}");
         if let Some((_, known)) = self.loaded.get(&key) {
             return Ok(known.clone());
         }

@@ -132,6 +132,16 @@ impl<'a> StepProblem<'a> {
         Ok(problem)
     }
 
+    /// The rows of the lower level's batch, where it is not that of the upper one.
+    pub fn lower_rows(&self) -> Vec<usize> {
+        self.drawn.as_ref().map(Batch::rows).unwrap_or_default()
+    }
+
+    /// The rows of each further task's batch.
+    pub fn task_rows(&self) -> Vec<Vec<usize>> {
+        self.tasks.iter().map(|(_, batch)| batch.rows()).collect()
+    }
+
     /// Forward and backward, part by part: the loss and the weights of each part are known as soon as
     /// its log-probs are.
     fn one_pass(&mut self, weigh: &mut Weigh<'_>, elsewhere: Elsewhere) -> Result<(Losses, LevelWeights)> {

@@ -9,8 +9,10 @@ use spo_api::{ConfigError, Part};
 use spo_data::{MicroBatch, Truncation};
 
 mod keeping;
+mod sweep;
 
 pub use keeping::{Best, Cache, Checkpoint, Goal, OnNonfinite, Resume};
+pub use sweep::{Case, Sweep};
 
 /// A run: a model, preference data, and the stages that train one on the other.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -35,6 +37,9 @@ pub struct Recipe {
     /// Work that runs share.
     #[serde(default)]
     pub cache: Cache,
+    /// Many runs of this recipe instead of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<Sweep>,
     /// The stages, in order: `[[stage]]`.
     #[schemars(length(min = 1))]
     pub stage: Vec<Stage>,
@@ -381,6 +386,15 @@ pub fn schema() -> String {
 }
 
 impl Recipe {
+    /// The name of the stage that a stage starts from, or `model`.
+    pub fn from(&self, stage: usize) -> &str {
+        match (&self.stage[stage].from, stage) {
+            (Some(from), _) => from,
+            (None, 0) => "model",
+            (None, stage) => &self.stage[stage - 1].name,
+        }
+    }
+
     /// What decides on the run's results: all but where it goes and what it keeps. An unknown section counts.
     pub fn essence(&self) -> Value {
         let mut value = serde_json::to_value(self).expect("a recipe is plain data");
@@ -451,6 +465,9 @@ impl Part for Recipe {
             if let Some(b) = stage.optimizer.betas.iter().find(|b| !(0.0..1.0).contains(*b)) {
                 return Err(ConfigError::at(at("optimizer.betas"), format!("must lie in [0, 1), got {b}")));
             }
+        }
+        if let Some(sweep) = &self.sweep {
+            sweep.validate()?;
         }
         keeping::validate(self)
     }

@@ -9,8 +9,8 @@ use crate::problem::score;
 use crate::recipe::Moving;
 use crate::rows::{Batch, Scores, View};
 
-/// Scores those of `rows` that have no scores yet, under the current parameters or under others that are
-/// put in place for it, `at_once` rows at a time. How many those were. `progress` may end it.
+/// Scores rows under the current parameters or under others that are put in place for it, `at_once` rows at
+/// a time. `progress` may end it.
 ///
 /// # Errors
 /// Those of the session and of `progress`.
@@ -20,19 +20,18 @@ pub fn fill(
     session: &mut dyn Session,
     data: &Dataset,
     view: View,
-    rows: impl IntoIterator<Item = usize>,
+    rows: &[usize],
     at_once: usize,
     parameters: Option<Vector>,
     progress: &mut dyn FnMut(usize, usize) -> anyhow::Result<()>,
-) -> anyhow::Result<usize> {
-    let missing: Vec<usize> = rows.into_iter().filter(|&row| !scores.knows(row)).collect();
+) -> anyhow::Result<()> {
     with(session, parameters, |session| {
-        for (i, chunk) in missing.chunks(at_once).enumerate() {
-            progress(i * at_once, missing.len())?;
+        for (i, chunk) in rows.chunks(at_once).enumerate() {
+            progress(i * at_once, rows.len())?;
             let batch = Batch::new(data, chunk, view, None);
             scores.update(&batch, &score(session, &batch.parts, Statistics::default())?);
         }
-        Ok(missing.len())
+        Ok(())
     })
 }
 

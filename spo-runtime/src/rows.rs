@@ -122,9 +122,23 @@ impl Scores {
         Scores { chosen: empty(), rejected: empty(), mismatched: empty() }
     }
 
+    /// The log-probs of a row's own answers.
+    pub fn answers(&self, row: usize) -> [(&'static str, &[f64]); 2] {
+        [("chosen", &self.chosen[row]), ("rejected", &self.rejected[row])]
+    }
+
     /// Whether a row has been scored.
     pub fn knows(&self, row: usize) -> bool {
         !self.chosen[row].is_empty() || !self.rejected[row].is_empty()
+    }
+
+    /// Takes over the scores of these rows.
+    pub fn merge(&mut self, from: &Scores, rows: &[usize]) {
+        for &row in rows {
+            self.chosen[row].clone_from(&from.chosen[row]);
+            self.rejected[row].clone_from(&from.rejected[row]);
+            self.mismatched[row].clone_from(&from.mismatched[row]);
+        }
     }
 
     /// Files the log-probs of a batch's parts under their rows.

@@ -6,26 +6,33 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use spo_api::{AdamW, Export, Metrics, Objective, Progress, Registry, Session, Vector, nearest};
+use spo_api::{
+    AdamW, Error, Export, Losses, Metrics, Objective, Progress, Registry, Session, Vector, nearest,
+};
 use spo_data::{Dataset, MicroBatch, Tokenizer, epoch_order};
 
 use crate::bundle;
-use crate::checkpoint::{Checkpoints, NamedScores, RunState, StageState, Steps};
+use crate::cache::{Cache, Slot};
+use crate::checkpoint::{self, Checkpoints, Found, Memory, NamedScores, RunState, StageState, Steps};
 use crate::document::Document;
 use crate::error::{BadInput, Unfinished};
 use crate::evaluate::{exact_match, held_out};
+use crate::incident::{Incident, PATIENCE};
 use crate::judge::judged;
 use crate::mass::{Ledger, ledgers};
 use crate::observation::Observation;
 use crate::output::{Before, MetricsLog, Output};
 use crate::plan::{Plan, PlannedStage};
 use crate::problem::{Levels, LowerSource, LowerTask, Motion, Scored, StepProblem};
-use crate::recipe::{Optimizer, Reference, Stage};
+use crate::provenance::Provenance;
+use crate::recipe::{OnNonfinite, Optimizer, Reference, Stage};
 use crate::reference::{MovingReference, fill};
 use crate::reporter::Reporter;
 use crate::rows::{Batch, Part, Scores, View};
 use crate::schedule::LearningRate;
-use crate::starts::{MODEL, Starts, Uses};
+use crate::scores_file;
+use crate::start_check;
+use crate::starts::{self, MODEL, Starts, Uses};
 use crate::stop::Stop;
 use crate::summary::{StageSummary, Summary};
 
@@ -59,6 +66,9 @@ struct Run {
     log: MetricsLog,
     keeper: Keeper,
     known: Known,
+    cache: Cache,
+    /// None without a cache.
+    provenance: Option<Provenance>,
     /// Where the next stage was interrupted.
     within: Option<Within>,
     stop: Stop,
@@ -78,6 +88,12 @@ struct Keeper {
 }
 
 impl Keeper {
+    /// Where the run stands.
+    fn state(&self, stage: Option<StageState>) -> RunState {
+        let (finished, starts) = (self.finished.clone(), self.starts.clone());
+        RunState { metrics_bytes: 0, finished, starts, stage }
+    }
+
     /// Writes a checkpoint, within a stage or between two.
     fn save(
         &mut self,
@@ -88,12 +104,17 @@ impl Keeper {
     ) -> anyhow::Result<()> {
         let (stage, mut scores) =
             stage.map_or_else(Default::default, |(state, scores)| (Some(state), scores));
-        scores.extend(known.iter().map(|(key, scores)| (format!("{KNOWN}{key}"), scores)));
-        let (finished, starts) = (self.finished.clone(), self.starts.clone());
-        let state = RunState { metrics_bytes: 0, finished, starts, stage };
+        scores.extend(named(known));
+        let state = self.state(stage);
         self.checkpoints.save(session, log, state, &scores)
     }
 }
+
+/// In an entry of the cache, what the scores are called.
+const CACHED: &str = "reference";
+
+/// In an entry of the cache, the lines that a stage logged.
+const LINES: &str = "metrics.jsonl";
 
 /// In a checkpoint, what precedes the names of scores that later stages may want.
 const KNOWN: &str = "known/";
@@ -108,8 +129,10 @@ impl Run {
         reporter: &mut Reporter,
     ) -> anyhow::Result<Self> {
         let stages = std::mem::take(&mut plan.stages);
-        let uses = Uses::of(&stages);
+        let uses = Uses::of(&plan.recipe);
         let checkpoints = Checkpoints::new(output.folder(), plan.recipe.checkpoint.clone());
+        let cache = Cache::new(&plan.recipe.cache, output.folder());
+        let provenance = plan.recipe.cache.enabled.then(|| Provenance::new(&plan, &stages)).transpose()?;
         let found = match before {
             Before::Unfinished => {
                 if let Some(drift) = output.drift(&plan) {
@@ -121,40 +144,44 @@ impl Run {
             }
             _ => None,
         };
-        let Some(found) = found else {
-            if before == Before::Unfinished {
+        let bytes = found.as_ref().map_or(0, |found| found.state.metrics_bytes);
+        let log = output.metrics(bytes)?;
+        let starts = match &found {
+            Some(_) => Starts::default(),
+            None => Starts::new(&mut *plan.session, &uses)?,
+        };
+        let keeper = Keeper { checkpoints, finished: Vec::new(), starts };
+        let (known, within) = (Known::new(), None);
+        let mut run = Run { plan, stages, uses, output, log, keeper, known, cache, provenance, within, stop };
+        match found {
+            Some(found) => {
+                run.restore(found)?;
+                let done = run.within.as_ref().map_or(0, |within| within.state.steps.done);
+                let stage = &run.stages[run.keeper.finished.len()].recipe.name;
+                reporter.note(&format!("going on after step {done} of stage `{stage}`"));
+            }
+            None if before == Before::Unfinished => {
                 reporter.note("there is no checkpoint to go on from: from the beginning");
             }
-            let log = output.metrics(0)?;
-            let starts = Starts::new(&mut *plan.session, &uses)?;
-            let keeper = Keeper { checkpoints, finished: Vec::new(), starts };
-            return Ok(Run {
-                plan,
-                stages,
-                uses,
-                output,
-                log,
-                keeper,
-                known: Known::new(),
-                within: None,
-                stop,
-            });
-        };
-        found.restore(&mut *plan.session)?;
-        let log = output.metrics(found.state.metrics_bytes)?;
+            None => {}
+        }
+        Ok(run)
+    }
+
+    /// Goes to where a checkpoint stands.
+    fn restore(&mut self, found: Found) -> anyhow::Result<()> {
+        found.restore(&mut *self.plan.session)?;
         let RunState { finished, starts, stage, .. } = found.state;
-        let (mut known, mut scores) = (Known::new(), BTreeMap::new());
+        (self.keeper.finished, self.keeper.starts, self.known) = (finished, starts, Known::new());
+        let mut scores = BTreeMap::new();
         for (name, of) in found.scores {
             match name.strip_prefix(KNOWN) {
-                Some(key) => known.insert(key.to_owned(), of),
+                Some(key) => self.known.insert(key.to_owned(), of),
                 None => scores.insert(name, of),
             };
         }
-        let at = stage.as_ref().map_or(0, |stage| stage.steps.done);
-        reporter.note(&format!("going on after step {at} of stage `{}`", stages[finished.len()].recipe.name));
-        let within = stage.map(|state| Within { state, scores });
-        let keeper = Keeper { checkpoints, finished, starts };
-        Ok(Run { plan, stages, uses, output, log, keeper, known, within, stop })
+        self.within = stage.map(|state| Within { state, scores });
+        Ok(())
     }
 
     fn go(mut self, reporter: &mut Reporter) -> anyhow::Result<()> {
@@ -170,13 +197,63 @@ impl Run {
     }
 
     fn stage(&mut self, index: usize, reporter: &mut Reporter) -> anyhow::Result<()> {
-        let stage = &mut self.stages[index];
+        let name = self.stages[index].recipe.name.clone();
+        let slot = self.slot(index, reporter)?;
+        // What has begun here is brought to its end here.
+        let cached = slot.as_ref().filter(|_| self.within.is_none());
+        let cached = cached.and_then(|slot| {
+            slot.read(reporter, |folder| Ok((Found::read(folder)?, std::fs::read(folder.join(LINES))?)))
+        });
+        if let Some((found, lines)) = cached {
+            self.restore(found)?;
+            self.log.append(&lines)?;
+            reporter.note(&format!("stage `{name}` is taken from the cache"));
+        } else {
+            let done = self.train(index, reporter)?;
+            self.keeper.starts.leave(&mut *self.plan.session, &self.uses, index)?;
+            self.keeper.finished.push(done);
+            if let Some(slot) = &slot {
+                let lines = self.log.lines_of(&name)?;
+                slot.write(reporter, |folder| {
+                    let (state, scores) = (self.keeper.state(None), named(&self.known).collect());
+                    checkpoint::fill(folder, &mut *self.plan.session, &state, &scores)?;
+                    Ok(std::fs::write(folder.join(LINES), &lines)?)
+                });
+            }
+        }
+        if self.stages[index].recipe.save {
+            let folder = self.output.stage(&name);
+            let what = export(&self.plan);
+            save(&mut *self.plan.session, &folder, what, &self.plan.tokenizer)?;
+            reporter.note(&format!("saved {}", folder.display()));
+        }
+        if index + 1 < self.stages.len() {
+            self.keeper.save(&mut *self.plan.session, &mut self.log, &self.known, None)?;
+            self.stop.check()?;
+        }
+        Ok(())
+    }
+
+    /// The place of a stage's result in the cache, if the recipe wants it there.
+    fn slot(&self, index: usize, reporter: &Reporter) -> anyhow::Result<Option<Slot>> {
+        let name = &self.stages[index].recipe.name;
+        let Some(provenance) =
+            self.provenance.as_ref().filter(|_| self.plan.recipe.cache.stages.contains(name))
+        else {
+            return Ok(None);
+        };
+        let kept = starts::wanted(&self.uses, index + 1, name);
+        self.cache.slot(&provenance.result(index + 1, &kept), &self.stop, reporter)
+    }
+
+    fn train(&mut self, index: usize, reporter: &mut Reporter) -> anyhow::Result<StageSummary> {
         let within = self.within.take();
         if within.is_none() {
             self.keeper.starts.enter(&mut *self.plan.session, &self.uses, index)?;
         }
+        let stage = &mut self.stages[index];
         let opened = self.keeper.starts.opened().filter(|_| stage.recipe.reference == Reference::Model);
-        let done = Training {
+        Training {
             plan: &mut self.plan,
             stage,
             opened,
@@ -185,23 +262,17 @@ impl Run {
             reporter,
             keeper: &mut self.keeper,
             output: &self.output,
+            cache: &self.cache,
+            provenance: self.provenance.as_ref(),
             stop: &self.stop,
         }
-        .run(within)?;
-        self.keeper.starts.leave(&mut *self.plan.session, &self.uses, index)?;
-        if self.stages[index].recipe.save {
-            let folder = self.output.stage(&done.name);
-            let what = export(&self.plan);
-            save(&mut *self.plan.session, &folder, what, &self.plan.tokenizer)?;
-            reporter.note(&format!("saved {}", folder.display()));
-        }
-        self.keeper.finished.push(done);
-        if index + 1 < self.stages.len() {
-            self.keeper.save(&mut *self.plan.session, &mut self.log, &self.known, None)?;
-            self.stop.check()?;
-        }
-        Ok(())
+        .run(within)
     }
+}
+
+/// What later stages may want to know, under the names it has in a checkpoint.
+fn named(known: &Known) -> impl Iterator<Item = (String, &Scores)> {
+    known.iter().map(|(key, scores)| (format!("{KNOWN}{key}"), scores))
 }
 
 /// What a stage's model is saved as.
@@ -232,6 +303,8 @@ struct Training<'a> {
     reporter: &'a mut Reporter,
     keeper: &'a mut Keeper,
     output: &'a Output,
+    cache: &'a Cache,
+    provenance: Option<&'a Provenance>,
     stop: &'a Stop,
 }
 
@@ -245,6 +318,7 @@ impl Training<'_> {
                 let references = self.references(&mut steps)?;
                 let mut evaluator = self.evaluator(&mut steps)?;
                 steps.before = self.evaluate(&mut evaluator, 0, &mut steps)?;
+                self.check_start(&references)?;
                 (references, evaluator, steps)
             }
         };
@@ -278,8 +352,9 @@ impl Training<'_> {
             true => {
                 let data = self.stage.train.clone();
                 // A short stage does not see all rows.
-                let mut order = Order::new(self.plan.recipe.run.seed, data.examples.len(), recipe.shuffle);
-                let rows = order.take((self.stage.steps * recipe.batch_size).min(data.examples.len()));
+                let rows = self
+                    .order()
+                    .take(self.stage.steps.saturating_mul(recipe.batch_size).min(data.examples.len()));
                 Some(self.scores(&data, self.stage.view, rows, steps)?)
             }
             false => None,
@@ -311,16 +386,68 @@ impl Training<'_> {
         steps: &mut Steps,
     ) -> anyhow::Result<Scores> {
         let mut scores = self.known.remove(&self.key(data, view)).unwrap_or_else(|| Scores::empty(data));
+        let mut missing: Vec<usize> = rows.into_iter().filter(|&row| !scores.knows(row)).collect();
+        if missing.is_empty() {
+            return Ok(scores);
+        }
+        // In an order that other seeds share.
+        missing.sort_unstable();
         let at_once = self.plan.recipe.evaluation.batch_size;
+        let by = if self.opened.is_some() { MODEL } else { &self.stage.from };
+        let stages = self.keeper.finished.iter().position(|stage| stage.name == by).map_or(0, |i| i + 1);
+        let slot = match self.provenance {
+            Some(known) => {
+                let key = known.log_probs(stages, &data.hash(), view, &missing, at_once);
+                self.cache.slot(&key, self.stop, self.reporter)?
+            }
+            None => None,
+        };
+        let file = "scores.safetensors";
+        if let Some(slot) = &slot
+            && let Some(found) = slot.read(self.reporter, |folder| {
+                let found = scores_file::read(&folder.join(file))?.remove(CACHED);
+                found.filter(|found| found.chosen.len() == scores.chosen.len()).context("it is of other rows")
+            })
+        {
+            scores.merge(&found, &missing);
+            let rows = missing.len();
+            self.reporter.note(&format!("reference: the log-probs of {rows} rows are taken from the cache"));
+            return Ok(scores);
+        }
         let (reporter, stop) = (&mut *self.reporter, self.stop);
         let mut progress = |done, total| {
             reporter.scoring("the reference", done, total);
             Ok(stop.check()?)
         };
         let session = &mut *self.plan.session;
-        steps.reference_rows +=
-            fill(&mut scores, session, data, view, rows, at_once, self.opened, &mut progress)?;
+        fill(&mut scores, session, data, view, &missing, at_once, self.opened, &mut progress)?;
+        steps.reference_rows += missing.len();
+        if let Some(slot) = &slot {
+            let mut made = Scores::empty(data);
+            made.merge(&scores, &missing);
+            slot.write(self.reporter, |folder| {
+                scores_file::write(&folder.join(file), [(CACHED.to_owned(), &made)])
+            });
+        }
         Ok(scores)
+    }
+
+    /// Where the policy begins as the reference, their log-probs must agree on the first batch.
+    fn check_start(&mut self, references: &References) -> anyhow::Result<()> {
+        let (Some(reference), data) = (&references.train, self.stage.train.clone()) else { return Ok(()) };
+        if self.opened.is_some() && self.stage.from != MODEL {
+            return Ok(());
+        }
+        let recipe = &self.stage.recipe;
+        let rows = self.order().take(recipe.batch_size);
+        let batch = Batch::new(&data, &rows, self.stage.view, recipe.micro_batch);
+        start_check::check(&mut *self.plan.session, &batch, &data, reference)
+    }
+
+    /// The order in which the stage sees its rows.
+    fn order(&self) -> Order {
+        let (seed, rows) = (self.plan.recipe.run.seed, self.stage.train.examples.len());
+        Order::new(seed, rows, self.stage.recipe.shuffle)
     }
 
     fn key(&self, data: &Dataset, view: View) -> String {
@@ -331,14 +458,7 @@ impl Training<'_> {
     /// What a stage that was interrupted had in its hands.
     fn go_on(&mut self, within: Within) -> anyhow::Result<(References, Evaluator, Steps)> {
         let Within { state, mut scores } = within;
-        self.stage.objective.restore(&state.objective)?;
-        self.stage.bilevel.step.restore(&state.bilevel)?;
-        if let Some(lower) = &mut self.stage.bilevel.lower {
-            lower.restore(&state.lower)?;
-        }
-        for ((task, _), state) in self.stage.bilevel.tasks.iter_mut().zip(&state.tasks) {
-            task.restore(state)?;
-        }
+        state.memory.restore(self.stage)?;
         let moving = match (self.stage.recipe.reference, state.moving) {
             (Reference::Moving(how), Some(state)) => Some(MovingReference::restored(how, state)),
             _ => None,
@@ -354,15 +474,8 @@ impl Training<'_> {
 
     /// Writes a checkpoint.
     fn keep(&mut self, references: &References, evaluator: &Evaluator, steps: &Steps) -> anyhow::Result<()> {
-        let bilevel = &self.stage.bilevel;
-        let state = StageState {
-            steps: steps.clone(),
-            objective: self.stage.objective.state(),
-            bilevel: bilevel.step.state(),
-            lower: bilevel.lower.as_ref().map(|lower| lower.state()).unwrap_or_default(),
-            tasks: bilevel.tasks.iter().map(|(task, _)| task.state()).collect(),
-            moving: references.moving.as_ref().map(MovingReference::state),
-        };
+        let moving = references.moving.as_ref().map(MovingReference::state);
+        let state = StageState { steps: steps.clone(), memory: Memory::of(self.stage), moving };
         let scores = [
             ("train", references.train.as_ref()),
             ("lower", references.lower.as_ref()),
@@ -414,17 +527,17 @@ impl Training<'_> {
         let (train, lower, total) =
             (self.stage.train.clone(), self.stage.lower_data.clone(), self.stage.steps);
         let rate = LearningRate::new(&recipe.optimizer, total);
-        let mut order = Order::new(seed, train.examples.len(), recipe.shuffle);
+        let mut order = self.order();
         let mut lower_order =
             Order::new(seed.wrapping_add(1), lower.as_ref().unwrap_or(&train).examples.len(), true);
-        order.take(steps.done * recipe.batch_size);
-        lower_order.take(steps.lower_draws * recipe.batch_size);
+        order.skip(steps.done * recipe.batch_size);
+        lower_order.skip(steps.lower_draws * recipe.batch_size);
         let tasks = self.stage.tasks.clone();
         steps.task_draws.resize(tasks.len(), 0);
         let mut task_orders = Vec::new();
         for (i, (task, draws)) in tasks.iter().zip(&steps.task_draws).enumerate() {
             let mut order = Order::new(seed.wrapping_add(2 + i as u64), task.examples.len(), true);
-            order.take(draws * recipe.batch_size);
+            order.skip(draws * recipe.batch_size);
             task_orders.push(order);
         }
         let (stage_began, before) = (Instant::now(), steps.elapsed);
@@ -445,6 +558,7 @@ impl Training<'_> {
                 Some(own) => Scored { rows: own, reference: references.lower.as_ref() },
                 None => data,
             };
+            let memory = Memory::of(self.stage);
             self.stage.objective.begin(step);
             let motion = motion(&recipe, rate.at(step), Progress { step, total });
             let bilevel = &mut self.stage.bilevel;
@@ -470,19 +584,42 @@ impl Training<'_> {
             };
             let mut problem =
                 StepProblem::new(&mut *self.plan.session, levels, data, batch, source, lower_tasks, motion)?;
-            let report =
-                bilevel.step.step(&mut problem).with_context(|| format!("step {} of {total}", step + 1))?;
-
-            let grad_norm = problem.grad_norm;
-            let mut metrics = problem.observation.as_ref().map(Observation::metrics).unwrap_or_default();
+            let outcome = bilevel.step.step(&mut problem);
+            let (seen, grad_norm) = (problem.observation.take(), problem.grad_norm);
+            let (lower_rows, task_rows) = (problem.lower_rows(), problem.task_rows());
             drop(problem);
-            metrics.extend(report.metrics);
+            let (mut metrics, losses) = match outcome {
+                Ok(report) => {
+                    let mut metrics = seen.as_ref().map(Observation::metrics).unwrap_or_default();
+                    metrics.extend(report.metrics);
+                    (metrics, report.losses)
+                }
+                Err(Error::NonFinite(error)) => {
+                    let incident = Incident {
+                        stage: recipe.name.clone(),
+                        step: step + 1,
+                        error,
+                        rows,
+                        data: train.hash(),
+                        lower_rows,
+                        lower_own: lower.is_some(),
+                        task_rows,
+                    };
+                    self.leave_out(incident, memory, &references, steps)?;
+                    (Metrics::new(), Losses { upper: f64::NAN, lower: f64::NAN })
+                }
+                Err(error) => return Err(error).with_context(|| format!("step {} of {total}", step + 1)),
+            };
+            if !metrics.is_empty() {
+                steps.skipped_in_a_row = 0;
+            }
             steps.tokens += step_tokens;
             let epoch = ((step + 1) * recipe.batch_size) as f64 / train.examples.len() as f64;
             for (name, value) in [
-                ("grad_norm", grad_norm),
-                ("loss/upper", bilevel.lower.is_some().then_some(report.losses.upper)),
-                ("loss/lower", Some(report.losses.lower)),
+                ("grad_norm", grad_norm.filter(|_| !metrics.is_empty())),
+                ("loss/upper", self.stage.bilevel.lower.is_some().then_some(losses.upper)),
+                ("loss/lower", Some(losses.lower)),
+                ("skipped", (steps.skipped > 0).then_some(steps.skipped as f64)),
                 ("learning_rate", Some(motion.optimizer.lr)),
                 ("num_tokens", Some(steps.tokens as f64)),
                 ("epoch", Some(epoch)),
@@ -522,6 +659,63 @@ impl Training<'_> {
             }
             (None, None) => {}
         }
+        Ok(())
+    }
+
+    /// A batch is left out, if the recipe allows it: what it made objectives and step remember is forgotten.
+    /// Parameters that the step had moved before it failed stay where they are.
+    fn leave_out(
+        &mut self,
+        incident: Incident,
+        memory: Memory,
+        references: &References,
+        steps: &mut Steps,
+    ) -> anyhow::Result<()> {
+        memory.restore(self.stage)?;
+        let session = &mut *self.plan.session;
+        let why = if self.plan.recipe.run.on_nonfinite == OnNonfinite::Stop {
+            Some(String::new())
+        } else if !session.vectors().norm(Vector::PARAMETERS)?.is_finite() {
+            Some("; the parameters themselves are not finite".to_owned())
+        } else {
+            (steps.skipped_in_a_row + 1 >= PATIENCE)
+                .then(|| format!("; it is the {PATIENCE}th batch in a row"))
+        };
+        let place = format!("step {} of {}", incident.step, self.stage.steps);
+        if why.is_none() {
+            let skipped = format!("warning: {place} is left out: {}", incident.error);
+            self.reporter.note(&skipped);
+        }
+        if why.is_some() || steps.skipped == 0 {
+            let moving = references.moving.as_ref().map(MovingReference::state);
+            let state = StageState { steps: steps.clone(), memory, moving };
+            let lower = self.stage.lower_data.as_ref().unwrap_or(&self.stage.train);
+            let only = |scores: &Scores, data: &Dataset, rows: &[usize]| {
+                let mut taken = Scores::empty(data);
+                taken.merge(scores, rows);
+                taken
+            };
+            let train = references.train.as_ref().map(|of| only(of, &self.stage.train, &incident.rows));
+            let lower = references.lower.as_ref().map(|of| only(of, lower, &incident.lower_rows));
+            let scores = [("train", &train), ("lower", &lower)];
+            let scores = scores.into_iter().filter_map(|(name, of)| Some((name.to_owned(), of.as_ref()?)));
+            let state = self.keeper.state(Some(state));
+            let written = incident.write(self.output.folder(), session, &state, &scores.collect());
+            let note = match written {
+                Ok(folder) => {
+                    format!("the batch is in {0}: `spo-run replay {0}` recomputes it", folder.display())
+                }
+                Err(error) => format!("{error:#}"),
+            };
+            match why {
+                Some(why) => {
+                    return Err(Error::NonFinite(format!("{}{why}\n{note}", incident.error))).context(place);
+                }
+                None => self.reporter.note(&note),
+            }
+        }
+        steps.skipped += 1;
+        steps.skipped_in_a_row += 1;
         Ok(())
     }
 
@@ -623,6 +817,13 @@ struct Order {
 impl Order {
     fn new(seed: u64, rows: usize, shuffle: bool) -> Self {
         Order { seed, rows, shuffle, epoch: 0, waiting: Vec::new().into_iter() }
+    }
+
+    /// Goes to where so many rows have been taken.
+    fn skip(&mut self, count: usize) {
+        self.epoch = (count / self.rows) as u64;
+        self.waiting = Vec::new().into_iter();
+        self.take(count % self.rows);
     }
 
     fn take(&mut self, count: usize) -> Vec<usize> {

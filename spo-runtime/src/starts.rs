@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use spo_api::{Result, Session, Vector};
 
-use crate::plan::PlannedStage;
-use crate::recipe::Reference;
+use crate::recipe::{Recipe, Reference, Stage};
 
 /// What the model as it was opened is called.
 pub const MODEL: &str = "model";
@@ -19,14 +18,14 @@ pub struct Uses {
 }
 
 impl Uses {
-    /// Of the stages of a plan.
-    pub fn of(stages: &[PlannedStage]) -> Vec<Uses> {
-        let uses = |stage: &PlannedStage| Uses {
-            name: stage.recipe.name.clone(),
-            from: stage.from.clone(),
-            opened: stage.recipe.reference == Reference::Model,
+    /// Of the stages of a recipe.
+    pub fn of(recipe: &Recipe) -> Vec<Uses> {
+        let uses = |(i, stage): (usize, &Stage)| Uses {
+            name: stage.name.clone(),
+            from: recipe.from(i).to_owned(),
+            opened: stage.reference == Reference::Model,
         };
-        stages.iter().map(uses).collect()
+        recipe.stage.iter().enumerate().map(uses).collect()
     }
 }
 

@@ -53,7 +53,7 @@ pub struct Summary {
 }
 
 /// A figure's column: title, metric, whether it is a share, whether its value before matters.
-const COLUMNS: [(&str, &str, bool, bool); 8] = [
+pub const COLUMNS: [(&str, &str, bool, bool); 8] = [
     ("exact match", "eval_exact_match", true, true),
     ("ROUGE-L", "eval_rouge_l", true, true),
     ("faithful", "eval_faithful", true, true),

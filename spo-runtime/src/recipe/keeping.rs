@@ -127,6 +127,10 @@ pub(super) fn validate(recipe: &super::Recipe) -> Result<(), ConfigError> {
     if recipe.cache.stages.len() > recipe.stage.len() {
         return Err(ConfigError::at("cache.stages", "names more stages than the recipe has"));
     }
+    if recipe.checkpoint.best.is_some() && !recipe.cache.stages.is_empty() {
+        let message = "excludes `checkpoint.best`: a stage from the cache has no best model";
+        return Err(ConfigError::at("cache.stages", message));
+    }
     if !recipe.cache.enabled && !recipe.cache.stages.is_empty() {
         return Err(ConfigError::at("cache.stages", "has no effect: the cache is not enabled"));
     }
