@@ -72,9 +72,7 @@ pub fn parse<P: Part>(config: &Value) -> Result<P, ConfigError> {
 
 /// Holds a table against a schema: keys, types, choices and ranges. For parts that are not Rust, and so
 /// have no [`parse`] of their own.
-pub(crate) fn check_schema(config: &Value, root: &Value) -> Result<(), ConfigError> {
-    let inner = root.get("$ref").and_then(|r| r.as_str()?.strip_prefix("#/$defs/"));
-    let schema = inner.map_or(root, |name| &root["$defs"][name]);
+pub(crate) fn check_schema(config: &Value, schema: &Value) -> Result<(), ConfigError> {
     let Some(table) = config.as_object() else {
         return Err(ConfigError::whole(format!("expected a table, got {config}")));
     };
@@ -123,7 +121,7 @@ pub(crate) fn check_schema(config: &Value, root: &Value) -> Result<(), ConfigErr
     if let Some(key) = required.into_iter().find(|key| !table.contains_key(*key)) {
         return Err(ConfigError::whole(format!("missing field `{key}`")));
     }
-    check_ranges(config, root, root, "")
+    check_ranges(config, schema, schema, "")
 }
 
 /// The candidate nearest to `word` by edit distance, if any is near enough to be what was meant.

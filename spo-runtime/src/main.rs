@@ -7,13 +7,16 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 // Parts register themselves where their crate is named.
 use spo_backend_candle as _;
+use spo_backend_tabular as _;
 use spo_objectives as _;
+use spo_runtime::audit::{AuditArguments, audit};
 use spo_runtime::document::Document;
-use spo_runtime::error::{BadInput, exit_code};
+use spo_runtime::error::{BadInput, exit_code, report};
+use spo_runtime::mass_report::{MassArguments, mass};
 use spo_runtime::model::{Answering, SavedModel};
 use spo_runtime::plugin_command::PluginCommand;
 use spo_runtime::reporter::{Reporter, Voice};
-use spo_runtime::{check, describe, loss, plugins, recipe, run};
+use spo_runtime::{check, describe, loss, plugins, recipe, replay, resume, run, sweep};
 
 // Training allocates and frees large buffers all the time: the system's allocator gives them back to
 // the kernel and asks anew, a third of the time of a step.
@@ -47,12 +50,28 @@ struct RunArguments {
     recipe: Option<PathBuf>,
     #[command(flatten)]
     overrides: Overrides,
+    #[command(flatten)]
+    voice: VoiceArguments,
+}
+
+#[derive(clap::Args)]
+struct VoiceArguments {
     /// Speak JSON, one object a line.
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
     /// Say nothing but errors.
     #[arg(long)]
     quiet: bool,
+}
+
+impl VoiceArguments {
+    fn reporter(&self) -> Reporter {
+        Reporter::new(match (self.json, self.quiet) {
+            (true, _) => Voice::Json,
+            (_, true) => Voice::Quiet,
+            _ => Voice::Human,
+        })
+    }
 }
 
 #[derive(clap::Args)]
@@ -70,6 +89,18 @@ enum Command {
         recipe: PathBuf,
         #[command(flatten)]
         overrides: Overrides,
+    },
+    /// Continue a run that was interrupted, from its last checkpoint.
+    Resume {
+        /// The run's folder.
+        run: PathBuf,
+        #[command(flatten)]
+        voice: VoiceArguments,
+    },
+    /// Compute a batch again whose numbers were not finite, row by row.
+    Replay {
+        /// The run's folder, or that of one batch in its `nonfinite` folder.
+        run: PathBuf,
     },
     /// List the objectives, bilevel steps and backends.
     List,
@@ -100,6 +131,10 @@ enum Command {
         #[command(subcommand)]
         command: PluginCommand,
     },
+    /// Tell where the stages of a run took the probability of the held-out prompts.
+    Mass(MassArguments),
+    /// Measure what bilevel steps do to the parameters against exact hypergradients.
+    Audit(AuditArguments),
     /// Print the JSON Schema of recipes, for editors.
     Schema,
     /// Evaluate an objective on a JSON batch of log-probs from standard input.
@@ -114,9 +149,7 @@ fn main() -> ExitCode {
     match dispatch(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let text = format!("{error:#}");
-            let prefix = if text.starts_with("error") { "" } else { "error: " };
-            eprintln!("{prefix}{text}");
+            eprintln!("{}", report(&error));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -129,19 +162,20 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
         None => {
             let options = arguments.run;
             let recipe = options.recipe.ok_or_else(|| BadInput("error: which recipe?".into()))?;
-            let voice = match (options.json, options.quiet) {
-                (true, _) => Voice::Json,
-                (_, true) => Voice::Quiet,
-                _ => Voice::Human,
-            };
             let document = Document::read(&recipe, &options.overrides.set)?;
-            plugins::load_for(&mut registry, &document)?;
-            run::run(&registry, &document, Reporter::new(voice))
+            match document.get("sweep") {
+                Some(_) => sweep::run(&mut registry, &document, &options.voice.reporter()),
+                None => run::run(&mut registry, &document, options.voice.reporter()),
+            }
         }
+        Some(Command::Resume { run, voice }) => resume::resume(&mut registry, &run, voice.reporter()),
         Some(Command::Check { recipe, overrides }) => {
             let document = Document::read(&recipe, &overrides.set)?;
-            plugins::load_for(&mut registry, &document)?;
-            print!("{}", check::check(&registry, &document)?);
+            print!("{}", check::check(&mut registry, &document)?);
+            Ok(())
+        }
+        Some(Command::Replay { run }) => {
+            print!("{}", replay::replay(&mut registry, &run)?);
             Ok(())
         }
         Some(Command::List) => {
@@ -163,6 +197,14 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::Export { model, output }) => {
             plugins::load_all(&mut registry)?;
             model.export(&registry, &output)
+        }
+        Some(Command::Mass(arguments)) => {
+            print!("{}", mass(&mut registry, &arguments)?);
+            Ok(())
+        }
+        Some(Command::Audit(arguments)) => {
+            print!("{}", audit(&mut registry, &arguments)?);
+            Ok(())
         }
         Some(Command::Schema) => {
             println!("{}", recipe::schema());

@@ -8,6 +8,12 @@ use serde_json::{Map, Value};
 use spo_api::{ConfigError, Part};
 use spo_data::{MicroBatch, Truncation};
 
+mod keeping;
+mod sweep;
+
+pub use keeping::{Best, Cache, Checkpoint, Goal, OnNonfinite, Resume};
+pub use sweep::{Case, Sweep};
+
 /// A run: a model, preference data, and the stages that train one on the other.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +34,15 @@ pub struct Recipe {
     /// What is measured on held-out data.
     #[serde(default)]
     pub evaluation: Evaluation,
+    /// What an interrupted run continues from.
+    #[serde(default)]
+    pub checkpoint: Checkpoint,
+    /// Work that runs share.
+    #[serde(default)]
+    pub cache: Cache,
+    /// Many runs of this recipe instead of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<Sweep>,
     /// The stages, in order: `[[stage]]`.
     #[schemars(length(min = 1))]
     pub stage: Vec<Stage>,
@@ -48,6 +63,11 @@ pub struct Run {
     pub output: Option<PathBuf>,
     /// Replace an earlier run in that folder. Without it, a folder that holds one is an error.
     pub overwrite: bool,
+    /// `"auto"` continues an unfinished run of this recipe in that folder; one that is finished is left as it is.
+    pub resume: Resume,
+    /// When a loss or gradient is not finite: `"stop"`, or `"skip"` the batch. The first such batch of a stage
+    /// is written down for `spo-run replay`.
+    pub on_nonfinite: OnNonfinite,
 }
 
 /// `[model]`: a Hugging Face folder, or a configuration to initialise at random.
@@ -205,11 +225,15 @@ pub struct Evaluation {
     /// answers are right or wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exact_match: Option<bool>,
+    /// Divide the probability of every held-out prompt between the preferred answer, the dispreferred one,
+    /// the answers of the other held-out rows and everything else: `eval_mass/...`. Scores every answer with
+    /// every prompt, so keep the held-out rows few.
+    pub mass: bool,
 }
 
 impl Default for Evaluation {
     fn default() -> Self {
-        Evaluation { every: 0, batch_size: 16, exact_match: None }
+        Evaluation { every: 0, batch_size: 16, exact_match: None, mass: false }
     }
 }
 
@@ -227,6 +251,9 @@ pub struct Stage {
     /// each.
     pub objective: Value,
     /// How it becomes an update: a name, or a table `{ step = "penalty", lambda = 1.0, lower = "sft" }`.
+    /// `lower` may be a list of objectives with a `weight` and `data` each: several tasks at once. Without
+    /// `data` (a source, or `{ task = { ... } }`), a term learns from the stage's chosen answers, or from
+    /// `lower_data`.
     #[serde(default = "Stage::default_bilevel")]
     pub bilevel: Value,
     /// The reference model: `"start"` is the model as the stage finds it, `"model"` the model as it was
@@ -377,6 +404,29 @@ pub fn schema() -> String {
     format!("{:#}", schemars::schema_for!(Recipe).as_value())
 }
 
+impl Recipe {
+    /// The name of the stage that a stage starts from, or `model`.
+    pub fn from(&self, stage: usize) -> &str {
+        match (&self.stage[stage].from, stage) {
+            (Some(from), _) => from,
+            (None, 0) => "model",
+            (None, stage) => &self.stage[stage - 1].name,
+        }
+    }
+
+    /// What decides on the run's results: all but where it goes and what it keeps. An unknown section counts.
+    pub fn essence(&self) -> Value {
+        let mut value = serde_json::to_value(self).expect("a recipe is plain data");
+        for place in ["checkpoint", "cache"] {
+            value[place].take();
+        }
+        for place in ["name", "output", "overwrite", "resume"] {
+            value["run"][place].take();
+        }
+        value
+    }
+}
+
 impl Part for Recipe {
     fn validate(&self) -> Result<(), ConfigError> {
         match (&self.model.path, &self.model.config) {
@@ -405,7 +455,9 @@ impl Part for Recipe {
                 let message = "must be letters, digits, `-`, `_` and `.`: it names a folder";
                 return Err(ConfigError::at(at("name"), message));
             }
-            if stage.name == "model" || self.stage[..i].iter().any(|s| s.name == stage.name) {
+            if keeping::RESERVED.contains(&stage.name.as_str())
+                || self.stage[..i].iter().any(|s| s.name == stage.name)
+            {
                 return Err(ConfigError::at(at("name"), format!("`{}` is taken already", stage.name)));
             }
             if let Some(from) = &stage.from {
@@ -433,6 +485,9 @@ impl Part for Recipe {
                 return Err(ConfigError::at(at("optimizer.betas"), format!("must lie in [0, 1), got {b}")));
             }
         }
-        Ok(())
+        if let Some(sweep) = &self.sweep {
+            sweep.validate()?;
+        }
+        keeping::validate(self)
     }
 }
