@@ -18,7 +18,10 @@ macro_rules! layouts {
     };
 }
 
-fn layouts() -> Vec<(&'static str, usize, Vec<(&'static str, usize)>)> {
+/// A struct: name in C, size, and offset of every field.
+type Layout = (&'static str, usize, Vec<(&'static str, usize)>);
+
+fn layouts() -> Vec<Layout> {
     layouts! {
         "spo_text" Text { bytes, length }
         "spo_error" ErrorSink { context, report }
