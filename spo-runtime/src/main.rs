@@ -11,8 +11,9 @@ use spo_objectives as _;
 use spo_runtime::document::Document;
 use spo_runtime::error::{BadInput, exit_code, report};
 use spo_runtime::model::{Answering, SavedModel};
+use spo_runtime::plugin_command::PluginCommand;
 use spo_runtime::reporter::{Reporter, Voice};
-use spo_runtime::{check, describe, loss, recipe, replay, resume, run, sweep};
+use spo_runtime::{check, describe, loss, plugins, recipe, replay, resume, run, sweep};
 
 // Training allocates and frees large buffers all the time: the system's allocator gives them back to
 // the kernel and asks anew, a third of the time of a step.
@@ -28,7 +29,16 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
+    plugins: PluginArguments,
+    #[command(flatten)]
     run: RunArguments,
+}
+
+#[derive(clap::Args)]
+struct PluginArguments {
+    /// A plugin to load: a path, or a name to look for in the search path. May be repeated.
+    #[arg(long = "plugin", value_name = "LIBRARY", global = true)]
+    load: Vec<String>,
 }
 
 #[derive(clap::Args)]
@@ -113,6 +123,11 @@ enum Command {
         /// The folder to write.
         output: PathBuf,
     },
+    /// Begin a plugin, or put one to the test.
+    Plugin {
+        #[command(subcommand)]
+        command: PluginCommand,
+    },
     /// Print the JSON Schema of recipes, for editors.
     Schema,
     /// Evaluate an objective on a JSON batch of log-probs from standard input.
@@ -134,46 +149,57 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
-    let registry = spo_api::Registry::linked()?;
+    let mut registry = spo_api::Registry::linked()?;
+    plugins::load(&mut registry, &arguments.plugins.load)?;
     match arguments.command {
         None => {
             let options = arguments.run;
             let recipe = options.recipe.ok_or_else(|| BadInput("error: which recipe?".into()))?;
             let document = Document::read(&recipe, &options.overrides.set)?;
+            plugins::load_for(&mut registry, &document)?;
             match document.get("sweep") {
-                Some(_) => sweep::run(&registry, &document, &options.voice.reporter()),
+                Some(_) => sweep::run(&mut registry, &document, &options.voice.reporter()),
                 None => run::run(&registry, &document, options.voice.reporter()),
             }
         }
-        Some(Command::Resume { run, voice }) => resume::resume(&registry, &run, voice.reporter()),
+        Some(Command::Resume { run, voice }) => resume::resume(&mut registry, &run, voice.reporter()),
         Some(Command::Check { recipe, overrides }) => {
             let document = Document::read(&recipe, &overrides.set)?;
-            print!("{}", check::check(&registry, &document)?);
+            plugins::load_for(&mut registry, &document)?;
+            print!("{}", check::check(&mut registry, &document)?);
             Ok(())
         }
         Some(Command::Replay { run }) => {
-            print!("{}", replay::replay(&registry, &run)?);
+            print!("{}", replay::replay(&mut registry, &run)?);
             Ok(())
         }
         Some(Command::List) => {
+            plugins::load_all(&mut registry)?;
             print!("{}", describe::list(&registry));
             Ok(())
         }
         Some(Command::Describe { name }) => {
+            plugins::load_all(&mut registry)?;
             print!("{}", describe::describe(&registry, &name)?);
             Ok(())
         }
         Some(Command::Generate { model, how, prompt }) => {
+            plugins::load_all(&mut registry)?;
             let answers = model.generate(&registry, &prompt, &how)?;
             println!("{}", answers.join("\n"));
             Ok(())
         }
-        Some(Command::Export { model, output }) => model.export(&registry, &output),
+        Some(Command::Export { model, output }) => {
+            plugins::load_all(&mut registry)?;
+            model.export(&registry, &output)
+        }
         Some(Command::Schema) => {
             println!("{}", recipe::schema());
             Ok(())
         }
+        Some(Command::Plugin { command }) => command.run(),
         Some(Command::Loss { objective }) => {
+            plugins::load_all(&mut registry)?;
             loss::run(&registry, &objective, &mut std::io::stdin().lock(), &mut std::io::stdout().lock())
         }
     }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use spo_api::{
-    Backend, Data as DataKind, Layout, ModelInfo, ModelSource, ModelSpec, Objective, Registry, Session,
+    Backend, Data as DataKind, Layout, Library, ModelInfo, ModelSource, ModelSpec, Objective, Registry,
+    Session,
 };
 use spo_data::task::{self, Generated};
 use spo_data::{Dataset, Fit, Source, Tokenizer};
@@ -36,6 +37,8 @@ pub struct Plan {
     pub data: Vec<(String, Arc<Dataset>)>,
     /// Hashes of the files that the model was opened from.
     pub weights: BTreeMap<String, String>,
+    /// The libraries that parts were loaded from.
+    pub libraries: Vec<Library>,
 }
 
 /// A stage with its parts.
@@ -98,7 +101,8 @@ impl Plan {
         let weights = provenance::weights(&draft.spec)?;
         let Draft { recipe, name, output, tokenizer, stages, .. } = draft;
         let data = loaded.into_values().collect();
-        Ok(Plan { recipe, name, output, tokenizer, session, stages, data, weights })
+        let libraries = registry.libraries().to_vec();
+        Ok(Plan { recipe, name, output, tokenizer, session, stages, data, weights, libraries })
     }
 
     /// Checks a recipe as [`new`](Self::new) does, and keeps nothing but the resolved recipe. What was
@@ -124,6 +128,9 @@ impl Plan {
             "{}: {} with {} parameters, {} of them trained, in {} on {}",
             self.name, info.architecture, info.parameters, info.trainable, info.dtype, info.device
         )];
+        lines.extend(
+            self.libraries.iter().map(|l| format!("plugin {} {}: {}", l.name, l.version, l.path.display())),
+        );
         for (name, data) in &self.data {
             let line = format!("{name}: {}", data.report);
             // The same rows may have been read both as pairs and as demonstrations.
@@ -160,6 +167,7 @@ impl Plan {
             "threads": std::thread::available_parallelism().map_or(1, usize::from),
             "data": data,
             "started_in": std::env::current_dir().unwrap_or_default(),
+            "plugins": self.libraries,
         })
     }
 }

@@ -1,0 +1,27 @@
+//! The candle backend once more, as a library: what it does when it is loaded must be what it does linked.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use spo_api::{Backend, ModelSpec, Part, Result, Session, register};
+use spo_backend_candle::Candle;
+
+spo_api::export_plugins!();
+
+/// The candle backend under another name.
+#[derive(Deserialize, JsonSchema)]
+#[serde(transparent)]
+struct LoadedCandle(Candle);
+
+impl Part for LoadedCandle {}
+
+impl Backend for LoadedCandle {
+    fn open(&self, spec: &ModelSpec) -> Result<Box<dyn Session>> {
+        self.0.open(spec)
+    }
+}
+
+register!(backend LoadedCandle {
+    name: "loaded-candle",
+    summary: "candle, loaded",
+    source: "a test",
+});
