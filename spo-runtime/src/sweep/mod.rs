@@ -17,6 +17,7 @@ use crate::document::Document;
 use crate::error::{BadInput, Unfinished};
 use crate::output;
 use crate::plan::{Checked, Plan};
+use crate::plugins;
 use crate::recipe::{Recipe, Sweep};
 use crate::reporter::Reporter;
 use crate::starts::{self, Uses};
@@ -79,7 +80,8 @@ pub fn run(registry: &mut Registry, document: &Document, reporter: &Reporter) ->
         let text = toml::to_string_pretty(recipe).context("cannot write a cell's recipe as TOML")?;
         output::write_text(&folder.join(format!("{}.toml", cell.name)), &text)?;
     }
-    let outcome = launch::launch(&sweep, &folder, &plot.cells, &recipes, &stop, reporter);
+    let libraries = registry.libraries();
+    let outcome = launch::launch(&sweep, &folder, &plot.cells, &recipes, libraries, &stop, reporter);
     let results = table::Results::read(&folder, &plot);
     results.write_csv(&folder.join("results.csv"))?;
     if let Some(table) = results.table(&sweep) {
@@ -131,7 +133,10 @@ fn prepare(
     let mut checked = Checked::default();
     for cell in &cells {
         let resolved = document.changed(&changes(cell, &name, &output)).map_err(anyhow::Error::from);
-        let recipe = resolved.and_then(|document| Plan::check(registry, &document, &mut checked));
+        let recipe = resolved.and_then(|document| {
+            plugins::load_for(registry, &document)?;
+            Plan::check(registry, &document, &mut checked)
+        });
         recipes.push(recipe.map_err(|error| BadInput(format!("error: cell `{}`: {error:#}", cell.name)))?);
     }
     share(&mut recipes, &output);
