@@ -227,7 +227,7 @@ impl Run {
         }
         if index + 1 < self.stages.len() {
             self.keeper.save(&mut *self.plan.session, &mut self.log, &self.known, None)?;
-            self.stop.check()?;
+            self.stop.check().context("after its last step")?;
         }
         Ok(())
     }
