@@ -138,6 +138,8 @@ fn reference(schema: &Value) -> String {
         ("Stage", &schema["$defs"]["Stage"]),
         ("Optimizer", &schema["$defs"]["Optimizer"]),
         ("Evaluation", &schema["$defs"]["Evaluation"]),
+        ("Diagnostics", &schema["$defs"]["Diagnostics"]),
+        ("Guard", &schema["$defs"]["Guard"]),
         ("BackendChoice", &schema["$defs"]["BackendChoice"]),
     ];
     for (name, section) in sections {

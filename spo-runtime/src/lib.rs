@@ -9,9 +9,11 @@
 pub mod check;
 pub mod compose;
 pub mod describe;
+pub mod diagnostics;
 pub mod document;
 pub mod error;
 pub mod evaluate;
+pub mod lines;
 pub mod loss;
 pub mod model;
 pub mod observation;

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use spo_api::Metrics;
 
 use crate::error::BadInput;
+use crate::lines::JsonLines;
 use crate::plan::Plan;
 use crate::summary::Summary;
 
@@ -37,7 +38,14 @@ impl Output {
                 .into());
             }
             // Only what a run writes is removed: the folder may hold more.
-            for name in ["run.json", "metrics.jsonl", "summary.json", "recipe.toml"] {
+            for name in [
+                "run.json",
+                "metrics.jsonl",
+                "held_out.jsonl",
+                "diagnostics.jsonl",
+                "summary.json",
+                "recipe.toml",
+            ] {
                 let _ = std::fs::remove_file(folder.join(name));
             }
         }
@@ -63,6 +71,22 @@ impl Output {
         let file = OpenOptions::new().create(true).write(true).truncate(true).open(&path);
         let file = file.with_context(|| format!("cannot create {}", path.display()))?;
         Ok(MetricsLog { path, file: BufWriter::new(file) })
+    }
+
+    /// Opens what is kept of every held-out row at both ends of a stage.
+    ///
+    /// # Errors
+    /// When the file cannot be created.
+    pub fn held_out(&self) -> anyhow::Result<JsonLines> {
+        JsonLines::create(&self.folder.join("held_out.jsonl"))
+    }
+
+    /// Opens the run's diagnostics.
+    ///
+    /// # Errors
+    /// When the file cannot be created.
+    pub fn diagnostics(&self) -> anyhow::Result<JsonLines> {
+        JsonLines::create(&self.folder.join("diagnostics.jsonl"))
     }
 
     /// Writes the run's summary: its presence says that the run came to its end.

@@ -9,8 +9,10 @@ use anyhow::Context;
 use spo_api::{AdamW, Export, Metrics, Objective, Progress, Registry, Session, Vector};
 use spo_data::{Dataset, MicroBatch, Tokenizer, epoch_order};
 
+use crate::diagnostics::{Evolution, StageFacts};
 use crate::document::Document;
-use crate::evaluate::{exact_match, held_out};
+use crate::evaluate::{HeldOut, HeldOutLine, held_out};
+use crate::lines::JsonLines;
 use crate::observation::Observation;
 use crate::output::{MetricsLog, Output};
 use crate::plan::{Plan, PlannedStage};
@@ -34,6 +36,8 @@ pub fn run(registry: &Registry, document: &Document, mut reporter: Reporter) -> 
         reporter.note(&line);
     }
     let mut log = output.metrics()?;
+    let mut held_out = output.held_out()?;
+    let mut diagnostics = plan.recipe.diagnostics.as_ref().map(|_| output.diagnostics()).transpose()?;
     let mut summary = Summary::default();
     let mut starts = Starts::new(&mut *plan.session, &plan.stages)?;
     let mut known = Known::new();
@@ -42,8 +46,9 @@ pub fn run(registry: &Registry, document: &Document, mut reporter: Reporter) -> 
         let name = stage.recipe.name.clone();
         let folder = output.stage(&name);
         let opened = (stage.recipe.reference == Reference::Model).then(|| starts.kept["model"]);
-        let (known, log, reporter) = (&mut known, &mut log, &mut reporter);
-        let done = Training { plan: &mut plan, stage: &mut stage, opened, known, log, reporter }
+        let logs = Logs { metrics: &mut log, held_out: &mut held_out, diagnostics: diagnostics.as_mut() };
+        let (known, reporter) = (&mut known, &mut reporter);
+        let done = Training { plan: &mut plan, stage: &mut stage, opened, known, logs, reporter }
             .run()
             .with_context(|| format!("stage `{name}`"))?;
         starts.leave(&mut *plan.session, &stage)?;
@@ -147,11 +152,18 @@ struct Training<'a> {
     /// The parameters of the model as it was opened, if they are the reference.
     opened: Option<Vector>,
     known: &'a mut Known,
-    log: &'a mut MetricsLog,
+    logs: Logs<'a>,
     reporter: &'a mut Reporter,
 }
 
-impl Training<'_> {
+/// The files that grow while a stage is at work.
+struct Logs<'a> {
+    metrics: &'a mut MetricsLog,
+    held_out: &'a mut JsonLines,
+    diagnostics: Option<&'a mut JsonLines>,
+}
+
+impl<'a> Training<'a> {
     fn run(mut self) -> anyhow::Result<StageSummary> {
         self.reporter.begin(&self.stage.recipe.name, self.stage.steps);
         let references = self.references()?;
@@ -224,7 +236,6 @@ impl Training<'_> {
 
     fn evaluator(&mut self) -> anyhow::Result<Evaluator> {
         let rows = self.plan.recipe.evaluation.batch_size;
-        let stop = self.plan.tokenizer.stop_tokens().to_vec();
         let mut held_out = None;
         if let Some(data) = self.stage.eval.clone() {
             let view = View { layout: data.layout, mismatched: self.stage.view.mismatched };
@@ -233,7 +244,23 @@ impl Training<'_> {
             let batch = Batch::whole(&data, view, MicroBatch::Rows(rows));
             held_out = Some(HeldOutRows { data, batch, reference });
         }
-        Ok(Evaluator { held_out, exact_match: self.stage.exact_match, stop, start: None })
+        Ok(Evaluator { held_out, start: None })
+    }
+
+    /// What follows where probability goes, if the recipe asks for it.
+    fn evolution(&mut self) -> anyhow::Result<Option<Evolution<'a>>> {
+        let (Some(recipe), Some(log)) = (&self.plan.recipe.diagnostics, self.logs.diagnostics.take()) else {
+            return Ok(None);
+        };
+        let facts = StageFacts {
+            name: &self.stage.recipe.name,
+            steps: self.stage.steps,
+            data: self.stage.eval.as_ref().unwrap_or(&self.stage.train),
+            held_out: self.stage.eval.is_some(),
+            at_once: self.plan.recipe.evaluation.batch_size,
+            seed: self.plan.recipe.run.seed,
+        };
+        Evolution::begin(recipe, &facts, &mut *self.plan.session, &self.plan.tokenizer, log).map(Some)
     }
 
     /// Trains.
@@ -248,7 +275,12 @@ impl Training<'_> {
             Order::new(seed.wrapping_add(1), lower.as_ref().unwrap_or(&train).examples.len(), true);
         let mut draw = || lower_order.take(recipe.batch_size);
         let (mut tokens, mut metrics, mut seconds) = (0, Metrics::new(), Vec::with_capacity(total));
+        let mut evolution = self.evolution()?;
         for step in 0..total {
+            if let Some(evolution) = &mut evolution {
+                evolution.before_step(&mut *self.plan.session, step, &|text| self.reporter.note(text))?;
+            }
+            let lr = rate.at(step) * evolution.as_ref().map_or(1.0, Evolution::lr_factor);
             let began = Instant::now();
             let rows = order.take(recipe.batch_size);
             let batch = Batch::new(&train, &rows, self.stage.view, recipe.micro_batch);
@@ -263,7 +295,7 @@ impl Training<'_> {
                 None => data,
             };
             self.stage.objective.begin(step);
-            let motion = motion(&recipe, rate.at(step), Progress { step, total });
+            let motion = motion(&recipe, lr, Progress { step, total });
             let bilevel = &mut self.stage.bilevel;
             let source = bilevel.lower.is_some().then_some(LowerSource {
                 data: lower_data,
@@ -297,14 +329,20 @@ impl Training<'_> {
             if let Some(moving) = &mut references.moving {
                 moving.follow(&mut *self.plan.session, step + 1)?;
             }
-            self.log.write(&recipe.name, step + 1, &metrics)?;
+            self.logs.metrics.write(&recipe.name, step + 1, &metrics)?;
             let took = began.elapsed().as_secs_f64();
             self.reporter.step(step + 1, &metrics, step_tokens as f64 / took);
             seconds.push(took);
+            if let Some(evolution) = &mut evolution {
+                evolution.after_step(&mut *self.plan.session, step + 1, &metrics)?;
+            }
             let every = self.plan.recipe.evaluation.every;
             if every > 0 && (step + 1) % every == 0 && step + 1 < total {
                 self.evaluate(evaluator, step + 1, false)?;
             }
+        }
+        if let Some(evolution) = evolution {
+            evolution.finish(&mut *self.plan.session, &|text| self.reporter.note(text))?;
         }
         match (references.moving, references.train) {
             (Some(moving), _) => moving.release(&mut *self.plan.session),
@@ -316,19 +354,35 @@ impl Training<'_> {
         Ok(Steps { tokens, metrics, seconds })
     }
 
-    /// Held-out figures, logged and shown; `answer`: whether prompts are answered too.
+    /// Held-out figures, logged and shown; `answer`: whether prompts are answered too, and every row kept.
     fn evaluate(
         &mut self,
         evaluator: &mut Evaluator,
         step: usize,
         answer: bool,
     ) -> anyhow::Result<Option<Metrics>> {
-        let metrics = evaluator.evaluate(&mut *self.plan.session, &mut *self.stage.objective, answer)?;
-        if let Some(metrics) = &metrics {
-            self.log.write(&self.stage.recipe.name, step, metrics)?;
-            self.reporter.evaluation(step, metrics);
+        let Some(HeldOutRows { data, batch, reference }) = &evaluator.held_out else { return Ok(None) };
+        let (session, objective) = (&mut *self.plan.session, &mut *self.stage.objective);
+        let start = evaluator.start.as_ref();
+        let HeldOut { mut metrics, scores } =
+            held_out(session, objective, batch, data, start, reference.as_ref())?;
+        let name = &self.stage.recipe.name;
+        if answer {
+            let mut line = HeldOutLine::new(name, step, data, &scores);
+            let right = line.answer(
+                session,
+                data,
+                &self.plan.tokenizer,
+                self.stage.exact_match,
+                self.plan.recipe.evaluation.samples,
+            )?;
+            metrics.extend(right.map(|share| ("eval_exact_match".to_owned(), share)));
+            self.logs.held_out.write(&line)?;
         }
-        Ok(metrics)
+        evaluator.start.get_or_insert(scores);
+        self.logs.metrics.write(name, step, &metrics)?;
+        self.reporter.evaluation(step, &metrics);
+        Ok(Some(metrics))
     }
 }
 
@@ -401,11 +455,10 @@ impl Order {
     }
 }
 
-/// Held-out figures of a stage, against those it began with.
+/// Held-out rows of a stage, with what they scored when it began.
 struct Evaluator {
+    /// `None` when the recipe has no held-out rows.
     held_out: Option<HeldOutRows>,
-    exact_match: bool,
-    stop: Vec<u32>,
     start: Option<Scores>,
 }
 
@@ -414,22 +467,4 @@ struct HeldOutRows {
     data: Arc<Dataset>,
     batch: Batch,
     reference: Option<Scores>,
-}
-
-impl Evaluator {
-    /// `None` when the recipe has no held-out rows. `answer`: whether prompts are answered too.
-    fn evaluate(
-        &mut self,
-        session: &mut dyn Session,
-        objective: &mut dyn Objective,
-        answer: bool,
-    ) -> spo_api::Result<Option<Metrics>> {
-        let Some(HeldOutRows { data, batch, reference }) = &self.held_out else { return Ok(None) };
-        let mut seen = held_out(session, objective, batch, data, self.start.as_ref(), reference.as_ref())?;
-        if self.exact_match && answer {
-            seen.metrics.insert("eval_exact_match".into(), exact_match(session, data, &self.stop)?);
-        }
-        self.start.get_or_insert(seen.scores);
-        Ok(Some(seen.metrics))
-    }
 }
