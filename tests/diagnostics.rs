@@ -105,6 +105,9 @@ fn probes_are_followed_from_end_to_end() {
             let lost = now.iter().zip(&start).filter(|(now, start)| now < start).count();
             close("displaced", &line["displaced"], &(lost as f64 / 6.0).into(), 1e-12);
             assert!(line["entropy"].as_f64().unwrap() > 0.0 && line["lower"].as_f64().unwrap() > 0.0);
+            for (end, whole) in numbers(&line["chosen_end"]).into_iter().zip(&now) {
+                assert!(end < 0.0 && end > *whole, "the end token's part of {whole}: {end}");
+            }
             for answer in ["rejected", "other", "shuffled"] {
                 assert!(numbers(&line[answer]).iter().all(|log_prob| *log_prob < 0.0), "{answer}");
             }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::Error;
 use crate::figures::Figure;
 use crate::load::{Run, Stage};
-use crate::stats::{Estimate, bootstrap, student};
+use crate::stats::{Estimate, bootstrap, student, wilson};
 
 /// A stage of one run, or of several that differ by their seed alone.
 #[derive(Clone, Debug)]
@@ -40,12 +40,13 @@ impl<'a> Arm<'a> {
     pub fn estimate(&self, figure: &Figure) -> Option<Estimate> {
         let known = |stage: &Stage| Some(figure.rows(stage)?.into_iter().flatten().collect::<Vec<f64>>());
         match self.over() {
+            Over::Rows if figure.share => Some(wilson(&known(self.first())?)),
             Over::Rows => Some(bootstrap(&known(self.first())?)),
             Over::Seeds => {
                 let means =
                     self.members.iter().filter_map(|(_, stage)| Some(crate::stats::mean(&known(stage)?)));
                 let means: Vec<f64> = means.collect();
-                (!means.is_empty()).then(|| student(&means))
+                (!means.is_empty()).then(|| within(student(&means), figure, 0.0))
             }
         }
     }
@@ -68,8 +69,14 @@ impl<'a> Arm<'a> {
             Some(crate::stats::mean(&rows_of_both(stage, other)?))
         });
         let of_seeds: Vec<f64> = of_seeds.collect();
-        (!of_seeds.is_empty()).then(|| student(&of_seeds))
+        (!of_seeds.is_empty()).then(|| within(student(&of_seeds), figure, -1.0))
     }
+}
+
+/// An interval of a share (or of a difference of two) without what no share can be.
+fn within(estimate: Estimate, figure: &Figure, least: f64) -> Estimate {
+    let cut = |(low, high): (f64, f64)| (low.max(least), high.min(1.0));
+    Estimate { interval: estimate.interval.map(|i| if figure.share { cut(i) } else { i }), ..estimate }
 }
 
 /// The arms among these runs: the stages that learn preferences, all stages if none does, or those of one

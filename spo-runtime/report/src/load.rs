@@ -107,6 +107,9 @@ pub struct Evolution {
     pub step: usize,
     /// The preferred answers.
     pub chosen: Vec<Option<f64>>,
+    /// The end tokens of the preferred answers.
+    #[serde(default)]
+    pub chosen_end: Vec<Option<f64>>,
     /// The dispreferred ones.
     pub rejected: Vec<Option<f64>>,
     /// The preferred answers of other prompts.

@@ -3,23 +3,28 @@
 use std::fmt::Write;
 
 use crate::arms::{Arm, Over};
-use crate::figures::{EXACT_MATCH, PAIR_ACCURACY};
+use crate::figures::{EXACT_MATCH, Figure, PAIR_ACCURACY};
 use crate::load::{HeldOut, Run, Stage};
 use crate::plots::{self, Plot};
+use crate::stats::Estimate;
 use crate::svg::{STYLE, Svg, escape};
 use crate::words;
 
 const PAGE_STYLE: &str = "\
 body{font:15px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif;color:var(--ink);background:var(--paper);margin:0}\
 main{max-width:1120px;margin:0 auto;padding:24px 20px 64px}h1{font-size:24px;margin:0 0 4px}\
-h2{font-size:19px;margin:40px 0 8px;padding-top:16px;border-top:1px solid var(--rule)}h3{font-size:15px;margin:20px 0 6px}\
+h2{font-size:19px;margin:40px 0 8px;padding-top:16px;border-top:1px solid var(--rule)}summary{cursor:pointer;margin-top:40px;border-top:1px solid var(--rule)}summary h2{display:inline-block;border:0;margin:0 0 8px;\
+padding-top:12px}h3{font-size:15px;margin:20px 0 6px}\
 .sub{color:var(--faint)}p{max-width:80ch}.gaps{background:var(--wash);border-left:3px solid var(--c4);padding:8px 14px;margin:16px 0}\
 .gaps p{margin:4px 0}.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(430px,100%),1fr));gap:20px 24px}\
 figure{margin:0}figcaption{color:var(--faint);font-size:13px;max-width:64ch}\
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:14px}th,td{padding:5px 12px 5px 0;text-align:left;vertical-align:top;\
 border-bottom:1px solid var(--rule)}th{font-weight:600}td.n{font-variant-numeric:tabular-nums;white-space:nowrap}\
-td small{color:var(--faint);display:block}.text{white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.45 ui-monospace,monospace;\
+td small{color:var(--faint);display:block}td small.sure{color:var(--ink);font-weight:600}.text{white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.45 ui-monospace,monospace;\
 max-width:44ch}code{font-family:ui-monospace,monospace;font-size:.92em}";
+
+/// Most stages whose pictures are shown without asking.
+const OPEN: usize = 4;
 
 /// A report in the making.
 pub struct Page<'a> {
@@ -80,11 +85,12 @@ impl<'a> Page<'a> {
         self.gaps(&mut out);
         let _ = writeln!(out, "<h2>In words</h2>");
         for arm in self.arms {
-            let _ = writeln!(out, "<p>{}</p>", escape(&words::of_arm(arm)));
+            let _ = writeln!(out, "<p>{}</p>", emphasized(&arm.label, &words::of_arm(arm)));
         }
         if let Some((baseline, others)) = self.arms.split_first() {
-            for text in others.iter().filter_map(|arm| words::against(arm, baseline)) {
-                let _ = writeln!(out, "<p>{}</p>", escape(&text));
+            for arm in others {
+                let text = words::against(arm, baseline).unwrap_or_default();
+                let _ = writeln!(out, "<p>{}</p>", emphasized(&arm.label, &text));
             }
         }
         if self.arms.iter().any(|arm| !words::figures(std::slice::from_ref(arm)).is_empty()) {
@@ -95,9 +101,17 @@ impl<'a> Page<'a> {
         for (run, stage, plots) in &self.stages {
             let name =
                 if self.runs.len() == 1 { stage.name.clone() } else { format!("{run} / {}", stage.name) };
-            let _ = writeln!(out, "<h2>{}</h2><p class=\"sub\">{}</p>", escape(&name), escape(&about(stage)));
+            // Of many stages, a reader opens the ones of interest.
+            let open = if self.stages.len() <= OPEN { " open=\"open\"" } else { "" };
+            let _ = writeln!(
+                out,
+                "<details{open}><summary><h2>{}</h2></summary><p class=\"sub\">{}</p>",
+                escape(&name),
+                escape(&about(stage))
+            );
             pictures(&mut out, plots);
             samples(&mut out, stage);
+            let _ = writeln!(out, "</details>");
         }
         let _ = writeln!(
             out,
@@ -150,7 +164,7 @@ impl<'a> Page<'a> {
                 escape(&arm.first().method())
             );
             for figure in &figures {
-                let own = arm.estimate(figure).map_or("-".to_owned(), |e| words::estimate(figure, &e));
+                let own = arm.estimate(figure).map_or("-".to_owned(), |e| estimate(figure, &e));
                 let before =
                     arm.members.iter().filter_map(|(_, stage)| figure.before(stage)).collect::<Vec<_>>();
                 let before = match before.is_empty() {
@@ -158,10 +172,8 @@ impl<'a> Page<'a> {
                     false => format!("<small>{} before</small>", words::share(crate::stats::mean(&before))),
                 };
                 let difference = self.arms.first().filter(|_| i > 0).and_then(|b| arm.difference(b, figure));
-                let difference = difference.map_or(String::new(), |d| {
-                    format!("<small>{}</small>", escape(&words::signed(figure, &d)))
-                });
-                let _ = write!(out, "<td class=\"n\">{}{before}{difference}</td>", escape(&own));
+                let difference = difference.map_or(String::new(), |d| change(figure, &d));
+                let _ = write!(out, "<td class=\"n\">{own}{before}{difference}</td>");
             }
             let _ = write!(out, "</tr>");
         }
@@ -170,16 +182,46 @@ impl<'a> Page<'a> {
         let over_seeds = self.arms.iter().any(|arm| arm.over() == Over::Seeds);
         let mut note = String::new();
         if let Some(first) = self.arms.first().filter(|_| self.arms.len() > 1) {
-            let _ = write!(note, "Signed numbers are differences to {}. ", first.label);
+            let _ = write!(
+                note,
+                "Brackets are 95% intervals. Signed numbers are differences to {}, in points or nats; bold if chance \
+                 alone would hardly make them. ",
+                first.label
+            );
         }
         if over_rows {
-            note += "Intervals over held-out rows (bootstrap, paired for differences) tell how far the rows at hand speak for \
+            note += "Intervals over held-out rows (Wilson\u{2019}s for shares, else bootstrap; differences paired row by row) tell how far the rows at hand speak for \
                      others like them, not what another seed would give. ";
         }
         if over_seeds {
             note += "Intervals over seeds are Student\u{2019}s, differences paired by seed. ";
         }
         let _ = writeln!(out, "<p class=\"sub\">{}</p>", escape(&note));
+    }
+}
+
+/// A figure in a cell, its interval below.
+fn estimate(figure: &Figure, estimate: &Estimate) -> String {
+    let write = |x: f64| escape(&words::value(figure, x));
+    let interval =
+        estimate.interval.map(|(low, high)| format!("<small>[{}, {}]</small>", write(low), write(high)));
+    write(estimate.mean) + &interval.unwrap_or_default()
+}
+
+/// A difference in a cell.
+fn change(figure: &Figure, difference: &Estimate) -> String {
+    let write = |x: f64| words::difference(figure, x);
+    let interval = difference.interval.map(|(low, high)| format!(" [{}, {}]", write(low), write(high)));
+    let chance = difference.interval.is_none_or(|(low, high)| low <= 0.0 && 0.0 <= high);
+    let class = if chance { "" } else { " class=\"sure\"" };
+    format!("<small{class}>{}{}</small>", write(difference.mean), interval.unwrap_or_default())
+}
+
+/// A text with the name it begins with made bold.
+fn emphasized(name: &str, text: &str) -> String {
+    match text.strip_prefix(name) {
+        Some(rest) => format!("<strong>{}</strong>{}", escape(name), escape(rest)),
+        None => escape(text),
     }
 }
 

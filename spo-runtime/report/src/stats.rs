@@ -33,6 +33,20 @@ fn quantile_of_sorted(sorted: &[f64], q: f64) -> f64 {
     sorted[low] + (at - low as f64) * (sorted[high] - sorted[low])
 }
 
+/// A share (values are 0 or 1) with Wilson's interval (1927), which holds for shares near 0 and 1 too.
+pub fn wilson(values: &[f64]) -> Estimate {
+    let (count, mean) = (values.len(), mean(values));
+    let n = count as f64;
+    let z2 = Z975 * Z975;
+    let middle = (mean + z2 / (2.0 * n)) / (1.0 + z2 / n);
+    let half = Z975 / (1.0 + z2 / n) * (mean * (1.0 - mean) / n + z2 / (4.0 * n * n)).sqrt();
+    let interval = (count > 0).then(|| ((middle - half).max(0.0), (middle + half).min(1.0)));
+    Estimate { mean, interval, count }
+}
+
+/// The 97.5% quantile of the normal distribution.
+const Z975: f64 = 1.959_963_984_540_054;
+
 /// Resamples behind every bootstrap interval.
 const RESAMPLES: usize = 4000;
 
@@ -79,7 +93,7 @@ fn t975(degrees: usize) -> f64 {
         2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423,
     ];
     // Beyond the table, the first terms of Cornish and Fisher's expansion about the normal quantile.
-    let z: f64 = 1.959_963_985;
+    let z = Z975;
     let d = degrees as f64;
     let expansion =
         z + (z.powi(3) + z) / (4.0 * d) + (5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z) / (96.0 * d * d);

@@ -7,16 +7,16 @@ use std::fmt::Write;
 /// which colour-blind readers can tell apart, adjusted for contrast.
 pub const STYLE: &str = "\
 :root{--paper:#fff;--ink:#1b1f24;--faint:#5c6570;--rule:#d8dde3;--grid:#eceff2;--wash:#f3f5f7;\
---c0:#0067a5;--c1:#c44e00;--c2:#00805c;--c3:#a8508a;--c4:#9a6b00;--c5:#2f8fc4;--c6:#6b7280;--c7:#7b3fb5}\
+--c0:#0067a5;--c1:#c44e00;--c2:#00805c;--c3:#a8508a;--c4:#9a6b00;--c5:#2f8fc4;--c6:#8d96a1;--c7:#7b3fb5}\
 @media(prefers-color-scheme:dark){:root{--paper:#14171b;--ink:#e6e9ed;--faint:#9aa4af;--rule:#3a424b;--grid:#252b32;\
---wash:#1c2127;--c0:#5bb3f0;--c1:#ff8a4c;--c2:#3ccf9e;--c3:#e79acb;--c4:#e8b93c;--c5:#8fd3ff;--c6:#9aa4af;--c7:#bf95f2}}\
+--wash:#1c2127;--c0:#5bb3f0;--c1:#ff8a4c;--c2:#3ccf9e;--c3:#e79acb;--c4:#e8b93c;--c5:#8fd3ff;--c6:#66707b;--c7:#bf95f2}}\
 svg.chart{font:12px system-ui,-apple-system,'Segoe UI',sans-serif;background:var(--paper);max-width:100%;height:auto}\
 .chart text{fill:var(--ink)}.chart .tick{fill:var(--faint);font-size:11px;font-variant-numeric:tabular-nums}\
 .chart .axis-title{fill:var(--faint)}.chart .title{font-weight:600;font-size:13px}.chart .note{fill:var(--faint);font-size:11px}\
 .chart .grid{stroke:var(--grid);stroke-width:1}.chart .rule{stroke:var(--faint);stroke-width:1}\
 .chart .dashed{stroke:var(--faint);stroke-width:1;stroke-dasharray:4 4}.chart .wash{fill:var(--wash)}\
 .chart .curve{fill:none;stroke-width:2;stroke-linejoin:round}.chart .thin{fill:none;stroke-width:1;opacity:.35}\
-.chart .band{opacity:.16;stroke:none}.chart .area{opacity:.85;stroke:var(--paper);stroke-width:.5}\
+.chart .sparse{stroke-dasharray:2 4;stroke-width:1.5}.chart .band{opacity:.16;stroke:none}.chart .area{opacity:.85;stroke:var(--paper);stroke-width:.5}\
 .chart .dot{fill-opacity:.55;stroke-width:1}.chart .whisker{stroke:var(--ink);stroke-width:1.5}\
 .chart .halo{paint-order:stroke;stroke:var(--paper);stroke-width:3px;stroke-linejoin:round}\
 .s0{stroke:var(--c0)}.s1{stroke:var(--c1)}.s2{stroke:var(--c2)}.s3{stroke:var(--c3)}.s4{stroke:var(--c4)}.s5{stroke:var(--c5)}\

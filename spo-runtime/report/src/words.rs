@@ -11,6 +11,7 @@ pub fn of_arm(arm: &Arm<'_>) -> String {
     let stage = arm.first();
     let mut sentences = Vec::new();
     sentences.extend(of_pairs(arm).or_else(|| of_probes(arm)));
+    sentences.extend(of_end(stage).filter(|_| arm.over() == Over::Rows));
     sentences.extend(of_accuracy(arm));
     if arm.over() == Over::Rows {
         sentences.extend(of_mass(stage));
@@ -47,30 +48,31 @@ pub fn against(arm: &Arm<'_>, baseline: &Arm<'_>) -> Option<String> {
 fn name(arm: &Arm<'_>) -> String {
     let (stage, seeds) = (arm.first(), arm.members.len());
     let steps = stage.steps_done();
+    let method = stage.method();
+    let method = if method == arm.label { String::new() } else { method + ", " };
     match seeds {
-        1 => format!("{} ({}, {steps} steps)", arm.label, stage.method()),
-        n => format!("{} ({}, {steps} steps, {n} seeds)", arm.label, stage.method()),
+        1 => format!("{} ({method}{steps} steps)", arm.label),
+        n => format!("{} ({method}{steps} steps, {n} seeds)", arm.label),
     }
 }
 
 fn of_pairs(arm: &Arm<'_>) -> Option<String> {
     let (displaced, chosen) = (arm.estimate(&DISPLACED)?, arm.estimate(&CHOSEN_CHANGE)?);
     let rows = arm.first().after.as_ref()?.chosen.iter().flatten().count();
-    let fell = if chosen.mean < 0.0 { "lowered" } else { "raised" };
+    let each = if arm.over() == Over::Seeds { " a seed" } else { "" };
     let mut text = format!(
-        "{} lowered the preferred answers of {} of {rows} held-out pairs and {fell} their log-prob by {} on average",
+        "{} lowered the preferred answers of {} of {rows} held-out pairs{each}; their mean log-prob changed by {}",
         name(arm),
         share(displaced.mean),
-        nats(chosen.mean.abs()) + &interval(&chosen, &|x| number(x)),
+        signed(&CHOSEN_CHANGE, &chosen),
     );
     match arm.estimate(&REJECTED_CHANGE) {
         Some(rejected) => {
             let both = both_fell(arm).map(|both| format!("; {} of the pairs lost both", share(both)));
-            let direction = if rejected.mean < 0.0 { "fell" } else { "rose" };
-            text += &format!("; the dispreferred ones {direction} by {}", nats(rejected.mean.abs()));
+            text += &format!(", that of the dispreferred ones by {}", signed(&REJECTED_CHANGE, &rejected));
             text += &both.unwrap_or_default();
         }
-        None => text += ", no dispreferred answers being known",
+        None => text += " (no dispreferred answers are known)",
     }
     Some(text + ".")
 }
@@ -112,6 +114,21 @@ fn of_accuracy(arm: &Arm<'_>) -> Option<String> {
     };
     let range = interval(&after, &|x| share(x));
     Some(format!("{what}: {} before, {}{range} after.", share(mean(&before)), share(after.mean)))
+}
+
+/// Whether what was lost was lost at the end of the answers.
+fn of_end(stage: &Stage) -> Option<String> {
+    let (first, last) = ends(stage)?;
+    let known = |from: &[Option<f64>], to: &[Option<f64>]| {
+        mean(&changes(from, to).into_iter().flatten().collect::<Vec<f64>>())
+    };
+    let (whole, end) = (known(&first.chosen, &last.chosen), known(&first.chosen_end, &last.chosen_end));
+    let part = end / whole;
+    (whole < -0.1 && part > 0.25).then(|| {
+        let part = share(part);
+        format!("Of that loss, {part} is the end token\u{2019}s: the model goes on where the answer should stop.")
+        )
+    })
 }
 
 fn of_mass(stage: &Stage) -> Option<String> {
@@ -186,20 +203,22 @@ fn of_guard(stage: &Stage) -> Option<String> {
     })
 }
 
-/// A figure's mean with its interval.
-pub fn estimate(figure: &Figure, estimate: &Estimate) -> String {
-    let write = |x: f64| if figure.share { share(x) } else { number(x) };
-    write(estimate.mean) + &interval(estimate, &write)
+/// A figure's value.
+pub fn value(figure: &Figure, x: f64) -> String {
+    if figure.share { share(x) } else { number(x) }
 }
 
-/// A difference with its sign and interval: percentage points, or nats.
-pub fn signed(figure: &Figure, difference: &Estimate) -> String {
-    let write = |x: f64| {
-        let text = if figure.share { format!("{:+.1}", 100.0 * x) } else { format!("{x:+.2}") };
-        text.replace('-', "\u{2212}")
-    };
+/// A difference of two values, with its sign: percentage points, or nats.
+pub fn difference(figure: &Figure, x: f64) -> String {
+    let text = if figure.share { format!("{:+.1}", 100.0 * x) } else { format!("{x:+.2}") };
+    text.replace('-', "\u{2212}")
+}
+
+/// A difference with its unit and interval.
+fn signed(figure: &Figure, estimate: &Estimate) -> String {
+    let write = |x: f64| difference(figure, x);
     let unit = if figure.share { " points" } else { " nats" };
-    write(difference.mean) + unit + &interval(difference, &write)
+    write(estimate.mean) + unit + &interval(estimate, &write)
 }
 
 fn interval(estimate: &Estimate, write: &dyn Fn(f64) -> String) -> String {
@@ -213,7 +232,7 @@ pub fn share(x: f64) -> String {
     match 100.0 * x {
         percent if percent > 0.0 && percent < 0.05 => "<0.1%".into(),
         percent if percent < 100.0 && percent >= 99.95 => ">99.9%".into(),
-        percent => format!("{percent:.1}%").replace('-', "\u{2212}"),
+        percent => format!("{}%", format!("{percent:.1}").trim_end_matches(".0")).replace('-', "\u{2212}"),
     }
 }
 

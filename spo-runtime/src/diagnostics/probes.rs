@@ -27,6 +27,8 @@ pub struct Probe {
     groups: Vec<Group>,
     /// What each completion of `groups` is.
     answers: Vec<Answer>,
+    /// Whether the preferred answer closes with an end token (it may have been cut).
+    ends: bool,
 }
 
 /// A probe in words, as it is logged.
@@ -63,6 +65,7 @@ pub fn with_leakage(data: &Dataset, rows: &[usize], stop: &[u32], context: usize
             answers: [Answer::Chosen, Answer::Rejected]
                 [..example.groups.iter().map(|g| g.completions.len()).sum()]
                 .to_vec(),
+            ends: chosen(row).last().is_some_and(|last| stop.contains(last)),
         };
         let room = context.saturating_sub(probe.groups[0].prompt.len());
         let others = (1..rows.len()).map(|step| chosen(rows[(i + step) % rows.len()]));
@@ -165,6 +168,8 @@ impl Probe {
 pub struct Snapshot {
     /// s_w.
     pub chosen: Vec<f64>,
+    /// The end token's part of s_w: whether the model knows where to stop.
+    pub chosen_end: Vec<Option<f64>>,
     /// s_l.
     pub rejected: Vec<Option<f64>>,
     /// Of the preferred answer to another prompt.
@@ -206,6 +211,7 @@ impl Snapshot {
                     }
                     if answer == Answer::Chosen {
                         tokens += span.len() as f64;
+                        snapshot.chosen_end.push(probe.ends.then(|| scored.values[span.end - 1]));
                         entropy += scored.entropy[span].iter().sum::<f64>();
                     }
                     found[answer as usize] = Some(sum);

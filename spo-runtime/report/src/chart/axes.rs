@@ -45,8 +45,8 @@ impl Scale {
     pub fn ticks(&self, count: f64) -> Vec<(f64, String)> {
         let rough = (self.high - self.low) / count;
         let power = 10f64.powf(rough.log10().floor());
-        let step =
-            [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| *s >= rough).unwrap_or(rough);
+        let wide_enough = |step: &f64| *step >= rough / 1.4;
+        let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(wide_enough).unwrap_or(rough);
         let decimals = (-step.log10().floor()).max(0.0) as usize;
         let first = (self.low / step).ceil() as i64;
         let last = (self.high / step).floor() as i64;

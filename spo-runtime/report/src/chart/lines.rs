@@ -31,6 +31,9 @@ pub struct Lines {
     pub series: Vec<Series>,
 }
 
+/// A curve of fewer points is dotted.
+const SPARSE: usize = 5;
+
 const WIDTH: f64 = 520.0;
 const HEIGHT: f64 = 290.0;
 const LEFT: f64 = 66.0;
@@ -79,7 +82,13 @@ pub fn lines(chart: &Lines) -> Svg {
     for (series, height) in chart.series.iter().zip(heights) {
         let colour = series.colour % COLOURS;
         let points: Vec<_> = series.points.iter().map(|p| axes.at(*p)).collect();
-        svg.curve(&format!("curve s{colour}"), &points);
+        // Few points are shown as what they are, not as a course that nobody saw.
+        let class = if points.len() < SPARSE { "curve sparse" } else { "curve" };
+        svg.curve(&format!("{class} s{colour}"), &points);
+        for (at, (step, value)) in points.iter().zip(&series.points).filter(|_| points.len() < SPARSE) {
+            let tip = format!("{}: {value:.4} after step {step}", series.label);
+            svg.dot(&format!("f{colour} s{colour}"), *at, 3.0, &tip);
+        }
         if let Some(end) = points.last() {
             svg.text(
                 &format!("f{colour}"),

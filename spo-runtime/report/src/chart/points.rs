@@ -56,9 +56,10 @@ pub fn quadrants(chart: &Quadrants) -> Svg {
             true => (right - zero_x, right - 6.0, Anchor::End),
             false => (zero_x - LEFT, LEFT + 6.0, Anchor::Start),
         };
-        let y = if is_top { TOP + 14.0 } else { bottom - 8.0 };
+        let (height, y) = if is_top { (zero_y - TOP, TOP + 14.0) } else { (bottom - zero_y, bottom - 8.0) };
         let text = format!("{name} {share}");
-        if room > 6.4 * text.len() as f64 || share != "0%" {
+        let fits = room > 6.4 * text.len() as f64 && height > 20.0;
+        if fits || share != "0%" {
             svg.text("halo", (x, y), anchor, &text);
         }
     }
