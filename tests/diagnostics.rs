@@ -3,40 +3,10 @@
 mod support;
 
 use serde_json::Value;
-use support::{Place, close, steps};
-
-/// A model and a task that train in a second, first by SFT, then by DPO.
-const RECIPE: &str = r#"
-[model.config]
-model_type = "llama"
-hidden_size = 16
-intermediate_size = 32
-num_hidden_layers = 2
-num_attention_heads = 2
-max_position_embeddings = 48
-
-[data]
-task = { name = "modular-chain", train = 64, held_out = 16 }
-max_length = 48
-
-[[stage]]
-name = "sft"
-objective = "sft"
-steps = 20
-batch_size = 16
-optimizer = { lr = 3e-3 }
-
-[[stage]]
-name = "align"
-objective = "dpo"
-bilevel = { step = "penalty", lambda = 1.0 }
-steps = 5
-batch_size = 8
-optimizer = { lr = 1e-3, schedule = "constant" }
-"#;
+use support::{Place, SFT_THEN_DPO, close, steps};
 
 fn run(place: &Place, name: &str, arguments: &[&str]) -> support::Outcome {
-    place.write(&format!("{name}.toml"), RECIPE);
+    place.write(&format!("{name}.toml"), SFT_THEN_DPO);
     place.run(&[&[&*format!("{name}.toml"), "--quiet"], arguments].concat())
 }
 

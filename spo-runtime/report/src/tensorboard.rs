@@ -49,12 +49,13 @@ fn events(stage: &Stage) -> Vec<u8> {
 
 /// The first event of every file.
 fn version() -> Vec<u8> {
-    let mut event = wall_time();
+    let mut event = Vec::new();
     field(&mut event, 3, b"brain.Event:2");
     event
 }
 
-/// `Event { wall_time, step, summary: Summary { value: [Value { tag, simple_value }] } }`.
+/// `Event { step, summary: Summary { value: [Value { tag, simple_value }] } }`. As in all of protobuf, what
+/// is not written is 0: the wall time.
 fn scalar(step: u64, tag: &str, value: f32) -> Vec<u8> {
     let mut inner = Vec::new();
     field(&mut inner, 1, tag.as_bytes());
@@ -62,17 +63,9 @@ fn scalar(step: u64, tag: &str, value: f32) -> Vec<u8> {
     inner.extend(value.to_le_bytes());
     let mut summary = Vec::new();
     field(&mut summary, 1, &inner);
-    let mut event = wall_time();
-    event.push(2 << 3);
+    let mut event = vec![2 << 3];
     varint(&mut event, step);
     field(&mut event, 5, &summary);
-    event
-}
-
-/// Field 1, a double.
-fn wall_time() -> Vec<u8> {
-    let mut event = vec![1 << 3 | 1];
-    event.extend(0f64.to_le_bytes());
     event
 }
 
@@ -103,4 +96,29 @@ fn record(data: &[u8]) -> Vec<u8> {
 fn masked(data: &[u8]) -> u32 {
     const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
     CRC.checksum(data).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    #[test]
+    fn checksums_are_crc_32c() {
+        // RFC 3720, B.4: the checksum of 32 bytes of zeros is aa36918a, low byte first.
+        let mask = |crc: u32| crc.rotate_right(15).wrapping_add(0xa282_ead8);
+        assert_eq!(masked(&[0; 32]), mask(0x8a91_36aa));
+    }
+
+    #[test]
+    fn records_are_those_of_tensorboard() {
+        // Written by tensorboard 2.21's RecordWriter from the same messages.
+        let version_by_it = "0f000000000000006d532b091a0d627261696e2e4576656e743a32fc985129";
+        let scalar_by_it = "1200000000000000241f642510ac022a0d0a0b0a046c6f7373150000003f66379925";
+        assert_eq!(hex(&record(&version())), version_by_it);
+        assert_eq!(hex(&record(&scalar(300, "loss", 0.5))), scalar_by_it);
+    }
 }

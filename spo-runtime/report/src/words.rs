@@ -126,7 +126,8 @@ fn of_end(stage: &Stage) -> Option<String> {
     let part = end / whole;
     (whole < -0.1 && part > 0.25).then(|| {
         let part = share(part);
-        format!("Of that loss, {part} is the end token\u{2019}s: the model goes on where the answer should stop.")
+        format!(
+            "Of that loss, {part} is the end token\u{2019}s: the model goes on where the answer should stop."
         )
     })
 }
@@ -211,7 +212,8 @@ pub fn value(figure: &Figure, x: f64) -> String {
 /// A difference of two values, with its sign: percentage points, or nats.
 pub fn difference(figure: &Figure, x: f64) -> String {
     let text = if figure.share { format!("{:+.1}", 100.0 * x) } else { format!("{x:+.2}") };
-    text.replace('-', "\u{2212}")
+    let nothing = text.chars().all(|c| !c.is_ascii_digit() || c == '0');
+    if nothing { text[1..].to_owned() } else { text.replace('-', "\u{2212}") }
 }
 
 /// A difference with its unit and interval.
