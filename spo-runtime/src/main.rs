@@ -128,6 +128,8 @@ enum Command {
         #[command(subcommand)]
         command: PluginCommand,
     },
+    /// Tell what runs came to, and how they compare: one HTML page with words and pictures.
+    Report(spo_report::Arguments),
     /// Print the JSON Schema of recipes, for editors.
     Schema,
     /// Evaluate an objective on a JSON batch of log-probs from standard input.
@@ -192,6 +194,14 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::Export { model, output }) => {
             plugins::load_all(&mut registry)?;
             model.export(&registry, &output)
+        }
+        Some(Command::Report(what)) => {
+            let told = spo_report::report(&what).map_err(|e| match e {
+                spo_report::Error::Input(message) => anyhow::Error::new(BadInput(message)),
+                failed => failed.into(),
+            })?;
+            println!("{}", told.join("\n"));
+            Ok(())
         }
         Some(Command::Schema) => {
             println!("{}", recipe::schema());
