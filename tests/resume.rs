@@ -69,7 +69,10 @@ optimizer = { lr = 1e-3 }
 name = "barrier"
 from = "sft"
 objective = "ipo"
-bilevel = { step = "barrier", value = "reference" }
+bilevel = { step = "barrier", value = "reference", lower = [
+    { name = "sft" },
+    { name = "sft", weight = 0.5, data = { task = { name = "modular-chain", train = 20, held_out = 1, min_terms = 2 } } },
+] }
 steps = 12
 batch_size = 8
 optimizer = { lr = 1e-3 }

@@ -59,6 +59,7 @@ pub struct Memory {
     objective: Vec<u8>,
     bilevel: Vec<u8>,
     lower: Vec<u8>,
+    tasks: Vec<Vec<u8>>,
 }
 
 impl Memory {
@@ -69,6 +70,7 @@ impl Memory {
             objective: stage.objective.state(),
             bilevel: stage.bilevel.step.state(),
             lower: lower.map(|lower| lower.state()).unwrap_or_default(),
+            tasks: stage.bilevel.tasks.iter().map(|(task, _)| task.state()).collect(),
         }
     }
 
@@ -79,6 +81,9 @@ impl Memory {
     pub fn restore(&self, stage: &mut PlannedStage) -> spo_api::Result<()> {
         stage.objective.restore(&self.objective)?;
         stage.bilevel.step.restore(&self.bilevel)?;
+        for ((task, _), state) in stage.bilevel.tasks.iter_mut().zip(&self.tasks) {
+            task.restore(state)?;
+        }
         stage.bilevel.lower.as_mut().map_or(Ok(()), |lower| lower.restore(&self.lower))
     }
 }
@@ -94,6 +99,8 @@ pub struct Steps {
     pub skipped_in_a_row: usize,
     /// Lower batches drawn.
     pub lower_draws: usize,
+    /// Batches drawn for each further term of the lower level.
+    pub task_draws: Vec<usize>,
     /// Tokens trained on.
     pub tokens: usize,
     /// Rows the reference scored.

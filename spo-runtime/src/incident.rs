@@ -32,6 +32,8 @@ pub struct Incident {
     pub lower_rows: Vec<usize>,
     /// Whether those are rows of the lower level's own data.
     pub lower_own: bool,
+    /// Indices of the rows of each further term of the lower level.
+    pub task_rows: Vec<Vec<usize>>,
 }
 
 impl Incident {

@@ -6,6 +6,7 @@
 //! together as the bilevel problem that a step solves.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod bundle;
 pub mod cache;
 pub mod check;
@@ -16,10 +17,15 @@ pub mod diagnostics;
 pub mod document;
 pub mod error;
 pub mod evaluate;
+pub mod hypergradient;
 pub mod incident;
+pub mod judge;
 pub mod lines;
 pub mod logs;
 pub mod loss;
+pub mod mass;
+pub mod mass_report;
+pub mod measured;
 pub mod model;
 pub mod observation;
 pub mod output;
@@ -35,6 +41,7 @@ pub mod reporter;
 pub mod resume;
 pub mod rows;
 pub mod run;
+pub mod saved_run;
 pub mod schedule;
 pub mod scores_file;
 pub mod start_check;

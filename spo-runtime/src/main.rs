@@ -7,9 +7,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 // Parts register themselves where their crate is named.
 use spo_backend_candle as _;
+use spo_backend_tabular as _;
 use spo_objectives as _;
+use spo_runtime::audit::{AuditArguments, audit};
 use spo_runtime::document::Document;
 use spo_runtime::error::{BadInput, exit_code, report};
+use spo_runtime::mass_report::{MassArguments, mass};
 use spo_runtime::model::{Answering, SavedModel};
 use spo_runtime::plugin_command::PluginCommand;
 use spo_runtime::reporter::{Reporter, Voice};
@@ -130,6 +133,10 @@ enum Command {
     },
     /// Tell what runs came to, and how they compare: one HTML page with words and pictures.
     Report(spo_report::Arguments),
+    /// Tell where the stages of a run took the probability of the held-out prompts.
+    Mass(MassArguments),
+    /// Measure what bilevel steps do to the parameters against exact hypergradients.
+    Audit(AuditArguments),
     /// Print the JSON Schema of recipes, for editors.
     Schema,
     /// Evaluate an objective on a JSON batch of log-probs from standard input.
@@ -158,16 +165,14 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
             let options = arguments.run;
             let recipe = options.recipe.ok_or_else(|| BadInput("error: which recipe?".into()))?;
             let document = Document::read(&recipe, &options.overrides.set)?;
-            plugins::load_for(&mut registry, &document)?;
             match document.get("sweep") {
                 Some(_) => sweep::run(&mut registry, &document, &options.voice.reporter()),
-                None => run::run(&registry, &document, options.voice.reporter()),
+                None => run::run(&mut registry, &document, options.voice.reporter()),
             }
         }
         Some(Command::Resume { run, voice }) => resume::resume(&mut registry, &run, voice.reporter()),
         Some(Command::Check { recipe, overrides }) => {
             let document = Document::read(&recipe, &overrides.set)?;
-            plugins::load_for(&mut registry, &document)?;
             print!("{}", check::check(&mut registry, &document)?);
             Ok(())
         }
@@ -201,6 +206,14 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
                 failed => failed.into(),
             })?;
             println!("{}", told.join("\n"));
+            Ok(())
+        }
+        Some(Command::Mass(arguments)) => {
+            print!("{}", mass(&mut registry, &arguments)?);
+            Ok(())
+        }
+        Some(Command::Audit(arguments)) => {
+            print!("{}", audit(&mut registry, &arguments)?);
             Ok(())
         }
         Some(Command::Schema) => {

@@ -9,12 +9,13 @@ use spo_api::{
     Backend, Data as DataKind, Layout, Library, ModelInfo, ModelSource, ModelSpec, Objective, Registry,
     Session,
 };
-use spo_data::task::{self, Generated};
+use spo_data::task::{self, Generated, Judge};
 use spo_data::{Dataset, Fit, Source, Tokenizer};
 
-use crate::compose::{self, Bilevel};
+use crate::compose::{self, Bilevel, LowerData};
 use crate::document::Document;
 use crate::error::BadInput;
+use crate::plugins;
 use crate::provenance;
 use crate::recipe::{Data, Recipe, Stage};
 use crate::rows::View;
@@ -35,10 +36,10 @@ pub struct Plan {
     pub stages: Vec<PlannedStage>,
     /// Of every file or task that was read: its name, what became of its rows, the hash of its tokens.
     pub data: Vec<(String, Arc<Dataset>)>,
-    /// Hashes of the files that the model was opened from.
-    pub weights: BTreeMap<String, String>,
     /// The libraries that parts were loaded from.
     pub libraries: Vec<Library>,
+    /// Hashes of the files that the model was opened from.
+    pub weights: BTreeMap<String, String>,
 }
 
 /// A stage with its parts.
@@ -59,8 +60,12 @@ pub struct PlannedStage {
     pub eval: Option<Arc<Dataset>>,
     /// Whether held-out prompts are answered and compared.
     pub exact_match: bool,
+    /// Who judges its answers beyond that.
+    pub judge: Option<Judge>,
     /// The lower level's own demonstrations.
     pub lower_data: Option<Arc<Dataset>>,
+    /// Those of its further terms.
+    pub tasks: Vec<Arc<Dataset>>,
     /// Optimizer steps.
     pub steps: usize,
 }
@@ -93,7 +98,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`BadInput`] with the place in the recipe.
-    pub fn new(registry: &Registry, document: &Document) -> anyhow::Result<Self> {
+    pub fn new(registry: &mut Registry, document: &Document) -> anyhow::Result<Self> {
         let mut loaded = Datasets::new();
         let draft = Draft::new(registry, document, &mut loaded)?;
         let session = draft.open(document)?;
@@ -102,7 +107,7 @@ impl Plan {
         let Draft { recipe, name, output, tokenizer, stages, .. } = draft;
         let data = loaded.into_values().collect();
         let libraries = registry.libraries().to_vec();
-        Ok(Plan { recipe, name, output, tokenizer, session, stages, data, weights, libraries })
+        Ok(Plan { recipe, name, output, tokenizer, session, stages, data, libraries, weights })
     }
 
     /// Checks a recipe as [`new`](Self::new) does, and keeps nothing but the resolved recipe. What was
@@ -110,7 +115,11 @@ impl Plan {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn check(registry: &Registry, document: &Document, checked: &mut Checked) -> anyhow::Result<Recipe> {
+    pub fn check(
+        registry: &mut Registry,
+        document: &Document,
+        checked: &mut Checked,
+    ) -> anyhow::Result<Recipe> {
         let draft = Draft::new(registry, document, &mut checked.data)?;
         let key = format!("{:?} {:?}", draft.recipe.backend, draft.spec);
         let info = match checked.models.get(&key) {
@@ -166,14 +175,15 @@ impl Plan {
             "device": info.device,
             "threads": std::thread::available_parallelism().map_or(1, usize::from),
             "data": data,
-            "started_in": std::env::current_dir().unwrap_or_default(),
             "plugins": self.libraries,
+            "started_in": std::env::current_dir().unwrap_or_default(),
         })
     }
 }
 
 impl Draft {
-    fn new(registry: &Registry, document: &Document, loaded: &mut Datasets) -> anyhow::Result<Self> {
+    fn new(registry: &mut Registry, document: &Document, loaded: &mut Datasets) -> anyhow::Result<Self> {
+        plugins::load_for(registry, document)?;
         let mut recipe: Recipe = document.to_recipe()?;
         let name = recipe.run.name.get_or_insert_with(|| document.stem()).clone();
         let output = recipe.run.output.get_or_insert_with(|| PathBuf::from("runs").join(&name)).clone();
@@ -274,11 +284,7 @@ impl Loader<'_> {
             false => None,
         };
         let lower_data = match &bilevel.lower_data {
-            Some(source) => {
-                let own = Data { train: Some(source.clone()), eval: None, task: None, ..data.clone() };
-                let at = format!("stage[{index}].bilevel.lower_data");
-                Some(self.load(&own, Split::Train, &at, Layout::Demonstrations)?)
-            }
+            Some(own) => Some(self.demonstrations(data, own, index)?),
             // Of unpaired answers, the desirable ones: a batch of its own, for some have none.
             None if layout == Layout::Unpaired && bilevel.lower.is_some() => {
                 let examples = train.examples.iter().filter(|e| e.desirable).cloned().collect();
@@ -290,6 +296,8 @@ impl Loader<'_> {
             }
             None => None,
         };
+        let tasks = bilevel.tasks.iter().map(|(_, own)| self.demonstrations(data, own, index));
+        let tasks = tasks.collect::<Result<_, _>>()?;
         if lower_data.as_ref().is_some_and(|data| data.examples.is_empty()) {
             let message = "no row is desirable: the lower level has nothing to learn from";
             return Err(self.document.error(&format!("stage[{index}].bilevel"), message).into());
@@ -316,6 +324,8 @@ impl Loader<'_> {
         }
         let from = recipe.from(index).to_owned();
         let exact_match = recipe.evaluation.exact_match.unwrap_or(data.task.is_some());
+        let task = data.task.as_ref().and_then(|task| task.get("name")?.as_str());
+        let judge = task.and_then(task::judge);
         Ok(PlannedStage {
             recipe: stage,
             from,
@@ -325,9 +335,25 @@ impl Loader<'_> {
             train,
             eval,
             exact_match,
+            judge,
             lower_data,
+            tasks,
             steps,
         })
+    }
+
+    /// What a term of a lower level learns from, fitted to the model like the stage's own rows.
+    fn demonstrations(
+        &mut self,
+        fitted: &Data,
+        own: &LowerData,
+        index: usize,
+    ) -> Result<Arc<Dataset>, BadInput> {
+        let at = format!("stage[{index}].bilevel.{}", own.key);
+        let task = own.source.get("task").and_then(Value::as_object).cloned();
+        let train = task.is_none().then(|| own.source.clone());
+        let data = Data { train, eval: None, task, ..fitted.clone() };
+        self.load(&data, Split::Train, &at, Layout::Demonstrations)
     }
 
     fn load(
@@ -407,18 +433,40 @@ fn generate(document: &Document, data: &Data, at: &str, seed: u64) -> Result<Gen
     })
 }
 
-/// The tokenizer: the one that is named, the model's own, or the characters of a generated task.
+/// All data that a recipe speaks of, with the place in the recipe. Those of lower levels are not checked yet.
+fn datasets(recipe: &Recipe) -> Vec<(String, Data)> {
+    let mut all = vec![("data".to_owned(), recipe.data.clone())];
+    for (i, stage) in recipe.stage.iter().enumerate() {
+        all.extend(stage.data.clone().map(|data| (format!("stage[{i}].data"), data)));
+        let lower = &stage.bilevel["lower"];
+        let terms = lower.as_array().into_iter().flatten().enumerate();
+        let terms = terms.map(|(j, term)| (format!("lower[{j}].data"), &term["data"]));
+        for (at, own) in terms.chain([("lower_data".to_owned(), &stage.bilevel["lower_data"])]) {
+            let task = own["task"].as_object().cloned();
+            let data = Data { train: None, eval: None, task, ..recipe.data.clone() };
+            all.push((format!("stage[{i}].bilevel.{at}"), data));
+        }
+    }
+    all
+}
+
+/// The tokenizer: the one that is named, the model's own, or the characters of the generated tasks.
 fn tokenizer(document: &Document, recipe: &Recipe) -> Result<Tokenizer, BadInput> {
     let (folder, at) = match (&recipe.model.tokenizer, &recipe.model.path) {
         (Some(folder), _) => (folder, "model.tokenizer"),
         (None, Some(folder)) => (folder, "model.path"),
         (None, None) => {
-            if recipe.data.task.is_none() {
+            let mut alphabet = String::new();
+            for (at, data) in datasets(recipe) {
+                if data.task.is_some() {
+                    alphabet += &generate(document, &data, &format!("{at}.task"), recipe.run.seed)?.alphabet;
+                }
+            }
+            if alphabet.is_empty() {
                 let message = "a model with random weights that learns from files needs `model.tokenizer`";
                 return Err(document.error("model", message));
             }
-            let generated = generate(document, &recipe.data, "data.task", recipe.run.seed)?;
-            return Ok(Tokenizer::characters(generated.alphabet));
+            return Ok(Tokenizer::characters(&alphabet));
         }
     };
     exists(folder).map_err(|message| document.error(at, message))?;
@@ -441,7 +489,7 @@ fn exists(path: &Path) -> Result<(), String> {
 }
 
 /// What the backend is to open.
-fn model_spec(recipe: &Recipe, tokenizer: &Tokenizer) -> ModelSpec {
+pub(crate) fn model_spec(recipe: &Recipe, tokenizer: &Tokenizer) -> ModelSpec {
     let source = match (&recipe.model.path, &recipe.model.config) {
         (Some(folder), _) => ModelSource::Folder(folder.clone()),
         (None, config) => {

@@ -70,7 +70,8 @@ impl Provenance {
         let data = |stage: &PlannedStage| {
             let [train, eval, lower] = [Some(&stage.train), stage.eval.as_ref(), stage.lower_data.as_ref()]
                 .map(|data| data.map(&mut hash));
-            json!({ "train": train, "eval": eval, "lower": lower })
+            let tasks: Vec<String> = stage.tasks.iter().map(&mut hash).collect();
+            json!({ "train": train, "eval": eval, "lower": lower, "tasks": tasks })
         };
         Ok(Provenance {
             program,

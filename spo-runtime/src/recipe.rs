@@ -233,11 +233,15 @@ pub struct Evaluation {
     /// At the start and end of stages, keep the greedy answers to so many held-out prompts, evenly spaced,
     /// in `held_out.jsonl`. Those that exact match does not need anyway end after 128 tokens.
     pub samples: usize,
+    /// Divide the probability of every held-out prompt between the preferred answer, the dispreferred one,
+    /// the answers of the other held-out rows and everything else: `eval_mass/...`. Scores every answer with
+    /// every prompt, so keep the held-out rows few.
+    pub mass: bool,
 }
 
 impl Default for Evaluation {
     fn default() -> Self {
-        Evaluation { every: 0, batch_size: 16, exact_match: None, samples: 4 }
+        Evaluation { every: 0, batch_size: 16, exact_match: None, samples: 4, mass: false }
     }
 }
 
@@ -255,6 +259,9 @@ pub struct Stage {
     /// each.
     pub objective: Value,
     /// How it becomes an update: a name, or a table `{ step = "penalty", lambda = 1.0, lower = "sft" }`.
+    /// `lower` may be a list of objectives with a `weight` and `data` each: several tasks at once. Without
+    /// `data` (a source, or `{ task = { ... } }`), a term learns from the stage's chosen answers, or from
+    /// `lower_data`.
     #[serde(default = "Stage::default_bilevel")]
     pub bilevel: Value,
     /// The reference model: `"start"` is the model as the stage finds it, `"model"` the model as it was

@@ -59,6 +59,12 @@ pub fn replay(registry: &mut Registry, path: &Path) -> anyhow::Result<String> {
         let rows = Rows { data, rows, view: View::DEMONSTRATIONS, reference: None };
         out += &rows.table(session, &mut **lower)?;
     }
+    let tasks = stage.bilevel.tasks.iter_mut().zip(&stage.tasks).zip(&incident.task_rows);
+    for (i, (((task, _), data), rows)) in tasks.enumerate() {
+        let _ = writeln!(out, "\nThe lower level, further term {}:", i + 1);
+        let rows = Rows { data, rows, view: View::DEMONSTRATIONS, reference: None };
+        out += &rows.table(session, &mut **task)?;
+    }
     Ok(out)
 }
 

@@ -19,11 +19,13 @@ use crate::document::Document;
 use crate::error::{BadInput, Unfinished};
 use crate::evaluate::{HeldOut, HeldOutLine, held_out};
 use crate::incident::{Incident, PATIENCE};
+use crate::judge::judged;
 use crate::logs::{Lengths, Logs};
+use crate::mass::{Ledger, ledgers};
 use crate::observation::Observation;
 use crate::output::{Before, Output};
 use crate::plan::{Plan, PlannedStage};
-use crate::problem::{Levels, LowerSource, Motion, Scored, StepProblem};
+use crate::problem::{Levels, LowerSource, LowerTask, Motion, Scored, StepProblem};
 use crate::provenance::Provenance;
 use crate::recipe::{OnNonfinite, Optimizer, Reference, Stage};
 use crate::reference::{MovingReference, fill};
@@ -42,7 +44,7 @@ use crate::summary::{StageSummary, Summary};
 /// [`BadInput`](crate::error::BadInput) before training begins when the recipe, the data or the model
 /// cannot be used; [`Interrupted`](crate::stop::Interrupted) when a signal came; anything else when the run
 /// fails.
-pub fn run(registry: &Registry, document: &Document, mut reporter: Reporter) -> anyhow::Result<()> {
+pub fn run(registry: &mut Registry, document: &Document, mut reporter: Reporter) -> anyhow::Result<()> {
     let stop = Stop::on_signals()?;
     let plan = Plan::new(registry, document)?;
     let (output, before) = Output::open(&plan)?;
@@ -370,11 +372,16 @@ impl Training<'_> {
             }
             _ => None,
         };
+        let mut tasks = Vec::new();
+        for data in self.stage.tasks.clone().iter().filter(|_| of_lower) {
+            let all = (0..data.examples.len()).collect();
+            tasks.push(self.scores(data, View::DEMONSTRATIONS, all, steps)?);
+        }
         let moving = match recipe.reference {
             Reference::Moving(how) if of_train => Some(MovingReference::new(&mut *self.plan.session, how)?),
             _ => None,
         };
-        Ok(References { train, lower, moving })
+        Ok(References { train, lower, tasks, moving })
     }
 
     /// The reference's scores of these rows at least.
@@ -464,7 +471,9 @@ impl Training<'_> {
             _ => None,
         };
         let mut take = |name: &str| scores.remove(name);
-        let references = References { train: take("train"), lower: take("lower"), moving };
+        let (train, lower) = (take("train"), take("lower"));
+        let tasks = (0..self.stage.tasks.len()).filter_map(|i| take(&task_name(i))).collect();
+        let references = References { train, lower, tasks, moving };
         let mut evaluator = self.evaluator_against(take("held_out/reference"));
         evaluator.start = take("held_out/start");
         Ok((references, evaluator, state.evolution, state.steps))
@@ -488,6 +497,8 @@ impl Training<'_> {
             ("held_out/start", evaluator.start.as_ref()),
         ];
         let scores = scores.into_iter().filter_map(|(name, scores)| Some((name.to_owned(), scores?)));
+        let of_tasks = references.tasks.iter().enumerate().map(|(i, scores)| (task_name(i), scores));
+        let scores = scores.chain(of_tasks);
         let stage = Some((state, scores.collect()));
         self.keeper.save(&mut *self.plan.session, self.logs, self.known, stage)
     }
@@ -550,6 +561,14 @@ impl Training<'_> {
             Order::new(seed.wrapping_add(1), lower.as_ref().unwrap_or(&train).examples.len(), true);
         order.skip(steps.done * recipe.batch_size);
         lower_order.skip(steps.lower_draws * recipe.batch_size);
+        let tasks = self.stage.tasks.clone();
+        steps.task_draws.resize(tasks.len(), 0);
+        let mut task_orders = Vec::new();
+        for (i, (task, draws)) in tasks.iter().zip(&steps.task_draws).enumerate() {
+            let mut order = Order::new(seed.wrapping_add(2 + i as u64), task.examples.len(), true);
+            order.skip(draws * recipe.batch_size);
+            task_orders.push(order);
+        }
         let (stage_began, before) = (Instant::now(), steps.elapsed);
         for step in steps.done..total {
             if let (Some(evolution), Some(log)) = (&mut evolution, &mut self.logs.diagnostics) {
@@ -582,14 +601,27 @@ impl Training<'_> {
                 own: lower.is_some(),
                 draw: &mut draw,
             });
+            let drawing = task_orders.iter_mut().zip(&mut steps.task_draws);
+            let lower_tasks = bilevel.tasks.iter_mut().zip(&tasks).zip(drawing).enumerate();
+            let lower_tasks = lower_tasks.map(|(i, (((objective, _), rows), (order, draws)))| LowerTask {
+                objective: &mut **objective,
+                data: Scored { rows, reference: references.tasks.get(i) },
+                draw: Box::new(|| {
+                    *draws += 1;
+                    order.take(recipe.batch_size)
+                }),
+            });
+            let lower_tasks = lower_tasks.collect();
             let levels = Levels {
                 upper: &mut *self.stage.objective,
                 lower: bilevel.lower.as_mut().map(|l| &mut **l as &mut dyn Objective),
             };
-            let mut problem = StepProblem::new(&mut *self.plan.session, levels, data, batch, source, motion)?;
+            let mut problem =
+                StepProblem::new(&mut *self.plan.session, levels, data, batch, source, lower_tasks, motion)?;
             let outcome = bilevel.step.step(&mut problem);
             let (seen, grad_norm) = (problem.observation.take(), problem.grad_norm);
-            let lower_rows = problem.lower_rows();
+            let (lower_rows, task_rows) = (problem.lower_rows(), problem.task_rows());
+            drop(problem);
             let (mut metrics, losses) = match outcome {
                 Ok(report) => {
                     let mut metrics = seen.as_ref().map(Observation::metrics).unwrap_or_default();
@@ -605,6 +637,7 @@ impl Training<'_> {
                         data: train.hash(),
                         lower_rows,
                         lower_own: lower.is_some(),
+                        task_rows,
                     };
                     self.leave_out(incident, memory, &references, steps)?;
                     (Metrics::new(), Losses { upper: f64::NAN, lower: f64::NAN })
@@ -752,6 +785,12 @@ impl Training<'_> {
             )?;
             metrics.extend(right.map(|share| ("eval_exact_match".to_owned(), share)));
             self.logs.held_out.write(&line)?;
+            if let Some(judge) = self.stage.judge {
+                metrics.extend(judged(session, data, &self.plan.tokenizer, judge)?);
+            }
+        }
+        if self.plan.recipe.evaluation.mass {
+            metrics.extend(Ledger::mean(&ledgers(session, data)?).metrics());
         }
         evaluator.start.get_or_insert(scores);
         self.logs.metrics(name, step, &metrics)?;
@@ -795,7 +834,13 @@ impl Training<'_> {
 struct References {
     train: Option<Scores>,
     lower: Option<Scores>,
+    tasks: Vec<Scores>,
     moving: Option<MovingReference>,
+}
+
+/// The name of the reference's scores of a further term of the lower level, in a checkpoint.
+fn task_name(index: usize) -> String {
+    format!("task{index}")
 }
 
 /// How one step of a stage moves.

@@ -11,7 +11,7 @@ use crate::rows::{Batch, Scores};
 /// How far two computations of a log-prob may lie apart, nats.
 fn tolerance(dtype: &str) -> f64 {
     // In bf16 what else is in the batch shows in the second digit.
-    if dtype == "f32" { 1e-3 } else { 0.25 }
+    if matches!(dtype, "f32" | "f64") { 1e-3 } else { 0.25 }
 }
 
 /// A token whose log-probs under the policy and under the reference differ.

@@ -53,8 +53,10 @@ pub struct Summary {
 }
 
 /// A figure's column: title, metric, whether it is a share, whether its value before matters.
-pub const COLUMNS: [(&str, &str, bool, bool); 6] = [
+pub const COLUMNS: [(&str, &str, bool, bool); 8] = [
     ("exact match", "eval_exact_match", true, true),
+    ("ROUGE-L", "eval_rouge_l", true, true),
+    ("faithful", "eval_faithful", true, true),
     ("pair accuracy", "eval_pair_accuracy", true, true),
     ("reward accuracy", "eval_rewards/accuracies", true, false),
     ("log p(chosen)", "eval_logps/chosen", false, true),

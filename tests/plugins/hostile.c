@@ -87,7 +87,9 @@ static int32_t evaluate(void *self, const spo_batch *batch, spo_evaluation *out,
     sleep(1000);
 #endif
 #ifdef LEAKS
-    memset(malloc(100), 1, 100);
+    static void *volatile lost;
+    lost = malloc(100);
+    memset(lost, 1, 100);
 #endif
 #ifdef CHANGES_INPUTS
     ((double *)w->values)[0] = 0;
@@ -100,6 +102,10 @@ static int32_t evaluate(void *self, const spo_batch *batch, spo_evaluation *out,
 #endif
 #ifdef CRASHES
     *(volatile int *)8 = 1;
+#endif
+#ifdef CRASHES_THIRD
+    static int calls;
+    if (++calls == 3) *(volatile int *)8 = 1;
 #endif
 #ifdef ABORTS
     abort();

@@ -9,14 +9,18 @@ spo_api::export_plugins!();
 
 /// The candle backend under another name.
 #[derive(Deserialize, JsonSchema)]
-#[serde(transparent)]
-struct LoadedCandle(Candle);
+#[serde(deny_unknown_fields)]
+struct LoadedCandle {
+    /// As the linked one's.
+    #[serde(default)]
+    checkpoint: bool,
+}
 
 impl Part for LoadedCandle {}
 
 impl Backend for LoadedCandle {
     fn open(&self, spec: &ModelSpec) -> Result<Box<dyn Session>> {
-        self.0.open(spec)
+        Candle { checkpoint: self.checkpoint }.open(spec)
     }
 }
 

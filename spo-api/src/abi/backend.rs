@@ -7,7 +7,7 @@ use super::layout::{Table, TableError, required};
 use super::status::{ErrorSink, answer, call};
 use super::text::{ByteSink, Text, from_json, to_json};
 use super::vectors::{self, Owner, VectorTable};
-use super::watch::{self, At};
+use super::watch::{self, At, fence};
 use crate::{
     AdamW, Backend, Error, Export, Group, LogProbs, ModelInfo, ModelSpec, Result, Sampling, Session,
     Statistics, TokenBatch, Upstream, VectorSpace,
@@ -61,7 +61,7 @@ pub struct ShowSink {
     pub context: *mut c_void,
     /// `gradient` has room for one number per log-prob, which `show` fills; null in a pass without
     /// backward.
-    pub show: unsafe extern "C" fn(
+    pub show: unsafe extern "C-unwind" fn(
         context: *mut c_void,
         log_probs: *const LogProbsView,
         gradient: *mut f64,
@@ -99,7 +99,7 @@ pub struct BackendTable {
     pub size: u32,
     /// Makes a backend from `backend.options` of the recipe, as JSON. `context` is that of the entry.
     pub create: Option<
-        unsafe extern "C" fn(
+        unsafe extern "C-unwind" fn(
             context: *const c_void,
             config: Text,
             out: *mut *mut c_void,
@@ -107,10 +107,10 @@ pub struct BackendTable {
         ) -> i32,
     >,
     /// Frees it. Its sessions live on.
-    pub destroy: Option<unsafe extern "C" fn(this: *mut c_void)>,
+    pub destroy: Option<unsafe extern "C-unwind" fn(this: *mut c_void)>,
     /// Opens a model; `spec` is a [`ModelSpec`] as JSON.
     pub open: Option<
-        unsafe extern "C" fn(
+        unsafe extern "C-unwind" fn(
             this: *mut c_void,
             spec: Text,
             session: *mut *mut c_void,
@@ -132,7 +132,8 @@ unsafe impl Send for BackendTable {}
 // SAFETY: as above.
 unsafe impl Sync for BackendTable {}
 
-type PathFunction = unsafe extern "C" fn(this: *mut c_void, path: Text, error: *const ErrorSink) -> i32;
+type PathFunction =
+    unsafe extern "C-unwind" fn(this: *mut c_void, path: Text, error: *const ErrorSink) -> i32;
 
 /// [`Session`] as functions. `this` is what `open` made.
 #[repr(C)]
@@ -141,12 +142,12 @@ pub struct SessionTable {
     /// Bytes of this table.
     pub size: u32,
     /// Frees it.
-    pub destroy: Option<unsafe extern "C" fn(this: *mut c_void)>,
+    pub destroy: Option<unsafe extern "C-unwind" fn(this: *mut c_void)>,
     /// Writes a [`ModelInfo`] as JSON.
-    pub info: Option<unsafe extern "C" fn(this: *mut c_void, out: *const ByteSink)>,
+    pub info: Option<unsafe extern "C-unwind" fn(this: *mut c_void, out: *const ByteSink)>,
     /// Scores completions. `statistics`: 1 entropy, 2 collision, 4 greedy, added up.
     pub log_probs: Option<
-        unsafe extern "C" fn(
+        unsafe extern "C-unwind" fn(
             this: *mut c_void,
             batch: *const TokensView,
             statistics: u32,
@@ -156,7 +157,7 @@ pub struct SessionTable {
     >,
     /// The same, and adds to vector 1 the gradient of the sum of log-probs times what `show` wrote.
     pub backward: Option<
-        unsafe extern "C" fn(
+        unsafe extern "C-unwind" fn(
             this: *mut c_void,
             batch: *const TokensView,
             statistics: u32,
@@ -168,14 +169,18 @@ pub struct SessionTable {
     pub vectors: *const VectorTable,
     /// One optimizer step from vector 1.
     pub optimizer_step: Option<
-        unsafe extern "C" fn(this: *mut c_void, step: *const AdamWView, error: *const ErrorSink) -> i32,
+        unsafe extern "C-unwind" fn(
+            this: *mut c_void,
+            step: *const AdamWView,
+            error: *const ErrorSink,
+        ) -> i32,
     >,
     /// Forgets the optimizer's moments and step count.
-    pub reset_optimizer: Option<unsafe extern "C" fn(this: *mut c_void)>,
+    pub reset_optimizer: Option<unsafe extern "C-unwind" fn(this: *mut c_void)>,
     /// Continues prompts (the completions of the batch are empty); `sampling` is a [`Sampling`] as JSON.
     /// Writes a JSON array with an array of token ids per prompt.
     pub generate: Option<
-        unsafe extern "C" fn(
+        unsafe extern "C-unwind" fn(
             this: *mut c_void,
             prompts: *const TokensView,
             sampling: Text,
@@ -185,7 +190,12 @@ pub struct SessionTable {
     >,
     /// Writes the model (`what` 0) or its adapter (1) into an existing folder.
     pub save: Option<
-        unsafe extern "C" fn(this: *mut c_void, folder: Text, what: u32, error: *const ErrorSink) -> i32,
+        unsafe extern "C-unwind" fn(
+            this: *mut c_void,
+            folder: Text,
+            what: u32,
+            error: *const ErrorSink,
+        ) -> i32,
     >,
     /// Writes everything that training has changed into a file.
     pub save_state: Option<PathFunction>,
@@ -236,7 +246,7 @@ impl Owner for Box<dyn Session> {
     }
 }
 
-unsafe extern "C" fn create(
+unsafe extern "C-unwind" fn create(
     context: *const c_void,
     config: Text,
     out: *mut *mut c_void,
@@ -255,12 +265,12 @@ unsafe extern "C" fn create(
     }
 }
 
-unsafe extern "C" fn destroy(this: *mut c_void) {
+unsafe extern "C-unwind" fn destroy(this: *mut c_void) {
     // SAFETY: it came from `create` and is not used again.
     drop(unsafe { Box::from_raw(this.cast::<Box<dyn Backend>>()) });
 }
 
-unsafe extern "C" fn open(
+unsafe extern "C-unwind" fn open(
     this: *mut c_void,
     spec: Text,
     out: *mut *mut c_void,
@@ -277,7 +287,7 @@ unsafe extern "C" fn open(
     }
 }
 
-unsafe extern "C" fn destroy_session(this: *mut c_void) {
+unsafe extern "C-unwind" fn destroy_session(this: *mut c_void) {
     // SAFETY: it came from `open` and is not used again.
     drop(unsafe { Box::from_raw(this.cast::<Box<dyn Session>>()) });
 }
@@ -289,7 +299,7 @@ unsafe fn session<'a>(this: *mut c_void) -> &'a mut dyn Session {
     unsafe { &mut **this.cast::<Box<dyn Session>>() }
 }
 
-unsafe extern "C" fn info(this: *mut c_void, out: *const ByteSink) {
+unsafe extern "C-unwind" fn info(this: *mut c_void, out: *const ByteSink) {
     // SAFETY: as above.
     unsafe { ByteSink::put(out, &to_json(&session(this).info())) }
 }
@@ -318,7 +328,7 @@ unsafe fn show(sink: *const ShowSink, found: &LogProbs, gradient: *mut f64) -> R
     })
 }
 
-unsafe extern "C" fn log_probs(
+unsafe extern "C-unwind" fn log_probs(
     this: *mut c_void,
     batch: *const TokensView,
     bits: u32,
@@ -334,7 +344,7 @@ unsafe extern "C" fn log_probs(
     }
 }
 
-unsafe extern "C" fn backward(
+unsafe extern "C-unwind" fn backward(
     this: *mut c_void,
     batch: *const TokensView,
     bits: u32,
@@ -355,7 +365,7 @@ unsafe extern "C" fn backward(
     }
 }
 
-unsafe extern "C" fn optimizer_step(
+unsafe extern "C-unwind" fn optimizer_step(
     this: *mut c_void,
     step: *const AdamWView,
     error: *const ErrorSink,
@@ -378,12 +388,12 @@ unsafe extern "C" fn optimizer_step(
     }
 }
 
-unsafe extern "C" fn reset_optimizer(this: *mut c_void) {
+unsafe extern "C-unwind" fn reset_optimizer(this: *mut c_void) {
     // SAFETY: as above.
     unsafe { session(this).reset_optimizer() }
 }
 
-unsafe extern "C" fn generate(
+unsafe extern "C-unwind" fn generate(
     this: *mut c_void,
     prompts: *const TokensView,
     sampling: Text,
@@ -401,7 +411,7 @@ unsafe extern "C" fn generate(
     }
 }
 
-unsafe extern "C" fn save(this: *mut c_void, folder: Text, what: u32, error: *const ErrorSink) -> i32 {
+unsafe extern "C-unwind" fn save(this: *mut c_void, folder: Text, what: u32, error: *const ErrorSink) -> i32 {
     // SAFETY: as above.
     unsafe {
         answer(error, || {
@@ -415,12 +425,12 @@ unsafe extern "C" fn save(this: *mut c_void, folder: Text, what: u32, error: *co
     }
 }
 
-unsafe extern "C" fn save_state(this: *mut c_void, file: Text, error: *const ErrorSink) -> i32 {
+unsafe extern "C-unwind" fn save_state(this: *mut c_void, file: Text, error: *const ErrorSink) -> i32 {
     // SAFETY: as above.
     unsafe { answer(error, || session(this).save_state(path(file)?)) }
 }
 
-unsafe extern "C" fn restore_state(this: *mut c_void, file: Text, error: *const ErrorSink) -> i32 {
+unsafe extern "C-unwind" fn restore_state(this: *mut c_void, file: Text, error: *const ErrorSink) -> i32 {
     // SAFETY: as above.
     unsafe { answer(error, || session(this).restore_state(path(file)?)) }
 }
@@ -580,7 +590,7 @@ impl Drop for Imported {
     fn drop(&mut self) {
         let _inside = watch::enter(self.at);
         // SAFETY: made by `create`, not used again.
-        unsafe { self.table.destroy.expect("checked on import")(self.this) };
+        fence(|| unsafe { self.table.destroy.expect("checked on import")(self.this) });
     }
 }
 
@@ -645,7 +655,7 @@ impl Reader<'_, '_> {
     }
 }
 
-unsafe extern "C" fn read(
+unsafe extern "C-unwind" fn read(
     context: *mut c_void,
     view: *const LogProbsView,
     gradient: *mut f64,
@@ -708,8 +718,9 @@ impl Session for ImportedSession {
     fn info(&self) -> ModelInfo {
         let _inside = watch::enter(self.at);
         // SAFETY: by the contract of the table, here and below.
-        let text =
-            ByteSink::collect(|sink| unsafe { self.table.info.expect("checked on import")(self.this, sink) });
+        let text = ByteSink::collect(|sink| {
+            fence(|| unsafe { self.table.info.expect("checked on import")(self.this, sink) })
+        });
         from_json("the model's description", &text).unwrap_or_else(|e| ModelInfo {
             architecture: e.to_string(),
             parameters: 0,
@@ -760,7 +771,7 @@ impl Session for ImportedSession {
     fn reset_optimizer(&mut self) {
         let _inside = watch::enter(self.at);
         // SAFETY: as above.
-        unsafe { self.table.reset_optimizer.expect("checked on import")(self.this) }
+        fence(|| unsafe { self.table.reset_optimizer.expect("checked on import")(self.this) })
     }
 
     fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Vec<Vec<u32>>> {
@@ -805,6 +816,6 @@ impl Drop for ImportedSession {
     fn drop(&mut self) {
         let _inside = watch::enter(self.at);
         // SAFETY: made by `open`, not used again.
-        unsafe { self.table.destroy.expect("checked on import")(self.this) };
+        fence(|| unsafe { self.table.destroy.expect("checked on import")(self.this) });
     }
 }

@@ -32,7 +32,7 @@ mod text;
 mod vectors;
 mod watch;
 
-pub use backend::{BackendTable, LogProbsView, SessionTable, ShowSink, TokensView};
+pub use backend::{AdamWView, BackendTable, LogProbsView, SessionTable, ShowSink, TokensView};
 pub use layout::{Table, TableError};
 pub use objective::{BatchView, EvaluationView, ObjectiveTable, RaggedView, RequirementsView, SideView};
 pub use plugin::{ABI_VERSION, EntryTable, ExportedBy, LoadedPlugin, PluginTable, SYMBOL, import, through};

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use super::layout::{Table, TableError, required};
 use super::status::{ErrorSink, answer, call};
 use super::text::{ByteSink, Text};
-use super::watch::{self, At};
+use super::watch::{self, At, fence};
 use crate::{
     Data, Error, EvaluationMut, Layout, Metrics, Objective, PreferenceBatch, Ragged, Requirements, Result,
     Rewards, Side, Totals,
@@ -79,7 +79,7 @@ pub struct EvaluationView {
     /// For `metric`.
     pub context: *mut c_void,
     /// Reports a further figure.
-    pub metric: unsafe extern "C" fn(context: *mut c_void, name: Text, value: f64),
+    pub metric: unsafe extern "C-unwind" fn(context: *mut c_void, name: Text, value: f64),
 }
 
 /// See [`Requirements`]; flags are 0 or 1.
@@ -110,7 +110,7 @@ pub struct ObjectiveTable {
     pub size: u32,
     /// Makes an objective from its table in the recipe, as JSON. `context` is that of the entry.
     pub create: Option<
-        unsafe extern "C" fn(
+        unsafe extern "C-unwind" fn(
             context: *const c_void,
             config: Text,
             out: *mut *mut c_void,
@@ -118,14 +118,18 @@ pub struct ObjectiveTable {
         ) -> i32,
     >,
     /// Frees it.
-    pub destroy: Option<unsafe extern "C" fn(this: *mut c_void)>,
+    pub destroy: Option<unsafe extern "C-unwind" fn(this: *mut c_void)>,
     /// Says what it needs. `out` holds zeros.
     pub requirements: Option<
-        unsafe extern "C" fn(this: *mut c_void, out: *mut RequirementsView, error: *const ErrorSink) -> i32,
+        unsafe extern "C-unwind" fn(
+            this: *mut c_void,
+            out: *mut RequirementsView,
+            error: *const ErrorSink,
+        ) -> i32,
     >,
     /// Computes losses and gradient.
     pub evaluate: Option<
-        unsafe extern "C" fn(
+        unsafe extern "C-unwind" fn(
             this: *mut c_void,
             batch: *const BatchView,
             out: *mut EvaluationView,
@@ -133,11 +137,12 @@ pub struct ObjectiveTable {
         ) -> i32,
     >,
     /// Optional: a training step begins.
-    pub begin: Option<unsafe extern "C" fn(this: *mut c_void, steps_done: u64)>,
+    pub begin: Option<unsafe extern "C-unwind" fn(this: *mut c_void, steps_done: u64)>,
     /// Optional: writes the state that must survive a resume.
-    pub state: Option<unsafe extern "C" fn(this: *mut c_void, out: *const ByteSink)>,
+    pub state: Option<unsafe extern "C-unwind" fn(this: *mut c_void, out: *const ByteSink)>,
     /// Optional, goes with `state`: takes it back.
-    pub restore: Option<unsafe extern "C" fn(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32>,
+    pub restore:
+        Option<unsafe extern "C-unwind" fn(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32>,
 }
 
 // SAFETY: repr(C), begins with its size, absent functions are null.
@@ -167,7 +172,7 @@ unsafe fn objective<'a>(this: *mut c_void) -> &'a mut dyn Objective {
     unsafe { &mut **this.cast::<Box<dyn Objective>>() }
 }
 
-unsafe extern "C" fn create(
+unsafe extern "C-unwind" fn create(
     context: *const c_void,
     config: Text,
     out: *mut *mut c_void,
@@ -186,12 +191,12 @@ unsafe extern "C" fn create(
     }
 }
 
-unsafe extern "C" fn destroy(this: *mut c_void) {
+unsafe extern "C-unwind" fn destroy(this: *mut c_void) {
     // SAFETY: it came from `create` and is not used again.
     drop(unsafe { Box::from_raw(this.cast::<Box<dyn Objective>>()) });
 }
 
-unsafe extern "C" fn requirements(
+unsafe extern "C-unwind" fn requirements(
     this: *mut c_void,
     out: *mut RequirementsView,
     error: *const ErrorSink,
@@ -211,7 +216,7 @@ unsafe extern "C" fn requirements(
     }
 }
 
-unsafe extern "C" fn evaluate(
+unsafe extern "C-unwind" fn evaluate(
     this: *mut c_void,
     batch: *const BatchView,
     out: *mut EvaluationView,
@@ -226,17 +231,17 @@ unsafe extern "C" fn evaluate(
     }
 }
 
-unsafe extern "C" fn begin(this: *mut c_void, steps_done: u64) {
+unsafe extern "C-unwind" fn begin(this: *mut c_void, steps_done: u64) {
     // SAFETY: by the contract of the table.
     unsafe { objective(this).begin(steps_done as usize) }
 }
 
-unsafe extern "C" fn state(this: *mut c_void, out: *const ByteSink) {
+unsafe extern "C-unwind" fn state(this: *mut c_void, out: *const ByteSink) {
     // SAFETY: by the contract of the table.
     unsafe { ByteSink::put(out, &objective(this).state()) }
 }
 
-unsafe extern "C" fn restore(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32 {
+unsafe extern "C-unwind" fn restore(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32 {
     // SAFETY: by the contract of the table.
     unsafe { answer(error, || objective(this).restore(state.bytes())) }
 }
@@ -450,7 +455,7 @@ impl Imported {
     }
 }
 
-unsafe extern "C" fn metric(context: *mut c_void, name: Text, value: f64) {
+unsafe extern "C-unwind" fn metric(context: *mut c_void, name: Text, value: f64) {
     // SAFETY: the context is the `Metrics` of `evaluate`, which waits; the name is lent for the call.
     unsafe { (*context.cast::<Metrics>()).insert(name.lossy(), value) };
 }
@@ -492,7 +497,7 @@ impl Objective for Imported {
         if let Some(begin) = self.table.begin {
             let _inside = watch::enter(self.at);
             // SAFETY: by the contract of the table; so below.
-            unsafe { begin(self.this, steps_done as u64) };
+            fence(|| unsafe { begin(self.this, steps_done as u64) });
         }
     }
 
@@ -500,7 +505,7 @@ impl Objective for Imported {
         let Some(state) = self.table.state else { return Vec::new() };
         let _inside = watch::enter(self.at);
         // SAFETY: as above.
-        ByteSink::collect(|sink| unsafe { state(self.this, sink) })
+        ByteSink::collect(|sink| fence(|| unsafe { state(self.this, sink) }))
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<()> {
@@ -516,6 +521,6 @@ impl Drop for Imported {
     fn drop(&mut self) {
         let _inside = watch::enter(self.at);
         // SAFETY: made by `create`, not used again.
-        unsafe { self.table.destroy.expect("checked on import")(self.this) };
+        fence(|| unsafe { self.table.destroy.expect("checked on import")(self.this) });
     }
 }

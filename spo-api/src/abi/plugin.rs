@@ -352,7 +352,7 @@ unsafe fn build(table: &EntryTable, at: &'static At, schema: Value) -> Result<Bu
     }
 }
 
-type Create = unsafe extern "C" fn(*const c_void, Text, *mut *mut c_void, *const ErrorSink) -> i32;
+type Create = unsafe extern "C-unwind" fn(*const c_void, Text, *mut *mut c_void, *const ErrorSink) -> i32;
 
 /// Makes an instance of a part.
 ///

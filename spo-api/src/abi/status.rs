@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::watch::fence;
 use crate::abi::Text;
 use crate::{ConfigError, Error, Result};
 
@@ -39,7 +40,7 @@ pub struct ErrorSink {
     pub context: *mut c_void,
     /// `key`: what the failure is about (a configuration key, a path); `suggestion`: the nearest valid
     /// choice. Both may be none.
-    pub report: unsafe extern "C" fn(context: *mut c_void, key: Text, message: Text, suggestion: Text),
+    pub report: unsafe extern "C-unwind" fn(context: *mut c_void, key: Text, message: Text, suggestion: Text),
 }
 
 /// What an [`ErrorSink`] was told.
@@ -50,7 +51,7 @@ struct Told {
     suggestion: Option<String>,
 }
 
-unsafe extern "C" fn listen(context: *mut c_void, key: Text, message: Text, suggestion: Text) {
+unsafe extern "C-unwind" fn listen(context: *mut c_void, key: Text, message: Text, suggestion: Text) {
     let some = |text: Text| {
         // SAFETY: the reporter lends its texts for the time of the call.
         (!text.bytes.is_null()).then(|| unsafe { text.lossy() })
@@ -68,7 +69,8 @@ pub(super) fn call(
     function: impl FnOnce(*const ErrorSink) -> i32,
 ) -> Result<()> {
     let mut told = Told::default();
-    let status = function(&ErrorSink { context: (&raw mut told).cast(), report: listen });
+    let sink = ErrorSink { context: (&raw mut told).cast(), report: listen };
+    let status = fence(|| function(&sink));
     if status == Status::OK {
         return Ok(());
     }

@@ -9,7 +9,7 @@ use super::layout::{Table, TableError, required};
 use super::status::{ErrorSink, Status, answer, call};
 use super::text::{ByteSink, Text};
 use super::vectors::{self, Owner, VectorTable};
-use super::watch::{self, At};
+use super::watch::{self, At, fence};
 use crate::{
     BilevelProblem, BilevelStep, Error, LevelWeights, Losses, Metrics, Passes, Progress, Result, StepNeeds,
     StepReport, Vector, VectorSpace, Weigh,
@@ -35,7 +35,7 @@ pub struct WeighView {
     pub context: *mut c_void,
     /// Finds the weights from the losses; called once.
     pub by: Option<
-        unsafe extern "C" fn(
+        unsafe extern "C-unwind" fn(
             context: *mut c_void,
             losses: LossesView,
             weights: *mut LossesView,
@@ -55,10 +55,10 @@ pub struct ReportView {
     /// For `metric`.
     pub context: *mut c_void,
     /// Reports a further figure.
-    pub metric: unsafe extern "C" fn(context: *mut c_void, name: Text, value: f64),
+    pub metric: unsafe extern "C-unwind" fn(context: *mut c_void, name: Text, value: f64),
 }
 
-type Number = unsafe extern "C" fn(*mut c_void, *mut f64, *const ErrorSink) -> i32;
+type Number = unsafe extern "C-unwind" fn(*mut c_void, *mut f64, *const ErrorSink) -> i32;
 
 /// [`BilevelProblem`] as functions, their first argument being `context`.
 #[repr(C)]
@@ -72,7 +72,7 @@ pub struct ProblemTable {
     pub vectors: *const VectorTable,
     /// Evaluates both levels and writes the weighted gradient into a vector.
     pub gradient: Option<
-        unsafe extern "C" fn(
+        unsafe extern "C-unwind" fn(
             context: *mut c_void,
             weigh: *const WeighView,
             into: u32,
@@ -85,11 +85,11 @@ pub struct ProblemTable {
     /// G of the reference.
     pub reference_lower: Option<Number>,
     /// Draws another lower batch.
-    pub next_lower: Option<unsafe extern "C" fn(*mut c_void, *const ErrorSink) -> i32>,
+    pub next_lower: Option<unsafe extern "C-unwind" fn(*mut c_void, *const ErrorSink) -> i32>,
     /// Hands vector 1 to the optimizer.
-    pub descend: Option<unsafe extern "C" fn(*mut c_void, lr_factor: f64, *const ErrorSink) -> i32>,
+    pub descend: Option<unsafe extern "C-unwind" fn(*mut c_void, lr_factor: f64, *const ErrorSink) -> i32>,
     /// Steps done and steps of the whole stage.
-    pub progress: Option<unsafe extern "C" fn(*mut c_void, step: *mut u64, total: *mut u64)>,
+    pub progress: Option<unsafe extern "C-unwind" fn(*mut c_void, step: *mut u64, total: *mut u64)>,
 }
 
 // SAFETY: repr(C), begins with its size, absent functions and pointers are null.
@@ -106,7 +106,7 @@ pub struct StepTable {
     pub size: u32,
     /// Makes a step from its table in the recipe, as JSON. `context` is that of the entry.
     pub create: Option<
-        unsafe extern "C" fn(
+        unsafe extern "C-unwind" fn(
             context: *const c_void,
             config: Text,
             out: *mut *mut c_void,
@@ -114,14 +114,16 @@ pub struct StepTable {
         ) -> i32,
     >,
     /// Frees it.
-    pub destroy: Option<unsafe extern "C" fn(this: *mut c_void)>,
+    pub destroy: Option<unsafe extern "C-unwind" fn(this: *mut c_void)>,
     /// Whether it has a lower level, and whether it asks for the reference's G: 0 or 1 each.
-    pub needs: Option<unsafe extern "C" fn(this: *mut c_void, lower: *mut u32, reference_lower: *mut u32)>,
+    pub needs:
+        Option<unsafe extern "C-unwind" fn(this: *mut c_void, lower: *mut u32, reference_lower: *mut u32)>,
     /// Its cost in passes over a batch.
-    pub passes: Option<unsafe extern "C" fn(this: *mut c_void, forward: *mut usize, backward: *mut usize)>,
+    pub passes:
+        Option<unsafe extern "C-unwind" fn(this: *mut c_void, forward: *mut usize, backward: *mut usize)>,
     /// Moves the parameters once.
     pub step: Option<
-        unsafe extern "C" fn(
+        unsafe extern "C-unwind" fn(
             this: *mut c_void,
             problem: *const ProblemTable,
             report: *mut ReportView,
@@ -129,9 +131,10 @@ pub struct StepTable {
         ) -> i32,
     >,
     /// Optional: writes the state that must survive a resume.
-    pub state: Option<unsafe extern "C" fn(this: *mut c_void, out: *const ByteSink)>,
+    pub state: Option<unsafe extern "C-unwind" fn(this: *mut c_void, out: *const ByteSink)>,
     /// Optional, goes with `state`: takes it back.
-    pub restore: Option<unsafe extern "C" fn(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32>,
+    pub restore:
+        Option<unsafe extern "C-unwind" fn(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32>,
 }
 
 // SAFETY: repr(C), begins with its size, absent functions are null.
@@ -161,7 +164,7 @@ unsafe fn part<'a>(this: *mut c_void) -> &'a mut dyn BilevelStep {
     unsafe { &mut **this.cast::<Box<dyn BilevelStep>>() }
 }
 
-unsafe extern "C" fn create(
+unsafe extern "C-unwind" fn create(
     context: *const c_void,
     config: Text,
     out: *mut *mut c_void,
@@ -180,12 +183,12 @@ unsafe extern "C" fn create(
     }
 }
 
-unsafe extern "C" fn destroy(this: *mut c_void) {
+unsafe extern "C-unwind" fn destroy(this: *mut c_void) {
     // SAFETY: it came from `create` and is not used again.
     drop(unsafe { Box::from_raw(this.cast::<Box<dyn BilevelStep>>()) });
 }
 
-unsafe extern "C" fn needs(this: *mut c_void, lower: *mut u32, reference_lower: *mut u32) {
+unsafe extern "C-unwind" fn needs(this: *mut c_void, lower: *mut u32, reference_lower: *mut u32) {
     // SAFETY: by the contract of the table, here and below.
     unsafe {
         let needs = part(this).needs();
@@ -194,7 +197,7 @@ unsafe extern "C" fn needs(this: *mut c_void, lower: *mut u32, reference_lower: 
     }
 }
 
-unsafe extern "C" fn passes(this: *mut c_void, forward: *mut usize, backward: *mut usize) {
+unsafe extern "C-unwind" fn passes(this: *mut c_void, forward: *mut usize, backward: *mut usize) {
     // SAFETY: as above.
     unsafe {
         let passes = part(this).passes();
@@ -203,7 +206,7 @@ unsafe extern "C" fn passes(this: *mut c_void, forward: *mut usize, backward: *m
     }
 }
 
-unsafe extern "C" fn step(
+unsafe extern "C-unwind" fn step(
     this: *mut c_void,
     problem: *const ProblemTable,
     report: *mut ReportView,
@@ -223,12 +226,12 @@ unsafe extern "C" fn step(
     }
 }
 
-unsafe extern "C" fn state(this: *mut c_void, out: *const ByteSink) {
+unsafe extern "C-unwind" fn state(this: *mut c_void, out: *const ByteSink) {
     // SAFETY: as above.
     unsafe { ByteSink::put(out, &part(this).state()) }
 }
 
-unsafe extern "C" fn restore(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32 {
+unsafe extern "C-unwind" fn restore(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32 {
     // SAFETY: as above.
     unsafe { answer(error, || part(this).restore(state.bytes())) }
 }
@@ -278,7 +281,7 @@ impl ImportedProblem {
     }
 }
 
-unsafe extern "C" fn weigh_by(
+unsafe extern "C-unwind" fn weigh_by(
     context: *mut c_void,
     losses: LossesView,
     weights: *mut LossesView,
@@ -400,7 +403,7 @@ impl Lent<'_> {
 
 static VECTORS: VectorTable = vectors::export::<Lent<'static>>();
 
-unsafe extern "C" fn gradient(
+unsafe extern "C-unwind" fn gradient(
     context: *mut c_void,
     weigh: *const WeighView,
     into: u32,
@@ -427,27 +430,31 @@ unsafe extern "C" fn gradient(
     }
 }
 
-unsafe extern "C" fn lower(context: *mut c_void, out: *mut f64, error: *const ErrorSink) -> i32 {
+unsafe extern "C-unwind" fn lower(context: *mut c_void, out: *mut f64, error: *const ErrorSink) -> i32 {
     // SAFETY: as above.
     unsafe { Lent::answer(context, error, |problem| problem.lower().map(|g| *out = g)) }
 }
 
-unsafe extern "C" fn reference_lower(context: *mut c_void, out: *mut f64, error: *const ErrorSink) -> i32 {
+unsafe extern "C-unwind" fn reference_lower(
+    context: *mut c_void,
+    out: *mut f64,
+    error: *const ErrorSink,
+) -> i32 {
     // SAFETY: as above.
     unsafe { Lent::answer(context, error, |problem| problem.reference_lower().map(|g| *out = g)) }
 }
 
-unsafe extern "C" fn next_lower(context: *mut c_void, error: *const ErrorSink) -> i32 {
+unsafe extern "C-unwind" fn next_lower(context: *mut c_void, error: *const ErrorSink) -> i32 {
     // SAFETY: as above.
     unsafe { Lent::answer(context, error, |problem| problem.next_lower()) }
 }
 
-unsafe extern "C" fn descend(context: *mut c_void, lr_factor: f64, error: *const ErrorSink) -> i32 {
+unsafe extern "C-unwind" fn descend(context: *mut c_void, lr_factor: f64, error: *const ErrorSink) -> i32 {
     // SAFETY: as above.
     unsafe { Lent::answer(context, error, |problem| problem.descend(lr_factor)) }
 }
 
-unsafe extern "C" fn progress(context: *mut c_void, step: *mut u64, total: *mut u64) {
+unsafe extern "C-unwind" fn progress(context: *mut c_void, step: *mut u64, total: *mut u64) {
     // SAFETY: as above.
     unsafe {
         let progress = (*context.cast::<Lent<'_>>()).problem.progress();
@@ -496,7 +503,7 @@ pub(super) unsafe fn check(table: *const StepTable) -> Result<StepTable, TableEr
     Ok(table)
 }
 
-unsafe extern "C" fn metric(context: *mut c_void, name: Text, value: f64) {
+unsafe extern "C-unwind" fn metric(context: *mut c_void, name: Text, value: f64) {
     // SAFETY: the context is the `Metrics` of `step`, which waits; the name is lent for the call.
     unsafe { (*context.cast::<Metrics>()).insert(name.lossy(), value) };
 }
@@ -506,7 +513,9 @@ impl BilevelStep for Imported {
         let (mut lower, mut reference_lower) = (0, 0);
         let _inside = watch::enter(self.at);
         // SAFETY: by the contract of the table, here and below.
-        unsafe { self.table.needs.expect("checked on import")(self.this, &mut lower, &mut reference_lower) };
+        fence(|| unsafe {
+            self.table.needs.expect("checked on import")(self.this, &mut lower, &mut reference_lower)
+        });
         StepNeeds { lower: lower != 0, reference_lower: reference_lower != 0 }
     }
 
@@ -514,7 +523,9 @@ impl BilevelStep for Imported {
         let (mut forward, mut backward) = (0, 0);
         let _inside = watch::enter(self.at);
         // SAFETY: as above.
-        unsafe { self.table.passes.expect("checked on import")(self.this, &mut forward, &mut backward) };
+        fence(|| unsafe {
+            self.table.passes.expect("checked on import")(self.this, &mut forward, &mut backward)
+        });
         Passes { forward, backward }
     }
 
@@ -559,7 +570,7 @@ impl BilevelStep for Imported {
         let Some(state) = self.table.state else { return Vec::new() };
         let _inside = watch::enter(self.at);
         // SAFETY: as above.
-        ByteSink::collect(|sink| unsafe { state(self.this, sink) })
+        ByteSink::collect(|sink| fence(|| unsafe { state(self.this, sink) }))
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<()> {
@@ -575,7 +586,7 @@ impl Drop for Imported {
     fn drop(&mut self) {
         let _inside = watch::enter(self.at);
         // SAFETY: made by `create`, not used again.
-        unsafe { self.table.destroy.expect("checked on import")(self.this) };
+        fence(|| unsafe { self.table.destroy.expect("checked on import")(self.this) });
     }
 }
 

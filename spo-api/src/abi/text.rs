@@ -61,13 +61,13 @@ pub struct ByteSink {
     /// For `write`.
     pub context: *mut c_void,
     /// Appends bytes; may be called often.
-    pub write: unsafe extern "C" fn(context: *mut c_void, bytes: *const u8, length: usize),
+    pub write: unsafe extern "C-unwind" fn(context: *mut c_void, bytes: *const u8, length: usize),
 }
 
 impl ByteSink {
     /// Collects what `fill` writes.
     pub(super) fn collect(fill: impl FnOnce(*const ByteSink)) -> Vec<u8> {
-        unsafe extern "C" fn write(context: *mut c_void, bytes: *const u8, length: usize) {
+        unsafe extern "C-unwind" fn write(context: *mut c_void, bytes: *const u8, length: usize) {
             // SAFETY: the context is the vector below; the writer vouches for its bytes.
             unsafe { (*context.cast::<Vec<u8>>()).extend_from_slice(Text { bytes, length }.bytes()) }
         }

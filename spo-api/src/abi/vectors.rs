@@ -6,8 +6,8 @@ use super::layout::{Table, TableError, required};
 use super::status::{ErrorSink, answer, call};
 use crate::{Result, Vector, VectorSpace};
 
-type Unary = unsafe extern "C" fn(*mut c_void, u32, *const ErrorSink) -> i32;
-type Binary = unsafe extern "C" fn(*mut c_void, u32, u32, *const ErrorSink) -> i32;
+type Unary = unsafe extern "C-unwind" fn(*mut c_void, u32, *const ErrorSink) -> i32;
+type Binary = unsafe extern "C-unwind" fn(*mut c_void, u32, u32, *const ErrorSink) -> i32;
 
 /// [`VectorSpace`] as functions. Their first argument is the owner of the space: a session, or the
 /// problem's context.
@@ -17,21 +17,21 @@ pub struct VectorTable {
     /// Bytes of this table.
     pub size: u32,
     /// Number of trainable parameters.
-    pub dimension: Option<unsafe extern "C" fn(*mut c_void) -> usize>,
+    pub dimension: Option<unsafe extern "C-unwind" fn(*mut c_void) -> usize>,
     /// A new vector of zeros.
-    pub allocate: Option<unsafe extern "C" fn(*mut c_void, *mut u32, *const ErrorSink) -> i32>,
+    pub allocate: Option<unsafe extern "C-unwind" fn(*mut c_void, *mut u32, *const ErrorSink) -> i32>,
     /// Gives a vector's memory back.
-    pub release: Option<unsafe extern "C" fn(*mut c_void, u32)>,
+    pub release: Option<unsafe extern "C-unwind" fn(*mut c_void, u32)>,
     /// `v <- 0`.
     pub zero: Option<Unary>,
     /// `to <- from`: from, to.
     pub copy: Option<Binary>,
     /// `v <- a v`: a, v.
-    pub scale: Option<unsafe extern "C" fn(*mut c_void, f64, u32, *const ErrorSink) -> i32>,
+    pub scale: Option<unsafe extern "C-unwind" fn(*mut c_void, f64, u32, *const ErrorSink) -> i32>,
     /// `y <- y + a x`: a, x, y.
-    pub axpy: Option<unsafe extern "C" fn(*mut c_void, f64, u32, u32, *const ErrorSink) -> i32>,
+    pub axpy: Option<unsafe extern "C-unwind" fn(*mut c_void, f64, u32, u32, *const ErrorSink) -> i32>,
     /// `<x, y>`.
-    pub dot: Option<unsafe extern "C" fn(*mut c_void, u32, u32, *mut f64, *const ErrorSink) -> i32>,
+    pub dot: Option<unsafe extern "C-unwind" fn(*mut c_void, u32, u32, *mut f64, *const ErrorSink) -> i32>,
 }
 
 // SAFETY: repr(C), begins with its size, absent functions are null.
@@ -67,37 +67,51 @@ unsafe fn space<'a, O: Owner + 'a>(owner: *mut c_void) -> &'a mut dyn VectorSpac
     unsafe { (*owner.cast::<O>()).vectors() }
 }
 
-unsafe extern "C" fn dimension<O: Owner>(owner: *mut c_void) -> usize {
+unsafe extern "C-unwind" fn dimension<O: Owner>(owner: *mut c_void) -> usize {
     // SAFETY: by the contract of the table; so below.
     unsafe { space::<O>(owner).dimension() }
 }
 
-unsafe extern "C" fn allocate<O: Owner>(owner: *mut c_void, out: *mut u32, error: *const ErrorSink) -> i32 {
+unsafe extern "C-unwind" fn allocate<O: Owner>(
+    owner: *mut c_void,
+    out: *mut u32,
+    error: *const ErrorSink,
+) -> i32 {
     // SAFETY: as above.
     unsafe { answer(error, || space::<O>(owner).allocate().map(|v| *out = v.0)) }
 }
 
-unsafe extern "C" fn release<O: Owner>(owner: *mut c_void, v: u32) {
+unsafe extern "C-unwind" fn release<O: Owner>(owner: *mut c_void, v: u32) {
     // SAFETY: as above.
     unsafe { space::<O>(owner).release(Vector(v)) }
 }
 
-unsafe extern "C" fn zero<O: Owner>(owner: *mut c_void, v: u32, error: *const ErrorSink) -> i32 {
+unsafe extern "C-unwind" fn zero<O: Owner>(owner: *mut c_void, v: u32, error: *const ErrorSink) -> i32 {
     // SAFETY: as above.
     unsafe { answer(error, || space::<O>(owner).zero(Vector(v))) }
 }
 
-unsafe extern "C" fn copy<O: Owner>(owner: *mut c_void, from: u32, to: u32, error: *const ErrorSink) -> i32 {
+unsafe extern "C-unwind" fn copy<O: Owner>(
+    owner: *mut c_void,
+    from: u32,
+    to: u32,
+    error: *const ErrorSink,
+) -> i32 {
     // SAFETY: as above.
     unsafe { answer(error, || space::<O>(owner).copy(Vector(from), Vector(to))) }
 }
 
-unsafe extern "C" fn scale<O: Owner>(owner: *mut c_void, a: f64, v: u32, error: *const ErrorSink) -> i32 {
+unsafe extern "C-unwind" fn scale<O: Owner>(
+    owner: *mut c_void,
+    a: f64,
+    v: u32,
+    error: *const ErrorSink,
+) -> i32 {
     // SAFETY: as above.
     unsafe { answer(error, || space::<O>(owner).scale(a, Vector(v))) }
 }
 
-unsafe extern "C" fn axpy<O: Owner>(
+unsafe extern "C-unwind" fn axpy<O: Owner>(
     owner: *mut c_void,
     a: f64,
     x: u32,
@@ -108,7 +122,7 @@ unsafe extern "C" fn axpy<O: Owner>(
     unsafe { answer(error, || space::<O>(owner).axpy(a, Vector(x), Vector(y))) }
 }
 
-unsafe extern "C" fn dot<O: Owner>(
+unsafe extern "C-unwind" fn dot<O: Owner>(
     owner: *mut c_void,
     x: u32,
     y: u32,

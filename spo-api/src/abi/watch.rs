@@ -46,3 +46,16 @@ impl Drop for Inside {
         CURRENT.store(self.before, Ordering::Release);
     }
 }
+
+/// Calls code of a plugin in a place that nothing can unwind out of. A C++ exception or a panic that escapes
+/// the plugin ends the program here, where [`current`] still tells whose it was, and not in the middle of
+/// frames that do not expect it.
+pub(super) fn fence<R, F: FnOnce() -> R>(call: F) -> R {
+    // Unwinding out of an `extern "C"` function aborts: that is what it is here for.
+    extern "C" fn run<R, F: FnOnce() -> R>(slot: &mut (Option<F>, Option<R>)) {
+        slot.1 = slot.0.take().map(|call| call());
+    }
+    let mut slot = (Some(call), None);
+    run(&mut slot);
+    slot.1.expect("it ran")
+}

@@ -40,8 +40,7 @@ pub fn libraries() -> Vec<PathBuf> {
 /// When there is none; the message lists where it was looked for.
 pub fn resolve(spec: &str) -> Result<PathBuf, String> {
     let path = Path::new(spec);
-    let is_path = path.components().count() > 1 || path.extension().is_some();
-    if is_path {
+    if !spec.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
         let missing = || format!("there is no {}; build the plugin first", path.display());
         return path.exists().then(|| path.to_owned()).ok_or_else(missing);
     }

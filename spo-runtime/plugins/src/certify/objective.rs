@@ -47,8 +47,9 @@ pub(super) fn checks<'a>(build: Constructor<dyn Objective>, config: Value) -> Ve
     let subject = Subject { build, config };
     type Body = fn(&Subject) -> Result<String, Outcome>;
     let all: [(&'static str, Body); 9] = [
-        ("evaluation", evaluation),
+        // First of all, and into buffers with a fence: what is written beyond them ends the process otherwise.
         ("buffers", buffers),
+        ("evaluation", evaluation),
         ("gradient", gradient),
         ("extreme margins", extremes),
         ("determinism", determinism),

@@ -51,11 +51,11 @@ const UPPER: ([f64; 4], [f64; 4]) = ([1.0, -2.0, 0.5, 0.0], [1.0, 3.0, 0.5, 2.0]
 const LOWER: ([f64; 4], [f64; 4]) = ([-0.5, 0.5, 0.0, 1.0], [0.5, 1.5, 2.0, 1.0]);
 
 fn value((center, curvature): ([f64; 4], [f64; 4]), x: &[f64]) -> f64 {
-    (0..4).map(|i| x[i] - center[i]).zip(curvature).map(|(z, h)| 0.5 * h * z * z + 0.05 * z.powi(4)).sum()
+    (0..4).map(|i| x[i] - center[i]).zip(curvature).map(|(z, h)| 0.5 * h * z * z + 0.005 * z.powi(4)).sum()
 }
 
 fn slope((center, curvature): ([f64; 4], [f64; 4]), x: &[f64]) -> Vec<f64> {
-    (0..4).map(|i| x[i] - center[i]).zip(curvature).map(|(z, h)| h * z + 0.2 * z.powi(3)).collect()
+    (0..4).map(|i| x[i] - center[i]).zip(curvature).map(|(z, h)| h * z + 0.02 * z.powi(3)).collect()
 }
 
 impl World {
