@@ -138,6 +138,11 @@ fn reference(schema: &Value) -> String {
         ("Stage", &schema["$defs"]["Stage"]),
         ("Optimizer", &schema["$defs"]["Optimizer"]),
         ("Evaluation", &schema["$defs"]["Evaluation"]),
+        ("Checkpoint", &schema["$defs"]["Checkpoint"]),
+        ("Best", &schema["$defs"]["Best"]),
+        ("Cache", &schema["$defs"]["Cache"]),
+        ("Sweep", &schema["$defs"]["Sweep"]),
+        ("Case", &schema["$defs"]["Case"]),
         ("BackendChoice", &schema["$defs"]["BackendChoice"]),
     ];
     for (name, section) in sections {

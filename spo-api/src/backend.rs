@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Result, VectorSpace};
 
 /// Where a model comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ModelSource {
     /// A Hugging Face folder: `config.json` and safetensors weights.
     Folder(PathBuf),
@@ -14,7 +17,7 @@ pub enum ModelSource {
 }
 
 /// A low-rank adapter on a frozen model (Hu et al. 2021): `W x + (alpha / rank) B A x`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Adapter {
     /// Rank of the update.
     pub rank: usize,
@@ -27,7 +30,7 @@ pub struct Adapter {
 }
 
 /// The model a session is opened on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ModelSpec {
     /// Where weights and shape come from.
     pub source: ModelSource,
@@ -42,7 +45,7 @@ pub struct ModelSpec {
 }
 
 /// What a session says of its model.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct ModelInfo {
     /// `model_type` of the configuration: `llama`, `qwen2`, ...
     pub architecture: String,
@@ -141,7 +144,7 @@ pub struct AdamW {
 }
 
 /// How to continue a prompt.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Sampling {
     /// Most tokens to add.
     pub max_new_tokens: usize,

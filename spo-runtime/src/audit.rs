@@ -77,7 +77,7 @@ struct Audited {
 ///
 /// # Errors
 /// [`BadInput`] when the run or a step cannot be audited.
-pub fn audit(registry: &Registry, arguments: &AuditArguments) -> anyhow::Result<String> {
+pub fn audit(registry: &mut Registry, arguments: &AuditArguments) -> anyhow::Result<String> {
     if !(arguments.inner_lr > 0.0 && arguments.lr > 0.0 && arguments.lambda >= 0.0)
         || arguments.inner_steps == 0
         || arguments.batches == 0

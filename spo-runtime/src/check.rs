@@ -16,7 +16,7 @@ const SAMPLES: usize = 3;
 ///
 /// # Errors
 /// As [`Plan::new`].
-pub fn check(registry: &Registry, document: &Document) -> anyhow::Result<String> {
+pub fn check(registry: &mut Registry, document: &Document) -> anyhow::Result<String> {
     if document.get("sweep").is_some() {
         return sweep::check(registry, document);
     }

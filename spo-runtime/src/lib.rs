@@ -27,6 +27,8 @@ pub mod model;
 pub mod observation;
 pub mod output;
 pub mod plan;
+pub mod plugin_command;
+pub mod plugins;
 pub mod problem;
 pub mod provenance;
 pub mod recipe;

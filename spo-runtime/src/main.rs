@@ -14,8 +14,9 @@ use spo_runtime::document::Document;
 use spo_runtime::error::{BadInput, exit_code, report};
 use spo_runtime::mass_report::{MassArguments, mass};
 use spo_runtime::model::{Answering, SavedModel};
+use spo_runtime::plugin_command::PluginCommand;
 use spo_runtime::reporter::{Reporter, Voice};
-use spo_runtime::{check, describe, loss, recipe, replay, resume, run, sweep};
+use spo_runtime::{check, describe, loss, plugins, recipe, replay, resume, run, sweep};
 
 // Training allocates and frees large buffers all the time: the system's allocator gives them back to
 // the kernel and asks anew, a third of the time of a step.
@@ -31,7 +32,16 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
+    plugins: PluginArguments,
+    #[command(flatten)]
     run: RunArguments,
+}
+
+#[derive(clap::Args)]
+struct PluginArguments {
+    /// A plugin to load: a path, or a name to look for in the search path. May be repeated.
+    #[arg(long = "plugin", value_name = "LIBRARY", global = true)]
+    load: Vec<String>,
 }
 
 #[derive(clap::Args)]
@@ -116,6 +126,11 @@ enum Command {
         /// The folder to write.
         output: PathBuf,
     },
+    /// Begin a plugin, or put one to the test.
+    Plugin {
+        #[command(subcommand)]
+        command: PluginCommand,
+    },
     /// Tell where the stages of a run took the probability of the held-out prompts.
     Mass(MassArguments),
     /// Measure what bilevel steps do to the parameters against exact hypergradients.
@@ -141,54 +156,63 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
-    let registry = spo_api::Registry::linked()?;
+    let mut registry = spo_api::Registry::linked()?;
+    plugins::load(&mut registry, &arguments.plugins.load)?;
     match arguments.command {
         None => {
             let options = arguments.run;
             let recipe = options.recipe.ok_or_else(|| BadInput("error: which recipe?".into()))?;
             let document = Document::read(&recipe, &options.overrides.set)?;
             match document.get("sweep") {
-                Some(_) => sweep::run(&registry, &document, &options.voice.reporter()),
-                None => run::run(&registry, &document, options.voice.reporter()),
+                Some(_) => sweep::run(&mut registry, &document, &options.voice.reporter()),
+                None => run::run(&mut registry, &document, options.voice.reporter()),
             }
         }
-        Some(Command::Resume { run, voice }) => resume::resume(&registry, &run, voice.reporter()),
+        Some(Command::Resume { run, voice }) => resume::resume(&mut registry, &run, voice.reporter()),
         Some(Command::Check { recipe, overrides }) => {
             let document = Document::read(&recipe, &overrides.set)?;
-            print!("{}", check::check(&registry, &document)?);
+            print!("{}", check::check(&mut registry, &document)?);
             Ok(())
         }
         Some(Command::Replay { run }) => {
-            print!("{}", replay::replay(&registry, &run)?);
+            print!("{}", replay::replay(&mut registry, &run)?);
             Ok(())
         }
         Some(Command::List) => {
+            plugins::load_all(&mut registry)?;
             print!("{}", describe::list(&registry));
             Ok(())
         }
         Some(Command::Describe { name }) => {
+            plugins::load_all(&mut registry)?;
             print!("{}", describe::describe(&registry, &name)?);
             Ok(())
         }
         Some(Command::Generate { model, how, prompt }) => {
+            plugins::load_all(&mut registry)?;
             let answers = model.generate(&registry, &prompt, &how)?;
             println!("{}", answers.join("\n"));
             Ok(())
         }
-        Some(Command::Export { model, output }) => model.export(&registry, &output),
+        Some(Command::Export { model, output }) => {
+            plugins::load_all(&mut registry)?;
+            model.export(&registry, &output)
+        }
         Some(Command::Mass(arguments)) => {
-            print!("{}", mass(&registry, &arguments)?);
+            print!("{}", mass(&mut registry, &arguments)?);
             Ok(())
         }
         Some(Command::Audit(arguments)) => {
-            print!("{}", audit(&registry, &arguments)?);
+            print!("{}", audit(&mut registry, &arguments)?);
             Ok(())
         }
         Some(Command::Schema) => {
             println!("{}", recipe::schema());
             Ok(())
         }
+        Some(Command::Plugin { command }) => command.run(),
         Some(Command::Loss { objective }) => {
+            plugins::load_all(&mut registry)?;
             loss::run(&registry, &objective, &mut std::io::stdin().lock(), &mut std::io::stdout().lock())
         }
     }

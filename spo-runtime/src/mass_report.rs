@@ -32,7 +32,7 @@ pub struct MassArguments {
 ///
 /// # Errors
 /// [`BadInput`] when the folder holds no run, or the run has no such stage or no held-out rows.
-pub fn mass(registry: &Registry, arguments: &MassArguments) -> anyhow::Result<String> {
+pub fn mass(registry: &mut Registry, arguments: &MassArguments) -> anyhow::Result<String> {
     let run = SavedRun::open(registry, &arguments.run)?;
     let stages = &run.plan.stages;
     let wanted = |name: &str| arguments.stage.as_deref().is_none_or(|stage| stage == name);

@@ -100,7 +100,7 @@ impl Output {
     /// In what the run in the folder is another than the planned one.
     fn difference(&self, plan: &Plan) -> Option<String> {
         let now = plan.record();
-        let kept = ["data", "tokenizer_sha256", "model"];
+        let kept = ["data", "tokenizer_sha256", "model", "plugins"];
         other_recipe(&self.folder, &plan.recipe).or_else(|| match self.record() {
             Ok(record) => kept.iter().find_map(|key| difference(&record[key], &now[key], key)),
             Err(error) => Some(format!("its {RECORD} cannot be read: {error:#}")),

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use spo_api::{
-    Backend, Data as DataKind, Layout, ModelInfo, ModelSource, ModelSpec, Objective, Registry, Session,
+    Backend, Data as DataKind, Layout, Library, ModelInfo, ModelSource, ModelSpec, Objective, Registry,
+    Session,
 };
 use spo_data::task::{self, Generated, Judge};
 use spo_data::{Dataset, Fit, Source, Tokenizer};
@@ -14,6 +15,7 @@ use spo_data::{Dataset, Fit, Source, Tokenizer};
 use crate::compose::{self, Bilevel, LowerData};
 use crate::document::Document;
 use crate::error::BadInput;
+use crate::plugins;
 use crate::provenance;
 use crate::recipe::{Data, Recipe, Stage};
 use crate::rows::View;
@@ -34,6 +36,8 @@ pub struct Plan {
     pub stages: Vec<PlannedStage>,
     /// Of every file or task that was read: its name, what became of its rows, the hash of its tokens.
     pub data: Vec<(String, Arc<Dataset>)>,
+    /// The libraries that parts were loaded from.
+    pub libraries: Vec<Library>,
     /// Hashes of the files that the model was opened from.
     pub weights: BTreeMap<String, String>,
 }
@@ -94,7 +98,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`BadInput`] with the place in the recipe.
-    pub fn new(registry: &Registry, document: &Document) -> anyhow::Result<Self> {
+    pub fn new(registry: &mut Registry, document: &Document) -> anyhow::Result<Self> {
         let mut loaded = Datasets::new();
         let draft = Draft::new(registry, document, &mut loaded)?;
         let session = draft.open(document)?;
@@ -102,7 +106,8 @@ impl Plan {
         let weights = provenance::weights(&draft.spec)?;
         let Draft { recipe, name, output, tokenizer, stages, .. } = draft;
         let data = loaded.into_values().collect();
-        Ok(Plan { recipe, name, output, tokenizer, session, stages, data, weights })
+        let libraries = registry.libraries().to_vec();
+        Ok(Plan { recipe, name, output, tokenizer, session, stages, data, libraries, weights })
     }
 
     /// Checks a recipe as [`new`](Self::new) does, and keeps nothing but the resolved recipe. What was
@@ -110,7 +115,11 @@ impl Plan {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn check(registry: &Registry, document: &Document, checked: &mut Checked) -> anyhow::Result<Recipe> {
+    pub fn check(
+        registry: &mut Registry,
+        document: &Document,
+        checked: &mut Checked,
+    ) -> anyhow::Result<Recipe> {
         let draft = Draft::new(registry, document, &mut checked.data)?;
         let key = format!("{:?} {:?}", draft.recipe.backend, draft.spec);
         let info = match checked.models.get(&key) {
@@ -128,6 +137,9 @@ impl Plan {
             "{}: {} with {} parameters, {} of them trained, in {} on {}",
             self.name, info.architecture, info.parameters, info.trainable, info.dtype, info.device
         )];
+        lines.extend(
+            self.libraries.iter().map(|l| format!("plugin {} {}: {}", l.name, l.version, l.path.display())),
+        );
         for (name, data) in &self.data {
             let line = format!("{name}: {}", data.report);
             // The same rows may have been read both as pairs and as demonstrations.
@@ -163,13 +175,15 @@ impl Plan {
             "device": info.device,
             "threads": std::thread::available_parallelism().map_or(1, usize::from),
             "data": data,
+            "plugins": self.libraries,
             "started_in": std::env::current_dir().unwrap_or_default(),
         })
     }
 }
 
 impl Draft {
-    fn new(registry: &Registry, document: &Document, loaded: &mut Datasets) -> anyhow::Result<Self> {
+    fn new(registry: &mut Registry, document: &Document, loaded: &mut Datasets) -> anyhow::Result<Self> {
+        plugins::load_for(registry, document)?;
         let mut recipe: Recipe = document.to_recipe()?;
         let name = recipe.run.name.get_or_insert_with(|| document.stem()).clone();
         let output = recipe.run.output.get_or_insert_with(|| PathBuf::from("runs").join(&name)).clone();

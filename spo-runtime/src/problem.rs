@@ -408,8 +408,6 @@ impl Levels<'_> {
 /// [`Error::NonFinite`] naming the rows at fault.
 pub fn evaluate(objective: &mut dyn Objective, assembled: &Assembled, rows: &Dataset) -> Result<Evaluation> {
     let batch = assembled.batch()?;
-    let mut evaluation = Evaluation::default();
-    evaluation.reset(&batch);
     for (name, side) in [("chosen", &batch.chosen), ("rejected", &batch.rejected)] {
         if let Some(i) = side.policy.values().iter().position(|x| !x.is_finite()) {
             let answer = side.policy.offsets().partition_point(|&start| start <= i) - 1;
@@ -422,7 +420,8 @@ pub fn evaluate(objective: &mut dyn Objective, assembled: &Assembled, rows: &Dat
             )));
         }
     }
-    objective.evaluate(&batch, &mut evaluation)?;
+    let mut evaluation = Evaluation::default();
+    evaluation.compute(objective, &batch)?;
     if let Some(i) = evaluation.losses.iter().position(|x| !x.is_finite()) {
         return Err(Error::NonFinite(format!(
             "the loss of {} is {}, though its log-probs are finite: this is a fault of the objective",

@@ -41,8 +41,8 @@ fn add(folder: &Path, prefix: &str, hashes: &mut BTreeMap<String, String>) -> sp
 
 /// What the results of a run depend on.
 pub struct Provenance {
-    /// Hash of this very program.
-    program: String,
+    /// Hash of this very program, and of the libraries it has loaded.
+    program: Vec<String>,
     /// The recipe, but for where it goes and what it keeps.
     recipe: Value,
     /// The hashes of the model's files.
@@ -60,6 +60,8 @@ impl Provenance {
     /// When the program's own file cannot be read.
     pub fn new(plan: &Plan, stages: &[PlannedStage]) -> anyhow::Result<Self> {
         let program = std::env::current_exe().and_then(|path| hash::of_file(&path));
+        let mut program = vec![program.context("cannot read the program's own file")?];
+        program.extend(plan.libraries.iter().map(|library| library.sha256.clone()));
         // Stages share data: each is hashed once.
         let mut known = HashMap::new();
         let mut hash = |data: &Arc<Dataset>| -> String {
@@ -72,7 +74,7 @@ impl Provenance {
             json!({ "train": train, "eval": eval, "lower": lower, "tasks": tasks })
         };
         Ok(Provenance {
-            program: program.context("cannot read the program's own file")?,
+            program,
             recipe: plan.recipe.essence(),
             weights: json!(plan.weights),
             device: plan.session.info().device,

@@ -26,6 +26,9 @@ pub struct Recipe {
     /// The engine that runs it.
     #[serde(default)]
     pub backend: BackendChoice,
+    /// Parts that are not built in.
+    #[serde(default, skip_serializing_if = "Plugins::is_empty")]
+    pub plugins: Plugins,
     /// The data every stage learns from, unless it names its own.
     pub data: Data,
     /// What is measured on held-out data.
@@ -140,6 +143,22 @@ impl Default for BackendChoice {
             dtype: "f32".into(),
             options: Map::new(),
         }
+    }
+}
+
+/// `[plugins]`: libraries whose objectives, steps and backends this recipe uses.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Plugins {
+    /// Paths of libraries (`"target/release/libmy_loss.so"`), or names (`"my-loss"`) to be looked for in the
+    /// folders of `SPO_PLUGIN_PATH` and the user's own, `~/.local/share/spo/plugins`. Libraries in those
+    /// folders are found without being listed when the recipe uses a part that nothing else has.
+    pub load: Vec<String>,
+}
+
+impl Plugins {
+    fn is_empty(&self) -> bool {
+        self.load.is_empty()
     }
 }
 

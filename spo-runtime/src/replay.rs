@@ -12,6 +12,7 @@ use crate::checkpoint::Found;
 use crate::error::BadInput;
 use crate::incident::Incident;
 use crate::plan::Plan;
+use crate::plugins;
 use crate::problem::score;
 use crate::resume;
 use crate::rows::{Assembled, Batch, Scores, View};
@@ -21,10 +22,11 @@ use crate::rows::{Assembled, Batch, Scores, View};
 ///
 /// # Errors
 /// [`BadInput`] when there is none, or the run's data or model are not there any more.
-pub fn replay(registry: &Registry, path: &Path) -> anyhow::Result<String> {
+pub fn replay(registry: &mut Registry, path: &Path) -> anyhow::Result<String> {
     let (run, folder) = find(path)?;
     let incident = Incident::read(&folder)?;
     let document = resume::enter(&run)?;
+    plugins::load_for(registry, &document)?;
     let mut plan = Plan::new(registry, &document)?;
     let found = Found::read(&folder).with_context(|| format!("{} is damaged", folder.display()))?;
     let Some(stage) = plan.stages.iter_mut().find(|stage| stage.recipe.name == incident.stage) else {
@@ -98,8 +100,7 @@ impl Rows<'_> {
         let assembled = Assembled::new(&batch, batch.parts.iter().zip(&scored), self.reference, self.data);
         let seen = assembled.batch()?;
         let mut evaluation = Evaluation::default();
-        evaluation.reset(&seen);
-        let evaluated = objective.evaluate(&seen, &mut evaluation);
+        let evaluated = evaluation.compute(objective, &seen);
         let mut losses = vec![f64::NAN; self.data.examples.len()];
         for (i, loss) in evaluation.losses.iter().enumerate() {
             losses[assembled.row_of_loss(i)] = *loss;

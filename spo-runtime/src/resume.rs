@@ -8,6 +8,7 @@ use spo_api::Registry;
 
 use crate::document::Document;
 use crate::error::BadInput;
+use crate::plugins;
 use crate::reporter::Reporter;
 use crate::run;
 use crate::sweep;
@@ -16,12 +17,14 @@ use crate::sweep;
 ///
 /// # Errors
 /// [`BadInput`] when there is no run, or what it was made from has changed; otherwise as [`run::run`].
-pub fn resume(registry: &Registry, folder: &Path, reporter: Reporter) -> anyhow::Result<()> {
+pub fn resume(registry: &mut Registry, folder: &Path, reporter: Reporter) -> anyhow::Result<()> {
     if folder.join("sweep.json").exists() {
         let document = open(folder, "sweep.json", "sweep.toml", &[])?;
+        plugins::load_for(registry, &document)?;
         return sweep::run(registry, &document, &reporter);
     }
     let document = enter(folder)?;
+    plugins::load_for(registry, &document)?;
     run::run(registry, &document, reporter)
 }
 

@@ -42,7 +42,7 @@ use crate::summary::{StageSummary, Summary};
 /// [`BadInput`](crate::error::BadInput) before training begins when the recipe, the data or the model
 /// cannot be used; [`Interrupted`](crate::stop::Interrupted) when a signal came; anything else when the run
 /// fails.
-pub fn run(registry: &Registry, document: &Document, mut reporter: Reporter) -> anyhow::Result<()> {
+pub fn run(registry: &mut Registry, document: &Document, mut reporter: Reporter) -> anyhow::Result<()> {
     let stop = Stop::on_signals()?;
     let plan = Plan::new(registry, document)?;
     let (output, before) = Output::open(&plan)?;

@@ -23,7 +23,7 @@ impl SavedRun {
     ///
     /// # Errors
     /// [`BadInput`] when it holds no run, or what its recipe names is not there any more.
-    pub fn open(registry: &Registry, folder: &Path) -> anyhow::Result<Self> {
+    pub fn open(registry: &mut Registry, folder: &Path) -> anyhow::Result<Self> {
         let recipe = folder.join("recipe.toml");
         if !recipe.exists() {
             let message = format!("error: {} holds no run: it has no recipe.toml", folder.display());

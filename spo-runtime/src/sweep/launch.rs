@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use spo_api::Library;
 
 use super::Cell;
 use crate::output;
@@ -40,6 +41,7 @@ pub fn launch(
     folder: &Path,
     cells: &[Cell],
     recipes: &[Recipe],
+    libraries: &[Library],
     stop: &Stop,
     reporter: &Reporter,
 ) -> anyhow::Result<()> {
@@ -48,7 +50,7 @@ pub fn launch(
     let done = cells.iter().filter(|cell| complete(cell)).count();
     let mut waiting: VecDeque<_> = cells.iter().filter(|cell| !complete(cell)).collect();
     let mut launcher =
-        Launcher { sweep, folder, done, total: cells.len(), failed: Vec::new(), largest: None };
+        Launcher { sweep, folder, libraries, done, total: cells.len(), failed: Vec::new(), largest: None };
     if done > 0 {
         reporter.note(&format!("{done} of {} cells are complete already", cells.len()));
     }
@@ -97,6 +99,8 @@ pub fn launch(
 struct Launcher<'a> {
     sweep: &'a Sweep,
     folder: &'a Path,
+    /// Plugins, which every cell loads.
+    libraries: &'a [Library],
     done: usize,
     total: usize,
     failed: Vec<String>,
@@ -127,6 +131,9 @@ impl Launcher<'_> {
         let program = std::env::current_exe().context("cannot find the program itself")?;
         let mut command = Command::new(program);
         command.arg(beside("toml")).stdin(Stdio::null());
+        for library in self.libraries {
+            command.arg("--plugin").arg(&library.path);
+        }
         command.stdout(file.try_clone().context("cannot share the log")?).stderr(file);
         if self.sweep.jobs > 1 && std::env::var_os("RAYON_NUM_THREADS").is_none() {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -17,6 +17,7 @@ use crate::document::Document;
 use crate::error::{BadInput, Unfinished};
 use crate::output;
 use crate::plan::{Checked, Plan};
+use crate::plugins;
 use crate::recipe::{Recipe, Sweep};
 use crate::reporter::Reporter;
 use crate::starts::{self, Uses};
@@ -54,7 +55,7 @@ pub struct Cell {
 /// # Errors
 /// [`BadInput`] before anything starts when a cell cannot be run; otherwise when a cell failed, or a signal
 /// came.
-pub fn run(registry: &Registry, document: &Document, reporter: &Reporter) -> anyhow::Result<()> {
+pub fn run(registry: &mut Registry, document: &Document, reporter: &Reporter) -> anyhow::Result<()> {
     let stop = Stop::on_signals()?;
     let (recipe, sweep, plot, recipes) = prepare(registry, document)?;
     let folder = recipe.run.output.clone().unwrap_or_default();
@@ -79,7 +80,8 @@ pub fn run(registry: &Registry, document: &Document, reporter: &Reporter) -> any
         let text = toml::to_string_pretty(recipe).context("cannot write a cell's recipe as TOML")?;
         output::write_text(&folder.join(format!("{}.toml", cell.name)), &text)?;
     }
-    let outcome = launch::launch(&sweep, &folder, &plot.cells, &recipes, &stop, reporter);
+    let libraries = registry.libraries();
+    let outcome = launch::launch(&sweep, &folder, &plot.cells, &recipes, libraries, &stop, reporter);
     let results = table::Results::read(&folder, &plot);
     results.write_csv(&folder.join("results.csv"))?;
     if let Some(table) = results.table(&sweep) {
@@ -92,7 +94,7 @@ pub fn run(registry: &Registry, document: &Document, reporter: &Reporter) -> any
 ///
 /// # Errors
 /// [`BadInput`] for the first that cannot be run.
-pub fn check(registry: &Registry, document: &Document) -> anyhow::Result<String> {
+pub fn check(registry: &mut Registry, document: &Document) -> anyhow::Result<String> {
     let (_, _, plot, recipes) = prepare(registry, document)?;
     let mut out = format!("{} cells; the baseline is `{}`\n", plot.cells.len(), plot.baseline);
     for (cell, recipe) in plot.cells.iter().zip(&recipes) {
@@ -106,7 +108,10 @@ pub fn check(registry: &Registry, document: &Document) -> anyhow::Result<String>
 }
 
 /// Resolves and checks every cell.
-fn prepare(registry: &Registry, document: &Document) -> anyhow::Result<(Recipe, Sweep, Plot, Vec<Recipe>)> {
+fn prepare(
+    registry: &mut Registry,
+    document: &Document,
+) -> anyhow::Result<(Recipe, Sweep, Plot, Vec<Recipe>)> {
     let base = document.to_recipe()?;
     let sweep = base.sweep.clone().unwrap_or_default();
     let name = base.run.name.clone().unwrap_or_else(|| document.stem());
@@ -128,7 +133,10 @@ fn prepare(registry: &Registry, document: &Document) -> anyhow::Result<(Recipe, 
     let mut checked = Checked::default();
     for cell in &cells {
         let resolved = document.changed(&changes(cell, &name, &output)).map_err(anyhow::Error::from);
-        let recipe = resolved.and_then(|document| Plan::check(registry, &document, &mut checked));
+        let recipe = resolved.and_then(|document| {
+            plugins::load_for(registry, &document)?;
+            Plan::check(registry, &document, &mut checked)
+        });
         recipes.push(recipe.map_err(|error| BadInput(format!("error: cell `{}`: {error:#}", cell.name)))?);
     }
     share(&mut recipes, &output);
