@@ -342,7 +342,9 @@ impl EvaluationView {
     /// They have the batch's size.
     unsafe fn fill(&mut self, batch: &PreferenceBatch<'_>, objective: &mut dyn Objective) -> Result<()> {
         let (chosen, rejected) = (&batch.chosen.policy, &batch.rejected.policy);
-        let (mut rewards, mut metrics) = (Rewards::default(), Metrics::new());
+        let (mut rewards, mut metrics) = (SPARE.take(), Metrics::new());
+        rewards.chosen.clear();
+        rewards.rejected.clear();
         // SAFETY: the caller's.
         let mut out = unsafe {
             EvaluationMut {
@@ -374,8 +376,14 @@ impl EvaluationView {
             // SAFETY: by the contract of the table.
             unsafe { (self.metric)(self.context, Text::of(name), *value) };
         }
+        SPARE.set(rewards);
         Ok(())
     }
+}
+
+thread_local! {
+    /// Memory of the rewards of the evaluation before: how many there will be is the objective's to say.
+    static SPARE: std::cell::Cell<Rewards> = std::cell::Cell::default();
 }
 
 // The program's end.
