@@ -162,6 +162,13 @@ fn the_reference_is_the_one_that_is_asked_for() {
 }
 
 #[test]
+fn a_batch_may_have_answers_of_one_kind_only() {
+    let place = Place::new();
+    let recipe = align(r#""bco""#, r#""single""#, "").replace("batch_size = 8", "batch_size = 1");
+    assert_eq!(steps(&run(&place, "single", &recipe, &[]), "align").len(), 5);
+}
+
+#[test]
 fn a_weight_may_grow_into_place() {
     let place = Place::new();
     let sum = |schedule: &str| {

@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Result, VectorSpace};
 
 /// Where a model comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ModelSource {
     /// A Hugging Face folder: `config.json` and safetensors weights.
     Folder(PathBuf),
@@ -14,7 +17,7 @@ pub enum ModelSource {
 }
 
 /// A low-rank adapter on a frozen model (Hu et al. 2021): `W x + (alpha / rank) B A x`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Adapter {
     /// Rank of the update.
     pub rank: usize,
@@ -27,7 +30,7 @@ pub struct Adapter {
 }
 
 /// The model a session is opened on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ModelSpec {
     /// Where weights and shape come from.
     pub source: ModelSource,
@@ -42,7 +45,7 @@ pub struct ModelSpec {
 }
 
 /// What a session says of its model.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct ModelInfo {
     /// `model_type` of the configuration: `llama`, `qwen2`, ...
     pub architecture: String,
@@ -63,7 +66,7 @@ pub struct ModelInfo {
 /// A prompt with the completions that share it.
 ///
 /// The prompt must not be empty: a completion's first token is predicted from its last.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Group {
     /// Token ids that are read, not scored.
     pub prompt: Vec<u32>,
@@ -141,7 +144,7 @@ pub struct AdamW {
 }
 
 /// How to continue a prompt.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Sampling {
     /// Most tokens to add.
     pub max_new_tokens: usize,
@@ -221,4 +224,20 @@ pub trait Session: Send {
     /// # Errors
     /// When a file cannot be written, or there is no adapter to export.
     fn save(&mut self, folder: &Path, what: Export) -> Result<()>;
+
+    /// Writes everything that training has changed: the trainable parameters, the optimizer's moments
+    /// and step count, and every vector that is allocated. The gradient is left out: it is of no use
+    /// between steps.
+    ///
+    /// # Errors
+    /// When the file cannot be written. It is then as it was.
+    fn save_state(&mut self, file: &Path) -> Result<()>;
+
+    /// Takes back what [`save_state`](Self::save_state) wrote, bit for bit, from a session on the same
+    /// model. Vectors are found again under their handles; those the file does not hold are released.
+    ///
+    /// # Errors
+    /// [`Error::Model`](crate::Error::Model) when the file is damaged or of another model. The session
+    /// is then as it was.
+    fn restore_state(&mut self, file: &Path) -> Result<()>;
 }

@@ -70,6 +70,60 @@ pub fn parse<P: Part>(config: &Value) -> Result<P, ConfigError> {
     Ok(part)
 }
 
+/// Holds a table against a schema: keys, types, choices and ranges. For parts that are not Rust, and so
+/// have no [`parse`] of their own.
+pub(crate) fn check_schema(config: &Value, schema: &Value) -> Result<(), ConfigError> {
+    let Some(table) = config.as_object() else {
+        return Err(ConfigError::whole(format!("expected a table, got {config}")));
+    };
+    let empty = serde_json::Map::new();
+    let properties = schema["properties"].as_object().unwrap_or(&empty);
+    let known = || properties.keys().map(String::as_str);
+    for (key, value) in table {
+        let Some(property) = properties.get(key) else {
+            let listed: Vec<_> = known().map(|k| format!("`{k}`")).collect();
+            let expected = if listed.is_empty() { "none".into() } else { listed.join(", ") };
+            return Err(ConfigError {
+                key: Some(key.clone()),
+                message: format!("unknown field `{key}`, expected {expected}"),
+                suggestion: nearest(key, known()).map(str::to_owned),
+            });
+        };
+        let is = |kind: &str| match kind {
+            "number" => value.is_number(),
+            "integer" => value.is_i64() || value.is_u64(),
+            "boolean" => value.is_boolean(),
+            "string" => value.is_string(),
+            "array" => value.is_array(),
+            "object" => value.is_object(),
+            _ => value.is_null(),
+        };
+        let kinds: Vec<&str> = match &property["type"] {
+            Value::String(kind) => vec![kind],
+            Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
+            _ => vec![],
+        };
+        if !kinds.is_empty() && !kinds.iter().any(|kind| is(kind)) {
+            return Err(ConfigError::at(key, format!("expected {}, got {value}", kinds.join(" or "))));
+        }
+        if let Some(choices) = property["enum"].as_array().filter(|choices| !choices.contains(value)) {
+            let words: Vec<_> = choices.iter().filter_map(Value::as_str).collect();
+            let suggestion = value.as_str().and_then(|word| nearest(word, words.iter().copied()));
+            let message = format!("expected one of {}, got {value}", Value::from(choices.clone()));
+            return Err(ConfigError {
+                key: Some(key.clone()),
+                message,
+                suggestion: suggestion.map(str::to_owned),
+            });
+        }
+    }
+    let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    if let Some(key) = required.into_iter().find(|key| !table.contains_key(*key)) {
+        return Err(ConfigError::whole(format!("missing field `{key}`")));
+    }
+    check_ranges(config, schema, schema, "")
+}
+
 /// The candidate nearest to `word` by edit distance, if any is near enough to be what was meant.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
@@ -187,6 +241,29 @@ mod tests {
     fn error(config: Value) -> (Option<String>, String, Option<String>) {
         let e = parse::<Example>(&config).unwrap_err();
         (e.key, e.message, e.suggestion)
+    }
+
+    #[test]
+    fn a_schema_alone_refuses_what_a_type_would() {
+        let schema = json!({"properties": {
+            "beta": {"type": "number", "exclusiveMinimum": 0},
+            "mode": {"enum": ["mean", "sum"]},
+            "steps": {"type": ["integer", "null"]},
+        }, "required": ["beta"]});
+        let refusal = |config| check_schema(&config, &schema).unwrap_err();
+        assert_eq!(check_schema(&json!({"beta": 1, "mode": "sum", "steps": null}), &schema), Ok(()));
+        for (config, words) in [
+            (json!([]), "expected a table, got []"),
+            (json!({}), "missing field `beta`"),
+            (json!({"beta": "x"}), "beta: expected number, got \"x\""),
+            (json!({"beta": 0}), "beta: must be greater than 0, got 0"),
+            (json!({"beta": 1, "steps": 1.5}), "steps: expected integer or null, got 1.5"),
+            (json!({"beta": 1, "bta": 2}), "bta: unknown field `bta`, expected `beta`, `mode`, `steps`"),
+        ] {
+            assert_eq!(refusal(config).to_string(), words);
+        }
+        assert_eq!(refusal(json!({"bta": 2})).suggestion.as_deref(), Some("beta"));
+        assert_eq!(refusal(json!({"beta": 1, "mode": "men"})).suggestion.as_deref(), Some("mean"));
     }
 
     #[test]

@@ -42,8 +42,10 @@
 //! });
 //! # fn main() {}
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+#[allow(unsafe_code, reason = "the one place where Rust's types end")]
+pub mod abi;
 mod backend;
 mod batch;
 mod bilevel;
@@ -67,9 +69,9 @@ pub use bilevel::{
 pub use config::{ConfigError, Part, nearest, parse};
 pub use error::{Error, Result};
 pub use files::write_whole;
-pub use objective::{Data, Evaluation, Metrics, Objective, Requirements, Rewards};
+pub use objective::{Data, Evaluation, EvaluationMut, Metrics, Objective, Requirements, Rewards};
 pub use pair::{Answer, Pair, PairLoss, Reading};
-pub use registry::{Build, Entry, Registry};
+pub use registry::{Build, Constructor, Entry, Library, Registry};
 pub use scalar::{Dual, Scalar};
 
 /// What the expansion of [`register!`] needs; not for direct use.

@@ -67,13 +67,11 @@ pub struct Rewards {
 /// What an objective says of a batch. The buffers belong to the caller and are reused.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evaluation {
-    /// The loss of each row, not reduced, in nats unless the objective's paper says otherwise. The
-    /// loss of the batch is their sum divided by [`Totals::rows`](crate::Totals::rows).
+    /// The loss of each row; see [`EvaluationMut::losses`].
     pub losses: Vec<f64>,
-    /// Gradient of the *batch loss* with respect to each policy log-prob of the chosen answers, flat,
-    /// in the layout of `batch.chosen.policy`.
+    /// See [`EvaluationMut::grad_chosen`].
     pub grad_chosen: Vec<f64>,
-    /// The same for the rejected answers.
+    /// See [`EvaluationMut::grad_rejected`].
     pub grad_rejected: Vec<f64>,
     /// The implicit reward of each answer; empty when the objective has no such notion.
     pub rewards: Rewards,
@@ -81,19 +79,42 @@ pub struct Evaluation {
     pub metrics: Metrics,
 }
 
+/// Where an objective writes what it says of a batch.
+#[derive(Debug)]
+pub struct EvaluationMut<'a> {
+    /// The loss of each row, not reduced, in nats unless the objective's paper says otherwise. The
+    /// loss of the batch is their sum divided by [`Totals::rows`](crate::Totals::rows). Zeros at first,
+    /// as are the gradients.
+    pub losses: &'a mut [f64],
+    /// Gradient of the *batch loss* with respect to each policy log-prob of the chosen answers, flat,
+    /// in the layout of `batch.chosen.policy`.
+    pub grad_chosen: &'a mut [f64],
+    /// The same for the rejected answers.
+    pub grad_rejected: &'a mut [f64],
+    /// The implicit reward of each answer. Empty at first; may stay so.
+    pub rewards: &'a mut Rewards,
+    /// Further figures worth a look. Empty at first.
+    pub metrics: &'a mut Metrics,
+}
+
 impl Evaluation {
-    /// Sets every buffer to the batch's size, filled with zeros, keeping their memory.
-    pub fn reset(&mut self, batch: &PreferenceBatch<'_>) {
-        let resize = |v: &mut Vec<f64>, n| {
+    /// Evaluates an objective on a batch, keeping the memory of what was here before.
+    ///
+    /// # Errors
+    /// Those of [`Objective::evaluate`].
+    pub fn compute(&mut self, objective: &mut dyn Objective, batch: &PreferenceBatch<'_>) -> Result<()> {
+        let zeros = |v: &mut Vec<f64>, n| {
             v.clear();
             v.resize(n, 0.0);
         };
-        resize(&mut self.losses, batch.rows());
-        resize(&mut self.grad_chosen, batch.chosen.policy.values().len());
-        resize(&mut self.grad_rejected, batch.rejected.policy.values().len());
+        zeros(&mut self.losses, batch.rows());
+        zeros(&mut self.grad_chosen, batch.chosen.policy.values().len());
+        zeros(&mut self.grad_rejected, batch.rejected.policy.values().len());
         self.rewards.chosen.clear();
         self.rewards.rejected.clear();
         self.metrics.clear();
+        let Evaluation { losses, grad_chosen, grad_rejected, rewards, metrics } = self;
+        objective.evaluate(batch, &mut EvaluationMut { losses, grad_chosen, grad_rejected, rewards, metrics })
     }
 
     /// The batch loss, or this part's share of it.
@@ -110,12 +131,12 @@ pub trait Objective: Send {
     /// What it needs beside the policy's log-probs.
     fn requirements(&self) -> Requirements;
 
-    /// Computes losses and gradient into `out`, which the caller has [`reset`](Evaluation::reset) to
-    /// the batch's size.
+    /// Computes losses and gradient into `out`, whose buffers have the batch's size. Callers use
+    /// [`Evaluation::compute`].
     ///
     /// # Errors
     /// When the batch lacks what [`requirements`](Self::requirements) asked for.
-    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()>;
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()>;
 
     /// A training step begins, after this many others. For losses that change on the way.
     fn begin(&mut self, _steps_done: usize) {}

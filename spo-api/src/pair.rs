@@ -1,7 +1,7 @@
 use crate::batch::sum;
 use crate::{
-    Data, Dual, Error, Evaluation, Layout, Objective, PreferenceBatch, Ragged, Requirements, Result, Scalar,
-    Side,
+    Data, Dual, Error, EvaluationMut, Layout, Objective, PreferenceBatch, Ragged, Requirements, Result,
+    Scalar, Side,
 };
 
 /// One answer as a pair loss sees it.
@@ -105,7 +105,13 @@ impl Reading {
     }
 
     /// Writes the gradient with respect to the two sequence log-probs of pair `i` to their tokens.
-    pub fn spread(&self, batch: &PreferenceBatch<'_>, i: usize, gradient: [f64; 2], out: &mut Evaluation) {
+    pub fn spread(
+        &self,
+        batch: &PreferenceBatch<'_>,
+        i: usize,
+        gradient: [f64; 2],
+        out: &mut EvaluationMut<'_>,
+    ) {
         let shared = shared_length(batch, i);
         let rows = [
             &mut out.grad_chosen[batch.chosen.policy.range(i)],
@@ -177,7 +183,7 @@ impl<L: PairLoss> Objective for L {
         }
     }
 
-    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
         let reading = self.reading();
         for i in 0..batch.rows() {
             let mut pair = reading.pair(batch, i, self.needs_reference())?;
@@ -213,6 +219,7 @@ impl<L: PairLoss> Objective for L {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Evaluation;
     use crate::Totals;
 
     /// The margin itself, read in some way.
@@ -244,8 +251,7 @@ mod tests {
 
     fn evaluate(reading: Reading, batch: &PreferenceBatch<'_>) -> Result<Evaluation> {
         let mut out = Evaluation::default();
-        out.reset(batch);
-        Margin(reading).evaluate(batch, &mut out)?;
+        out.compute(&mut Margin(reading), batch)?;
         Ok(out)
     }
 

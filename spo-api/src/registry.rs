@@ -5,15 +5,18 @@ use serde_json::Value;
 
 use crate::{Backend, BilevelStep, ConfigError, Objective, nearest};
 
+/// Makes a part from its table in the recipe.
+pub type Constructor<P> = &'static (dyn Fn(&Value) -> Result<Box<P>, ConfigError> + Send + Sync);
+
 /// Constructor of a part, by kind.
 #[derive(Clone, Copy)]
 pub enum Build {
-    /// Builds an objective from its table.
-    Objective(fn(&Value) -> Result<Box<dyn Objective>, ConfigError>),
-    /// Builds a bilevel step from its table.
-    Step(fn(&Value) -> Result<Box<dyn BilevelStep>, ConfigError>),
-    /// Builds a backend from its table.
-    Backend(fn(&Value) -> Result<Box<dyn Backend>, ConfigError>),
+    /// Of an objective.
+    Objective(Constructor<dyn Objective>),
+    /// Of a bilevel step.
+    Step(Constructor<dyn BilevelStep>),
+    /// Of a backend.
+    Backend(Constructor<dyn Backend>),
 }
 
 impl Build {
@@ -37,10 +40,10 @@ pub struct Entry {
     pub summary: &'static str,
     /// Paper and equation.
     pub source: &'static str,
-    /// The crate that registered it.
+    /// The crate that registered it, or the plugin it was loaded from.
     pub origin: &'static str,
     /// JSON Schema of its table; the description is the type's doc comment.
-    pub schema: fn() -> Schema,
+    pub schema: &'static (dyn Fn() -> Schema + Send + Sync),
     /// Its constructor.
     pub build: Build,
 }
@@ -80,15 +83,29 @@ macro_rules! register {
                 summary: $summary,
                 source: $source,
                 origin: env!("CARGO_PKG_NAME"),
-                schema: || $crate::macro_support::schema_for!($type),
-                build: $crate::Build::$kind(|config| Ok(Box::new($crate::parse::<$type>(config)?))),
+                schema: &|| $crate::macro_support::schema_for!($type),
+                build: $crate::Build::$kind(&|config| Ok(Box::new($crate::parse::<$type>(config)?))),
             }
         }
     };
 }
 
+/// A library that parts were loaded from.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Library {
+    /// Its name, as it gives it.
+    pub name: String,
+    /// Its version, as it gives it.
+    pub version: String,
+    /// Its file.
+    pub path: std::path::PathBuf,
+    /// Hash of the file.
+    pub sha256: String,
+}
+
 /// All parts a program knows, by kind and name.
 pub struct Registry {
+    libraries: Vec<Library>,
     entries: BTreeMap<(&'static str, &'static str), &'static Entry>,
     aliases: BTreeMap<(&'static str, &'static str), &'static Entry>,
 }
@@ -97,16 +114,21 @@ impl Registry {
     /// The parts that were linked into the program.
     ///
     /// # Errors
-    /// When two parts of a kind claim one name; the error names both crates.
+    /// Those of [`add`](Self::add).
     pub fn linked() -> crate::Result<Self> {
-        let mut registry = Registry { entries: BTreeMap::new(), aliases: BTreeMap::new() };
+        let mut registry =
+            Registry { libraries: Vec::new(), entries: BTreeMap::new(), aliases: BTreeMap::new() };
         for entry in inventory::iter::<Entry> {
             registry.add(entry)?;
         }
         Ok(registry)
     }
 
-    fn add(&mut self, entry: &'static Entry) -> crate::Result<()> {
+    /// Adds a part, as a plugin brings it.
+    ///
+    /// # Errors
+    /// When another of its kind has its name or alias; the error names where both come from.
+    pub fn add(&mut self, entry: &'static Entry) -> crate::Result<()> {
         let kind = entry.build.kind();
         for name in std::iter::once(&entry.name).chain(entry.aliases) {
             if let Ok(other) = self.get(kind, name) {
@@ -119,6 +141,21 @@ impl Registry {
         self.entries.insert((kind, entry.name), entry);
         self.aliases.extend(entry.aliases.iter().map(|alias| ((kind, *alias), entry)));
         Ok(())
+    }
+
+    /// Adds all parts of a loaded library.
+    ///
+    /// # Errors
+    /// Those of [`add`](Self::add).
+    pub fn add_library(&mut self, library: Library, entries: &[&'static Entry]) -> crate::Result<()> {
+        entries.iter().try_for_each(|entry| self.add(entry))?;
+        self.libraries.push(library);
+        Ok(())
+    }
+
+    /// The libraries that parts were loaded from.
+    pub fn libraries(&self) -> &[Library] {
+        &self.libraries
     }
 
     /// All entries, by kind, then by name.

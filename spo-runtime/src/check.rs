@@ -7,6 +7,7 @@ use spo_data::{Dataset, Tokenizer};
 
 use crate::document::Document;
 use crate::plan::Plan;
+use crate::sweep;
 
 /// Rows shown of each training set.
 const SAMPLES: usize = 3;
@@ -15,7 +16,10 @@ const SAMPLES: usize = 3;
 ///
 /// # Errors
 /// As [`Plan::new`].
-pub fn check(registry: &Registry, document: &Document) -> anyhow::Result<String> {
+pub fn check(registry: &mut Registry, document: &Document) -> anyhow::Result<String> {
+    if document.get("sweep").is_some() {
+        return sweep::check(registry, document);
+    }
     let plan = Plan::new(registry, document)?;
     let mut out = plan.description().join("\n") + "\n";
     let mut shown: Vec<*const Dataset> = Vec::new();

@@ -17,32 +17,46 @@ pub fn objective(registry: &Registry, spec: &Value) -> Result<Box<dyn Objective>
     if items.is_empty() {
         return Err(ConfigError::whole("expected at least one objective"));
     }
-    let mut parts = Vec::with_capacity(items.len());
-    for (i, item) in items.iter().enumerate() {
-        let inside = |e: ConfigError| ConfigError {
-            key: Some(e.key.as_ref().map_or(format!("[{i}]"), |k| format!("[{i}].{k}"))),
-            ..e
-        };
-        let (name, taken, config) =
-            named(item, registry, "objective", &["weight", "schedule"]).map_err(inside)?;
-        let weight = match taken.get("weight") {
-            None => 1.0,
-            Some(w) => w.as_f64().filter(|w| *w != 0.0).ok_or_else(|| {
-                inside(ConfigError::at("weight", format!("must be a number other than 0, got {w}")))
-            })?,
-        };
-        let part =
-            registry.objective(&name, &config).map_err(|e| inside(elsewhere(registry, "objective", e)))?;
-        let schedule =
-            taken.get("schedule").map(spo_api::parse::<WeightSchedule>).transpose().map_err(|e| {
-                inside(ConfigError {
-                    key: Some(e.key.as_ref().map_or("schedule".into(), |k| format!("schedule.{k}"))),
-                    ..e
-                })
-            })?;
-        parts.push(Component { name, weight, schedule, objective: part });
-    }
-    Ok(Box::new(Mix::new(parts).map_err(|e| ConfigError::whole(e.to_string()))?))
+    let components = items.iter().enumerate().map(|(i, item)| {
+        let (component, _) = component(registry, item, &[]).map_err(|e| inside(&format!("[{i}]"), e))?;
+        Ok(component)
+    });
+    sum(components.collect::<Result<_, _>>()?)
+}
+
+fn sum(components: Vec<Component>) -> Result<Box<dyn Objective>, ConfigError> {
+    Ok(Box::new(Mix::new(components)?))
+}
+
+/// A term of a sum, and the keys of `more` that its table has beside those of the objective.
+fn component(
+    registry: &Registry,
+    item: &Value,
+    more: &[&str],
+) -> Result<(Component, Map<String, Value>), ConfigError> {
+    let own = [&["weight", "schedule"], more].concat();
+    let (name, mut taken, config) = named(item, registry, "objective", &own)?;
+    let weight = match taken.remove("weight") {
+        None => 1.0,
+        Some(w) => w
+            .as_f64()
+            .filter(|w| *w != 0.0)
+            .ok_or_else(|| ConfigError::at("weight", format!("must be a number other than 0, got {w}")))?,
+    };
+    let objective = registry.objective(&name, &config).map_err(|e| elsewhere(registry, "objective", e))?;
+    let schedule = taken.remove("schedule").map(|s| spo_api::parse::<WeightSchedule>(&s)).transpose();
+    let schedule = schedule.map_err(|e| inside("schedule", e))?;
+    Ok((Component { name, weight, schedule, objective }, taken))
+}
+
+/// Puts a path before the key of an error.
+fn inside(path: &str, error: ConfigError) -> ConfigError {
+    let key = match &error.key {
+        None => path.to_owned(),
+        Some(key) if key.starts_with('[') => format!("{path}{key}"),
+        Some(key) => format!("{path}.{key}"),
+    };
+    ConfigError { key: Some(key), ..error }
 }
 
 /// A bilevel step with what the recipe says of its lower level.
@@ -53,8 +67,19 @@ pub struct Bilevel {
     pub step: Box<dyn BilevelStep>,
     /// The lower objective, if the step has a lower level.
     pub lower: Option<Box<dyn Objective>>,
-    /// Source of the lower level's own demonstrations.
-    pub lower_data: Option<Value>,
+    /// Its own demonstrations, if it does not share those of the upper level.
+    pub lower_data: Option<LowerData>,
+    /// Further terms of the lower level, each on demonstrations of its own.
+    pub tasks: Vec<(Box<dyn Objective>, LowerData)>,
+}
+
+/// Where demonstrations of a lower level come from.
+#[derive(Clone, Debug)]
+pub struct LowerData {
+    /// Where the recipe says so, relative to its bilevel table.
+    pub key: String,
+    /// A source, or `{ task = { name = ... } }`.
+    pub source: Value,
 }
 
 /// Builds a bilevel step from `"single"` or `{ step = "penalty", lambda = 1.0, lower = "sft" }`.
@@ -68,20 +93,59 @@ pub fn bilevel(registry: &Registry, spec: &Value) -> Result<Bilevel, ConfigError
         if let Some(key) = taken.keys().next() {
             return Err(ConfigError::at(key, format!("has no effect: `{name}` has no lower level")));
         }
-        return Ok(Bilevel { name, step, lower: None, lower_data: None });
+        return Ok(Bilevel { name, step, lower: None, lower_data: None, tasks: Vec::new() });
     }
-    let lower_spec = taken.remove("lower").unwrap_or_else(|| "sft".into());
-    let lower = objective(registry, &lower_spec).map_err(|e| ConfigError {
-        key: Some(e.key.as_ref().map_or("lower".into(), |k| format!("lower.{k}"))),
-        ..e
-    })?;
-    let needs = lower.requirements();
-    if needs.data != spo_api::Data::Demonstrations || needs.reference || needs.whole_batch || needs.collision
+    let lower_data = taken.remove("lower_data").map(|source| LowerData { key: "lower_data".into(), source });
+    let spec = taken.remove("lower").unwrap_or_else(|| "sft".into());
+    let Value::Array(items) = &spec else {
+        let lower = objective(registry, &spec).map_err(|e| inside("lower", e))?;
+        imitates(&*lower, "lower")?;
+        return Ok(Bilevel { name, step, lower: Some(lower), lower_data, tasks: Vec::new() });
+    };
+    let (mut shared, mut tasks) = (Vec::new(), Vec::new());
+    for (i, item) in items.iter().enumerate() {
+        let key = format!("lower[{i}]");
+        let (component, mut taken) = component(registry, item, &["data"]).map_err(|e| inside(&key, e))?;
+        imitates(&*component.objective, &key)?;
+        match taken.remove("data") {
+            None => shared.push(component),
+            Some(source) => {
+                let term = sum(vec![component]).map_err(|e| inside(&key, e))?;
+                tasks.push((term, LowerData { key: format!("{key}.data"), source }));
+            }
+        }
+    }
+    let (lower, lower_data) = match (shared.is_empty(), lower_data) {
+        (false, lower_data) => (sum(shared).map_err(|e| inside("lower", e))?, lower_data),
+        (true, Some(_)) => {
+            let message = "has no effect: every term of the lower level has data of its own";
+            return Err(ConfigError::at("lower_data", message));
+        }
+        (true, None) if tasks.is_empty() => {
+            return Err(ConfigError::at("lower", "expected at least one objective"));
+        }
+        (true, None) => {
+            let (term, data) = tasks.remove(0);
+            (term, Some(data))
+        }
+    };
+    Ok(Bilevel { name, step, lower: Some(lower), lower_data, tasks })
+}
+
+/// A lower objective must learn from demonstrations alone.
+fn imitates(objective: &dyn Objective, key: &str) -> Result<(), ConfigError> {
+    let needs = objective.requirements();
+    match needs.data != spo_api::Data::Demonstrations
+        || needs.reference
+        || needs.whole_batch
+        || needs.collision
     {
-        let message = "the lower objective must learn from demonstrations alone, as `sft` does";
-        return Err(ConfigError::at("lower", message));
+        true => Err(ConfigError::at(
+            key,
+            "the lower objective must learn from demonstrations alone, as `sft` does",
+        )),
+        false => Ok(()),
     }
-    Ok(Bilevel { name, step, lower: Some(lower), lower_data: taken.remove("lower_data") })
 }
 
 /// Splits a table into the name of a registered part, the keys that the runtime takes for itself, and

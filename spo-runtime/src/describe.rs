@@ -5,7 +5,8 @@ use std::fmt::Write;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 use spo_api::{
-    Build, Data, Entry, Evaluation, Layout, Objective, PreferenceBatch, Ragged, Registry, Side, nearest,
+    Build, Constructor, Data, Entry, Evaluation, Layout, Objective, PreferenceBatch, Ragged, Registry, Side,
+    nearest,
 };
 
 use crate::error::BadInput;
@@ -128,7 +129,7 @@ fn describe_entry(entry: &Entry) -> String {
 }
 
 /// The loss of one pair, with the objective's defaults; `None` where it has required keys or takes no pairs.
-fn worked_pair(build: fn(&Value) -> Result<Box<dyn Objective>, spo_api::ConfigError>) -> Option<String> {
+fn worked_pair(build: Constructor<dyn Objective>) -> Option<String> {
     let mut objective = build(&Value::Object(serde_json::Map::new())).ok()?;
     let (chosen, rejected) = ([-1.0, -2.0, -0.5], [-1.5, -2.5]);
     let (reference_chosen, reference_rejected) = ([-1.0, -1.5, -0.5], [-1.0, -2.0]);
@@ -146,8 +147,7 @@ fn worked_pair(build: fn(&Value) -> Result<Box<dyn Objective>, spo_api::ConfigEr
     let mut batch = PreferenceBatch::new(Layout::Pairs, chosen_side, rejected_side).ok()?;
     batch.gaps = Some(&[1.0]);
     let mut evaluation = Evaluation::default();
-    evaluation.reset(&batch);
-    objective.evaluate(&batch, &mut evaluation).ok()?;
+    evaluation.compute(&mut *objective, &batch).ok()?;
     let mut text = format!(
         "A pair, with the defaults: policy {chosen:?} and {rejected:?}, reference {reference_chosen:?} and \
          {reference_rejected:?}{}\nloss {:.6}, gradient {:.6} and {:.6} (first tokens)",

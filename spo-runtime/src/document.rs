@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use anyhow::Context;
 use serde_json::{Map, Value};
 use spo_api::{ConfigError, nearest};
 use toml::de::{DeTable, DeValue};
@@ -25,11 +26,21 @@ enum Place {
     Override(usize),
 }
 
+/// A change to what the file says.
+#[derive(Clone, Debug)]
+struct Override {
+    /// Where it was asked for.
+    origin: &'static str,
+    /// `path=value`.
+    text: String,
+}
+
 /// A parsed file with its overrides applied.
+#[derive(Clone)]
 pub struct Document {
     name: String,
     text: String,
-    overrides: Vec<String>,
+    overrides: Vec<Override>,
     value: Value,
     places: BTreeMap<String, Place>,
 }
@@ -61,7 +72,7 @@ impl Document {
             name: name.to_owned(),
             value: Value::Null,
             places: BTreeMap::new(),
-            overrides: overrides.to_vec(),
+            overrides: Vec::new(),
             text,
         };
         let text = std::mem::take(&mut document.text);
@@ -69,10 +80,34 @@ impl Document {
         document.text = text.clone();
         let table = outcome.map_err(|e| document.render(e.message(), document.text_snippet(e.span(), "")))?;
         document.value = document.convert(&DeValue::Table(table.into_inner()), "")?;
-        for index in 0..overrides.len() {
-            document.apply(index)?;
+        for text in overrides {
+            document.apply(Override { origin: "--set", text: text.clone() })?;
         }
         Ok(document)
+    }
+
+    /// The document of a sweep's cell: without the sweep, with other values at some paths.
+    ///
+    /// # Errors
+    /// When there is no such path.
+    pub fn changed(&self, changes: &[(String, Value)]) -> Result<Self, BadInput> {
+        let mut document = self.clone();
+        if let Value::Object(table) = &mut document.value {
+            table.shift_remove("sweep");
+        }
+        for (path, value) in changes {
+            let value = toml::Value::try_from(value).map_err(|e| self.error("sweep", e.to_string()))?;
+            document.apply(Override { origin: "[sweep]", text: format!("{path}={value}") })?;
+        }
+        Ok(document)
+    }
+
+    /// The document as TOML, overrides applied.
+    ///
+    /// # Errors
+    /// When it holds what TOML has no form for.
+    pub fn to_toml(&self) -> anyhow::Result<String> {
+        toml::to_string_pretty(&self.value).context("cannot write the recipe as TOML")
     }
 
     /// The document as a recipe.
@@ -130,9 +165,9 @@ impl Document {
             Some(Place::File { key, .. }) if about_key => self.text_snippet(Some(key.clone()), label),
             Some(Place::File { value, .. }) => self.text_snippet(Some(value.clone()), label),
             Some(Place::Override(index)) => {
-                let text = &self.overrides[*index];
+                let Override { origin, text } = &self.overrides[*index];
                 let start = if about_key { 0 } else { text.find('=').map_or(0, |i| i + 1) };
-                snippet(text, "--set", start..text.len(), label)
+                snippet(text, origin, start..text.len(), label)
             }
             None => self.text_snippet(None, label),
         };
@@ -201,10 +236,12 @@ impl Document {
     }
 
     /// `stage.align.objective.beta=0.2`: list elements go by index or by their `name`.
-    fn apply(&mut self, index: usize) -> Result<(), BadInput> {
-        let text = self.overrides[index].clone();
+    fn apply(&mut self, change: Override) -> Result<(), BadInput> {
+        let index = self.overrides.len();
+        self.overrides.push(change.clone());
+        let Override { origin, text } = change;
         let fail = |message: String, span: Range<usize>, label: &str| {
-            let report = Level::ERROR.primary_title(&message).element(snippet(&text, "--set", span, label));
+            let report = Level::ERROR.primary_title(&message).element(snippet(&text, origin, span, label));
             BadInput(Renderer::plain().render(&[report]))
         };
         let Some((path, raw)) = text.split_once('=') else {
@@ -270,7 +307,7 @@ impl Document {
             .retain(|p, _| !(p.strip_prefix(resolved.as_str()).is_some_and(|r| r.starts_with(['.', '[']))));
         self.places.insert(resolved.clone(), Place::Override(index));
         let mut scratch = Document {
-            name: "--set".into(),
+            name: origin.into(),
             text: text.clone(),
             overrides: Vec::new(),
             value: Value::Null,

@@ -119,8 +119,7 @@ pub fn run(
     }
     batch.gaps = input.gaps.as_deref();
     let mut evaluation = Evaluation::default();
-    evaluation.reset(&batch);
-    objective.evaluate(&batch, &mut evaluation).map_err(bad)?;
+    evaluation.compute(&mut *objective, &batch).map_err(bad)?;
     let answer = Output {
         loss: evaluation.loss(&batch),
         grad_chosen: chosen.split(&evaluation.grad_chosen),

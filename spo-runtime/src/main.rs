@@ -7,12 +7,16 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 // Parts register themselves where their crate is named.
 use spo_backend_candle as _;
+use spo_backend_tabular as _;
 use spo_objectives as _;
+use spo_runtime::audit::{AuditArguments, audit};
 use spo_runtime::document::Document;
-use spo_runtime::error::{BadInput, exit_code};
+use spo_runtime::error::{BadInput, exit_code, report};
+use spo_runtime::mass_report::{MassArguments, mass};
 use spo_runtime::model::{Answering, SavedModel};
+use spo_runtime::plugin_command::PluginCommand;
 use spo_runtime::reporter::{Reporter, Voice};
-use spo_runtime::{check, describe, loss, recipe, run};
+use spo_runtime::{check, describe, loss, plugins, recipe, replay, resume, run, sweep};
 
 // Training allocates and frees large buffers all the time: the system's allocator gives them back to
 // the kernel and asks anew, a third of the time of a step.
@@ -28,7 +32,16 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
+    plugins: PluginArguments,
+    #[command(flatten)]
     run: RunArguments,
+}
+
+#[derive(clap::Args)]
+struct PluginArguments {
+    /// A plugin to load: a path, or a name to look for in the search path. May be repeated.
+    #[arg(long = "plugin", value_name = "LIBRARY", global = true)]
+    load: Vec<String>,
 }
 
 #[derive(clap::Args)]
@@ -37,12 +50,28 @@ struct RunArguments {
     recipe: Option<PathBuf>,
     #[command(flatten)]
     overrides: Overrides,
+    #[command(flatten)]
+    voice: VoiceArguments,
+}
+
+#[derive(clap::Args)]
+struct VoiceArguments {
     /// Speak JSON, one object a line.
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
     /// Say nothing but errors.
     #[arg(long)]
     quiet: bool,
+}
+
+impl VoiceArguments {
+    fn reporter(&self) -> Reporter {
+        Reporter::new(match (self.json, self.quiet) {
+            (true, _) => Voice::Json,
+            (_, true) => Voice::Quiet,
+            _ => Voice::Human,
+        })
+    }
 }
 
 #[derive(clap::Args)]
@@ -60,6 +89,18 @@ enum Command {
         recipe: PathBuf,
         #[command(flatten)]
         overrides: Overrides,
+    },
+    /// Continue a run that was interrupted, from its last checkpoint.
+    Resume {
+        /// The run's folder.
+        run: PathBuf,
+        #[command(flatten)]
+        voice: VoiceArguments,
+    },
+    /// Compute a batch again whose numbers were not finite, row by row.
+    Replay {
+        /// The run's folder, or that of one batch in its `nonfinite` folder.
+        run: PathBuf,
     },
     /// List the objectives, bilevel steps and backends.
     List,
@@ -85,8 +126,17 @@ enum Command {
         /// The folder to write.
         output: PathBuf,
     },
+    /// Begin a plugin, or put one to the test.
+    Plugin {
+        #[command(subcommand)]
+        command: PluginCommand,
+    },
     /// Tell what runs came to, and how they compare: one HTML page with words and pictures.
     Report(spo_report::Arguments),
+    /// Tell where the stages of a run took the probability of the held-out prompts.
+    Mass(MassArguments),
+    /// Measure what bilevel steps do to the parameters against exact hypergradients.
+    Audit(AuditArguments),
     /// Print the JSON Schema of recipes, for editors.
     Schema,
     /// Evaluate an objective on a JSON batch of log-probs from standard input.
@@ -101,47 +151,55 @@ fn main() -> ExitCode {
     match dispatch(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let text = format!("{error:#}");
-            let prefix = if text.starts_with("error") { "" } else { "error: " };
-            eprintln!("{prefix}{text}");
+            eprintln!("{}", report(&error));
             ExitCode::from(exit_code(&error))
         }
     }
 }
 
 fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
-    let registry = spo_api::Registry::linked()?;
+    let mut registry = spo_api::Registry::linked()?;
+    plugins::load(&mut registry, &arguments.plugins.load)?;
     match arguments.command {
         None => {
             let options = arguments.run;
             let recipe = options.recipe.ok_or_else(|| BadInput("error: which recipe?".into()))?;
-            let voice = match (options.json, options.quiet) {
-                (true, _) => Voice::Json,
-                (_, true) => Voice::Quiet,
-                _ => Voice::Human,
-            };
             let document = Document::read(&recipe, &options.overrides.set)?;
-            run::run(&registry, &document, Reporter::new(voice))
+            match document.get("sweep") {
+                Some(_) => sweep::run(&mut registry, &document, &options.voice.reporter()),
+                None => run::run(&mut registry, &document, options.voice.reporter()),
+            }
         }
+        Some(Command::Resume { run, voice }) => resume::resume(&mut registry, &run, voice.reporter()),
         Some(Command::Check { recipe, overrides }) => {
             let document = Document::read(&recipe, &overrides.set)?;
-            print!("{}", check::check(&registry, &document)?);
+            print!("{}", check::check(&mut registry, &document)?);
+            Ok(())
+        }
+        Some(Command::Replay { run }) => {
+            print!("{}", replay::replay(&mut registry, &run)?);
             Ok(())
         }
         Some(Command::List) => {
+            plugins::load_all(&mut registry)?;
             print!("{}", describe::list(&registry));
             Ok(())
         }
         Some(Command::Describe { name }) => {
+            plugins::load_all(&mut registry)?;
             print!("{}", describe::describe(&registry, &name)?);
             Ok(())
         }
         Some(Command::Generate { model, how, prompt }) => {
+            plugins::load_all(&mut registry)?;
             let answers = model.generate(&registry, &prompt, &how)?;
             println!("{}", answers.join("\n"));
             Ok(())
         }
-        Some(Command::Export { model, output }) => model.export(&registry, &output),
+        Some(Command::Export { model, output }) => {
+            plugins::load_all(&mut registry)?;
+            model.export(&registry, &output)
+        }
         Some(Command::Report(what)) => {
             let told = spo_report::report(&what).map_err(|e| match e {
                 spo_report::Error::Input(message) => anyhow::Error::new(BadInput(message)),
@@ -150,11 +208,21 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
             println!("{}", told.join("\n"));
             Ok(())
         }
+        Some(Command::Mass(arguments)) => {
+            print!("{}", mass(&mut registry, &arguments)?);
+            Ok(())
+        }
+        Some(Command::Audit(arguments)) => {
+            print!("{}", audit(&mut registry, &arguments)?);
+            Ok(())
+        }
         Some(Command::Schema) => {
             println!("{}", recipe::schema());
             Ok(())
         }
+        Some(Command::Plugin { command }) => command.run(),
         Some(Command::Loss { objective }) => {
+            plugins::load_all(&mut registry)?;
             loss::run(&registry, &objective, &mut std::io::stdin().lock(), &mut std::io::stdout().lock())
         }
     }

@@ -1,60 +1,124 @@
 //! The folder of a run, and how files get there: whole or not at all.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Serialize;
-use serde_json::{Map, Value};
-use spo_api::Metrics;
+use serde_json::Value;
 
+use crate::bundle;
 use crate::error::BadInput;
-use crate::lines::JsonLines;
+use crate::logs;
 use crate::plan::Plan;
+use crate::recipe::{Recipe, Resume};
 use crate::summary::Summary;
 
-/// The folder a run writes into.
+/// The folder a run writes into, and no other process with it.
 pub struct Output {
     folder: PathBuf,
+    _lock: File,
 }
+
+/// What the folder held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// No run, or one that is to be replaced.
+    Nothing,
+    /// This run, unfinished.
+    Unfinished,
+    /// This run, complete.
+    Finished,
+}
+
+/// What a run writes beside its stages' models.
+const RECORD: &str = "run.json";
+const RECIPE: &str = "recipe.toml";
+const SUMMARY: &str = "summary.json";
 
 impl Output {
     /// Makes the folder and writes what is known before training: the resolved recipe, versions and
     /// hashes of the data.
     ///
     /// # Errors
-    /// [`BadInput`] when the folder holds an earlier run that the recipe does not allow to be replaced.
-    pub fn create(plan: &Plan) -> anyhow::Result<Self> {
+    /// [`BadInput`] when another process writes to the folder, or it holds an earlier run that the recipe does
+    /// not allow to be continued or replaced.
+    pub fn open(plan: &Plan) -> anyhow::Result<(Self, Before)> {
         let folder = plan.output.clone();
-        let output = Output { folder };
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let output = Output { _lock: lock(&folder)?, folder };
         let folder = &output.folder;
-        if folder.join("run.json").exists() {
-            if !plan.recipe.run.overwrite {
-                return Err(BadInput(format!(
-                    "error: {} already holds a run: choose another `run.output`, or set `run.overwrite = true`",
-                    folder.display()
-                ))
-                .into());
+        if folder.join(RECORD).exists() {
+            let run = &plan.recipe.run;
+            let other = output.difference(plan);
+            match (run.resume, &other) {
+                (Resume::Auto, None) => {
+                    let finished = folder.join(SUMMARY).exists();
+                    return Ok((output, if finished { Before::Finished } else { Before::Unfinished }));
+                }
+                (Resume::Auto, Some(difference)) if !run.overwrite => {
+                    return Err(BadInput(format!(
+                        "error: {} holds another run, which cannot be continued: {difference}; choose another \
+                         `run.output`, or set `run.overwrite = true`",
+                        folder.display()
+                    ))
+                    .into());
+                }
+                (Resume::Never, _) if !run.overwrite => return Err(output.taken().into()),
+                _ => {}
             }
             // Only what a run writes is removed: the folder may hold more.
-            for name in [
-                "run.json",
-                "metrics.jsonl",
-                "held_out.jsonl",
-                "diagnostics.jsonl",
-                "summary.json",
-                "recipe.toml",
-            ] {
+            bundle::remove(&folder.join("checkpoints"))
+                .and_then(|()| bundle::remove(&folder.join("nonfinite")))
+                .with_context(|| format!("cannot replace the run in {}", folder.display()))?;
+            for name in [RECORD, SUMMARY, RECIPE].into_iter().chain(logs::FILES) {
                 let _ = std::fs::remove_file(folder.join(name));
             }
         }
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let recipe =
             toml::to_string_pretty(&plan.recipe).context("cannot write the resolved recipe as TOML")?;
-        write(&folder.join("recipe.toml"), recipe.as_bytes())?;
-        output.json("run.json", &plan.record())?;
-        Ok(output)
+        write_text(&folder.join(RECIPE), &recipe)?;
+        // Its presence says that there is a run.
+        output.json(RECORD, &plan.record())?;
+        Ok((output, Before::Nothing))
+    }
+
+    fn taken(&self) -> BadInput {
+        let folder = self.folder.display();
+        let how = match self.folder.join(SUMMARY).exists() {
+            true => String::new(),
+            false => format!(" that is not finished: `spo-run resume {folder}` continues it; or"),
+        };
+        let how = if how.is_empty() { ":".to_owned() } else { how };
+        BadInput(format!(
+            "error: {folder} already holds a run{how} choose another `run.output`, or set `run.overwrite = true`"
+        ))
+    }
+
+    /// In what the run in the folder is another than the planned one.
+    fn difference(&self, plan: &Plan) -> Option<String> {
+        let now = plan.record();
+        let kept = ["data", "tokenizer_sha256", "model", "plugins"];
+        other_recipe(&self.folder, &plan.recipe).or_else(|| match self.record() {
+            Ok(record) => kept.iter().find_map(|key| difference(&record[key], &now[key], key)),
+            Err(error) => Some(format!("its {RECORD} cannot be read: {error:#}")),
+        })
+    }
+
+    /// What has changed since the run began that may change its last digits.
+    pub fn drift(&self, plan: &Plan) -> Option<String> {
+        let (record, now) = (self.record().ok()?, plan.record());
+        ["spo", "threads", "device"].iter().find_map(|key| difference(&record[key], &now[key], key))
+    }
+
+    fn record(&self) -> anyhow::Result<Value> {
+        Ok(serde_json::from_slice(&std::fs::read(self.folder.join(RECORD))?)?)
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Where a stage's model goes.
@@ -62,72 +126,102 @@ impl Output {
         self.folder.join(name)
     }
 
-    /// Opens the run's metrics.
-    ///
-    /// # Errors
-    /// When the file cannot be created.
-    pub fn metrics(&self) -> anyhow::Result<MetricsLog> {
-        let path = self.folder.join("metrics.jsonl");
-        let file = OpenOptions::new().create(true).write(true).truncate(true).open(&path);
-        let file = file.with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(MetricsLog { path, file: BufWriter::new(file) })
-    }
-
-    /// Opens what is kept of every held-out row at both ends of a stage.
-    ///
-    /// # Errors
-    /// When the file cannot be created.
-    pub fn held_out(&self) -> anyhow::Result<JsonLines> {
-        JsonLines::create(&self.folder.join("held_out.jsonl"))
-    }
-
-    /// Opens the run's diagnostics.
-    ///
-    /// # Errors
-    /// When the file cannot be created.
-    pub fn diagnostics(&self) -> anyhow::Result<JsonLines> {
-        JsonLines::create(&self.folder.join("diagnostics.jsonl"))
-    }
-
     /// Writes the run's summary: its presence says that the run came to its end.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn finish(&self, summary: &Summary) -> anyhow::Result<()> {
-        self.json("summary.json", summary)
+        self.json(SUMMARY, summary)
     }
 
     fn json(&self, name: &str, value: &impl Serialize) -> anyhow::Result<()> {
-        let mut text = serde_json::to_string_pretty(value)?;
-        text.push('\n');
-        write(&self.folder.join(name), text.as_bytes())
+        write_json(&self.folder.join(name), value)
     }
 }
 
-/// `metrics.jsonl`: one object a line. It holds no times, so that equal runs give equal files.
-pub struct MetricsLog {
-    path: PathBuf,
-    file: BufWriter<File>,
-}
-
-impl MetricsLog {
-    /// Adds the metrics of a step, counted from 1; those of step 0 were taken before training.
-    ///
-    /// # Errors
-    /// When the disk is full.
-    pub fn write(&mut self, stage: &str, step: usize, metrics: &Metrics) -> anyhow::Result<()> {
-        let mut line =
-            Map::from_iter([("stage".to_owned(), Value::from(stage)), ("step".to_owned(), step.into())]);
-        line.extend(metrics.iter().map(|(name, value)| (name.clone(), Value::from(*value))));
-        let written = serde_json::to_writer(&mut self.file, &line)
-            .map_err(std::io::Error::from)
-            .and_then(|()| self.file.write_all(b"\n"))
-            .and_then(|()| self.file.flush());
-        written.with_context(|| format!("cannot write {}", self.path.display()))
+/// In what the run in a folder was made from another recipe; `None` also where there is no run.
+pub fn other_recipe(folder: &Path, recipe: &Recipe) -> Option<String> {
+    if !folder.join(RECORD).exists() {
+        return None;
+    }
+    let text = std::fs::read_to_string(folder.join(RECIPE)).map_err(anyhow::Error::from);
+    match text.and_then(|text| Ok(toml::from_str::<Recipe>(&text)?)) {
+        Ok(recorded) => difference(&recorded.essence(), &recipe.essence(), ""),
+        Err(error) => Some(format!("its {RECIPE} cannot be read: {error:#}")),
     }
 }
 
-fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let all = spo_api::write_whole(path, |out| out.write_all(bytes).map_err(|e| spo_api::Error::io(path, e)));
-    all.with_context(|| format!("cannot write {}", path.display()))
+/// Whether a folder holds the complete run of a recipe.
+pub fn is_complete(folder: &Path, recipe: &Recipe) -> bool {
+    folder.join(SUMMARY).exists() && other_recipe(folder, recipe).is_none()
+}
+
+/// Writes pretty-printed JSON, whole or not at all.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
+    write_text(path, &(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// Writes a text, whole or not at all.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_text(path: &Path, text: &str) -> anyhow::Result<()> {
+    let write = |out: &mut dyn Write| out.write_all(text.as_bytes()).map_err(|e| spo_api::Error::io(path, e));
+    spo_api::write_whole(path, write).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Makes sure that this process is the only one that writes into a folder. The lock goes with the process,
+/// however it ends.
+///
+/// # Errors
+/// [`BadInput`] naming the process that has it.
+pub fn lock(folder: &Path) -> anyhow::Result<File> {
+    let path = folder.join(".lock");
+    let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+    let mut file = opened.with_context(|| format!("cannot write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => {
+            let noted = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+            noted.with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let holder = std::fs::read_to_string(&path).unwrap_or_default();
+            Err(BadInput(format!("error: {} is in use by process {holder}", folder.display())).into())
+        }
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+/// Whether another process writes into a folder.
+pub fn in_use(folder: &Path) -> bool {
+    let file = File::open(folder.join(".lock"));
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+/// The first place where two values differ, in words.
+fn difference(old: &Value, new: &Value, path: &str) -> Option<String> {
+    let inner = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    match (old, new) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
+            keys.into_iter().find_map(|key| {
+                let (a, b) = (a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null));
+                difference(a, b, &inner(key))
+            })
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            let mut both = a.iter().zip(b).enumerate();
+            both.find_map(|(i, (a, b))| difference(a, b, &format!("{path}[{i}]")))
+        }
+        (Value::Null, new) if !new.is_null() => Some(format!("`{path}` was not there, now it is {new}")),
+        (old, Value::Null) if !old.is_null() => Some(format!("`{path}` was {old}, now it is not there")),
+        (old, new) if old != new => Some(format!("`{path}` was {old}, now it is {new}")),
+        _ => None,
+    }
 }

@@ -5,13 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use spo_api::{Data as DataKind, Layout, ModelInfo, ModelSource, ModelSpec, Objective, Registry, Session};
-use spo_data::task::{self, Generated};
+use spo_api::{
+    Backend, Data as DataKind, Layout, Library, ModelInfo, ModelSource, ModelSpec, Objective, Registry,
+    Session,
+};
+use spo_data::task::{self, Generated, Judge};
 use spo_data::{Dataset, Fit, Source, Tokenizer};
 
-use crate::compose::{self, Bilevel};
+use crate::compose::{self, Bilevel, LowerData};
 use crate::document::Document;
 use crate::error::BadInput;
+use crate::plugins;
+use crate::provenance;
 use crate::recipe::{Data, Recipe, Stage};
 use crate::rows::View;
 
@@ -31,6 +36,10 @@ pub struct Plan {
     pub stages: Vec<PlannedStage>,
     /// Of every file or task that was read: its name, what became of its rows, the hash of its tokens.
     pub data: Vec<(String, Arc<Dataset>)>,
+    /// The libraries that parts were loaded from.
+    pub libraries: Vec<Library>,
+    /// Hashes of the files that the model was opened from.
+    pub weights: BTreeMap<String, String>,
 }
 
 /// A stage with its parts.
@@ -39,8 +48,6 @@ pub struct PlannedStage {
     pub recipe: Stage,
     /// The name of the stage it starts from, or `model`.
     pub from: String,
-    /// The name that the next stage starts from.
-    pub next_from: Option<String>,
     /// F.
     pub objective: Box<dyn Objective>,
     /// The step, with G.
@@ -53,10 +60,36 @@ pub struct PlannedStage {
     pub eval: Option<Arc<Dataset>>,
     /// Whether held-out prompts are answered and compared.
     pub exact_match: bool,
+    /// Who judges its answers beyond that.
+    pub judge: Option<Judge>,
     /// The lower level's own demonstrations.
     pub lower_data: Option<Arc<Dataset>>,
+    /// Those of its further terms.
+    pub tasks: Vec<Arc<Dataset>>,
     /// Optimizer steps.
     pub steps: usize,
+}
+
+/// What several plans have in common, so that it is read once.
+#[derive(Default)]
+pub struct Checked {
+    data: Datasets,
+    /// What was opened, by its specification.
+    models: BTreeMap<String, ModelInfo>,
+}
+
+/// Of every source that was read: its name in words and its rows, by what decides on them.
+type Datasets = BTreeMap<String, (String, Arc<Dataset>)>;
+
+/// A recipe with its parts, before the model is opened.
+struct Draft {
+    recipe: Recipe,
+    name: String,
+    output: PathBuf,
+    tokenizer: Tokenizer,
+    stages: Vec<PlannedStage>,
+    backend: Box<dyn Backend>,
+    spec: ModelSpec,
 }
 
 impl Plan {
@@ -65,81 +98,36 @@ impl Plan {
     ///
     /// # Errors
     /// [`BadInput`] with the place in the recipe.
-    pub fn new(registry: &Registry, document: &Document) -> anyhow::Result<Self> {
-        let recipe: Recipe = document.to_recipe()?;
-        let name = recipe.run.name.clone().unwrap_or_else(|| document.stem());
-        let output = recipe.run.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(&name));
-
-        let mut parts = Vec::new();
-        for (i, stage) in recipe.stage.iter().enumerate() {
-            let at = |key: &str| format!("stage[{i}].{key}");
-            let objective = compose::objective(registry, &stage.objective)
-                .map_err(|e| document.locate(&at("objective"), e))?;
-            let bilevel =
-                compose::bilevel(registry, &stage.bilevel).map_err(|e| document.locate(&at("bilevel"), e))?;
-            parts.push((objective, bilevel));
-        }
-        let backend = registry
-            .backend(&recipe.backend.name, &Value::Object(recipe.backend.options.clone()))
-            .map_err(|e| {
-                let base = if e.key.is_some() { "backend.options" } else { "backend.name" };
-                document.locate(base, e)
-            })?;
-
-        let pairs = parts.iter().any(|(o, _)| o.requirements().data == DataKind::Pairs);
-        let tokenizer = tokenizer(document, &recipe)?;
-        let mut loader =
-            Loader { document, tokenizer, seed: recipe.run.seed, pairs, loaded: BTreeMap::new() };
-        let mut stages = Vec::new();
-        for (i, (objective, bilevel)) in parts.into_iter().enumerate() {
-            stages.push(loader.stage(&recipe, i, objective, bilevel)?);
-        }
-        for i in 1..stages.len() {
-            stages[i - 1].next_from = Some(stages[i].from.clone());
-        }
-
-        let spec = model_spec(&recipe, &loader.tokenizer);
-        let session = backend.open(&spec).map_err(|e| match e {
-            // The place in the recipe says more than the error alone.
-            spo_api::Error::Engine(message) => anyhow::Error::new(document.error("backend", message)),
-            spo_api::Error::Model(message) => anyhow::Error::new(document.error("model", message)),
-            other => other.into(),
-        })?;
-        let plan = Plan {
-            recipe,
-            name,
-            output,
-            tokenizer: loader.tokenizer,
-            session,
-            stages,
-            data: loader.loaded.into_values().collect(),
-        };
-        plan.check_fit(document)?;
-        Ok(plan)
+    pub fn new(registry: &mut Registry, document: &Document) -> anyhow::Result<Self> {
+        let mut loaded = Datasets::new();
+        let draft = Draft::new(registry, document, &mut loaded)?;
+        let session = draft.open(document)?;
+        draft.check_fit(document, &session.info())?;
+        let weights = provenance::weights(&draft.spec)?;
+        let Draft { recipe, name, output, tokenizer, stages, .. } = draft;
+        let data = loaded.into_values().collect();
+        let libraries = registry.libraries().to_vec();
+        Ok(Plan { recipe, name, output, tokenizer, session, stages, data, libraries, weights })
     }
 
-    /// Tokenizer, rows and model must fit each other.
-    fn check_fit(&self, document: &Document) -> Result<(), BadInput> {
-        let ModelInfo { vocabulary, context, .. } = self.session.info();
-        self.tokenizer.check_vocabulary(vocabulary).map_err(|e| document.error("model", e.to_string()))?;
-        for (i, stage) in self.recipe.stage.iter().enumerate() {
-            let (data, key) = match &stage.data {
-                Some(data) => (data, format!("stage[{i}].data.max_length")),
-                None => (&self.recipe.data, "data.max_length".to_owned()),
-            };
-            let longest = self.stages[i].train.examples.iter().flat_map(|e| &e.groups);
-            let longest =
-                longest.map(|g| g.prompt.len() + g.completions.iter().map(Vec::len).max().unwrap_or(0)).max();
-            if longest.is_some_and(|l| l > context) {
-                let message = format!(
-                    "is {}, and the longest row has {} tokens, but the model was made for {context}",
-                    data.max_length,
-                    longest.unwrap_or_default()
-                );
-                return Err(document.error(&key, message));
-            }
-        }
-        Ok(())
+    /// Checks a recipe as [`new`](Self::new) does, and keeps nothing but the resolved recipe. What was
+    /// `checked` before is not read again.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn check(
+        registry: &mut Registry,
+        document: &Document,
+        checked: &mut Checked,
+    ) -> anyhow::Result<Recipe> {
+        let draft = Draft::new(registry, document, &mut checked.data)?;
+        let key = format!("{:?} {:?}", draft.recipe.backend, draft.spec);
+        let info = match checked.models.get(&key) {
+            Some(info) => info.clone(),
+            None => checked.models.entry(key).or_insert(draft.open(document)?.info()).clone(),
+        };
+        draft.check_fit(document, &info)?;
+        Ok(draft.recipe)
     }
 
     /// What a person should know before training, a line each.
@@ -149,6 +137,9 @@ impl Plan {
             "{}: {} with {} parameters, {} of them trained, in {} on {}",
             self.name, info.architecture, info.parameters, info.trainable, info.dtype, info.device
         )];
+        lines.extend(
+            self.libraries.iter().map(|l| format!("plugin {} {}: {}", l.name, l.version, l.path.display())),
+        );
         for (name, data) in &self.data {
             let line = format!("{name}: {}", data.report);
             // The same rows may have been read both as pairs and as demonstrations.
@@ -179,11 +170,84 @@ impl Plan {
                 "parameters": info.parameters,
                 "trainable": info.trainable,
                 "dtype": info.dtype,
-                "device": info.device,
+                "sha256": self.weights,
             },
+            "device": info.device,
             "threads": std::thread::available_parallelism().map_or(1, usize::from),
             "data": data,
+            "plugins": self.libraries,
+            "started_in": std::env::current_dir().unwrap_or_default(),
         })
+    }
+}
+
+impl Draft {
+    fn new(registry: &mut Registry, document: &Document, loaded: &mut Datasets) -> anyhow::Result<Self> {
+        plugins::load_for(registry, document)?;
+        let mut recipe: Recipe = document.to_recipe()?;
+        let name = recipe.run.name.get_or_insert_with(|| document.stem()).clone();
+        let output = recipe.run.output.get_or_insert_with(|| PathBuf::from("runs").join(&name)).clone();
+
+        let mut parts = Vec::new();
+        for (i, stage) in recipe.stage.iter().enumerate() {
+            let at = |key: &str| format!("stage[{i}].{key}");
+            let objective = compose::objective(registry, &stage.objective)
+                .map_err(|e| document.locate(&at("objective"), e))?;
+            let bilevel =
+                compose::bilevel(registry, &stage.bilevel).map_err(|e| document.locate(&at("bilevel"), e))?;
+            parts.push((objective, bilevel));
+        }
+        let backend = registry
+            .backend(&recipe.backend.name, &Value::Object(recipe.backend.options.clone()))
+            .map_err(|e| {
+                let base = if e.key.is_some() { "backend.options" } else { "backend.name" };
+                document.locate(base, e)
+            })?;
+
+        let pairs = parts.iter().any(|(o, _)| o.requirements().data == DataKind::Pairs);
+        let tokenizer = tokenizer(document, &recipe)?;
+        let mut loader = Loader { document, tokenizer, seed: recipe.run.seed, pairs, loaded };
+        let mut stages = Vec::new();
+        for (i, (objective, bilevel)) in parts.into_iter().enumerate() {
+            stages.push(loader.stage(&recipe, i, objective, bilevel)?);
+        }
+        let tokenizer = loader.tokenizer;
+        let spec = model_spec(&recipe, &tokenizer);
+        Ok(Draft { recipe, name, output, tokenizer, stages, backend, spec })
+    }
+
+    fn open(&self, document: &Document) -> anyhow::Result<Box<dyn Session>> {
+        self.backend.open(&self.spec).map_err(|e| match e {
+            // The place in the recipe says more than the error alone.
+            spo_api::Error::Engine(message) => anyhow::Error::new(document.error("backend", message)),
+            spo_api::Error::Model(message) => anyhow::Error::new(document.error("model", message)),
+            error @ spo_api::Error::Io { .. } => document.error("model", error.to_string()).into(),
+            other => other.into(),
+        })
+    }
+
+    /// Tokenizer, rows and model must fit each other.
+    fn check_fit(&self, document: &Document, info: &ModelInfo) -> Result<(), BadInput> {
+        let ModelInfo { vocabulary, context, .. } = *info;
+        self.tokenizer.check_vocabulary(vocabulary).map_err(|e| document.error("model", e.to_string()))?;
+        for (i, stage) in self.recipe.stage.iter().enumerate() {
+            let (data, key) = match &stage.data {
+                Some(data) => (data, format!("stage[{i}].data.max_length")),
+                None => (&self.recipe.data, "data.max_length".to_owned()),
+            };
+            let longest = self.stages[i].train.examples.iter().flat_map(|e| &e.groups);
+            let longest =
+                longest.map(|g| g.prompt.len() + g.completions.iter().map(Vec::len).max().unwrap_or(0)).max();
+            if longest.is_some_and(|l| l > context) {
+                let message = format!(
+                    "is {}, and the longest row has {} tokens, but the model was made for {context}",
+                    data.max_length,
+                    longest.unwrap_or_default()
+                );
+                return Err(document.error(&key, message));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -194,7 +258,7 @@ struct Loader<'a> {
     seed: u64,
     /// Whether a stage learns from pairs.
     pairs: bool,
-    loaded: BTreeMap<String, (String, Arc<Dataset>)>,
+    loaded: &'a mut Datasets,
 }
 
 impl Loader<'_> {
@@ -220,11 +284,7 @@ impl Loader<'_> {
             false => None,
         };
         let lower_data = match &bilevel.lower_data {
-            Some(source) => {
-                let own = Data { train: Some(source.clone()), eval: None, task: None, ..data.clone() };
-                let at = format!("stage[{index}].bilevel.lower_data");
-                Some(self.load(&own, Split::Train, &at, Layout::Demonstrations)?)
-            }
+            Some(own) => Some(self.demonstrations(data, own, index)?),
             // Of unpaired answers, the desirable ones: a batch of its own, for some have none.
             None if layout == Layout::Unpaired && bilevel.lower.is_some() => {
                 let examples = train.examples.iter().filter(|e| e.desirable).cloned().collect();
@@ -236,6 +296,8 @@ impl Loader<'_> {
             }
             None => None,
         };
+        let tasks = bilevel.tasks.iter().map(|(_, own)| self.demonstrations(data, own, index));
+        let tasks = tasks.collect::<Result<_, _>>()?;
         if lower_data.as_ref().is_some_and(|data| data.examples.is_empty()) {
             let message = "no row is desirable: the lower level has nothing to learn from";
             return Err(self.document.error(&format!("stage[{index}].bilevel"), message).into());
@@ -260,25 +322,38 @@ impl Loader<'_> {
             let message = format!("is {}, but there are only {rows} rows to train on", stage.batch_size);
             return Err(self.document.error(&format!("stage[{index}].batch_size"), message).into());
         }
-        let from = match (&stage.from, index) {
-            (Some(from), _) => from.clone(),
-            (None, 0) => "model".to_owned(),
-            (None, i) => recipe.stage[i - 1].name.clone(),
-        };
+        let from = recipe.from(index).to_owned();
         let exact_match = recipe.evaluation.exact_match.unwrap_or(data.task.is_some());
+        let task = data.task.as_ref().and_then(|task| task.get("name")?.as_str());
+        let judge = task.and_then(task::judge);
         Ok(PlannedStage {
             recipe: stage,
             from,
-            next_from: None,
             objective,
             bilevel,
             view,
             train,
             eval,
             exact_match,
+            judge,
             lower_data,
+            tasks,
             steps,
         })
+    }
+
+    /// What a term of a lower level learns from, fitted to the model like the stage's own rows.
+    fn demonstrations(
+        &mut self,
+        fitted: &Data,
+        own: &LowerData,
+        index: usize,
+    ) -> Result<Arc<Dataset>, BadInput> {
+        let at = format!("stage[{index}].bilevel.{}", own.key);
+        let task = own.source.get("task").and_then(Value::as_object).cloned();
+        let train = task.is_none().then(|| own.source.clone());
+        let data = Data { train, eval: None, task, ..fitted.clone() };
+        self.load(&data, Split::Train, &at, Layout::Demonstrations)
     }
 
     fn load(
@@ -294,7 +369,8 @@ impl Loader<'_> {
             (Split::Train, None) => data.train.clone().unwrap_or_default(),
             (Split::Eval, None) => data.eval.clone().unwrap_or_default(),
         };
-        let key = format!("{source} {split:?} {layout:?} {fit:?}");
+        let (seed, tokenizer) = (self.seed, self.tokenizer.hash());
+        let key = format!("{source} {split:?} {layout:?} {fit:?} {seed} {tokenizer}");
         if let Some((_, known)) = self.loaded.get(&key) {
             return Ok(known.clone());
         }
@@ -357,18 +433,40 @@ fn generate(document: &Document, data: &Data, at: &str, seed: u64) -> Result<Gen
     })
 }
 
-/// The tokenizer: the one that is named, the model's own, or the characters of a generated task.
+/// All data that a recipe speaks of, with the place in the recipe. Those of lower levels are not checked yet.
+fn datasets(recipe: &Recipe) -> Vec<(String, Data)> {
+    let mut all = vec![("data".to_owned(), recipe.data.clone())];
+    for (i, stage) in recipe.stage.iter().enumerate() {
+        all.extend(stage.data.clone().map(|data| (format!("stage[{i}].data"), data)));
+        let lower = &stage.bilevel["lower"];
+        let terms = lower.as_array().into_iter().flatten().enumerate();
+        let terms = terms.map(|(j, term)| (format!("lower[{j}].data"), &term["data"]));
+        for (at, own) in terms.chain([("lower_data".to_owned(), &stage.bilevel["lower_data"])]) {
+            let task = own["task"].as_object().cloned();
+            let data = Data { train: None, eval: None, task, ..recipe.data.clone() };
+            all.push((format!("stage[{i}].bilevel.{at}"), data));
+        }
+    }
+    all
+}
+
+/// The tokenizer: the one that is named, the model's own, or the characters of the generated tasks.
 fn tokenizer(document: &Document, recipe: &Recipe) -> Result<Tokenizer, BadInput> {
     let (folder, at) = match (&recipe.model.tokenizer, &recipe.model.path) {
         (Some(folder), _) => (folder, "model.tokenizer"),
         (None, Some(folder)) => (folder, "model.path"),
         (None, None) => {
-            if recipe.data.task.is_none() {
+            let mut alphabet = String::new();
+            for (at, data) in datasets(recipe) {
+                if data.task.is_some() {
+                    alphabet += &generate(document, &data, &format!("{at}.task"), recipe.run.seed)?.alphabet;
+                }
+            }
+            if alphabet.is_empty() {
                 let message = "a model with random weights that learns from files needs `model.tokenizer`";
                 return Err(document.error("model", message));
             }
-            let generated = generate(document, &recipe.data, "data.task", recipe.run.seed)?;
-            return Ok(Tokenizer::characters(generated.alphabet));
+            return Ok(Tokenizer::characters(&alphabet));
         }
     };
     exists(folder).map_err(|message| document.error(at, message))?;
@@ -391,7 +489,7 @@ fn exists(path: &Path) -> Result<(), String> {
 }
 
 /// What the backend is to open.
-fn model_spec(recipe: &Recipe, tokenizer: &Tokenizer) -> ModelSpec {
+pub(crate) fn model_spec(recipe: &Recipe, tokenizer: &Tokenizer) -> ModelSpec {
     let source = match (&recipe.model.path, &recipe.model.config) {
         (Some(folder), _) => ModelSource::Folder(folder.clone()),
         (None, config) => {

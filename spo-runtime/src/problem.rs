@@ -37,6 +37,25 @@ pub struct LowerSource<'a> {
     pub draw: &'a mut dyn FnMut() -> Vec<usize>,
 }
 
+/// A further term of the lower level, on a batch of its own.
+pub struct LowerTask<'a> {
+    /// Its loss, which is added to G.
+    pub objective: &'a mut dyn Objective,
+    /// Its demonstrations.
+    pub data: Scored<'a>,
+    /// Rows of the next batch.
+    pub draw: Box<dyn FnMut() -> Vec<usize> + 'a>,
+}
+
+/// What G has beside the terms on the upper batch.
+#[derive(Clone, Copy, Debug)]
+struct Elsewhere {
+    /// The first term, where it has a batch of its own.
+    first: Option<f64>,
+    /// The further tasks.
+    tasks: f64,
+}
+
 /// How a step moves the parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct Motion {
@@ -59,6 +78,8 @@ pub struct StepProblem<'a> {
     source: Option<LowerSource<'a>>,
     /// A lower batch of its own.
     drawn: Option<Batch>,
+    /// Further terms of the lower level with their batches.
+    tasks: Vec<(LowerTask<'a>, Batch)>,
     motion: Motion,
     /// Norm of the gradient of the last descent, before clipping.
     pub grad_norm: Option<f64>,
@@ -85,9 +106,14 @@ impl<'a> StepProblem<'a> {
         data: Scored<'a>,
         batch: Batch,
         source: Option<LowerSource<'a>>,
+        tasks: Vec<LowerTask<'a>>,
         motion: Motion,
     ) -> Result<Self> {
         let own = source.as_ref().is_some_and(|s| s.own);
+        let tasks = tasks.into_iter().map(|mut task| {
+            let batch = task.next(motion.micro_batch);
+            (task, batch)
+        });
         let mut problem = StepProblem {
             session,
             levels,
@@ -95,23 +121,30 @@ impl<'a> StepProblem<'a> {
             batch,
             source,
             drawn: None,
+            tasks: tasks.collect(),
             motion,
             grad_norm: None,
             observation: None,
         };
         if own {
-            problem.next_lower()?;
+            problem.draw_first()?;
         }
         Ok(problem)
     }
 
+    /// The rows of the lower level's batch, where it is not that of the upper one.
+    pub fn lower_rows(&self) -> Vec<usize> {
+        self.drawn.as_ref().map(Batch::rows).unwrap_or_default()
+    }
+
+    /// The rows of each further task's batch.
+    pub fn task_rows(&self) -> Vec<Vec<usize>> {
+        self.tasks.iter().map(|(_, batch)| batch.rows()).collect()
+    }
+
     /// Forward and backward, part by part: the loss and the weights of each part are known as soon as
     /// its log-probs are.
-    fn one_pass(
-        &mut self,
-        weigh: &mut Weigh<'_>,
-        lower_elsewhere: Option<f64>,
-    ) -> Result<(Losses, LevelWeights)> {
+    fn one_pass(&mut self, weigh: &mut Weigh<'_>, elsewhere: Elsewhere) -> Result<(Losses, LevelWeights)> {
         let mut total = Losses::default();
         let mut weights = None;
         let statistics = statistics(self.observation.is_none(), self.levels.upper);
@@ -120,13 +153,8 @@ impl<'a> StepProblem<'a> {
             self.session.backward(&part.tokens, statistics, &mut |seen| {
                 let assembled =
                     Assembled::new(&self.batch, [(part, seen)], self.data.reference, self.data.rows);
-                let found = self.levels.evaluate(
-                    &assembled,
-                    self.data.rows,
-                    weigh,
-                    lower_elsewhere,
-                    &mut observation,
-                )?;
+                let found =
+                    self.levels.evaluate(&assembled, self.data.rows, weigh, elsewhere, &mut observation)?;
                 total.upper += found.losses.upper;
                 total.lower += found.losses.lower;
                 weights = Some(found.weights);
@@ -138,11 +166,7 @@ impl<'a> StepProblem<'a> {
     }
 
     /// Forward of all parts, then the losses of the whole batch, then forward and backward of each part.
-    fn two_pass(
-        &mut self,
-        weigh: &mut Weigh<'_>,
-        lower_elsewhere: Option<f64>,
-    ) -> Result<(Losses, LevelWeights)> {
+    fn two_pass(&mut self, weigh: &mut Weigh<'_>, elsewhere: Elsewhere) -> Result<(Losses, LevelWeights)> {
         let statistics = statistics(self.observation.is_none(), self.levels.upper);
         let scored = score(self.session, &self.batch.parts, statistics)?;
         let assembled = Assembled::new(
@@ -152,15 +176,15 @@ impl<'a> StepProblem<'a> {
             self.data.rows,
         );
         let mut observation = Observation::default();
-        let found =
-            self.levels.evaluate(&assembled, self.data.rows, weigh, lower_elsewhere, &mut observation)?;
+        let found = self.levels.evaluate(&assembled, self.data.rows, weigh, elsewhere, &mut observation)?;
         self.observation.get_or_insert(observation);
         backward(self.session, &self.batch.parts, &found.upstream)?;
         Ok((found.losses, found.weights))
     }
 
-    /// G on the current lower batch; with a weight, its weighted gradient is added to the accumulator.
-    fn lower_alone(&mut self, weight: Option<f64>) -> Result<f64> {
+    /// The first term of G on its current batch; with a weight, its weighted gradient is added to the
+    /// accumulator.
+    fn first_alone(&mut self, weight: Option<f64>) -> Result<f64> {
         let of_upper_batch;
         let (batch, data) = match (&self.drawn, &self.source) {
             (Some(drawn), Some(source)) => (drawn, source.data),
@@ -172,27 +196,64 @@ impl<'a> StepProblem<'a> {
             }
         };
         let lower = self.levels.lower.as_mut().ok_or_else(no_lower)?;
+        imitation(self.session, &mut **lower, batch, data.rows, weight)
+    }
+
+    /// The further terms of G, in the same way.
+    fn tasks_alone(&mut self, weight: Option<f64>) -> Result<f64> {
         let mut total = 0.0;
-        for part in &batch.parts {
-            let mut evaluate = |seen: &LogProbs| -> Result<Vec<f64>> {
-                let assembled = Assembled::new(batch, [(part, seen)], None, data.rows);
-                let evaluation = evaluate(&mut **lower, &assembled, data.rows)?;
-                total += evaluation.loss(&assembled.batch()?);
-                Ok(assembled.upstream(|chosen, i| if chosen { evaluation.grad_chosen[i] } else { 0.0 }))
-            };
-            match weight {
-                None => {
-                    evaluate(&self.session.log_probs(&part.tokens, Statistics::default())?)?;
-                }
-                Some(weight) => {
-                    self.session.backward(&part.tokens, Statistics::default(), &mut |seen| {
-                        Ok(evaluate(seen)?.into_iter().map(|g| weight * g).collect())
-                    })?;
-                }
-            }
+        for (task, batch) in &mut self.tasks {
+            total += imitation(self.session, task.objective, batch, task.data.rows, weight)?;
         }
         Ok(total)
     }
+
+    fn lower_alone(&mut self, weight: Option<f64>) -> Result<f64> {
+        Ok(self.first_alone(weight)? + self.tasks_alone(weight)?)
+    }
+
+    fn draw_first(&mut self) -> Result<()> {
+        let source = self.source.as_mut().ok_or_else(no_lower)?;
+        let rows = (source.draw)();
+        self.drawn = Some(Batch::new(source.data.rows, &rows, View::DEMONSTRATIONS, self.motion.micro_batch));
+        Ok(())
+    }
+}
+
+impl LowerTask<'_> {
+    fn next(&mut self, micro_batch: Option<MicroBatch>) -> Batch {
+        Batch::new(self.data.rows, &(self.draw)(), View::DEMONSTRATIONS, micro_batch)
+    }
+}
+
+/// A loss on demonstrations, part by part; with a weight, its weighted gradient is added to the accumulator.
+fn imitation(
+    session: &mut dyn Session,
+    objective: &mut dyn Objective,
+    batch: &Batch,
+    rows: &Dataset,
+    weight: Option<f64>,
+) -> Result<f64> {
+    let mut total = 0.0;
+    for part in &batch.parts {
+        let mut evaluate = |seen: &LogProbs| -> Result<Vec<f64>> {
+            let assembled = Assembled::new(batch, [(part, seen)], None, rows);
+            let evaluation = evaluate(objective, &assembled, rows)?;
+            total += evaluation.loss(&assembled.batch()?);
+            Ok(assembled.upstream(|chosen, i| if chosen { evaluation.grad_chosen[i] } else { 0.0 }))
+        };
+        match weight {
+            None => {
+                evaluate(&session.log_probs(&part.tokens, Statistics::default())?)?;
+            }
+            Some(weight) => {
+                session.backward(&part.tokens, Statistics::default(), &mut |seen| {
+                    Ok(evaluate(seen)?.into_iter().map(|g| weight * g).collect())
+                })?;
+            }
+        }
+    }
+    Ok(total)
 }
 
 impl BilevelProblem for StepProblem<'_> {
@@ -208,19 +269,26 @@ impl BilevelProblem for StepProblem<'_> {
             }
             _ => {
                 let by_losses = matches!(weigh, Weigh::By(_));
-                let elsewhere = match (&self.drawn, by_losses) {
-                    (Some(_), true) => Some(self.lower_alone(None)?),
+                let first = match (&self.drawn, by_losses) {
+                    (Some(_), true) => Some(self.first_alone(None)?),
                     (Some(_), false) => Some(f64::NAN),
                     (None, _) => None,
                 };
+                let tasks = if by_losses { self.tasks_alone(None)? } else { 0.0 };
+                let elsewhere = Elsewhere { first, tasks };
                 let whole = by_losses || self.levels.upper.requirements().whole_batch;
                 let (mut losses, weights) = if whole && self.batch.parts.len() > 1 {
                     self.two_pass(&mut weigh, elsewhere)?
                 } else {
                     self.one_pass(&mut weigh, elsewhere)?
                 };
-                if elsewhere.is_some() && weights.lower != 0.0 {
-                    losses.lower = self.lower_alone(Some(weights.lower))?;
+                if weights.lower != 0.0 {
+                    if first.is_some() {
+                        losses.lower = self.first_alone(Some(weights.lower))? + tasks;
+                    }
+                    let now = self.tasks_alone(Some(weights.lower))?;
+                    // Of fixed weights, the tasks were not evaluated before.
+                    losses.lower += now - tasks;
                 }
                 losses
             }
@@ -240,22 +308,19 @@ impl BilevelProblem for StepProblem<'_> {
             (Some(drawn), Some(source)) => (drawn, source.data),
             _ => (&self.batch, self.data),
         };
-        let reference =
-            data.reference.ok_or_else(|| Error::Batch("this stage keeps no reference log-probs".into()))?;
-        if let Some(row) = batch.rows().into_iter().find(|&row| !reference.knows(row)) {
-            let message = "was drawn for the lower level and has no reference log-probs: give the level data of its own";
-            return Err(Error::Batch(format!("{} {message}", place(data.rows, row))));
-        }
-        let assembled = Assembled::of_scores(batch, reference, data.rows);
         let lower = self.levels.lower.as_mut().ok_or_else(no_lower)?;
-        Ok(evaluate(&mut **lower, &assembled, data.rows)?.loss(&assembled.batch()?))
+        let mut total = of_reference(&mut **lower, batch, data)?;
+        for (task, batch) in &mut self.tasks {
+            total += of_reference(task.objective, batch, task.data)?;
+        }
+        Ok(total)
     }
 
     fn next_lower(&mut self) -> Result<()> {
-        let source = self.source.as_mut().ok_or_else(no_lower)?;
-        let rows = (source.draw)();
-        self.drawn = Some(Batch::new(source.data.rows, &rows, View::DEMONSTRATIONS, self.motion.micro_batch));
-        Ok(())
+        for (task, batch) in &mut self.tasks {
+            *batch = task.next(self.motion.micro_batch);
+        }
+        self.draw_first()
     }
 
     fn descend(&mut self, lr_factor: f64) -> Result<()> {
@@ -281,15 +346,27 @@ impl BilevelProblem for StepProblem<'_> {
     }
 }
 
+/// A loss on demonstrations under the reference.
+fn of_reference(objective: &mut dyn Objective, batch: &Batch, data: Scored<'_>) -> Result<f64> {
+    let reference =
+        data.reference.ok_or_else(|| Error::Batch("this stage keeps no reference log-probs".into()))?;
+    if let Some(row) = batch.rows().into_iter().find(|&row| !reference.knows(row)) {
+        let message =
+            "was drawn for the lower level and has no reference log-probs: give the level data of its own";
+        return Err(Error::Batch(format!("{} {message}", place(data.rows, row))));
+    }
+    let assembled = Assembled::of_scores(batch, reference, data.rows);
+    Ok(evaluate(objective, &assembled, data.rows)?.loss(&assembled.batch()?))
+}
+
 impl Levels<'_> {
-    /// Evaluates what `weigh` asks for on one batch or a part of it. `lower_elsewhere` is G where the
-    /// lower level has another batch.
+    /// Evaluates what `weigh` asks for on one batch or a part of it.
     fn evaluate(
         &mut self,
         assembled: &Assembled,
         rows: &Dataset,
         weigh: &mut Weigh<'_>,
-        lower_elsewhere: Option<f64>,
+        elsewhere: Elsewhere,
         observation: &mut Observation,
     ) -> Result<Found> {
         let batch = assembled.batch()?;
@@ -300,14 +377,15 @@ impl Levels<'_> {
             Weigh::By(_) => true,
         };
         let lower = match &mut self.lower {
-            Some(lower) if wants_lower && lower_elsewhere.is_none() => {
+            Some(lower) if wants_lower && elsewhere.first.is_none() => {
                 Some(evaluate(&mut **lower, assembled, rows)?)
             }
             _ => None,
         };
         let losses = Losses {
             upper: upper.loss(&batch),
-            lower: lower.as_ref().map_or(lower_elsewhere.unwrap_or(f64::NAN), |l| l.loss(&batch)),
+            lower: elsewhere.tasks
+                + lower.as_ref().map_or(elsewhere.first.unwrap_or(f64::NAN), |l| l.loss(&batch)),
         };
         let weights = match weigh {
             Weigh::Fixed(weights) => *weights,
@@ -330,8 +408,6 @@ impl Levels<'_> {
 /// [`Error::NonFinite`] naming the rows at fault.
 pub fn evaluate(objective: &mut dyn Objective, assembled: &Assembled, rows: &Dataset) -> Result<Evaluation> {
     let batch = assembled.batch()?;
-    let mut evaluation = Evaluation::default();
-    evaluation.reset(&batch);
     for (name, side) in [("chosen", &batch.chosen), ("rejected", &batch.rejected)] {
         if let Some(i) = side.policy.values().iter().position(|x| !x.is_finite()) {
             let answer = side.policy.offsets().partition_point(|&start| start <= i) - 1;
@@ -344,7 +420,8 @@ pub fn evaluate(objective: &mut dyn Objective, assembled: &Assembled, rows: &Dat
             )));
         }
     }
-    objective.evaluate(&batch, &mut evaluation)?;
+    let mut evaluation = Evaluation::default();
+    evaluation.compute(objective, &batch)?;
     if let Some(i) = evaluation.losses.iter().position(|x| !x.is_finite()) {
         return Err(Error::NonFinite(format!(
             "the loss of {} is {}, though its log-probs are finite: this is a fault of the objective",

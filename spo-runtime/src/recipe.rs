@@ -10,6 +10,12 @@ use spo_data::{MicroBatch, Truncation};
 
 use crate::diagnostics::Diagnostics;
 
+mod keeping;
+mod sweep;
+
+pub use keeping::{Best, Cache, Checkpoint, Goal, OnNonfinite, Resume};
+pub use sweep::{Case, Sweep};
+
 /// A run: a model, preference data, and the stages that train one on the other.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +28,9 @@ pub struct Recipe {
     /// The engine that runs it.
     #[serde(default)]
     pub backend: BackendChoice,
+    /// Parts that are not built in.
+    #[serde(default, skip_serializing_if = "Plugins::is_empty")]
+    pub plugins: Plugins,
     /// The data every stage learns from, unless it names its own.
     pub data: Data,
     /// What is measured on held-out data.
@@ -30,6 +39,15 @@ pub struct Recipe {
     /// What is followed while training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diagnostics: Option<Diagnostics>,
+    /// What an interrupted run continues from.
+    #[serde(default)]
+    pub checkpoint: Checkpoint,
+    /// Work that runs share.
+    #[serde(default)]
+    pub cache: Cache,
+    /// Many runs of this recipe instead of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<Sweep>,
     /// The stages, in order: `[[stage]]`.
     #[schemars(length(min = 1))]
     pub stage: Vec<Stage>,
@@ -50,6 +68,11 @@ pub struct Run {
     pub output: Option<PathBuf>,
     /// Replace an earlier run in that folder. Without it, a folder that holds one is an error.
     pub overwrite: bool,
+    /// `"auto"` continues an unfinished run of this recipe in that folder; one that is finished is left as it is.
+    pub resume: Resume,
+    /// When a loss or gradient is not finite: `"stop"`, or `"skip"` the batch. The first such batch of a stage
+    /// is written down for `spo-run replay`.
+    pub on_nonfinite: OnNonfinite,
 }
 
 /// `[model]`: a Hugging Face folder, or a configuration to initialise at random.
@@ -128,6 +151,22 @@ impl Default for BackendChoice {
     }
 }
 
+/// `[plugins]`: libraries whose objectives, steps and backends this recipe uses.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Plugins {
+    /// Paths of libraries (`"target/release/libmy_loss.so"`), or names (`"my-loss"`) to be looked for in the
+    /// folders of `SPO_PLUGIN_PATH` and the user's own, `~/.local/share/spo/plugins`. Libraries in those
+    /// folders are found without being listed when the recipe uses a part that nothing else has.
+    pub load: Vec<String>,
+}
+
+impl Plugins {
+    fn is_empty(&self) -> bool {
+        self.load.is_empty()
+    }
+}
+
 /// `[data]`: where rows come from and how they become tokens.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -194,11 +233,15 @@ pub struct Evaluation {
     /// At the start and end of stages, keep the greedy answers to so many held-out prompts, evenly spaced,
     /// in `held_out.jsonl`. Those that exact match does not need anyway end after 128 tokens.
     pub samples: usize,
+    /// Divide the probability of every held-out prompt between the preferred answer, the dispreferred one,
+    /// the answers of the other held-out rows and everything else: `eval_mass/...`. Scores every answer with
+    /// every prompt, so keep the held-out rows few.
+    pub mass: bool,
 }
 
 impl Default for Evaluation {
     fn default() -> Self {
-        Evaluation { every: 0, batch_size: 16, exact_match: None, samples: 4 }
+        Evaluation { every: 0, batch_size: 16, exact_match: None, samples: 4, mass: false }
     }
 }
 
@@ -216,6 +259,9 @@ pub struct Stage {
     /// each.
     pub objective: Value,
     /// How it becomes an update: a name, or a table `{ step = "penalty", lambda = 1.0, lower = "sft" }`.
+    /// `lower` may be a list of objectives with a `weight` and `data` each: several tasks at once. Without
+    /// `data` (a source, or `{ task = { ... } }`), a term learns from the stage's chosen answers, or from
+    /// `lower_data`.
     #[serde(default = "Stage::default_bilevel")]
     pub bilevel: Value,
     /// The reference model: `"start"` is the model as the stage finds it, `"model"` the model as it was
@@ -366,6 +412,29 @@ pub fn schema() -> String {
     format!("{:#}", schemars::schema_for!(Recipe).as_value())
 }
 
+impl Recipe {
+    /// The name of the stage that a stage starts from, or `model`.
+    pub fn from(&self, stage: usize) -> &str {
+        match (&self.stage[stage].from, stage) {
+            (Some(from), _) => from,
+            (None, 0) => "model",
+            (None, stage) => &self.stage[stage - 1].name,
+        }
+    }
+
+    /// What decides on the run's results: all but where it goes and what it keeps. An unknown section counts.
+    pub fn essence(&self) -> Value {
+        let mut value = serde_json::to_value(self).expect("a recipe is plain data");
+        for place in ["checkpoint", "cache"] {
+            value[place].take();
+        }
+        for place in ["name", "output", "overwrite", "resume"] {
+            value["run"][place].take();
+        }
+        value
+    }
+}
+
 impl Part for Recipe {
     fn validate(&self) -> Result<(), ConfigError> {
         match (&self.model.path, &self.model.config) {
@@ -394,7 +463,9 @@ impl Part for Recipe {
                 let message = "must be letters, digits, `-`, `_` and `.`: it names a folder";
                 return Err(ConfigError::at(at("name"), message));
             }
-            if stage.name == "model" || self.stage[..i].iter().any(|s| s.name == stage.name) {
+            if keeping::RESERVED.contains(&stage.name.as_str())
+                || self.stage[..i].iter().any(|s| s.name == stage.name)
+            {
                 return Err(ConfigError::at(at("name"), format!("`{}` is taken already", stage.name)));
             }
             if let Some(from) = &stage.from {
@@ -422,6 +493,9 @@ impl Part for Recipe {
                 return Err(ConfigError::at(at("optimizer.betas"), format!("must lie in [0, 1), got {b}")));
             }
         }
-        Ok(())
+        if let Some(sweep) = &self.sweep {
+            sweep.validate()?;
+        }
+        keeping::validate(self)
     }
 }

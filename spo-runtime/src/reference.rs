@@ -1,33 +1,33 @@
 //! The reference model: no second model, but parameters that are put in place when its log-probs are
 //! wanted.
 
-use spo_api::{Result, Session, Statistics, Vector};
+use serde::{Deserialize, Serialize};
+use spo_api::{Error, Result, Session, Statistics, Vector};
 use spo_data::Dataset;
 
 use crate::problem::score;
 use crate::recipe::Moving;
 use crate::rows::{Batch, Scores, View};
 
-/// Scores those of `rows` that have no scores yet, under the current parameters or under others that are
-/// put in place for it, `at_once` rows at a time.
+/// Scores rows under the current parameters or under others that are put in place for it, `at_once` rows at
+/// a time. `progress` may end it.
 ///
 /// # Errors
-/// Those of the session.
+/// Those of the session and of `progress`.
 #[allow(clippy::too_many_arguments, reason = "what, where, and how much at a time")]
 pub fn fill(
     scores: &mut Scores,
     session: &mut dyn Session,
     data: &Dataset,
     view: View,
-    rows: impl IntoIterator<Item = usize>,
+    rows: &[usize],
     at_once: usize,
     parameters: Option<Vector>,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<()> {
-    let missing: Vec<usize> = rows.into_iter().filter(|&row| !scores.knows(row)).collect();
+    progress: &mut dyn FnMut(usize, usize) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     with(session, parameters, |session| {
-        for (i, chunk) in missing.chunks(at_once).enumerate() {
-            progress(i * at_once, missing.len());
+        for (i, chunk) in rows.chunks(at_once).enumerate() {
+            progress(i * at_once, rows.len())?;
             let batch = Batch::new(data, chunk, view, None);
             scores.update(&batch, &score(session, &batch.parts, Statistics::default())?);
         }
@@ -36,11 +36,11 @@ pub fn fill(
 }
 
 /// Does something under other parameters.
-fn with(
+fn with<T, E: From<Error>>(
     session: &mut dyn Session,
     parameters: Option<Vector>,
-    work: impl FnOnce(&mut dyn Session) -> Result<()>,
-) -> Result<()> {
+    work: impl FnOnce(&mut dyn Session) -> Result<T, E>,
+) -> Result<T, E> {
     let Some(parameters) = parameters else { return work(session) };
     let own = session.vectors().allocate()?;
     session.vectors().copy(Vector::PARAMETERS, own)?;
@@ -49,6 +49,13 @@ fn with(
     session.vectors().copy(own, Vector::PARAMETERS)?;
     session.vectors().release(own);
     done
+}
+
+/// What is to be known of a [`MovingReference`] beside the vectors of its session.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct MovingState {
+    vector: u32,
+    moved: bool,
 }
 
 /// A reference that follows the policy (Gorbatovski et al. 2024, TR-DPO).
@@ -68,6 +75,16 @@ impl MovingReference {
         let parameters = session.vectors().allocate()?;
         session.vectors().copy(Vector::PARAMETERS, parameters)?;
         Ok(MovingReference { how, parameters, moved: false })
+    }
+
+    /// The reference that [`state`](Self::state) was asked of, in a session that was restored since.
+    pub fn restored(how: Moving, state: MovingState) -> Self {
+        MovingReference { how, parameters: Vector(state.vector), moved: state.moved }
+    }
+
+    /// What to restore it from.
+    pub fn state(&self) -> MovingState {
+        MovingState { vector: self.parameters.0, moved: self.moved }
     }
 
     /// Brings the scores of a batch's rows up to date: one more forward pass.

@@ -4,7 +4,7 @@ use spo_api::{Group, Layout, LogProbs, PreferenceBatch, Ragged, Side, TokenBatch
 use spo_data::{Dataset, MicroBatch};
 
 /// Log-probs of every row of a dataset, under one model.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scores {
     /// Per row, per token of its chosen answer, nats.
     pub chosen: Vec<Vec<f64>>,
@@ -122,9 +122,23 @@ impl Scores {
         Scores { chosen: empty(), rejected: empty(), mismatched: empty() }
     }
 
+    /// The log-probs of a row's own answers.
+    pub fn answers(&self, row: usize) -> [(&'static str, &[f64]); 2] {
+        [("chosen", &self.chosen[row]), ("rejected", &self.rejected[row])]
+    }
+
     /// Whether a row has been scored.
     pub fn knows(&self, row: usize) -> bool {
         !self.chosen[row].is_empty() || !self.rejected[row].is_empty()
+    }
+
+    /// Takes over the scores of these rows.
+    pub fn merge(&mut self, from: &Scores, rows: &[usize]) {
+        for &row in rows {
+            self.chosen[row].clone_from(&from.chosen[row]);
+            self.rejected[row].clone_from(&from.rejected[row]);
+            self.mismatched[row].clone_from(&from.mismatched[row]);
+        }
     }
 
     /// Files the log-probs of a batch's parts under their rows.
@@ -180,8 +194,9 @@ struct SideArrays {
 
 impl SideArrays {
     fn side<'a>(&'a self) -> spo_api::Result<Side<'a>> {
+        // A side without answers lacks nothing: all rows of a batch may be desirable.
         let optional = |values: &'a [f64]| match values {
-            [] => Ok(None),
+            [] if !self.policy.is_empty() => Ok(None),
             values => Ragged::new(values, &self.offsets).map(Some),
         };
         Ok(Side {

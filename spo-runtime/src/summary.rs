@@ -3,11 +3,13 @@
 use std::fmt;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use spo_api::Metrics;
 
+use crate::checkpoint::{figures, optional_figures};
+
 /// What a stage came to.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct StageSummary {
     /// Name of the stage.
     pub name: String,
@@ -23,26 +25,38 @@ pub struct StageSummary {
     pub step_seconds: f64,
     /// Tokens trained on, each prompt counted with each of its answers.
     pub tokens: usize,
+    /// Rows the reference scored for it; those that were known already are not counted.
+    pub reference_rows: usize,
+    /// Batches left out because their numbers were not finite.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped: usize,
     /// Metrics of the last step.
+    #[serde(deserialize_with = "figures")]
     pub train: Metrics,
     /// Held-out figures before the stage.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "optional_figures")]
     pub before: Option<Metrics>,
     /// Held-out figures after it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "optional_figures")]
     pub after: Option<Metrics>,
 }
 
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
 /// What a run came to.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Summary {
     /// Its stages, in order.
     pub stages: Vec<StageSummary>,
 }
 
 /// A figure's column: title, metric, whether it is a share, whether its value before matters.
-const COLUMNS: [(&str, &str, bool, bool); 6] = [
+pub const COLUMNS: [(&str, &str, bool, bool); 8] = [
     ("exact match", "eval_exact_match", true, true),
+    ("ROUGE-L", "eval_rouge_l", true, true),
+    ("faithful", "eval_faithful", true, true),
     ("pair accuracy", "eval_pair_accuracy", true, true),
     ("reward accuracy", "eval_rewards/accuracies", true, false),
     ("log p(chosen)", "eval_logps/chosen", false, true),

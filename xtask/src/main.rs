@@ -1,11 +1,16 @@
-//! Developer commands: `cargo xtask test`.
+//! Developer commands: `cargo xtask test`, `cargo xtask table`.
 #![forbid(unsafe_code)]
+
+mod table;
 
 use std::process::{Command, ExitCode};
 
 const HELP: &str = "\
 cargo xtask test [ARGUMENTS]   every test of the workspace, in a release build
                                (arguments go to `cargo test`)
+
+cargo xtask table RUN...       held-out figures of equal recipes under several seeds: mean and 95%
+                               confidence interval of every stage, in Markdown
 
 SPO_SHARED=FOLDER makes the tests on reference models and real data run too; without it they say
 that they are skipped.
@@ -15,6 +20,16 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some("test") => test(arguments),
+        Some("table") => match table::table(&arguments.collect::<Vec<_>>()) {
+            Ok(table) => {
+                print!("{table}");
+                ExitCode::SUCCESS
+            }
+            Err(message) => {
+                eprintln!("error: {message}");
+                ExitCode::from(2)
+            }
+        },
         _ => {
             eprint!("{HELP}");
             ExitCode::from(2)

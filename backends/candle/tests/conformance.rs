@@ -52,6 +52,14 @@ fn saving_and_opening_are_inverse() {
     suite::saving_and_opening_are_inverse(fused, folder.path());
 }
 
+#[test]
+fn a_restored_state_continues_exactly() {
+    for engine in [fused, composed] {
+        let folder = tempfile::tempdir().unwrap();
+        suite::a_restored_state_continues_exactly(engine, folder.path());
+    }
+}
+
 /// bf16 is for devices that have it; the CPU computes the same, only slowly.
 #[test]
 fn bf16_stays_near_f32() {

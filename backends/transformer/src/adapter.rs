@@ -129,18 +129,15 @@ pub(crate) fn save<E: Engine>(session: &TransformerSession<E>, folder: &Path) ->
     let Some(adapter) = &session.adapter else {
         return Err(Error::Model("the model has no adapter to export".into()));
     };
-    let specs = session.decoder.specs.iter().enumerate();
-    let entries: Vec<Entry> = specs
-        .filter(|(_, spec)| spec.role.of_adapter())
-        .map(|(id, spec)| Entry {
-            name: peft_name(&spec.name),
-            shape: spec.shape.clone(),
-            dtype: Dtype::F32,
-            id,
-        })
+    // Beside an adapter nothing is trained.
+    let entries: Vec<Entry> = session
+        .trained
+        .iter()
+        .map(|&id| &session.decoder.specs[id])
+        .map(|spec| Entry { name: peft_name(&spec.name), shape: spec.shape.clone(), dtype: Dtype::F32 })
         .collect();
-    write_safetensors(&folder.join(WEIGHTS), &entries, |entry| {
-        session.engine.download(session.parameters.value(entry.id))
+    write_safetensors(&folder.join(WEIGHTS), [], &entries, |i| {
+        session.engine.download(session.parameters.value(session.trained[i]))
     })?;
     let targets = match &adapter.targets[..] {
         [only] if only == ALL => json!(ALL),

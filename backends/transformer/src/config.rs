@@ -103,10 +103,22 @@ impl Fields<'_> {
         value.ok_or_else(|| self.error(key, "is missing"))
     }
 
+    /// A size that memory is asked for: what no model has is a mistake, and is found before the asking.
     fn maybe_size(&self, key: &str) -> Result<Option<usize>> {
-        self.typed(key, "a positive whole number", |v| {
-            v.as_u64().filter(|n| (1..=1 << 32).contains(n)).map(|n| n as usize)
-        })
+        self.bounded(key, "a positive whole number of at most 2^24", 1 << 24)
+    }
+
+    fn bounded(&self, key: &str, kind: &str, most: u64) -> Result<Option<usize>> {
+        self.typed(key, kind, |v| v.as_u64().filter(|n| (1..=most).contains(n)).map(|n| n as usize))
+    }
+
+    fn layers(&self, key: &str) -> Result<usize> {
+        self.required(key, self.bounded(key, "a positive whole number of at most 10,000", 10_000)?)
+    }
+
+    /// The longest sequence: nothing is allocated for it.
+    fn context(&self, key: &str) -> Result<usize> {
+        self.required(key, self.bounded(key, "a positive whole number of at most 2^32", 1 << 32)?)
     }
 
     fn size(&self, key: &str) -> Result<usize> {
@@ -213,12 +225,12 @@ impl Fields<'_> {
             family: Family::Llama,
             vocabulary: self.size("vocab_size")?,
             hidden,
-            layers: self.size("num_hidden_layers")?,
+            layers: self.layers("num_hidden_layers")?,
             heads,
             kv_heads: self.maybe_size("num_key_value_heads")?.unwrap_or(heads),
             head_dim,
             intermediate: self.size("intermediate_size")?,
-            context: self.size("max_position_embeddings")?,
+            context: self.context("max_position_embeddings")?,
             window: if windowed { self.maybe_size("sliding_window")? } else { None },
             epsilon: self.maybe_number("rms_norm_eps")?.unwrap_or(1e-6),
             qkv_bias: attention_bias || model_type == "qwen2",
@@ -243,7 +255,7 @@ impl Fields<'_> {
             family: Family::Gpt2,
             vocabulary: self.size("vocab_size")?,
             hidden,
-            layers: self.size("n_layer")?,
+            layers: self.layers("n_layer")?,
             heads,
             kv_heads: heads,
             head_dim: self.head_width(hidden, heads, "n_head")?,

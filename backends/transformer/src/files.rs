@@ -13,6 +13,7 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
 
 /// Reads JSON.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let text = fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
-    serde_json::from_str(&text).map_err(|e| Error::Model(format!("{}: not valid JSON: {e}", path.display())))
+    let bytes = fs::read(path).map_err(|source| Error::io(path, source))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Error::Model(format!("{}: not valid JSON: {e}", path.display())))
 }

@@ -27,6 +27,7 @@ mod parameters;
 mod rotary;
 mod save;
 mod session;
+mod state;
 mod weights;
 
 pub use config::Architecture;

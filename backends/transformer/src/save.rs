@@ -95,16 +95,15 @@ pub(crate) fn model<E: Engine>(session: &TransformerSession<E>, folder: &Path) -
             name: name.clone(),
             shape: decoder.specs[id].stored_shape(),
             dtype: *dtype,
-            id,
         })
         .collect();
     let deltas: BTreeMap<Id, LowRank> = decoder.adapted.iter().copied().collect();
     let engine = &session.engine;
     let p = &session.parameters;
-    write_safetensors(&folder.join("model.safetensors"), &entries, |entry| {
-        let spec = &decoder.specs[entry.id];
-        let mut values = engine.download(p.value(entry.id))?;
-        if let Some(low_rank) = deltas.get(&entry.id) {
+    write_safetensors(&folder.join("model.safetensors"), [], &entries, |id| {
+        let spec = &decoder.specs[id];
+        let mut values = engine.download(p.value(id))?;
+        if let Some(low_rank) = deltas.get(&id) {
             let merged = engine.upload(values, &spec.shape, Precision::Full)?;
             let (a, b) = (p.value(low_rank.a), p.value(low_rank.b));
             engine.matmul_add(&merged, low_rank.scale, Mat::new(b), Mat::new(a))?;
@@ -123,7 +122,6 @@ pub(crate) struct Entry {
     pub name: String,
     pub shape: Vec<usize>,
     pub dtype: Dtype,
-    pub id: Id,
 }
 
 impl Entry {
@@ -132,15 +130,19 @@ impl Entry {
     }
 }
 
-/// Writes a safetensors file, one tensor in memory at a time.
-pub(crate) fn write_safetensors(
+/// Writes a safetensors file, one tensor in memory at a time: `values` is asked for the entries by their
+/// index. `notes` go into its metadata.
+pub(crate) fn write_safetensors<const N: usize>(
     path: &Path,
+    notes: [(&str, String); N],
     entries: &[Entry],
-    values: impl Fn(&Entry) -> Result<Vec<f32>>,
+    values: impl Fn(usize) -> Result<Vec<f32>>,
 ) -> Result<()> {
     let mut header = serde_json::Map::new();
     // transformers refuses files that do not say so.
-    header.insert("__metadata__".into(), json!({ "format": "pt" }));
+    let mut metadata = json!({ "format": "pt" });
+    notes.into_iter().for_each(|(name, value)| metadata[name] = value.into());
+    header.insert("__metadata__".into(), metadata);
     let mut offset = 0;
     for entry in entries {
         let end = offset + entry.bytes();
@@ -154,8 +156,8 @@ pub(crate) fn write_safetensors(
         let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(|source| Error::io(path, source));
         put(&(header.len() as u64).to_le_bytes())?;
         put(&header)?;
-        for entry in entries {
-            put(&encode(&values(entry)?, entry.dtype))?;
+        for (i, entry) in entries.iter().enumerate() {
+            put(&encode(&values(i)?, entry.dtype))?;
         }
         Ok(())
     })

@@ -19,7 +19,7 @@ use crate::generate;
 use crate::init::random;
 use crate::packing::Packed;
 use crate::parameters::{Id, Parameters, Role};
-use crate::save;
+use crate::{save, state};
 
 /// Choices that change cost, not results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,9 +44,9 @@ pub struct TransformerSession<E: Engine> {
     options: Options,
     /// The trained parameters, in order: what a vector is made of.
     pub(crate) trained: Vec<Id>,
-    vectors: BTreeMap<u32, Vec<E::Tensor>>,
-    moments: Option<[Vec<E::Tensor>; 2]>,
-    steps: u64,
+    pub(crate) vectors: BTreeMap<u32, Vec<E::Tensor>>,
+    pub(crate) moments: Option<[Vec<E::Tensor>; 2]>,
+    pub(crate) steps: u64,
 }
 
 impl<E: Engine> TransformerSession<E> {
@@ -308,6 +308,14 @@ impl<E: Engine> Session for TransformerSession<E> {
             Export::Model => save::model(self, folder),
             Export::Adapter => adapter::save(self, folder),
         }
+    }
+
+    fn save_state(&mut self, file: &Path) -> Result<()> {
+        state::save(self, file)
+    }
+
+    fn restore_state(&mut self, file: &Path) -> Result<()> {
+        state::restore(self, file)
     }
 }
 

@@ -77,6 +77,11 @@ impl Weights {
         self.files.iter().map(|f| f.path.display().to_string()).collect::<Vec<_>>().join(", ")
     }
 
+    /// What the first file says of itself under this name.
+    pub fn note(&self, name: &str) -> Option<&str> {
+        self.files.first()?.metadata.metadata().as_ref()?.get(name).map(String::as_str)
+    }
+
     pub fn contains(&self, name: &str) -> bool {
         self.holders.contains_key(name)
     }

@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use spo_api::{
-    Data, Dual, Evaluation, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
+    Data, Dual, EvaluationMut, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
 };
 
 /// `L = max(0, margin - g)`, with `g = (s_w - r_w)/|y_w|` the gain of the preferred answer.
@@ -47,7 +47,7 @@ impl Objective for AbsoluteGain {
         Requirements { data: Data::Demonstrations, reference: true, ..Requirements::default() }
     }
 
-    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
         let (policy, reference) = (batch.chosen.policy, batch.chosen.reference()?);
         let (mut gain, mut displaced) = (0.0, 0.0);
         for i in 0..policy.rows() {

@@ -1,5 +1,5 @@
 use spo_api::{
-    Data, Dual, Evaluation, Objective, Part, PreferenceBatch, Reading, Requirements, Result, register,
+    Data, Dual, EvaluationMut, Objective, Part, PreferenceBatch, Reading, Requirements, Result, register,
 };
 
 use super::dpo::smoothed_logistic;
@@ -36,7 +36,7 @@ impl Objective for Aot {
         Requirements { data: Data::Pairs, reference: true, whole_batch: true, ..Requirements::default() }
     }
 
-    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
         let reading = Reading { ld_alpha: self.ld_alpha, ..Reading::default() };
         let (mut policy, mut reference) = (Vec::new(), Vec::new());
         for i in 0..batch.rows_of_whole()? {

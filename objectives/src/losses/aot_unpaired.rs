@@ -1,5 +1,5 @@
 use spo_api::{
-    Data, Dual, Evaluation, Objective, Part, PreferenceBatch, Reading, Requirements, Result, register,
+    Data, Dual, EvaluationMut, Objective, Part, PreferenceBatch, Reading, Requirements, Result, register,
 };
 
 use super::aot::order;
@@ -39,7 +39,7 @@ impl Objective for AotUnpaired {
         Requirements { data: Data::Pairs, reference: true, whole_batch: true, ..Requirements::default() }
     }
 
-    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
         let reading = Reading { ld_alpha: self.ld_alpha, ..Reading::default() };
         let (mut chosen, mut rejected) = (Vec::new(), Vec::new());
         for i in 0..batch.rows_of_whole()? {

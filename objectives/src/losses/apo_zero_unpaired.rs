@@ -1,6 +1,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
-use spo_api::{Data, Evaluation, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register};
+use spo_api::{
+    Data, EvaluationMut, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
+};
 
 use super::options::{one, tenth};
 use super::unpaired::LogRatios;
@@ -38,7 +40,7 @@ impl Objective for ApoZeroUnpaired {
         Requirements { data: Data::Unpaired, reference: true, ..Requirements::default() }
     }
 
-    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
         LogRatios::new(batch)?.evaluate(
             batch,
             out,

@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use spo_api::{
-    Data, Error, Evaluation, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
+    Data, Error, EvaluationMut, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
 };
 
 use super::options::tenth;
@@ -54,7 +54,7 @@ impl Objective for Bco {
         Requirements { data: Data::Unpaired, reference: true, whole_batch: true, ..Requirements::default() }
     }
 
-    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
         batch.rows_of_whole()?;
         let ratios = LogRatios::new(batch)?;
         let beta = self.beta;

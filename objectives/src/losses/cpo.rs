@@ -1,8 +1,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use spo_api::{
-    Answer, ConfigError, Evaluation, Objective, Pair, PairLoss, Part, PreferenceBatch, Requirements, Result,
-    Scalar, register,
+    Answer, ConfigError, EvaluationMut, Objective, Pair, PairLoss, Part, PreferenceBatch, Requirements,
+    Result, Scalar, register,
 };
 
 use super::alphapo::shaped;
@@ -103,7 +103,7 @@ impl Objective for Cpo {
         Preference(self).requirements()
     }
 
-    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
         Preference(self).evaluate(batch, out)?;
         add_sft(batch, self.sft_weight, out);
         Ok(())

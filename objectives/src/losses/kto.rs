@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use spo_api::{
-    Data, Error, Evaluation, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
+    Data, Error, EvaluationMut, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
 };
 
 use super::options::{one, tenth};
@@ -51,7 +51,7 @@ impl Objective for Kto {
         }
     }
 
-    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
         batch.rows_of_whole()?;
         let others = batch.mismatched.ok_or_else(|| {
             Error::Batch("kto estimates its KL from each prompt with another's answer, and got none".into())

@@ -1,6 +1,9 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
-use spo_api::{ConfigError, Data, Error, Evaluation, Objective, Part, PreferenceBatch, Requirements, Result};
+use spo_api::{
+    ConfigError, Data, Error, Evaluation, EvaluationMut, Objective, Part, PreferenceBatch, Requirements,
+    Result,
+};
 
 /// One term of a [`Mix`].
 pub struct Component {
@@ -96,25 +99,24 @@ impl Objective for Mix {
         self.requirements
     }
 
-    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
         for component in &mut self.components {
             let factor = component.factor(self.steps_done);
             let Component { name, objective, .. } = component;
             let term = &mut self.scratch;
-            term.reset(batch);
-            objective.evaluate(batch, term)?;
+            term.compute(&mut **objective, batch)?;
             // Under accumulation the metrics of the parts are averaged by rows, as this mean is.
             let mean = term.losses.iter().sum::<f64>() / batch.rows() as f64;
             out.metrics.insert(format!("loss/{name}"), mean);
             for (sum, new) in [
-                (&mut out.losses, &term.losses),
-                (&mut out.grad_chosen, &term.grad_chosen),
-                (&mut out.grad_rejected, &term.grad_rejected),
+                (&mut *out.losses, &term.losses),
+                (&mut *out.grad_chosen, &term.grad_chosen),
+                (&mut *out.grad_rejected, &term.grad_rejected),
             ] {
                 sum.iter_mut().zip(new).for_each(|(sum, new)| *sum += factor * new);
             }
             if out.rewards.chosen.is_empty() && out.rewards.rejected.is_empty() {
-                std::mem::swap(&mut out.rewards, &mut term.rewards);
+                std::mem::swap(out.rewards, &mut term.rewards);
             }
             for (metric, value) in std::mem::take(&mut term.metrics) {
                 let key = if out.metrics.contains_key(&metric) { format!("{name}/{metric}") } else { metric };

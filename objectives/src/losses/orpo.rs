@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use spo_api::{
-    Answer, Evaluation, Objective, Pair, PairLoss, Part, PreferenceBatch, Requirements, Result, Scalar,
+    Answer, EvaluationMut, Objective, Pair, PairLoss, Part, PreferenceBatch, Requirements, Result, Scalar,
     register,
 };
 
@@ -60,7 +60,7 @@ impl Objective for Orpo {
         Odds(self).requirements()
     }
 
-    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
         Odds(self).evaluate(batch, out)?;
         add_sft(batch, self.sft_weight, out);
         Ok(())

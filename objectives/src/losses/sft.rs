@@ -1,6 +1,6 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
-use spo_api::{Data, Evaluation, Objective, Part, PreferenceBatch, Requirements, Result, register};
+use spo_api::{Data, EvaluationMut, Objective, Part, PreferenceBatch, Requirements, Result, register};
 
 /// `L = -(1/N) sum over rows of s_w`, `N` the tokens of all chosen answers of the batch.
 ///
@@ -20,14 +20,14 @@ impl Objective for Sft {
         Requirements { data: Data::Demonstrations, ..Requirements::default() }
     }
 
-    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut Evaluation) -> Result<()> {
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
         add_sft(batch, 1.0, out);
         Ok(())
     }
 }
 
 /// Adds `weight` times the SFT loss of the chosen answers to an evaluation.
-pub(super) fn add_sft(batch: &PreferenceBatch<'_>, weight: f64, out: &mut Evaluation) {
+pub(super) fn add_sft(batch: &PreferenceBatch<'_>, weight: f64, out: &mut EvaluationMut<'_>) {
     let chosen = batch.chosen.policy;
     let tokens = batch.whole.chosen_tokens as f64;
     // The batch loss is the mean of the rows' losses; this scale makes it the mean over tokens.
@@ -35,7 +35,7 @@ pub(super) fn add_sft(batch: &PreferenceBatch<'_>, weight: f64, out: &mut Evalua
     for i in 0..chosen.rows() {
         out.losses[i] -= scale * chosen.sum(i);
     }
-    for g in &mut out.grad_chosen {
+    for g in out.grad_chosen.iter_mut() {
         *g -= weight / tokens;
     }
 }

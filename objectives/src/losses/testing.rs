@@ -49,7 +49,6 @@ pub(super) fn evaluate(
     let batch = PreferenceBatch::new(layout, chosen, rejected).unwrap();
     let batch = PreferenceBatch { mismatched: Some(chosen), ..batch };
     let mut out = Evaluation::default();
-    out.reset(&batch);
-    objective.evaluate(&batch, &mut out).unwrap();
+    out.compute(objective, &batch).unwrap();
     out
 }

@@ -1,6 +1,6 @@
 //! What losses on unpaired answers share.
 
-use spo_api::{Dual, Error, Evaluation, Layout, PreferenceBatch, Result, Side};
+use spo_api::{Dual, Error, EvaluationMut, Layout, PreferenceBatch, Result, Side};
 
 /// The log-ratio of every answer: of the desirable ones, and of the undesirable ones.
 pub(super) struct LogRatios {
@@ -33,7 +33,7 @@ impl LogRatios {
     pub(super) fn evaluate(
         &self,
         batch: &PreferenceBatch<'_>,
-        out: &mut Evaluation,
+        out: &mut EvaluationMut<'_>,
         beta: f64,
         desirable: impl Fn(Dual<1>) -> Dual<1>,
         undesirable: impl Fn(Dual<1>) -> Dual<1>,

@@ -102,8 +102,7 @@ impl Batch {
 
 pub fn evaluate(objective: &mut dyn Objective, batch: &PreferenceBatch<'_>) -> Result<Evaluation> {
     let mut out = Evaluation::default();
-    out.reset(batch);
-    objective.evaluate(batch, &mut out)?;
+    out.compute(objective, batch)?;
     Ok(out)
 }
 

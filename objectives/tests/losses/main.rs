@@ -1,6 +1,7 @@
 //! What every registered objective must hold to, and TRL's figures as an outside referee.
 
 mod batches;
+mod border;
 mod configs;
 mod extremes;
 mod goldens;

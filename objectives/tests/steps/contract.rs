@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use crate::world::{Loss, World, build};
 
 /// Each step in each of its modes.
-fn all_modes() -> Vec<(&'static str, Value)> {
+pub fn all_modes() -> Vec<(&'static str, Value)> {
     vec![
         ("single", json!({})),
         ("weighted", json!({})),
@@ -23,7 +23,7 @@ fn all_modes() -> Vec<(&'static str, Value)> {
     ]
 }
 
-fn world() -> World {
+pub fn world() -> World {
     let upper = Loss { quartic: 0.3, ..Loss::quadratic(&[1.0, -2.0], &[1.0, 3.0]) };
     let lower = Loss { quartic: 0.1, ..Loss::quadratic(&[-0.5, 0.5], &[0.5, 1.5]) };
     let mut world = World::new(upper, lower, &[0.3, 0.1]);

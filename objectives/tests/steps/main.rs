@@ -2,6 +2,7 @@
 
 use spo_objectives as _;
 
+mod border;
 mod closed_form;
 mod config;
 mod contract;

@@ -105,14 +105,15 @@ impl Dataset {
         builder.finish()
     }
 
-    /// SHA-256 of layout, token ids and judgements, in hexadecimal. It says nothing of where they came
-    /// from.
+    /// SHA-256 of layout, token ids, judgements and score gaps, in hexadecimal. It says nothing of where
+    /// they came from.
     pub fn hash(&self) -> String {
         let mut hasher = Sha256::new();
         let mut number = |n: usize| hasher.update((n as u64).to_le_bytes());
         number(self.layout as usize);
         for example in &self.examples {
             number(example.desirable.into());
+            number(example.gap.map_or(0, |gap| gap.to_bits() as usize));
             number(example.groups.len());
             for group in &example.groups {
                 number(group.completions.len());

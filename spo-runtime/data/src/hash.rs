@@ -5,7 +5,11 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-pub(crate) fn of_file(path: &Path) -> std::io::Result<String> {
+/// Of a file's bytes.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn of_file(path: &Path) -> std::io::Result<String> {
     let mut file = std::fs::File::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
@@ -15,6 +19,11 @@ pub(crate) fn of_file(path: &Path) -> std::io::Result<String> {
             length => hasher.update(&buffer[..length]),
         }
     }
+}
+
+/// Of some bytes.
+pub fn of_bytes(bytes: impl AsRef<[u8]>) -> String {
+    hex(Sha256::new_with_prefix(bytes))
 }
 
 pub(crate) fn hex(hasher: Sha256) -> String {

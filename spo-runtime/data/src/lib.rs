@@ -28,7 +28,7 @@
 mod batch;
 mod dataset;
 mod error;
-mod hash;
+pub mod hash;
 mod implicit;
 mod random;
 mod read;

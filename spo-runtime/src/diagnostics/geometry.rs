@@ -40,6 +40,7 @@ pub fn geometry(session: &mut dyn Session, probes: &[&Probe]) -> Result<Geometry
 }
 
 /// The parameters as they were before an update.
+#[derive(Clone, Debug)]
 pub struct Before(Vector);
 
 impl Before {

@@ -10,7 +10,7 @@ mod probes;
 pub use config::{Action, Diagnostics, Guard};
 
 use anyhow::Context;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use spo_api::{Error, Metrics, Session};
 use spo_data::{Dataset, Tokenizer};
 
@@ -67,9 +67,9 @@ pub struct StageFacts<'a> {
 }
 
 /// Follows the probes of a stage.
-pub struct Evolution<'a> {
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Evolution {
     recipe: Diagnostics,
-    log: &'a mut JsonLines,
     stage: String,
     steps: usize,
     at_once: usize,
@@ -78,13 +78,14 @@ pub struct Evolution<'a> {
     near: Vec<usize>,
     start: Snapshot,
     /// The parameters before a step that is to be compared with its prediction.
+    #[serde(skip)]
     before: Option<Before>,
     /// What the last step said of the safe set.
     constraint: Option<f64>,
     lr_factor: f64,
 }
 
-impl<'a> Evolution<'a> {
+impl Evolution {
     /// Chooses the probes of a stage that is about to begin.
     ///
     /// # Errors
@@ -94,7 +95,7 @@ impl<'a> Evolution<'a> {
         stage: &StageFacts<'_>,
         session: &mut dyn Session,
         tokenizer: &Tokenizer,
-        log: &'a mut JsonLines,
+        log: &mut JsonLines,
     ) -> anyhow::Result<Self> {
         let (stop, context) = (tokenizer.stop_tokens(), session.info().context);
         let rows = spread(stage.data, recipe.probes);
@@ -105,7 +106,6 @@ impl<'a> Evolution<'a> {
         let near = recipe.geometry.min(probes.len());
         Ok(Evolution {
             recipe: recipe.clone(),
-            log,
             stage: stage.name.to_owned(),
             steps: stage.steps,
             at_once: stage.at_once,
@@ -124,11 +124,12 @@ impl<'a> Evolution<'a> {
     pub fn before_step(
         &mut self,
         session: &mut dyn Session,
+        log: &mut JsonLines,
         step: usize,
         note: &dyn Fn(&str),
     ) -> anyhow::Result<()> {
         if step.is_multiple_of(self.recipe.every) {
-            self.measure(session, step, note)?;
+            self.measure(session, log, step, note)?;
             if !self.near.is_empty() {
                 self.before = Some(Before::keep(session)?);
             }
@@ -143,13 +144,14 @@ impl<'a> Evolution<'a> {
     pub fn after_step(
         &mut self,
         session: &mut dyn Session,
+        log: &mut JsonLines,
         steps_done: usize,
         metrics: &Metrics,
     ) -> anyhow::Result<()> {
         self.constraint = metrics.get("bilevel/constraint").copied();
         if let Some(before) = self.before.take() {
             let (geometry, prediction) = before.measure(session, &self.near())?;
-            self.log_geometry(steps_done - 1, &geometry, Some(&prediction))?;
+            self.log_geometry(log, steps_done - 1, &geometry, Some(&prediction))?;
         }
         Ok(())
     }
@@ -158,12 +160,17 @@ impl<'a> Evolution<'a> {
     ///
     /// # Errors
     /// As [`before_step`](Self::before_step).
-    pub fn finish(mut self, session: &mut dyn Session, note: &dyn Fn(&str)) -> anyhow::Result<()> {
+    pub fn finish(
+        mut self,
+        session: &mut dyn Session,
+        log: &mut JsonLines,
+        note: &dyn Fn(&str),
+    ) -> anyhow::Result<()> {
         let step = self.steps;
-        self.measure(session, step, note)?;
+        self.measure(session, log, step, note)?;
         if !self.near.is_empty() {
             let geometry = geometry(session, &self.near())?;
-            self.log_geometry(step, &geometry, None)?;
+            self.log_geometry(log, step, &geometry, None)?;
         }
         Ok(())
     }
@@ -178,28 +185,42 @@ impl<'a> Evolution<'a> {
     }
 
     fn log_geometry(
-        &mut self,
+        &self,
+        log: &mut JsonLines,
         step: usize,
         geometry: &Geometry,
         prediction: Option<&Prediction>,
     ) -> anyhow::Result<()> {
         let (stage, probes) = (&*self.stage, &*self.near);
-        self.log.write(&Record::Geometry { stage, step, probes, geometry, prediction })
+        log.write(&Record::Geometry { stage, step, probes, geometry, prediction })
     }
 
-    fn measure(&mut self, session: &mut dyn Session, step: usize, note: &dyn Fn(&str)) -> anyhow::Result<()> {
+    fn measure(
+        &mut self,
+        session: &mut dyn Session,
+        log: &mut JsonLines,
+        step: usize,
+        note: &dyn Fn(&str),
+    ) -> anyhow::Result<()> {
         let now = Snapshot::take(session, &self.probes, self.at_once)?;
         let (stage, constraint) = (&*self.stage, self.constraint);
         let displaced = now.displaced(&self.start, 0.0);
-        self.log.write(&Record::Evolution { stage, step, displaced, constraint, now: &now })?;
+        log.write(&Record::Evolution { stage, step, displaced, constraint, now: &now })?;
         match self.recipe.guard {
-            Some(guard) => self.hold(guard, step, &now, note),
+            Some(guard) => self.hold(log, guard, step, &now, note),
             None => Ok(()),
         }
     }
 
     /// Holds a measurement against the guard's limit.
-    fn hold(&mut self, guard: Guard, step: usize, now: &Snapshot, note: &dyn Fn(&str)) -> anyhow::Result<()> {
+    fn hold(
+        &mut self,
+        log: &mut JsonLines,
+        guard: Guard,
+        step: usize,
+        now: &Snapshot,
+        note: &dyn Fn(&str),
+    ) -> anyhow::Result<()> {
         let (displaced, limit) = (now.displaced(&self.start, guard.by), guard.displaced);
         if displaced <= limit {
             return Ok(());
@@ -209,7 +230,7 @@ impl<'a> Evolution<'a> {
             Action::BackOff(factor) => factor,
         };
         let (stage, lr_factor) = (&*self.stage, self.lr_factor);
-        self.log.write(&Record::Guard { stage, step, displaced, limit, lr_factor })?;
+        log.write(&Record::Guard { stage, step, displaced, limit, lr_factor })?;
         let diagnosis = self.diagnosis(guard, step, now);
         match guard.action {
             Action::Stop => Err(Error::Stopped(format!(

@@ -1,11 +1,11 @@
 //! Pairs that are followed through a stage, with answers that nobody asked for.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use spo_api::{Error, Group, LogProbs, Result, Sampling, Session, Statistics, TokenBatch};
 use spo_data::{Dataset, Tokenizer, epoch_order};
 
 /// The answers whose probability is followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Answer {
     /// The preferred answer, y_w.
     Chosen,
@@ -20,6 +20,7 @@ pub enum Answer {
 }
 
 /// A prompt and the answers to it that are followed.
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Probe {
     place: String,
     /// The prompt with its answers, the chosen one first. A rejected answer with a context of its own has
@@ -169,7 +170,7 @@ impl Probe {
 
 /// Log-probs of the probes' answers at one moment, summed over tokens, in nats. One entry per probe; `None`
 /// where a probe has no such answer.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Snapshot {
     /// s_w.
     pub chosen: Vec<f64>,

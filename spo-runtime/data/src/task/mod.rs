@@ -1,5 +1,7 @@
 //! Tasks whose data are made, not downloaded: a run on them needs no file.
 
+mod codewords;
+mod market_report;
 mod modular_chain;
 
 use serde_json::Value;
@@ -7,6 +9,8 @@ use spo_api::{ConfigError, nearest, parse};
 
 use crate::row::Row;
 
+pub use codewords::Codewords;
+pub use market_report::MarketReport;
 pub use modular_chain::ModularChain;
 
 /// The data of a generated task.
@@ -14,14 +18,23 @@ pub use modular_chain::ModularChain;
 pub struct Generated {
     /// Pairs to train on: the chosen answer is right, the rejected one plausibly wrong.
     pub train: Vec<Row>,
-    /// Pairs with prompts that are not in `train`; the chosen answer is the one expected for exact match.
+    /// Pairs to measure on, with prompts that are not in `train` unless the task says otherwise; the chosen
+    /// answer is the one expected for exact match.
     pub held_out: Vec<Row>,
     /// Every character that occurs.
-    pub alphabet: &'static str,
+    pub alphabet: String,
 }
 
 /// Names of all tasks.
-pub const NAMES: [&str; 1] = [ModularChain::NAME];
+pub const NAMES: [&str; 3] = [Codewords::NAME, MarketReport::NAME, ModularChain::NAME];
+
+/// Judges an answer, given the prompt and the answer that is expected: names and figures from 0 to 1.
+pub type Judge = fn(prompt: &str, expected: &str, answer: &str) -> Vec<(&'static str, f64)>;
+
+/// The judge of a task, if its answers can be better or worse and not only right or wrong.
+pub fn judge(name: &str) -> Option<Judge> {
+    (name == MarketReport::NAME).then_some(MarketReport::judge as Judge)
+}
 
 /// Makes the data of a task, the same for the same seed everywhere.
 ///
@@ -29,6 +42,8 @@ pub const NAMES: [&str; 1] = [ModularChain::NAME];
 /// For an unknown name, or a table that does not fit the task.
 pub fn generate(name: &str, config: &Value, seed: u64) -> Result<Generated, ConfigError> {
     match name {
+        Codewords::NAME => Ok(parse::<Codewords>(config)?.generate(seed)),
+        MarketReport::NAME => Ok(parse::<MarketReport>(config)?.generate(seed)),
         ModularChain::NAME => Ok(parse::<ModularChain>(config)?.generate(seed)),
         _ => Err(ConfigError {
             key: None,
@@ -36,4 +51,18 @@ pub fn generate(name: &str, config: &Value, seed: u64) -> Result<Generated, Conf
             suggestion: nearest(name, NAMES).map(str::to_owned),
         }),
     }
+}
+
+/// Prompt, chosen, rejected.
+#[cfg(test)]
+fn texts(row: &Row) -> [&str; 3] {
+    use crate::row::{Answers, Text};
+    fn plain(text: &Text) -> &str {
+        match text {
+            Text::Plain(text) => text,
+            Text::Chat(_) => panic!("not plain text"),
+        }
+    }
+    let Answers::Pair { chosen, rejected } = &row.answers else { panic!("not a pair") };
+    [plain(&row.prompt), plain(chosen), plain(rejected)]
 }

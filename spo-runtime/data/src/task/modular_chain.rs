@@ -86,7 +86,7 @@ impl ModularChain {
             rows.push(row(place, &terms, &mut random));
         }
         let held_out = rows.split_off(self.train);
-        Generated { train: rows, held_out, alphabet: "0123456789+=," }
+        Generated { train: rows, held_out, alphabet: "0123456789+=,".to_owned() }
     }
 }
 
@@ -137,20 +137,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::task::generate;
-
-    fn plain(text: &Text) -> &str {
-        match text {
-            Text::Plain(text) => text,
-            Text::Chat(_) => panic!("not plain text"),
-        }
-    }
-
-    /// Prompt, chosen, rejected.
-    fn texts(row: &Row) -> [&str; 3] {
-        let Answers::Pair { chosen, rejected } = &row.answers else { panic!("not a pair") };
-        [plain(&row.prompt), plain(chosen), plain(rejected)]
-    }
+    use crate::task::{generate, texts};
 
     #[test]
     fn the_data_are_the_same_for_the_same_seed() {
@@ -207,7 +194,7 @@ mod tests {
             ]
             .join("\n"),
             @r#"
-    unknown task `modular-chian`, expected one of modular-chain
+    unknown task `modular-chian`, expected one of codewords, market-report, modular-chain
     max_terms: must be at least min_terms (3), got 2
     min_terms: must be at least 2, got 1
     train: train + held_out must be at most 550, half of the 1100 chains of 2 to 3 terms

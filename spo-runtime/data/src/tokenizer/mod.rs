@@ -5,6 +5,7 @@ mod config;
 
 use std::path::Path;
 
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use spo_api::{Error, write_whole};
@@ -71,8 +72,8 @@ impl Tokenizer {
     fn from_files(folder: &Path, files: Vec<(&'static str, Vec<u8>)>) -> Result<Self> {
         let at = |name: &str| folder.join(name);
         let (name, vocabulary) = &files[0];
-        let mut inner = tokenizers::Tokenizer::from_bytes(vocabulary)
-            .map_err(|e| DataError::in_file(&at(name), format!("not a tokenizer: {e}")))?;
+        let mut inner =
+            parse(vocabulary).map_err(|e| DataError::in_file(&at(name), format!("not a tokenizer: {e}")))?;
         // Rows are cut and packed here, never by the tokenizer.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| DataError::in_file(&at(name), e.to_string()))?;
@@ -226,6 +227,16 @@ impl Tokenizer {
                 .map_err(|e| DataError::new(e.to_string()))?;
         }
         Ok(())
+    }
+}
+
+/// Parses a `tokenizer.json`. The parser below panics at some of what it does not expect, malformed JSON
+/// first of all.
+fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+    serde_json::from_slice::<IgnoredAny>(bytes).map_err(|e| e.to_string())?;
+    match std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes)) {
+        Ok(parsed) => parsed.map_err(|e| e.to_string()),
+        Err(_) => Err("its parts do not fit together".into()),
     }
 }
 

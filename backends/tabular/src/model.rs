@@ -1,0 +1,206 @@
+//! The models: from a window of tokens to the logits of the next, and the gradient's way back.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rand_distr::{Distribution, StandardNormal};
+
+/// What windows share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Nothing: a row of logits each.
+    Table,
+    /// `logits = bias + sum_j W_j[token j]`.
+    Linear,
+    /// `logits = V tanh(sum_j U_j E[token j] + a) + b`.
+    Mlp { embedding: usize, hidden: usize },
+}
+
+/// A model without its parameters.
+///
+/// A window holds `order` tokens; the symbol `vocabulary` stands where there was none yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Model {
+    pub kind: Kind,
+    pub order: usize,
+    pub vocabulary: usize,
+}
+
+/// A named stretch of the parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tensor {
+    pub name: &'static str,
+    pub shape: Vec<usize>,
+    pub bias: bool,
+}
+
+impl Tensor {
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+impl Model {
+    /// The parameters in their order; `None` where a shape is too large to count.
+    fn shapes(&self) -> Option<Vec<Tensor>> {
+        let (v, order) = (self.vocabulary, self.order);
+        let symbols = v + 1;
+        let weight = |name, shape: &[usize]| Tensor { name, shape: shape.to_vec(), bias: false };
+        let bias = |name, n| Tensor { name, shape: vec![n], bias: true };
+        let tensors = match self.kind {
+            Kind::Table => {
+                vec![weight("table", &[symbols.checked_pow(u32::try_from(order).ok()?)?, v])]
+            }
+            Kind::Linear => vec![weight("weight", &[order, symbols, v]), bias("bias", v)],
+            Kind::Mlp { embedding, hidden } => vec![
+                weight("embedding", &[symbols, embedding]),
+                weight("hidden.weight", &[order, embedding, hidden]),
+                bias("hidden.bias", hidden),
+                weight("head.weight", &[hidden, v]),
+                bias("head.bias", v),
+            ],
+        };
+        let countable = |t: &Tensor| t.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).is_some();
+        tensors.iter().all(countable).then_some(tensors)
+    }
+
+    /// The parameters in their order. The model must have a countable [`size`](Self::size).
+    pub fn tensors(&self) -> Vec<Tensor> {
+        self.shapes().expect("the configuration was checked")
+    }
+
+    /// Number of parameters, if it can be counted.
+    pub fn size(&self) -> Option<usize> {
+        self.shapes()?.iter().try_fold(0usize, |sum, t| sum.checked_add(t.elements()))
+    }
+
+    /// Weights from N(0, `range`^2), a stream of random numbers each; zero biases.
+    pub fn random(&self, seed: u64, range: f64) -> Vec<f64> {
+        let mut parameters = Vec::new();
+        for (i, tensor) in self.tensors().iter().enumerate() {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(i as u64);
+            let scale = if tensor.bias { 0.0 } else { range };
+            let normal = StandardNormal.sample_iter(rng).take(tensor.elements());
+            parameters.extend(normal.map(|z: f64| scale * z));
+        }
+        parameters
+    }
+
+    /// Splits a vector of the parameters' size into their tensors.
+    fn split<'t>(&self, values: &'t [f64]) -> Vec<&'t [f64]> {
+        let mut rest = values;
+        let take = |tensor: &Tensor| {
+            let (own, later) = rest.split_at(tensor.elements());
+            rest = later;
+            own
+        };
+        self.tensors().iter().map(take).collect()
+    }
+
+    /// The row of a window in the table.
+    fn row(&self, window: &[u32]) -> usize {
+        window.iter().fold(0, |row, &token| row * (self.vocabulary + 1) + token as usize)
+    }
+
+    /// Logits of the token after each window, `[windows, vocabulary]`.
+    pub fn logits(&self, parameters: &[f64], windows: &[Vec<u32>]) -> Vec<f64> {
+        let (v, tensors) = (self.vocabulary, self.split(parameters));
+        let mut logits = Vec::with_capacity(windows.len() * v);
+        for window in windows {
+            match self.kind {
+                Kind::Table => logits.extend(rows(tensors[0], self.row(window), v)),
+                Kind::Linear => {
+                    let start = logits.len();
+                    logits.extend(tensors[1]);
+                    for (j, &token) in window.iter().enumerate() {
+                        add(1.0, rows(tensors[0], j * (v + 1) + token as usize, v), &mut logits[start..]);
+                    }
+                }
+                Kind::Mlp { embedding, hidden } => {
+                    let start = logits.len();
+                    logits.extend(tensors[4]);
+                    let h = hidden_layer(&tensors, window, embedding, hidden);
+                    for (i, h) in h.iter().enumerate() {
+                        add(*h, rows(tensors[3], i, v), &mut logits[start..]);
+                    }
+                }
+            }
+        }
+        logits
+    }
+
+    /// Adds to `gradient` that of `<upstream, logits>`.
+    pub fn backward(&self, parameters: &[f64], windows: &[Vec<u32>], upstream: &[f64], gradient: &mut [f64]) {
+        let (v, tensors) = (self.vocabulary, self.split(parameters));
+        let starts: Vec<usize> = tensors
+            .iter()
+            .scan(0, |end, t| {
+                *end += t.len();
+                Some(*end - t.len())
+            })
+            .collect();
+        for (window, d_logits) in windows.iter().zip(upstream.chunks_exact(v)) {
+            // Windows that do not matter to the loss.
+            if d_logits.iter().all(|d| *d == 0.0) {
+                continue;
+            }
+            let mut add_to = |tensor: usize, row: usize, a: f64, values: &[f64]| {
+                let start = starts[tensor] + row * values.len();
+                add(a, values, &mut gradient[start..start + values.len()]);
+            };
+            match self.kind {
+                Kind::Table => add_to(0, self.row(window), 1.0, d_logits),
+                Kind::Linear => {
+                    add_to(1, 0, 1.0, d_logits);
+                    for (j, &token) in window.iter().enumerate() {
+                        add_to(0, j * (v + 1) + token as usize, 1.0, d_logits);
+                    }
+                }
+                Kind::Mlp { embedding, hidden } => {
+                    add_to(4, 0, 1.0, d_logits);
+                    let h = hidden_layer(&tensors, window, embedding, hidden);
+                    let mut d_hidden = Vec::with_capacity(hidden);
+                    for (i, h) in h.iter().enumerate() {
+                        add_to(3, i, *h, d_logits);
+                        d_hidden.push((1.0 - h * h) * dot(rows(tensors[3], i, v), d_logits));
+                    }
+                    add_to(2, 0, 1.0, &d_hidden);
+                    for (j, &token) in window.iter().enumerate() {
+                        let mut d_embedding = Vec::with_capacity(embedding);
+                        for (k, e) in rows(tensors[0], token as usize, embedding).iter().enumerate() {
+                            let row = j * embedding + k;
+                            add_to(1, row, *e, &d_hidden);
+                            d_embedding.push(dot(rows(tensors[1], row, hidden), &d_hidden));
+                        }
+                        add_to(0, token as usize, 1.0, &d_embedding);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `tanh(sum_j U_j E[token j] + a)`.
+fn hidden_layer(tensors: &[&[f64]], window: &[u32], embedding: usize, hidden: usize) -> Vec<f64> {
+    let mut sum = tensors[2].to_vec();
+    for (j, &token) in window.iter().enumerate() {
+        for (k, e) in rows(tensors[0], token as usize, embedding).iter().enumerate() {
+            add(*e, rows(tensors[1], j * embedding + k, hidden), &mut sum);
+        }
+    }
+    sum.iter().map(|x| x.tanh()).collect()
+}
+
+/// Row `i` of a matrix of this width.
+fn rows(matrix: &[f64], i: usize, width: usize) -> &[f64] {
+    &matrix[i * width..(i + 1) * width]
+}
+
+/// `y <- y + a x`.
+pub(crate) fn add(a: f64, x: &[f64], y: &mut [f64]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
+}
+
+pub(crate) fn dot(x: &[f64], y: &[f64]) -> f64 {
+    x.iter().zip(y).map(|(x, y)| x * y).sum()
+}

@@ -1,0 +1,311 @@
+//! A tabular model as a [`Session`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rand_distr::{Distribution, StandardUniform};
+use serde_json::Value;
+use spo_api::{
+    AdamW, Error, Export, LogProbs, ModelInfo, Result, Sampling, Session, Statistics, TokenBatch, Upstream,
+    Vector, VectorSpace,
+};
+
+use crate::config::Config;
+use crate::model::{Model, add, dot};
+use crate::storage;
+use crate::windows::{Limits, Windows};
+
+/// A model with its parameters, their gradient and the optimizer's moments.
+pub(crate) struct TabularSession {
+    pub model: Model,
+    /// The configuration as it was given.
+    pub config: Value,
+    limits: Limits,
+    /// By handle; parameters and gradient among them.
+    pub vectors: BTreeMap<u32, Vec<f64>>,
+    pub moments: [Vec<f64>; 2],
+    pub steps: u64,
+}
+
+impl TabularSession {
+    pub fn new(parsed: Config, config: Value, parameters: Vec<f64>) -> Self {
+        let n = parameters.len();
+        let limits = Limits {
+            vocabulary: parsed.vocab_size,
+            context: parsed.max_position_embeddings,
+            order: parsed.order,
+        };
+        TabularSession {
+            model: parsed.model(),
+            config,
+            limits,
+            vectors: BTreeMap::from([(Vector::PARAMETERS.0, parameters), (Vector::GRADIENT.0, vec![0.0; n])]),
+            moments: [vec![0.0; n], vec![0.0; n]],
+            steps: 0,
+        }
+    }
+
+    pub fn parameters(&self) -> &[f64] {
+        &self.vectors[&Vector::PARAMETERS.0]
+    }
+
+    pub fn at(&self, v: Vector) -> Result<&Vec<f64>> {
+        self.vectors.get(&v.0).ok_or_else(|| no_vector(v))
+    }
+
+    pub fn at_mut(&mut self, v: Vector) -> Result<&mut Vec<f64>> {
+        self.vectors.get_mut(&v.0).ok_or_else(|| no_vector(v))
+    }
+
+    /// `log p(token)` of every token after each distinct window, `[windows, vocabulary]`.
+    fn log_distributions(&self, windows: &Windows) -> Vec<f64> {
+        let mut scores = self.model.logits(self.parameters(), &windows.distinct);
+        for row in scores.chunks_exact_mut(self.model.vocabulary) {
+            let greatest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let normalizer = greatest + row.iter().map(|x| (x - greatest).exp()).sum::<f64>().ln();
+            row.iter_mut().for_each(|x| *x -= normalizer);
+        }
+        scores
+    }
+
+    fn scored(&self, windows: &Windows, log_distributions: &[f64], wanted: Statistics) -> LogProbs {
+        let v = self.model.vocabulary;
+        let rows: Vec<&[f64]> = log_distributions.chunks_exact(v).collect();
+        let of = |wanted: bool, statistic: &dyn Fn(&[f64], u32) -> f64| -> Vec<f64> {
+            let scored = windows.scored.iter().filter(|_| wanted);
+            scored.map(|&(window, token)| statistic(rows[window], token)).collect()
+        };
+        LogProbs {
+            values: of(true, &|row, token| row[token as usize]),
+            offsets: windows.offsets.clone(),
+            entropy: of(wanted.entropy, &|row, _| -row.iter().map(|l| l.exp() * l).sum::<f64>()),
+            collision: of(wanted.collision, &|row, _| row.iter().map(|l| (2.0 * l).exp()).sum::<f64>().ln()),
+            greedy: of(wanted.greedy, &|row, token| f64::from(u8::from(best(row) == token as usize))),
+        }
+    }
+
+    /// The next token: the most probable one (the first of equals), or one sampled.
+    fn choose(&self, text: &[u32], sampling: &Sampling, rng: &mut ChaCha8Rng) -> Result<u32> {
+        let logits = self.model.logits(self.parameters(), &[self.limits.window(text)]);
+        if let Some(bad) = logits.iter().find(|l| !l.is_finite()) {
+            return Err(Error::NonFinite(format!("a logit is {bad} while generating")));
+        }
+        let best = best(&logits);
+        if sampling.temperature == 0.0 {
+            return Ok(best as u32);
+        }
+        let mut nucleus: Vec<(usize, f64)> =
+            logits.iter().map(|l| ((l - logits[best]) / sampling.temperature).exp()).enumerate().collect();
+        nucleus.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let whole: f64 = nucleus.iter().map(|(_, p)| p).sum();
+        let mut mass = 0.0;
+        nucleus.retain(|(_, p)| {
+            let wanted = mass < sampling.top_p * whole;
+            mass += p;
+            wanted
+        });
+        let uniform: f64 = StandardUniform.sample(rng);
+        let mut left = uniform * nucleus.iter().map(|(_, p)| p).sum::<f64>();
+        let drawn = nucleus.iter().find(|(_, p)| {
+            left -= p;
+            left < 0.0
+        });
+        Ok(drawn.map_or(best, |(token, _)| *token) as u32)
+    }
+}
+
+/// The greatest, the first of equals.
+fn best(row: &[f64]) -> usize {
+    (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
+}
+
+fn no_vector(v: Vector) -> Error {
+    Error::Engine(format!("vector {} was never allocated, or was released", v.0))
+}
+
+impl Session for TabularSession {
+    fn info(&self) -> ModelInfo {
+        let size = self.parameters().len();
+        ModelInfo {
+            architecture: "tabular".into(),
+            parameters: size,
+            trainable: size,
+            vocabulary: self.limits.vocabulary,
+            context: self.limits.context,
+            device: "CPU, one thread".into(),
+            dtype: "f64".into(),
+        }
+    }
+
+    fn log_probs(&mut self, batch: &TokenBatch, statistics: Statistics) -> Result<LogProbs> {
+        let windows = Windows::new(batch, self.limits)?;
+        Ok(self.scored(&windows, &self.log_distributions(&windows), statistics))
+    }
+
+    fn backward(
+        &mut self,
+        batch: &TokenBatch,
+        statistics: Statistics,
+        upstream: &mut Upstream<'_>,
+    ) -> Result<LogProbs> {
+        let windows = Windows::new(batch, self.limits)?;
+        let mut scores = self.log_distributions(&windows);
+        let log_probs = self.scored(&windows, &scores, statistics);
+        let weights = upstream(&log_probs)?;
+        if weights.len() != log_probs.values.len() {
+            return Err(Error::Batch(format!(
+                "the upstream gradient must have one number per log-prob ({}), got {}",
+                log_probs.values.len(),
+                weights.len()
+            )));
+        }
+        if let Some(i) = weights.iter().position(|w| !w.is_finite()) {
+            return Err(Error::NonFinite(format!(
+                "the upstream gradient of token {i} is {}, where its log-prob is {}",
+                weights[i], log_probs.values[i]
+            )));
+        }
+        // d log p(t) / d logits = e_t - p, summed over the tokens that a window predicts.
+        let v = self.model.vocabulary;
+        let mut totals = vec![0.0; windows.distinct.len()];
+        for (&(window, _), weight) in windows.scored.iter().zip(&weights) {
+            totals[window] += weight;
+        }
+        for (row, total) in scores.chunks_exact_mut(v).zip(&totals) {
+            row.iter_mut().for_each(|x| *x = -total * x.exp());
+        }
+        for (&(window, token), weight) in windows.scored.iter().zip(&weights) {
+            scores[window * v + token as usize] += weight;
+        }
+        let mut gradient = std::mem::take(self.at_mut(Vector::GRADIENT)?);
+        self.model.backward(self.parameters(), &windows.distinct, &scores, &mut gradient);
+        *self.at_mut(Vector::GRADIENT)? = gradient;
+        Ok(log_probs)
+    }
+
+    fn vectors(&mut self) -> &mut dyn VectorSpace {
+        self
+    }
+
+    fn optimizer_step(&mut self, hyper: &AdamW) -> Result<()> {
+        self.steps += 1;
+        let count = self.steps as f64;
+        let correction = [hyper.beta1, hyper.beta2].map(|beta| 1.0 - beta.powf(count));
+        let gradient = self.at(Vector::GRADIENT)?.clone();
+        let mut parameters = std::mem::take(self.at_mut(Vector::PARAMETERS)?);
+        let [first, second] = &mut self.moments;
+        let biases = self.model.tensors();
+        let biases = biases.iter().flat_map(|t| std::iter::repeat_n(t.bias, t.elements()));
+        let moments = first.iter_mut().zip(second);
+        for (((p, g), (m, v)), bias) in parameters.iter_mut().zip(gradient).zip(moments).zip(biases) {
+            let g = g * hyper.gradient_scale;
+            *m = hyper.beta1 * *m + (1.0 - hyper.beta1) * g;
+            *v = hyper.beta2 * *v + (1.0 - hyper.beta2) * g * g;
+            let exempt = bias && hyper.exempt_bias_and_norm;
+            let decay = if exempt { 0.0 } else { hyper.lr * hyper.weight_decay };
+            let update = (*m / correction[0]) / ((*v / correction[1]).sqrt() + hyper.epsilon);
+            *p = *p * (1.0 - decay) - hyper.lr * update;
+        }
+        *self.at_mut(Vector::PARAMETERS)? = parameters;
+        Ok(())
+    }
+
+    fn reset_optimizer(&mut self) {
+        self.moments.iter_mut().for_each(|m| m.fill(0.0));
+        self.steps = 0;
+    }
+
+    fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Vec<Vec<u32>>> {
+        let valid = sampling.temperature >= 0.0 && sampling.top_p > 0.0 && sampling.top_p <= 1.0;
+        if !valid || !sampling.temperature.is_finite() {
+            return Err(Error::Batch(format!(
+                "sampling needs a temperature of at least 0 and 0 < top_p <= 1, got {} and {}",
+                sampling.temperature, sampling.top_p
+            )));
+        }
+        let mut answers = Vec::with_capacity(prompts.len());
+        for (i, prompt) in prompts.iter().enumerate() {
+            self.limits.check(prompt, 0, || format!("prompt {i}"))?;
+            let length = prompt.len() + sampling.max_new_tokens.saturating_sub(1);
+            if length > self.limits.context {
+                return Err(Error::Batch(format!(
+                    "prompt {i} with {} new tokens: the model was made for at most {} (max_position_embeddings)",
+                    sampling.max_new_tokens, self.limits.context
+                )));
+            }
+            // A stream per prompt: what is sampled does not depend on what else is.
+            let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
+            rng.set_stream(i as u64);
+            let mut text = prompt.clone();
+            while text.len() < prompt.len() + sampling.max_new_tokens {
+                text.push(self.choose(&text, sampling, &mut rng)?);
+                if text.last().is_some_and(|token| sampling.stop.contains(token)) {
+                    break;
+                }
+            }
+            answers.push(text.split_off(prompt.len()));
+        }
+        Ok(answers)
+    }
+
+    fn save(&mut self, folder: &Path, what: Export) -> Result<()> {
+        match what {
+            Export::Model => storage::save(self, folder),
+            Export::Adapter => Err(Error::Model("the tabular backend has no adapters".into())),
+        }
+    }
+
+    fn save_state(&mut self, file: &Path) -> Result<()> {
+        storage::save_state(self, file)
+    }
+
+    fn restore_state(&mut self, file: &Path) -> Result<()> {
+        storage::restore_state(self, file)
+    }
+}
+
+impl VectorSpace for TabularSession {
+    fn dimension(&self) -> usize {
+        self.parameters().len()
+    }
+
+    fn allocate(&mut self) -> Result<Vector> {
+        let next = self.vectors.keys().next_back().copied().unwrap_or_default() + 1;
+        self.vectors.insert(next, vec![0.0; self.dimension()]);
+        Ok(Vector(next))
+    }
+
+    fn release(&mut self, v: Vector) {
+        if v != Vector::PARAMETERS && v != Vector::GRADIENT {
+            self.vectors.remove(&v.0);
+        }
+    }
+
+    fn zero(&mut self, v: Vector) -> Result<()> {
+        self.at_mut(v)?.fill(0.0);
+        Ok(())
+    }
+
+    fn copy(&mut self, from: Vector, to: Vector) -> Result<()> {
+        let values = self.at(from)?.clone();
+        *self.at_mut(to)? = values;
+        Ok(())
+    }
+
+    fn scale(&mut self, a: f64, v: Vector) -> Result<()> {
+        self.at_mut(v)?.iter_mut().for_each(|x| *x *= a);
+        Ok(())
+    }
+
+    fn axpy(&mut self, a: f64, x: Vector, y: Vector) -> Result<()> {
+        let x = self.at(x)?.clone();
+        add(a, &x, self.at_mut(y)?);
+        Ok(())
+    }
+
+    fn dot(&mut self, x: Vector, y: Vector) -> Result<f64> {
+        Ok(dot(self.at(x)?, self.at(y)?))
+    }
+}

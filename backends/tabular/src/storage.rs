@@ -1,0 +1,136 @@
+//! Files of numbers in f64, so that nothing is lost: a model folder (`config.json` and `model.safetensors`), and what
+//! training has changed in a session.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+use spo_api::{Error, Result, Vector, write_whole};
+
+use crate::config::Config;
+use crate::session::TabularSession;
+
+/// Name, shape and values.
+type Entry<'a> = (String, Vec<usize>, &'a [f64]);
+
+fn write(path: &Path, entries: &[Entry<'_>], note: Option<(&str, String)>) -> Result<()> {
+    let failed = |e: safetensors::SafeTensorError| Error::Engine(format!("{}: {e}", path.display()));
+    let bytes: Vec<Vec<u8>> =
+        entries.iter().map(|(_, _, values)| values.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
+    let mut views = Vec::new();
+    for ((name, shape, _), bytes) in entries.iter().zip(&bytes) {
+        views.push((name, TensorView::new(Dtype::F64, shape.clone(), bytes).map_err(failed)?));
+    }
+    let note = note.map(|(key, value)| HashMap::from([(key.to_owned(), value)]));
+    let file = safetensors::serialize(views, note).map_err(failed)?;
+    write_whole(path, |out| out.write_all(&file).map_err(|e| Error::io(path, e)))
+}
+
+/// A safetensors file, held against what is expected of it.
+struct Stored<'a> {
+    path: &'a Path,
+    tensors: SafeTensors<'a>,
+}
+
+impl<'a> Stored<'a> {
+    fn of(path: &'a Path, bytes: &'a [u8]) -> Result<Self> {
+        let tensors = SafeTensors::deserialize(bytes).map_err(|e| bad(path, e))?;
+        Ok(Stored { path, tensors })
+    }
+
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
+        let view = self.tensors.tensor(name).map_err(|e| bad(self.path, e))?;
+        if view.dtype() != Dtype::F64 || view.shape() != shape {
+            let (dtype, stored) = (view.dtype(), view.shape());
+            return Err(bad(
+                self.path,
+                format!("{name} is {dtype:?} {stored:?}, the model wants F64 {shape:?}"),
+            ));
+        }
+        let (numbers, _) = view.data().as_chunks::<8>();
+        Ok(numbers.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect())
+    }
+}
+
+fn bad(path: &Path, what: impl std::fmt::Display) -> Error {
+    Error::Model(format!("{}: {what}", path.display()))
+}
+
+fn bytes_of(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| Error::io(path, e))
+}
+
+/// Writes a model folder.
+pub(crate) fn save(session: &TabularSession, folder: &Path) -> Result<()> {
+    let mut rest = session.parameters();
+    let mut entries = Vec::new();
+    for tensor in session.model.tensors() {
+        let (own, later) = rest.split_at(tensor.elements());
+        entries.push((tensor.name.to_owned(), tensor.shape, own));
+        rest = later;
+    }
+    write(&folder.join("model.safetensors"), &entries, None)?;
+    let path = folder.join("config.json");
+    write_whole(&path, |out| writeln!(out, "{:#}", session.config).map_err(|e| Error::io(&path, e)))
+}
+
+/// Opens a model folder.
+pub(crate) fn open(folder: &Path) -> Result<TabularSession> {
+    let path = folder.join("config.json");
+    let config: Value = serde_json::from_slice(&bytes_of(&path)?).map_err(|e| bad(&path, e))?;
+    let parsed = Config::parse(&config, &path.display().to_string())?;
+    let path = folder.join("model.safetensors");
+    let bytes = bytes_of(&path)?;
+    let stored = Stored::of(&path, &bytes)?;
+    let mut parameters = Vec::new();
+    for tensor in parsed.model().tensors() {
+        parameters.extend(stored.read(tensor.name, &tensor.shape)?);
+    }
+    Ok(TabularSession::new(parsed, config, parameters))
+}
+
+const STEPS: &str = "optimizer_steps";
+const PARAMETERS: &str = "parameters";
+const MOMENTS: [&str; 2] = ["moment1", "moment2"];
+const VECTOR: &str = "vector";
+
+/// Writes parameters, moments, step count and allocated vectors.
+pub(crate) fn save_state(session: &TabularSession, file: &Path) -> Result<()> {
+    let shape = vec![session.parameters().len()];
+    let mut entries: Vec<Entry<'_>> = Vec::new();
+    for (name, values) in MOMENTS.iter().zip(&session.moments) {
+        entries.push((name.to_string(), shape.clone(), values));
+    }
+    for (&handle, values) in session.vectors.iter().filter(|(handle, _)| **handle != Vector::GRADIENT.0) {
+        let name =
+            if handle == Vector::PARAMETERS.0 { PARAMETERS.to_owned() } else { format!("{VECTOR}{handle}") };
+        entries.push((name, shape.clone(), values));
+    }
+    write(file, &entries, Some((STEPS, session.steps.to_string())))
+}
+
+/// Takes back what [`save_state`] wrote. Everything is read before anything is changed.
+pub(crate) fn restore_state(session: &mut TabularSession, file: &Path) -> Result<()> {
+    let bytes = bytes_of(file)?;
+    let stored = Stored::of(file, &bytes)?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(file, e))?;
+    let steps = header.metadata().as_ref().and_then(|notes| notes.get(STEPS)?.parse().ok());
+    let steps = steps.ok_or_else(|| bad(file, format!("not a saved state: `{STEPS}` is missing")))?;
+    let shape = [session.parameters().len()];
+    let moments = [stored.read(MOMENTS[0], &shape)?, stored.read(MOMENTS[1], &shape)?];
+    let mut vectors = BTreeMap::from([
+        (Vector::PARAMETERS.0, stored.read(PARAMETERS, &shape)?),
+        (Vector::GRADIENT.0, vec![0.0; shape[0]]),
+    ]);
+    for name in stored.tensors.names() {
+        if let Some(handle) = name.strip_prefix(VECTOR) {
+            let handle = handle.parse().ok().filter(|handle| !vectors.contains_key(handle));
+            let handle = handle.ok_or_else(|| bad(file, format!("`{name}` is no vector")))?;
+            vectors.insert(handle, stored.read(name, &shape)?);
+        }
+    }
+    (session.moments, session.vectors, session.steps) = (moments, vectors, steps);
+    Ok(())
+}

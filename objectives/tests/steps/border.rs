@@ -1,0 +1,59 @@
+//! A step that is loaded instead of linked behaves the same, to the last bit: the problem crosses one way,
+//! the step the other.
+
+use serde_json::Value;
+use spo_api::{BilevelStep, Build, Registry, abi};
+
+use crate::contract::{all_modes, world};
+use crate::world::build;
+
+/// The step as it would be had it been loaded.
+fn loaded(name: &str, config: &Value) -> Box<dyn BilevelStep> {
+    match abi::through(Registry::linked().unwrap().get("step", name).unwrap()).build {
+        Build::Step(build) => build(config).unwrap(),
+        _ => unreachable!(),
+    }
+}
+
+#[test]
+fn updates_reports_and_state_cross_unchanged() {
+    for (name, config) in all_modes() {
+        let (mut ours, mut theirs) = (world(), world());
+        let (mut linked, mut loaded) = (build(name, config.clone()), loaded(name, &config));
+        assert_eq!((linked.needs(), linked.passes()), (loaded.needs(), loaded.passes()));
+        for _ in 0..4 {
+            let report = format!("{:?}", ours.run(&mut *linked));
+            assert_eq!(format!("{:?}", theirs.run(&mut *loaded)), report, "{name} {config}");
+            assert_eq!((ours.theta(), &ours.trace), (theirs.theta(), &theirs.trace), "{name} {config}");
+            assert_eq!(linked.state(), loaded.state(), "{name} {config}");
+        }
+        loaded.restore(&linked.state()).unwrap();
+        assert!(loaded.restore(b"?").is_err(), "{name}");
+    }
+}
+
+#[test]
+fn a_failure_of_the_problem_comes_back_as_it_was() {
+    for (name, config) in all_modes() {
+        for n in 0..build(name, config.clone()).passes().forward {
+            world().run_failing(&mut *loaded(name, &config), n);
+        }
+    }
+}
+
+/// The tests above once more, with every access to memory watched.
+#[test]
+fn memory_is_respected() {
+    let valgrind = std::process::Command::new("valgrind")
+        .args(["--quiet", "--error-exitcode=9"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["border", "--skip", "memory_is_respected", "--test-threads=1"])
+        .output();
+    match valgrind {
+        Err(e) => eprintln!("SKIPPED: valgrind is needed to watch memory at the border ({e})"),
+        Ok(output) => {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+        }
+    }
+}

@@ -1,0 +1,526 @@
+//! An objective across the border.
+
+use std::ffi::c_void;
+
+use super::layout::{Table, TableError, required};
+use super::status::{ErrorSink, answer, call};
+use super::text::{ByteSink, Text};
+use super::watch::{self, At, fence};
+use crate::{
+    Data, Error, EvaluationMut, Layout, Metrics, Objective, PreferenceBatch, Ragged, Requirements, Result,
+    Rewards, Side, Totals,
+};
+
+/// Rows of different lengths: row `i` is `values[offsets[i]..offsets[i + 1]]`. `offsets` is null where
+/// there is nothing to show.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct RaggedView {
+    /// The flat values, nats.
+    pub values: *const f64,
+    /// `rows + 1` of them, rising from 0.
+    pub offsets: *const usize,
+    /// Number of rows.
+    pub rows: usize,
+}
+
+/// See [`Side`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SideView {
+    /// Log-probs under the policy.
+    pub policy: RaggedView,
+    /// Under the reference, if the objective asked for it.
+    pub reference: RaggedView,
+    /// The collision statistic, if the objective asked for it.
+    pub collision: RaggedView,
+}
+
+/// See [`PreferenceBatch`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct BatchView {
+    /// Bytes of this struct.
+    pub size: u32,
+    /// 0 pairs, 1 unpaired, 2 demonstrations.
+    pub layout: u32,
+    /// Preferred answers.
+    pub chosen: SideView,
+    /// Dispreferred answers.
+    pub rejected: SideView,
+    /// Unpaired data: prompts with the answers of others; its `policy.offsets` is null if there are none.
+    pub mismatched: SideView,
+    /// Pairs: one score gap per row, or null.
+    pub gaps: *const f64,
+    /// Rows of the whole optimizer batch, by which losses are divided.
+    pub whole_rows: usize,
+    /// Tokens of all chosen answers of the whole optimizer batch.
+    pub whole_chosen_tokens: usize,
+}
+
+/// Where an evaluation goes. Buffers have the size of the batch and hold zeros; see [`EvaluationMut`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct EvaluationView {
+    /// Bytes of this struct.
+    pub size: u32,
+    /// Set to 1 if the rewards were written.
+    pub has_rewards: u32,
+    /// One loss per row.
+    pub losses: *mut f64,
+    /// One number per policy log-prob of the chosen answers.
+    pub grad_chosen: *mut f64,
+    /// The same of the rejected answers.
+    pub grad_rejected: *mut f64,
+    /// One number per chosen answer.
+    pub rewards_chosen: *mut f64,
+    /// One number per rejected answer.
+    pub rewards_rejected: *mut f64,
+    /// For `metric`.
+    pub context: *mut c_void,
+    /// Reports a further figure.
+    pub metric: unsafe extern "C-unwind" fn(context: *mut c_void, name: Text, value: f64),
+}
+
+/// See [`Requirements`]; flags are 0 or 1.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct RequirementsView {
+    /// Bytes of this struct.
+    pub size: u32,
+    /// 0 pairs, 1 unpaired, 2 demonstrations.
+    pub data: u32,
+    /// Reference log-probs.
+    pub reference: u32,
+    /// The collision statistic.
+    pub collision: u32,
+    /// Mismatched answers.
+    pub mismatched: u32,
+    /// Score gaps.
+    pub gaps: u32,
+    /// The whole optimizer batch at once.
+    pub whole_batch: u32,
+}
+
+/// [`Objective`] as functions. `this` is what `create` made.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ObjectiveTable {
+    /// Bytes of this table.
+    pub size: u32,
+    /// Makes an objective from its table in the recipe, as JSON. `context` is that of the entry.
+    pub create: Option<
+        unsafe extern "C-unwind" fn(
+            context: *const c_void,
+            config: Text,
+            out: *mut *mut c_void,
+            error: *const ErrorSink,
+        ) -> i32,
+    >,
+    /// Frees it.
+    pub destroy: Option<unsafe extern "C-unwind" fn(this: *mut c_void)>,
+    /// Says what it needs. `out` holds zeros.
+    pub requirements: Option<
+        unsafe extern "C-unwind" fn(
+            this: *mut c_void,
+            out: *mut RequirementsView,
+            error: *const ErrorSink,
+        ) -> i32,
+    >,
+    /// Computes losses and gradient.
+    pub evaluate: Option<
+        unsafe extern "C-unwind" fn(
+            this: *mut c_void,
+            batch: *const BatchView,
+            out: *mut EvaluationView,
+            error: *const ErrorSink,
+        ) -> i32,
+    >,
+    /// Optional: a training step begins.
+    pub begin: Option<unsafe extern "C-unwind" fn(this: *mut c_void, steps_done: u64)>,
+    /// Optional: writes the state that must survive a resume.
+    pub state: Option<unsafe extern "C-unwind" fn(this: *mut c_void, out: *const ByteSink)>,
+    /// Optional, goes with `state`: takes it back.
+    pub restore:
+        Option<unsafe extern "C-unwind" fn(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32>,
+}
+
+// SAFETY: repr(C), begins with its size, absent functions are null.
+unsafe impl Table for ObjectiveTable {
+    const NAME: &'static str = "table of objective functions";
+    const REQUIRED: usize = std::mem::offset_of!(Self, begin);
+}
+
+// The plugin's end.
+
+/// The table of every objective written in Rust; `create` finds the entry behind its context.
+pub(super) static TABLE: ObjectiveTable = ObjectiveTable {
+    size: size_of::<ObjectiveTable>() as u32,
+    create: Some(create),
+    destroy: Some(destroy),
+    requirements: Some(requirements),
+    evaluate: Some(evaluate),
+    begin: Some(begin),
+    state: Some(state),
+    restore: Some(restore),
+};
+
+/// # Safety
+/// `this` came from `create` and nobody else uses it now: the contract of the table.
+unsafe fn objective<'a>(this: *mut c_void) -> &'a mut dyn Objective {
+    // SAFETY: the caller's.
+    unsafe { &mut **this.cast::<Box<dyn Objective>>() }
+}
+
+unsafe extern "C-unwind" fn create(
+    context: *const c_void,
+    config: Text,
+    out: *mut *mut c_void,
+    error: *const ErrorSink,
+) -> i32 {
+    // SAFETY: by the contract of the table, here and below.
+    unsafe {
+        answer(error, || {
+            let crate::Build::Objective(build) = super::plugin::entry(context).build else {
+                unreachable!("the table of an objective stands in its entry")
+            };
+            let objective: Box<dyn Objective> = build(&super::plugin::config(config)?)?;
+            *out = Box::into_raw(Box::new(objective)).cast();
+            Ok(())
+        })
+    }
+}
+
+unsafe extern "C-unwind" fn destroy(this: *mut c_void) {
+    // SAFETY: it came from `create` and is not used again.
+    drop(unsafe { Box::from_raw(this.cast::<Box<dyn Objective>>()) });
+}
+
+unsafe extern "C-unwind" fn requirements(
+    this: *mut c_void,
+    out: *mut RequirementsView,
+    error: *const ErrorSink,
+) -> i32 {
+    // SAFETY: by the contract of the table.
+    unsafe {
+        answer(error, || {
+            let needs = objective(this).requirements();
+            (*out).data = needs.data as u32;
+            (*out).reference = needs.reference.into();
+            (*out).collision = needs.collision.into();
+            (*out).mismatched = needs.mismatched.into();
+            (*out).gaps = needs.gaps.into();
+            (*out).whole_batch = needs.whole_batch.into();
+            Ok(())
+        })
+    }
+}
+
+unsafe extern "C-unwind" fn evaluate(
+    this: *mut c_void,
+    batch: *const BatchView,
+    out: *mut EvaluationView,
+    error: *const ErrorSink,
+) -> i32 {
+    // SAFETY: by the contract of the table.
+    unsafe {
+        answer(error, || {
+            let batch = (*batch).batch()?;
+            (*out).fill(&batch, objective(this))
+        })
+    }
+}
+
+unsafe extern "C-unwind" fn begin(this: *mut c_void, steps_done: u64) {
+    // SAFETY: by the contract of the table.
+    unsafe { objective(this).begin(steps_done as usize) }
+}
+
+unsafe extern "C-unwind" fn state(this: *mut c_void, out: *const ByteSink) {
+    // SAFETY: by the contract of the table.
+    unsafe { ByteSink::put(out, &objective(this).state()) }
+}
+
+unsafe extern "C-unwind" fn restore(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32 {
+    // SAFETY: by the contract of the table.
+    unsafe { answer(error, || objective(this).restore(state.bytes())) }
+}
+
+impl RaggedView {
+    const NONE: RaggedView = RaggedView { values: std::ptr::null(), offsets: std::ptr::null(), rows: 0 };
+
+    fn of(ragged: Ragged<'_>) -> Self {
+        RaggedView {
+            values: ragged.values().as_ptr(),
+            offsets: ragged.offsets().as_ptr(),
+            rows: ragged.rows(),
+        }
+    }
+
+    /// # Safety
+    /// The arrays are as long as the offsets say, and stay for `'a`; so below.
+    unsafe fn get<'a>(self) -> Result<Option<Ragged<'a>>> {
+        if self.offsets.is_null() {
+            return Ok(None);
+        }
+        // SAFETY: the caller's.
+        unsafe {
+            let offsets = std::slice::from_raw_parts(self.offsets, self.rows + 1);
+            let values = std::slice::from_raw_parts(self.values, offsets[self.rows]);
+            Ragged::new(values, offsets).map(Some)
+        }
+    }
+}
+
+impl SideView {
+    const NONE: SideView =
+        SideView { policy: RaggedView::NONE, reference: RaggedView::NONE, collision: RaggedView::NONE };
+
+    fn of(side: &Side<'_>) -> Self {
+        let view = |ragged: Option<Ragged<'_>>| ragged.map_or(RaggedView::NONE, RaggedView::of);
+        SideView {
+            policy: RaggedView::of(side.policy),
+            reference: view(side.reference),
+            collision: view(side.collision),
+        }
+    }
+
+    unsafe fn get<'a>(self) -> Result<Option<Side<'a>>> {
+        // SAFETY: the caller's.
+        unsafe {
+            let Some(policy) = self.policy.get()? else { return Ok(None) };
+            Ok(Some(Side { policy, reference: self.reference.get()?, collision: self.collision.get()? }))
+        }
+    }
+}
+
+impl BatchView {
+    fn of(batch: &PreferenceBatch<'_>) -> Self {
+        BatchView {
+            size: size_of::<BatchView>() as u32,
+            layout: batch.layout as u32,
+            chosen: SideView::of(&batch.chosen),
+            rejected: SideView::of(&batch.rejected),
+            mismatched: batch.mismatched.as_ref().map_or(SideView::NONE, SideView::of),
+            gaps: batch.gaps.map_or(std::ptr::null(), <[f64]>::as_ptr),
+            whole_rows: batch.whole.rows,
+            whole_chosen_tokens: batch.whole.chosen_tokens,
+        }
+    }
+
+    unsafe fn batch<'a>(&self) -> Result<PreferenceBatch<'a>> {
+        let missing = || Error::Batch("a batch came without log-probs".into());
+        // SAFETY: the caller's.
+        unsafe {
+            let mut batch = PreferenceBatch {
+                layout: match self.layout {
+                    0 => Layout::Pairs,
+                    1 => Layout::Unpaired,
+                    2 => Layout::Demonstrations,
+                    other => {
+                        return Err(Error::Batch(format!("a batch came with the unknown layout {other}")));
+                    }
+                },
+                chosen: self.chosen.get()?.ok_or_else(missing)?,
+                rejected: self.rejected.get()?.ok_or_else(missing)?,
+                mismatched: self.mismatched.get()?,
+                gaps: None,
+                whole: Totals { rows: self.whole_rows, chosen_tokens: self.whole_chosen_tokens },
+            };
+            if !self.gaps.is_null() {
+                batch.gaps = Some(std::slice::from_raw_parts(self.gaps, batch.rows()));
+            }
+            Ok(batch)
+        }
+    }
+}
+
+impl EvaluationView {
+    /// Lets an objective write straight into the caller's buffers.
+    ///
+    /// # Safety
+    /// They have the batch's size.
+    unsafe fn fill(&mut self, batch: &PreferenceBatch<'_>, objective: &mut dyn Objective) -> Result<()> {
+        let (chosen, rejected) = (&batch.chosen.policy, &batch.rejected.policy);
+        let (mut rewards, mut metrics) = (Rewards::default(), Metrics::new());
+        // SAFETY: the caller's.
+        let mut out = unsafe {
+            EvaluationMut {
+                losses: std::slice::from_raw_parts_mut(self.losses, batch.rows()),
+                grad_chosen: std::slice::from_raw_parts_mut(self.grad_chosen, chosen.values().len()),
+                grad_rejected: std::slice::from_raw_parts_mut(self.grad_rejected, rejected.values().len()),
+                rewards: &mut rewards,
+                metrics: &mut metrics,
+            }
+        };
+        objective.evaluate(batch, &mut out)?;
+        if !(rewards.chosen.is_empty() && rewards.rejected.is_empty()) {
+            for (name, values, rows, buffer) in [
+                ("chosen", &rewards.chosen, chosen.rows(), self.rewards_chosen),
+                ("rejected", &rewards.rejected, rejected.rows(), self.rewards_rejected),
+            ] {
+                if values.len() != rows {
+                    return Err(Error::Batch(format!(
+                        "the objective gave {} rewards for {rows} {name} answers",
+                        values.len()
+                    )));
+                }
+                // SAFETY: the buffer has one place per answer.
+                unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), buffer, rows) };
+            }
+            self.has_rewards = 1;
+        }
+        for (name, value) in &metrics {
+            // SAFETY: by the contract of the table.
+            unsafe { (self.metric)(self.context, Text::of(name), *value) };
+        }
+        Ok(())
+    }
+}
+
+// The program's end.
+
+/// An objective on the other side.
+struct Imported {
+    table: ObjectiveTable,
+    this: *mut c_void,
+    at: &'static At,
+    needs: Requirements,
+}
+
+// SAFETY: the contract of the table lets a part move between threads.
+unsafe impl Send for Imported {}
+
+/// Makes an objective by a table.
+///
+/// # Safety
+/// The table and the context are those of one entry, and obey the contract.
+pub(super) unsafe fn import(
+    table: &ObjectiveTable,
+    context: *const c_void,
+    at: &'static At,
+    config: &serde_json::Value,
+) -> Result<Box<dyn Objective>> {
+    // SAFETY: the caller's.
+    unsafe {
+        let this = super::plugin::create(table.create.expect("checked on import"), context, at, config)?;
+        let mut new = Imported { table: *table, this, at, needs: Requirements::default() };
+        new.needs = new.ask()?;
+        Ok(Box::new(new))
+    }
+}
+
+/// Makes sure of a table before anything is called.
+///
+/// # Safety
+/// As [`read`](super::layout::read).
+pub(super) unsafe fn check(table: *const ObjectiveTable) -> Result<ObjectiveTable, TableError> {
+    // SAFETY: the caller's.
+    let table = unsafe { super::layout::read(table) }?;
+    required!(table, ObjectiveTable, create, destroy, requirements, evaluate);
+    if table.state.is_some() != table.restore.is_some() {
+        return Err(TableError::new::<ObjectiveTable>("has one of `state` and `restore` without the other"));
+    }
+    Ok(table)
+}
+
+impl Imported {
+    fn ask(&self) -> Result<Requirements> {
+        // SAFETY: a struct of numbers may be zero.
+        let mut out: RequirementsView = unsafe { std::mem::zeroed() };
+        out.size = size_of::<RequirementsView>() as u32;
+        let _inside = watch::enter(self.at);
+        // SAFETY: by the contract of the table, here and below.
+        call(self.at, |error| unsafe {
+            self.table.requirements.expect("checked on import")(self.this, &mut out, error)
+        })?;
+        Ok(Requirements {
+            data: match out.data {
+                0 => Data::Pairs,
+                1 => Data::Unpaired,
+                2 => Data::Demonstrations,
+                other => {
+                    return Err(Error::Engine(format!(
+                        "{} asks for data of the unknown kind {other}",
+                        self.at
+                    )));
+                }
+            },
+            reference: out.reference != 0,
+            collision: out.collision != 0,
+            mismatched: out.mismatched != 0,
+            gaps: out.gaps != 0,
+            whole_batch: out.whole_batch != 0,
+        })
+    }
+}
+
+unsafe extern "C-unwind" fn metric(context: *mut c_void, name: Text, value: f64) {
+    // SAFETY: the context is the `Metrics` of `evaluate`, which waits; the name is lent for the call.
+    unsafe { (*context.cast::<Metrics>()).insert(name.lossy(), value) };
+}
+
+impl Objective for Imported {
+    fn requirements(&self) -> Requirements {
+        self.needs
+    }
+
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
+        let (chosen, rejected) = (batch.chosen.policy.rows(), batch.rejected.policy.rows());
+        out.rewards.chosen.resize(chosen, 0.0);
+        out.rewards.rejected.resize(rejected, 0.0);
+        let mut view = EvaluationView {
+            size: size_of::<EvaluationView>() as u32,
+            has_rewards: 0,
+            losses: out.losses.as_mut_ptr(),
+            grad_chosen: out.grad_chosen.as_mut_ptr(),
+            grad_rejected: out.grad_rejected.as_mut_ptr(),
+            rewards_chosen: out.rewards.chosen.as_mut_ptr(),
+            rewards_rejected: out.rewards.rejected.as_mut_ptr(),
+            context: std::ptr::from_mut(out.metrics).cast(),
+            metric,
+        };
+        let seen = BatchView::of(batch);
+        let _inside = watch::enter(self.at);
+        // SAFETY: the buffers have the batch's size and outlive the call.
+        call(self.at, |error| unsafe {
+            self.table.evaluate.expect("checked on import")(self.this, &seen, &mut view, error)
+        })?;
+        if view.has_rewards == 0 {
+            out.rewards.chosen.clear();
+            out.rewards.rejected.clear();
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, steps_done: usize) {
+        if let Some(begin) = self.table.begin {
+            let _inside = watch::enter(self.at);
+            // SAFETY: by the contract of the table; so below.
+            fence(|| unsafe { begin(self.this, steps_done as u64) });
+        }
+    }
+
+    fn state(&self) -> Vec<u8> {
+        let Some(state) = self.table.state else { return Vec::new() };
+        let _inside = watch::enter(self.at);
+        // SAFETY: as above.
+        ByteSink::collect(|sink| fence(|| unsafe { state(self.this, sink) }))
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<()> {
+        let Some(restore) = self.table.restore else { return super::plugin::stateless(state, self.at) };
+        let _inside = watch::enter(self.at);
+        let state = Text { bytes: state.as_ptr(), length: state.len() };
+        // SAFETY: as above.
+        call(self.at, |error| unsafe { restore(self.this, state, error) })
+    }
+}
+
+impl Drop for Imported {
+    fn drop(&mut self) {
+        let _inside = watch::enter(self.at);
+        // SAFETY: made by `create`, not used again.
+        fence(|| unsafe { self.table.destroy.expect("checked on import")(self.this) });
+    }
+}

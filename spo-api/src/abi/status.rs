@@ -1,0 +1,165 @@
+//! How failures cross the border.
+
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::watch::fence;
+use crate::abi::Text;
+use crate::{ConfigError, Error, Result};
+
+/// What a function returns: 0 for success, else the kind of failure, an [`Error`] by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status;
+
+impl Status {
+    /// It worked.
+    pub const OK: i32 = 0;
+    /// [`Error::Config`]: the configuration; the error's key says which.
+    pub const CONFIG: i32 = 1;
+    /// [`Error::Batch`]: the batch lacks something or is malformed.
+    pub const BATCH: i32 = 2;
+    /// [`Error::NonFinite`]: a number stopped being finite.
+    pub const NON_FINITE: i32 = 3;
+    /// [`Error::Model`]: a model folder cannot be used.
+    pub const MODEL: i32 = 4;
+    /// [`Error::Engine`]: the engine failed.
+    pub const ENGINE: i32 = 5;
+    /// [`Error::Io`]: a file; the error's key is its path.
+    pub const IO: i32 = 6;
+    /// [`Error::Stopped`]: the run was asked to stop.
+    pub const STOPPED: i32 = 7;
+    /// The function panicked, which is a mistake in it.
+    pub const PANIC: i32 = 8;
+}
+
+/// Where a failing function describes the failure. The texts are copied before it returns.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ErrorSink {
+    /// For `report`.
+    pub context: *mut c_void,
+    /// `key`: what the failure is about (a configuration key, a path); `suggestion`: the nearest valid
+    /// choice. Both may be none.
+    pub report: unsafe extern "C-unwind" fn(context: *mut c_void, key: Text, message: Text, suggestion: Text),
+}
+
+/// What an [`ErrorSink`] was told.
+#[derive(Default)]
+struct Told {
+    key: Option<String>,
+    message: Option<String>,
+    suggestion: Option<String>,
+}
+
+unsafe extern "C-unwind" fn listen(context: *mut c_void, key: Text, message: Text, suggestion: Text) {
+    let some = |text: Text| {
+        // SAFETY: the reporter lends its texts for the time of the call.
+        (!text.bytes.is_null()).then(|| unsafe { text.lossy() })
+    };
+    // SAFETY: the context is the `Told` of `call`, which waits for this.
+    unsafe {
+        *context.cast::<Told>() =
+            Told { key: some(key), message: some(message), suggestion: some(suggestion) }
+    }
+}
+
+/// Calls a function across the border. `who` names it in messages about its mistakes.
+pub(super) fn call(
+    who: &dyn std::fmt::Display,
+    function: impl FnOnce(*const ErrorSink) -> i32,
+) -> Result<()> {
+    let mut told = Told::default();
+    let sink = ErrorSink { context: (&raw mut told).cast(), report: listen };
+    let status = fence(|| function(&sink));
+    if status == Status::OK {
+        return Ok(());
+    }
+    let Told { key, message, suggestion } = told;
+    let message = message.unwrap_or_else(|| "no reason was given".into());
+    Err(match status {
+        Status::CONFIG => Error::Config(ConfigError { key, message, suggestion }),
+        Status::BATCH => Error::Batch(message),
+        Status::NON_FINITE => Error::NonFinite(message),
+        Status::MODEL => Error::Model(message),
+        Status::ENGINE => Error::Engine(message),
+        Status::IO => Error::io(key.unwrap_or_default(), std::io::Error::other(message)),
+        Status::STOPPED => Error::Stopped(message),
+        Status::PANIC => Error::Engine(format!("{who} panicked: {message}")),
+        unknown => Error::Engine(format!("{who} returned the unknown status {unknown}: {message}")),
+    })
+}
+
+/// The body of a function that is called across the border: failures and panics become a status.
+///
+/// # Safety
+/// `sink` is null or valid.
+pub(super) unsafe fn answer(sink: *const ErrorSink, body: impl FnOnce() -> Result<()>) -> i32 {
+    let (status, key, message, suggestion) = match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(())) => return Status::OK,
+        Ok(Err(error)) => match error {
+            Error::Config(e) => (Status::CONFIG, e.key, e.message, e.suggestion),
+            Error::Batch(m) => (Status::BATCH, None, m, None),
+            Error::NonFinite(m) => (Status::NON_FINITE, None, m, None),
+            Error::Model(m) => (Status::MODEL, None, m, None),
+            Error::Engine(m) => (Status::ENGINE, None, m, None),
+            Error::Io { path, source } => {
+                (Status::IO, Some(path.to_string_lossy().into_owned()), source.to_string(), None)
+            }
+            Error::Stopped(m) => (Status::STOPPED, None, m, None),
+        },
+        Err(panic) => (Status::PANIC, None, words(&*panic), None),
+    };
+    let lend = |text: &Option<String>| text.as_deref().map_or(Text::NONE, Text::of);
+    if !sink.is_null() {
+        // SAFETY: not null, so valid.
+        unsafe { ((*sink).report)((*sink).context, lend(&key), Text::of(&message), lend(&suggestion)) };
+    }
+    status
+}
+
+/// What a panic said.
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a word".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn across(body: impl FnOnce() -> Result<()>) -> Result<()> {
+        // SAFETY: `call` gives a valid sink.
+        call(&"the test", |sink| unsafe { answer(sink, body) })
+    }
+
+    #[test]
+    fn every_error_arrives_as_it_was() {
+        let config =
+            ConfigError { key: Some("a.b".into()), message: "no".into(), suggestion: Some("c".into()) };
+        let errors: [fn(ConfigError) -> Error; 7] = [
+            Error::Config,
+            |_| Error::Batch("short".into()),
+            |_| Error::NonFinite("NaN".into()),
+            |_| Error::Model("gone".into()),
+            |_| Error::Engine("out of memory".into()),
+            |_| Error::io("a/b", std::io::Error::other("full")),
+            |_| Error::Stopped("enough".into()),
+        ];
+        for make in errors {
+            let (sent, received) = (make(config.clone()), across(|| Err(make(config.clone()))).unwrap_err());
+            assert_eq!(format!("{sent:?}"), format!("{received:?}"));
+        }
+        assert!(across(|| Ok(())).is_ok());
+    }
+
+    #[test]
+    fn panics_and_nonsense_become_errors_that_say_who() {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let panic = across(|| panic!("at {}", "the disco")).unwrap_err();
+        std::panic::set_hook(hook);
+        assert_eq!(panic.to_string(), "the test panicked: at the disco");
+        let odd = call(&"the test", |_| 42).unwrap_err();
+        assert_eq!(odd.to_string(), "the test returned the unknown status 42: no reason was given");
+    }
+}

@@ -1,0 +1,308 @@
+//! What a bilevel step owes: the cost it states, no memory left behind, the same way from the same place.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use spo_api::{
+    BilevelProblem, BilevelStep, Constructor, Error, LevelWeights, Losses, Passes, Progress, Result,
+    StepReport, Vector, VectorSpace, Weigh,
+};
+
+use super::{Check, Outcome};
+
+#[derive(Clone)]
+struct Subject {
+    build: Constructor<dyn BilevelStep>,
+    config: Value,
+}
+
+impl Subject {
+    fn make(&self) -> Result<Box<dyn BilevelStep>, Outcome> {
+        (self.build)(&self.config).map_err(|e| Outcome::Failed(e.to_string()))
+    }
+}
+
+pub(super) fn checks<'a>(build: Constructor<dyn BilevelStep>, config: Value) -> Vec<Check<'a>> {
+    let subject = Subject { build, config };
+    type Body = fn(&Subject) -> Result<String, Outcome>;
+    let all: [(&'static str, Body); 4] =
+        [("steps", steps), ("determinism", determinism), ("failures", failures), ("state", state)];
+    let bind = |(name, body): (&'static str, Body)| -> Check<'a> {
+        let subject = subject.clone();
+        (name, Box::new(move || body(&subject)))
+    };
+    all.into_iter().map(bind).collect()
+}
+
+/// Two losses on a few parameters, `1/2 sum_i h_i (x_i - c_i)^2` with a quartic on top, and plain descent.
+#[derive(Clone)]
+struct World {
+    vectors: BTreeMap<u32, Vec<f64>>,
+    next: u32,
+    passes: Passes,
+    descents: usize,
+    /// Evaluations until one fails.
+    fuse: Option<usize>,
+    misuse: Option<String>,
+    step: usize,
+}
+
+const UPPER: ([f64; 4], [f64; 4]) = ([1.0, -2.0, 0.5, 0.0], [1.0, 3.0, 0.5, 2.0]);
+const LOWER: ([f64; 4], [f64; 4]) = ([-0.5, 0.5, 0.0, 1.0], [0.5, 1.5, 2.0, 1.0]);
+
+fn value((center, curvature): ([f64; 4], [f64; 4]), x: &[f64]) -> f64 {
+    (0..4).map(|i| x[i] - center[i]).zip(curvature).map(|(z, h)| 0.5 * h * z * z + 0.005 * z.powi(4)).sum()
+}
+
+fn slope((center, curvature): ([f64; 4], [f64; 4]), x: &[f64]) -> Vec<f64> {
+    (0..4).map(|i| x[i] - center[i]).zip(curvature).map(|(z, h)| h * z + 0.02 * z.powi(3)).collect()
+}
+
+impl World {
+    fn new() -> Self {
+        let vectors = BTreeMap::from([(0, vec![0.3, 0.1, -0.2, 0.4]), (1, vec![0.0; 4])]);
+        let passes = Passes::default();
+        World { vectors, next: 2, passes, descents: 0, fuse: None, misuse: None, step: 0 }
+    }
+
+    fn parameters(&self) -> &[f64] {
+        &self.vectors[&0]
+    }
+
+    fn at(&mut self, v: Vector) -> Result<&mut Vec<f64>> {
+        let misuse = format!("it uses vector {}, which is not allocated", v.0);
+        self.vectors.get_mut(&v.0).ok_or_else(|| {
+            self.misuse = Some(misuse.clone());
+            Error::Engine(misuse)
+        })
+    }
+
+    fn burn(&mut self) -> Result<()> {
+        match &mut self.fuse {
+            Some(0) => Err(Error::NonFinite("the failure that was asked for".into())),
+            Some(n) => {
+                *n -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// One step, as the training loop takes it.
+    fn run(&mut self, step: &mut dyn BilevelStep) -> Result<StepReport, Outcome> {
+        (self.passes, self.descents) = Default::default();
+        let report = step.step(self)?;
+        self.step += 1;
+        match &self.misuse {
+            Some(words) => Err(words.clone().into()),
+            None => Ok(report),
+        }
+    }
+}
+
+impl VectorSpace for World {
+    fn dimension(&self) -> usize {
+        4
+    }
+    fn allocate(&mut self) -> Result<Vector> {
+        self.next += 1;
+        self.vectors.insert(self.next - 1, vec![0.0; 4]);
+        Ok(Vector(self.next - 1))
+    }
+    fn release(&mut self, v: Vector) {
+        if v.0 < 2 || self.vectors.remove(&v.0).is_none() {
+            self.misuse = Some(format!("it releases vector {}, which is not its own", v.0));
+        }
+    }
+    fn zero(&mut self, v: Vector) -> Result<()> {
+        self.at(v)?.fill(0.0);
+        Ok(())
+    }
+    fn copy(&mut self, from: Vector, to: Vector) -> Result<()> {
+        *self.at(to)? = self.at(from)?.clone();
+        Ok(())
+    }
+    fn scale(&mut self, a: f64, v: Vector) -> Result<()> {
+        self.at(v)?.iter_mut().for_each(|x| *x *= a);
+        Ok(())
+    }
+    fn axpy(&mut self, a: f64, x: Vector, y: Vector) -> Result<()> {
+        let x = self.at(x)?.clone();
+        self.at(y)?.iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
+        Ok(())
+    }
+    fn dot(&mut self, x: Vector, y: Vector) -> Result<f64> {
+        let x = self.at(x)?.clone();
+        Ok(self.at(y)?.iter().zip(x).map(|(y, x)| x * y).sum())
+    }
+}
+
+impl BilevelProblem for World {
+    fn vectors(&mut self) -> &mut dyn VectorSpace {
+        self
+    }
+
+    fn gradient(&mut self, weigh: Weigh<'_>, into: Vector) -> Result<Losses> {
+        self.passes.forward += 1;
+        self.burn()?;
+        self.passes.backward += 1;
+        let x = self.parameters().to_vec();
+        let mut losses = Losses { upper: value(UPPER, &x), lower: value(LOWER, &x) };
+        let LevelWeights { upper, lower } = match weigh {
+            Weigh::By(rule) => rule(losses)?,
+            Weigh::Fixed(weights) => {
+                if weights.upper == 0.0 {
+                    losses.upper = f64::NAN;
+                }
+                if weights.lower == 0.0 {
+                    losses.lower = f64::NAN;
+                }
+                weights
+            }
+        };
+        let (df, dg) = (slope(UPPER, &x), slope(LOWER, &x));
+        // What the accumulator held is lost; a step that relies on it must not get away with it.
+        self.at(Vector::GRADIENT)?.fill(f64::NAN);
+        *self.at(into)? = df.iter().zip(&dg).map(|(f, g)| upper * f + lower * g).collect();
+        Ok(losses)
+    }
+
+    fn lower(&mut self) -> Result<f64> {
+        self.passes.forward += 1;
+        self.burn()?;
+        Ok(value(LOWER, self.parameters()))
+    }
+
+    fn reference_lower(&mut self) -> Result<f64> {
+        Ok(0.2)
+    }
+
+    fn next_lower(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn descend(&mut self, lr_factor: f64) -> Result<()> {
+        if !(lr_factor.is_finite() && self.at(Vector::GRADIENT)?.iter().all(|x| x.is_finite())) {
+            let words =
+                "it descends with a gradient that is not finite; was it computed into vector 1?".to_owned();
+            self.misuse = Some(words.clone());
+            return Err(Error::NonFinite(words));
+        }
+        self.descents += 1;
+        self.axpy(-0.02 * lr_factor, Vector::GRADIENT, Vector::PARAMETERS)
+    }
+
+    fn progress(&self) -> Progress {
+        Progress { step: self.step, total: 1000 }
+    }
+}
+
+/// It moves, at the cost it states, and tidies up.
+fn steps(subject: &Subject) -> Result<String, Outcome> {
+    let (mut world, mut step) = (World::new(), subject.make()?);
+    let stated = step.passes();
+    let began = world.parameters().to_vec();
+    let mut kept = 0;
+    for round in 0..200 {
+        let report = world.run(&mut *step)?;
+        if let Some((name, x)) = report.metrics.iter().find(|(_, x)| !x.is_finite()) {
+            return Err(format!("its metric `{name}` is {x}").into());
+        }
+        if world.passes != stated {
+            let Passes { forward, backward } = world.passes;
+            return Err(format!(
+                "it states {} forward and {} backward passes a step, and makes {forward} and {backward}",
+                stated.forward, stated.backward
+            )
+            .into());
+        }
+        let here = world.vectors.len() - 2;
+        if round >= 2 && here > kept {
+            return Err(format!(
+                "it keeps more vectors every step ({here} after step {}): release them",
+                round + 1
+            )
+            .into());
+        }
+        kept = here;
+    }
+    if world.parameters() == began {
+        return Err("200 steps moved no parameter: does it `descend`?".to_owned().into());
+    }
+    let (f, g) = (value(UPPER, world.parameters()), value(LOWER, world.parameters()));
+    Ok(format!(
+        "{} forward, {} backward a step; 200 steps on a toy problem bring F from {:.3} to {f:.3}, G from {:.3} to {g:.3}",
+        stated.forward,
+        stated.backward,
+        value(UPPER, &began),
+        value(LOWER, &began)
+    ))
+}
+
+/// From the same place it goes the same way.
+fn determinism(subject: &Subject) -> Result<String, Outcome> {
+    let run = || -> Result<_, Outcome> {
+        let (mut world, mut step) = (World::new(), subject.make()?);
+        for _ in 0..20 {
+            world.run(&mut *step)?;
+        }
+        Ok(world.parameters().to_vec())
+    };
+    if run()? != run()? {
+        return Err("twenty steps from one place end in two".to_owned().into());
+    }
+    Ok("bit-identical".into())
+}
+
+/// A failure of the problem is passed on, and leaves no vectors behind.
+fn failures(subject: &Subject) -> Result<String, Outcome> {
+    let evaluations = subject.make()?.passes().forward;
+    for n in 0..evaluations {
+        let (mut world, mut step) = (World { fuse: Some(n), ..World::new() }, subject.make()?);
+        let Err(error) = step.step(&mut world) else {
+            return Err(format!(
+                "evaluation {} of the problem failed, and the step went on as if it had not",
+                n + 1
+            )
+            .into());
+        };
+        if !error.to_string().contains("the failure that was asked for") {
+            return Err(format!("the problem's own error is lost; the step says instead: {error}").into());
+        }
+        if world.vectors.len() > 2 {
+            return Err(format!(
+                "after a failure {} of its vectors are left behind",
+                world.vectors.len() - 2
+            )
+            .into());
+        }
+    }
+    Ok(format!("each of {evaluations} evaluations failed in turn; all passed on"))
+}
+
+/// What it remembers survives a resume.
+fn state(subject: &Subject) -> Result<String, Outcome> {
+    let (mut world, mut step) = (World::new(), subject.make()?);
+    let mut length = 0;
+    for _ in 0..20 {
+        world.run(&mut *step)?;
+        let (mut twin, mut resumed) = (world.clone(), subject.make()?);
+        resumed.restore(&step.state())?;
+        twin.run(&mut *resumed)?;
+        world.run(&mut *step)?;
+        if twin.parameters() != world.parameters() || resumed.state() != step.state() {
+            return Err("restored, it goes on otherwise than without the interruption".to_owned().into());
+        }
+        length = step.state().len();
+    }
+    if length == 0 {
+        return match subject.make()?.restore(b"no state of this step") {
+            Err(_) => Ok("it keeps none, and refuses one".into()),
+            Ok(()) => Err("it keeps no state, and swallows one without a word".to_owned().into()),
+        };
+    }
+    if subject.make()?.restore(b"?").is_ok() {
+        return Err(format!("it takes 1 byte for a state of {length}").into());
+    }
+    Ok(format!("{length} bytes, restored to the bit; broken ones refused"))
+}

@@ -1,0 +1,68 @@
+//! Loading a library.
+
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+use spo_api::abi::{self, PluginTable};
+use spo_api::{Library, Registry};
+
+/// Why a library was not loaded, in words that name its file and tell the user what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It cannot be read, is no library, or is one for another machine or another version of the border.
+    Unusable(String),
+    /// It is sound, and claims a name that is taken.
+    Clash(String),
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Refusal::Unusable(words) | Refusal::Clash(words)) = self;
+        f.write_str(words)
+    }
+}
+
+/// Loads a library and adds its parts to the registry.
+///
+/// Loading runs code of the library, before it can be asked anything: load only what the user named. The
+/// library stays in memory as long as the program.
+///
+/// # Errors
+/// See [`Refusal`].
+pub fn load(registry: &mut Registry, path: &Path) -> Result<(), Refusal> {
+    let at = path.display();
+    let words = |problem: String| format!("the plugin {at} cannot be loaded: {problem}");
+    let refuse = |problem: String| Refusal::Unusable(words(problem));
+    let bytes = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
+    let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    if registry.libraries().iter().any(|library| library.sha256 == sha256) {
+        return Ok(());
+    }
+    crate::elf::check(path, &bytes).map_err(refuse)?;
+    // A bare name would be looked for in the system's folders.
+    let absolute = std::path::absolute(path).map_err(|e| refuse(e.to_string()))?;
+    crate::guard::install();
+    // SAFETY: initialisers of the library run; the user named it, and so trusts it as the program itself.
+    let library = unsafe { libloading::Library::new(&absolute) }.map_err(|e| refuse(loader_words(&e)))?;
+    type EntryPoint = unsafe extern "C" fn() -> *const PluginTable;
+    // SAFETY: the symbol has this type in every version of the border.
+    let entry_point = unsafe { library.get::<EntryPoint>(abi::SYMBOL) }.map(|symbol| *symbol);
+    let entry_point = entry_point.map_err(|_| {
+        let symbol = abi::SYMBOL;
+        refuse(format!("it is a library, but no plugin: it has no function `{symbol}`; a Rust crate needs `spo_api::export_plugins!()`"))
+    })?;
+    // What it hands out must stay where it is; and unloading runs destructors of threads that still live.
+    std::mem::forget(library);
+    // SAFETY: it takes no arguments, and what it returns is checked.
+    let table = unsafe { entry_point() };
+    // SAFETY: the table is that of a library that is never unloaded.
+    let plugin = unsafe { abi::import(table, &at.to_string()) }.map_err(refuse)?;
+    let library = Library { name: plugin.name, version: plugin.version, path: path.to_owned(), sha256 };
+    registry.add_library(library, &plugin.entries).map_err(|e| Refusal::Clash(words(e.to_string())))
+}
+
+/// The loader's words, without the path it repeats.
+fn loader_words(error: &libloading::Error) -> String {
+    use std::error::Error;
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+}

@@ -1,0 +1,88 @@
+//! `spo-run plugin new`: a plugin that builds and passes its own tests at once, to be changed into one's own.
+
+use std::path::{Path, PathBuf};
+
+/// The language a plugin is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Language {
+    /// A crate.
+    Rust,
+    /// A C file with a Makefile.
+    C,
+}
+
+/// What is to be made.
+pub struct New<'a> {
+    /// The name of the objective, and of the folder.
+    pub name: &'a str,
+    /// The folder it is made in.
+    pub within: &'a Path,
+    /// The folder of the crate `spo-api`, for a Rust plugin to depend on.
+    pub api: &'a Path,
+    /// Its language.
+    pub language: Language,
+}
+
+/// Writes a new plugin and returns its folder.
+///
+/// # Errors
+/// In words: the name cannot be one, the folder is there already, the contracts are not where they should be.
+pub fn scaffold(new: &New<'_>) -> Result<PathBuf, String> {
+    let name = new.name;
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.chars().all(plain) {
+        return Err(format!("`{name}` cannot be a name: lower-case letters, digits and `-`, a letter first"));
+    }
+    let file = name.replace('-', "_");
+    let library = format!("{}{file}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    let mut api = String::new();
+    if new.language == Language::Rust {
+        let missing = |_| {
+            let at = new.api.display();
+            format!("there is no {at}: say with --api where the folder `spo-api` of a checkout of spo is")
+        };
+        let absolute = new.api.join("Cargo.toml").canonicalize().map_err(missing)?;
+        api = absolute.parent().unwrap_or(&absolute).display().to_string();
+    }
+    let folder = new.within.join(name);
+    let fail = |e: std::io::Error| format!("cannot make {}: {e}", folder.display());
+    std::fs::create_dir_all(new.within).and_then(|()| std::fs::create_dir(&folder)).map_err(fail)?;
+    let fill = |template: &str| {
+        template
+            .replace("@NAME@", name)
+            .replace("@TYPE@", &camel(name))
+            .replace("@FILE@", &file)
+            .replace("@LIBRARY@", &library)
+            .replace("@API@", &api)
+    };
+    let files: &[(&str, &str)] = match new.language {
+        Language::Rust => &[
+            ("Cargo.toml", include_str!("../templates/rust/Cargo.toml.in")),
+            ("src/lib.rs", include_str!("../templates/rust/src/lib.rs")),
+            ("README.md", include_str!("../templates/rust/README.md.in")),
+            (".gitignore", "/target\n"),
+        ],
+        Language::C => &[
+            ("@FILE@.c", include_str!("../templates/c/loss.c")),
+            ("spo.h", spo_api::abi::HEADER),
+            ("Makefile", include_str!("../templates/c/Makefile.in")),
+            ("README.md", include_str!("../templates/c/README.md.in")),
+            (".gitignore", "*.so\n*.dylib\n*.dll\n"),
+        ],
+    };
+    for (path, template) in files {
+        let path = folder.join(fill(path));
+        std::fs::create_dir_all(path.parent().unwrap_or(&folder)).map_err(fail)?;
+        std::fs::write(&path, fill(template)).map_err(fail)?;
+    }
+    Ok(folder)
+}
+
+/// `my-loss` as the name of a type.
+fn camel(name: &str) -> String {
+    name.split('-')
+        .flat_map(|word| {
+            word[..1.min(word.len())].to_uppercase().chars().chain(word.chars().skip(1)).collect::<Vec<_>>()
+        })
+        .collect()
+}

@@ -1,0 +1,138 @@
+//! What a run keeps on disk: checkpoints to go on from, and work that other runs need not do again.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use spo_api::ConfigError;
+
+/// Names that stages cannot have: what a run calls the model it opened, and its own folders.
+pub(super) const RESERVED: [&str; 3] = ["model", "checkpoints", "nonfinite"];
+
+/// What happens when the output folder holds an unfinished run of the same recipe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Resume {
+    /// It is left alone, and the recipe is refused.
+    #[default]
+    Never,
+    /// It is continued.
+    Auto,
+}
+
+/// What happens when a loss or a gradient is not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnNonfinite {
+    /// The run stops.
+    #[default]
+    Stop,
+    /// The batch is left out and counted (`skipped` in the metrics). Ten in a row stop the run all the same.
+    Skip,
+}
+
+/// `[checkpoint]`: what an interrupted run continues from. One is written at the end of every stage and
+/// when the run is asked to stop (Ctrl-C, SIGTERM), and the run's last ones are removed when it is complete.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Checkpoint {
+    /// And after every so many steps of a stage; 0 for never.
+    pub every: usize,
+    /// And after so many minutes; 0 for never.
+    #[schemars(range(min = 0))]
+    pub minutes: f64,
+    /// The newest ones that are kept. With more than one, a run survives that the newest is damaged.
+    #[schemars(range(min = 1))]
+    pub keep_last: usize,
+    /// Save the model of a stage whenever a held-out figure is better than ever before in it, beside its
+    /// final one (`STAGE/best`): `{ metric = "eval_loss" }`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Checkpoint { every: 0, minutes: 15.0, keep_last: 2, best: None }
+    }
+}
+
+/// `checkpoint.best`: what makes a model the best.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Best {
+    /// Name of a held-out figure: `eval_loss`, `eval_pair_accuracy`, ...
+    pub metric: String,
+    /// Whether it is to be small or large.
+    #[serde(default)]
+    pub goal: Goal,
+}
+
+/// Which way a figure is to go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Goal {
+    /// Down, like a loss.
+    #[default]
+    Min,
+    /// Up, like an accuracy.
+    Max,
+}
+
+impl Goal {
+    /// Whether a figure is the best so far; one that is not finite never is.
+    pub fn improves(self, new: f64, best: Option<f64>) -> bool {
+        new.is_finite()
+            && best.is_none_or(|best| match self {
+                Goal::Min => new < best,
+                Goal::Max => new > best,
+            })
+    }
+}
+
+/// `[cache]`: work that runs share: the reference's log-probs, and the results of stages. Entries are found by a
+/// hash of everything they depend on, the program included, so that a stale one is never found.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cache {
+    /// Use it.
+    pub enabled: bool,
+    /// Where it lies; `.cache` beside the run's folder unless given. It can be deleted at any time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+    /// Names of stages whose results are kept too, the first ones of the recipe without a gap: a run that
+    /// begins with the same stages takes them from there. In a sweep this is found out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<String>,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Cache { enabled: true, folder: None, stages: Vec::new() }
+    }
+}
+
+/// The rules that span sections.
+pub(super) fn validate(recipe: &super::Recipe) -> Result<(), ConfigError> {
+    if recipe.checkpoint.best.is_some() && recipe.evaluation.every == 0 {
+        let message = "has no effect unless `evaluation.every` says how often to look";
+        return Err(ConfigError::at("checkpoint.best", message));
+    }
+    let first = recipe.stage.iter().map(|stage| &stage.name);
+    for (i, (wanted, stage)) in recipe.cache.stages.iter().zip(first).enumerate() {
+        if wanted != stage {
+            let message = format!("the recipe's first stages are cached in their order: expected `{stage}`");
+            return Err(ConfigError::at(format!("cache.stages[{i}]"), message));
+        }
+    }
+    if recipe.cache.stages.len() > recipe.stage.len() {
+        return Err(ConfigError::at("cache.stages", "names more stages than the recipe has"));
+    }
+    if recipe.checkpoint.best.is_some() && !recipe.cache.stages.is_empty() {
+        let message = "excludes `checkpoint.best`: a stage from the cache has no best model";
+        return Err(ConfigError::at("cache.stages", message));
+    }
+    if !recipe.cache.enabled && !recipe.cache.stages.is_empty() {
+        return Err(ConfigError::at("cache.stages", "has no effect: the cache is not enabled"));
+    }
+    Ok(())
+}

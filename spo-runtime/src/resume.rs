@@ -1,0 +1,54 @@
+//! `spo-run resume`: a run goes on where it was interrupted.
+
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::Value;
+use spo_api::Registry;
+
+use crate::document::Document;
+use crate::error::BadInput;
+use crate::plugins;
+use crate::reporter::Reporter;
+use crate::run;
+use crate::sweep;
+
+/// Continues the run or the sweep in a folder, from the folder it was started in: its relative paths begin there.
+///
+/// # Errors
+/// [`BadInput`] when there is no run, or what it was made from has changed; otherwise as [`run::run`].
+pub fn resume(registry: &mut Registry, folder: &Path, reporter: Reporter) -> anyhow::Result<()> {
+    if folder.join("sweep.json").exists() {
+        let document = open(folder, "sweep.json", "sweep.toml", &[])?;
+        plugins::load_for(registry, &document)?;
+        return sweep::run(registry, &document, &reporter);
+    }
+    let document = enter(folder)?;
+    plugins::load_for(registry, &document)?;
+    run::run(registry, &document, reporter)
+}
+
+/// Opens the recipe of the run in a folder, and goes to the folder it was started in.
+///
+/// # Errors
+/// [`BadInput`] when there is no run.
+pub fn enter(folder: &Path) -> anyhow::Result<Document> {
+    open(folder, "run.json", "recipe.toml", &["run.resume=auto", "run.overwrite=false"])
+}
+
+/// Opens the recipe beside a record.
+fn open(folder: &Path, record: &str, recipe: &str, overrides: &[&str]) -> anyhow::Result<Document> {
+    let none = || BadInput(format!("error: there is no run in {}: no {record}", folder.display()));
+    let record = std::fs::read(folder.join(record)).map_err(|_| none())?;
+    let folder = folder.canonicalize().with_context(|| format!("cannot enter {}", folder.display()))?;
+    let record: Value = serde_json::from_slice(&record).unwrap_or_default();
+    if let Some(started) = record["started_in"].as_str().map(Path::new).filter(|path| path.is_dir()) {
+        std::env::set_current_dir(started).with_context(|| format!("cannot enter {}", started.display()))?;
+    }
+    // The folder may have been moved since, and the recipe is not called what it was.
+    let own = [("output", Value::from(folder.display().to_string())), ("name", record["name"].clone())];
+    let own = own.into_iter().filter(|(_, value)| value.is_string());
+    let own = own.map(|(key, value)| format!("run.{key}={value}"));
+    let overrides: Vec<String> = overrides.iter().map(|text| text.to_string()).chain(own).collect();
+    Ok(Document::read(&folder.join(recipe), &overrides)?)
+}

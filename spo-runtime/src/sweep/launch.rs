@@ -1,0 +1,176 @@
+//! Runs the cells of a sweep, each in a process of its own, within a budget of cores and memory.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use spo_api::Library;
+
+use super::Cell;
+use crate::output;
+use crate::recipe::{Recipe, Sweep};
+use crate::reporter::Reporter;
+use crate::stop::Stop;
+
+/// How often the cells are looked at.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A cell at work.
+struct Running {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    /// Where its part of the log begins.
+    log_start: u64,
+    began: Instant,
+    /// Most memory it has held so far, bytes.
+    peak: u64,
+}
+
+/// Runs all cells that are not complete. A cell that fails does not stop the others.
+///
+/// # Errors
+/// When cells failed, naming them; [`Interrupted`](crate::stop::Interrupted) when a signal came: then the
+/// cells at work were asked to stop too, and have.
+pub fn launch(
+    sweep: &Sweep,
+    folder: &Path,
+    cells: &[Cell],
+    recipes: &[Recipe],
+    libraries: &[Library],
+    stop: &Stop,
+    reporter: &Reporter,
+) -> anyhow::Result<()> {
+    let complete = |(cell, recipe): &(&Cell, &Recipe)| output::is_complete(&folder.join(&cell.name), recipe);
+    let cells: Vec<(&Cell, &Recipe)> = cells.iter().zip(recipes).collect();
+    let done = cells.iter().filter(|cell| complete(cell)).count();
+    let mut waiting: VecDeque<_> = cells.iter().filter(|cell| !complete(cell)).collect();
+    let mut launcher =
+        Launcher { sweep, folder, libraries, done, total: cells.len(), failed: Vec::new(), largest: None };
+    if done > 0 {
+        reporter.note(&format!("{done} of {} cells are complete already", cells.len()));
+    }
+    let mut running: Vec<Running> = Vec::new();
+    let mut asked = None;
+    while !(running.is_empty() && (waiting.is_empty() || asked.is_some())) {
+        if asked.is_none() && stop.asked().is_some() {
+            asked = stop.asked();
+            for cell in &running {
+                // They have a process group of their own, so Ctrl-C has not reached them.
+                let _ = Command::new("kill").args(["-TERM", &cell.child.id().to_string()]).status();
+            }
+        }
+        let mut at_work = Vec::new();
+        for mut cell in running {
+            cell.peak = cell.peak.max(memory(cell.child.id()).unwrap_or(0));
+            match cell.child.try_wait().context("cannot wait for a cell")? {
+                None => at_work.push(cell),
+                Some(status) => launcher.ended(cell, status, asked.is_some(), reporter),
+            }
+        }
+        running = at_work;
+        if asked.is_none() && launcher.has_room(running.len()) {
+            // A launcher that was killed may have left cells at work: those are left to their end.
+            let free = waiting.iter().position(|(cell, _)| !output::in_use(&folder.join(&cell.name)));
+            if let Some(cell) = free.and_then(|i| waiting.remove(i)) {
+                if complete(cell) {
+                    launcher.done += 1;
+                } else {
+                    running.push(launcher.start(cell.0, reporter)?);
+                }
+                continue;
+            }
+        }
+        std::thread::sleep(POLL);
+    }
+    if let Some(interrupted) = asked {
+        return Err(interrupted.into());
+    }
+    match launcher.failed.as_slice() {
+        [] => Ok(()),
+        failed => bail!("{} of {} cells failed: {}", failed.len(), cells.len(), failed.join(", ")),
+    }
+}
+
+struct Launcher<'a> {
+    sweep: &'a Sweep,
+    folder: &'a Path,
+    /// Plugins, which every cell loads.
+    libraries: &'a [Library],
+    done: usize,
+    total: usize,
+    failed: Vec<String>,
+    /// Most memory that a cell has taken, once one has run.
+    largest: Option<u64>,
+}
+
+impl Launcher<'_> {
+    /// Whether another cell fits beside so many.
+    fn has_room(&self, running: usize) -> bool {
+        let fits = || match (self.sweep.memory, self.largest) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(gib), Some(largest)) => (running + 1) as f64 * largest as f64 <= gib * f64::from(1 << 30),
+        };
+        running == 0 || (running < self.sweep.jobs && fits())
+    }
+
+    fn start(&self, cell: &Cell, reporter: &Reporter) -> anyhow::Result<Running> {
+        let beside = |extension: &str| self.folder.join(format!("{}.{extension}", cell.name));
+        let log = beside("log");
+        let open = || -> std::io::Result<(File, u64)> {
+            let mut file = OpenOptions::new().create(true).append(true).open(&log)?;
+            let start = file.seek(SeekFrom::End(0))?;
+            Ok((file, start))
+        };
+        let (file, log_start) = open().with_context(|| format!("cannot write {}", log.display()))?;
+        let program = std::env::current_exe().context("cannot find the program itself")?;
+        let mut command = Command::new(program);
+        command.arg(beside("toml")).stdin(Stdio::null());
+        for library in self.libraries {
+            command.arg("--plugin").arg(&library.path);
+        }
+        command.stdout(file.try_clone().context("cannot share the log")?).stderr(file);
+        if self.sweep.jobs > 1 && std::env::var_os("RAYON_NUM_THREADS").is_none() {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            command.env("RAYON_NUM_THREADS", (cores / self.sweep.jobs).max(1).to_string());
+        }
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let child = command.spawn().with_context(|| format!("cannot start cell `{}`", cell.name))?;
+        reporter.note(&format!("{} begins", cell.name));
+        Ok(Running { name: cell.name.clone(), child, log, log_start, began: Instant::now(), peak: 0 })
+    }
+
+    fn ended(&mut self, cell: Running, status: ExitStatus, stopping: bool, reporter: &Reporter) {
+        self.largest = self.largest.max(Some(cell.peak).filter(|peak| *peak > 0));
+        let seconds = cell.began.elapsed().as_secs_f64();
+        if status.success() {
+            self.done += 1;
+            reporter.note(&format!("{} done in {seconds:.1} s ({}/{})", cell.name, self.done, self.total));
+        } else if stopping {
+            reporter.note(&format!("{} has stopped", cell.name));
+        } else {
+            let said = last_error(&cell.log, cell.log_start).unwrap_or_else(|| status.to_string());
+            reporter.note(&format!("{} failed: {said}; see {}", cell.name, cell.log.display()));
+            self.failed.push(cell.name);
+        }
+    }
+}
+
+/// The last error a cell printed.
+fn last_error(log: &Path, start: u64) -> Option<String> {
+    let text = String::from_utf8_lossy(&std::fs::read(log).ok()?.split_off(start as usize)).into_owned();
+    text.lines().rfind(|line| line.starts_with("error")).map(str::to_owned)
+}
+
+/// Most memory that a process has held, bytes; where the system tells.
+fn memory(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(1024 * peak.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?)
+}

@@ -1,0 +1,189 @@
+//! What the cells of a sweep came to: arm by arm, over seeds, against the baseline.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use spo_api::Metrics;
+
+use super::{Cell, Plot};
+use crate::output;
+use crate::recipe::Sweep;
+use crate::summary::{COLUMNS, StageSummary, Summary};
+
+/// The cells with the last stage of those that are complete.
+pub struct Results<'a> {
+    plot: &'a Plot,
+    cells: Vec<(&'a Cell, Option<StageSummary>)>,
+}
+
+impl<'a> Results<'a> {
+    /// Reads the summaries in a sweep's folder.
+    pub fn read(folder: &Path, plot: &'a Plot) -> Self {
+        let last = |cell: &Cell| -> Option<StageSummary> {
+            let text = std::fs::read(folder.join(&cell.name).join("summary.json")).ok()?;
+            serde_json::from_slice::<Summary>(&text).ok()?.stages.pop()
+        };
+        Results { plot, cells: plot.cells.iter().map(|cell| (cell, last(cell))).collect() }
+    }
+
+    /// One line a cell: its name, arm and seed, whether it is complete, and every figure of its last stage.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_csv(&self, path: &Path) -> anyhow::Result<()> {
+        let mut names: Vec<String> = self
+            .cells
+            .iter()
+            .filter_map(|(_, stage)| stage.as_ref())
+            .flat_map(|s| figures(s).into_keys())
+            .collect();
+        names.sort();
+        names.dedup();
+        let quoted = |text: &str| match text.contains([',', '"']) {
+            true => format!("\"{}\"", text.replace('"', "\"\"")),
+            false => text.to_owned(),
+        };
+        let mut csv =
+            format!("cell,arm,seed,complete{}\n", names.iter().map(|n| format!(",{n}")).collect::<String>());
+        for (cell, stage) in &self.cells {
+            let known = stage.as_ref().map(figures).unwrap_or_default();
+            let _ =
+                write!(csv, "{},{},{},{}", quoted(&cell.name), quoted(&cell.arm), cell.seed, stage.is_some());
+            for name in &names {
+                let _ = write!(csv, ",{}", known.get(name).map(f64::to_string).unwrap_or_default());
+            }
+            csv.push('\n');
+        }
+        output::write_text(path, &csv)
+    }
+
+    /// Arms against figures; `None` when no cell is complete.
+    pub fn table(&self, sweep: &Sweep) -> Option<String> {
+        let complete: Vec<Metrics> =
+            self.cells.iter().filter_map(|(_, stage)| stage.as_ref()).map(figures).collect();
+        let known = |name: &str| complete.iter().any(|figures| figures.contains_key(name));
+        let columns: Vec<(String, String, bool)> = if sweep.metrics.is_empty() {
+            let usual = COLUMNS
+                .iter()
+                .map(|(title, metric, share, _)| (title.to_string(), metric.to_string(), *share));
+            let held_out: Vec<_> = usual.filter(|(_, metric, _)| known(metric)).collect();
+            if held_out.is_empty() { vec![("last loss".into(), "loss".into(), false)] } else { held_out }
+        } else {
+            sweep.metrics.iter().map(|metric| (metric.clone(), metric.clone(), false)).collect()
+        };
+        if complete.is_empty() {
+            return None;
+        }
+        let mut arms: Vec<&str> = Vec::new();
+        for (cell, _) in &self.cells {
+            if !arms.contains(&&*cell.arm) {
+                arms.push(&cell.arm);
+            }
+        }
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_header(["arm", "runs"].into_iter().chain(columns.iter().map(|(title, ..)| &**title)));
+        for arm in arms {
+            let of_arm = self.cells.iter().filter(|(cell, _)| cell.arm == arm);
+            let runs = of_arm.clone().filter(|(_, stage)| stage.is_some()).count();
+            let mut row = vec![arm.to_owned(), format!("{runs}/{}", of_arm.count())];
+            for (_, metric, share) in &columns {
+                let own = self.by_seed(arm, metric);
+                let mut text = Estimate::of(&own.values().copied().collect::<Vec<_>>()).show(*share, false);
+                if arm != self.plot.baseline {
+                    let base = self.by_seed(&self.plot.baseline, metric);
+                    let paired: Vec<f64> =
+                        own.iter().filter_map(|(seed, x)| Some(x - base.get(seed)?)).collect();
+                    let _ = write!(text, "\nΔ {}", Estimate::of(&paired).show(*share, true));
+                }
+                row.push(text);
+            }
+            table.add_row(row);
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        let mut text = "The last stage of every arm: mean over the seeds".to_owned();
+        if self.cells.iter().any(|(cell, _)| cell.seed != self.cells[0].0.seed) {
+            text += " ± half a 95% interval (Student's t)";
+        }
+        let _ = write!(text, "; Δ against `{}`, seed by seed.\n{table}", self.plot.baseline);
+        Some(text)
+    }
+
+    /// A figure of an arm's complete cells.
+    fn by_seed(&self, arm: &str, metric: &str) -> BTreeMap<u64, f64> {
+        let of_arm = self.cells.iter().filter(|(cell, _)| cell.arm == arm);
+        of_arm.filter_map(|(cell, stage)| Some((cell.seed, *figures(stage.as_ref()?).get(metric)?))).collect()
+    }
+}
+
+/// What there is to compare of a stage: figures of its last step, held-out ones from after it.
+fn figures(stage: &StageSummary) -> Metrics {
+    let mut figures = stage.train.clone();
+    figures.extend(stage.after.clone().unwrap_or_default());
+    figures
+}
+
+/// A mean, and how far it may be off.
+struct Estimate {
+    mean: f64,
+    /// Half of the 95% confidence interval; from two values on.
+    half: Option<f64>,
+}
+
+impl Estimate {
+    fn of(values: &[f64]) -> Self {
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let half = (values.len() > 1).then(|| {
+            let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0);
+            student_t(values.len() - 1) * (variance / n).sqrt()
+        });
+        Estimate { mean, half }
+    }
+
+    fn show(&self, share: bool, signed: bool) -> String {
+        if self.mean.is_nan() {
+            return "-".into();
+        }
+        let number = |x: f64, signed: bool| match (share, signed) {
+            (true, true) => format!("{:+.1}", 100.0 * x),
+            (true, false) => format!("{:.1}", 100.0 * x),
+            (false, true) => format!("{x:+.3}"),
+            (false, false) => format!("{x:.3}"),
+        };
+        let half = self.half.map(|half| format!(" ± {}", number(half, false))).unwrap_or_default();
+        format!("{}{half}{}", number(self.mean, signed), if share { "%" } else { "" })
+    }
+}
+
+/// The 97.5% quantile of Student's t distribution.
+fn student_t(freedom: usize) -> f64 {
+    const QUANTILES: [f64; 30] = [
+        12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145,
+        2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048,
+        2.045, 2.042,
+    ];
+    // Beyond the table, the first term of its expansion around the normal distribution: right to 0.001.
+    QUANTILES.get(freedom - 1).copied().unwrap_or(1.95996 + 2.372 / freedom as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_those_of_the_textbook() {
+        let estimate = Estimate::of(&[4.0, 6.0, 8.0, 10.0]);
+        assert_eq!(estimate.mean, 7.0);
+        // s = 2.58199, t(3) = 3.182, n = 4.
+        assert!((estimate.half.unwrap() - 3.182 * 2.581_988_9 / 2.0).abs() < 1e-6);
+        assert_eq!(Estimate::of(&[0.5]).show(true, false), "50.0%");
+        assert_eq!(Estimate::of(&[0.5, 0.5]).show(true, true), "+50.0 ± 0.0%");
+        assert_eq!(Estimate::of(&[]).show(false, true), "-");
+        assert!((student_t(40) - 2.021).abs() < 2e-3 && (student_t(120) - 1.980).abs() < 1e-3);
+    }
+}

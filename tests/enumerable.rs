@@ -1,0 +1,164 @@
+//! Runs in the enumerable world: the tabular backend, and where probability goes.
+
+mod support;
+
+use std::path::Path;
+
+use serde_json::Value;
+use support::{Place, steps};
+
+/// The recipe that the guide shows, run in a folder of its own.
+fn shown(place: &Place, arguments: &[&str]) {
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/enumerable.toml");
+    place.run(&[&[recipe.to_str().unwrap(), "--quiet"], arguments].concat()).success();
+}
+
+fn evaluations<'a>(metrics: &'a [Value], stage: &str) -> Vec<&'a Value> {
+    metrics
+        .iter()
+        .filter(|line| line["stage"] == stage && line.get("eval_mass/preferred").is_some())
+        .collect()
+}
+
+#[test]
+fn the_ledger_accounts_for_all_probability_at_every_moment() {
+    let place = Place::new();
+    shown(&place, &[]);
+    let metrics = place.metrics("runs/enumerable");
+    let mass = |line: &Value, part: &str| line[format!("eval_mass/{part}")].as_f64().unwrap();
+    for stage in ["sft", "dpo", "dpo-sft", "spo"] {
+        let lines = evaluations(&metrics, stage);
+        assert!(lines.len() >= 7, "{stage}: {}", lines.len());
+        for line in lines {
+            let parts = ["preferred", "dispreferred", "other_answers", "everything_else"];
+            let sum: f64 = parts.iter().map(|part| mass(line, part)).sum();
+            assert!((sum - 1.0).abs() < 1e-12, "{line}");
+        }
+    }
+    let end = |stage: &str| mass(evaluations(&metrics, stage).last().unwrap(), "preferred");
+    assert!(end("dpo") < 0.5 * end("sft"), "DPO lowers what it prefers: {} {}", end("sft"), end("dpo"));
+    assert!(end("spo") > end("sft"), "SPO does not: {} {}", end("sft"), end("spo"));
+
+    insta::assert_snapshot!(
+        "mass_of_the_shown_run",
+        place.run(&["mass", "runs/enumerable"]).success().stdout
+    );
+    let one = place.run(&["mass", "runs/enumerable", "--stage", "dpo", "--prompts", "1", "--answers", "1"]);
+    insta::assert_snapshot!("mass_of_one_stage", one.success().stdout);
+}
+
+#[test]
+fn a_run_is_the_same_to_the_bit_and_seeds_differ() {
+    let place = Place::new();
+    let lines = |name: &str, seed: &str| {
+        shown(&place, &["--set", &format!("run.output={name}"), "--set", &format!("run.seed={seed}")]);
+        place.read(&format!("{name}/metrics.jsonl"))
+    };
+    let first = lines("first", "0");
+    assert_eq!(first, lines("second", "0"));
+    assert_ne!(first, lines("third", "1"));
+}
+
+/// Splitting a batch is exact to rounding: f64 makes that a sharp test of the bookkeeping.
+#[test]
+fn splitting_a_batch_changes_nothing_but_the_last_digits() {
+    let place = Place::new();
+    for (i, objective) in ["dpo", "simpo", "aot"].into_iter().enumerate() {
+        for (j, bilevel) in ["spo", "dpo-sft"].into_iter().enumerate() {
+            let lines = |split: &str| {
+                let output = format!("{split}{i}{j}");
+                let mut arguments =
+                    vec![format!("run.output={output}"), format!("stage.{bilevel}.objective={objective}")];
+                if split == "split" {
+                    arguments.push(format!("stage.{bilevel}.micro_batch={{ rows = 3 }}"));
+                }
+                let sets: Vec<&str> = arguments.iter().flat_map(|a| ["--set", a.as_str()]).collect();
+                shown(&place, &sets);
+                place.metrics(&output)
+            };
+            let (whole, split) = (lines("whole"), lines("split"));
+            // Later, rounding grows with the curvature of the loss.
+            let first = |metrics: &[Value]| -> Vec<f64> {
+                let steps = steps(metrics, bilevel);
+                steps.iter().take(20).map(|line| line["logps/chosen"].as_f64().unwrap()).collect()
+            };
+            for (a, b) in first(&whole).into_iter().zip(first(&split)) {
+                assert!((a - b).abs() < 1e-9, "{objective} {bilevel}: {a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_ledger_cannot_tell_it_says() {
+    let place = Place::new();
+    shown(&place, &["--set", "stage.dpo.save=false"]);
+    for (arguments, expected) in [
+        (vec!["mass", "nowhere"], "nowhere holds no run"),
+        (vec!["mass", "runs/enumerable", "--stage", "dop"], "no such stage, only sft, dpo"),
+        (vec!["mass", "runs/enumerable", "--stage", "dpo"], "stage `dpo` has saved no model"),
+    ] {
+        let outcome = place.run(&arguments);
+        assert_eq!(outcome.code, 2, "{arguments:?}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(expected), "{}", outcome.stderr);
+    }
+}
+
+/// Of each audited step: its name and forms, as the table shows them.
+fn audit(place: &Place, arguments: &[&str]) -> Vec<Value> {
+    let outcome = place.run(&[&["audit", "runs/enumerable", "--json"], arguments].concat()).success();
+    serde_json::from_str(&outcome.stdout).unwrap()
+}
+
+#[test]
+fn an_audit_knows_the_exact_step_from_the_others() {
+    let place = Place::new();
+    shown(&place, &["--set", "stage.spo.steps=40"]);
+    for stage in ["sft", "spo"] {
+        let options = ["--stage", stage, "--inner-steps", "2", "--inner-lr", "0.05", "--batches", "2"];
+        let audited = audit(&place, &options);
+        let names: Vec<&str> = audited.iter().filter_map(|row| row["step"]["step"].as_str()).collect();
+        for name in ["alternating", "barrier", "lookahead", "penalty", "projected", "single", "weighted"] {
+            assert!(names.contains(&name), "{names:?}");
+        }
+        for row in &audited {
+            let unrolled = |key: &str| row["agreement"][0][key].as_f64().unwrap();
+            let (cosine, ratio) = (unrolled("cosine"), unrolled("ratio"));
+            if row["step"]["gradient"] == "exact" {
+                assert!(1.0 - cosine < 1e-9 && (ratio - 1.0).abs() < 1e-4, "{stage} {row}");
+            } else {
+                assert!(cosine.abs() < 1.0 - 1e-9, "{stage} {row}");
+            }
+        }
+        let cost = |name: &str| {
+            let row = audited.iter().find(|row| row["step"]["step"] == name).unwrap();
+            ["forward", "backward", "vectors"].map(|key| row[key].as_u64().unwrap())
+        };
+        assert_eq!(cost("single"), [1, 1, 0]);
+        assert_eq!(cost("projected"), [2, 2, 1]);
+        assert_eq!(cost("lookahead"), [3, 3, 1]);
+    }
+    let one = audit(&place, &["--step", r#"{ step = "weighted", lambda = 0.0 }"#, "--lambda", "0"]);
+    let to_value_function = one[0]["agreement"][2]["cosine"].as_f64().unwrap();
+    assert!(one.len() == 1 && to_value_function > 1.0 - 1e-9, "without a penalty both are dF: {one:?}");
+}
+
+#[test]
+fn what_cannot_be_audited_is_said() {
+    let place = Place::new();
+    shown(&place, &[]);
+    for (arguments, expected) in [
+        (vec!["--stage", "spoo"], "no stage `spoo`, only sft, dpo"),
+        (vec!["--step", r#""penlty""#], "did you mean `penalty`?"),
+        (
+            vec!["--step", r#"{ step = "penalty", lower = "sft" }"#],
+            "the lower level of an audit is the stage's",
+        ),
+        (vec!["--step", "{ step = "], "--step"),
+        (vec!["--inner-lr", "0"], "must be greater than 0"),
+    ] {
+        let outcome = place.run(&[&["audit", "runs/enumerable"], arguments.as_slice()].concat());
+        assert!(outcome.stderr.contains(expected), "{arguments:?}: {}", outcome.stderr);
+        assert_ne!(outcome.code, 0);
+    }
+}

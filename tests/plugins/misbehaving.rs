@@ -1,0 +1,81 @@
+//! Parts in Rust that misbehave, as a library to be loaded.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use spo_api::{
+    BilevelProblem, BilevelStep, Data, Error, EvaluationMut, LevelWeights, Objective, Part, Passes,
+    PreferenceBatch, Requirements, Result, StepNeeds, StepReport, Vector, Weigh, register,
+};
+
+spo_api::export_plugins!();
+
+/// Misbehaves in the way it is told.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Misbehaving {
+    /// `panic`, `panic-at-start`, `rewards`, `batch-error`.
+    #[serde(default = "panic")]
+    how: String,
+}
+
+fn panic() -> String {
+    "panic".into()
+}
+
+impl Part for Misbehaving {
+    fn validate(&self) -> Result<(), spo_api::ConfigError> {
+        assert_ne!(self.how, "panic-at-start", "that is how");
+        Ok(())
+    }
+}
+
+impl Objective for Misbehaving {
+    fn requirements(&self) -> Requirements {
+        Requirements { data: Data::Pairs, ..Requirements::default() }
+    }
+
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
+        match &*self.how {
+            "rewards" => out.rewards.chosen = vec![0.0; batch.rows() + 1],
+            "batch-error" => return Err(Error::Batch("not this batch".into())),
+            _ => panic!("evaluated after {} tokens", batch.chosen.policy.values().len()),
+        }
+        Ok(())
+    }
+}
+
+register!(objective Misbehaving {
+    name: "misbehaving",
+    summary: "panics, or worse",
+    source: "a test",
+});
+
+/// Keeps a vector more every step, and lies about its cost.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Hoarder {}
+
+impl Part for Hoarder {}
+
+impl BilevelStep for Hoarder {
+    fn needs(&self) -> StepNeeds {
+        StepNeeds::default()
+    }
+
+    fn passes(&self) -> Passes {
+        Passes { forward: 1, backward: 1 }
+    }
+
+    fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport> {
+        problem.vectors().allocate()?;
+        let losses = problem.gradient(Weigh::Fixed(LevelWeights::UPPER), Vector::GRADIENT)?;
+        problem.descend(1.0)?;
+        Ok(StepReport { losses, ..StepReport::default() })
+    }
+}
+
+register!(step Hoarder {
+    name: "hoarder",
+    summary: "plain descent that leaks vectors",
+    source: "a test",
+});
