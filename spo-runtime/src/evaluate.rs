@@ -176,7 +176,8 @@ impl HeldOutLine {
     ) -> Result<Option<f64>> {
         let (stop, samples) = (tokenizer.stop_tokens(), spread(data, samples));
         if !exact_match {
-            let (longest, context) = (longest_answer(data, &samples), session.info().context);
+            let longest = longest_answer(data, &spread(data, data.examples.len()));
+            let context = session.info().context;
             for row in samples {
                 let room = context.saturating_sub(question(data, row).0.len());
                 let limit = longest.min(LONGEST_SAMPLE).min(room);

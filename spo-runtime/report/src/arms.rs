@@ -121,11 +121,17 @@ pub fn arms<'a>(runs: &'a [Run], stage: Option<&str>) -> Result<Vec<Arm<'a>>, Er
     Ok(arms.collect())
 }
 
-/// A recipe without what tells a repetition from its original.
+/// A recipe without what tells a repetition from its original, and what has no part in its results.
 fn without_identity(recipe: &Value) -> Value {
     let mut recipe = recipe.clone();
-    if let Some(run) = recipe["run"].as_object_mut() {
-        ["seed", "name", "output", "overwrite"].iter().for_each(|key| drop(run.remove(*key)));
+    for (table, keys) in [
+        ("run", &["seed", "name", "output", "overwrite", "resume"][..]),
+        ("", &["checkpoint", "cache", "sweep"]),
+    ] {
+        let table = if table.is_empty() { Some(&mut recipe) } else { recipe.get_mut(table) };
+        if let Some(table) = table.and_then(Value::as_object_mut) {
+            keys.iter().for_each(|key| drop(table.remove(*key)));
+        }
     }
     recipe
 }
@@ -137,20 +143,56 @@ fn shares_run(group: &[(&Run, &Stage)], other: &[(&Run, &Stage)]) -> bool {
 /// The shortest name that tells an arm from the others. `of_run`: arms that come from the same run.
 fn label(members: &[(&Run, &Stage)], runs: &[Run], of_run: usize) -> String {
     let stage = &members[0].1.name;
-    // Runs that differ by their seed alone are called by what their names share: dpo-0 and dpo-1 are `dpo`.
-    let first = &members[0].0.label;
-    let shared = members.iter().fold(first.len(), |shared, (run, _)| {
-        let common = first.char_indices().zip(run.label.chars()).take_while(|((_, a), b)| a == b);
-        shared.min(common.last().map_or(0, |((i, a), _)| i + a.len_utf8()))
-    });
-    let name = match members.len() {
-        1 => first.as_str(),
-        _ => first[..shared].trim_end_matches("seed").trim_end_matches(['-', '_', '.', 's', '/']),
-    };
-    let name = if name.is_empty() { first } else { name };
+    let names: Vec<&str> = members.iter().map(|(run, _)| run.label.as_str()).collect();
+    let name = shared_name(&names);
     match (members.len() == runs.len(), of_run) {
         (true, _) => stage.clone(),
         (false, 1) => name.to_owned(),
         (false, _) => format!("{name} / {stage}"),
+    }
+}
+
+/// What runs that differ by their seed alone are called: what their names share, without the word that
+/// announces the seed. `dpo-seed=10` and `dpo-seed=11` are `dpo`.
+fn shared_name<'a>(names: &[&'a str]) -> &'a str {
+    let first = names[0];
+    let shared = |other: &str| {
+        let same = first.char_indices().zip(other.chars()).take_while(|((_, a), b)| a == b);
+        same.last().map_or(0, |((i, a), _)| i + a.len_utf8())
+    };
+    let end = names.iter().map(|name| shared(name)).min().unwrap_or(0);
+    if end == first.len() {
+        return first;
+    }
+    // Half a number is no name.
+    let whole = match first[end..].starts_with(|c: char| c.is_ascii_digit()) {
+        true => first[..end].trim_end_matches(|c: char| c.is_ascii_digit()),
+        false => &first[..end],
+    };
+    let separators = ['-', '_', '.', ',', '=', '/', ' '];
+    let stem = whole.trim_end_matches(separators);
+    let without = ["seed", "s"].iter().find_map(|word| stem.strip_suffix(word));
+    let stem = without.filter(|rest| rest.ends_with(separators)).unwrap_or(stem).trim_end_matches(separators);
+    if stem.is_empty() { first } else { stem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repetitions_are_called_by_what_they_share() {
+        let cases: [(&[&str], &str); 7] = [
+            (&["dpo"], "dpo"),
+            (&["dpo-0", "dpo-1"], "dpo"),
+            (&["dpo-seed=10", "dpo-seed=11"], "dpo"),
+            (&["beta=0.1,s1", "beta=0.1,s2"], "beta=0.1"),
+            (&["losses-1", "losses-2"], "losses"),
+            (&["gpus0", "gpus1"], "gpus"),
+            (&["a", "b"], "a"),
+        ];
+        for (names, expected) in cases {
+            assert_eq!(shared_name(names), expected, "{names:?}");
+        }
     }
 }

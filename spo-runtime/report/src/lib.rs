@@ -65,8 +65,11 @@ pub fn report(arguments: &Arguments) -> Result<Vec<String>, Error> {
     if let Some(name) = &arguments.baseline {
         let names = || arms.iter().map(|arm| arm.label.as_str());
         let Some(at) = names().position(|label| label == name) else {
-            let all = names().collect::<Vec<_>>().join(", ");
-            return Err(Error::Input(format!("no arm is called `{name}`, only {all}")));
+            let all = match names().collect::<Vec<_>>().join(", ") {
+                none if none.is_empty() => "there is nothing to compare yet".to_owned(),
+                all => format!("there are {all}"),
+            };
+            return Err(Error::Input(format!("no arm is called `{name}`: {all}")));
         };
         arms[..=at].rotate_right(1);
     }

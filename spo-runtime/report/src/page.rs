@@ -94,7 +94,8 @@ impl<'a> Page<'a> {
             }
         }
         if self.arms.iter().any(|arm| !words::figures(std::slice::from_ref(arm)).is_empty()) {
-            let _ = writeln!(out, "<h2>Compared</h2>");
+            let title = if self.arms.len() > 1 { "Compared" } else { "In numbers" };
+            let _ = writeln!(out, "<h2>{title}</h2>");
             self.table(&mut out);
             pictures(&mut out, &self.comparison);
         }

@@ -117,6 +117,7 @@ impl Evolution {
             lr_factor: 1.0,
         })
     }
+
     /// Before a step, after so many others: measures if it is time.
     ///
     /// # Errors

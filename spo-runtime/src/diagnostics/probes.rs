@@ -28,8 +28,8 @@ pub struct Probe {
     groups: Vec<Group>,
     /// What each completion of `groups` is.
     answers: Vec<Answer>,
-    /// Whether the preferred answer closes with an end token (it may have been cut).
-    ends: bool,
+    /// Where in the preferred answer its end token stands, if it has one (it may have been cut).
+    end: Option<usize>,
 }
 
 /// A probe in words, as it is logged.
@@ -66,7 +66,7 @@ pub fn with_leakage(data: &Dataset, rows: &[usize], stop: &[u32], context: usize
             answers: [Answer::Chosen, Answer::Rejected]
                 [..example.groups.iter().map(|g| g.completions.len()).sum()]
                 .to_vec(),
-            ends: chosen(row).last().is_some_and(|last| stop.contains(last)),
+            end: end_of(chosen(row), stop),
         };
         let room = context.saturating_sub(probe.groups[0].prompt.len());
         let others = (1..rows.len()).map(|step| chosen(rows[(i + step) % rows.len()]));
@@ -83,9 +83,14 @@ pub fn with_leakage(data: &Dataset, rows: &[usize], stop: &[u32], context: usize
     rows.iter().enumerate().map(probe).collect()
 }
 
-/// The tokens in another order, an end token in its place.
+/// Where an answer's end token stands. A chat template may put a line break behind it.
+fn end_of(ids: &[u32], stop: &[u32]) -> Option<usize> {
+    ids.iter().rposition(|id| stop.contains(id))
+}
+
+/// The tokens in another order, the end token and what follows it in their place.
 fn shuffled(ids: &[u32], stop: &[u32], seed: u64, stream: u64) -> Vec<u32> {
-    let end = ids.len() - usize::from(ids.last().is_some_and(|last| stop.contains(last)));
+    let end = end_of(ids, stop).unwrap_or(ids.len());
     let order = epoch_order(end, seed, stream);
     order.into_iter().map(|i| ids[i]).chain(ids[end..].iter().copied()).collect()
 }
@@ -212,7 +217,7 @@ impl Snapshot {
                     }
                     if answer == Answer::Chosen {
                         tokens += span.len() as f64;
-                        snapshot.chosen_end.push(probe.ends.then(|| scored.values[span.end - 1]));
+                        snapshot.chosen_end.push(probe.end.map(|end| scored.values[span.start + end]));
                         entropy += scored.entropy[span].iter().sum::<f64>();
                     }
                     found[answer as usize] = Some(sum);

@@ -73,6 +73,8 @@ pub enum Unit {
     Plain,
     /// Shares, as percentages.
     Share,
+    /// Whole numbers.
+    Count,
 }
 
 /// The plotting area within a drawing.
@@ -102,7 +104,7 @@ impl Axes {
     /// Grid, ticks and titles.
     pub fn draw(&self, svg: &mut Svg, x_title: &str, y_title: &str, x_unit: Unit, y_unit: Unit) {
         let write = |(x, text): (f64, String), unit| match unit {
-            Unit::Plain => text,
+            Unit::Plain | Unit::Count => text,
             Unit::Share => number(100.0 * x, 0) + "%",
         };
         for tick in self.y.ticks(5.0) {
@@ -110,7 +112,11 @@ impl Axes {
             svg.line("grid", (self.left, y), (self.right, y));
             svg.text("tick", (self.left - 6.0, y + 4.0), Anchor::End, &write(tick, y_unit));
         }
-        for tick in self.x.ticks(6.0) {
+        let whole = |tick: &(f64, String)| x_unit != Unit::Count || tick.0.fract() == 0.0;
+        for mut tick in self.x.ticks(6.0).into_iter().filter(whole) {
+            if x_unit == Unit::Count {
+                tick.1 = number(tick.0, 0);
+            }
             let x = self.x.at(tick.0);
             svg.line("grid", (x, self.bottom), (x, self.bottom + 4.0));
             svg.text("tick", (x, self.bottom + 16.0), Anchor::Middle, &write(tick, x_unit));
