@@ -125,6 +125,8 @@ fn a_stage_is_trained_once_for_all_runs_that_begin_with_it() {
             place.read(&format!("{run}/metrics.jsonl")) == place.read("elsewhere/off/metrics.jsonl"),
             "{run}"
         );
+        let held_out = |run: &str| place.read(&format!("{run}/held_out.jsonl"));
+        assert!(held_out(run) == held_out("elsewhere/off"), "{run}");
         for stage in ["sft", "align"] {
             let weights =
                 |run: &str| std::fs::read(place.path(&format!("{run}/{stage}/model.safetensors"))).unwrap();

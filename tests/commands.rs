@@ -143,6 +143,8 @@ fn reference(schema: &Value) -> String {
         ("Cache", &schema["$defs"]["Cache"]),
         ("Sweep", &schema["$defs"]["Sweep"]),
         ("Case", &schema["$defs"]["Case"]),
+        ("Diagnostics", &schema["$defs"]["Diagnostics"]),
+        ("Guard", &schema["$defs"]["Guard"]),
         ("BackendChoice", &schema["$defs"]["BackendChoice"]),
     ];
     for (name, section) in sections {

@@ -1,4 +1,5 @@
-//! Plugins, well-behaved and hostile, through the real binary.
+//! Plugins, well-behaved and hostile, through the real binary. Libraries are built with the system's C compiler.
+#![cfg(target_os = "linux")]
 
 mod support;
 
@@ -198,6 +199,26 @@ fn plugins_that_fail_at_work_end_the_run_with_a_word_and_lose_nothing() {
     }
     let outcome = run(&place, &rust.to_string(), &misbehaving("panic-at-start"));
     refused(&outcome, 2, &["panicked: ", "that is how", "r.toml:"]);
+}
+
+#[test]
+fn a_run_goes_on_from_its_checkpoint_after_a_crash_in_a_plugin() {
+    let place = Place::new();
+    let checkpointed =
+        |library: &str| format!("[checkpoint]\nevery = 1\n{}", recipe(library, r#""hostile""#));
+    place.write("good.toml", checkpointed(&hostile(&place, "good", &[])));
+    place.write("bad.toml", checkpointed(&hostile(&place, "bad", &["CRASHES_THIRD"])));
+    place.run(&["good.toml", "--quiet"]).success();
+    let mut outcome = place.run(&["bad.toml", "--quiet"]);
+    let mut crashes = 0;
+    while outcome.code != 0 {
+        crashes += 1;
+        refused(&outcome, 1, &["objective `hostile` of the plugin ./libbad.so crashed"]);
+        assert!(crashes < 5, "every life must get further than the one before");
+        outcome = place.run(&["resume", "runs/bad", "--quiet"]);
+    }
+    assert!(crashes > 0);
+    assert_eq!(place.read("runs/good/metrics.jsonl"), place.read("runs/bad/metrics.jsonl"));
 }
 
 #[test]

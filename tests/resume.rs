@@ -27,6 +27,12 @@ max_length = 48
 [evaluation]
 every = 5
 
+[diagnostics]
+every = 3
+probes = 4
+geometry = 2
+guard = { displaced = 0.2, by = 0.01, action = { back_off = 0.5 } }
+
 [checkpoint]
 every = 2
 minutes = 0
@@ -94,10 +100,10 @@ fn undisturbed() -> (Place, Duration) {
 /// What a run came to, bit for bit.
 #[track_caller]
 fn assert_same(place: &Place, run: &str, what: &str) {
-    assert!(
-        place.read(&format!("{run}/metrics.jsonl")) == place.read("whole/metrics.jsonl"),
-        "{what}: metrics"
-    );
+    for log in ["metrics", "held_out", "diagnostics"] {
+        let lines = |run: &str| place.read(&format!("{run}/{log}.jsonl"));
+        assert!(lines(run) == lines("whole"), "{what}: {log}");
+    }
     for stage in STAGES {
         for model in [stage.to_owned(), format!("{stage}/best")] {
             let weights =
@@ -203,7 +209,7 @@ fn a_signal_ends_the_step_and_leaves_a_checkpoint() {
         });
         let said = String::from_utf8(ended.stderr).unwrap();
         assert_eq!(ended.status.code(), Some(code), "{said}");
-        for part in ["stopped by", "of 12", &format!("spo-run resume {signal}")] {
+        for part in ["stopped by", ": after ", &format!("spo-run resume {signal}")] {
             assert!(said.contains(part), "{part}: {said}");
         }
         let resumed = place.run(&["resume", signal]).success();

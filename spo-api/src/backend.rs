@@ -66,7 +66,7 @@ pub struct ModelInfo {
 /// A prompt with the completions that share it.
 ///
 /// The prompt must not be empty: a completion's first token is predicted from its last.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Group {
     /// Token ids that are read, not scored.
     pub prompt: Vec<u32>,

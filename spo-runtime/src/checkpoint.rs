@@ -10,7 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use spo_api::{Metrics, Session};
 
 use crate::bundle;
-use crate::output::MetricsLog;
+use crate::diagnostics::Evolution;
+use crate::logs::{Lengths, Logs};
 use crate::plan::PlannedStage;
 use crate::recipe;
 use crate::reference::MovingState;
@@ -29,8 +30,8 @@ const SCORES: &str = "scores.safetensors";
 /// Where a run stands, all but parameters and log-probs.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct RunState {
-    /// Length of `metrics.jsonl`.
-    pub metrics_bytes: u64,
+    /// Lengths of the files that grow.
+    pub logs: Lengths,
     /// The stages that are complete.
     pub finished: Vec<StageSummary>,
     /// Parameters kept for later stages.
@@ -48,6 +49,8 @@ pub struct StageState {
     pub memory: Memory,
     /// A reference that follows the policy.
     pub moving: Option<MovingState>,
+    /// What follows where probability goes.
+    pub evolution: Option<Evolution>,
 }
 
 /// What goes from batch to batch beside the parameters: running means, multipliers.
@@ -203,11 +206,11 @@ impl Checkpoints {
     pub fn save(
         &mut self,
         session: &mut dyn Session,
-        log: &mut MetricsLog,
+        logs: &mut Logs,
         mut state: RunState,
         scores: &NamedScores<'_>,
     ) -> anyhow::Result<()> {
-        state.metrics_bytes = log.sync()?;
+        state.logs = logs.sync()?;
         let within = state.stage.as_ref().map_or(0, |stage| stage.steps.done);
         let steps = within + state.finished.iter().map(|stage| stage.steps).sum::<usize>();
         let folder = self.folder.join(format!("{steps:08}"));

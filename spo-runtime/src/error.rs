@@ -42,8 +42,10 @@ pub fn report(error: &anyhow::Error) -> String {
         error.chain().skip(usize::from(unfinished.is_some())).map(ToString::to_string).collect();
     let text = causes.join(": ");
     let prefix = if text.starts_with("error") { "" } else { "error: " };
-    // What is not finite would not be finite the next time either.
-    let again = error.chain().any(|cause| matches!(cause.downcast_ref(), Some(spo_api::Error::NonFinite(_))));
+    // It would end there again.
+    let again = error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(spo_api::Error::NonFinite(_) | spo_api::Error::Stopped(_)))
+    });
     let hint = match unfinished {
         Some(Unfinished { folder }) if exit_code(error) != 2 && !again => {
             format!("\n`spo-run resume {}` goes on from the last checkpoint", folder.display())

@@ -131,6 +131,8 @@ enum Command {
         #[command(subcommand)]
         command: PluginCommand,
     },
+    /// Tell what runs came to, and how they compare: one HTML page with words and pictures.
+    Report(spo_report::Arguments),
     /// Tell where the stages of a run took the probability of the held-out prompts.
     Mass(MassArguments),
     /// Measure what bilevel steps do to the parameters against exact hypergradients.
@@ -197,6 +199,14 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::Export { model, output }) => {
             plugins::load_all(&mut registry)?;
             model.export(&registry, &output)
+        }
+        Some(Command::Report(what)) => {
+            let told = spo_report::report(&what).map_err(|e| match e {
+                spo_report::Error::Input(message) => anyhow::Error::new(BadInput(message)),
+                failed => failed.into(),
+            })?;
+            println!("{}", told.join("\n"));
+            Ok(())
         }
         Some(Command::Mass(arguments)) => {
             print!("{}", mass(&mut registry, &arguments)?);

@@ -1,16 +1,16 @@
 //! The folder of a run, and how files get there: whole or not at all.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde::Serialize;
-use serde_json::{Map, Value};
-use spo_api::Metrics;
+use serde_json::Value;
 
 use crate::bundle;
 use crate::error::BadInput;
+use crate::logs;
 use crate::plan::Plan;
 use crate::recipe::{Recipe, Resume};
 use crate::summary::Summary;
@@ -35,7 +35,6 @@ pub enum Before {
 /// What a run writes beside its stages' models.
 const RECORD: &str = "run.json";
 const RECIPE: &str = "recipe.toml";
-const METRICS: &str = "metrics.jsonl";
 const SUMMARY: &str = "summary.json";
 
 impl Output {
@@ -73,7 +72,7 @@ impl Output {
             bundle::remove(&folder.join("checkpoints"))
                 .and_then(|()| bundle::remove(&folder.join("nonfinite")))
                 .with_context(|| format!("cannot replace the run in {}", folder.display()))?;
-            for name in [RECORD, METRICS, SUMMARY, RECIPE] {
+            for name in [RECORD, SUMMARY, RECIPE].into_iter().chain(logs::FILES) {
                 let _ = std::fs::remove_file(folder.join(name));
             }
         }
@@ -127,26 +126,6 @@ impl Output {
         self.folder.join(name)
     }
 
-    /// Opens the run's metrics, to go on after so many bytes.
-    ///
-    /// # Errors
-    /// When the file cannot be written to, or is shorter.
-    pub fn metrics(&self, bytes: u64) -> anyhow::Result<MetricsLog> {
-        let path = self.folder.join(METRICS);
-        let open = || -> anyhow::Result<File> {
-            let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
-            let found = file.metadata()?.len();
-            if found < bytes {
-                bail!("it has {found} bytes, the checkpoint was written after {bytes}");
-            }
-            file.set_len(bytes)?;
-            file.seek(SeekFrom::End(0))?;
-            Ok(file)
-        };
-        let file = open().with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(MetricsLog { path, file: BufWriter::new(file) })
-    }
-
     /// Writes the run's summary: its presence says that the run came to its end.
     ///
     /// # Errors
@@ -169,60 +148,6 @@ pub fn other_recipe(folder: &Path, recipe: &Recipe) -> Option<String> {
     match text.and_then(|text| Ok(toml::from_str::<Recipe>(&text)?)) {
         Ok(recorded) => difference(&recorded.essence(), &recipe.essence(), ""),
         Err(error) => Some(format!("its {RECIPE} cannot be read: {error:#}")),
-    }
-}
-
-/// `metrics.jsonl`: one object a line. It holds no times, so that equal runs give equal files.
-pub struct MetricsLog {
-    path: PathBuf,
-    file: BufWriter<File>,
-}
-
-impl MetricsLog {
-    /// Makes sure that all lines are on disk; how many bytes they are.
-    ///
-    /// # Errors
-    /// When the disk is full.
-    pub fn sync(&mut self) -> anyhow::Result<u64> {
-        let file = self.file.get_ref();
-        let synced = file.sync_all().and_then(|()| Ok(file.metadata()?.len()));
-        synced.with_context(|| format!("cannot write {}", self.path.display()))
-    }
-
-    /// Adds lines that another run logged.
-    ///
-    /// # Errors
-    /// When the disk is full.
-    pub fn append(&mut self, lines: &[u8]) -> anyhow::Result<()> {
-        let written = self.file.write_all(lines).and_then(|()| self.file.flush());
-        written.with_context(|| format!("cannot write {}", self.path.display()))
-    }
-
-    /// The lines of a stage, as they stand in the file.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn lines_of(&self, stage: &str) -> anyhow::Result<String> {
-        let text = std::fs::read_to_string(&self.path);
-        let text = text.with_context(|| format!("cannot read {}", self.path.display()))?;
-        let is_of =
-            |line: &&str| serde_json::from_str::<Value>(line).is_ok_and(|line| line["stage"] == stage);
-        Ok(text.split_inclusive('\n').filter(is_of).collect())
-    }
-
-    /// Adds the metrics of a step, counted from 1; those of step 0 were taken before training.
-    ///
-    /// # Errors
-    /// When the disk is full.
-    pub fn write(&mut self, stage: &str, step: usize, metrics: &Metrics) -> anyhow::Result<()> {
-        let mut line =
-            Map::from_iter([("stage".to_owned(), Value::from(stage)), ("step".to_owned(), step.into())]);
-        line.extend(metrics.iter().map(|(name, value)| (name.clone(), Value::from(*value))));
-        let written = serde_json::to_writer(&mut self.file, &line)
-            .map_err(std::io::Error::from)
-            .and_then(|()| self.file.write_all(b"\n"))
-            .and_then(|()| self.file.flush());
-        written.with_context(|| format!("cannot write {}", self.path.display()))
     }
 }
 

@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 use spo_api::{ConfigError, Part};
 use spo_data::{MicroBatch, Truncation};
 
+use crate::diagnostics::Diagnostics;
+
 mod keeping;
 mod sweep;
 
@@ -34,6 +36,9 @@ pub struct Recipe {
     /// What is measured on held-out data.
     #[serde(default)]
     pub evaluation: Evaluation,
+    /// What is followed while training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diagnostics: Option<Diagnostics>,
     /// What an interrupted run continues from.
     #[serde(default)]
     pub checkpoint: Checkpoint,
@@ -225,6 +230,9 @@ pub struct Evaluation {
     /// answers are right or wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exact_match: Option<bool>,
+    /// At the start and end of stages, keep the greedy answers to so many held-out prompts, evenly spaced,
+    /// in `held_out.jsonl`. Those that exact match does not need anyway end after 128 tokens.
+    pub samples: usize,
     /// Divide the probability of every held-out prompt between the preferred answer, the dispreferred one,
     /// the answers of the other held-out rows and everything else: `eval_mass/...`. Scores every answer with
     /// every prompt, so keep the held-out rows few.
@@ -233,7 +241,7 @@ pub struct Evaluation {
 
 impl Default for Evaluation {
     fn default() -> Self {
-        Evaluation { every: 0, batch_size: 16, exact_match: None, mass: false }
+        Evaluation { every: 0, batch_size: 16, exact_match: None, samples: 4, mass: false }
     }
 }
 

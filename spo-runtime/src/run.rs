@@ -14,14 +14,16 @@ use spo_data::{Dataset, MicroBatch, Tokenizer, epoch_order};
 use crate::bundle;
 use crate::cache::{Cache, Slot};
 use crate::checkpoint::{self, Checkpoints, Found, Memory, NamedScores, RunState, StageState, Steps};
+use crate::diagnostics::{Evolution, StageFacts};
 use crate::document::Document;
 use crate::error::{BadInput, Unfinished};
-use crate::evaluate::{exact_match, held_out};
+use crate::evaluate::{HeldOut, HeldOutLine, held_out};
 use crate::incident::{Incident, PATIENCE};
 use crate::judge::judged;
+use crate::logs::{Lengths, Logs};
 use crate::mass::{Ledger, ledgers};
 use crate::observation::Observation;
-use crate::output::{Before, MetricsLog, Output};
+use crate::output::{Before, Output};
 use crate::plan::{Plan, PlannedStage};
 use crate::problem::{Levels, LowerSource, LowerTask, Motion, Scored, StepProblem};
 use crate::provenance::Provenance;
@@ -63,7 +65,7 @@ struct Run {
     stages: Vec<PlannedStage>,
     uses: Vec<Uses>,
     output: Output,
-    log: MetricsLog,
+    logs: Logs,
     keeper: Keeper,
     known: Known,
     cache: Cache,
@@ -91,14 +93,14 @@ impl Keeper {
     /// Where the run stands.
     fn state(&self, stage: Option<StageState>) -> RunState {
         let (finished, starts) = (self.finished.clone(), self.starts.clone());
-        RunState { metrics_bytes: 0, finished, starts, stage }
+        RunState { logs: Lengths::new(), finished, starts, stage }
     }
 
     /// Writes a checkpoint, within a stage or between two.
     fn save(
         &mut self,
         session: &mut dyn Session,
-        log: &mut MetricsLog,
+        logs: &mut Logs,
         known: &Known,
         stage: Option<(StageState, NamedScores<'_>)>,
     ) -> anyhow::Result<()> {
@@ -106,7 +108,7 @@ impl Keeper {
             stage.map_or_else(Default::default, |(state, scores)| (Some(state), scores));
         scores.extend(named(known));
         let state = self.state(stage);
-        self.checkpoints.save(session, log, state, &scores)
+        self.checkpoints.save(session, logs, state, &scores)
     }
 }
 
@@ -114,7 +116,7 @@ impl Keeper {
 const CACHED: &str = "reference";
 
 /// In an entry of the cache, the lines that a stage logged.
-const LINES: &str = "metrics.jsonl";
+const LINES: &str = "lines.json";
 
 /// In a checkpoint, what precedes the names of scores that later stages may want.
 const KNOWN: &str = "known/";
@@ -144,15 +146,16 @@ impl Run {
             }
             _ => None,
         };
-        let bytes = found.as_ref().map_or(0, |found| found.state.metrics_bytes);
-        let log = output.metrics(bytes)?;
+        let lengths = found.as_ref().map(|found| found.state.logs.clone()).unwrap_or_default();
+        let logs = Logs::open(output.folder(), &lengths, plan.recipe.diagnostics.is_some())?;
         let starts = match &found {
             Some(_) => Starts::default(),
             None => Starts::new(&mut *plan.session, &uses)?,
         };
         let keeper = Keeper { checkpoints, finished: Vec::new(), starts };
         let (known, within) = (Known::new(), None);
-        let mut run = Run { plan, stages, uses, output, log, keeper, known, cache, provenance, within, stop };
+        let mut run =
+            Run { plan, stages, uses, output, logs, keeper, known, cache, provenance, within, stop };
         match found {
             Some(found) => {
                 run.restore(found)?;
@@ -202,18 +205,21 @@ impl Run {
         // What has begun here is brought to its end here.
         let cached = slot.as_ref().filter(|_| self.within.is_none());
         let cached = cached.and_then(|slot| {
-            slot.read(reporter, |folder| Ok((Found::read(folder)?, std::fs::read(folder.join(LINES))?)))
+            slot.read(reporter, |folder| {
+                let lines = serde_json::from_slice(&std::fs::read(folder.join(LINES))?)?;
+                Ok((Found::read(folder)?, lines))
+            })
         });
         if let Some((found, lines)) = cached {
             self.restore(found)?;
-            self.log.append(&lines)?;
+            self.logs.append(&lines)?;
             reporter.note(&format!("stage `{name}` is taken from the cache"));
         } else {
             let done = self.train(index, reporter)?;
             self.keeper.starts.leave(&mut *self.plan.session, &self.uses, index)?;
             self.keeper.finished.push(done);
             if let Some(slot) = &slot {
-                let lines = self.log.lines_of(&name)?;
+                let lines = serde_json::to_string(&self.logs.of_stage(&name)?)?;
                 slot.write(reporter, |folder| {
                     let (state, scores) = (self.keeper.state(None), named(&self.known).collect());
                     checkpoint::fill(folder, &mut *self.plan.session, &state, &scores)?;
@@ -228,8 +234,8 @@ impl Run {
             reporter.note(&format!("saved {}", folder.display()));
         }
         if index + 1 < self.stages.len() {
-            self.keeper.save(&mut *self.plan.session, &mut self.log, &self.known, None)?;
-            self.stop.check()?;
+            self.keeper.save(&mut *self.plan.session, &mut self.logs, &self.known, None)?;
+            self.stop.check().context("after its last step")?;
         }
         Ok(())
     }
@@ -258,7 +264,7 @@ impl Run {
             stage,
             opened,
             known: &mut self.known,
-            log: &mut self.log,
+            logs: &mut self.logs,
             reporter,
             keeper: &mut self.keeper,
             output: &self.output,
@@ -299,7 +305,7 @@ struct Training<'a> {
     /// The parameters of the model as it was opened, if they are the reference.
     opened: Option<Vector>,
     known: &'a mut Known,
-    log: &'a mut MetricsLog,
+    logs: &'a mut Logs,
     reporter: &'a mut Reporter,
     keeper: &'a mut Keeper,
     output: &'a Output,
@@ -311,7 +317,7 @@ struct Training<'a> {
 impl Training<'_> {
     fn run(mut self, within: Option<Within>) -> anyhow::Result<StageSummary> {
         self.reporter.begin(&self.stage.recipe.name, self.stage.steps);
-        let (references, mut evaluator, mut steps) = match within {
+        let (references, mut evaluator, evolution, mut steps) = match within {
             Some(within) => self.go_on(within)?,
             None => {
                 let mut steps = Steps::default();
@@ -319,10 +325,11 @@ impl Training<'_> {
                 let mut evaluator = self.evaluator(&mut steps)?;
                 steps.before = self.evaluate(&mut evaluator, 0, &mut steps)?;
                 self.check_start(&references)?;
-                (references, evaluator, steps)
+                let evolution = self.evolution()?;
+                (references, evaluator, evolution, steps)
             }
         };
-        self.steps(references, &mut evaluator, &mut steps)?;
+        self.steps(references, &mut evaluator, evolution, &mut steps)?;
         let after = self.evaluate(&mut evaluator, self.stage.steps, &mut steps)?;
         self.reporter.end();
         let Steps { tokens, metrics, before, mut seconds, elapsed, reference_rows, skipped, .. } = steps;
@@ -456,7 +463,7 @@ impl Training<'_> {
     }
 
     /// What a stage that was interrupted had in its hands.
-    fn go_on(&mut self, within: Within) -> anyhow::Result<(References, Evaluator, Steps)> {
+    fn go_on(&mut self, within: Within) -> anyhow::Result<(References, Evaluator, Option<Evolution>, Steps)> {
         let Within { state, mut scores } = within;
         state.memory.restore(self.stage)?;
         let moving = match (self.stage.recipe.reference, state.moving) {
@@ -469,13 +476,20 @@ impl Training<'_> {
         let references = References { train, lower, tasks, moving };
         let mut evaluator = self.evaluator_against(take("held_out/reference"));
         evaluator.start = take("held_out/start");
-        Ok((references, evaluator, state.steps))
+        Ok((references, evaluator, state.evolution, state.steps))
     }
 
     /// Writes a checkpoint.
-    fn keep(&mut self, references: &References, evaluator: &Evaluator, steps: &Steps) -> anyhow::Result<()> {
+    fn keep(
+        &mut self,
+        references: &References,
+        evaluator: &Evaluator,
+        evolution: &Option<Evolution>,
+        steps: &Steps,
+    ) -> anyhow::Result<()> {
         let moving = references.moving.as_ref().map(MovingReference::state);
-        let state = StageState { steps: steps.clone(), memory: Memory::of(self.stage), moving };
+        let (memory, evolution) = (Memory::of(self.stage), evolution.clone());
+        let state = StageState { steps: steps.clone(), memory, moving, evolution };
         let scores = [
             ("train", references.train.as_ref()),
             ("lower", references.lower.as_ref()),
@@ -486,7 +500,7 @@ impl Training<'_> {
         let of_tasks = references.tasks.iter().enumerate().map(|(i, scores)| (task_name(i), scores));
         let scores = scores.chain(of_tasks);
         let stage = Some((state, scores.collect()));
-        self.keeper.save(&mut *self.plan.session, self.log, self.known, stage)
+        self.keeper.save(&mut *self.plan.session, self.logs, self.known, stage)
     }
 
     fn evaluator(&mut self, steps: &mut Steps) -> anyhow::Result<Evaluator> {
@@ -510,9 +524,23 @@ impl Training<'_> {
             let batch = Batch::whole(&data, self.held_out_view(&data), rows);
             HeldOutRows { data, batch, reference }
         });
-        let stop = self.plan.tokenizer.stop_tokens().to_vec();
-        let mass = self.plan.recipe.evaluation.mass;
-        Evaluator { held_out, exact_match: self.stage.exact_match, mass, stop, start: None }
+        Evaluator { held_out, start: None }
+    }
+
+    /// What follows where probability goes, if the recipe asks for it.
+    fn evolution(&mut self) -> anyhow::Result<Option<Evolution>> {
+        let (Some(recipe), Some(log)) = (&self.plan.recipe.diagnostics, &mut self.logs.diagnostics) else {
+            return Ok(None);
+        };
+        let facts = StageFacts {
+            name: &self.stage.recipe.name,
+            steps: self.stage.steps,
+            data: self.stage.eval.as_ref().unwrap_or(&self.stage.train),
+            held_out: self.stage.eval.is_some(),
+            at_once: self.plan.recipe.evaluation.batch_size,
+            seed: self.plan.recipe.run.seed,
+        };
+        Evolution::begin(recipe, &facts, &mut *self.plan.session, &self.plan.tokenizer, log).map(Some)
     }
 
     /// Trains, from where the stage stands to its end.
@@ -520,6 +548,7 @@ impl Training<'_> {
         &mut self,
         mut references: References,
         evaluator: &mut Evaluator,
+        mut evolution: Option<Evolution>,
         steps: &mut Steps,
     ) -> anyhow::Result<()> {
         let seed = self.plan.recipe.run.seed;
@@ -542,6 +571,11 @@ impl Training<'_> {
         }
         let (stage_began, before) = (Instant::now(), steps.elapsed);
         for step in steps.done..total {
+            if let (Some(evolution), Some(log)) = (&mut evolution, &mut self.logs.diagnostics) {
+                let note = |text: &str| self.reporter.note(text);
+                evolution.before_step(&mut *self.plan.session, log, step, &note)?;
+            }
+            let lr = rate.at(step) * evolution.as_ref().map_or(1.0, Evolution::lr_factor);
             let began = Instant::now();
             let mut draw = || {
                 steps.lower_draws += 1;
@@ -560,7 +594,7 @@ impl Training<'_> {
             };
             let memory = Memory::of(self.stage);
             self.stage.objective.begin(step);
-            let motion = motion(&recipe, rate.at(step), Progress { step, total });
+            let motion = motion(&recipe, lr, Progress { step, total });
             let bilevel = &mut self.stage.bilevel;
             let source = bilevel.lower.is_some().then_some(LowerSource {
                 data: lower_data,
@@ -632,11 +666,14 @@ impl Training<'_> {
             if let Some(moving) = &mut references.moving {
                 moving.follow(&mut *self.plan.session, step + 1)?;
             }
-            self.log.write(&recipe.name, step + 1, &metrics)?;
+            self.logs.metrics(&recipe.name, step + 1, &metrics)?;
             let took = began.elapsed().as_secs_f64();
             self.reporter.step(step + 1, &metrics, step_tokens as f64 / took);
-            (steps.done, steps.metrics) = (step + 1, metrics);
             steps.seconds.push(took);
+            if let (Some(evolution), Some(log)) = (&mut evolution, &mut self.logs.diagnostics) {
+                evolution.after_step(&mut *self.plan.session, log, step + 1, &metrics)?;
+            }
+            (steps.done, steps.metrics) = (step + 1, metrics);
             if steps.done == total {
                 break;
             }
@@ -647,9 +684,12 @@ impl Training<'_> {
             steps.elapsed = before + stage_began.elapsed().as_secs_f64();
             let asked = self.stop.check();
             if asked.is_err() || self.keeper.checkpoints.due(steps.done) {
-                self.keep(&references, evaluator, steps)?;
+                self.keep(&references, evaluator, &evolution, steps)?;
             }
             asked.with_context(|| format!("after step {} of {total}", steps.done))?;
+        }
+        if let (Some(evolution), Some(log)) = (evolution, &mut self.logs.diagnostics) {
+            evolution.finish(&mut *self.plan.session, log, &|text| self.reporter.note(text))?;
         }
         steps.elapsed = before + stage_began.elapsed().as_secs_f64();
         match (references.moving, references.train) {
@@ -688,7 +728,7 @@ impl Training<'_> {
         }
         if why.is_some() || steps.skipped == 0 {
             let moving = references.moving.as_ref().map(MovingReference::state);
-            let state = StageState { steps: steps.clone(), memory, moving };
+            let state = StageState { steps: steps.clone(), memory, moving, evolution: None };
             let lower = self.stage.lower_data.as_ref().unwrap_or(&self.stage.train);
             let only = |scores: &Scores, data: &Dataset, rows: &[usize]| {
                 let mut taken = Scores::empty(data);
@@ -720,7 +760,7 @@ impl Training<'_> {
     }
 
     /// Held-out figures after `step` steps, logged and shown. At the beginning and at the end prompts are
-    /// answered too.
+    /// answered too, and every row is kept.
     fn evaluate(
         &mut self,
         evaluator: &mut Evaluator,
@@ -728,18 +768,35 @@ impl Training<'_> {
         steps: &mut Steps,
     ) -> anyhow::Result<Option<Metrics>> {
         let answer = step == 0 || step == self.stage.steps;
-        let mut metrics = evaluator.evaluate(&mut *self.plan.session, &mut *self.stage.objective, answer)?;
-        if let (Some(metrics), Some(judge), Some(data), true) =
-            (&mut metrics, self.stage.judge, &self.stage.eval, answer)
-        {
-            metrics.extend(judged(&mut *self.plan.session, data, &self.plan.tokenizer, judge)?);
+        let Some(HeldOutRows { data, batch, reference }) = &evaluator.held_out else { return Ok(None) };
+        let (session, objective) = (&mut *self.plan.session, &mut *self.stage.objective);
+        let start = evaluator.start.as_ref();
+        let HeldOut { mut metrics, scores } =
+            held_out(session, objective, batch, data, start, reference.as_ref())?;
+        let name = &self.stage.recipe.name;
+        if answer {
+            let mut line = HeldOutLine::new(name, step, data, &scores);
+            let right = line.answer(
+                session,
+                data,
+                &self.plan.tokenizer,
+                self.stage.exact_match,
+                self.plan.recipe.evaluation.samples,
+            )?;
+            metrics.extend(right.map(|share| ("eval_exact_match".to_owned(), share)));
+            self.logs.held_out.write(&line)?;
+            if let Some(judge) = self.stage.judge {
+                metrics.extend(judged(session, data, &self.plan.tokenizer, judge)?);
+            }
         }
-        if let Some(metrics) = &metrics {
-            self.log.write(&self.stage.recipe.name, step, metrics)?;
-            self.reporter.evaluation(step, metrics);
-            self.keep_best(step, metrics, steps)?;
+        if self.plan.recipe.evaluation.mass {
+            metrics.extend(Ledger::mean(&ledgers(session, data)?).metrics());
         }
-        Ok(metrics)
+        evaluator.start.get_or_insert(scores);
+        self.logs.metrics(name, step, &metrics)?;
+        self.reporter.evaluation(step, &metrics);
+        self.keep_best(step, &metrics, steps)?;
+        Ok(Some(metrics))
     }
 
     /// Saves the model if it is the best of the stage so far. The one the stage began with is none of its own.
@@ -845,12 +902,10 @@ impl Order {
     }
 }
 
-/// Held-out figures of a stage, against those it began with.
+/// Held-out rows of a stage, with what they scored when it began.
 struct Evaluator {
+    /// `None` when the recipe has no held-out rows.
     held_out: Option<HeldOutRows>,
-    exact_match: bool,
-    mass: bool,
-    stop: Vec<u32>,
     start: Option<Scores>,
 }
 
@@ -859,25 +914,4 @@ struct HeldOutRows {
     data: Arc<Dataset>,
     batch: Batch,
     reference: Option<Scores>,
-}
-
-impl Evaluator {
-    /// `None` when the recipe has no held-out rows. `answer`: whether prompts are answered too.
-    fn evaluate(
-        &mut self,
-        session: &mut dyn Session,
-        objective: &mut dyn Objective,
-        answer: bool,
-    ) -> spo_api::Result<Option<Metrics>> {
-        let Some(HeldOutRows { data, batch, reference }) = &self.held_out else { return Ok(None) };
-        let mut seen = held_out(session, objective, batch, data, self.start.as_ref(), reference.as_ref())?;
-        if self.exact_match && answer {
-            seen.metrics.insert("eval_exact_match".into(), exact_match(session, data, &self.stop)?);
-        }
-        if self.mass {
-            seen.metrics.extend(Ledger::mean(&ledgers(session, data)?).metrics());
-        }
-        self.start.get_or_insert(seen.scores);
-        Ok(Some(seen.metrics))
-    }
 }

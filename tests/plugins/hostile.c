@@ -103,6 +103,10 @@ static int32_t evaluate(void *self, const spo_batch *batch, spo_evaluation *out,
 #ifdef CRASHES
     *(volatile int *)8 = 1;
 #endif
+#ifdef CRASHES_THIRD
+    static int calls;
+    if (++calls == 3) *(volatile int *)8 = 1;
+#endif
 #ifdef ABORTS
     abort();
 #endif

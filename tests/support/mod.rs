@@ -7,6 +7,36 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+/// A recipe that trains in a second: first by SFT, then by DPO under a penalty.
+pub const SFT_THEN_DPO: &str = r#"
+[model.config]
+model_type = "llama"
+hidden_size = 16
+intermediate_size = 32
+num_hidden_layers = 2
+num_attention_heads = 2
+max_position_embeddings = 48
+
+[data]
+task = { name = "modular-chain", train = 64, held_out = 16 }
+max_length = 48
+
+[[stage]]
+name = "sft"
+objective = "sft"
+steps = 20
+batch_size = 16
+optimizer = { lr = 3e-3 }
+
+[[stage]]
+name = "align"
+objective = "dpo"
+bilevel = { step = "penalty", lambda = 1.0 }
+steps = 5
+batch_size = 8
+optimizer = { lr = 1e-3, schedule = "constant" }
+"#;
+
 /// What a run of the binary left.
 pub struct Outcome {
     /// Exit code.

@@ -67,3 +67,20 @@ fn entries_cross_unchanged() {
         assert_eq!(loaded.origin, "spo-objectives linked (this program)");
     }
 }
+
+/// The tests above once more, with every access to memory watched.
+#[test]
+fn memory_is_respected() {
+    let valgrind = std::process::Command::new("valgrind")
+        .args(["--quiet", "--error-exitcode=9"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["border", "--skip", "memory_is_respected", "--test-threads=1"])
+        .output();
+    match valgrind {
+        Err(e) => eprintln!("SKIPPED: valgrind is needed to watch memory at the border ({e})"),
+        Ok(output) => {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+        }
+    }
+}

@@ -40,3 +40,20 @@ fn a_failure_of_the_problem_comes_back_as_it_was() {
         }
     }
 }
+
+/// The tests above once more, with every access to memory watched.
+#[test]
+fn memory_is_respected() {
+    let valgrind = std::process::Command::new("valgrind")
+        .args(["--quiet", "--error-exitcode=9"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["border", "--skip", "memory_is_respected", "--test-threads=1"])
+        .output();
+    match valgrind {
+        Err(e) => eprintln!("SKIPPED: valgrind is needed to watch memory at the border ({e})"),
+        Ok(output) => {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+        }
+    }
+}

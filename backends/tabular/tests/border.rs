@@ -1,0 +1,144 @@
+//! A backend that is loaded instead of linked behaves the same, to the last bit: sessions, vectors, the upstream
+//! gradient that goes back across the border, and every kind of failure.
+
+use serde_json::json;
+use spo_api::{
+    AdamW, Build, Error, Export, Group, LogProbs, ModelSource, ModelSpec, Registry, Result, Sampling,
+    Session, Statistics, TokenBatch, Vector, abi,
+};
+use spo_backend_tabular as _;
+
+const ALL: Statistics = Statistics { entropy: true, collision: true, greedy: true };
+
+fn spec() -> ModelSpec {
+    let config = json!({
+        "model_type": "tabular", "kind": "mlp", "order": 3, "embedding_size": 3, "hidden_size": 4, "vocab_size": 5,
+        "max_position_embeddings": 9, "initializer_range": 0.8
+    });
+    let source = ModelSource::Random(config);
+    ModelSpec { source, adapter: None, seed: 3, device: "auto".into(), dtype: "f64".into() }
+}
+
+/// The session, linked and loaded.
+fn both() -> [Box<dyn Session>; 2] {
+    let entry = Registry::linked().unwrap().get("backend", "tabular").unwrap();
+    [entry, abi::through(entry)].map(|entry| match entry.build {
+        Build::Backend(build) => build(&json!({})).unwrap().open(&spec()).unwrap(),
+        _ => unreachable!(),
+    })
+}
+
+fn batch() -> TokenBatch {
+    let group = |prompt: &[u32], completions: &[&[u32]]| Group {
+        prompt: prompt.to_vec(),
+        completions: completions.iter().map(|c| c.to_vec()).collect(),
+    };
+    TokenBatch { groups: vec![group(&[1, 2], &[&[3, 4, 0], &[], &[2]]), group(&[4], &[&[0, 0, 0]])] }
+}
+
+/// Does with both what is asked for, and holds the answers to be the same.
+fn alike<T: PartialEq + std::fmt::Debug>(
+    sessions: &mut [Box<dyn Session>; 2],
+    what: impl Fn(&mut dyn Session) -> Result<T>,
+) -> Result<T> {
+    let [ours, theirs] = sessions.each_mut().map(|session| what(&mut **session));
+    assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
+    ours
+}
+
+#[test]
+fn sessions_cross_unchanged() {
+    let mut sessions = both();
+    alike(&mut sessions, |s| Ok(s.info())).unwrap();
+    for statistics in [ALL, Statistics::default(), Statistics { greedy: true, ..Statistics::default() }] {
+        alike(&mut sessions, |s| s.log_probs(&batch(), statistics)).unwrap();
+    }
+    let train = |s: &mut dyn Session| {
+        s.vectors().zero(Vector::GRADIENT)?;
+        let seen =
+            s.backward(&batch(), ALL, &mut |seen| Ok(seen.entropy.iter().map(|e| e - 0.3).collect()))?;
+        let norm = s.vectors().norm(Vector::GRADIENT)?;
+        let step = AdamW {
+            lr: 0.05,
+            beta1: 0.9,
+            beta2: 0.99,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            exempt_bias_and_norm: true,
+            gradient_scale: 0.5,
+        };
+        s.optimizer_step(&step)?;
+        Ok((seen, norm))
+    };
+    for _ in 0..3 {
+        alike(&mut sessions, train).unwrap();
+    }
+    alike(&mut sessions, |s| {
+        let v = s.vectors().allocate()?;
+        s.vectors().copy(Vector::PARAMETERS, v)?;
+        s.vectors().scale(0.5, v)?;
+        s.vectors().axpy(2.0, Vector::GRADIENT, v)?;
+        Ok((v, s.vectors().dimension(), s.vectors().dot(v, Vector::PARAMETERS)?))
+    })
+    .unwrap();
+    let sampling = Sampling { max_new_tokens: 4, temperature: 0.7, top_p: 0.9, seed: 1, stop: vec![0] };
+    alike(&mut sessions, |s| s.generate(&[vec![1], vec![2, 3]], &sampling)).unwrap();
+    alike(&mut sessions, |s| s.generate(&[], &sampling)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let saved = |s: &mut dyn Session| -> Result<_> {
+        s.save(folder.path(), Export::Model)?;
+        let state = folder.path().join("state");
+        s.save_state(&state)?;
+        let first = train(s)?;
+        s.restore_state(&state)?;
+        assert_eq!(train(s)?, first);
+        Ok(std::fs::read(state).unwrap())
+    };
+    alike(&mut sessions, saved).unwrap();
+    alike(&mut sessions, |s| {
+        s.reset_optimizer();
+        train(s)
+    })
+    .unwrap();
+}
+
+#[test]
+fn failures_cross_as_they_are() {
+    let mut sessions = both();
+    let bad = |prompt: Vec<u32>, completion: Vec<u32>| TokenBatch {
+        groups: vec![Group { prompt, completions: vec![completion] }],
+    };
+    for batch in [bad(vec![1], vec![99]), bad(vec![], vec![1]), bad(vec![1], vec![1; 20])] {
+        let error = alike(&mut sessions, |s| s.log_probs(&batch, ALL)).unwrap_err();
+        assert!(matches!(error, Error::Batch(_)), "{error:?}");
+    }
+    let mut upstream = |_: &LogProbs| Err(Error::NonFinite("row 7".into()));
+    let [_, loaded] = &mut sessions;
+    let error = loaded.backward(&batch(), ALL, &mut upstream).unwrap_err();
+    assert!(
+        matches!(error, Error::NonFinite(words) if words == "row 7"),
+        "an upstream's error keeps its kind"
+    );
+    let nowhere = std::path::Path::new("/nowhere/at/all");
+    alike(&mut sessions, |s| s.save(nowhere, Export::Model)).unwrap_err();
+    alike(&mut sessions, |s| s.save(nowhere, Export::Adapter)).unwrap_err();
+    alike(&mut sessions, |s| s.restore_state(nowhere)).unwrap_err();
+}
+
+/// The tests above once more, with every access to memory watched.
+#[test]
+fn memory_is_respected() {
+    let own = std::env::current_exe().unwrap();
+    let valgrind = std::process::Command::new("valgrind")
+        .args(["--quiet", "--error-exitcode=9"])
+        .arg(own)
+        .args(["cross", "--test-threads=1"])
+        .output();
+    match valgrind {
+        Err(e) => eprintln!("SKIPPED: valgrind is needed to watch memory at the border ({e})"),
+        Ok(output) => {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+        }
+    }
+}

@@ -1,0 +1,184 @@
+use super::axes::{Axes, Scale, Unit, spread};
+use crate::svg::{Anchor, COLOURS, Svg};
+
+/// Pairs by what became of their two answers.
+#[derive(Clone, Debug, Default)]
+pub struct Quadrants {
+    /// What it shows.
+    pub title: String,
+    /// Change of s_w and of s_l, in nats, with what to tell of the pair.
+    pub pairs: Vec<(f64, f64, String)>,
+}
+
+const SIDE: f64 = 400.0;
+const LEFT: f64 = 66.0;
+const TOP: f64 = 34.0;
+
+/// Draws pairs into the four quadrants of (change of s_w, change of s_l).
+pub fn quadrants(chart: &Quadrants) -> Svg {
+    let (width, right, bottom) = (SIDE + 30.0, SIDE + 14.0, SIDE - 46.0);
+    let mut svg = Svg::new(width, SIDE, &chart.title);
+    let axes = Axes::new(
+        Scale::over(chart.pairs.iter().map(|p| p.0).chain([-0.1, 0.1]), LEFT, right),
+        Scale::over(chart.pairs.iter().map(|p| p.1).chain([-0.1, 0.1]), bottom, TOP),
+    );
+    let (zero_x, zero_y) = axes.at((0.0, 0.0));
+    svg.text("title", (LEFT, 18.0), Anchor::Start, &chart.title);
+    svg.rect("wash", (LEFT, TOP), (zero_x - LEFT, bottom - TOP));
+    axes.draw(
+        &mut svg,
+        "change of the preferred answer's log-prob, nats",
+        "change of the dispreferred's, nats",
+        Unit::Plain,
+        Unit::Plain,
+    );
+    svg.line("rule", (zero_x, TOP), (zero_x, bottom));
+    svg.line("rule", (LEFT, zero_y), (right, zero_y));
+    // Below the diagonal the margin grew.
+    axes.diagonal(&mut svg);
+    for (w, l, tip) in &chart.pairs {
+        let colour = if *w < 0.0 { 1 } else { 0 };
+        svg.dot(&format!("f{colour} s{colour}"), axes.at((*w, *l)), 3.0, tip);
+    }
+    let share = |inside: &dyn Fn(f64, f64) -> bool| {
+        let count = chart.pairs.iter().filter(|(w, l, _)| inside(*w, *l)).count();
+        format!("{:.0}%", 100.0 * count as f64 / chart.pairs.len().max(1) as f64)
+    };
+    // A corner that is too narrow for its words gets none, unless pairs are in it.
+    let corners: [(&str, bool, bool, String); 4] = [
+        ("both fell", false, false, share(&|w, l| w < 0.0 && l < 0.0)),
+        ("reversed", false, true, share(&|w, l| w < 0.0 && l >= 0.0)),
+        ("as wanted", true, false, share(&|w, l| w >= 0.0 && l < 0.0)),
+        ("both rose", true, true, share(&|w, l| w >= 0.0 && l >= 0.0)),
+    ];
+    for (name, is_right, is_top, share) in corners {
+        let (room, x, anchor) = match is_right {
+            true => (right - zero_x, right - 6.0, Anchor::End),
+            false => (zero_x - LEFT, LEFT + 6.0, Anchor::Start),
+        };
+        let (height, y) = if is_top { (zero_y - TOP, TOP + 14.0) } else { (bottom - zero_y, bottom - 8.0) };
+        let text = format!("{name} {share}");
+        let fits = room > 6.4 * text.len() as f64 && height > 20.0;
+        if fits || share != "0%" {
+            svg.text("halo", (x, y), anchor, &text);
+        }
+    }
+    svg
+}
+
+/// Points of one kind.
+#[derive(Clone, Debug, Default)]
+pub struct ScatterGroup {
+    /// What they are.
+    pub label: String,
+    /// Their colour.
+    pub colour: usize,
+    /// Where they lie.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Points about the line where both coordinates are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Scatter {
+    /// What it shows.
+    pub title: String,
+    /// What goes right, with its unit.
+    pub x: String,
+    /// What goes up, with its unit.
+    pub y: String,
+    /// The points.
+    pub groups: Vec<ScatterGroup>,
+}
+
+/// Draws points about the diagonal.
+pub fn scatter(chart: &Scatter) -> Svg {
+    let (width, right, bottom) = (SIDE + 30.0, SIDE + 14.0, SIDE - 46.0);
+    let mut svg = Svg::new(width, SIDE, &chart.title);
+    let all = || chart.groups.iter().flat_map(|g| &g.points);
+    let axes =
+        Axes::new(Scale::over(all().map(|p| p.0), LEFT, right), Scale::over(all().map(|p| p.1), bottom, TOP));
+    svg.text("title", (LEFT, 18.0), Anchor::Start, &chart.title);
+    axes.draw(&mut svg, &chart.x, &chart.y, Unit::Plain, Unit::Plain);
+    axes.diagonal(&mut svg);
+    axes.level(&mut svg, "grid", 0.0);
+    for (i, group) in chart.groups.iter().enumerate() {
+        let colour = group.colour % COLOURS;
+        for point in &group.points {
+            let tip = format!("{}: {:.5} foretold, {:.5} came", group.label, point.0, point.1);
+            svg.dot(&format!("f{colour} s{colour}"), axes.at(*point), 2.5, &tip);
+        }
+        let y = TOP + 14.0 + 16.0 * i as f64;
+        svg.dot(&format!("f{colour} s{colour}"), (LEFT + 12.0, y - 4.0), 4.0, &group.label);
+        svg.text("halo", (LEFT + 22.0, y), Anchor::Start, &group.label);
+    }
+    svg
+}
+
+/// An arm among others.
+#[derive(Clone, Debug)]
+pub struct ParetoPoint {
+    /// Its name.
+    pub label: String,
+    /// Its colour.
+    pub colour: usize,
+    /// Where it lies: what should be small, and what should be large, both shares.
+    pub at: (f64, f64),
+    /// The interval of the first.
+    pub x_interval: Option<(f64, f64)>,
+    /// The interval of the second.
+    pub y_interval: Option<(f64, f64)>,
+}
+
+/// Arms by two figures that pull against each other.
+#[derive(Clone, Debug, Default)]
+pub struct Pareto {
+    /// What it shows.
+    pub title: String,
+    /// What should be small.
+    pub x: String,
+    /// What should be large.
+    pub y: String,
+    /// The arms.
+    pub points: Vec<ParetoPoint>,
+}
+
+/// Draws arms with their intervals, and the front of those that no other beats in both.
+pub fn pareto(chart: &Pareto) -> Svg {
+    let (width, height) = (560.0, 340.0);
+    let longest = chart.points.iter().map(|p| p.label.chars().count()).max().unwrap_or(0);
+    let (right, bottom) = (width - 20.0 - 6.8 * longest.min(26) as f64, height - 46.0);
+    let mut svg = Svg::new(width, height, &chart.title);
+    let reach = |value: f64, interval: Option<(f64, f64)>| {
+        let (low, high) = interval.unwrap_or((value, value));
+        [low, high]
+    };
+    let xs = chart.points.iter().flat_map(|p| reach(p.at.0, p.x_interval));
+    let ys = chart.points.iter().flat_map(|p| reach(p.at.1, p.y_interval));
+    let axes = Axes::new(Scale::over(xs, LEFT, right), Scale::over(ys, bottom, TOP));
+    svg.text("title", (LEFT, 18.0), Anchor::Start, &chart.title);
+    axes.draw(&mut svg, &chart.x, &chart.y, Unit::Share, Unit::Share);
+    let mut front: Vec<(f64, f64)> =
+        chart.points.iter().map(|p| p.at).filter(|p| !beaten(*p, chart)).collect();
+    front.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    svg.curve("dashed curve", &front.iter().map(|p| axes.at(*p)).collect::<Vec<_>>());
+    let wanted: Vec<f64> = chart.points.iter().map(|p| axes.y.at(p.at.1)).collect();
+    let heights = spread(&wanted, 14.0, TOP, bottom);
+    for (point, height) in chart.points.iter().zip(heights) {
+        let (colour, (x, y)) = (point.colour % COLOURS, axes.at(point.at));
+        if let Some((low, high)) = point.x_interval {
+            svg.line(&format!("s{colour}"), (axes.x.at(low), y), (axes.x.at(high), y));
+        }
+        if let Some((low, high)) = point.y_interval {
+            svg.line(&format!("s{colour}"), (x, axes.y.at(low)), (x, axes.y.at(high)));
+        }
+        svg.dot(&format!("f{colour} s{colour}"), (x, y), 5.0, &point.label);
+        svg.text(&format!("halo f{colour}"), (x + 9.0, height + 4.0), Anchor::Start, &point.label);
+    }
+    svg
+}
+
+/// Whether another arm is better in one figure and no worse in the other.
+fn beaten(point: (f64, f64), chart: &Pareto) -> bool {
+    let better = |other: (f64, f64)| other.0 <= point.0 && other.1 >= point.1 && other != point;
+    chart.points.iter().any(|other| better(other.at))
+}

@@ -1,0 +1,92 @@
+//! The figures by which stages are judged: a number per held-out row.
+
+use crate::load::{HeldOut, Stage};
+
+/// What a figure is.
+#[derive(Clone, Copy, Debug)]
+pub struct Figure {
+    /// Its name in files.
+    pub key: &'static str,
+    /// Its name in words.
+    pub title: &'static str,
+    /// Whether it is a share (else nats).
+    pub share: bool,
+    /// What it comes to on each row, given both ends of a stage: before it, if that means anything, and
+    /// after it.
+    value: fn(&HeldOut, &HeldOut, usize) -> Option<f64>,
+}
+
+fn chosen_change(before: &HeldOut, after: &HeldOut, row: usize) -> Option<f64> {
+    Some(after.chosen.get(row).copied()?? - before.chosen.get(row).copied()??)
+}
+
+fn rejected_change(before: &HeldOut, after: &HeldOut, row: usize) -> Option<f64> {
+    Some(after.rejected.get(row).copied()?? - before.rejected.get(row).copied()??)
+}
+
+fn ranked(held_out: &HeldOut, row: usize) -> Option<f64> {
+    let (chosen, rejected) = (held_out.chosen.get(row).copied()??, held_out.rejected.get(row).copied()??);
+    Some(f64::from(u8::from(chosen > rejected)))
+}
+
+fn right(held_out: &HeldOut, row: usize) -> Option<f64> {
+    Some(f64::from(u8::from(held_out.exact_match.get(row).copied()??)))
+}
+
+/// Greedy answers that are the preferred one to the letter.
+pub const EXACT_MATCH: Figure = Figure {
+    key: "exact_match",
+    title: "exact match",
+    share: true,
+    value: |_, after, row| right(after, row),
+};
+
+/// Pairs whose preferred answer has the higher log-prob.
+pub const PAIR_ACCURACY: Figure = Figure {
+    key: "pair_accuracy",
+    title: "pair accuracy",
+    share: true,
+    value: |_, after, row| ranked(after, row),
+};
+
+/// Pairs whose preferred answer lost probability.
+pub const DISPLACED: Figure = Figure {
+    key: "displaced",
+    title: "displaced",
+    share: true,
+    value: |before, after, row| {
+        chosen_change(before, after, row).map(|change| f64::from(u8::from(change < 0.0)))
+    },
+};
+
+/// Change of the preferred answer's log-prob.
+pub const CHOSEN_CHANGE: Figure =
+    Figure { key: "chosen_change", title: "change of log p(preferred)", share: false, value: chosen_change };
+
+/// Change of the dispreferred answer's log-prob.
+pub const REJECTED_CHANGE: Figure = Figure {
+    key: "rejected_change",
+    title: "change of log p(dispreferred)",
+    share: false,
+    value: rejected_change,
+};
+
+/// All of them, the most telling first.
+pub const ALL: [Figure; 5] = [EXACT_MATCH, PAIR_ACCURACY, DISPLACED, CHOSEN_CHANGE, REJECTED_CHANGE];
+
+impl Figure {
+    /// Its value on each held-out row; `None` where a row has none. Nothing if the stage has no end yet.
+    pub fn rows(&self, stage: &Stage) -> Option<Vec<Option<f64>>> {
+        let (before, after) = (stage.before.as_ref()?, stage.after.as_ref()?);
+        let rows: Vec<_> = (0..after.chosen.len()).map(|row| (self.value)(before, after, row)).collect();
+        rows.iter().any(Option::is_some).then_some(rows)
+    }
+
+    /// Its mean before the stage, for a figure that needs no change to be one.
+    pub fn before(&self, stage: &Stage) -> Option<f64> {
+        let before = stage.before.as_ref().filter(|_| self.share && self.key != DISPLACED.key)?;
+        let known: Vec<f64> =
+            (0..before.chosen.len()).filter_map(|row| (self.value)(before, before, row)).collect();
+        (!known.is_empty()).then(|| crate::stats::mean(&known))
+    }
+}

@@ -1,0 +1,115 @@
+//! Reports on runs: one HTML page with pictures and words, and files for other tools.
+//!
+//! [`load`] reads run folders, [`arms`] finds what is to be compared, [`figures`] and [`stats`] say how it
+//! compares, [`plots`] and [`words`] tell it, [`page`] puts it together.
+#![forbid(unsafe_code)]
+
+pub mod arms;
+pub mod chart;
+pub mod export;
+pub mod figures;
+pub mod load;
+pub mod page;
+pub mod plots;
+pub mod stats;
+pub mod svg;
+pub mod tensorboard;
+pub mod words;
+
+use std::path::{Path, PathBuf};
+
+/// What a report is asked for.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Folders of runs, or folders that hold some.
+    #[arg(required = true)]
+    runs: Vec<PathBuf>,
+    /// The page to write; report.html in the run's folder, or in the current one if there are several.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Compare the stages of this name; by default those that learn preferences.
+    #[arg(long, value_name = "NAME")]
+    stage: Option<String>,
+    /// The arm that others are held against; the first by default.
+    #[arg(long, value_name = "ARM")]
+    baseline: Option<String>,
+    /// Write every picture as an SVG file too.
+    #[arg(long, value_name = "FOLDER")]
+    svg: Option<PathBuf>,
+    /// Write what was read and computed as CSV files.
+    #[arg(long, value_name = "FOLDER")]
+    csv: Option<PathBuf>,
+    /// Write TensorBoard event files.
+    #[arg(long, value_name = "FOLDER")]
+    tensorboard: Option<PathBuf>,
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What was asked for cannot be done with what is there.
+    #[error("{0}")]
+    Input(String),
+    /// A file cannot be written.
+    #[error(transparent)]
+    Write(#[from] spo_api::Error),
+}
+
+/// Writes what is asked for. Returns what to tell: the files that were written, and what was missing.
+///
+/// # Errors
+/// [`Error`].
+pub fn report(arguments: &Arguments) -> Result<Vec<String>, Error> {
+    let runs = load::runs(&arguments.runs)?;
+    let mut arms = arms::arms(&runs, arguments.stage.as_deref())?;
+    if let Some(name) = &arguments.baseline {
+        let names = || arms.iter().map(|arm| arm.label.as_str());
+        let Some(at) = names().position(|label| label == name) else {
+            let all = match names().collect::<Vec<_>>().join(", ") {
+                none if none.is_empty() => "there is nothing to compare yet".to_owned(),
+                all => format!("there are {all}"),
+            };
+            return Err(Error::Input(format!("no arm is called `{name}`: {all}")));
+        };
+        arms[..=at].rotate_right(1);
+    }
+    let mut told: Vec<String> = Vec::new();
+    for run in &runs {
+        told.extend(run.gaps.iter().map(|gap| format!("note: {}: {gap}", run.label)));
+    }
+    let page = page::Page::new(&runs, &arms);
+    let output = match (&arguments.output, &arguments.runs[..]) {
+        (Some(file), _) => file.clone(),
+        (None, [_]) if runs.len() == 1 => runs[0].folder.join("report.html"),
+        (None, _) => PathBuf::from("report.html"),
+    };
+    write(&output, page.html().as_bytes())?;
+    told.push(format!("wrote {}", output.display()));
+    if let Some(folder) = &arguments.svg {
+        let pictures = page.pictures();
+        for (name, svg) in &pictures {
+            write(&folder.join(format!("{name}.svg")), svg.standalone().as_bytes())?;
+        }
+        told.push(format!("wrote {} pictures into {}", pictures.len(), folder.display()));
+    }
+    if let Some(folder) = &arguments.csv {
+        for (name, text) in export::tables(&runs, &arms) {
+            write(&folder.join(name), &text)?;
+        }
+        told.push(format!("wrote CSV files into {}", folder.display()));
+    }
+    if let Some(folder) = &arguments.tensorboard {
+        for (place, bytes) in tensorboard::files(&runs) {
+            write(&folder.join(place), &bytes)?;
+        }
+        told.push(format!("wrote TensorBoard files into {}", folder.display()));
+    }
+    Ok(told)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), spo_api::Error> {
+    if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(|e| spo_api::Error::io(folder, e))?;
+    }
+    spo_api::write_whole(path, |out| out.write_all(bytes).map_err(|e| spo_api::Error::io(path, e)))
+}

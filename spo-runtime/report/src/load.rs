@@ -1,0 +1,359 @@
+//! Run folders as they are found: whole, still growing, or left by a run that died.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::Error;
+
+/// A run.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// What it is called here.
+    pub label: String,
+    /// The resolved recipe; null if there is none to be read.
+    pub recipe: Value,
+    /// Its seed.
+    pub seed: Option<u64>,
+    /// Its stages, as far as they have begun.
+    pub stages: Vec<Stage>,
+    /// What is missing or cannot be read, a sentence each.
+    pub gaps: Vec<String>,
+}
+
+/// A stage of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Stage {
+    /// Its name.
+    pub name: String,
+    /// What the recipe says of it; null if it is not known.
+    pub recipe: Value,
+    /// Every metric over steps, by name.
+    pub curves: BTreeMap<String, Vec<(f64, f64)>>,
+    /// The held-out rows before the stage.
+    pub before: Option<HeldOut>,
+    /// The held-out rows after it.
+    pub after: Option<HeldOut>,
+    /// The probes, in words.
+    pub probes: Option<Probes>,
+    /// Log-probs of the probes' answers over steps.
+    pub evolution: Vec<Evolution>,
+    /// Gradients of some of the probes over steps.
+    pub geometry: Vec<Geometry>,
+    /// What the guard did.
+    pub guard: Vec<Guarded>,
+}
+
+/// Held-out rows at one moment; an entry per row.
+#[derive(Clone, Debug, Deserialize)]
+pub struct HeldOut {
+    stage: String,
+    /// Steps done.
+    pub step: usize,
+    /// Hash of the rows.
+    pub data: String,
+    /// Log-prob of the chosen answer, nats.
+    pub chosen: Vec<Option<f64>>,
+    /// Log-prob of the rejected answer.
+    pub rejected: Vec<Option<f64>>,
+    /// Whether the greedy answer is the chosen one; empty if it was not asked.
+    #[serde(default)]
+    pub exact_match: Vec<Option<bool>>,
+    /// Some greedy answers.
+    #[serde(default)]
+    pub samples: Vec<Sample>,
+}
+
+/// A prompt and the greedy answer to it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Sample {
+    /// Where the row came from.
+    pub place: String,
+    /// The prompt.
+    pub prompt: String,
+    /// The answer that is wanted.
+    pub chosen: String,
+    /// The answer that was given.
+    pub answer: String,
+}
+
+/// Probes in words.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Probes {
+    /// Whether they are held out, not trained on.
+    pub held_out: bool,
+    /// One by one.
+    pub probes: Vec<ProbeText>,
+}
+
+/// A probe in words.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ProbeText {
+    /// Its prompt.
+    pub prompt: String,
+    /// Its preferred answer.
+    pub chosen: String,
+}
+
+/// Log-probs of the probes' answers at one moment, nats; an entry per probe.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Evolution {
+    /// Steps done.
+    pub step: usize,
+    /// The preferred answers.
+    pub chosen: Vec<Option<f64>>,
+    /// The end tokens of the preferred answers.
+    #[serde(default)]
+    pub chosen_end: Vec<Option<f64>>,
+    /// The dispreferred ones.
+    pub rejected: Vec<Option<f64>>,
+    /// The preferred answers of other prompts.
+    pub other: Vec<Option<f64>>,
+    /// The preferred answers' tokens in random order.
+    pub shuffled: Vec<Option<f64>>,
+    /// What the model answered when the stage began.
+    pub own: Vec<Option<f64>>,
+    /// Mean entropy of the next token along the preferred answers, nats.
+    pub entropy: f64,
+    /// Mean negative log-prob of the preferred answers, nats per token.
+    pub lower: f64,
+    /// Share of probes whose preferred answer lost probability.
+    pub displaced: f64,
+}
+
+/// Gradients of some probes at one moment, and what the step after did.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Geometry {
+    /// Steps done.
+    pub step: usize,
+    /// `<grad s_w, grad s_l>`.
+    pub product: Vec<Option<f64>>,
+    /// `||grad s_w||`.
+    pub norm_chosen: Vec<f64>,
+    /// `||grad s_l||`.
+    pub norm_rejected: Vec<Option<f64>>,
+    /// Foretold change of s_w, nats; empty after the last step.
+    #[serde(default)]
+    pub predicted_chosen: Vec<f64>,
+    /// Foretold change of s_l.
+    #[serde(default)]
+    pub predicted_rejected: Vec<Option<f64>>,
+    /// The change of s_w that came.
+    #[serde(default)]
+    pub actual_chosen: Vec<f64>,
+    /// The change of s_l that came.
+    #[serde(default)]
+    pub actual_rejected: Vec<Option<f64>>,
+}
+
+/// The guard stepped in.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Guarded {
+    /// Steps done.
+    pub step: usize,
+    /// The share that was found.
+    pub displaced: f64,
+    /// The share that is allowed.
+    pub limit: f64,
+    /// What the learning rate is scaled by from there on; 0 if the run was ended.
+    pub lr_factor: f64,
+}
+
+/// Reads the runs at these paths. A folder that is not a run but holds some stands for all of them.
+///
+/// # Errors
+/// [`Error::Input`] when a path is no folder, or no run is to be found there.
+pub fn runs(paths: &[PathBuf]) -> Result<Vec<Run>, Error> {
+    let mut folders = Vec::new();
+    for path in paths {
+        if is_run(path) {
+            folders.push(path.clone());
+            continue;
+        }
+        let inside = std::fs::read_dir(path).map_err(|e| Error::Input(format!("{}: {e}", path.display())))?;
+        let mut found: Vec<PathBuf> =
+            inside.flatten().map(|entry| entry.path()).filter(|p| is_run(p)).collect();
+        if found.is_empty() {
+            let message = "is not the folder of a run (it has no metrics.jsonl), nor does it hold any";
+            return Err(Error::Input(format!("{} {message}", path.display())));
+        }
+        found.sort();
+        folders.extend(found);
+    }
+    let mut runs: Vec<Run> = folders.iter().map(|folder| Run::read(folder)).collect::<Result<_, _>>()?;
+    label(&mut runs);
+    Ok(runs)
+}
+
+fn is_run(folder: &Path) -> bool {
+    folder.join("metrics.jsonl").is_file()
+}
+
+/// Names runs by their folders, by the whole path where that does not tell them apart.
+fn label(runs: &mut [Run]) {
+    let name =
+        |run: &Run| run.folder.canonicalize().ok()?.file_name().map(|n| n.to_string_lossy().into_owned());
+    let names: Vec<Option<String>> = runs.iter().map(name).collect();
+    for (run, name) in runs.iter_mut().zip(&names) {
+        let unique = names.iter().filter(|other| *other == name).count() == 1;
+        let path = run.folder.display().to_string();
+        run.label = name.clone().filter(|_| unique).unwrap_or(path);
+    }
+}
+
+impl Run {
+    fn read(folder: &Path) -> Result<Self, Error> {
+        let mut run = Run { folder: folder.to_owned(), ..Run::default() };
+        run.recipe = run.recipe();
+        run.seed = run.recipe["run"]["seed"].as_u64();
+        for line in run.lines::<Value>("metrics.jsonl")?.unwrap_or_default() {
+            let (Some(stage), Some(step)) = (line["stage"].as_str(), line["step"].as_f64()) else { continue };
+            let stage = run.stage(stage);
+            for (name, value) in line.as_object().into_iter().flatten() {
+                if let Some(value) = value.as_f64().filter(|_| name != "step") {
+                    stage.curves.entry(name.clone()).or_default().push((step, value));
+                }
+            }
+        }
+        match run.lines::<HeldOut>("held_out.jsonl")? {
+            Some(lines) => lines.into_iter().for_each(|line| {
+                let stage = run.stage(&line.stage.clone());
+                match line.step {
+                    0 => stage.before = Some(line),
+                    _ => stage.after = Some(line),
+                }
+            }),
+            None => run.gaps.push("it has no held_out.jsonl: nothing can be said row by row".into()),
+        }
+        match run.lines::<Value>("diagnostics.jsonl")? {
+            Some(lines) => lines.into_iter().for_each(|line| run.diagnostic(line)),
+            None => run.gaps.push(
+                "it has no diagnostics.jsonl: put `[diagnostics]` into the recipe to see where probability goes".into(),
+            ),
+        }
+        if !folder.join("summary.json").is_file() {
+            run.gaps.push(format!("it has not come to its end: {}", run.progress()));
+        }
+        Ok(run)
+    }
+
+    /// The resolved recipe, if it can be read.
+    fn recipe(&mut self) -> Value {
+        let path = self.folder.join("recipe.toml");
+        let text = std::fs::read_to_string(&path).map_err(|e| e.to_string());
+        let recipe = text.and_then(|text| toml::from_str::<Value>(&text).map_err(|e| e.message().to_owned()));
+        recipe.unwrap_or_else(|why| {
+            self.gaps.push(format!("its recipe.toml cannot be read ({why}): seeds cannot be told from arms"));
+            Value::Null
+        })
+    }
+
+    /// How far it has come.
+    fn progress(&self) -> String {
+        let Some(stage) = self.stages.last() else { return "no step was logged yet".into() };
+        let done = stage.steps_done();
+        match stage.recipe["steps"].as_u64() {
+            Some(planned) => format!("stage `{}` is at step {done} of {planned}", stage.name),
+            None => format!("stage `{}` is at step {done}", stage.name),
+        }
+    }
+
+    /// The stage of this name, a new one if there is none yet.
+    fn stage(&mut self, name: &str) -> &mut Stage {
+        let at = self.stages.iter().position(|stage| stage.name == name).unwrap_or_else(|| {
+            let of_recipe = self.recipe["stage"].as_array().into_iter().flatten();
+            let recipe =
+                of_recipe.into_iter().find(|stage| stage["name"] == name).cloned().unwrap_or_default();
+            self.stages.push(Stage { name: name.to_owned(), recipe, ..Stage::default() });
+            self.stages.len() - 1
+        });
+        &mut self.stages[at]
+    }
+
+    /// Files a line of the diagnostics under its stage.
+    fn diagnostic(&mut self, line: Value) {
+        let (kind, stage) =
+            (line["kind"].as_str().unwrap_or_default(), line["stage"].as_str().unwrap_or_default());
+        let (kind, stage) = (kind.to_owned(), self.stage(stage));
+        let filed = match kind.as_str() {
+            "probes" => serde_json::from_value(line).map(|line| stage.probes = Some(line)),
+            "evolution" => serde_json::from_value(line).map(|line| stage.evolution.push(line)),
+            "geometry" => serde_json::from_value(line).map(|line| stage.geometry.push(line)),
+            "guard" => serde_json::from_value(line).map(|line| stage.guard.push(line)),
+            _ => Ok(()),
+        };
+        if let Err(e) = filed {
+            self.gaps.push(format!("a `{kind}` line of its diagnostics.jsonl is passed over: {e}"));
+        }
+    }
+
+    /// The lines of a file; `None` if there is no such file. What cannot be read is passed over and noted.
+    fn lines<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<Vec<T>>, Error> {
+        let path = self.folder.join(name);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let bytes = std::fs::read(&path).map_err(|e| Error::Input(format!("{}: {e}", path.display())))?;
+        let text = String::from_utf8_lossy(&bytes);
+        let mut lines = Vec::new();
+        for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            match serde_json::from_str(line) {
+                Ok(line) => lines.push(line),
+                Err(_) if !text.ends_with('\n') && i + 1 == text.lines().count() => {
+                    self.gaps.push(format!("the last line of its {name} is cut off and passed over"));
+                }
+                Err(e) => self.gaps.push(format!("line {} of its {name} is passed over: {e}", i + 1)),
+            }
+        }
+        Ok(Some(lines))
+    }
+}
+
+impl Evolution {
+    /// The answers that are followed, by name: the pair first.
+    pub fn answers(&self) -> [(&'static str, &[Option<f64>]); 5] {
+        [
+            ("chosen", &self.chosen),
+            ("rejected", &self.rejected),
+            ("other", &self.other),
+            ("shuffled", &self.shuffled),
+            ("own", &self.own),
+        ]
+    }
+}
+
+impl Stage {
+    /// Steps that were logged.
+    pub fn steps_done(&self) -> usize {
+        let of_training = self.curves.iter().filter(|(name, _)| !name.starts_with("eval_"));
+        of_training.filter_map(|(_, curve)| curve.last()).map(|point| point.0 as usize).max().unwrap_or(0)
+    }
+
+    /// Whether it learns from pairs: whether a dispreferred answer was seen in training.
+    pub fn prefers(&self) -> bool {
+        self.curves.contains_key("logps/rejected") || self.curves.contains_key("rewards/margins")
+    }
+
+    /// Its objective and step, in a few words.
+    pub fn method(&self) -> String {
+        let name = |value: &Value, key: &str| match value {
+            Value::String(name) => name.clone(),
+            other => other[key].as_str().unwrap_or("?").to_owned(),
+        };
+        let objective = match &self.recipe["objective"] {
+            Value::Array(parts) => {
+                parts.iter().map(|part| name(part, "name")).collect::<Vec<_>>().join(" + ")
+            }
+            one => name(one, "name"),
+        };
+        match name(&self.recipe["bilevel"], "step").as_str() {
+            "single" | "?" => objective,
+            step => format!("{objective} under {step}"),
+        }
+    }
+}

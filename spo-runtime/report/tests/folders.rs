@@ -1,0 +1,227 @@
+//! Reports on run folders that are made here, number by number: what is said of them is known beforehand.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use spo_report::arms::{Over, arms};
+use spo_report::figures::{CHOSEN_CHANGE, DISPLACED, EXACT_MATCH};
+use spo_report::load::{Run, runs};
+use spo_report::page::Page;
+use spo_report::{export, words};
+use tempfile::TempDir;
+
+/// Held-out rows and probes of the runs made here.
+const ROWS: usize = 20;
+
+/// Writes the folder of a run whose stage `align` moved every preferred answer by about `chosen` nats and
+/// every dispreferred one by about `rejected`.
+fn write_run(folder: &Path, seed: u64, step: &str, chosen: f64, rejected: f64) {
+    std::fs::create_dir_all(folder).unwrap();
+    let write = |name: &str, text: String| std::fs::write(folder.join(name), text).unwrap();
+    let name = folder.file_name().unwrap().to_str().unwrap();
+    write(
+        "recipe.toml",
+        format!(
+            "[run]\nseed = {seed}\nname = \"{name}\"\n[[stage]]\nname = \"align\"\nobjective = \"dpo\"\nsteps = 4\n\
+             bilevel = {{ step = \"{step}\" }}\n"
+        ),
+    );
+    // Rows differ by a jitter that sums to 0, seeds by a shift.
+    let jitter = |i: usize| (i as f64 - 9.5) / 10.0 + 0.01 * seed as f64;
+    let list = |at: &dyn Fn(usize) -> f64| {
+        format!("[{}]", (0..ROWS).map(|i| format!("{}", at(i))).collect::<Vec<_>>().join(","))
+    };
+    let (mut metrics, mut held_out, mut diagnostics) = (String::new(), String::new(), String::new());
+    let probe = r#"{"place":"p","prompt":"1+1=","chosen":"2</s>"}"#;
+    let probes = vec![probe; ROWS].join(",");
+    let _ =
+        writeln!(diagnostics, r#"{{"kind":"probes","stage":"align","held_out":true,"probes":[{probes}]}}"#);
+    for k in 0..=4 {
+        let part = k as f64 / 4.0;
+        let w = list(&|i| -1.0 + part * (chosen + jitter(i)));
+        let l = list(&|i| -3.0 + part * (rejected - jitter(i)));
+        if k > 0 {
+            let _ = writeln!(
+                metrics,
+                r#"{{"stage":"align","step":{k},"loss":{},"logps/rejected":-3.0,"bilevel/constraint":{},"bilevel/weight":{}}}"#,
+                0.7 - 0.1 * part,
+                0.1 - 0.04 * k as f64,
+                if k < 3 { 10.0 } else { 0.0 }
+            );
+        }
+        if k == 0 || k == 4 {
+            let right = (0..ROWS)
+                .map(|i| if i % 4 < 4 - k / 2 { "true" } else { "false" })
+                .collect::<Vec<_>>()
+                .join(",");
+            let answer = if k == 0 { "2" } else { "<b>2 & 2</b>" };
+            let _ = writeln!(
+                held_out,
+                r#"{{"stage":"align","step":{k},"data":"seed {seed}","chosen":{w},"rejected":{l},"exact_match":[{right}],"samples":[{{"place":"row 1","prompt":"1+1=","chosen":"2","answer":"{answer}"}}]}}"#
+            );
+        }
+        let (other, own) = (list(&|_| -9.0 + part), list(&|_| -6.0 - part));
+        let end = list(&|i| -0.1 + 0.5 * part * (chosen + jitter(i)));
+        let _ = writeln!(
+            diagnostics,
+            r#"{{"kind":"evolution","stage":"align","step":{k},"displaced":{},"chosen":{w},"chosen_end":{end},"rejected":{l},"other":{other},"shuffled":{other},"own":{own},"entropy":0.5,"lower":0.5}}"#,
+            if k > 0 && chosen < -1.0 { 1.0 } else { 0.0 }
+        );
+        let _ = writeln!(
+            diagnostics,
+            r#"{{"kind":"geometry","stage":"align","step":{k},"probes":[0,1],"product":[2.0,-1.0],"norm_chosen":[1.0,2.0],"norm_rejected":[3.0,4.0],"predicted_chosen":[0.1,-0.1],"predicted_rejected":[-0.2,-0.3],"actual_chosen":[0.09,-0.11],"actual_rejected":[-0.2,-0.31]}}"#
+        );
+    }
+    write("metrics.jsonl", metrics);
+    write("held_out.jsonl", held_out);
+    write("diagnostics.jsonl", diagnostics);
+    write("summary.json", "{}".into());
+}
+
+/// Two arms of three seeds each.
+fn sweep() -> TempDir {
+    let place = tempfile::tempdir().unwrap();
+    for seed in 0..3 {
+        write_run(&place.path().join(format!("dpo-{seed}")), seed, "single", -2.0, -5.0);
+        write_run(&place.path().join(format!("spo-{seed}")), seed, "penalty", 0.0, -1.0);
+    }
+    place
+}
+
+fn read(place: &TempDir, names: &[&str]) -> Vec<Run> {
+    let paths: Vec<PathBuf> = names.iter().map(|name| place.path().join(name)).collect();
+    runs(&paths).unwrap()
+}
+
+#[test]
+fn runs_that_differ_by_their_seed_alone_are_one_arm() {
+    let place = sweep();
+    let all = runs(&[place.path().to_owned()]).unwrap();
+    assert_eq!(all.len(), 6);
+    let arms = arms(&all, None).unwrap();
+    let labels: Vec<_> = arms.iter().map(|arm| (arm.label.as_str(), arm.members.len(), arm.over())).collect();
+    assert_eq!(labels, [("dpo", 3, Over::Seeds), ("spo", 3, Over::Seeds)]);
+    let dpo = arms[0].estimate(&CHOSEN_CHANGE).unwrap();
+    assert!((dpo.mean + 1.99).abs() < 1e-9 && dpo.count == 3, "{dpo:?}");
+    // Seeds shift both arms alike: paired by seed, their difference has no spread.
+    let difference = arms[1].difference(&arms[0], &CHOSEN_CHANGE).unwrap();
+    let (low, high) = difference.interval.unwrap();
+    assert!((difference.mean - 2.0).abs() < 1e-9 && high - low < 1e-9, "{difference:?}");
+    let (low, high) = dpo.interval.unwrap();
+    assert!(high - low > 0.01, "{dpo:?}");
+}
+
+#[test]
+fn two_runs_are_compared_row_by_row_where_the_rows_are_the_same() {
+    let place = sweep();
+    let both = read(&place, &["dpo-0", "spo-0"]);
+    let both = arms(&both, None).unwrap();
+    assert_eq!(both[1].over(), Over::Rows);
+    assert_eq!(both[1].difference(&both[0], &DISPLACED).unwrap().mean, -0.5);
+    let matches = both[1].difference(&both[0], &EXACT_MATCH).unwrap();
+    assert_eq!((matches.mean, matches.count), (0.0, ROWS));
+    let others = read(&place, &["dpo-0", "spo-1"]);
+    let others = arms(&others, None).unwrap();
+    assert_eq!(others[1].difference(&others[0], &DISPLACED), None, "other rows, nothing to pair");
+}
+
+#[test]
+fn the_words_are_computed_from_the_numbers() {
+    let place = sweep();
+    let (one, all) = (read(&place, &["dpo-0", "spo-0"]), runs(&[place.path().to_owned()]).unwrap());
+    let mut text = String::new();
+    for runs in [&one, &all] {
+        let arms = arms(runs, None).unwrap();
+        arms.iter().for_each(|arm| text += &(words::of_arm(arm) + "\n"));
+        text += &(words::against(&arms[1], &arms[0]).unwrap() + "\n\n");
+    }
+    insta::assert_snapshot!("words", text);
+}
+
+#[test]
+fn tables_hold_what_was_read_and_computed() {
+    let place = sweep();
+    let both = read(&place, &["dpo-0", "spo-0"]);
+    let tables = export::tables(&both, &arms(&both, None).unwrap());
+    let text = |name: &str| {
+        let table = tables.iter().find(|(n, _)| *n == name).unwrap();
+        String::from_utf8(table.1.clone()).unwrap()
+    };
+    assert_eq!(text("rows.csv").lines().count(), 1 + 2 * ROWS);
+    assert_eq!(text("metrics.csv").lines().count(), 1 + 2 * 4 * 4);
+    let comparison = text("comparison.csv");
+    assert_eq!(comparison.lines().count(), 1 + 2 * 5);
+    assert!(comparison.contains("spo-0,displaced,share,,0.5,"), "{comparison}");
+}
+
+/// The page and all pictures of these runs, each parsed as XML.
+fn page_of(all: &[Run]) -> String {
+    let arms = arms(all, None).unwrap();
+    let page = Page::new(all, &arms);
+    let html = page.html();
+    let body = html.strip_prefix("<!doctype html>\n").expect("an HTML page");
+    roxmltree::Document::parse(body).unwrap_or_else(|e| panic!("the page: {e}"));
+    for (name, svg) in page.pictures() {
+        let text = svg.standalone();
+        roxmltree::Document::parse(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(!text.contains("NaN") && !text.contains("inf"), "{name}: {text}");
+    }
+    html
+}
+
+#[test]
+fn the_page_is_well_formed_and_asks_for_nothing() {
+    let place = sweep();
+    for names in [&["dpo-0"][..], &["dpo-0", "spo-0"], &["dpo-0", "dpo-1", "spo-0", "spo-1"]] {
+        let html = page_of(&read(&place, names));
+        for reference in ["http:", "https:", "//", "url(", "@import", "<script", "src="] {
+            // The namespace is a name, not an address; inline drawings do without.
+            assert!(!html.contains(reference), "{reference}");
+        }
+        assert!(html.contains("&lt;b&gt;2 &amp; 2&lt;/b&gt;"), "answers are text");
+    }
+}
+
+#[test]
+fn a_run_that_died_is_told_as_far_as_it_came() {
+    let place = sweep();
+    let folder = place.path().join("dpo-0");
+    let cut = |name: &str, keep: usize| {
+        let path = folder.join(name);
+        let text = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &text[..text.len() - keep]).unwrap();
+    };
+    std::fs::remove_file(folder.join("summary.json")).unwrap();
+    cut("metrics.jsonl", 20);
+    cut("diagnostics.jsonl", 700);
+    let held_out = std::fs::read_to_string(folder.join("held_out.jsonl")).unwrap();
+    std::fs::write(
+        folder.join("held_out.jsonl"),
+        format!("{}\nnonsense\n", held_out.lines().next().unwrap()),
+    )
+    .unwrap();
+    let died = read(&place, &["dpo-0"]);
+    insta::assert_snapshot!("gaps", died[0].gaps.join("\n"));
+    page_of(&died);
+    insta::assert_snapshot!("words_of_the_dead", words::of_arm(&arms(&died, None).unwrap()[0]));
+    for name in ["held_out.jsonl", "diagnostics.jsonl", "recipe.toml"] {
+        std::fs::remove_file(folder.join(name)).unwrap();
+    }
+    std::fs::write(folder.join("metrics.jsonl"), "").unwrap();
+    let bare = read(&place, &["dpo-0"]);
+    assert_eq!(bare[0].gaps.len(), 4, "{:?}", bare[0].gaps);
+    page_of(&bare);
+}
+
+#[test]
+fn what_is_no_run_is_refused() {
+    let place = sweep();
+    std::fs::create_dir(place.path().join("empty")).unwrap();
+    for name in ["empty", "nowhere"] {
+        let error = runs(&[place.path().join(name)]).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+    let all = read(&place, &["dpo-0"]);
+    let error = arms(&all, Some("algin")).unwrap_err().to_string();
+    assert_eq!(error, "no stage is called `algin` in these runs; did you mean `align`?");
+}
