@@ -233,7 +233,7 @@ fn interval(estimate: &Estimate, write: &dyn Fn(f64) -> String) -> String {
 pub fn share(x: f64) -> String {
     match 100.0 * x {
         percent if percent > 0.0 && percent < 0.05 => "<0.1%".into(),
-        percent if percent < 100.0 && percent >= 99.95 => ">99.9%".into(),
+        percent if (99.95..100.0).contains(&percent) => ">99.9%".into(),
         percent => format!("{}%", format!("{percent:.1}").trim_end_matches(".0")).replace('-', "\u{2212}"),
     }
 }
