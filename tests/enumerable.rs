@@ -162,3 +162,50 @@ fn what_cannot_be_audited_is_said() {
         assert_ne!(outcome.code, 0);
     }
 }
+
+#[test]
+fn every_recipe_that_needs_no_file_can_be_run() {
+    let place = Place::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes");
+    let files = |folder: &Path| -> Vec<_> {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect()
+    };
+    let mut checked = 0;
+    for recipe in files(&folder).into_iter().chain(files(&folder.join("evidence"))) {
+        if std::fs::read_to_string(&recipe).unwrap().contains("[model.config]") {
+            place.run(&["check", recipe.to_str().unwrap()]).success();
+            checked += 1;
+        }
+    }
+    assert!(checked >= 9, "{checked}");
+}
+
+#[test]
+fn summaries_are_judged_at_both_ends_of_a_stage() {
+    let place = Place::new();
+    place.write(
+        "recipe.toml",
+        r#"
+        backend = { name = "tabular" }
+        model.config = { model_type = "tabular", kind = "linear", order = 8 }
+        data = { task = { name = "market-report", train = 40, held_out = 5 }, max_length = 64 }
+        [[stage]]
+        name = "sft"
+        objective = "sft"
+        steps = 2
+        batch_size = 8
+        optimizer = { lr = 1e-2 }
+        "#,
+    );
+    place.run(&["recipe.toml", "--quiet"]).success();
+    let metrics = place.metrics("runs/recipe");
+    let judged: Vec<_> = metrics.iter().filter(|line| line.get("eval_rouge_l").is_some()).collect();
+    assert_eq!(judged.len(), 2, "{metrics:?}");
+    for line in judged {
+        let figure = |name: &str| line[name].as_f64().unwrap();
+        // The figures of a preferred answer are 1: what is right to the letter is faithful.
+        assert!((0.0..=1.0).contains(&figure("eval_rouge_l")));
+        assert!(figure("eval_faithful") >= figure("eval_exact_match"));
+    }
+}

@@ -1,4 +1,5 @@
-//! Plugins, well-behaved and hostile, through the real binary.
+//! Plugins, well-behaved and hostile, through the real binary. Libraries are built with the system's C compiler.
+#![cfg(target_os = "linux")]
 
 mod support;
 

@@ -4,13 +4,16 @@ use std::ffi::c_void;
 use std::path::Path;
 
 use super::layout::{Table, TableError, required};
+use super::plugin::{self, Create, Exported};
 use super::status::{ErrorSink, answer, call};
 use super::text::{ByteSink, Text, from_json, to_json};
 use super::vectors::{self, Owner, VectorTable};
 use super::watch::{self, At, fence};
+use serde_json::Value;
+
 use crate::{
-    AdamW, Backend, Error, Export, Group, LogProbs, ModelInfo, ModelSpec, Result, Sampling, Session,
-    Statistics, TokenBatch, Upstream, VectorSpace,
+    AdamW, Backend, Build, ConfigError, Entry, Error, Export, Group, LogProbs, ModelInfo, ModelSpec, Result,
+    Sampling, Session, Statistics, TokenBatch, Upstream, VectorSpace,
 };
 
 /// [`TokenBatch`] as flat arrays. Prompt `g` is `prompts[prompt_offsets[g]..prompt_offsets[g + 1]]`; its
@@ -98,14 +101,7 @@ pub struct BackendTable {
     /// Bytes of this table.
     pub size: u32,
     /// Makes a backend from `backend.options` of the recipe, as JSON. `context` is that of the entry.
-    pub create: Option<
-        unsafe extern "C-unwind" fn(
-            context: *const c_void,
-            config: Text,
-            out: *mut *mut c_void,
-            error: *const ErrorSink,
-        ) -> i32,
-    >,
+    pub create: Option<Create>,
     /// Frees it. Its sessions live on.
     pub destroy: Option<unsafe extern "C-unwind" fn(this: *mut c_void)>,
     /// Opens a model; `spec` is a [`ModelSpec`] as JSON.
@@ -217,8 +213,8 @@ unsafe impl Sync for SessionTable {}
 /// The table of every backend written in Rust; `create` finds the entry behind its context.
 pub(super) static TABLE: BackendTable = BackendTable {
     size: size_of::<BackendTable>() as u32,
-    create: Some(create),
-    destroy: Some(destroy),
+    create: Some(plugin::create::<dyn Backend>),
+    destroy: Some(plugin::destroy::<dyn Backend>),
     open: Some(open),
     session: &SESSION,
 };
@@ -246,28 +242,13 @@ impl Owner for Box<dyn Session> {
     }
 }
 
-unsafe extern "C-unwind" fn create(
-    context: *const c_void,
-    config: Text,
-    out: *mut *mut c_void,
-    error: *const ErrorSink,
-) -> i32 {
-    // SAFETY: by the contract of the table, here and below.
-    unsafe {
-        answer(error, || {
-            let crate::Build::Backend(build) = super::plugin::entry(context).build else {
-                unreachable!("the table of a backend stands in its entry")
-            };
-            let backend: Box<dyn Backend> = build(&super::plugin::config(config)?)?;
-            *out = Box::into_raw(Box::new(backend)).cast();
-            Ok(())
-        })
+impl Exported for dyn Backend {
+    fn build(entry: &Entry, config: &Value) -> Result<Box<Self>, ConfigError> {
+        match entry.build {
+            Build::Backend(build) => build(config),
+            _ => unreachable!("the table of a kind stands in entries of that kind"),
+        }
     }
-}
-
-unsafe extern "C-unwind" fn destroy(this: *mut c_void) {
-    // SAFETY: it came from `create` and is not used again.
-    drop(unsafe { Box::from_raw(this.cast::<Box<dyn Backend>>()) });
 }
 
 unsafe extern "C-unwind" fn open(
@@ -535,7 +516,7 @@ pub(super) unsafe fn import(
 ) -> Result<Box<dyn Backend>> {
     // SAFETY: the caller's.
     unsafe {
-        let this = super::plugin::create(table.create.expect("checked on import"), context, at, config)?;
+        let this = plugin::make(table.create.expect("checked on import"), context, at, config)?;
         let session = super::layout::read(table.session).expect("checked on import");
         Ok(Box::new(Imported { table: *table, session, this, at }))
     }

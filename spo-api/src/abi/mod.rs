@@ -35,7 +35,9 @@ mod watch;
 pub use backend::{AdamWView, BackendTable, LogProbsView, SessionTable, ShowSink, TokensView};
 pub use layout::{Table, TableError};
 pub use objective::{BatchView, EvaluationView, ObjectiveTable, RaggedView, RequirementsView, SideView};
-pub use plugin::{ABI_VERSION, EntryTable, ExportedBy, LoadedPlugin, PluginTable, SYMBOL, import, through};
+pub use plugin::{
+    ABI_VERSION, Create, EntryTable, ExportedBy, LoadedPlugin, PluginTable, SYMBOL, import, through,
+};
 pub use status::{ErrorSink, Status};
 pub use step::{LossesView, ProblemTable, ReportView, StepTable, WeighView};
 pub use text::{ByteSink, Text};

@@ -3,12 +3,15 @@
 use std::ffi::c_void;
 
 use super::layout::{Table, TableError, required};
+use super::plugin::{self, Create, Exported};
 use super::status::{ErrorSink, answer, call};
 use super::text::{ByteSink, Text};
 use super::watch::{self, At, fence};
+use serde_json::Value;
+
 use crate::{
-    Data, Error, EvaluationMut, Layout, Metrics, Objective, PreferenceBatch, Ragged, Requirements, Result,
-    Rewards, Side, Totals,
+    Build, ConfigError, Data, Entry, Error, EvaluationMut, Layout, Metrics, Objective, PreferenceBatch,
+    Ragged, Requirements, Result, Rewards, Side, Totals,
 };
 
 /// Rows of different lengths: row `i` is `values[offsets[i]..offsets[i + 1]]`. `offsets` is null where
@@ -109,14 +112,7 @@ pub struct ObjectiveTable {
     /// Bytes of this table.
     pub size: u32,
     /// Makes an objective from its table in the recipe, as JSON. `context` is that of the entry.
-    pub create: Option<
-        unsafe extern "C-unwind" fn(
-            context: *const c_void,
-            config: Text,
-            out: *mut *mut c_void,
-            error: *const ErrorSink,
-        ) -> i32,
-    >,
+    pub create: Option<Create>,
     /// Frees it.
     pub destroy: Option<unsafe extern "C-unwind" fn(this: *mut c_void)>,
     /// Says what it needs. `out` holds zeros.
@@ -156,8 +152,8 @@ unsafe impl Table for ObjectiveTable {
 /// The table of every objective written in Rust; `create` finds the entry behind its context.
 pub(super) static TABLE: ObjectiveTable = ObjectiveTable {
     size: size_of::<ObjectiveTable>() as u32,
-    create: Some(create),
-    destroy: Some(destroy),
+    create: Some(plugin::create::<dyn Objective>),
+    destroy: Some(plugin::destroy::<dyn Objective>),
     requirements: Some(requirements),
     evaluate: Some(evaluate),
     begin: Some(begin),
@@ -165,35 +161,20 @@ pub(super) static TABLE: ObjectiveTable = ObjectiveTable {
     restore: Some(restore),
 };
 
+impl Exported for dyn Objective {
+    fn build(entry: &Entry, config: &Value) -> Result<Box<Self>, ConfigError> {
+        match entry.build {
+            Build::Objective(build) => build(config),
+            _ => unreachable!("the table of a kind stands in entries of that kind"),
+        }
+    }
+}
+
 /// # Safety
 /// `this` came from `create` and nobody else uses it now: the contract of the table.
 unsafe fn objective<'a>(this: *mut c_void) -> &'a mut dyn Objective {
     // SAFETY: the caller's.
     unsafe { &mut **this.cast::<Box<dyn Objective>>() }
-}
-
-unsafe extern "C-unwind" fn create(
-    context: *const c_void,
-    config: Text,
-    out: *mut *mut c_void,
-    error: *const ErrorSink,
-) -> i32 {
-    // SAFETY: by the contract of the table, here and below.
-    unsafe {
-        answer(error, || {
-            let crate::Build::Objective(build) = super::plugin::entry(context).build else {
-                unreachable!("the table of an objective stands in its entry")
-            };
-            let objective: Box<dyn Objective> = build(&super::plugin::config(config)?)?;
-            *out = Box::into_raw(Box::new(objective)).cast();
-            Ok(())
-        })
-    }
-}
-
-unsafe extern "C-unwind" fn destroy(this: *mut c_void) {
-    // SAFETY: it came from `create` and is not used again.
-    drop(unsafe { Box::from_raw(this.cast::<Box<dyn Objective>>()) });
 }
 
 unsafe extern "C-unwind" fn requirements(
@@ -342,7 +323,9 @@ impl EvaluationView {
     /// They have the batch's size.
     unsafe fn fill(&mut self, batch: &PreferenceBatch<'_>, objective: &mut dyn Objective) -> Result<()> {
         let (chosen, rejected) = (&batch.chosen.policy, &batch.rejected.policy);
-        let (mut rewards, mut metrics) = (Rewards::default(), Metrics::new());
+        let (mut rewards, mut metrics) = (SPARE.take(), Metrics::new());
+        rewards.chosen.clear();
+        rewards.rejected.clear();
         // SAFETY: the caller's.
         let mut out = unsafe {
             EvaluationMut {
@@ -374,8 +357,14 @@ impl EvaluationView {
             // SAFETY: by the contract of the table.
             unsafe { (self.metric)(self.context, Text::of(name), *value) };
         }
+        SPARE.set(rewards);
         Ok(())
     }
+}
+
+thread_local! {
+    /// Memory of the rewards of the evaluation before: how many there will be is the objective's to say.
+    static SPARE: std::cell::Cell<Rewards> = std::cell::Cell::default();
 }
 
 // The program's end.
@@ -403,7 +392,7 @@ pub(super) unsafe fn import(
 ) -> Result<Box<dyn Objective>> {
     // SAFETY: the caller's.
     unsafe {
-        let this = super::plugin::create(table.create.expect("checked on import"), context, at, config)?;
+        let this = plugin::make(table.create.expect("checked on import"), context, at, config)?;
         let mut new = Imported { table: *table, this, at, needs: Requirements::default() };
         new.needs = new.ask()?;
         Ok(Box::new(new))
@@ -509,7 +498,7 @@ impl Objective for Imported {
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<()> {
-        let Some(restore) = self.table.restore else { return super::plugin::stateless(state, self.at) };
+        let Some(restore) = self.table.restore else { return plugin::stateless(state, self.at) };
         let _inside = watch::enter(self.at);
         let state = Text { bytes: state.as_ptr(), length: state.len() };
         // SAFETY: as above.

@@ -7,7 +7,7 @@ use schemars::Schema;
 use serde_json::Value;
 
 use super::layout::{Table, read};
-use super::status::{ErrorSink, call};
+use super::status::{ErrorSink, answer, call};
 use super::text::Text;
 use super::watch::{self, At};
 use super::{BackendTable, ObjectiveTable, StepTable, backend, objective, step};
@@ -108,7 +108,7 @@ macro_rules! export_plugins {
 /// A library that links this crate and exports nothing gives a table without entries.
 #[unsafe(no_mangle)]
 pub extern "C" fn spo_plugin() -> *const PluginTable {
-    static CONTENTS: OnceLock<Exported> = OnceLock::new();
+    static CONTENTS: OnceLock<Contents> = OnceLock::new();
     std::panic::catch_unwind(|| {
         let exporters: Vec<&ExportedBy> = inventory::iter::<ExportedBy>.into_iter().collect();
         let entries = inventory::iter::<Entry>
@@ -117,26 +117,26 @@ pub extern "C" fn spo_plugin() -> *const PluginTable {
             .map(export)
             .collect();
         let by = exporters.first().map_or(("", ""), |by| (by.name, by.version));
-        &raw const CONTENTS.get_or_init(|| Exported::new(by, entries)).table
+        &raw const CONTENTS.get_or_init(|| Contents::new(by, entries)).table
     })
     .unwrap_or(std::ptr::null())
 }
 
 /// A table of contents with what it points to.
-struct Exported {
+struct Contents {
     table: PluginTable,
 }
 
 // SAFETY: all it points to lives as long as the program and is never written.
-unsafe impl Send for Exported {}
+unsafe impl Send for Contents {}
 // SAFETY: as above.
-unsafe impl Sync for Exported {}
+unsafe impl Sync for Contents {}
 
-impl Exported {
+impl Contents {
     fn new((name, version): (&'static str, &'static str), entries: Vec<&'static EntryTable>) -> Self {
         let entries: &[*const EntryTable] =
             Box::leak(entries.into_iter().map(std::ptr::from_ref).collect::<Vec<_>>().into_boxed_slice());
-        Exported {
+        Contents {
             table: PluginTable {
                 size: size_of::<PluginTable>() as u32,
                 abi_version: ABI_VERSION,
@@ -173,23 +173,46 @@ fn export(entry: &'static Entry) -> &'static EntryTable {
     }))
 }
 
-/// The entry behind the context of an exported table.
-///
-/// # Safety
-/// `context` is that of a table that [`export`] made.
-pub(super) unsafe fn entry(context: *const c_void) -> &'static Entry {
-    // SAFETY: the caller's.
-    unsafe { &*context.cast::<Entry>() }
+/// A kind of part that can be exported.
+pub(super) trait Exported {
+    /// Makes one from its table in the recipe.
+    fn build(entry: &Entry, config: &Value) -> Result<Box<Self>, ConfigError>;
 }
 
-/// The configuration of a part, as it came across.
-///
+/// `create` of a kind: makes a part from its table in the recipe, as JSON. `context` is that of the entry.
+pub type Create = unsafe extern "C-unwind" fn(
+    context: *const c_void,
+    config: Text,
+    out: *mut *mut c_void,
+    error: *const ErrorSink,
+) -> i32;
+
 /// # Safety
-/// The text is readable.
-pub(super) unsafe fn config(text: Text) -> Result<Value, ConfigError> {
+/// `context` is that of a table that [`export`] made; the rest by the contract of the table.
+pub(super) unsafe extern "C-unwind" fn create<P: Exported + ?Sized>(
+    context: *const c_void,
+    config: Text,
+    out: *mut *mut c_void,
+    error: *const ErrorSink,
+) -> i32 {
     // SAFETY: the caller's.
-    let text = unsafe { text.strict("the configuration") }.map_err(ConfigError::whole)?;
-    serde_json::from_str(text).map_err(|e| ConfigError::whole(format!("the configuration is not JSON: {e}")))
+    unsafe {
+        answer(error, || {
+            let config = config.strict("the configuration").map_err(ConfigError::whole)?;
+            let config = serde_json::from_str(config)
+                .map_err(|e| ConfigError::whole(format!("the configuration is not JSON: {e}")))?;
+            let part = P::build(&*context.cast::<Entry>(), &config)?;
+            *out = Box::into_raw(Box::new(part)).cast();
+            Ok(())
+        })
+    }
+}
+
+/// # Safety
+/// `this` came from [`create`] and is not used again.
+pub(super) unsafe extern "C-unwind" fn destroy<P: ?Sized>(this: *mut c_void) {
+    // SAFETY: the caller's.
+    drop(unsafe { Box::from_raw(this.cast::<Box<P>>()) });
 }
 
 // The program's end.
@@ -352,13 +375,11 @@ unsafe fn build(table: &EntryTable, at: &'static At, schema: Value) -> Result<Bu
     }
 }
 
-type Create = unsafe extern "C-unwind" fn(*const c_void, Text, *mut *mut c_void, *const ErrorSink) -> i32;
-
 /// Makes an instance of a part.
 ///
 /// # Safety
 /// The function and the context are those of one entry.
-pub(super) unsafe fn create(
+pub(super) unsafe fn make(
     create: Create,
     context: *const c_void,
     at: &'static At,

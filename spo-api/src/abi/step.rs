@@ -6,13 +6,16 @@ use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::layout::{Table, TableError, required};
+use super::plugin::{self, Create, Exported};
 use super::status::{ErrorSink, Status, answer, call};
 use super::text::{ByteSink, Text};
 use super::vectors::{self, Owner, VectorTable};
 use super::watch::{self, At, fence};
+use serde_json::Value;
+
 use crate::{
-    BilevelProblem, BilevelStep, Error, LevelWeights, Losses, Metrics, Passes, Progress, Result, StepNeeds,
-    StepReport, Vector, VectorSpace, Weigh,
+    BilevelProblem, BilevelStep, Build, ConfigError, Entry, Error, LevelWeights, Losses, Metrics, Passes,
+    Progress, Result, StepNeeds, StepReport, Vector, VectorSpace, Weigh,
 };
 
 /// A pair of numbers, one per level.
@@ -105,14 +108,7 @@ pub struct StepTable {
     /// Bytes of this table.
     pub size: u32,
     /// Makes a step from its table in the recipe, as JSON. `context` is that of the entry.
-    pub create: Option<
-        unsafe extern "C-unwind" fn(
-            context: *const c_void,
-            config: Text,
-            out: *mut *mut c_void,
-            error: *const ErrorSink,
-        ) -> i32,
-    >,
+    pub create: Option<Create>,
     /// Frees it.
     pub destroy: Option<unsafe extern "C-unwind" fn(this: *mut c_void)>,
     /// Whether it has a lower level, and whether it asks for the reference's G: 0 or 1 each.
@@ -148,8 +144,8 @@ unsafe impl Table for StepTable {
 /// The table of every step written in Rust; `create` finds the entry behind its context.
 pub(super) static TABLE: StepTable = StepTable {
     size: size_of::<StepTable>() as u32,
-    create: Some(create),
-    destroy: Some(destroy),
+    create: Some(plugin::create::<dyn BilevelStep>),
+    destroy: Some(plugin::destroy::<dyn BilevelStep>),
     needs: Some(needs),
     passes: Some(passes),
     step: Some(step),
@@ -157,35 +153,20 @@ pub(super) static TABLE: StepTable = StepTable {
     restore: Some(restore),
 };
 
+impl Exported for dyn BilevelStep {
+    fn build(entry: &Entry, config: &Value) -> Result<Box<Self>, ConfigError> {
+        match entry.build {
+            Build::Step(build) => build(config),
+            _ => unreachable!("the table of a kind stands in entries of that kind"),
+        }
+    }
+}
+
 /// # Safety
 /// `this` came from `create` and nobody else uses it now: the contract of the table.
 unsafe fn part<'a>(this: *mut c_void) -> &'a mut dyn BilevelStep {
     // SAFETY: the caller's.
     unsafe { &mut **this.cast::<Box<dyn BilevelStep>>() }
-}
-
-unsafe extern "C-unwind" fn create(
-    context: *const c_void,
-    config: Text,
-    out: *mut *mut c_void,
-    error: *const ErrorSink,
-) -> i32 {
-    // SAFETY: by the contract of the table, here and below.
-    unsafe {
-        answer(error, || {
-            let crate::Build::Step(build) = super::plugin::entry(context).build else {
-                unreachable!("the table of a step stands in its entry")
-            };
-            let step: Box<dyn BilevelStep> = build(&super::plugin::config(config)?)?;
-            *out = Box::into_raw(Box::new(step)).cast();
-            Ok(())
-        })
-    }
-}
-
-unsafe extern "C-unwind" fn destroy(this: *mut c_void) {
-    // SAFETY: it came from `create` and is not used again.
-    drop(unsafe { Box::from_raw(this.cast::<Box<dyn BilevelStep>>()) });
 }
 
 unsafe extern "C-unwind" fn needs(this: *mut c_void, lower: *mut u32, reference_lower: *mut u32) {
@@ -484,8 +465,7 @@ pub(super) unsafe fn import(
     config: &serde_json::Value,
 ) -> Result<Box<dyn BilevelStep>> {
     // SAFETY: the caller's.
-    let this =
-        unsafe { super::plugin::create(table.create.expect("checked on import"), context, at, config)? };
+    let this = unsafe { plugin::make(table.create.expect("checked on import"), context, at, config)? };
     Ok(Box::new(Imported { table: *table, this, at }))
 }
 
@@ -574,7 +554,7 @@ impl BilevelStep for Imported {
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<()> {
-        let Some(restore) = self.table.restore else { return super::plugin::stateless(state, self.at) };
+        let Some(restore) = self.table.restore else { return plugin::stateless(state, self.at) };
         let _inside = watch::enter(self.at);
         let state = Text { bytes: state.as_ptr(), length: state.len() };
         // SAFETY: as above.
