@@ -262,6 +262,27 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
 }
 
 #[test]
+fn clocks_that_jump_are_of_no_account() {
+    fn set_clocks(folder: &Path, seconds: &mut u64) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            // The newest files become the oldest, or come from the next century.
+            *seconds = seconds.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(3_037_000_493);
+            let time = std::time::UNIX_EPOCH + Duration::from_secs(*seconds % (150 * 365 * 24 * 3600));
+            std::fs::File::open(&path).unwrap().set_modified(time).unwrap();
+            if path.is_dir() {
+                set_clocks(&path, seconds);
+            }
+        }
+    }
+    let (place, _) = undisturbed();
+    killed(&place, "run", "00000018");
+    set_clocks(&place.path("run"), &mut 5);
+    place.run(&["resume", "run", "--quiet"]).success();
+    assert_same(&place, "run", "after the clock jumped");
+}
+
+#[test]
 fn one_process_at_a_time_writes_to_a_folder() {
     let (place, _) = undisturbed();
     when(&place, &["recipe.toml", "--set", "run.output=one"], "one/run.json", |child| {
