@@ -1,5 +1,7 @@
 //! The `spo-run` command.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
+
+mod allocator;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,11 +19,6 @@ use spo_runtime::model::{Answering, SavedModel};
 use spo_runtime::plugin_command::PluginCommand;
 use spo_runtime::reporter::{Reporter, Voice};
 use spo_runtime::{check, describe, loss, plugins, recipe, replay, resume, run, sweep};
-
-// Training allocates and frees large buffers all the time: the system's allocator gives them back to
-// the kernel and asks anew, a third of the time of a step.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Tunes language models on human preferences.
 ///
@@ -148,6 +145,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    allocator::keep_freed_memory();
     match dispatch(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -20,7 +20,7 @@ impl Part for LoadedCandle {}
 
 impl Backend for LoadedCandle {
     fn open(&self, spec: &ModelSpec) -> Result<Box<dyn Session>> {
-        Candle { checkpoint: self.checkpoint }.open(spec)
+        Candle { checkpoint: self.checkpoint, ..Candle::default() }.open(spec)
     }
 }
 

@@ -18,6 +18,25 @@ pub struct Candle {
     /// computation, a fraction of the memory for activations.
     #[serde(default)]
     pub checkpoint: bool,
+    /// GiB for weights, gradient, optimizer and activations: batches that are forecast to need more are
+    /// computed as with `checkpoint`. Changes no number.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub memory: Option<f64>,
+    /// The optimizer's moments: `"f32"`, or `"bf16"` for half their memory (CPU only; rounded at random, so
+    /// the numbers are others).
+    #[serde(default)]
+    pub moments: Moments,
+}
+
+/// In what type the optimizer's moments are kept.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Moments {
+    /// As the parameters.
+    #[default]
+    F32,
+    /// Half the memory.
+    Bf16,
 }
 
 impl Part for Candle {}
@@ -26,7 +45,12 @@ impl Backend for Candle {
     fn open(&self, spec: &ModelSpec) -> Result<Box<dyn Session>> {
         let device = device(&spec.device)?;
         let dtype = dtype(&spec.dtype, &device)?;
-        let options = Options { checkpoint: self.checkpoint };
+        let half_moments = self.moments == Moments::Bf16;
+        if half_moments && !device.is_cpu() {
+            return Err(Error::Engine("moments = \"bf16\": only the CPU has it, use \"f32\"".into()));
+        }
+        let memory = self.memory.map(|gib| (gib * f64::from(1 << 30)) as u64);
+        let options = Options { checkpoint: self.checkpoint, memory, half_moments };
         Ok(Box::new(TransformerSession::open(CandleEngine::new(device, dtype), spec, options)?))
     }
 }

@@ -32,6 +32,7 @@ impl CandleEngine {
     fn type_of(&self, precision: Precision) -> DType {
         match precision {
             Precision::Full => DType::F32,
+            Precision::Half => DType::BF16,
             Precision::Compute => self.dtype,
         }
     }
@@ -79,7 +80,7 @@ fn fused_matmul_add(
     if (rows, stride) != (a.rows, b.columns) {
         candle_core::bail!("a product {}x{} does not fit {rows}x{stride}", a.rows, b.columns);
     }
-    write(into, |values| {
+    write(into, |values: &mut [f32]| {
         product(Target { values, stride }, 1.0, scale as f32, a, b, Threads::All);
         Ok(())
     })
@@ -131,7 +132,7 @@ impl Engine for CandleEngine {
 
     fn adamw(&self, into: &Tensor, gradient: &Tensor, moments: [&Tensor; 2], step: &AdamWStep) -> Result<()> {
         match self.fused {
-            true => fused::vector::adamw(into, gradient, moments, step),
+            true => fused::adamw::adamw(into, gradient, moments, step),
             false => composed::adamw(into, gradient, moments, step),
         }
         .map_err(failed)

@@ -1,9 +1,11 @@
 //! Slices of the memory of CPU tensors.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail};
+use half::bf16;
 
 /// The values of a contiguous f32 CPU tensor, locked for reading.
 pub(crate) struct Values<'a> {
@@ -39,24 +41,41 @@ fn contiguous(layout: &Layout) -> Result<Range<usize>> {
     }
 }
 
-/// Runs `write` on the values of a contiguous f32 CPU tensor, in place.
-pub(crate) fn write(x: &Tensor, write: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<()> {
-    x.inplace_op1(&Write(RefCell::new(Some(write))))
+/// Runs `write` on the values of a contiguous CPU tensor, in place.
+pub(crate) fn write<T: Stored>(x: &Tensor, write: impl FnOnce(&mut [T]) -> Result<()>) -> Result<()> {
+    x.inplace_op1(&Write(RefCell::new(Some(write)), PhantomData))
+}
+
+/// Types of which a tensor's memory can be written.
+pub(crate) trait Stored: Sized {
+    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+}
+
+impl Stored for f32 {
+    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
+    }
+}
+
+impl Stored for bf16 {
+    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::BF16(values) = storage { Some(values) } else { None }
+    }
 }
 
 /// candle lets go of mutable memory only inside an in-place operation.
-struct Write<F>(RefCell<Option<F>>);
+struct Write<F, T>(RefCell<Option<F>>, PhantomData<fn(T)>);
 
-impl<F: FnOnce(&mut [f32]) -> Result<()>> InplaceOp1 for Write<F> {
+impl<T: Stored, F: FnOnce(&mut [T]) -> Result<()>> InplaceOp1 for Write<F, T> {
     fn name(&self) -> &'static str {
         "write"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let range = contiguous(layout)?;
-        match (storage, self.0.take()) {
-            (CpuStorage::F32(values), Some(write)) => write(&mut values[range]),
-            _ => bail!("an in-place operation was given a tensor that is not f32"),
+        match (T::of(storage), self.0.take()) {
+            (Some(values), Some(write)) => write(&mut values[range]),
+            _ => bail!("an in-place operation was given a tensor of another type than it writes"),
         }
     }
 }

@@ -11,6 +11,7 @@ use spo_api::{
     VectorSpace,
 };
 
+use crate::decoder::Keep;
 use crate::engine::Engine;
 use crate::session::{Options, TransformerSession};
 
@@ -237,10 +238,15 @@ pub fn engines_agree<A: Engine, B: Engine>(one: impl Fn() -> A, other: impl Fn()
 pub fn recomputation_is_exact<E: Engine>(engine: impl Fn() -> E) {
     for (name, spec) in cases() {
         let kept = gradient(&mut open(engine(), &spec, Options::default()), &batch());
-        let mut session = open(engine(), &spec, Options { checkpoint: true });
+        let mut session = open(engine(), &spec, Options { checkpoint: true, ..Options::default() });
         for _ in 0..2 {
             assert_eq!(gradient(&mut session, &batch()), kept, "{name}");
         }
+        // Within a budget, it is done for the batches that would exceed it.
+        let budget = Options { memory: Some(session.forecast(20)), ..Options::default() };
+        let mut session = open(engine(), &spec, budget);
+        assert_eq!((session.keep(20), session.keep(21)), (Keep::All, Keep::Inputs), "{name}");
+        assert_eq!(gradient(&mut session, &batch()), kept, "{name}");
     }
 }
 

@@ -73,6 +73,17 @@ impl Decoder {
         Heads { heads: a.heads, kv_heads: a.kv_heads, dim: a.head_dim }
     }
 
+    /// Numbers that the backward pass needs of each token, over all blocks.
+    pub fn traced_per_token(&self) -> usize {
+        let a = &self.architecture;
+        let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+        let mlp = match a.family {
+            Family::Llama => 2 * a.intermediate,
+            Family::Gpt2 => a.intermediate,
+        };
+        a.layers * (2 * a.hidden + 2 * q + 2 * kv + mlp)
+    }
+
     pub fn wiring<E: Engine>(&self, e: &E, rows: &Rows) -> Result<Wiring<E>> {
         let rotation = match &self.architecture.rope {
             None => None,

@@ -9,6 +9,10 @@ use spo_api::{AdamW, Result, Statistics};
 pub enum Precision {
     /// f32, always: what is trained, its gradient, the optimizer's moments, snapshots.
     Full,
+    /// bf16, always: the optimizer's moments where memory matters more ([`Options::half_moments`]).
+    ///
+    /// [`Options::half_moments`]: crate::Options::half_moments
+    Half,
     /// The type the session was opened with: activations and frozen weights.
     Compute,
 }
@@ -148,7 +152,10 @@ pub trait Engine: Send + 'static {
     fn axpy(&self, into: &Self::Tensor, a: f64, x: &Self::Tensor) -> Result<()>;
     /// `<x, y>`, accumulated in f64.
     fn dot(&self, x: &Self::Tensor, y: &Self::Tensor) -> Result<f64>;
-    /// AdamW on one tensor, with its first and second moment, all in [`Precision::Full`].
+    /// AdamW on one tensor, with its first and second moment, all in [`Precision::Full`]; or the moments
+    /// in [`Precision::Half`], rounded up or down at random in proportion to what is lost: to the nearest,
+    /// a second moment that changes by a thousandth a step would not change at all. The same step rounds
+    /// the same way again.
     fn adamw(
         &self,
         into: &Self::Tensor,

@@ -21,12 +21,18 @@ use crate::packing::Packed;
 use crate::parameters::{Id, Parameters, Role};
 use crate::{save, state};
 
-/// Choices that change cost, not results.
+/// What a session trades computation, memory and precision for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Keep only the input of each block and compute the rest again in the backward pass: a third more
     /// computation for a fraction of the activations.
     pub checkpoint: bool,
+    /// Bytes. A batch whose [`forecast`](TransformerSession::forecast) exceeds them is computed as with
+    /// [`checkpoint`](Self::checkpoint).
+    pub memory: Option<u64>,
+    /// Keep the optimizer's moments in bf16: half their memory, and other numbers. Only for engines whose
+    /// [`Engine::adamw`] can.
+    pub half_moments: bool,
 }
 
 /// A decoder opened on an engine.
@@ -109,6 +115,26 @@ impl<E: Engine> TransformerSession<E> {
         })
     }
 
+    /// Bytes that training on a batch of so many packed tokens will hold: weights, gradient, moments and
+    /// vectors, and the activations that the backward pass needs. What comes and goes within an operation
+    /// is not in it.
+    pub fn forecast(&self, tokens: usize) -> u64 {
+        let moment = if self.options.half_moments { 2 } else { 4 };
+        let compute = if self.engine.dtype() == "f32" { 4 } else { 2 };
+        let trained: usize = self.trained().map(|(_, elements)| elements).sum();
+        let all: usize = self.decoder.specs.iter().map(|s| s.elements()).sum();
+        let per_trained = 4 + 4 + 2 * moment + 4 * self.vectors.len();
+        let activations = tokens * self.decoder.traced_per_token();
+        (trained * per_trained + (all - trained + activations) * compute) as u64
+    }
+
+    pub(crate) fn keep(&self, tokens: usize) -> Keep {
+        match self.options.checkpoint || self.options.memory.is_some_and(|m| self.forecast(tokens) > m) {
+            true => Keep::Inputs,
+            false => Keep::All,
+        }
+    }
+
     /// All values of a vector, parameter after parameter.
     ///
     /// # Errors
@@ -156,9 +182,14 @@ impl<E: Engine> TransformerSession<E> {
         }
     }
 
-    fn new_vector(&self) -> Result<Vec<E::Tensor>> {
+    fn new_vector(&self, precision: Precision) -> Result<Vec<E::Tensor>> {
         let specs = self.trained.iter().map(|&id| &self.decoder.specs[id]);
-        specs.map(|spec| self.engine.zeros(&spec.shape, Precision::Full)).collect()
+        specs.map(|spec| self.engine.zeros(&spec.shape, precision)).collect()
+    }
+
+    /// How the optimizer's moments are kept.
+    pub(crate) fn moment_precision(&self) -> Precision {
+        if self.options.half_moments { Precision::Half } else { Precision::Full }
     }
 
     /// Hidden states of some rows of the last block's output, before and after the final norm.
@@ -224,7 +255,7 @@ impl<E: Engine> Session for TransformerSession<E> {
         }
         let (e, p) = (&self.engine, &self.parameters);
         let wiring = self.decoder.wiring(e, &packed.rows)?;
-        let keep = if self.options.checkpoint { Keep::Inputs } else { Keep::All };
+        let keep = self.keep(packed.rows.ids.len());
         let (last, traces) = self.decoder.forward(e, p, &packed.rows, &wiring, keep)?;
         let [mut before, mut hidden] = self.hidden(&last, &packed.scored)?;
         let mut scores = e.score(&hidden, self.head(), &packed.targets, statistics)?;
@@ -279,7 +310,8 @@ impl<E: Engine> Session for TransformerSession<E> {
 
     fn optimizer_step(&mut self, hyper: &AdamW) -> Result<()> {
         if self.moments.is_none() {
-            self.moments = Some([self.new_vector()?, self.new_vector()?]);
+            let new = || self.new_vector(self.moment_precision());
+            self.moments = Some([new()?, new()?]);
         }
         self.steps += 1;
         let Some([first, second]) = &self.moments else { unreachable!("allocated above") };
@@ -326,7 +358,7 @@ impl<E: Engine> VectorSpace for TransformerSession<E> {
 
     fn allocate(&mut self) -> Result<Vector> {
         let last = self.vectors.keys().next_back().copied().unwrap_or(Vector::GRADIENT.0);
-        self.vectors.insert(last + 1, self.new_vector()?);
+        self.vectors.insert(last + 1, self.new_vector(Precision::Full)?);
         Ok(Vector(last + 1))
     }
 

@@ -61,16 +61,19 @@ pub(crate) fn restore<E: Engine>(session: &mut TransformerSession<E>, file: &Pat
     }) {
         return Err(foreign(format!("{name} is no part of what is trained here")));
     }
-    let read = |kind: &str| -> Result<Vec<E::Tensor>> {
+    let read = |kind: &str, precision| -> Result<Vec<E::Tensor>> {
         let one = |spec: &Spec| {
             let values = weights.read(&entry_name(kind, &spec.name), spec)?;
-            session.engine.upload(values, &spec.shape, Precision::Full)
+            session.engine.upload(values, &spec.shape, precision)
         };
         specs.iter().map(one).collect()
     };
-    let parameters = read(PARAMETERS)?;
+    let parameters = read(PARAMETERS, Precision::Full)?;
     let moments = match kinds.contains(MOMENTS[0]) {
-        true => Some([read(MOMENTS[0])?, read(MOMENTS[1])?]),
+        true => Some([
+            read(MOMENTS[0], session.moment_precision())?,
+            read(MOMENTS[1], session.moment_precision())?,
+        ]),
         false => None,
     };
     let mut vectors = BTreeMap::new();
@@ -78,7 +81,7 @@ pub(crate) fn restore<E: Engine>(session: &mut TransformerSession<E>, file: &Pat
         if let Some(handle) = kind.strip_prefix(VECTOR) {
             let handle = handle.parse().ok().filter(|handle| *handle > Vector::GRADIENT.0);
             let handle = handle.ok_or_else(|| foreign(format!("`{kind}` is no vector")))?;
-            vectors.insert(handle, read(kind)?);
+            vectors.insert(handle, read(kind, Precision::Full)?);
         }
     }
     for (&id, value) in session.trained.iter().zip(&parameters) {

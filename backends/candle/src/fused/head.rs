@@ -133,7 +133,7 @@ pub(crate) fn score_backward(
         let slopes = View::new(&slopes, x.rows, vocabulary);
         d_hidden.extend(multiplied(slopes, head));
         if let Some(gradient) = head_gradient {
-            write(gradient, |values| {
+            write(gradient, |values: &mut [f32]| {
                 product(Target { values, stride: width }, 1.0, 1.0, slopes.t(), x, Threads::All);
                 Ok(())
             })?;

@@ -4,6 +4,7 @@
 //! the widest instructions of the processor when the program runs. Sums that cross rows are taken over
 //! fixed stretches in a fixed order: results do not depend on how threads share the work.
 
+pub(crate) mod adamw;
 pub(crate) mod attention;
 pub(crate) mod elementwise;
 pub(crate) mod gemm;

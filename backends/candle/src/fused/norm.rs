@@ -110,7 +110,7 @@ pub(crate) fn norm_backward(
         })
         .collect();
     for (i, gradient) in gradients.iter().enumerate() {
-        write(gradient, |gradient| {
+        write(gradient, |gradient: &mut [f32]| {
             for part in &sums {
                 for (g, s) in gradient.iter_mut().zip(&part[i * width..]) {
                     *g += s;

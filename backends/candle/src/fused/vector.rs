@@ -1,15 +1,14 @@
-//! Linear algebra of vectors, sums over rows, and the optimizer.
+//! Linear algebra of vectors, and sums over rows.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
-use spo_transformer::AdamWStep;
 
 use super::{GRAIN, vectorised};
 use crate::memory::{Values, write};
 
 pub(crate) fn scale(into: &Tensor, a: f64) -> Result<()> {
     let a = a as f32;
-    write(into, |y| {
+    write(into, |y: &mut [f32]| {
         y.par_chunks_mut(GRAIN).for_each(|y| match a == 0.0 {
             true => y.fill(0.0),
             false => y.iter_mut().for_each(|y| *y *= a),
@@ -20,7 +19,7 @@ pub(crate) fn scale(into: &Tensor, a: f64) -> Result<()> {
 
 pub(crate) fn copy(into: &Tensor, x: &Tensor) -> Result<()> {
     let x = Values::of(x)?;
-    write(into, |y| {
+    write(into, |y: &mut [f32]| {
         y.copy_from_slice(&x);
         Ok(())
     })
@@ -29,7 +28,7 @@ pub(crate) fn copy(into: &Tensor, x: &Tensor) -> Result<()> {
 pub(crate) fn axpy(into: &Tensor, a: f64, x: &Tensor) -> Result<()> {
     let a = a as f32;
     let x = Values::of(x)?;
-    write(into, |y| {
+    write(into, |y: &mut [f32]| {
         y.par_chunks_mut(GRAIN).zip(x.par_chunks(GRAIN)).for_each(|(y, x)| {
             for (y, x) in y.iter_mut().zip(x) {
                 *y += a * x;
@@ -66,7 +65,7 @@ pub(crate) fn dot(x: &Tensor, y: &Tensor) -> Result<f64> {
 /// `into[j] <- into[j] + sum_i x[i][j]`.
 pub(crate) fn sum_rows_add(into: &Tensor, x: &Tensor) -> Result<()> {
     let x = Values::of(x)?;
-    write(into, |sums| {
+    write(into, |sums: &mut [f32]| {
         for row in x.chunks_exact(sums.len()) {
             for (s, x) in sums.iter_mut().zip(row) {
                 *s += x;
@@ -91,7 +90,7 @@ pub(crate) fn add_bias(into: &mut [f32], bias: &Tensor) -> Result<()> {
 pub(crate) fn scatter_add(into: &Tensor, ids: &[u32], x: &Tensor) -> Result<()> {
     let width = into.dim(1)?;
     let x = Values::of(x)?;
-    write(into, |table| {
+    write(into, |table: &mut [f32]| {
         for (&id, x) in ids.iter().zip(x.chunks_exact(width)) {
             let start = id as usize * width;
             for (t, x) in table[start..start + width].iter_mut().zip(x) {
@@ -99,46 +98,5 @@ pub(crate) fn scatter_add(into: &Tensor, ids: &[u32], x: &Tensor) -> Result<()> 
             }
         }
         Ok(())
-    })
-}
-
-/// AdamW as torch has it: decay before the step, epsilon outside the root of the corrected moment.
-pub(crate) fn adamw(
-    into: &Tensor,
-    gradient: &Tensor,
-    [first, second]: [&Tensor; 2],
-    step: &AdamWStep,
-) -> Result<()> {
-    let h = &step.hyper;
-    let count = step.count as f64;
-    let correction = [h.beta1, h.beta2].map(|beta| 1.0 - beta.powf(count));
-    let decay = (1.0 - h.lr * step.weight_decay) as f32;
-    let rate = (h.lr / correction[0]) as f32;
-    let root = (1.0 / correction[1].sqrt()) as f32;
-    let (beta1, beta2, epsilon) = (h.beta1 as f32, h.beta2 as f32, h.epsilon as f32);
-    let (rest1, rest2) = ((1.0 - h.beta1) as f32, (1.0 - h.beta2) as f32);
-    let scale = h.gradient_scale as f32;
-    let g = Values::of(gradient)?;
-    write(into, |p| {
-        write(first, |m| {
-            write(second, |v| {
-                let moments = m.par_chunks_mut(GRAIN).zip(v.par_chunks_mut(GRAIN));
-                let all = p.par_chunks_mut(GRAIN).zip(g.par_chunks(GRAIN)).zip(moments);
-                all.for_each(|((p, g), (m, v))| {
-                    vectorised(
-                        #[inline(always)]
-                        || {
-                            for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                                let g = g * scale;
-                                *m = beta1 * *m + rest1 * g;
-                                *v = beta2 * *v + rest2 * g * g;
-                                *p = *p * decay - rate * *m / (v.sqrt() * root + epsilon);
-                            }
-                        },
-                    );
-                });
-                Ok(())
-            })
-        })
     })
 }

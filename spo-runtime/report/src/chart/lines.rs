@@ -21,6 +21,8 @@ pub struct Series {
 pub struct Lines {
     /// What it shows.
     pub title: String,
+    /// What goes right; training steps if not said.
+    pub x: Option<String>,
     /// What goes up, with its unit.
     pub y: String,
     /// Whether values are shares.
@@ -46,7 +48,7 @@ fn right<'a>(labels: impl Iterator<Item = &'a str>) -> f64 {
     WIDTH - 14.0 - 6.6 * longest.min(26) as f64
 }
 
-/// Draws curves over training steps, each labelled where it ends.
+/// Draws curves, each labelled where it ends.
 pub fn lines(chart: &Lines) -> Svg {
     let mut svg = Svg::new(WIDTH, HEIGHT, &chart.title);
     let right = right(chart.series.iter().map(|s| s.label.as_str()));
@@ -61,7 +63,7 @@ pub fn lines(chart: &Lines) -> Svg {
     );
     svg.text("title", (LEFT, 18.0), Anchor::Start, &chart.title);
     let unit = if chart.share { Unit::Share } else { Unit::Plain };
-    axes.draw(&mut svg, "training step", &chart.y, Unit::Count, unit);
+    axes.draw(&mut svg, chart.x.as_deref().unwrap_or("training step"), &chart.y, Unit::Count, unit);
     if let Some(level) = chart.level {
         axes.level(&mut svg, "dashed", level);
     }

@@ -93,7 +93,7 @@ pub(super) fn curves(
         .collect();
     (!series.is_empty()).then(|| {
         let share = y.starts_with("share");
-        lines(&Lines { title: title.into(), y: y.into(), share, level, series })
+        lines(&Lines { title: title.into(), y: y.into(), share, level, series, x: None })
     })
 }
 
