@@ -9,6 +9,7 @@
 pub mod audit;
 pub mod bundle;
 pub mod cache;
+pub mod cache_command;
 pub mod check;
 pub mod checkpoint;
 pub mod compose;
@@ -49,3 +50,4 @@ pub mod starts;
 pub mod stop;
 pub mod summary;
 pub mod sweep;
+pub mod tokens;

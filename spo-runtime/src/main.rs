@@ -10,6 +10,7 @@ use spo_backend_candle as _;
 use spo_backend_tabular as _;
 use spo_objectives as _;
 use spo_runtime::audit::{AuditArguments, audit};
+use spo_runtime::cache_command::CacheArguments;
 use spo_runtime::document::Document;
 use spo_runtime::error::{BadInput, exit_code, report};
 use spo_runtime::mass_report::{MassArguments, mass};
@@ -137,6 +138,8 @@ enum Command {
     Mass(MassArguments),
     /// Measure what bilevel steps do to the parameters against exact hypergradients.
     Audit(AuditArguments),
+    /// List what runs keep for each other in their cache, or remove what is old.
+    Cache(CacheArguments),
     /// Print the JSON Schema of recipes, for editors.
     Schema,
     /// Evaluate an objective on a JSON batch of log-probs from standard input.
@@ -186,20 +189,18 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
             Ok(())
         }
         Some(Command::Describe { name }) => {
-            plugins::load_all(&mut registry)?;
+            if describe::describe(&registry, &name).is_err() {
+                plugins::load_all(&mut registry)?;
+            }
             print!("{}", describe::describe(&registry, &name)?);
             Ok(())
         }
         Some(Command::Generate { model, how, prompt }) => {
-            plugins::load_all(&mut registry)?;
-            let answers = model.generate(&registry, &prompt, &how)?;
+            let answers = model.generate(&mut registry, &prompt, &how)?;
             println!("{}", answers.join("\n"));
             Ok(())
         }
-        Some(Command::Export { model, output }) => {
-            plugins::load_all(&mut registry)?;
-            model.export(&registry, &output)
-        }
+        Some(Command::Export { model, output }) => model.export(&mut registry, &output),
         Some(Command::Report(what)) => {
             let told = spo_report::report(&what).map_err(|e| match e {
                 spo_report::Error::Input(message) => anyhow::Error::new(BadInput(message)),
@@ -216,14 +217,17 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
             print!("{}", audit(&mut registry, &arguments)?);
             Ok(())
         }
+        Some(Command::Cache(arguments)) => {
+            println!("{}", arguments.run()?);
+            Ok(())
+        }
         Some(Command::Schema) => {
             println!("{}", recipe::schema());
             Ok(())
         }
         Some(Command::Plugin { command }) => command.run(),
         Some(Command::Loss { objective }) => {
-            plugins::load_all(&mut registry)?;
-            loss::run(&registry, &objective, &mut std::io::stdin().lock(), &mut std::io::stdout().lock())
+            loss::run(&mut registry, &objective, &mut std::io::stdin().lock(), &mut std::io::stdout().lock())
         }
     }
 }

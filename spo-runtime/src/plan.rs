@@ -12,13 +12,17 @@ use spo_api::{
 use spo_data::task::{self, Generated, Judge};
 use spo_data::{Dataset, Fit, Source, Tokenizer};
 
+use crate::cache::Cache;
 use crate::compose::{self, Bilevel, LowerData};
 use crate::document::Document;
 use crate::error::BadInput;
 use crate::plugins;
 use crate::provenance;
 use crate::recipe::{Data, Recipe, Stage};
+use crate::reporter::Reporter;
 use crate::rows::View;
+use crate::stop::Stop;
+use crate::tokens::TokenCache;
 
 /// A recipe whose every part has been found, built and checked.
 pub struct Plan {
@@ -99,8 +103,30 @@ impl Plan {
     /// # Errors
     /// [`BadInput`] with the place in the recipe.
     pub fn new(registry: &mut Registry, document: &Document) -> anyhow::Result<Self> {
+        Self::from(registry, document, None)
+    }
+
+    /// As [`new`](Self::new), with tokenized files from the recipe's cache, or into it. `stop` ends the waiting
+    /// for another process that tokenizes the same.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and [`Interrupted`](crate::stop::Interrupted).
+    pub fn with_cache(
+        registry: &mut Registry,
+        document: &Document,
+        stop: &Stop,
+        reporter: &Reporter,
+    ) -> anyhow::Result<Self> {
+        Self::from(registry, document, Some((stop, reporter)))
+    }
+
+    fn from(
+        registry: &mut Registry,
+        document: &Document,
+        caching: Option<(&Stop, &Reporter)>,
+    ) -> anyhow::Result<Self> {
         let mut loaded = Datasets::new();
-        let draft = Draft::new(registry, document, &mut loaded)?;
+        let draft = Draft::new(registry, document, &mut loaded, caching)?;
         let session = draft.open(document)?;
         draft.check_fit(document, &session.info())?;
         let weights = provenance::weights(&draft.spec)?;
@@ -120,7 +146,7 @@ impl Plan {
         document: &Document,
         checked: &mut Checked,
     ) -> anyhow::Result<Recipe> {
-        let draft = Draft::new(registry, document, &mut checked.data)?;
+        let draft = Draft::new(registry, document, &mut checked.data, None)?;
         let key = format!("{:?} {:?}", draft.recipe.backend, draft.spec);
         let info = match checked.models.get(&key) {
             Some(info) => info.clone(),
@@ -182,7 +208,12 @@ impl Plan {
 }
 
 impl Draft {
-    fn new(registry: &mut Registry, document: &Document, loaded: &mut Datasets) -> anyhow::Result<Self> {
+    fn new(
+        registry: &mut Registry,
+        document: &Document,
+        loaded: &mut Datasets,
+        caching: Option<(&Stop, &Reporter)>,
+    ) -> anyhow::Result<Self> {
         plugins::load_for(registry, document)?;
         let mut recipe: Recipe = document.to_recipe()?;
         let name = recipe.run.name.get_or_insert_with(|| document.stem()).clone();
@@ -206,7 +237,12 @@ impl Draft {
 
         let pairs = parts.iter().any(|(o, _)| o.requirements().data == DataKind::Pairs);
         let tokenizer = tokenizer(document, &recipe)?;
-        let mut loader = Loader { document, tokenizer, seed: recipe.run.seed, pairs, loaded };
+        let cache = caching.map(|(stop, reporter)| TokenCache {
+            cache: Cache::new(&recipe.cache, &output),
+            stop,
+            reporter,
+        });
+        let mut loader = Loader { document, tokenizer, seed: recipe.run.seed, pairs, loaded, cache };
         let mut stages = Vec::new();
         for (i, (objective, bilevel)) in parts.into_iter().enumerate() {
             stages.push(loader.stage(&recipe, i, objective, bilevel)?);
@@ -259,6 +295,7 @@ struct Loader<'a> {
     /// Whether a stage learns from pairs.
     pairs: bool,
     loaded: &'a mut Datasets,
+    cache: Option<TokenCache<'a>>,
 }
 
 impl Loader<'_> {
@@ -348,7 +385,7 @@ impl Loader<'_> {
         fitted: &Data,
         own: &LowerData,
         index: usize,
-    ) -> Result<Arc<Dataset>, BadInput> {
+    ) -> anyhow::Result<Arc<Dataset>> {
         let at = format!("stage[{index}].bilevel.{}", own.key);
         let task = own.source.get("task").and_then(Value::as_object).cloned();
         let train = task.is_none().then(|| own.source.clone());
@@ -356,13 +393,7 @@ impl Loader<'_> {
         self.load(&data, Split::Train, &at, Layout::Demonstrations)
     }
 
-    fn load(
-        &mut self,
-        data: &Data,
-        split: Split,
-        at: &str,
-        layout: Layout,
-    ) -> Result<Arc<Dataset>, BadInput> {
+    fn load(&mut self, data: &Data, split: Split, at: &str, layout: Layout) -> anyhow::Result<Arc<Dataset>> {
         let fit = Fit { max_length: data.max_length, truncation: data.truncation, strict: data.strict };
         let source = match (split, &data.task) {
             (_, Some(task)) => Value::Object(task.clone()),
@@ -393,7 +424,10 @@ impl Loader<'_> {
                 table => spo_api::parse(table).map_err(|e| self.document.locate(&at, e))?,
             };
             exists(&source.path).map_err(|message| self.document.error(&at, message))?;
-            let dataset = Dataset::load(std::slice::from_ref(&source), layout, &self.tokenizer, &fit);
+            let dataset = match &self.cache {
+                Some(cache) => cache.load(&source, layout, &self.tokenizer, &fit)?,
+                None => Dataset::load(std::slice::from_ref(&source), layout, &self.tokenizer, &fit),
+            };
             let kind = match split {
                 Split::Train => "training rows",
                 Split::Eval => "held-out rows",

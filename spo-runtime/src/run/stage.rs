@@ -66,7 +66,17 @@ impl Training<'_> {
         self.steps(references, &mut evaluator, evolution, &mut steps)?;
         let after = self.evaluate(&mut evaluator, self.stage.steps, &mut steps)?;
         self.reporter.end();
-        let Steps { tokens, metrics, before, mut seconds, elapsed, reference_rows, skipped, .. } = steps;
+        let Steps {
+            tokens,
+            metrics,
+            before,
+            mut seconds,
+            elapsed,
+            data_seconds,
+            reference_rows,
+            skipped,
+            ..
+        } = steps;
         seconds.sort_by(f64::total_cmp);
         Ok(StageSummary {
             name: self.stage.recipe.name.clone(),
@@ -74,6 +84,7 @@ impl Training<'_> {
             bilevel: self.stage.bilevel.name.clone(),
             steps: self.stage.steps,
             seconds: elapsed,
+            data_seconds,
             step_seconds: seconds[seconds.len() / 2],
             tokens,
             reference_rows,
