@@ -6,6 +6,7 @@
 //! together as the bilevel problem that a step solves.
 #![forbid(unsafe_code)]
 
+pub mod answers;
 pub mod audit;
 pub mod bundle;
 pub mod cache;
@@ -20,7 +21,6 @@ pub mod error;
 pub mod evaluate;
 pub mod hypergradient;
 pub mod incident;
-pub mod judge;
 pub mod lines;
 pub mod logs;
 pub mod loss;

@@ -16,7 +16,7 @@ use spo_runtime::error::{BadInput, exit_code, report};
 use spo_runtime::mass_report::{MassArguments, mass};
 use spo_runtime::model::{Answering, SavedModel};
 use spo_runtime::plugin_command::PluginCommand;
-use spo_runtime::reporter::{Reporter, Voice};
+use spo_runtime::reporter::{Reporter, Voice, say};
 use spo_runtime::{check, describe, loss, plugins, recipe, replay, resume, run, sweep};
 
 // Training allocates and frees large buffers all the time: the system's allocator gives them back to
@@ -176,28 +176,28 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::Resume { run, voice }) => resume::resume(&mut registry, &run, voice.reporter()),
         Some(Command::Check { recipe, overrides }) => {
             let document = Document::read(&recipe, &overrides.set)?;
-            print!("{}", check::check(&mut registry, &document)?);
+            say(&check::check(&mut registry, &document)?);
             Ok(())
         }
         Some(Command::Replay { run }) => {
-            print!("{}", replay::replay(&mut registry, &run)?);
+            say(&replay::replay(&mut registry, &run)?);
             Ok(())
         }
         Some(Command::List) => {
             plugins::load_all(&mut registry)?;
-            print!("{}", describe::list(&registry));
+            say(&describe::list(&registry));
             Ok(())
         }
         Some(Command::Describe { name }) => {
             if describe::describe(&registry, &name).is_err() {
                 plugins::load_all(&mut registry)?;
             }
-            print!("{}", describe::describe(&registry, &name)?);
+            say(&describe::describe(&registry, &name)?);
             Ok(())
         }
         Some(Command::Generate { model, how, prompt }) => {
             let answers = model.generate(&mut registry, &prompt, &how)?;
-            println!("{}", answers.join("\n"));
+            say(&answers.join("\n"));
             Ok(())
         }
         Some(Command::Export { model, output }) => model.export(&mut registry, &output),
@@ -206,23 +206,23 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
                 spo_report::Error::Input(message) => anyhow::Error::new(BadInput(message)),
                 failed => failed.into(),
             })?;
-            println!("{}", told.join("\n"));
+            say(&told.join("\n"));
             Ok(())
         }
         Some(Command::Mass(arguments)) => {
-            print!("{}", mass(&mut registry, &arguments)?);
+            say(&mass(&mut registry, &arguments)?);
             Ok(())
         }
         Some(Command::Audit(arguments)) => {
-            print!("{}", audit(&mut registry, &arguments)?);
+            say(&audit(&mut registry, &arguments)?);
             Ok(())
         }
         Some(Command::Cache(arguments)) => {
-            println!("{}", arguments.run()?);
+            say(&arguments.run()?);
             Ok(())
         }
         Some(Command::Schema) => {
-            println!("{}", recipe::schema());
+            say(&recipe::schema());
             Ok(())
         }
         Some(Command::Plugin { command }) => command.run(),

@@ -9,12 +9,12 @@ use anyhow::Context;
 use spo_api::{Metrics, Vector, nearest};
 use spo_data::{Dataset, MicroBatch};
 
+use crate::answers::{HeldOutLine, Wanted};
 use crate::cache::Cache;
 use crate::checkpoint::{Memory, StageState, Steps};
 use crate::diagnostics::{Evolution, StageFacts};
 use crate::error::BadInput;
-use crate::evaluate::{HeldOut, HeldOutLine, held_out};
-use crate::judge::judged;
+use crate::evaluate::{HeldOut, held_out};
 use crate::logs::Logs;
 use crate::mass::{Ledger, ledgers};
 use crate::output::Output;
@@ -305,18 +305,13 @@ impl Training<'_> {
         let name = &self.stage.recipe.name;
         if answer {
             let mut line = HeldOutLine::new(name, step, data, &scores);
-            let right = line.answer(
-                session,
-                data,
-                &self.plan.tokenizer,
-                self.stage.exact_match,
-                self.plan.recipe.evaluation.samples,
-            )?;
-            metrics.extend(right.map(|share| ("eval_exact_match".to_owned(), share)));
+            let wanted = Wanted {
+                exact_match: self.stage.exact_match,
+                judge: self.stage.judge,
+                samples: self.plan.recipe.evaluation.samples,
+            };
+            metrics.extend(line.answer(session, data, &self.plan.tokenizer, &wanted)?);
             self.logs.held_out.write(&line)?;
-            if let Some(judge) = self.stage.judge {
-                metrics.extend(judged(session, data, &self.plan.tokenizer, judge)?);
-            }
         }
         if self.plan.recipe.evaluation.mass {
             metrics.extend(Ledger::mean(&ledgers(session, data)?).metrics());
