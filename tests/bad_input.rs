@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::Place;
+use support::{Place, with_model};
 
 /// A recipe that works, in a folder with a small trained model and data.
 const RECIPE: &str = r#"
@@ -32,28 +32,7 @@ const ROWS: &str = r#"{"prompt": "1+2=", "chosen": "3", "rejected": "4"}
 
 /// Makes the model by a run of its own.
 fn folder() -> Place {
-    let place = Place::new();
-    place.write(
-        "make.toml",
-        r#"
-        run = { output = "made" }
-        data = { task = { name = "modular-chain", train = 8, held_out = 4 } }
-        [model.config]
-        model_type = "llama"
-        hidden_size = 16
-        intermediate_size = 32
-        num_hidden_layers = 1
-        num_attention_heads = 2
-        max_position_embeddings = 48
-        [[stage]]
-        name = "sft"
-        objective = "sft"
-        steps = 1
-        batch_size = 4
-        optimizer = { lr = 1e-4 }
-        "#,
-    );
-    place.run(&["make.toml", "--quiet"]).success();
+    let place = with_model();
     std::fs::rename(place.path("made/sft"), place.path("model")).unwrap();
     place.write("train.jsonl", ROWS);
     place.write("recipe.toml", RECIPE);

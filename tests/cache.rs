@@ -1,5 +1,6 @@
 //! Work that runs share through the cache: it saves work, and changes nothing else.
 
+#[macro_use]
 mod support;
 
 use std::path::PathBuf;
@@ -8,26 +9,17 @@ use serde_json::{Value, json};
 use spo_runtime::scores_file;
 use support::Place;
 
-const HEAD: &str = r#"
-[model.config]
-model_type = "llama"
-hidden_size = 16
-intermediate_size = 32
-num_hidden_layers = 2
-num_attention_heads = 2
-max_position_embeddings = 48
-
-[data]
-task = { name = "modular-chain", train = 48, held_out = 12 }
-max_length = 48
-
+const HEAD: &str = concat!(
+    tiny!(48, 12),
+    r#"
 [[stage]]
 name = "sft"
 objective = "sft"
 steps = 12
 batch_size = 16
 optimizer = { lr = 3e-3 }
-"#;
+"#
+);
 
 const ALIGN: &str = r#"
 [[stage]]
@@ -227,4 +219,98 @@ fn a_cache_that_cannot_be_used_is_done_without() {
     let (said, rows) = run(&place, "runs/run", &["--set", "cache.folder=file/cache"]);
     assert!(said.contains("warning: going on without the cache in file/cache"), "{said}");
     assert_eq!(rows, [0, 48]);
+}
+
+/// A recipe that learns from files, and the files.
+fn place_with_files() -> Place {
+    let place = Place::new();
+    place.write("make.toml", HEAD);
+    place.run(&["make.toml", "--quiet", "--set", "run.output=made"]).success();
+    let rows =
+        (0..16).map(|i| format!(r#"{{"prompt": "{i}+1=", "chosen": "{}", "rejected": "{i}"}}"#, i + 1));
+    place.write("rows.jsonl", rows.collect::<Vec<_>>().join("\n") + "\n");
+    let sft = "[[stage]]\nname = \"sft\"\nobjective = \"sft\"\nsteps = 2\noptimizer = { lr = 1e-3 }\n";
+    let data =
+        "data = { train = \"rows.jsonl\", eval = { path = \"rows.jsonl\", take = 4 }, max_length = 6 }\n";
+    place.write("recipe.toml", format!("model = {{ path = \"made/sft\" }}\n{data}{sft}{ALIGN}"));
+    place
+}
+
+#[test]
+fn a_file_is_tokenized_once_for_all_runs_that_read_it_in_the_same_way() {
+    let place = place_with_files();
+    run(&place, "elsewhere/off", &["--set", "cache.enabled=false"]);
+    let (first, _) = run(&place, "runs/first", &[]);
+    assert!(!first.contains("the tokens of"), "{first}");
+    // As demonstrations, as pairs, and what is held out.
+    assert_eq!(entries(&place, "tokens").len(), 3);
+    let (second, _) = run(&place, "runs/second", &[]);
+    assert_eq!(second.matches("rows.jsonl: the tokens of 16 rows are taken from the cache").count(), 2);
+    for run in ["runs/first", "runs/second"] {
+        for file in ["metrics.jsonl", "held_out.jsonl"] {
+            let (cached, own) =
+                (place.read(&format!("{run}/{file}")), place.read(&format!("elsewhere/off/{file}")));
+            assert!(cached == own, "{run}/{file}");
+        }
+    }
+    // What became of the rows is told as if they had been read.
+    let told =
+        |said: &str| said.split_once("truncated").map(|(_, end)| end.lines().next().unwrap().to_owned());
+    assert!(told(&first).is_some() && told(&first) == told(&second), "{first}{second}");
+    std::fs::copy(place.path("rows.jsonl"), place.path("copy.jsonl")).unwrap();
+    for (other, taken) in [
+        ("data.train=copy.jsonl", true),
+        ("stage.align.objective=ipo", true),
+        ("data.max_length=7", false),
+        ("data.train={ path = \"rows.jsonl\", take = 15 }", false),
+    ] {
+        let output = format!("runs/{}", other.len());
+        let (said, _) = run(&place, &output, &["--set", other]);
+        assert_eq!(said.contains("16 rows are taken from the cache"), taken, "{other}: {said}");
+    }
+    place.write("rows.jsonl", place.read("rows.jsonl").replace("0+1=", "0+2="));
+    let (changed, _) = run(&place, "runs/changed", &[]);
+    assert!(!changed.contains("the tokens of"), "{changed}");
+}
+
+#[test]
+fn what_is_old_or_too_much_is_pruned_and_what_is_in_use_stays() {
+    let place = place();
+    run(&place, "runs/first", &STAGE);
+    let listed = place.run(&["cache"]).success().stdout;
+    assert!(listed.contains("2 entries, ") && listed.contains(" ago"), "{listed}");
+    let prune = |limit: [&str; 2]| place.run(&["cache", "--prune", limit[0], limit[1]]).success().stdout;
+    assert!(prune(["--older-than", "1"]).contains("removed 0 of 2 entries"));
+    assert!(prune(["--max-size", "1"]).contains("removed 0 of 2 entries"));
+    let lock = entries(&place, "stage").pop().unwrap().with_extension("lock");
+    let held = std::fs::File::open(&lock).unwrap();
+    held.lock().unwrap();
+    let busy = prune(["--max-size", "0"]);
+    assert!(busy.contains("removed 1 of 2 entries") && busy.contains("1 more are in use"), "{busy}");
+    let (said, rows) = run(&place, "runs/second", &[]);
+    assert_eq!(rows, [0, 48], "{said}");
+    drop(held);
+    assert!(prune(["--older-than", "0"]).contains("removed 2 of 2 entries"));
+    assert_eq!(std::fs::read_dir(place.path("runs/.cache")).unwrap().count(), 0);
+    for wrong in [&["cache", "nowhere"][..], &["cache", "--prune"], &["cache", "--prune", "--max-size=-1"]] {
+        assert_eq!(place.run(wrong).code, 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn pruning_beside_runs_costs_them_nothing_but_time() {
+    let place = place();
+    run(&place, "elsewhere/off", &["--set", "cache.enabled=false"]);
+    std::thread::scope(|scope| {
+        let place = &place;
+        let runs: Vec<_> =
+            (0..6).map(|i| scope.spawn(move || run(place, &format!("runs/{i}"), &STAGE))).collect();
+        while !runs.iter().all(|run| run.is_finished()) {
+            // There is no folder before the first run needs one.
+            place.run(&["cache", "--prune", "--max-size", "0"]);
+        }
+    });
+    for i in 0..6 {
+        assert!(place.read(&format!("runs/{i}/metrics.jsonl")) == place.read("elsewhere/off/metrics.jsonl"));
+    }
 }

@@ -1,23 +1,14 @@
 //! Numbers that are not finite, and a reference that is not the policy.
 
+#[macro_use]
 mod support;
 
 use serde_json::Value;
 use support::Place;
 
-const RECIPE: &str = r#"
-[model.config]
-model_type = "llama"
-hidden_size = 16
-intermediate_size = 32
-num_hidden_layers = 2
-num_attention_heads = 2
-max_position_embeddings = 48
-
-[data]
-task = { name = "modular-chain", train = 48, held_out = 12 }
-max_length = 48
-
+const RECIPE: &str = concat!(
+    tiny!(48, 12),
+    r#"
 [[stage]]
 name = "sft"
 objective = "sft"
@@ -31,7 +22,8 @@ objective = "dpo"
 steps = 20
 batch_size = 8
 optimizer = { lr = 1e-3 }
-"#;
+"#
+);
 
 #[test]
 fn a_batch_that_is_not_finite_stops_the_run_and_can_be_replayed() {

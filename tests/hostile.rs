@@ -14,7 +14,7 @@ use spo_objectives as _;
 use spo_runtime::document::Document;
 use spo_runtime::error::exit_code;
 use spo_runtime::plan::Plan;
-use support::Place;
+use support::{Place, with_model};
 
 /// Damaged inputs of each kind; six kinds.
 const CASES: usize = 1700;
@@ -52,28 +52,7 @@ optimizer = { lr = 1e-4, schedule = "cosine", warmup = 0.1 }
 
 /// A model, rows and a recipe that fit each other.
 fn place() -> Place {
-    let place = Place::new();
-    place.write(
-        "make.toml",
-        r#"
-        run = { output = "made" }
-        data = { task = { name = "modular-chain", train = 8, held_out = 4 } }
-        [model.config]
-        model_type = "llama"
-        hidden_size = 16
-        intermediate_size = 16
-        num_hidden_layers = 1
-        num_attention_heads = 2
-        max_position_embeddings = 48
-        [[stage]]
-        name = "sft"
-        objective = "sft"
-        steps = 1
-        batch_size = 4
-        optimizer = { lr = 1e-4 }
-        "#,
-    );
-    place.run(&["make.toml", "--quiet"]).success();
+    let place = with_model();
     let rows =
         (0..16).map(|i| format!(r#"{{"question": "{i}+1=", "chosen": "{}", "rejected": "{i}"}}"#, i + 1));
     place.write("rows.jsonl", rows.collect::<Vec<_>>().join("\n"));

@@ -300,6 +300,29 @@ fn a_loaded_backend_trains_to_the_same_bits_as_the_linked_one() {
 }
 
 #[test]
+fn what_was_loaded_for_a_run_is_found_again_when_it_is_resumed() {
+    let place = Place::new();
+    let library = hostile(&place, "good", &[]);
+    let without = recipe("", r#""hostile""#).replace(r#"load = [""]"#, "");
+    place.write("r.toml", &without);
+    place.write("sweep.toml", format!("{without}\n[sweep]\nseeds = [0, 1]\n"));
+    for (recipe, output) in [("r.toml", "runs/r"), ("sweep.toml", "runs/sweep")] {
+        refused(&place.run(&[recipe]), 2, &["unknown objective `hostile`"]);
+        place.run(&[recipe, "--plugin", &library]).success();
+        place.run(&["resume", output]).success();
+    }
+    std::fs::create_dir(place.path("moved")).unwrap();
+    std::fs::rename(place.path("libgood.so"), place.path("moved/libgood.so")).unwrap();
+    for output in ["runs/r", "runs/sweep"] {
+        let gone = place.run(&["resume", output]);
+        refused(&gone, 2, &["libgood.so, which is not there any more", "`--plugin LIBRARY`"]);
+        place.run(&["resume", output, "--plugin", "moved/libgood.so"]).success();
+    }
+    hostile(&place, "good", &["NAME=\"other\""]);
+    refused(&place.run(&["resume", "runs/r"]), 2, &["libgood.so, which is another file now"]);
+}
+
+#[test]
 fn every_built_in_part_passes_its_own_certification() {
     let place = Place::new();
     let names: Vec<String> = {

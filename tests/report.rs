@@ -31,7 +31,8 @@ fn place_with_run() -> Place {
 #[test]
 fn a_report_tells_and_shows_what_a_run_came_to() {
     let place = place_with_run();
-    let arguments = ["report", "runs/run", "--svg", "svg", "--csv", "csv", "--tensorboard", "tb"];
+    let arguments =
+        ["report", "runs/run", "--svg", "svg", "--csv", "csv", "--parquet", "pq", "--tensorboard", "tb"];
     let outcome = place.run(&arguments).success();
     assert!(outcome.stdout.contains("wrote runs/run/report.html"), "{}", outcome.stdout);
     let page = place.read("runs/run/report.html");
@@ -62,6 +63,9 @@ fn a_report_tells_and_shows_what_a_run_came_to() {
         place.metrics("runs/run").iter().map(|line| line.as_object().unwrap().len() - 2).sum();
     assert_eq!(place.read("csv/metrics.csv").lines().count(), 1 + logged);
     assert_eq!(place.read("csv/rows.csv").lines().count(), 1 + 3 * 16);
+    for name in ["metrics", "rows", "comparison"] {
+        assert!(place.path(&format!("pq/{name}.parquet")).exists());
+    }
     for stage in ["sft", "align", "plain"] {
         assert!(place.path(&format!("tb/run/{stage}/events.out.tfevents.0000000000.spo")).exists());
     }

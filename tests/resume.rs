@@ -1,6 +1,7 @@
 //! Runs that are killed, stopped, starved of disk or found damaged: they go on to the very bits that they would
 //! have reached undisturbed, or say why they cannot.
 
+#[macro_use]
 mod support;
 
 use std::path::Path;
@@ -11,19 +12,9 @@ use support::Place;
 
 /// Every kind of state: multipliers, running values, a moving reference, a reference from before, stages that
 /// branch, lower batches of their own, weights that grow, held-out figures on the way, the best model.
-const RECIPE: &str = r#"
-[model.config]
-model_type = "llama"
-hidden_size = 16
-intermediate_size = 32
-num_hidden_layers = 2
-num_attention_heads = 2
-max_position_embeddings = 48
-
-[data]
-task = { name = "modular-chain", train = 48, held_out = 12 }
-max_length = 48
-
+const RECIPE: &str = concat!(
+    tiny!(48, 12),
+    r#"
 [evaluation]
 every = 5
 
@@ -76,7 +67,8 @@ bilevel = { step = "barrier", value = "reference", lower = [
 steps = 12
 batch_size = 8
 optimizer = { lr = 1e-3 }
-"#;
+"#
+);
 
 const STAGES: [&str; 4] = ["sft", "moving", "bco", "barrier"];
 

@@ -1,5 +1,6 @@
 //! Sweeps: many runs of one recipe are the runs one would have made one by one, with less work.
 
+#[macro_use]
 mod support;
 
 use std::process::{Command, Stdio};
@@ -8,19 +9,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use support::Place;
 
-const BASE: &str = r#"
-[model.config]
-model_type = "llama"
-hidden_size = 16
-intermediate_size = 32
-num_hidden_layers = 2
-num_attention_heads = 2
-max_position_embeddings = 48
-
-[data]
-task = { name = "modular-chain", train = 48, held_out = 12 }
-max_length = 48
-
+const BASE: &str = concat!(
+    tiny!(48, 12),
+    r#"
 [checkpoint]
 every = 2
 minutes = 0
@@ -38,7 +29,8 @@ objective = "dpo"
 steps = 6
 batch_size = 8
 optimizer = { lr = 1e-3 }
-"#;
+"#
+);
 
 const SWEEP: &str = r#"
 [sweep]

@@ -1,31 +1,23 @@
 //! Whole runs of the binary on a generated task: what they promise, whatever the numbers.
 
+#[macro_use]
 mod support;
 
 use serde_json::Value;
 use support::{Place, close, steps};
 
 /// A model and a task that train in a second.
-const HEAD: &str = r#"
-[model.config]
-model_type = "llama"
-hidden_size = 16
-intermediate_size = 32
-num_hidden_layers = 2
-num_attention_heads = 2
-max_position_embeddings = 48
-
-[data]
-task = { name = "modular-chain", train = 64, held_out = 16 }
-max_length = 48
-
+const HEAD: &str = concat!(
+    tiny!(64, 16),
+    r#"
 [[stage]]
 name = "sft"
 objective = "sft"
 steps = 20
 batch_size = 16
 optimizer = { lr = 3e-3, weight_decay = 0.01 }
-"#;
+"#
+);
 
 /// A second stage with this objective and this bilevel step.
 fn align(objective: &str, bilevel: &str, more: &str) -> String {

@@ -91,7 +91,7 @@ macro_rules! register {
 }
 
 /// A library that parts were loaded from.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 pub struct Library {
     /// Its name, as it gives it.
     pub name: String,

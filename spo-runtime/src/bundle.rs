@@ -104,6 +104,15 @@ pub fn remove(folder: &Path) -> std::io::Result<()> {
     fs::remove_dir_all(&doomed)
 }
 
+/// Removes what a process that died left of writing a folder.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn remove_partial(folder: &Path) -> std::io::Result<()> {
+    clear(&aside(folder))?;
+    clear(&hidden(folder, "removed"))
+}
+
 fn aside(folder: &Path) -> PathBuf {
     hidden(folder, "partial")
 }

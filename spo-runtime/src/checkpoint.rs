@@ -113,6 +113,8 @@ pub struct Steps {
     pub before: Option<Metrics>,
     /// The best held-out figure.
     pub best: Option<f64>,
+    /// Seconds in which batches were put together.
+    pub data_seconds: f64,
     /// Seconds of each step.
     pub seconds: Vec<f64>,
     /// Seconds of the whole, evaluations included.

@@ -6,9 +6,11 @@
 //! together as the bilevel problem that a step solves.
 #![forbid(unsafe_code)]
 
+pub mod answers;
 pub mod audit;
 pub mod bundle;
 pub mod cache;
+pub mod cache_command;
 pub mod check;
 pub mod checkpoint;
 pub mod compose;
@@ -19,7 +21,6 @@ pub mod error;
 pub mod evaluate;
 pub mod hypergradient;
 pub mod incident;
-pub mod judge;
 pub mod lines;
 pub mod logs;
 pub mod loss;
@@ -49,3 +50,4 @@ pub mod starts;
 pub mod stop;
 pub mod summary;
 pub mod sweep;
+pub mod tokens;

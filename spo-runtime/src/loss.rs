@@ -9,6 +9,7 @@ use spo_api::{Evaluation, Layout, Metrics, PreferenceBatch, Ragged, Registry, Si
 use crate::compose;
 use crate::document::Document;
 use crate::error::BadInput;
+use crate::plugins;
 
 /// Per-token log-probs, in nats: one list per answer. Further keys (figures of another program to
 /// compare with) are passed over.
@@ -74,13 +75,14 @@ impl Flat {
 /// # Errors
 /// [`BadInput`] when the objective or the batch cannot be used.
 pub fn run(
-    registry: &Registry,
+    registry: &mut Registry,
     objective: &str,
     input: &mut dyn Read,
     output: &mut dyn Write,
 ) -> anyhow::Result<()> {
     let document = Document::parse("--objective", format!("objective = {objective}"), &[])?;
     let spec = document.get("objective").expect("the document was made with this key");
+    plugins::load_if_unknown(registry, &plugins::objectives(spec))?;
     let mut objective = compose::objective(registry, spec).map_err(|e| document.locate("objective", e))?;
 
     let mut text = String::new();

@@ -12,12 +12,13 @@ use spo_backend_candle as _;
 use spo_backend_tabular as _;
 use spo_objectives as _;
 use spo_runtime::audit::{AuditArguments, audit};
+use spo_runtime::cache_command::CacheArguments;
 use spo_runtime::document::Document;
 use spo_runtime::error::{BadInput, exit_code, report};
 use spo_runtime::mass_report::{MassArguments, mass};
 use spo_runtime::model::{Answering, SavedModel};
 use spo_runtime::plugin_command::PluginCommand;
-use spo_runtime::reporter::{Reporter, Voice};
+use spo_runtime::reporter::{Reporter, Voice, say};
 use spo_runtime::{check, describe, loss, plugins, recipe, replay, resume, run, sweep};
 
 /// Tunes language models on human preferences.
@@ -134,6 +135,8 @@ enum Command {
     Mass(MassArguments),
     /// Measure what bilevel steps do to the parameters against exact hypergradients.
     Audit(AuditArguments),
+    /// List what runs keep for each other in their cache, or remove what is old.
+    Cache(CacheArguments),
     /// Print the JSON Schema of recipes, for editors.
     Schema,
     /// Evaluate an objective on a JSON batch of log-probs from standard input.
@@ -171,57 +174,58 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::Resume { run, voice }) => resume::resume(&mut registry, &run, voice.reporter()),
         Some(Command::Check { recipe, overrides }) => {
             let document = Document::read(&recipe, &overrides.set)?;
-            print!("{}", check::check(&mut registry, &document)?);
+            say(&check::check(&mut registry, &document)?);
             Ok(())
         }
         Some(Command::Replay { run }) => {
-            print!("{}", replay::replay(&mut registry, &run)?);
+            say(&replay::replay(&mut registry, &run)?);
             Ok(())
         }
         Some(Command::List) => {
             plugins::load_all(&mut registry)?;
-            print!("{}", describe::list(&registry));
+            say(&describe::list(&registry));
             Ok(())
         }
         Some(Command::Describe { name }) => {
-            plugins::load_all(&mut registry)?;
-            print!("{}", describe::describe(&registry, &name)?);
+            if describe::describe(&registry, &name).is_err() {
+                plugins::load_all(&mut registry)?;
+            }
+            say(&describe::describe(&registry, &name)?);
             Ok(())
         }
         Some(Command::Generate { model, how, prompt }) => {
-            plugins::load_all(&mut registry)?;
-            let answers = model.generate(&registry, &prompt, &how)?;
-            println!("{}", answers.join("\n"));
+            let answers = model.generate(&mut registry, &prompt, &how)?;
+            say(&answers.join("\n"));
             Ok(())
         }
-        Some(Command::Export { model, output }) => {
-            plugins::load_all(&mut registry)?;
-            model.export(&registry, &output)
-        }
+        Some(Command::Export { model, output }) => model.export(&mut registry, &output),
         Some(Command::Report(what)) => {
             let told = spo_report::report(&what).map_err(|e| match e {
                 spo_report::Error::Input(message) => anyhow::Error::new(BadInput(message)),
                 failed => failed.into(),
             })?;
-            println!("{}", told.join("\n"));
+            say(&told.join("\n"));
             Ok(())
         }
         Some(Command::Mass(arguments)) => {
-            print!("{}", mass(&mut registry, &arguments)?);
+            say(&mass(&mut registry, &arguments)?);
             Ok(())
         }
         Some(Command::Audit(arguments)) => {
-            print!("{}", audit(&mut registry, &arguments)?);
+            say(&audit(&mut registry, &arguments)?);
+            Ok(())
+        }
+        Some(Command::Cache(arguments)) => {
+            say(&arguments.run()?);
             Ok(())
         }
         Some(Command::Schema) => {
-            println!("{}", recipe::schema());
+            say(&recipe::schema());
             Ok(())
         }
         Some(Command::Plugin { command }) => command.run(),
         Some(Command::Loss { objective }) => {
-            plugins::load_all(&mut registry)?;
-            loss::run(&registry, &objective, &mut std::io::stdin().lock(), &mut std::io::stdout().lock())
+            loss::run(&mut registry, &objective, &mut std::io::stdin().lock(), &mut std::io::stdout().lock())
         }
     }
 }

@@ -8,6 +8,7 @@ use spo_api::{Adapter, Export, ModelSource, ModelSpec, Registry, Sampling, Sessi
 use spo_data::Tokenizer;
 
 use crate::error::BadInput;
+use crate::plugins;
 
 /// A saved model: a Hugging Face folder, perhaps with an adapter in PEFT's layout.
 #[derive(clap::Args)]
@@ -46,8 +47,9 @@ pub struct Answering {
 }
 
 impl SavedModel {
-    fn open(&self, registry: &Registry) -> anyhow::Result<(Tokenizer, Box<dyn Session>)> {
+    fn open(&self, registry: &mut Registry) -> anyhow::Result<(Tokenizer, Box<dyn Session>)> {
         let tokenizer = Tokenizer::open(&self.model).map_err(|e| BadInput(format!("error: {e}")))?;
+        plugins::load_if_unknown(registry, &[("backend", &self.backend)])?;
         let backend = registry.backend(&self.backend, &json!({}))?;
         let session = backend.open(&ModelSpec {
             source: ModelSource::Folder(self.model.clone()),
@@ -65,7 +67,7 @@ impl SavedModel {
     /// [`BadInput`] when the model or a prompt cannot be used.
     pub fn generate(
         &self,
-        registry: &Registry,
+        registry: &mut Registry,
         prompts: &[String],
         how: &Answering,
     ) -> anyhow::Result<Vec<String>> {
@@ -104,7 +106,7 @@ impl SavedModel {
     ///
     /// # Errors
     /// [`BadInput`] when the model cannot be used or the folder holds something already.
-    pub fn export(&self, registry: &Registry, folder: &Path) -> anyhow::Result<()> {
+    pub fn export(&self, registry: &mut Registry, folder: &Path) -> anyhow::Result<()> {
         if folder.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(BadInput(format!("error: {} is not empty", folder.display())).into());
         }

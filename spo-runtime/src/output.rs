@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::bundle;
 use crate::error::BadInput;
@@ -99,9 +99,12 @@ impl Output {
     /// In what the run in the folder is another than the planned one.
     fn difference(&self, plan: &Plan) -> Option<String> {
         let now = plan.record();
-        let kept = ["data", "tokenizer_sha256", "model", "plugins"];
+        let kept = ["data", "tokenizer_sha256", "model"];
         other_recipe(&self.folder, &plan.recipe).or_else(|| match self.record() {
-            Ok(record) => kept.iter().find_map(|key| difference(&record[key], &now[key], key)),
+            Ok(record) => kept
+                .iter()
+                .find_map(|key| difference(&record[key], &now[key], key))
+                .or_else(|| difference(&libraries(&record), &libraries(&now), "plugins")),
             Err(error) => Some(format!("its {RECORD} cannot be read: {error:#}")),
         })
     }
@@ -151,6 +154,11 @@ pub fn other_recipe(folder: &Path, recipe: &Recipe) -> Option<String> {
     }
 }
 
+/// The last thing to say of a finished run or sweep.
+pub fn closing(folder: &Path) -> String {
+    format!("`spo-run report {}` tells and draws what came of it", folder.display())
+}
+
 /// Whether a folder holds the complete run of a recipe.
 pub fn is_complete(folder: &Path, recipe: &Recipe) -> bool {
     folder.join(SUMMARY).exists() && other_recipe(folder, recipe).is_none()
@@ -169,7 +177,15 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
 /// # Errors
 /// When the file cannot be written.
 pub fn write_text(path: &Path, text: &str) -> anyhow::Result<()> {
-    let write = |out: &mut dyn Write| out.write_all(text.as_bytes()).map_err(|e| spo_api::Error::io(path, e));
+    write_bytes(path, text.as_bytes())
+}
+
+/// Writes a file, whole or not at all.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let write = |out: &mut dyn Write| out.write_all(bytes).map_err(|e| spo_api::Error::io(path, e));
     spo_api::write_whole(path, write).with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -202,6 +218,15 @@ pub fn lock(folder: &Path) -> anyhow::Result<File> {
 pub fn in_use(folder: &Path) -> bool {
     let file = File::open(folder.join(".lock"));
     file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+/// The hashes of a record's plugins by name: where they lie and in which order they were loaded is of no account.
+fn libraries(record: &Value) -> Value {
+    let libraries = record["plugins"].as_array().into_iter().flatten();
+    let named = libraries.filter_map(|library| {
+        Some((library["name"].as_str()?.to_owned(), json!({ "sha256": library["sha256"] })))
+    });
+    Value::Object(named.collect())
 }
 
 /// The first place where two values differ, in words.

@@ -15,6 +15,7 @@ use spo_plugins::{library, search};
 
 use crate::document::Document;
 use crate::error::BadInput;
+use crate::reporter::say;
 
 /// What can be done with plugins.
 #[derive(Subcommand)]
@@ -86,11 +87,11 @@ fn begin(name: &str, within: &Path, c: bool, api: &Path) -> anyhow::Result<()> {
     let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     let library = format!("{prefix}{}{suffix}", name.replace('-', "_"));
     let library = if c { format!("./{library}") } else { format!("target/release/{library}") };
-    println!(
+    say(&format!(
         "made {}; next:\n  cd {}\n  {build}\n  spo-run plugin test {library}",
         folder.display(),
         folder.display()
-    );
+    ));
     Ok(())
 }
 
@@ -194,7 +195,7 @@ impl Test {
         if report.open.is_some() {
             report.end(Verdict::Failed(format!("it ended the process ({ended}): {}", words.trim())));
         }
-        println!("{}", report.close());
+        say(&report.close().to_string());
         if report.failed > 0 {
             let checks = if report.failed == 1 { "check" } else { "checks" };
             bail!("{} {checks} failed", report.failed);
@@ -230,7 +231,7 @@ impl Report {
         match event {
             Event::Began { part, check } => {
                 if part != self.part {
-                    println!("{part}");
+                    say(&format!("{part}"));
                     self.part = part;
                 }
                 self.open = Some(check);
@@ -247,7 +248,7 @@ impl Report {
             Verdict::Skipped(words) => ("skipped", words, &mut self.skipped),
         };
         *count += 1;
-        println!("  {check:20} {mark:8} {words}");
+        say(&format!("  {check:20} {mark:8} {words}"));
     }
 
     fn close(&self) -> String {

@@ -1,8 +1,11 @@
 //! Which plugins a command loads: those it is told to, and those in the search path when a part is asked
 //! for that nothing else has.
 
+use std::path::Path;
+
 use serde_json::Value;
-use spo_api::Registry;
+use spo_api::{Library, Registry};
+use spo_data::hash;
 use spo_plugins::library::{self, Refusal};
 use spo_plugins::search;
 
@@ -16,6 +19,36 @@ use crate::error::BadInput;
 pub fn load(registry: &mut Registry, specs: &[String]) -> Result<(), BadInput> {
     for spec in specs {
         find_and_load(registry, spec).map_err(|problem| BadInput(format!("error: {problem}")))?;
+    }
+    Ok(())
+}
+
+/// Loads the libraries that a run had when this record of it was written: they have to be the very same.
+///
+/// # Errors
+/// [`BadInput`] when one is not there any more, or has changed.
+pub fn load_again(registry: &mut Registry, record: &Value) -> Result<(), BadInput> {
+    let libraries: Vec<Library> = serde_json::from_value(record["plugins"].clone()).unwrap_or_default();
+    let started_in = Path::new(record["started_in"].as_str().unwrap_or_default());
+    for Library { name, version, path, sha256 } in libraries {
+        if registry.libraries().iter().any(|known| known.sha256 == sha256) {
+            continue;
+        }
+        let path = started_in.join(path);
+        let at = path.display();
+        let refused = |problem: &str| {
+            let remedy = "bring it back, or say with `--plugin LIBRARY` where it is now";
+            BadInput(format!(
+                "error: the run was made with plugin {name} {version}, {at}, {problem}: {remedy}"
+            ))
+        };
+        match hash::of_file(&path) {
+            Err(_) => return Err(refused("which is not there any more")),
+            Ok(now) if now != sha256 => {
+                return Err(refused("which is another file now (its SHA-256 differs)"));
+            }
+            Ok(_) => library::load(registry, &path).map_err(|e| BadInput(format!("error: {e}")))?,
+        }
     }
     Ok(())
 }
@@ -37,10 +70,18 @@ pub fn load_for(registry: &mut Registry, document: &Document) -> Result<(), BadI
         find_and_load(registry, spec)
             .map_err(|problem| document.error(&format!("plugins.load[{i}]"), problem))?;
     }
-    if parts(document).into_iter().any(|(kind, name)| registry.get(kind, name).is_err()) {
-        load_all(registry)?;
+    load_if_unknown(registry, &parts(document))
+}
+
+/// Loads what the search path holds if one of these parts, by kind and name, is unknown.
+///
+/// # Errors
+/// As [`load_all`].
+pub fn load_if_unknown(registry: &mut Registry, parts: &[(&str, &str)]) -> Result<(), BadInput> {
+    match parts.iter().any(|(kind, name)| registry.get(kind, name).is_err()) {
+        true => load_all(registry),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// Loads all libraries of the search path. One that cannot be loaded is passed over, with a warning.
@@ -60,29 +101,29 @@ pub fn load_all(registry: &mut Registry) -> Result<(), BadInput> {
 
 /// The kinds and names of all parts a recipe uses, so far as it is well-formed.
 fn parts(document: &Document) -> Vec<(&'static str, &str)> {
-    fn objectives<'a>(spec: &'a Value, found: &mut Vec<(&'static str, &'a str)>) {
-        match spec {
-            Value::String(name) => found.push(("objective", name)),
-            Value::Object(table) => {
-                found.extend(table.get("name").and_then(Value::as_str).map(|name| ("objective", name)));
-            }
-            Value::Array(items) => items.iter().for_each(|item| objectives(item, found)),
-            _ => {}
-        }
-    }
     let mut found = Vec::new();
     let backend = document.get("backend").and_then(|backend| backend.get("name")?.as_str());
     found.extend(backend.map(|name| ("backend", name)));
     for stage in document.get("stage").and_then(Value::as_array).into_iter().flatten() {
-        stage.get("objective").into_iter().for_each(|spec| objectives(spec, &mut found));
+        stage.get("objective").into_iter().for_each(|spec| found.extend(objectives(spec)));
         match stage.get("bilevel") {
             Some(Value::String(name)) => found.push(("step", name)),
             Some(Value::Object(table)) => {
                 found.extend(table.get("step").and_then(Value::as_str).map(|name| ("step", name)));
-                table.get("lower").into_iter().for_each(|spec| objectives(spec, &mut found));
+                table.get("lower").into_iter().for_each(|spec| found.extend(objectives(spec)));
             }
             _ => {}
         }
     }
     found
+}
+
+/// The objectives that a specification names: a name, a table, or a list of either.
+pub fn objectives(spec: &Value) -> Vec<(&'static str, &str)> {
+    let name = match spec {
+        Value::Array(items) => return items.iter().flat_map(objectives).collect(),
+        Value::Object(table) => table.get("name").and_then(Value::as_str),
+        other => other.as_str(),
+    };
+    name.map(|name| ("objective", name)).into_iter().collect()
 }

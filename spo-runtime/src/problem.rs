@@ -1,5 +1,7 @@
 //! The training step as a bilevel problem: two losses on a batch, computed by a session.
 
+use std::time::{Duration, Instant};
+
 use spo_api::{
     AdamW, BilevelProblem, Error, Evaluation, LevelWeights, LogProbs, Losses, Objective, Progress, Result,
     Session, Statistics, Vector, VectorSpace, Weigh,
@@ -85,6 +87,8 @@ pub struct StepProblem<'a> {
     pub grad_norm: Option<f64>,
     /// What the first evaluation of the upper level saw, for the metrics.
     pub observation: Option<Observation>,
+    /// Time in which lower batches were put together.
+    pub drawing: Duration,
 }
 
 /// What the two levels say of some log-probs.
@@ -109,6 +113,7 @@ impl<'a> StepProblem<'a> {
         tasks: Vec<LowerTask<'a>>,
         motion: Motion,
     ) -> Result<Self> {
+        let began = Instant::now();
         let own = source.as_ref().is_some_and(|s| s.own);
         let tasks = tasks.into_iter().map(|mut task| {
             let batch = task.next(motion.micro_batch);
@@ -125,10 +130,12 @@ impl<'a> StepProblem<'a> {
             motion,
             grad_norm: None,
             observation: None,
+            drawing: Duration::ZERO,
         };
         if own {
             problem.draw_first()?;
         }
+        problem.drawing = began.elapsed();
         Ok(problem)
     }
 
@@ -317,10 +324,13 @@ impl BilevelProblem for StepProblem<'_> {
     }
 
     fn next_lower(&mut self) -> Result<()> {
+        let began = Instant::now();
         for (task, batch) in &mut self.tasks {
             *batch = task.next(self.motion.micro_batch);
         }
-        self.draw_first()
+        self.draw_first()?;
+        self.drawing += began.elapsed();
+        Ok(())
     }
 
     fn descend(&mut self, lr_factor: f64) -> Result<()> {

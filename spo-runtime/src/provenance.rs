@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -39,6 +39,20 @@ fn add(folder: &Path, prefix: &str, hashes: &mut BTreeMap<String, String>) -> sp
     Ok(())
 }
 
+/// The hash of this very program.
+///
+/// # Errors
+/// When its file cannot be read.
+pub fn own_hash() -> anyhow::Result<&'static str> {
+    static HASH: OnceLock<String> = OnceLock::new();
+    if let Some(known) = HASH.get() {
+        return Ok(known);
+    }
+    let hash = std::env::current_exe().and_then(|path| hash::of_file(&path));
+    let hash = hash.context("cannot read the program's own file")?;
+    Ok(HASH.get_or_init(|| hash))
+}
+
 /// What the results of a run depend on.
 pub struct Provenance {
     /// Hash of this very program, and of the libraries it has loaded.
@@ -59,8 +73,7 @@ impl Provenance {
     /// # Errors
     /// When the program's own file cannot be read.
     pub fn new(plan: &Plan, stages: &[PlannedStage]) -> anyhow::Result<Self> {
-        let program = std::env::current_exe().and_then(|path| hash::of_file(&path));
-        let mut program = vec![program.context("cannot read the program's own file")?];
+        let mut program = vec![own_hash()?.to_owned()];
         program.extend(plan.libraries.iter().map(|library| library.sha256.clone()));
         // Stages share data: each is hashed once.
         let mut known = HashMap::new();
@@ -121,6 +134,7 @@ impl Provenance {
     }
 }
 
-fn key(kind: &str, what: &Value) -> String {
+/// A key of the cache: what the entry is, and a hash of what it depends on.
+pub(crate) fn key(kind: &str, what: &Value) -> String {
     format!("{kind}-{}", hash::of_bytes(what.to_string()))
 }

@@ -12,7 +12,6 @@ use crate::checkpoint::Found;
 use crate::error::BadInput;
 use crate::incident::Incident;
 use crate::plan::Plan;
-use crate::plugins;
 use crate::problem::score;
 use crate::resume;
 use crate::rows::{Assembled, Batch, Scores, View};
@@ -25,8 +24,7 @@ use crate::rows::{Assembled, Batch, Scores, View};
 pub fn replay(registry: &mut Registry, path: &Path) -> anyhow::Result<String> {
     let (run, folder) = find(path)?;
     let incident = Incident::read(&folder)?;
-    let document = resume::enter(&run)?;
-    plugins::load_for(registry, &document)?;
+    let document = resume::enter(registry, &run)?;
     let mut plan = Plan::new(registry, &document)?;
     let found = Found::read(&folder).with_context(|| format!("{} is damaged", folder.display()))?;
     let Some(stage) = plan.stages.iter_mut().find(|stage| stage.recipe.name == incident.stage) else {

@@ -1,6 +1,6 @@
 //! What a run tells the person who watches it.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -16,6 +16,12 @@ pub enum Voice {
     Json,
     /// Nothing but errors.
     Quiet,
+}
+
+/// Prints a text, and ends its last line. That nobody reads on (`spo-run ... | head`) is no reason to stop.
+pub fn say(text: &str) {
+    let end = if text.ends_with('\n') { "" } else { "\n" };
+    let _ = write!(std::io::stdout(), "{text}{end}");
 }
 
 /// Tells of a run as it goes.
@@ -38,9 +44,9 @@ impl Reporter {
     /// A sentence.
     pub fn note(&self, text: &str) {
         match (self.voice, &self.bar) {
-            (Voice::Human, Some(bar)) => bar.suspend(|| println!("{text}")),
-            (Voice::Human, None) => println!("{text}"),
-            (Voice::Json, _) => println!("{}", json!({ "note": text })),
+            (Voice::Human, Some(bar)) => bar.suspend(|| say(text)),
+            (Voice::Human, None) => say(text),
+            (Voice::Json, _) => say(&json!({ "note": text }).to_string()),
             (Voice::Quiet, _) => {}
         }
     }
@@ -54,7 +60,7 @@ impl Reporter {
             bar.set_message(format!("scoring {what}: {done}/{total} rows"));
         } else if self.spoke.elapsed() > Duration::from_secs(5) {
             self.spoke = Instant::now();
-            println!("{} scoring {what}: {done}/{total} rows", self.stage);
+            say(&format!("{} scoring {what}: {done}/{total} rows", self.stage));
         }
     }
 
@@ -83,17 +89,17 @@ impl Reporter {
                     self.spoke = Instant::now();
                     let left =
                         self.started.elapsed().div_f64(step as f64).mul_f64((self.total - step) as f64);
-                    println!(
+                    say(&format!(
                         "{} {step}/{}  {}  {tokens_per_second:.0} tok/s  eta {}s",
                         self.stage,
                         self.total,
                         digest(metrics),
                         left.as_secs()
-                    );
+                    ));
                 }
             }
             (Voice::Json, _) => {
-                println!("{}", json!({ "stage": self.stage, "step": step, "metrics": metrics }))
+                say(&json!({ "stage": self.stage, "step": step, "metrics": metrics }).to_string())
             }
             (Voice::Quiet, _) => {}
         }
@@ -105,7 +111,7 @@ impl Reporter {
             Voice::Human => {
                 self.note(&format!("{} {step}/{}  {}", self.stage, self.total, eval_digest(metrics)))
             }
-            Voice::Json => println!("{}", json!({ "stage": self.stage, "step": step, "metrics": metrics })),
+            Voice::Json => say(&json!({ "stage": self.stage, "step": step, "metrics": metrics }).to_string()),
             Voice::Quiet => {}
         }
     }

@@ -19,25 +19,29 @@ use crate::sweep;
 /// [`BadInput`] when there is no run, or what it was made from has changed; otherwise as [`run::run`].
 pub fn resume(registry: &mut Registry, folder: &Path, reporter: Reporter) -> anyhow::Result<()> {
     if folder.join("sweep.json").exists() {
-        let document = open(folder, "sweep.json", "sweep.toml", &[])?;
-        plugins::load_for(registry, &document)?;
+        let document = open(registry, folder, "sweep.json", "sweep.toml", &[])?;
         return sweep::run(registry, &document, &reporter);
     }
-    let document = enter(folder)?;
-    plugins::load_for(registry, &document)?;
+    let document = enter(registry, folder)?;
     run::run(registry, &document, reporter)
 }
 
-/// Opens the recipe of the run in a folder, and goes to the folder it was started in.
+/// Opens the recipe of the run in a folder, goes to the folder it was started in, and loads the plugins it had.
 ///
 /// # Errors
-/// [`BadInput`] when there is no run.
-pub fn enter(folder: &Path) -> anyhow::Result<Document> {
-    open(folder, "run.json", "recipe.toml", &["run.resume=auto", "run.overwrite=false"])
+/// [`BadInput`] when there is no run, or a plugin is not what it was.
+pub fn enter(registry: &mut Registry, folder: &Path) -> anyhow::Result<Document> {
+    open(registry, folder, "run.json", "recipe.toml", &["run.resume=auto", "run.overwrite=false"])
 }
 
 /// Opens the recipe beside a record.
-fn open(folder: &Path, record: &str, recipe: &str, overrides: &[&str]) -> anyhow::Result<Document> {
+fn open(
+    registry: &mut Registry,
+    folder: &Path,
+    record: &str,
+    recipe: &str,
+    overrides: &[&str],
+) -> anyhow::Result<Document> {
     let none = || BadInput(format!("error: there is no run in {}: no {record}", folder.display()));
     let record = std::fs::read(folder.join(record)).map_err(|_| none())?;
     let folder = folder.canonicalize().with_context(|| format!("cannot enter {}", folder.display()))?;
@@ -45,6 +49,7 @@ fn open(folder: &Path, record: &str, recipe: &str, overrides: &[&str]) -> anyhow
     if let Some(started) = record["started_in"].as_str().map(Path::new).filter(|path| path.is_dir()) {
         std::env::set_current_dir(started).with_context(|| format!("cannot enter {}", started.display()))?;
     }
+    plugins::load_again(registry, &record)?;
     // The folder may have been moved since, and the recipe is not called what it was.
     let own = [("output", Value::from(folder.display().to_string())), ("name", record["name"].clone())];
     let own = own.into_iter().filter(|(_, value)| value.is_string());

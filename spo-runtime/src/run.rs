@@ -14,7 +14,7 @@ use crate::checkpoint::{self, Checkpoints, Found, NamedScores, RunState, StageSt
 use crate::document::Document;
 use crate::error::Unfinished;
 use crate::logs::{Lengths, Logs};
-use crate::output::{Before, Output};
+use crate::output::{self, Before, Output};
 use crate::plan::{Plan, PlannedStage};
 use crate::provenance::Provenance;
 use crate::recipe::Reference;
@@ -32,7 +32,7 @@ use crate::summary::{StageSummary, Summary};
 /// fails.
 pub fn run(registry: &mut Registry, document: &Document, mut reporter: Reporter) -> anyhow::Result<()> {
     let stop = Stop::on_signals()?;
-    let plan = Plan::new(registry, document)?;
+    let plan = Plan::with_cache(registry, document, &stop, &reporter)?;
     let (output, before) = Output::open(&plan)?;
     if before == Before::Finished {
         reporter.note(&format!("{} is finished already", output.folder().display()));
@@ -182,6 +182,7 @@ impl Run {
         self.output.finish(&summary)?;
         self.keeper.checkpoints.remove()?;
         reporter.note(&summary.to_string());
+        reporter.note(&output::closing(self.output.folder()));
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use spo_api::{Backend, ModelSource, ModelSpec, Registry, Session};
 use crate::document::Document;
 use crate::error::BadInput;
 use crate::plan::{Plan, model_spec};
+use crate::plugins;
 
 /// A run's recipe with everything it names, ready to look at what its stages made.
 pub struct SavedRun {
@@ -29,6 +30,9 @@ impl SavedRun {
             let message = format!("error: {} holds no run: it has no recipe.toml", folder.display());
             return Err(BadInput(message).into());
         }
+        let record = std::fs::read(folder.join("run.json")).unwrap_or_default();
+        let record: Value = serde_json::from_slice(&record).unwrap_or_default();
+        plugins::load_again(registry, &record)?;
         let plan = Plan::new(registry, &Document::read(&recipe, &[])?)?;
         let choice = &plan.recipe.backend;
         let backend = registry.backend(&choice.name, &Value::Object(choice.options.clone()))?;

@@ -21,6 +21,9 @@ pub struct StageSummary {
     pub steps: usize,
     /// Seconds of training, evaluations on the way included.
     pub seconds: f64,
+    /// Seconds of that in which training waited for its batches.
+    #[serde(default)]
+    pub data_seconds: f64,
     /// Median seconds of a step.
     pub step_seconds: f64,
     /// Tokens trained on, each prompt counted with each of its answers.

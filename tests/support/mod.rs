@@ -7,8 +7,11 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// A recipe that trains in a second: first by SFT, then by DPO under a penalty.
-pub const SFT_THEN_DPO: &str = r#"
+/// The beginning of recipes that train in a second: a tiny model, and so many rows to train on and held out.
+macro_rules! tiny {
+    ($train:literal, $held_out:literal) => {
+        concat!(
+            r#"
 [model.config]
 model_type = "llama"
 hidden_size = 16
@@ -18,9 +21,20 @@ num_attention_heads = 2
 max_position_embeddings = 48
 
 [data]
-task = { name = "modular-chain", train = 64, held_out = 16 }
 max_length = 48
+task = { name = "modular-chain", train = "#,
+            $train,
+            ", held_out = ",
+            $held_out,
+            " }\n"
+        )
+    };
+}
 
+/// A recipe that trains in a second: first by SFT, then by DPO under a penalty.
+pub const SFT_THEN_DPO: &str = concat!(
+    tiny!(64, 16),
+    r#"
 [[stage]]
 name = "sft"
 objective = "sft"
@@ -35,7 +49,8 @@ bilevel = { step = "penalty", lambda = 1.0 }
 steps = 5
 batch_size = 8
 optimizer = { lr = 1e-3, schedule = "constant" }
-"#;
+"#
+);
 
 /// What a run of the binary left.
 pub struct Outcome {
@@ -113,6 +128,33 @@ impl Place {
         let text = self.read(&format!("{run}/metrics.jsonl"));
         text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
     }
+}
+
+/// A recipe whose run leaves a model of one layer in `made/sft`.
+const MAKE: &str = r#"
+run = { output = "made" }
+data = { task = { name = "modular-chain", train = 8, held_out = 4 } }
+[model.config]
+model_type = "llama"
+hidden_size = 16
+intermediate_size = 32
+num_hidden_layers = 1
+num_attention_heads = 2
+max_position_embeddings = 48
+[[stage]]
+name = "sft"
+objective = "sft"
+steps = 1
+batch_size = 4
+optimizer = { lr = 1e-4 }
+"#;
+
+/// A folder with a small trained model in `made/sft`.
+pub fn with_model() -> Place {
+    let place = Place::new();
+    place.write("make.toml", MAKE);
+    place.run(&["make.toml", "--quiet"]).success();
+    place
 }
 
 /// The lines of a stage that were logged at training steps.

@@ -1,6 +1,7 @@
-//! Developer commands: `cargo xtask test`, `cargo xtask table`.
+//! Developer commands: `cargo xtask test`, `cargo xtask browser`, `cargo xtask table`.
 #![forbid(unsafe_code)]
 
+mod browser;
 mod table;
 
 use std::process::{Command, ExitCode};
@@ -8,6 +9,9 @@ use std::process::{Command, ExitCode};
 const HELP: &str = "\
 cargo xtask test [ARGUMENTS]   every test of the workspace, in a release build
                                (arguments go to `cargo test`)
+
+cargo xtask browser            installs a headless Chromium from npm into target/browser and prints its
+                               path: with SPO_BROWSER=PATH the tests open a report in it
 
 cargo xtask table RUN...       held-out figures of equal recipes under several seeds: mean and 95%
                                confidence interval of every stage, in Markdown
@@ -20,6 +24,16 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some("test") => test(arguments),
+        Some("browser") => match browser::install() {
+            Ok(program) => {
+                println!("{}", program.display());
+                ExitCode::SUCCESS
+            }
+            Err(message) => {
+                eprintln!("SKIPPED: no browser to open a report in: {message}");
+                ExitCode::FAILURE
+            }
+        },
         Some("table") => match table::table(&arguments.collect::<Vec<_>>()) {
             Ok(table) => {
                 print!("{table}");

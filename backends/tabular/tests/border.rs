@@ -1,6 +1,9 @@
 //! A backend that is loaded instead of linked behaves the same, to the last bit: sessions, vectors, the upstream
 //! gradient that goes back across the border, and every kind of failure.
 
+#[path = "../../../tests/support/valgrind.rs"]
+mod valgrind;
+
 use serde_json::json;
 use spo_api::{
     AdamW, Build, Error, Export, Group, LogProbs, ModelSource, ModelSpec, Registry, Result, Sampling,
@@ -133,17 +136,5 @@ fn failures_cross_as_they_are() {
 /// The tests above once more, with every access to memory watched.
 #[test]
 fn memory_is_respected() {
-    let own = std::env::current_exe().unwrap();
-    let valgrind = std::process::Command::new("valgrind")
-        .args(["--quiet", "--error-exitcode=9"])
-        .arg(own)
-        .args(["cross", "--test-threads=1"])
-        .output();
-    match valgrind {
-        Err(e) => eprintln!("SKIPPED: valgrind is needed to watch memory at the border ({e})"),
-        Ok(output) => {
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
-        }
-    }
+    valgrind::watch(&["cross"]);
 }

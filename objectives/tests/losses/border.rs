@@ -1,5 +1,8 @@
 //! An objective that is loaded instead of linked behaves the same, to the last bit.
 
+#[path = "../../../tests/support/valgrind.rs"]
+mod valgrind;
+
 use serde_json::json;
 use spo_api::{Build, Objective, Side, abi};
 
@@ -71,16 +74,5 @@ fn entries_cross_unchanged() {
 /// The tests above once more, with every access to memory watched.
 #[test]
 fn memory_is_respected() {
-    let valgrind = std::process::Command::new("valgrind")
-        .args(["--quiet", "--error-exitcode=9"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["border", "--skip", "memory_is_respected", "--test-threads=1"])
-        .output();
-    match valgrind {
-        Err(e) => eprintln!("SKIPPED: valgrind is needed to watch memory at the border ({e})"),
-        Ok(output) => {
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
-        }
-    }
+    valgrind::watch(&["border", "--skip", "memory_is_respected"]);
 }

@@ -1,6 +1,9 @@
 //! A step that is loaded instead of linked behaves the same, to the last bit: the problem crosses one way,
 //! the step the other.
 
+#[path = "../../../tests/support/valgrind.rs"]
+mod valgrind;
+
 use serde_json::Value;
 use spo_api::{BilevelStep, Build, Registry, abi};
 
@@ -44,16 +47,5 @@ fn a_failure_of_the_problem_comes_back_as_it_was() {
 /// The tests above once more, with every access to memory watched.
 #[test]
 fn memory_is_respected() {
-    let valgrind = std::process::Command::new("valgrind")
-        .args(["--quiet", "--error-exitcode=9"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["border", "--skip", "memory_is_respected", "--test-threads=1"])
-        .output();
-    match valgrind {
-        Err(e) => eprintln!("SKIPPED: valgrind is needed to watch memory at the border ({e})"),
-        Ok(output) => {
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
-        }
-    }
+    valgrind::watch(&["border", "--skip", "memory_is_respected"]);
 }

@@ -24,6 +24,7 @@
 
 mod backend;
 mod layout;
+mod memory;
 mod objective;
 mod plugin;
 mod status;

@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 
 use super::layout::{Table, TableError, required};
+use super::memory;
 use super::plugin::{self, Create, Exported};
 use super::status::{ErrorSink, answer, call};
 use super::text::{ByteSink, Text};
@@ -491,18 +492,13 @@ impl Objective for Imported {
     }
 
     fn state(&self) -> Vec<u8> {
-        let Some(state) = self.table.state else { return Vec::new() };
-        let _inside = watch::enter(self.at);
         // SAFETY: as above.
-        ByteSink::collect(|sink| fence(|| unsafe { state(self.this, sink) }))
+        unsafe { memory::read(self.this, self.table.state, self.at) }
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<()> {
-        let Some(restore) = self.table.restore else { return plugin::stateless(state, self.at) };
-        let _inside = watch::enter(self.at);
-        let state = Text { bytes: state.as_ptr(), length: state.len() };
         // SAFETY: as above.
-        call(self.at, |error| unsafe { restore(self.this, state, error) })
+        unsafe { memory::write(self.this, self.table.restore, state, self.at) }
     }
 }
 

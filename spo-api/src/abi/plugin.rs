@@ -393,14 +393,6 @@ pub(super) unsafe fn make(
     Ok(this)
 }
 
-/// The answer of a part without functions for state.
-pub(super) fn stateless(state: &[u8], at: &At) -> Result<()> {
-    if state.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Batch(format!("{at} keeps no state, got {} bytes", state.len())))
-}
-
 /// A linked part as it would be had it been loaded: exported, and imported again. For tests and
 /// measurements of the border.
 ///

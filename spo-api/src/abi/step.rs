@@ -6,6 +6,7 @@ use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::layout::{Table, TableError, required};
+use super::memory;
 use super::plugin::{self, Create, Exported};
 use super::status::{ErrorSink, Status, answer, call};
 use super::text::{ByteSink, Text};
@@ -547,18 +548,13 @@ impl BilevelStep for Imported {
     }
 
     fn state(&self) -> Vec<u8> {
-        let Some(state) = self.table.state else { return Vec::new() };
-        let _inside = watch::enter(self.at);
         // SAFETY: as above.
-        ByteSink::collect(|sink| fence(|| unsafe { state(self.this, sink) }))
+        unsafe { memory::read(self.this, self.table.state, self.at) }
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<()> {
-        let Some(restore) = self.table.restore else { return plugin::stateless(state, self.at) };
-        let _inside = watch::enter(self.at);
-        let state = Text { bytes: state.as_ptr(), length: state.len() };
         // SAFETY: as above.
-        call(self.at, |error| unsafe { restore(self.this, state, error) })
+        unsafe { memory::write(self.this, self.table.restore, state, self.at) }
     }
 }
 

@@ -35,6 +35,7 @@ mod read;
 mod report;
 mod row;
 mod source;
+mod stored;
 pub mod task;
 mod template;
 mod tokenize;

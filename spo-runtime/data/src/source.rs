@@ -75,6 +75,16 @@ impl Source {
         hash::of_file(&self.path).map_err(|e| DataError::io(&self.path, &e))
     }
 
+    /// What decides on the rows that are read from it, in words: the file's content, how it is read, and which of
+    /// its rows. Where the file lies is no part of it.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or its format is not to be told.
+    pub fn identity(&self) -> Result<String> {
+        let (format, hash) = (self.detect_format()?, self.hash()?);
+        Ok(format!("{hash} {format:?} {:?} {} {:?}", self.columns, self.skip, self.take))
+    }
+
     /// Shows every selected record to `visit`, one at a time, so that memory stays bounded.
     pub(crate) fn read(&self, visit: &mut Visit<'_>) -> Result<()> {
         self.check_columns()?;

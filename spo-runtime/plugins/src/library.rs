@@ -33,6 +33,10 @@ pub fn load(registry: &mut Registry, path: &Path) -> Result<(), Refusal> {
     let at = path.display();
     let words = |problem: String| format!("the plugin {at} cannot be loaded: {problem}");
     let refuse = |problem: String| Refusal::Unusable(words(problem));
+    // What is loaded already need not be read again to find that out.
+    if registry.libraries().iter().any(|library| library.path == path) {
+        return Ok(());
+    }
     let bytes = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
     let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     if registry.libraries().iter().any(|library| library.sha256 == sha256) {

@@ -1,113 +1,97 @@
-//! What was read and computed, as CSV files.
+//! What was read and computed, as tables.
 
 use crate::arms::{Arm, Over};
-use crate::load::Run;
+use crate::load::{Run, Stage};
+use crate::table::{Column, Table};
 use crate::words::figures;
 
-/// The files by name: all metrics in long form, the held-out rows, and the comparison of the arms.
-pub fn tables(runs: &[Run], arms: &[Arm<'_>]) -> [(&'static str, Vec<u8>); 3] {
-    [("metrics.csv", metrics(runs)), ("rows.csv", rows(runs)), ("comparison.csv", comparison(arms))]
+/// The tables by name: all metrics in long form, the held-out rows, and the comparison of the arms.
+pub fn tables(runs: &[Run], arms: &[Arm<'_>]) -> [(&'static str, Table); 3] {
+    [("metrics", metrics(runs)), ("rows", rows(runs)), ("comparison", comparison(arms))]
 }
 
-fn table(header: &[&str], records: impl IntoIterator<Item = Vec<String>>) -> Vec<u8> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let written = writer
-        .write_record(header)
-        .and_then(|()| records.into_iter().try_for_each(|record| writer.write_record(record)));
-    written
-        .and_then(|()| Ok(writer.into_inner().map_err(|e| e.into_error())?))
-        .expect("memory can be written to")
+fn stages(runs: &[Run]) -> impl Iterator<Item = (&Run, &Stage)> {
+    runs.iter().flat_map(|run| run.stages.iter().map(move |stage| (run, stage)))
 }
 
-fn metrics(runs: &[Run]) -> Vec<u8> {
-    let stages = runs.iter().flat_map(|run| run.stages.iter().map(move |stage| (run, stage)));
-    let records = stages.flat_map(|(run, stage)| {
+/// A column of what a function says of every record.
+fn texts<T>(records: &[T], of: impl Fn(&T) -> String) -> Column {
+    Column::Text(records.iter().map(of).collect())
+}
+
+fn counts<T>(records: &[T], of: impl Fn(&T) -> Option<i64>) -> Column {
+    Column::Count(records.iter().map(of).collect())
+}
+
+fn numbers<T>(records: &[T], of: impl Fn(&T) -> Option<f64>) -> Column {
+    Column::Number(records.iter().map(of).collect())
+}
+
+fn metrics(runs: &[Run]) -> Table {
+    let points = stages(runs).flat_map(|(run, stage)| {
         stage.curves.iter().flat_map(move |(name, curve)| {
-            curve.iter().map(move |(step, value)| {
-                vec![run.label.clone(), stage.name.clone(), step.to_string(), name.clone(), value.to_string()]
-            })
+            curve.iter().map(move |&(step, value)| (run, stage, name, step, value))
         })
     });
-    table(&["run", "stage", "step", "metric", "value"], records)
+    let points: Vec<_> = points.collect();
+    Table::default()
+        .with("run", texts(&points, |(run, ..)| run.label.clone()))
+        .with("stage", texts(&points, |(_, stage, ..)| stage.name.clone()))
+        .with("step", counts(&points, |(.., step, _)| Some(*step as i64)))
+        .with("metric", texts(&points, |(_, _, name, ..)| name.to_string()))
+        .with("value", numbers(&points, |(.., value)| Some(*value)))
 }
 
-fn rows(runs: &[Run]) -> Vec<u8> {
-    let stages = runs.iter().flat_map(|run| run.stages.iter().map(move |stage| (run, stage)));
-    let records = stages.flat_map(|(run, stage)| {
+fn rows(runs: &[Run]) -> Table {
+    let rows = stages(runs).flat_map(|(run, stage)| {
         let ends = stage.before.as_ref().zip(stage.after.as_ref());
-        ends.into_iter().flat_map(move |(before, after)| {
-            (0..after.chosen.len()).map(move |row| {
-                let number = |side: &[Option<f64>]| text(side.get(row).copied().flatten());
-                let right = |side: &[Option<bool>]| text(side.get(row).copied().flatten().map(u8::from));
-                vec![
-                    run.label.clone(),
-                    stage.name.clone(),
-                    (row + 1).to_string(),
-                    number(&before.chosen),
-                    number(&after.chosen),
-                    number(&before.rejected),
-                    number(&after.rejected),
-                    right(&before.exact_match),
-                    right(&after.exact_match),
-                ]
-            })
-        })
+        ends.into_iter().flat_map(move |ends| (0..ends.1.chosen.len()).map(move |i| (run, stage, ends, i)))
     });
-    let header = [
-        "run",
-        "stage",
-        "row",
-        "chosen_before",
-        "chosen_after",
-        "rejected_before",
-        "rejected_after",
-        "exact_match_before",
-        "exact_match_after",
-    ];
-    table(&header, records)
+    let rows: Vec<_> = rows.collect();
+    let number = |side: &[Option<f64>], row: usize| side.get(row).copied().flatten();
+    let right = |side: &[Option<bool>], row: usize| side.get(row).copied().flatten().map(i64::from);
+    Table::default()
+        .with("run", texts(&rows, |(run, ..)| run.label.clone()))
+        .with("stage", texts(&rows, |(_, stage, ..)| stage.name.clone()))
+        .with("row", counts(&rows, |(.., i)| Some(*i as i64 + 1)))
+        .with("chosen_before", numbers(&rows, |(_, _, (before, _), i)| number(&before.chosen, *i)))
+        .with("chosen_after", numbers(&rows, |(_, _, (_, after), i)| number(&after.chosen, *i)))
+        .with("rejected_before", numbers(&rows, |(_, _, (before, _), i)| number(&before.rejected, *i)))
+        .with("rejected_after", numbers(&rows, |(_, _, (_, after), i)| number(&after.rejected, *i)))
+        .with("exact_match_before", counts(&rows, |(_, _, (before, _), i)| right(&before.exact_match, *i)))
+        .with("exact_match_after", counts(&rows, |(_, _, (_, after), i)| right(&after.exact_match, *i)))
 }
 
-fn comparison(arms: &[Arm<'_>]) -> Vec<u8> {
+fn comparison(arms: &[Arm<'_>]) -> Table {
     let baseline = arms.first();
-    let records = arms.iter().enumerate().flat_map(|(i, arm)| {
+    let compared = arms.iter().enumerate().flat_map(|(i, arm)| {
         figures(arms).into_iter().filter_map(move |figure| {
             let own = arm.estimate(&figure)?;
             let difference = baseline.filter(|_| i > 0).and_then(|b| arm.difference(b, &figure));
-            let before: Vec<f64> = arm.members.iter().filter_map(|(_, stage)| figure.before(stage)).collect();
-            let before = (!before.is_empty()).then(|| crate::stats::mean(&before));
-            Some(vec![
-                arm.label.clone(),
-                figure.key.to_owned(),
-                (if figure.share { "share" } else { "nats" }).to_owned(),
-                text(before),
-                own.mean.to_string(),
-                text(own.interval.map(|i| i.0)),
-                text(own.interval.map(|i| i.1)),
-                text(difference.map(|d| d.mean)),
-                text(difference.and_then(|d| d.interval).map(|i| i.0)),
-                text(difference.and_then(|d| d.interval).map(|i| i.1)),
-                (if arm.over() == Over::Seeds { "seeds" } else { "rows" }).to_owned(),
-                own.count.to_string(),
-            ])
+            Some((arm, figure, own, difference))
         })
     });
-    let header = [
-        "arm",
-        "figure",
-        "unit",
-        "before",
-        "mean",
-        "low",
-        "high",
-        "difference",
-        "difference_low",
-        "difference_high",
-        "over",
-        "count",
-    ];
-    table(&header, records)
-}
-
-fn text(value: Option<impl ToString>) -> String {
-    value.map_or(String::new(), |value| value.to_string())
+    let compared: Vec<_> = compared.collect();
+    let unit = |share: bool| if share { "share" } else { "nats" };
+    let over = |arm: &Arm<'_>| if arm.over() == Over::Seeds { "seeds" } else { "rows" };
+    Table::default()
+        .with("arm", texts(&compared, |(arm, ..)| arm.label.clone()))
+        .with("figure", texts(&compared, |(_, figure, ..)| figure.key.to_owned()))
+        .with("unit", texts(&compared, |(_, figure, ..)| unit(figure.share).to_owned()))
+        .with(
+            "before",
+            numbers(&compared, |(arm, figure, ..)| {
+                let known = arm.members.iter().filter_map(|(_, stage)| figure.before(stage));
+                let known: Vec<f64> = known.collect();
+                (!known.is_empty()).then(|| crate::stats::mean(&known))
+            }),
+        )
+        .with("mean", numbers(&compared, |(_, _, own, _)| Some(own.mean)))
+        .with("low", numbers(&compared, |(_, _, own, _)| own.interval.map(|i| i.0)))
+        .with("high", numbers(&compared, |(_, _, own, _)| own.interval.map(|i| i.1)))
+        .with("difference", numbers(&compared, |(.., difference)| difference.map(|d| d.mean)))
+        .with("difference_low", numbers(&compared, |(.., d)| d.and_then(|d| d.interval).map(|i| i.0)))
+        .with("difference_high", numbers(&compared, |(.., d)| d.and_then(|d| d.interval).map(|i| i.1)))
+        .with("over", texts(&compared, |(arm, ..)| over(arm).to_owned()))
+        .with("count", counts(&compared, |(_, _, own, _)| Some(own.count as i64)))
 }

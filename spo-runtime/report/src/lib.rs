@@ -13,6 +13,7 @@ pub mod page;
 pub mod plots;
 pub mod stats;
 pub mod svg;
+pub mod table;
 pub mod tensorboard;
 pub mod words;
 
@@ -39,6 +40,9 @@ pub struct Arguments {
     /// Write what was read and computed as CSV files.
     #[arg(long, value_name = "FOLDER")]
     csv: Option<PathBuf>,
+    /// Write the same as Parquet files.
+    #[arg(long, value_name = "FOLDER")]
+    parquet: Option<PathBuf>,
     /// Write TensorBoard event files.
     #[arg(long, value_name = "FOLDER")]
     tensorboard: Option<PathBuf>,
@@ -92,11 +96,17 @@ pub fn report(arguments: &Arguments) -> Result<Vec<String>, Error> {
         }
         told.push(format!("wrote {} pictures into {}", pictures.len(), folder.display()));
     }
-    if let Some(folder) = &arguments.csv {
-        for (name, text) in export::tables(&runs, &arms) {
-            write(&folder.join(name), &text)?;
+    type Form = (&'static str, &'static str, fn(&table::Table) -> Vec<u8>);
+    let forms: [(_, Form); 2] = [
+        (&arguments.csv, ("CSV", "csv", table::Table::csv)),
+        (&arguments.parquet, ("Parquet", "parquet", table::Table::parquet)),
+    ];
+    for (folder, (called, extension, bytes)) in forms {
+        let Some(folder) = folder else { continue };
+        for (name, table) in export::tables(&runs, &arms) {
+            write(&folder.join(format!("{name}.{extension}")), &bytes(&table))?;
         }
-        told.push(format!("wrote CSV files into {}", folder.display()));
+        told.push(format!("wrote {called} files into {}", folder.display()));
     }
     if let Some(folder) = &arguments.tensorboard {
         for (place, bytes) in tensorboard::files(&runs) {

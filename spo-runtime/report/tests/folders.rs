@@ -145,11 +145,11 @@ fn tables_hold_what_was_read_and_computed() {
     let tables = export::tables(&both, &arms(&both, None).unwrap());
     let text = |name: &str| {
         let table = tables.iter().find(|(n, _)| *n == name).unwrap();
-        String::from_utf8(table.1.clone()).unwrap()
+        String::from_utf8(table.1.csv()).unwrap()
     };
-    assert_eq!(text("rows.csv").lines().count(), 1 + 2 * ROWS);
-    assert_eq!(text("metrics.csv").lines().count(), 1 + 2 * 4 * 4);
-    let comparison = text("comparison.csv");
+    assert_eq!(text("rows").lines().count(), 1 + 2 * ROWS);
+    assert_eq!(text("metrics").lines().count(), 1 + 2 * 4 * 4);
+    let comparison = text("comparison");
     assert_eq!(comparison.lines().count(), 1 + 2 * 5);
     assert!(comparison.contains("spo-0,displaced,share,,0.5,"), "{comparison}");
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use spo_api::{Error, Metrics, Session};
 use spo_data::{Dataset, Tokenizer};
 
-use crate::evaluate::spread;
+use crate::answers::spread;
 use crate::lines::JsonLines;
 use geometry::{Before, Geometry, Prediction, geometry};
 use probes::{Probe, ProbeText, Snapshot};

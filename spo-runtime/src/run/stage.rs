@@ -9,12 +9,12 @@ use anyhow::Context;
 use spo_api::{Metrics, Vector, nearest};
 use spo_data::{Dataset, MicroBatch};
 
+use crate::answers::{HeldOutLine, Wanted};
 use crate::cache::Cache;
 use crate::checkpoint::{Memory, StageState, Steps};
 use crate::diagnostics::{Evolution, StageFacts};
 use crate::error::BadInput;
-use crate::evaluate::{HeldOut, HeldOutLine, held_out};
-use crate::judge::judged;
+use crate::evaluate::{HeldOut, held_out};
 use crate::logs::Logs;
 use crate::mass::{Ledger, ledgers};
 use crate::output::Output;
@@ -66,7 +66,17 @@ impl Training<'_> {
         self.steps(references, &mut evaluator, evolution, &mut steps)?;
         let after = self.evaluate(&mut evaluator, self.stage.steps, &mut steps)?;
         self.reporter.end();
-        let Steps { tokens, metrics, before, mut seconds, elapsed, reference_rows, skipped, .. } = steps;
+        let Steps {
+            tokens,
+            metrics,
+            before,
+            mut seconds,
+            elapsed,
+            data_seconds,
+            reference_rows,
+            skipped,
+            ..
+        } = steps;
         seconds.sort_by(f64::total_cmp);
         Ok(StageSummary {
             name: self.stage.recipe.name.clone(),
@@ -74,6 +84,7 @@ impl Training<'_> {
             bilevel: self.stage.bilevel.name.clone(),
             steps: self.stage.steps,
             seconds: elapsed,
+            data_seconds,
             step_seconds: seconds[seconds.len() / 2],
             tokens,
             reference_rows,
@@ -294,18 +305,13 @@ impl Training<'_> {
         let name = &self.stage.recipe.name;
         if answer {
             let mut line = HeldOutLine::new(name, step, data, &scores);
-            let right = line.answer(
-                session,
-                data,
-                &self.plan.tokenizer,
-                self.stage.exact_match,
-                self.plan.recipe.evaluation.samples,
-            )?;
-            metrics.extend(right.map(|share| ("eval_exact_match".to_owned(), share)));
+            let wanted = Wanted {
+                exact_match: self.stage.exact_match,
+                judge: self.stage.judge,
+                samples: self.plan.recipe.evaluation.samples,
+            };
+            metrics.extend(line.answer(session, data, &self.plan.tokenizer, &wanted)?);
             self.logs.held_out.write(&line)?;
-            if let Some(judge) = self.stage.judge {
-                metrics.extend(judged(session, data, &self.plan.tokenizer, judge)?);
-            }
         }
         if self.plan.recipe.evaluation.mass {
             metrics.extend(Ledger::mean(&ledgers(session, data)?).metrics());

@@ -10,14 +10,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use spo_api::{Registry, nearest};
+use spo_api::{Library, Registry, nearest};
 use spo_data::hash;
 
 use crate::document::Document;
 use crate::error::{BadInput, Unfinished};
 use crate::output;
 use crate::plan::{Checked, Plan};
-use crate::plugins;
 use crate::recipe::{Recipe, Sweep};
 use crate::reporter::Reporter;
 use crate::starts::{self, Uses};
@@ -32,6 +31,9 @@ pub struct Plot {
     pub started_in: PathBuf,
     /// The arm that the others are compared with.
     pub baseline: String,
+    /// The libraries that parts were loaded from.
+    #[serde(default)]
+    pub plugins: Vec<Library>,
     /// The cells, arm by arm.
     pub cells: Vec<Cell>,
 }
@@ -83,9 +85,12 @@ pub fn run(registry: &mut Registry, document: &Document, reporter: &Reporter) ->
     let libraries = registry.libraries();
     let outcome = launch::launch(&sweep, &folder, &plot.cells, &recipes, libraries, &stop, reporter);
     let results = table::Results::read(&folder, &plot);
-    results.write_csv(&folder.join("results.csv"))?;
+    let export = results.export();
+    output::write_bytes(&folder.join("results.csv"), &export.csv())?;
+    output::write_bytes(&folder.join("results.parquet"), &export.parquet())?;
     if let Some(table) = results.table(&sweep) {
         reporter.note(&table);
+        reporter.note(&output::closing(&folder));
     }
     outcome.context(Unfinished { folder })
 }
@@ -133,17 +138,15 @@ fn prepare(
     let mut checked = Checked::default();
     for cell in &cells {
         let resolved = document.changed(&changes(cell, &name, &output)).map_err(anyhow::Error::from);
-        let recipe = resolved.and_then(|document| {
-            plugins::load_for(registry, &document)?;
-            Plan::check(registry, &document, &mut checked)
-        });
+        let recipe = resolved.and_then(|document| Plan::check(registry, &document, &mut checked));
         recipes.push(recipe.map_err(|error| BadInput(format!("error: cell `{}`: {error:#}", cell.name)))?);
     }
     share(&mut recipes, &output);
     let started_in = std::env::current_dir().context("the current folder is gone")?;
     let mut recipe = base;
     recipe.run.output = Some(output);
-    Ok((recipe, sweep, Plot { name, started_in, baseline, cells }, recipes))
+    let plugins = registry.libraries().to_vec();
+    Ok((recipe, sweep, Plot { name, started_in, baseline, plugins, cells }, recipes))
 }
 
 /// What makes a cell of the recipe.

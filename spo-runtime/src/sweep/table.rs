@@ -7,9 +7,9 @@ use std::path::Path;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use spo_api::Metrics;
 use spo_report::stats::student;
+use spo_report::table::Column;
 
 use super::{Cell, Plot};
-use crate::output;
 use crate::recipe::Sweep;
 use crate::summary::{COLUMNS, StageSummary, Summary};
 
@@ -29,11 +29,8 @@ impl<'a> Results<'a> {
         Results { plot, cells: plot.cells.iter().map(|cell| (cell, last(cell))).collect() }
     }
 
-    /// One line a cell: its name, arm and seed, whether it is complete, and every figure of its last stage.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn write_csv(&self, path: &Path) -> anyhow::Result<()> {
+    /// One row a cell: its name, arm and seed, whether it is complete, and every figure of its last stage.
+    pub fn export(&self) -> spo_report::table::Table {
         let mut names: Vec<String> = self
             .cells
             .iter()
@@ -42,22 +39,19 @@ impl<'a> Results<'a> {
             .collect();
         names.sort();
         names.dedup();
-        let quoted = |text: &str| match text.contains([',', '"']) {
-            true => format!("\"{}\"", text.replace('"', "\"\"")),
-            false => text.to_owned(),
-        };
-        let mut csv =
-            format!("cell,arm,seed,complete{}\n", names.iter().map(|n| format!(",{n}")).collect::<String>());
-        for (cell, stage) in &self.cells {
-            let known = stage.as_ref().map(figures).unwrap_or_default();
-            let _ =
-                write!(csv, "{},{},{},{}", quoted(&cell.name), quoted(&cell.arm), cell.seed, stage.is_some());
-            for name in &names {
-                let _ = write!(csv, ",{}", known.get(name).map(f64::to_string).unwrap_or_default());
-            }
-            csv.push('\n');
+        let known: Vec<Metrics> =
+            self.cells.iter().map(|(_, s)| s.as_ref().map(figures).unwrap_or_default()).collect();
+        let cells = || self.cells.iter();
+        let mut table = spo_report::table::Table::default()
+            .with("cell", Column::Text(cells().map(|(cell, _)| cell.name.clone()).collect()))
+            .with("arm", Column::Text(cells().map(|(cell, _)| cell.arm.clone()).collect()))
+            .with("seed", Column::Count(cells().map(|(cell, _)| i64::try_from(cell.seed).ok()).collect()))
+            .with("complete", Column::Flag(cells().map(|(_, stage)| stage.is_some()).collect()));
+        for name in names {
+            let values = known.iter().map(|figures| figures.get(&name).copied()).collect();
+            table = table.with(name, Column::Number(values));
         }
-        output::write_text(path, &csv)
+        table
     }
 
     /// Arms against figures; `None` when no cell is complete.

@@ -1,16 +1,12 @@
-use std::collections::HashSet;
-use std::path::Path;
-use std::sync::Arc;
-
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Map;
 use spo_api::{ConfigError, Part};
 
-use crate::error::{At, Place};
+use crate::error::Place;
 use crate::random::Random;
 use crate::row::{Answers, Row, Text};
-use crate::task::Generated;
+use crate::task::{Generated, distinct};
 
 /// Reports of who sold how much of what, to be summed up in one line that names the leader:
 /// `ann 3 figs, gus 8 nuts, eve 5 yams:` is answered by `gus leads with 8 nuts`.
@@ -82,11 +78,7 @@ impl MarketReport {
 
     /// Makes the data; the configuration must be [valid](Part::validate).
     pub(crate) fn generate(&self, seed: u64) -> Generated {
-        let file: Arc<Path> = Path::new(Self::NAME).into();
-        let mut random = Random::new(seed, 0);
-        let mut seen = HashSet::new();
-        let mut rows = Vec::new();
-        while rows.len() < self.train + self.held_out {
+        let draw = |random: &mut Random| -> Vec<Sale> {
             let count = self.min_sellers + random.below(self.max_sellers - self.min_sellers + 1);
             let mut drawn = |from: usize| {
                 let mut all: Vec<_> = (0..from).collect();
@@ -96,14 +88,12 @@ impl MarketReport {
             };
             let (sellers, amounts, goods) = (drawn(SELLERS.len()), drawn(MOST), drawn(GOODS.len()));
             let sales = sellers.into_iter().zip(amounts).zip(goods);
-            let sales: Vec<_> =
-                sales.map(|((seller, amount), goods)| Sale { seller, amount: amount + 1, goods }).collect();
-            if !seen.insert(sales.clone()) {
-                continue;
-            }
-            let place = Place { file: file.clone(), at: At::Row(rows.len() + 1) };
-            rows.push(row(place, &sales, &mut random));
-        }
+            sales.map(|((seller, amount), goods)| Sale { seller, amount: amount + 1, goods }).collect()
+        };
+        let count = self.train + self.held_out;
+        let mut rows = distinct(Self::NAME, count, &mut Random::new(seed, 0), draw, |at, sales, random| {
+            row(at, sales, random)
+        });
         let held_out = rows.split_off(self.train);
         Generated { train: rows, held_out, alphabet: "abcdefghiklmnoprstuvwy123456789 ,:".to_owned() }
     }
@@ -176,26 +166,23 @@ fn is_faithful(prompt: &str, answer: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use insta::assert_snapshot;
     use serde_json::json;
 
     use super::*;
-    use crate::task::{generate, texts};
+    use crate::task::{first_rows, generate, texts};
 
     #[test]
     fn the_data_are_the_same_for_the_same_seed() {
-        let first = |seed| {
-            let data = MarketReport::default().generate(seed);
-            data.train[..5].iter().map(|row| texts(row).join(" | ")).collect::<Vec<_>>().join("\n")
-        };
-        assert_snapshot!(first(0), @r"
+        assert_snapshot!(first_rows(|seed| MarketReport::default().generate(seed), 5), @r"
         fay 7 rice, ann 6 limes: | fay leads with 7 rice | fay leads with 7 limes
         eve 3 figs, dan 8 nuts, bob 2 yams: | dan leads with 8 nuts | eve 3 figs, dan 8 nuts
         dan 4 rice, eve 2 nuts: | dan leads with 4 rice | dan 4 rice, eve 2 nuts
         gus 5 figs, fay 3 nuts, bob 8 rice: | bob leads with 8 rice | bob leads with 5 rice
         cid 7 rice, ann 8 mint, gus 5 limes: | ann leads with 8 mint | cid 7 rice, ann 8 mint
         ");
-        assert_ne!(first(0), first(1));
     }
 
     #[test]

@@ -4,9 +4,16 @@ mod codewords;
 mod market_report;
 mod modular_chain;
 
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::path::Path;
+use std::sync::Arc;
+
 use serde_json::Value;
 use spo_api::{ConfigError, nearest, parse};
 
+use crate::error::{At, Place};
+use crate::random::Random;
 use crate::row::Row;
 
 pub use codewords::Codewords;
@@ -51,6 +58,40 @@ pub fn generate(name: &str, config: &Value, seed: u64) -> Result<Generated, Conf
             suggestion: nearest(name, NAMES).map(str::to_owned),
         }),
     }
+}
+
+/// Rows about things that are drawn until they are new, numbered as they come.
+fn distinct<T: Eq + Hash>(
+    task: &str,
+    count: usize,
+    random: &mut Random,
+    mut draw: impl FnMut(&mut Random) -> T,
+    row: impl Fn(Place, &T, &mut Random) -> Row,
+) -> Vec<Row> {
+    let file: Arc<Path> = Path::new(task).into();
+    let (mut seen, mut rows) = (HashSet::new(), Vec::new());
+    while rows.len() < count {
+        let drawn = draw(random);
+        if !seen.contains(&drawn) {
+            let place = Place { file: file.clone(), at: At::Row(rows.len() + 1) };
+            rows.push(row(place, &drawn, random));
+            seen.insert(drawn);
+        }
+    }
+    rows
+}
+
+/// The first rows that a seed makes, a line each; with another seed they are others.
+#[cfg(test)]
+fn first_rows(generate: impl Fn(u64) -> Generated, count: usize) -> String {
+    let lines = |seed| -> String {
+        let data = generate(seed);
+        let rows = data.train[..count].iter();
+        rows.map(|row| texts(row).join(" | ")).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(lines(0), lines(0));
+    assert_ne!(lines(0), lines(1));
+    lines(0)
 }
 
 /// Prompt, chosen, rejected.

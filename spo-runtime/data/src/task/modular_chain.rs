@@ -1,16 +1,12 @@
-use std::collections::HashSet;
-use std::path::Path;
-use std::sync::Arc;
-
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Map;
 use spo_api::{ConfigError, Part};
 
-use crate::error::{At, Place};
+use crate::error::Place;
 use crate::random::Random;
 use crate::row::{Answers, Row, Text};
-use crate::task::Generated;
+use crate::task::{Generated, distinct};
 
 /// Chains of single-digit additions modulo 10, with the running sums as the reasoning:
 /// `3+4+8+1=` is answered by `7,5,6`.
@@ -72,19 +68,14 @@ impl ModularChain {
 
     /// Makes the data; the configuration must be [valid](Part::validate).
     pub(crate) fn generate(&self, seed: u64) -> Generated {
-        let file: Arc<Path> = Path::new(Self::NAME).into();
-        let mut random = Random::new(seed, 0);
-        let mut seen = HashSet::new();
-        let mut rows = Vec::new();
-        while rows.len() < self.train + self.held_out {
+        let draw = |random: &mut Random| -> Vec<usize> {
             let terms = self.min_terms + random.below(self.max_terms - self.min_terms + 1);
-            let terms: Vec<_> = (0..terms).map(|_| random.below(10)).collect();
-            if !seen.insert(terms.clone()) {
-                continue;
-            }
-            let place = Place { file: file.clone(), at: At::Row(rows.len() + 1) };
-            rows.push(row(place, &terms, &mut random));
-        }
+            (0..terms).map(|_| random.below(10)).collect()
+        };
+        let count = self.train + self.held_out;
+        let mut rows = distinct(Self::NAME, count, &mut Random::new(seed, 0), draw, |at, terms, random| {
+            row(at, terms, random)
+        });
         let held_out = rows.split_off(self.train);
         Generated { train: rows, held_out, alphabet: "0123456789+=,".to_owned() }
     }
@@ -133,25 +124,22 @@ fn joined(digits: &[usize], separator: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use insta::assert_snapshot;
     use serde_json::json;
 
     use super::*;
-    use crate::task::{generate, texts};
+    use crate::task::{first_rows, generate, texts};
 
     #[test]
     fn the_data_are_the_same_for_the_same_seed() {
-        let first = |seed| {
-            let data = ModularChain::default().generate(seed);
-            data.train[..4].iter().map(|row| texts(row).join(" ")).collect::<Vec<_>>().join("\n")
-        };
-        assert_snapshot!(first(0), @r#"
-    5+6+0+6+7= 1,1,7,4 1,2,8,5
-    9+6+4+6+4= 5,9,5,9 9,3,9,3
-    4+3+4+1+5+7= 7,1,2,7,4 7,2,3,8,5
-    8+0+8+2+0+8= 8,6,8,8,6 8,6,8,8,5
+        assert_snapshot!(first_rows(|seed| ModularChain::default().generate(seed), 4), @r#"
+    5+6+0+6+7= | 1,1,7,4 | 1,2,8,5
+    9+6+4+6+4= | 5,9,5,9 | 9,3,9,3
+    4+3+4+1+5+7= | 7,1,2,7,4 | 7,2,3,8,5
+    8+0+8+2+0+8= | 8,6,8,8,6 | 8,6,8,8,5
     "#);
-        assert_ne!(first(0), first(1));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::reference::MovingReference;
 use crate::rows::{Batch, Part, Scores};
 use crate::schedule::LearningRate;
 
-use super::order::Order;
+use super::order::Orders;
 use super::{Evaluator, References, Training};
 
 impl Training<'_> {
@@ -28,24 +28,9 @@ impl Training<'_> {
         mut evolution: Option<Evolution>,
         steps: &mut Steps,
     ) -> anyhow::Result<()> {
-        let seed = self.plan.recipe.run.seed;
-        let recipe = self.stage.recipe.clone();
-        let (train, lower, total) =
-            (self.stage.train.clone(), self.stage.lower_data.clone(), self.stage.steps);
-        let rate = LearningRate::new(&recipe.optimizer, total);
-        let mut order = self.order();
-        let mut lower_order =
-            Order::new(seed.wrapping_add(1), lower.as_ref().unwrap_or(&train).examples.len(), true);
-        order.skip(steps.done * recipe.batch_size);
-        lower_order.skip(steps.lower_draws * recipe.batch_size);
-        let tasks = self.stage.tasks.clone();
-        steps.task_draws.resize(tasks.len(), 0);
-        let mut task_orders = Vec::new();
-        for (i, (task, draws)) in tasks.iter().zip(&steps.task_draws).enumerate() {
-            let mut order = Order::new(seed.wrapping_add(2 + i as u64), task.examples.len(), true);
-            order.skip(draws * recipe.batch_size);
-            task_orders.push(order);
-        }
+        let total = self.stage.steps;
+        let rate = LearningRate::new(&self.stage.recipe.optimizer, total);
+        let mut orders = Orders::new(self, steps);
         let (stage_began, before) = (Instant::now(), steps.elapsed);
         for step in steps.done..total {
             if let (Some(evolution), Some(log)) = (&mut evolution, &mut self.logs.diagnostics) {
@@ -53,99 +38,14 @@ impl Training<'_> {
                 evolution.before_step(&mut *self.plan.session, log, step, &note)?;
             }
             let lr = rate.at(step) * evolution.as_ref().map_or(1.0, Evolution::lr_factor);
-            let began = Instant::now();
-            let mut draw = || {
-                steps.lower_draws += 1;
-                lower_order.take(recipe.batch_size)
-            };
-            let rows = order.take(recipe.batch_size);
-            let batch = Batch::new(&train, &rows, self.stage.view, recipe.micro_batch);
-            let step_tokens: usize = batch.parts.iter().map(Part::unshared_tokens).sum();
-            if let (Some(moving), Some(scores)) = (&references.moving, &mut references.train) {
-                moving.score(&mut *self.plan.session, &batch, scores)?;
-            }
-            let data = Scored { rows: &train, reference: references.train.as_ref() };
-            let lower_data = match &lower {
-                Some(own) => Scored { rows: own, reference: references.lower.as_ref() },
-                None => data,
-            };
-            let memory = Memory::of(self.stage);
-            self.stage.objective.begin(step);
-            let motion = motion(&recipe, lr, Progress { step, total });
-            let bilevel = &mut self.stage.bilevel;
-            let source = bilevel.lower.is_some().then_some(LowerSource {
-                data: lower_data,
-                own: lower.is_some(),
-                draw: &mut draw,
-            });
-            let drawing = task_orders.iter_mut().zip(&mut steps.task_draws);
-            let lower_tasks = bilevel.tasks.iter_mut().zip(&tasks).zip(drawing).enumerate();
-            let lower_tasks = lower_tasks.map(|(i, (((objective, _), rows), (order, draws)))| LowerTask {
-                objective: &mut **objective,
-                data: Scored { rows, reference: references.tasks.get(i) },
-                draw: Box::new(|| {
-                    *draws += 1;
-                    order.take(recipe.batch_size)
-                }),
-            });
-            let lower_tasks = lower_tasks.collect();
-            let levels = Levels {
-                upper: &mut *self.stage.objective,
-                lower: bilevel.lower.as_mut().map(|l| &mut **l as &mut dyn Objective),
-            };
-            let mut problem =
-                StepProblem::new(&mut *self.plan.session, levels, data, batch, source, lower_tasks, motion)?;
-            let outcome = bilevel.step.step(&mut problem);
-            let (seen, grad_norm) = (problem.observation.take(), problem.grad_norm);
-            let (lower_rows, task_rows) = (problem.lower_rows(), problem.task_rows());
-            drop(problem);
-            let (mut metrics, losses) = match outcome {
-                Ok(report) => {
-                    let mut metrics = seen.as_ref().map(Observation::metrics).unwrap_or_default();
-                    metrics.extend(report.metrics);
-                    (metrics, report.losses)
-                }
-                Err(Error::NonFinite(error)) => {
-                    let incident = Incident {
-                        stage: recipe.name.clone(),
-                        step: step + 1,
-                        error,
-                        rows,
-                        data: train.hash(),
-                        lower_rows,
-                        lower_own: lower.is_some(),
-                        task_rows,
-                    };
-                    self.leave_out(incident, memory, &references, steps)?;
-                    (Metrics::new(), Losses { upper: f64::NAN, lower: f64::NAN })
-                }
-                Err(error) => return Err(error).with_context(|| format!("step {} of {total}", step + 1)),
-            };
-            if !metrics.is_empty() {
-                steps.skipped_in_a_row = 0;
-            }
-            steps.tokens += step_tokens;
-            let epoch = ((step + 1) * recipe.batch_size) as f64 / train.examples.len() as f64;
-            for (name, value) in [
-                ("grad_norm", grad_norm.filter(|_| !metrics.is_empty())),
-                ("loss/upper", self.stage.bilevel.lower.is_some().then_some(losses.upper)),
-                ("loss/lower", Some(losses.lower)),
-                ("skipped", (steps.skipped > 0).then_some(steps.skipped as f64)),
-                ("learning_rate", Some(motion.optimizer.lr)),
-                ("num_tokens", Some(steps.tokens as f64)),
-                ("epoch", Some(epoch)),
-            ] {
-                // A level that was not computed has no loss.
-                if let Some(value) = value.filter(|v| v.is_finite()) {
-                    metrics.insert(name.into(), value);
-                }
-            }
+            let (began, tokens_before) = (Instant::now(), steps.tokens);
+            let metrics = self.step(lr, &mut orders, &mut references, steps)?;
             if let Some(moving) = &mut references.moving {
                 moving.follow(&mut *self.plan.session, step + 1)?;
             }
-            self.logs.metrics(&recipe.name, step + 1, &metrics)?;
+            self.logs.metrics(&self.stage.recipe.name, step + 1, &metrics)?;
             let took = began.elapsed().as_secs_f64();
-            self.reporter.step(step + 1, &metrics, step_tokens as f64 / took);
+            self.reporter.step(step + 1, &metrics, (steps.tokens - tokens_before) as f64 / took);
             steps.seconds.push(took);
             if let (Some(evolution), Some(log)) = (&mut evolution, &mut self.logs.diagnostics) {
                 evolution.after_step(&mut *self.plan.session, log, step + 1, &metrics)?;
@@ -172,11 +72,111 @@ impl Training<'_> {
         match (references.moving, references.train) {
             (Some(moving), _) => moving.release(&mut *self.plan.session),
             (None, Some(scores)) => {
-                self.known.insert(self.key(&train, self.stage.view), scores);
+                self.known.insert(self.key(&self.stage.train, self.stage.view), scores);
             }
             (None, None) => {}
         }
         Ok(())
+    }
+
+    /// One step on the next batch, and its metrics: counts alone if the batch had to be left out.
+    fn step(
+        &mut self,
+        lr: f64,
+        orders: &mut Orders,
+        references: &mut References,
+        steps: &mut Steps,
+    ) -> anyhow::Result<Metrics> {
+        let (stage, session) = (&mut *self.stage, &mut *self.plan.session);
+        let (step, total) = (steps.done, stage.steps);
+        let began = Instant::now();
+        let rows = orders.train.take(stage.recipe.batch_size);
+        let batch = Batch::new(&stage.train, &rows, stage.view, stage.recipe.micro_batch);
+        steps.data_seconds += began.elapsed().as_secs_f64();
+        steps.tokens += batch.parts.iter().map(Part::unshared_tokens).sum::<usize>();
+        if let (Some(moving), Some(scores)) = (&references.moving, &mut references.train) {
+            moving.score(session, &batch, scores)?;
+        }
+        let memory = Memory::of(stage);
+        stage.objective.begin(step);
+        let motion = motion(&stage.recipe, lr, Progress { step, total });
+        let data = Scored { rows: &stage.train, reference: references.train.as_ref() };
+        let bilevel = &mut stage.bilevel;
+        let (batch_size, own) = (stage.recipe.batch_size, stage.lower_data.is_some());
+        let mut draw = || {
+            steps.lower_draws += 1;
+            orders.lower.take(batch_size)
+        };
+        let source = bilevel.lower.is_some().then_some(LowerSource {
+            data: match &stage.lower_data {
+                Some(rows) => Scored { rows, reference: references.lower.as_ref() },
+                None => data,
+            },
+            own,
+            draw: &mut draw,
+        });
+        let drawing = orders.tasks.iter_mut().zip(&mut steps.task_draws);
+        let tasks = bilevel.tasks.iter_mut().zip(&stage.tasks).zip(drawing).enumerate();
+        let tasks = tasks.map(|(i, (((objective, _), rows), (order, draws)))| LowerTask {
+            objective: &mut **objective,
+            data: Scored { rows, reference: references.tasks.get(i) },
+            draw: Box::new(|| {
+                *draws += 1;
+                order.take(batch_size)
+            }),
+        });
+        let tasks = tasks.collect();
+        let lower = bilevel.lower.as_mut().map(|lower| &mut **lower as &mut dyn Objective);
+        let levels = Levels { upper: &mut *stage.objective, lower };
+        let mut problem = StepProblem::new(session, levels, data, batch, source, tasks, motion)?;
+        let outcome = bilevel.step.step(&mut problem);
+        let (seen, grad_norm) = (problem.observation.take(), problem.grad_norm);
+        let (lower_rows, task_rows) = (problem.lower_rows(), problem.task_rows());
+        let drawing = problem.drawing.as_secs_f64();
+        drop(problem);
+        steps.data_seconds += drawing;
+        let (mut metrics, losses) = match outcome {
+            Ok(report) => {
+                let mut metrics = seen.as_ref().map(Observation::metrics).unwrap_or_default();
+                metrics.extend(report.metrics);
+                (metrics, report.losses)
+            }
+            Err(Error::NonFinite(error)) => {
+                let incident = Incident {
+                    stage: stage.recipe.name.clone(),
+                    step: step + 1,
+                    error,
+                    rows,
+                    data: stage.train.hash(),
+                    lower_rows,
+                    lower_own: own,
+                    task_rows,
+                };
+                self.leave_out(incident, memory, references, steps)?;
+                (Metrics::new(), Losses { upper: f64::NAN, lower: f64::NAN })
+            }
+            Err(error) => return Err(error).with_context(|| format!("step {} of {total}", step + 1)),
+        };
+        if !metrics.is_empty() {
+            steps.skipped_in_a_row = 0;
+        }
+        let stage = &*self.stage;
+        let epoch = ((step + 1) * batch_size) as f64 / stage.train.examples.len() as f64;
+        for (name, value) in [
+            ("grad_norm", grad_norm.filter(|_| !metrics.is_empty())),
+            ("loss/upper", stage.bilevel.lower.is_some().then_some(losses.upper)),
+            ("loss/lower", Some(losses.lower)),
+            ("skipped", (steps.skipped > 0).then_some(steps.skipped as f64)),
+            ("learning_rate", Some(lr)),
+            ("num_tokens", Some(steps.tokens as f64)),
+            ("epoch", Some(epoch)),
+        ] {
+            // A level that was not computed has no loss.
+            if let Some(value) = value.filter(|v| v.is_finite()) {
+                metrics.insert(name.into(), value);
+            }
+        }
+        Ok(metrics)
     }
 
     /// A batch is left out, if the recipe allows it: what it made objectives and step remember is forgotten.

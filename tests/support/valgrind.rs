@@ -1,0 +1,20 @@
+//! Tests run once more by valgrind.
+
+use std::process::Command;
+
+/// Runs these tests of the program that asks, with every access to memory watched; or says loudly that it cannot.
+pub fn watch(tests: &[&str]) {
+    let valgrind = Command::new("valgrind")
+        .args(["--quiet", "--error-exitcode=9"])
+        .arg(std::env::current_exe().expect("a program"))
+        .args(tests)
+        .arg("--test-threads=1")
+        .output();
+    match valgrind {
+        Err(e) => eprintln!("SKIPPED: valgrind is needed to watch memory at the border ({e})"),
+        Ok(output) => {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+        }
+    }
+}
