@@ -9,8 +9,10 @@ const HELP: &str = "\
 cargo xtask test [ARGUMENTS]   every test of the workspace, in a release build
                                (arguments go to `cargo test`)
 
-cargo xtask table RUN...       held-out figures of equal recipes under several seeds: mean and 95%
-                               confidence interval of every stage, in Markdown
+cargo xtask table [--against STAGE] RUN...
+                               held-out figures of equal recipes under several seeds: mean and 95%
+                               confidence interval of every stage, or of its difference to STAGE,
+                               in Markdown
 
 SPO_SHARED=FOLDER makes the tests on reference models and real data run too; without it they say
 that they are skipped.
