@@ -7,11 +7,10 @@ use serde_json::Value;
 use spo_report::stats::student;
 
 /// Figures at the end of a stage: title, metric, factor, decimals.
-const COLUMNS: [(&str, &str, f64, usize); 12] = [
+const COLUMNS: [(&str, &str, f64, usize); 11] = [
     ("exact match, %", "eval_exact_match", 100.0, 1),
     ("ROUGE-L, %", "eval_rouge_l", 100.0, 1),
     ("faithful, %", "eval_faithful", 100.0, 1),
-    ("pairs in order, %", "eval_pair_accuracy", 100.0, 1),
     ("log p(preferred)", "eval_logps/chosen", 1.0, 2),
     ("log p(dispreferred)", "eval_logps/rejected", 1.0, 2),
     ("displaced, %", "eval_displaced", 100.0, 1),
