@@ -13,8 +13,10 @@ cargo xtask test [ARGUMENTS]   every test of the workspace, in a release build
 cargo xtask browser            installs a headless Chromium from npm into target/browser and prints its
                                path: with SPO_BROWSER=PATH the tests open a report in it
 
-cargo xtask table RUN...       held-out figures of equal recipes under several seeds: mean and 95%
-                               confidence interval of every stage, in Markdown
+cargo xtask table [--against STAGE] RUN...
+                               held-out figures of equal recipes under several seeds: mean and 95%
+                               confidence interval of every stage, or of its difference to STAGE,
+                               in Markdown
 
 SPO_SHARED=FOLDER makes the tests on reference models and real data run too; without it they say
 that they are skipped.

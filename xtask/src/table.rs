@@ -1,12 +1,13 @@
-//! `cargo xtask table RUN...`: the held-out figures of equal recipes under several seeds, as a Markdown table.
+//! `cargo xtask table`: the held-out figures of equal recipes under several seeds, as a Markdown table.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
 use spo_report::stats::student;
 
 /// Figures at the end of a stage: title, metric, factor, decimals.
-const COLUMNS: [(&str, &str, f64, usize); 8] = [
+const COLUMNS: [(&str, &str, f64, usize); 11] = [
     ("exact match, %", "eval_exact_match", 100.0, 1),
     ("ROUGE-L, %", "eval_rouge_l", 100.0, 1),
     ("faithful, %", "eval_faithful", 100.0, 1),
@@ -15,60 +16,153 @@ const COLUMNS: [(&str, &str, f64, usize); 8] = [
     ("displaced, %", "eval_displaced", 100.0, 1),
     ("mass on preferred, %", "eval_mass/preferred", 100.0, 1),
     ("mass elsewhere, %", "eval_mass/everything_else", 100.0, 1),
+    ("Δ log p(of others)", "leak/other", 1.0, 2),
+    ("Δ log p(shuffled)", "leak/shuffled", 1.0, 2),
+    ("Δ log p(own)", "leak/own", 1.0, 2),
 ];
 
-/// A line for each stage: mean over the runs, and half the width of its 95% confidence interval.
+/// A stage of a run, with its held-out figures, and what leaked while it lasted.
+struct Stage {
+    name: String,
+    figures: BTreeMap<String, f64>,
+}
+
+/// A line for each stage: mean over the runs, and half the width of its 95% confidence interval. With
+/// `--against STAGE` first, of the differences to that stage, run by run.
 ///
 /// # Errors
-/// When a run has no summary, or its stages are not those of the first.
-pub fn table(runs: &[String]) -> Result<String, String> {
-    let summaries = runs.iter().map(|run| summary(Path::new(run))).collect::<Result<Vec<_>, _>>()?;
-    let Some(first) = summaries.first() else { return Err("which runs?".into()) };
-    let names = |summary: &[Value]| summary.iter().map(|s| s["name"].clone()).collect::<Vec<_>>();
-    if let Some(i) = summaries.iter().position(|summary| names(summary) != names(first)) {
+/// When a run has no summary, or its stages are not those of the first, or have no such stage.
+pub fn table(arguments: &[String]) -> Result<String, String> {
+    let (against, runs) = match arguments {
+        [option, stage, runs @ ..] if option == "--against" => (Some(stage), runs),
+        runs => (None, runs),
+    };
+    let read = runs.iter().map(|run| stages(Path::new(run))).collect::<Result<Vec<_>, _>>()?;
+    let Some(first) = read.first() else { return Err("which runs?".into()) };
+    let names = |run: &[Stage]| run.iter().map(|stage| stage.name.clone()).collect::<Vec<_>>();
+    if let Some(i) = read.iter().position(|run| names(run) != names(first)) {
         return Err(format!("{} has other stages than {}", runs[i], runs[0]));
     }
+    let base = match against {
+        Some(name) => match first.iter().position(|stage| stage.name == *name) {
+            Some(base) => Some(base),
+            None => return Err(format!("no stage `{name}`, only {}", names(first).join(", "))),
+        },
+        None => None,
+    };
     let columns: Vec<_> =
-        COLUMNS.iter().filter(|c| first.iter().any(|s| s["after"].get(c.1).is_some())).collect();
+        COLUMNS.iter().filter(|c| first.iter().any(|s| s.figures.contains_key(c.1))).collect();
     let titles: Vec<_> = columns.iter().map(|c| c.0).collect();
     let mut out = format!("| stage | {} |\n|---|{}\n", titles.join(" | "), "---:|".repeat(titles.len()));
-    for (i, stage) in first.iter().enumerate() {
+    for (i, stage) in first.iter().enumerate().filter(|(i, _)| Some(*i) != base) {
         let cells = columns.iter().map(|(_, metric, factor, decimals)| {
-            let values = summaries.iter().map(|s| s[i]["after"][*metric].as_f64().map(|x| factor * x));
-            values.collect::<Option<Vec<_>>>().map_or("-".into(), |values| cell(&values, *decimals))
+            let value = |run: &Vec<Stage>| {
+                let of = |stage: usize| run[stage].figures.get(*metric).map(|x| factor * x);
+                Some(of(i)? - base.map_or(Some(0.0), of)?)
+            };
+            let values = read.iter().map(value).collect::<Option<Vec<_>>>();
+            values.map_or("-".into(), |values| cell(&values, *decimals, base.is_some()))
         });
-        let name = stage["name"].as_str().unwrap_or_default();
-        out += &format!("| {name} | {} |\n", cells.collect::<Vec<_>>().join(" | "));
+        out += &format!("| {} | {} |\n", stage.name, cells.collect::<Vec<_>>().join(" | "));
     }
     Ok(out)
 }
 
-fn summary(run: &Path) -> Result<Vec<Value>, String> {
+fn stages(run: &Path) -> Result<Vec<Stage>, String> {
     let path = run.join("summary.json");
     let bad = |what: String| format!("{}: {what}", path.display());
     let text = std::fs::read_to_string(&path).map_err(|e| bad(format!("{e} (has the run ended?)")))?;
     let summary: Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
-    summary["stages"].as_array().cloned().ok_or_else(|| bad("no stages".into()))
+    let stages = summary["stages"].as_array().ok_or_else(|| bad("no stages".into()))?;
+    let mut leaks = leaks(&run.join("diagnostics.jsonl"))?;
+    let stage = |stage: &Value| {
+        let name = stage["name"].as_str().unwrap_or_default().to_owned();
+        let mut figures: BTreeMap<_, _> = leaks.remove(&name).unwrap_or_default();
+        let after = stage["after"].as_object().into_iter().flatten();
+        figures.extend(after.filter_map(|(metric, x)| Some((metric.clone(), x.as_f64()?))));
+        Stage { name, figures }
+    };
+    Ok(stages.iter().map(stage).collect())
 }
 
-fn cell(values: &[f64], decimals: usize) -> String {
+/// By stage: mean change of the log-probs of answers that nobody asked for, from its start to its end.
+fn leaks(path: &Path) -> Result<BTreeMap<String, BTreeMap<String, f64>>, String> {
+    let Ok(text) = std::fs::read_to_string(path) else { return Ok(BTreeMap::new()) };
+    let lines = text.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>();
+    let lines = lines.map_err(|e| format!("{}: {e}", path.display()))?;
+    let mut ends: BTreeMap<&str, (&Value, &Value)> = BTreeMap::new();
+    for line in lines.iter().filter(|line| line["kind"] == "evolution") {
+        let stage = line["stage"].as_str().unwrap_or_default();
+        ends.entry(stage).and_modify(|(_, last)| *last = line).or_insert((line, line));
+    }
+    let change = |kind: &str, (first, last): &(&Value, &Value)| {
+        let of = |line: &Value| line[kind].as_array().cloned().unwrap_or_default();
+        let pairs = of(first).into_iter().zip(of(last));
+        let changes: Vec<_> = pairs.filter_map(|(a, b)| Some(b.as_f64()? - a.as_f64()?)).collect();
+        let mean = changes.iter().sum::<f64>() / changes.len() as f64;
+        (!changes.is_empty()).then(|| (format!("leak/{kind}"), mean))
+    };
+    let of_stage = |ends| ["other", "shuffled", "own"].iter().filter_map(|kind| change(kind, ends)).collect();
+    Ok(ends.iter().map(|(stage, ends)| (stage.to_string(), of_stage(ends))).collect())
+}
+
+fn cell(values: &[f64], decimals: usize, signed: bool) -> String {
     let estimate = student(values);
     let half = estimate
         .interval
         .map_or(String::new(), |(low, high)| format!(" ± {:.decimals$}", (high - low) / 2.0));
-    format!("{:.decimals$}{half}", estimate.mean)
+    match signed {
+        true => format!("{:+.decimals$}{half}", estimate.mean),
+        false => format!("{:.decimals$}{half}", estimate.mean),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use serde_json::json;
+
     use super::*;
 
+    /// Two runs of two stages; `align` gains 1 and 3 points on `sft`, and what it leaks grows by 1 nat.
+    fn runs(name: &str) -> Vec<String> {
+        let root: PathBuf = std::env::temp_dir().join(format!("spo-table-{}-{name}", std::process::id()));
+        let run = |i: usize, gain: f64| {
+            let folder = root.join(i.to_string());
+            fs::create_dir_all(&folder).unwrap();
+            let stage = |name: &str, x: f64| json!({"name": name, "after": {"eval_exact_match": x}});
+            let summary = json!({"stages": [stage("sft", 0.5), stage("align", 0.5 + gain)]});
+            fs::write(folder.join("summary.json"), summary.to_string()).unwrap();
+            let seen = |other: [Value; 2]| json!({"kind": "evolution", "stage": "align", "other": other});
+            let lines = [seen([json!(-4.0), Value::Null]), seen([json!(-3.0), Value::Null])];
+            fs::write(folder.join("diagnostics.jsonl"), lines.map(|l| l.to_string()).join("\n")).unwrap();
+            folder.display().to_string()
+        };
+        vec![run(1, 0.01), run(2, 0.03)]
+    }
+
     #[test]
-    fn intervals_are_student_s() {
-        assert_eq!(cell(&[2.0], 1), "2.0");
+    fn figures_are_means_with_student_s_intervals() {
         // Two values: 12.706 times half their distance.
-        assert_eq!(cell(&[1.0, 3.0], 3), "2.000 ± 12.706");
-        assert_eq!(cell(&[4.0; 5], 2), "4.00 ± 0.00");
+        let lines = [
+            "| stage | exact match, % | Δ log p(of others) |",
+            "|---|---:|---:|",
+            "| sft | 50.0 ± 0.0 | - |",
+            "| align | 52.0 ± 12.7 | 1.00 ± 0.00 |\n",
+        ];
+        assert_eq!(table(&runs("means")).unwrap(), lines.join("\n"));
+        assert_eq!(cell(&[2.0], 1, false), "2.0");
+    }
+
+    #[test]
+    fn differences_are_paired_run_by_run() {
+        let against = |stage: &str| [vec!["--against".into(), stage.into()], runs("paired")].concat();
+        let table_against = table(&against("sft")).unwrap();
+        assert!(table_against.ends_with("| align | +2.0 ± 12.7 | - |\n"), "{table_against}");
+        assert!(!table_against.contains("| sft |"));
+        assert_eq!(table(&against("dpo")).unwrap_err(), "no stage `dpo`, only sft, align");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use spo_api::{ConfigError, Part};
 use crate::error::{At, Place};
 use crate::random::Random;
 use crate::row::{Answers, Row, Text};
-use crate::task::Generated;
+use crate::task::{Generated, swap_answers};
 
 /// A code to know by heart: each prompt, a capital letter, has a codeword of a few small ones. `C` is answered
 /// by `bad`; the rejected answer differs in one letter: `bcd`.
@@ -36,6 +36,10 @@ pub struct Codewords {
     /// Letters of a codeword.
     #[schemars(range(min = 1, max = 6))]
     pub length: usize,
+    /// Probability that a training pair has its answers exchanged: mistaken labels, and mistaken
+    /// demonstrations for SFT. Held-out pairs have none.
+    #[schemars(range(min = 0, max = 1))]
+    pub swapped: f64,
 }
 
 const PROMPTS: &str = "ABCDEFGHIJKLMNOP";
@@ -43,7 +47,7 @@ const LETTERS: &str = "abcdefgh";
 
 impl Default for Codewords {
     fn default() -> Self {
-        Codewords { train: 64, prompts: 8, skip: 0, letters: 4, length: 3 }
+        Codewords { train: 64, prompts: 8, skip: 0, letters: 4, length: 3, swapped: 0.0 }
     }
 }
 
@@ -97,8 +101,10 @@ impl Codewords {
                 variables: Map::new(),
             }
         };
+        let mut train: Vec<_> = (0..self.train).map(&mut row).collect();
+        swap_answers(&mut train, self.swapped, seed);
         Generated {
-            train: (0..self.train).map(&mut row).collect(),
+            train,
             held_out: (0..self.prompts).map(&mut row).collect(),
             alphabet: [&PROMPTS[self.skip..self.skip + self.prompts], &LETTERS[..self.letters]].concat(),
         }
@@ -181,7 +187,7 @@ mod tests {
         prompts: must be at most 4, half of the 8 words of 3 letters
         prompts: must be at most 16, got 17
         skip: with `prompts` must be at most 16, got 17
-        words: unknown field `words`, expected one of `train`, `prompts`, `skip`, `letters`, `length`
+        words: unknown field `words`, expected one of `train`, `prompts`, `skip`, `letters`, `length`, `swapped`
         "
         );
     }

@@ -6,7 +6,7 @@ use spo_api::{ConfigError, Part};
 use crate::error::Place;
 use crate::random::Random;
 use crate::row::{Answers, Row, Text};
-use crate::task::{Generated, distinct};
+use crate::task::{Generated, distinct, swap_answers};
 
 /// Reports of who sold how much of what, to be summed up in one line that names the leader:
 /// `ann 3 figs, gus 8 nuts, eve 5 yams:` is answered by `gus leads with 8 nuts`.
@@ -31,6 +31,10 @@ pub struct MarketReport {
     /// Most sellers of a report: more are harder.
     #[schemars(range(max = 8))]
     pub max_sellers: usize,
+    /// Probability that a training pair has its answers exchanged: mistaken labels, and mistaken
+    /// demonstrations for SFT. Held-out pairs have none.
+    #[schemars(range(min = 0, max = 1))]
+    pub swapped: f64,
 }
 
 const SELLERS: [&str; 8] = ["ann", "bob", "cid", "dan", "eve", "fay", "gus", "hal"];
@@ -40,7 +44,7 @@ const MOST: usize = 9;
 
 impl Default for MarketReport {
     fn default() -> Self {
-        MarketReport { train: 4000, held_out: 200, min_sellers: 2, max_sellers: 3 }
+        MarketReport { train: 4000, held_out: 200, min_sellers: 2, max_sellers: 3, swapped: 0.0 }
     }
 }
 
@@ -95,6 +99,7 @@ impl MarketReport {
             row(at, sales, random)
         });
         let held_out = rows.split_off(self.train);
+        swap_answers(&mut rows, self.swapped, seed);
         Generated { train: rows, held_out, alphabet: "abcdefghiklmnoprstuvwy123456789 ,:".to_owned() }
     }
 
@@ -243,7 +248,7 @@ mod tests {
         max_sellers: must be at least min_sellers (4), got 3
         max_sellers: must be at most 8, got 9
         train: train + held_out must be at most 112896, half of all reports
-        sellers: unknown field `sellers`, expected one of `train`, `held_out`, `min_sellers`, `max_sellers`
+        sellers: unknown field `sellers`, expected one of `train`, `held_out`, `min_sellers`, `max_sellers`, `swapped`
         "
         );
     }

@@ -14,7 +14,7 @@ use spo_api::{ConfigError, nearest, parse};
 
 use crate::error::{At, Place};
 use crate::random::Random;
-use crate::row::Row;
+use crate::row::{Answers, Row};
 
 pub use codewords::Codewords;
 pub use market_report::MarketReport;
@@ -94,10 +94,25 @@ fn first_rows(generate: impl Fn(u64) -> Generated, count: usize) -> String {
     lines(0)
 }
 
+/// Exchanges the answers of pairs, of each with probability `share`.
+fn swap_answers(rows: &mut [Row], share: f64, seed: u64) {
+    // Numbers of their own, so that the rows are otherwise the same with swaps as without.
+    let mut random = Random::new(seed, u64::MAX);
+    for row in rows {
+        const FINE: usize = 1 << 53;
+        let swap = (random.below(FINE) as f64) < share * FINE as f64;
+        if let Answers::Pair { chosen, rejected } = &mut row.answers
+            && swap
+        {
+            std::mem::swap(chosen, rejected);
+        }
+    }
+}
+
 /// Prompt, chosen, rejected.
 #[cfg(test)]
 fn texts(row: &Row) -> [&str; 3] {
-    use crate::row::{Answers, Text};
+    use crate::row::Text;
     fn plain(text: &Text) -> &str {
         match text {
             Text::Plain(text) => text,
@@ -106,4 +121,37 @@ fn texts(row: &Row) -> [&str; 3] {
     }
     let Answers::Pair { chosen, rejected } = &row.answers else { panic!("not a pair") };
     [plain(&row.prompt), plain(chosen), plain(rejected)]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_share_of_the_training_pairs_is_swapped_and_nothing_else_changes() {
+        for name in NAMES {
+            let made = |swapped| {
+                let mut config = json!({"swapped": swapped});
+                if name == Codewords::NAME {
+                    config["train"] = json!(4000);
+                }
+                generate(name, &config, 3).unwrap()
+            };
+            let (clean, noisy) = (made(0.0), made(0.3));
+            assert_eq!(clean.held_out, noisy.held_out);
+            let mut swapped = 0;
+            for (clean, noisy) in clean.train.iter().zip(&noisy.train) {
+                let [prompt, chosen, rejected] = texts(clean);
+                let exchanged = texts(noisy) == [prompt, rejected, chosen];
+                assert!(exchanged || texts(noisy) == [prompt, chosen, rejected]);
+                swapped += usize::from(exchanged);
+            }
+            // Three standard deviations about 1200.
+            assert!((1113..1287).contains(&swapped), "{name}: {swapped}");
+            assert!(made(1.0).train.iter().zip(&clean.train).all(|(a, b)| texts(a)[1] == texts(b)[2]));
+            assert!(generate(name, &json!({"swapped": 1.5}), 0).is_err());
+        }
+    }
 }

@@ -6,7 +6,7 @@ use spo_api::{ConfigError, Part};
 use crate::error::Place;
 use crate::random::Random;
 use crate::row::{Answers, Row, Text};
-use crate::task::{Generated, distinct};
+use crate::task::{Generated, distinct, swap_answers};
 
 /// Chains of single-digit additions modulo 10, with the running sums as the reasoning:
 /// `3+4+8+1=` is answered by `7,5,6`.
@@ -28,11 +28,15 @@ pub struct ModularChain {
     /// Most terms of a chain: more terms are harder.
     #[schemars(range(max = 64))]
     pub max_terms: usize,
+    /// Probability that a training pair has its answers exchanged: mistaken labels, and mistaken
+    /// demonstrations for SFT. Held-out pairs have none.
+    #[schemars(range(min = 0, max = 1))]
+    pub swapped: f64,
 }
 
 impl Default for ModularChain {
     fn default() -> Self {
-        ModularChain { train: 4000, held_out: 200, min_terms: 3, max_terms: 6 }
+        ModularChain { train: 4000, held_out: 200, min_terms: 3, max_terms: 6, swapped: 0.0 }
     }
 }
 
@@ -77,6 +81,7 @@ impl ModularChain {
             row(at, terms, random)
         });
         let held_out = rows.split_off(self.train);
+        swap_answers(&mut rows, self.swapped, seed);
         Generated { train: rows, held_out, alphabet: "0123456789+=,".to_owned() }
     }
 }
@@ -186,7 +191,7 @@ mod tests {
     max_terms: must be at least min_terms (3), got 2
     min_terms: must be at least 2, got 1
     train: train + held_out must be at most 550, half of the 1100 chains of 2 to 3 terms
-    terms: unknown field `terms`, expected one of `train`, `held_out`, `min_terms`, `max_terms`
+    terms: unknown field `terms`, expected one of `train`, `held_out`, `min_terms`, `max_terms`, `swapped`
     "#
         );
     }
