@@ -26,7 +26,7 @@ PROGRAMS = {
     "TRL, bf16 weights": (["--", "--lean", "--bf16"], KEEP),
     "spo": ([], {}),
     "spo, penalty": (["stage.dpo.bilevel='penalty'"], {}),
-    "spo, checkpoint": (["backend.checkpoint=true"], {}),
+    "spo, memory 2.25 GiB": (["backend={ name = 'candle', memory = 2.25 }"], {}),
     "spo, tch": (["backend='tch'"], {}),
     "TRL, LoRA": (["--", "--lora"], {}),
     "spo, LoRA": (LORA, {}),
@@ -67,7 +67,7 @@ def measure(name):
     ends, losses = [], []
     for line in process.stdout:
         now = time.perf_counter()
-        step = json.loads(line) if line.startswith("{") else {}
+        step = json.loads(line) if line.startswith('{"') else {}
         if "step" in step:
             ends.append(now)
             losses.append(float(step["loss"] if "loss" in step else step["metrics"]["loss"]))

@@ -1,8 +1,8 @@
 //! How the time and the memory of a training step grow: with the length of rows, the batch, the vocabulary, and what
 //! the prompt that two answers share saves. And what share of the machine's speed in large matrix products it reaches.
 //!
-//! `cargo run --release -p spo-backend-candle --example growth FOLDER` prints Markdown tables and writes pictures
-//! into FOLDER. Every case is a process of its own, for its peak memory: a forward and backward pass and an
+//! `cargo run --release -p spo-backend-candle --example growth FOLDER [TABLE ...]` prints Markdown tables, all or those
+//! that are named, and writes pictures into FOLDER. Every case is a process of its own, for its peak memory: a forward and backward pass and an
 //! AdamW step on random tokens, five times after one that is not counted.
 
 use std::process::{Command, ExitCode};
@@ -46,7 +46,7 @@ struct Found {
 
 impl Case {
     const BASE: Case =
-        Case { layers: 6, vocabulary: 49152, pairs: 2, prompt: 128, answer: 192, shared: true };
+        Case { layers: 4, vocabulary: 16384, pairs: 1, prompt: 128, answer: 192, shared: true };
 
     fn arguments(&self) -> [String; 6] {
         let Case { layers, vocabulary, pairs, prompt, answer, shared } = *self;
@@ -226,35 +226,51 @@ fn table(folder: &str, name: &str, unit: &str, curves: &[(&str, Vec<(f64, Case)>
     Ok(())
 }
 
-fn all(folder: &str) -> Result<(), String> {
+/// The tables: name, what goes right, curves.
+type Table = (&'static str, &'static str, Vec<(&'static str, Vec<(f64, Case)>)>);
+
+fn tables() -> Vec<Table> {
     let base = Case::BASE;
-    let smol = |pairs| (pairs as f64, Case { layers: 30, pairs, prompt: 40, answer: 60, ..base });
-    table(folder, "model", "pairs of a batch, all of SmolLM2-135M", &[("", vec![smol(4), smol(16)])])?;
-
-    let length = |n: usize| (n as f64, Case { pairs: 1, prompt: n / 4, answer: 3 * n / 4, ..base });
-    let lengths = [128, 256, 512, 1024, 2048, 4096].map(length).to_vec();
-    table(folder, "length", "tokens of a prompt and an answer", &[("", lengths)])?;
-
-    let pairs = |pairs| (pairs as f64, Case { pairs, ..base });
-    table(folder, "batch", "pairs of a batch", &[("", [1, 2, 4, 8, 16].map(pairs).to_vec())])?;
-
+    let smol =
+        |pairs| (pairs as f64, Case { layers: 30, vocabulary: 49152, pairs, prompt: 40, answer: 60, ..base });
+    let length = |n: usize| (n as f64, Case { prompt: n / 4, answer: 3 * n / 4, ..base });
+    let pairs = |pairs| (pairs as f64, Case { pairs, prompt: 64, answer: 96, ..base });
     let vocabulary = |vocabulary| (vocabulary as f64, Case { vocabulary, ..base });
-    table(
-        folder,
-        "vocabulary",
-        "vocabulary",
-        &[("", [8_000, 32_000, 64_000, 150_000].map(vocabulary).to_vec())],
-    )?;
-
     let share = |shared| {
         let case = move |percent: usize| {
             let prompt = 1024 * percent / 100;
-            (percent as f64, Case { pairs: 1, prompt, answer: 1024 - prompt, shared, ..base })
+            (percent as f64, Case { prompt, answer: 1024 - prompt, shared, ..base })
         };
         [10, 50, 75, 90].map(case).to_vec()
     };
-    let curves = [("prompt shared", share(true)), ("prompt twice", share(false))];
-    table(folder, "prompt", "share of the prompt in 1,024 tokens, %", &curves)
+    let one = |cases| vec![("", cases)];
+    vec![
+        ("model", "pairs of a batch, all of SmolLM2-135M", one([4, 8].map(smol).to_vec())),
+        (
+            "length",
+            "tokens of a prompt and an answer",
+            one([128, 256, 512, 1024, 2048, 4096].map(length).to_vec()),
+        ),
+        ("batch", "pairs of a batch", one([1, 2, 4, 8, 16].map(pairs).to_vec())),
+        ("vocabulary", "vocabulary", one([8_000, 32_000, 64_000, 150_000].map(vocabulary).to_vec())),
+        (
+            "prompt",
+            "share of the prompt in 1,024 tokens, %",
+            vec![("prompt shared", share(true)), ("prompt twice", share(false))],
+        ),
+    ]
+}
+
+fn chosen(folder: &str, names: &[String]) -> Result<(), String> {
+    let tables = tables();
+    if let Some(name) = names.iter().find(|name| !tables.iter().any(|(known, ..)| known == name)) {
+        let known: Vec<&str> = tables.iter().map(|(known, ..)| *known).collect();
+        return Err(format!("no table `{name}`, there are {}", known.join(", ")));
+    }
+    tables
+        .iter()
+        .filter(|(name, ..)| names.is_empty() || names.iter().any(|n| n == name))
+        .try_for_each(|(name, unit, curves)| table(folder, name, unit, curves))
 }
 
 fn main() -> ExitCode {
@@ -264,8 +280,8 @@ fn main() -> ExitCode {
             Some(case) => case.run().map_err(|e| e.to_string()),
             None => Err("a case is six numbers".into()),
         },
-        [folder] => all(folder),
-        _ => Err("usage: growth FOLDER".into()),
+        [folder, names @ ..] => chosen(folder, names),
+        [] => Err("usage: growth FOLDER [TABLE ...]".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
