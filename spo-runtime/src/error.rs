@@ -38,8 +38,10 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 /// What is printed of an error.
 pub fn report(error: &anyhow::Error) -> String {
     let unfinished = error.downcast_ref::<Unfinished>();
-    let causes: Vec<String> =
+    let mut causes: Vec<String> =
         error.chain().skip(usize::from(unfinished.is_some())).map(ToString::to_string).collect();
+    // Some errors tell their cause themselves.
+    causes.dedup_by(|cause, effect| effect.ends_with(&**cause));
     let text = causes.join(": ");
     let prefix = if text.starts_with("error") { "" } else { "error: " };
     // It would end there again.

@@ -49,9 +49,12 @@ impl SavedRun {
             return Ok(self.backend.open(&spec)?);
         }
         let saved = self.folder.join(stage);
-        if !saved.exists() {
-            let message =
-                format!("error: {} is not there: stage `{stage}` has saved no model", saved.display());
+        // The folder alone may hold no more than the best model so far.
+        if !["config.json", "adapter_config.json"].iter().any(|name| saved.join(name).exists()) {
+            let message = format!(
+                "error: there is no model in {}: stage `{stage}` has saved no model",
+                saved.display()
+            );
             return Err(BadInput(message).into());
         }
         let spec = match spec.adapter {

@@ -1,4 +1,4 @@
-//! Tokenized rows as a file: reading it takes a hundredth of the time of tokenizing.
+//! Tokenized rows as a file: reading it takes a small part of the time of tokenizing.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
