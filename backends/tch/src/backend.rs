@@ -1,0 +1,95 @@
+use schemars::JsonSchema;
+use serde::Deserialize;
+use spo_api::{Backend, Error, ModelSpec, Part, Result, Session, nearest, register};
+use spo_transformer::{Options, TransformerSession};
+use tch::{Cuda, Device, Kind};
+
+use crate::{TchEngine, shim};
+
+/// Runs the model with libtorch 2.11, the library inside PyTorch: CPU and NVIDIA GPUs.
+///
+/// Devices: `cpu`, `cuda`, `cuda:N`; `auto` takes a GPU where libtorch finds one. Types: `f32`, and `bf16`
+/// (activations and frozen weights; what is trained stays in f32). On the CPU it uses as many threads as
+/// `RAYON_NUM_THREADS` or `OMP_NUM_THREADS` says, else one per core.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tch {
+    /// Keep only each block's input and compute the rest again in the backward pass: about a third more
+    /// computation, a fraction of the memory for activations.
+    #[serde(default)]
+    pub checkpoint: bool,
+}
+
+impl Part for Tch {}
+
+impl Backend for Tch {
+    fn open(&self, spec: &ModelSpec) -> Result<Box<dyn Session>> {
+        let device = device(&spec.device)?;
+        let compute = compute(&spec.dtype)?;
+        settle()?;
+        let options = Options { checkpoint: self.checkpoint };
+        Ok(Box::new(TransformerSession::open(TchEngine::new(device, compute), spec, options)?))
+    }
+}
+
+register!(backend Tch {
+    name: "tch",
+    summary: "libtorch: CPU, CUDA",
+    source: "https://github.com/LaurentMazare/tch-rs",
+});
+
+/// The settings of libtorch that this backend relies on, in this process.
+fn settle() -> Result<()> {
+    let threads = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok());
+    if let Some(threads) = threads.filter(|&n| n > 0) {
+        tch::set_num_threads(threads);
+    }
+    shim::keep_memory();
+    shim::deterministic().map_err(|e| Error::Engine(format!("libtorch: {e}")))
+}
+
+fn device(name: &str) -> Result<Device> {
+    let failed = |words: String| Error::Engine(format!("device {name}: {words}"));
+    let (kind, ordinal) = match name.split_once(':') {
+        None => (name, 0),
+        Some((kind, number)) => match number.parse() {
+            Ok(ordinal) => (kind, ordinal),
+            Err(_) => return Err(failed("expected a number after the colon".into())),
+        },
+    };
+    match kind {
+        "cpu" => Ok(Device::Cpu),
+        "auto" if Cuda::is_available() => Ok(Device::Cuda(0)),
+        "auto" => Ok(Device::Cpu),
+        "cuda" => match Cuda::device_count() {
+            count if (ordinal as i64) < count => Ok(Device::Cuda(ordinal)),
+            0 => Err(failed(without_gpu().into())),
+            count => Err(failed(format!("libtorch finds {count} GPU(s), numbered from 0"))),
+        },
+        other => {
+            let known = ["auto", "cpu", "cuda"];
+            let hint = nearest(other, known).map(|n| format!(" (nearest: {n})")).unwrap_or_default();
+            Err(Error::Engine(format!("unknown device `{name}`{hint}, expected one of {}", known.join(", "))))
+        }
+    }
+}
+
+/// Why there is no GPU, as the end of a sentence.
+fn without_gpu() -> &'static str {
+    if tch::utils::has_cuda() {
+        "libtorch has its CUDA parts, but finds no GPU: is the NVIDIA driver installed (try `nvidia-smi`)? \
+         Else use device = \"cpu\""
+    } else {
+        "this libtorch has no CUDA parts that could be loaded (libtorch_cuda and the libraries it needs); point \
+         SPO_LIBTORCH to the `torch` folder of a Python environment whose PyTorch sees the GPU, or use \
+         device = \"cpu\""
+    }
+}
+
+fn compute(name: &str) -> Result<Kind> {
+    match name {
+        "f32" => Ok(Kind::Float),
+        "bf16" => Ok(Kind::BFloat16),
+        other => Err(Error::Engine(format!("unknown dtype `{other}`, expected f32 or bf16"))),
+    }
+}
