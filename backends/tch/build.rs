@@ -7,7 +7,9 @@ fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     println!("cargo:rerun-if-changed=src/shim/shim.cpp");
     let libtorch = env::var("LIBTORCH").unwrap_or_else(|_| {
-        eprintln!("LIBTORCH is not set: run `cargo xtask libtorch`, which sets everything up and builds this");
+        eprintln!(
+            "LIBTORCH is not set: run `cargo xtask libtorch`, which sets everything up and builds this"
+        );
         std::process::exit(1);
     });
     let libtorch = Path::new(&libtorch);
@@ -20,7 +22,8 @@ fn main() {
         .file("src/shim/shim.cpp")
         .compile("spo_shim");
     // The libraries find one another beside themselves, so they must be loaded from where they really are.
-    let library = libtorch.join("lib").join(if cfg!(target_os = "macos") { "libc10.dylib" } else { "libc10.so" });
+    let library =
+        libtorch.join("lib").join(if cfg!(target_os = "macos") { "libc10.dylib" } else { "libc10.so" });
     let folder = library.canonicalize().expect("LIBTORCH holds libc10");
     let folder = folder.parent().expect("a file is in a folder");
     println!("cargo:rustc-link-arg-tests=-Wl,-rpath,{}", folder.display());

@@ -45,7 +45,7 @@ fn settle() -> Result<()> {
         tch::set_num_threads(threads);
     }
     shim::keep_memory();
-    shim::deterministic().map_err(|e| Error::Engine(format!("libtorch: {e}")))
+    shim::deterministic().map_err(|e| Error::Engine(format!("libtorch: {}", crate::engine::first_line(e))))
 }
 
 fn device(name: &str) -> Result<Device> {
@@ -59,30 +59,27 @@ fn device(name: &str) -> Result<Device> {
     };
     match kind {
         "cpu" => Ok(Device::Cpu),
-        "auto" if Cuda::is_available() => Ok(Device::Cuda(0)),
+        "auto" if shim::load_cuda().is_ok() && Cuda::is_available() => Ok(Device::Cuda(0)),
         "auto" => Ok(Device::Cpu),
-        "cuda" => match Cuda::device_count() {
-            count if (ordinal as i64) < count => Ok(Device::Cuda(ordinal)),
-            0 => Err(failed(without_gpu().into())),
-            count => Err(failed(format!("libtorch finds {count} GPU(s), numbered from 0"))),
-        },
+        "cuda" => {
+            shim::load_cuda().map_err(|e| {
+                failed(format!(
+                    "libtorch's CUDA parts cannot be loaded ({}); with plugins.libtorch in the recipe, or \
+                     SPO_LIBTORCH, point to the `torch` folder of a Python environment whose PyTorch uses the GPU",
+                    crate::engine::first_line(e)
+                ))
+            })?;
+            match Cuda::device_count() {
+                0 => Err(failed("libtorch finds no GPU; does `nvidia-smi` work here? Else use cpu".into())),
+                count if (ordinal as i64) < count => Ok(Device::Cuda(ordinal)),
+                count => Err(failed(format!("there are {count} GPUs, numbered from 0"))),
+            }
+        }
         other => {
             let known = ["auto", "cpu", "cuda"];
             let hint = nearest(other, known).map(|n| format!(" (nearest: {n})")).unwrap_or_default();
             Err(Error::Engine(format!("unknown device `{name}`{hint}, expected one of {}", known.join(", "))))
         }
-    }
-}
-
-/// Why there is no GPU, as the end of a sentence.
-fn without_gpu() -> &'static str {
-    if tch::utils::has_cuda() {
-        "libtorch has its CUDA parts, but finds no GPU: is the NVIDIA driver installed (try `nvidia-smi`)? \
-         Else use device = \"cpu\""
-    } else {
-        "this libtorch has no CUDA parts that could be loaded (libtorch_cuda and the libraries it needs); point \
-         SPO_LIBTORCH to the `torch` folder of a Python environment whose PyTorch sees the GPU, or use \
-         device = \"cpu\""
     }
 }
 

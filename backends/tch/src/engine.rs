@@ -62,18 +62,21 @@ pub(crate) fn rows(x: &Tensor, range: &Range<usize>) -> Outcome<Tensor> {
     x.f_narrow(0, range.start as i64, range.len() as i64)
 }
 
-/// A failure with what was attempted, and on what. libtorch adds a stack of its own functions to its first
-/// line, which is of no use here.
-fn failed(operation: &str, operands: &[&Array], error: TchError) -> Error {
+/// libtorch's words for people: it appends a stack of its own functions.
+pub(crate) fn first_line(error: TchError) -> String {
     let words = match error {
         TchError::Torch(words) => words,
         other => other.to_string(),
     };
-    let words = words.lines().next().unwrap_or("it did not say why");
+    words.lines().next().unwrap_or("it did not say why").to_owned()
+}
+
+/// A failure with what was attempted, and on what.
+fn failed(operation: &str, operands: &[&Array], error: TchError) -> Error {
     let shapes: Vec<String> =
         operands.iter().map(|x| format!("{:?} {}", x.0.size(), name(x.0.kind()))).collect();
     let on = if shapes.is_empty() { String::new() } else { format!(" of {}", shapes.join(", ")) };
-    Error::Engine(format!("libtorch: {operation}{on}: {words}"))
+    Error::Engine(format!("libtorch: {operation}{on}: {}", first_line(error)))
 }
 
 fn name(kind: Kind) -> &'static str {

@@ -5,6 +5,8 @@ use spo_transformer::{Options, conformance as suite};
 use tch::{Device, Kind};
 
 fn engine() -> TchEngine {
+    // Tests run beside one another, and so small models gain nothing from threads.
+    tch::set_num_threads(1);
     TchEngine::new(Device::Cpu, Kind::Float)
 }
 

@@ -12,6 +12,7 @@ type Pointer = *mut c_void;
 unsafe extern "C" {
     fn spo_failure() -> *const c_char;
     fn spo_deterministic() -> c_int;
+    fn spo_load_cuda() -> c_int;
     fn spo_keep_memory();
     fn spo_axpy(into: Pointer, a: f64, x: Pointer) -> c_int;
     fn spo_add_product(into: Pointer, scale: f64, a: Pointer, b: Pointer) -> c_int;
@@ -78,6 +79,13 @@ unsafe fn owned(pointer: Pointer) -> Tensor {
 pub(crate) fn deterministic() -> Result<(), TchError> {
     // SAFETY: it takes nothing.
     done(unsafe { spo_deterministic() })
+}
+
+/// Loads libtorch's CUDA parts, which this library is not linked to. To be called before anything asks
+/// whether there is a GPU.
+pub(crate) fn load_cuda() -> Result<(), TchError> {
+    // SAFETY: it takes nothing; initialisers of libtorch run.
+    done(unsafe { spo_load_cuda() })
 }
 
 /// Lets the C library keep the memory of buffers that are freed.
@@ -153,11 +161,7 @@ impl Sight<'_> {
 }
 
 /// `softmax(scale q k^T) v`, each `[1, heads, rows, dim]`.
-pub(crate) fn attention(
-    [q, k, v]: [&Tensor; 3],
-    sight: &Sight<'_>,
-    scale: f64,
-) -> Result<Tensor, TchError> {
+pub(crate) fn attention([q, k, v]: [&Tensor; 3], sight: &Sight<'_>, scale: f64) -> Result<Tensor, TchError> {
     let ((mask, causal), mut out) = (sight.split(), std::ptr::null_mut());
     // SAFETY: as above; on success `out` is a new tensor.
     unsafe {

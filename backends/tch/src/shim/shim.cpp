@@ -9,6 +9,8 @@
 #include <ATen/ops/scalar_tensor.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <dlfcn.h>
+
 #include <string>
 #if defined(__GLIBC__)
 #include <malloc.h>
@@ -50,6 +52,19 @@ const char* spo_failure() { return failure.c_str(); }
 
 int spo_deterministic() {
   return guarded([] { at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true); });
+}
+
+// Loads libtorch's CUDA parts from beside its CPU parts. To be called before anything asks whether there is a
+// GPU: libtorch remembers the answer.
+int spo_load_cuda() {
+  return guarded([] {
+    Dl_info self;
+    if (!dladdr(reinterpret_cast<void*>(static_cast<at::Context& (*)()>(&at::globalContext)), &self))
+      throw std::runtime_error("libtorch does not say where it is");
+    const std::string path(self.dli_fname), folder = path.substr(0, path.rfind('/') + 1);
+    for (const auto name : {"libc10_cuda.so", "libtorch_cuda.so"})
+      if (!dlopen((folder + name).c_str(), RTLD_LAZY)) throw std::runtime_error(dlerror());
+  });
 }
 
 // glibc returns every large buffer to the system when it is freed, and each next one is paid for page by
