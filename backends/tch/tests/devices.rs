@@ -43,7 +43,10 @@ fn failures_name_the_operation_and_the_shapes() {
         other => panic!("{other:?}"),
     };
     let product = words(engine.matmul(Mat::new(&zeros(&[2, 3])), Mat::new(&zeros(&[4, 5]))));
-    says(&product, &["libtorch: matmul of [2, 3] f32, [4, 5] f32: mat1 and mat2 shapes cannot be multiplied"]);
+    says(
+        &product,
+        &["libtorch: matmul of [2, 3] f32, [4, 5] f32: mat1 and mat2 shapes cannot be multiplied"],
+    );
     assert!(!product.contains('\n'), "{product}");
     let memory = words(engine.zeros(&[1 << 30, 1 << 20], Precision::Full));
     says(&memory, &["libtorch: allocation of [1073741824, 1048576]", "memory"]);

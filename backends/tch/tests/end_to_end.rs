@@ -168,14 +168,16 @@ fn what_is_missing_is_said() {
     let other = place.path("other");
     std::fs::create_dir_all(other.join("lib")).unwrap();
     let real = told("SPO_TCH_LIBTORCH").join("lib");
-    let library = |name: &str| format!("{}{name}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    std::os::unix::fs::symlink(real.join(library("torch_cpu")), other.join("lib").join(library("torch_cpu"))).unwrap();
+    let library =
+        |name: &str| format!("{}{name}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    std::os::unix::fs::symlink(real.join(library("torch_cpu")), other.join("lib").join(library("torch_cpu")))
+        .unwrap();
     std::fs::write(other.join("version.py"), "__version__ = '2.7.1+cu126'\n").unwrap();
     let mut wrong = place.bare(&tch);
     wrong.env("SPO_LIBTORCH", &other);
     refused(wrong, &["holds libtorch 2.7.1, but 2.11.0 is needed"]);
 
-    let device = ["recipe.toml", "--set", "backend.name=tch", "--set", "model.device=gpu"];
+    let device = ["recipe.toml", "--set", "backend.name=tch", "--set", "backend.device=gpu"];
     refused(place.command(&device), &["unknown device `gpu`", "expected one of auto, cpu, cuda"]);
 }
 
