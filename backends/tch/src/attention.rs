@@ -17,7 +17,7 @@ fn by_row(x: &Tensor) -> Outcome<Tensor> {
 }
 
 /// The keys or values of a span: those of the prefix, then its own.
-fn visible(x: &Tensor, span: &Span) -> Outcome<Tensor> {
+pub(crate) fn visible(x: &Tensor, span: &Span) -> Outcome<Tensor> {
     let own = rows(x, &span.own)?;
     if span.prefix.is_empty() {
         return Ok(own);
@@ -45,11 +45,11 @@ fn sight<'a>(span: &Span, mask: Option<&'a Tensor>) -> Sight<'a> {
     }
 }
 
-fn scale(heads: Heads) -> f64 {
+pub(crate) fn scale(heads: Heads) -> f64 {
     1.0 / (heads.dim as f64).sqrt()
 }
 
-fn spans(clusters: &[Cluster]) -> impl Iterator<Item = &Span> {
+pub(crate) fn spans(clusters: &[Cluster]) -> impl Iterator<Item = &Span> {
     clusters.iter().flat_map(|cluster| &cluster.spans)
 }
 

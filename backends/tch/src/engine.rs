@@ -4,7 +4,7 @@ use spo_api::{Error, Result, Statistics};
 use spo_transformer::{AdamWStep, Cluster, Engine, Heads, Mat, Precision, Rotation, Scores};
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::{attention, head, norm, shim};
+use crate::{attention, explicit, head, norm, shim};
 
 /// What an operation of libtorch comes to.
 pub(crate) type Outcome<T> = std::result::Result<T, TchError>;
@@ -14,6 +14,8 @@ pub(crate) type Outcome<T> = std::result::Result<T, TchError>;
 pub struct TchEngine {
     device: Device,
     compute: Kind,
+    /// Whether operations are recorded: then all must be twice differentiable.
+    recording: bool,
 }
 
 /// A handle on a tensor of libtorch.
@@ -29,7 +31,7 @@ impl Clone for Array {
 impl TchEngine {
     /// An engine on a device that is there, computing in `compute`: [`Kind::Float`] or [`Kind::BFloat16`].
     pub fn new(device: Device, compute: Kind) -> Self {
-        TchEngine { device, compute }
+        TchEngine { device, compute, recording: false }
     }
 
     fn kind_of(&self, precision: Precision) -> Kind {
@@ -256,7 +258,13 @@ impl Engine for TchEngine {
         heads: Heads,
         clusters: &[Cluster],
     ) -> Result<Array> {
-        attention::attention([&q.0, &k.0, &v.0], heads, clusters).map(Array).of("attention", &[q, k, v])
+        let qkv = [&q.0, &k.0, &v.0];
+        match self.recording {
+            true => explicit::attention(qkv, heads, clusters),
+            false => attention::attention(qkv, heads, clusters),
+        }
+        .map(Array)
+        .of("attention", &[q, k, v])
     }
 
     fn attention_backward(
@@ -267,9 +275,13 @@ impl Engine for TchEngine {
         heads: Heads,
         clusters: &[Cluster],
     ) -> Result<[Array; 3]> {
-        attention::attention_backward(qkv.map(|x| &x.0), &upstream.0, heads, clusters)
-            .map(|gradients| gradients.map(Array))
-            .of("attention_backward", &qkv)
+        let tensors = qkv.map(|x| &x.0);
+        match self.recording {
+            true => explicit::attention_backward(tensors, &upstream.0, heads, clusters),
+            false => attention::attention_backward(tensors, &upstream.0, heads, clusters),
+        }
+        .map(|gradients| gradients.map(Array))
+        .of("attention_backward", &qkv)
     }
 
     fn swiglu(&self, gate: &Array, up: &Array) -> Result<Array> {
@@ -279,7 +291,11 @@ impl Engine for TchEngine {
 
     fn swiglu_backward(&self, gate: &Array, up: &Array, upstream: &Array) -> Result<[Array; 2]> {
         let slopes = || {
-            let d_gate = gate.0.f_silu_backward(&upstream.0.f_mul(&up.0)?)?;
+            let d_silu = upstream.0.f_mul(&up.0)?;
+            let d_gate = match self.recording {
+                true => d_silu.f_mul(&silu_slope(&gate.0)?)?,
+                false => gate.0.f_silu_backward(&d_silu)?,
+            };
             Ok([d_gate, gate.0.f_silu()?.f_mul_(&upstream.0)?].map(Array))
         };
         slopes().of("swiglu_backward", &[gate, up, upstream])
@@ -307,9 +323,26 @@ impl Engine for TchEngine {
         head_gradient: Option<&Array>,
     ) -> Result<Array> {
         let gradient = head_gradient.map(|g| &g.0);
-        head::score_backward(&hidden.0, &head.0, targets, log_normalizers, upstream, gradient)
-            .map(Array)
-            .of("score_backward", &[hidden, head])
+        match self.recording {
+            true => head::recorded_score_backward(&hidden.0, &head.0, targets, upstream, gradient),
+            false => head::score_backward(&hidden.0, &head.0, targets, log_normalizers, upstream, gradient),
+        }
+        .map(Array)
+        .of("score_backward", &[hidden, head])
+    }
+
+    fn recording(&self) -> Option<Self> {
+        Some(TchEngine { recording: true, ..*self })
+    }
+
+    fn watch(&self, tensors: &[&Array], watched: bool) -> Result<()> {
+        tensors.iter().try_for_each(|x| shim::watch(&x.0, watched).of("watch", &[x]))
+    }
+
+    fn pull_back(&self, outputs: &[&Array], seeds: &[&Array], inputs: &[&Array]) -> Result<Vec<Array>> {
+        let tensors = |arrays: &[&Array]| arrays.iter().map(|x| x.0.shallow_clone()).collect::<Vec<_>>();
+        let found = shim::pull_back(&tensors(outputs), &tensors(seeds), &tensors(inputs));
+        Ok(found.of("pull_back", &[])?.into_iter().map(Array).collect())
     }
 }
 
@@ -318,6 +351,12 @@ pub(crate) fn download(x: &Tensor) -> Outcome<Vec<f32>> {
     let mut values = vec![0.0; x.numel()];
     x.f_copy_data(&mut values, x.numel())?;
     Ok(values)
+}
+
+/// The derivative of `x sigmoid(x)`; libtorch's own has none itself.
+fn silu_slope(x: &Tensor) -> Outcome<Tensor> {
+    let s = x.f_sigmoid()?;
+    s.f_add(&x.f_mul(&s)?.f_mul(&s.f_neg()?.f_add_scalar(1.0)?)?)
 }
 
 fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, back: bool) -> Outcome<Tensor> {

@@ -40,6 +40,8 @@ pub(crate) fn score(
     targets: &[u32],
     statistics: Statistics,
 ) -> Outcome<Scores> {
+    // What goes to the host is no part of a recording.
+    let (hidden, head) = (&hidden.f_detach()?, &head.f_detach()?);
     let mut scores = Scores::default();
     for range in chunks(targets.len(), head) {
         let targets = &targets[range.clone()];
@@ -101,4 +103,24 @@ pub(crate) fn score_backward(
         }
     }
     Ok(d_hidden)
+}
+
+/// The same, for a recording: all rows at once, and the normalizers are part of what depends on the parameters.
+pub(crate) fn recorded_score_backward(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &[u32],
+    upstream: &[f64],
+    head_gradient: Option<&Tensor>,
+) -> Outcome<Tensor> {
+    let (kind, device) = (hidden.f_kind()?, hidden.device());
+    let weights =
+        Tensor::f_from_slice(upstream)?.f_to_kind(Kind::Float)?.f_to_device(device)?.f_unsqueeze(1)?;
+    let softmax = logits(hidden, head)?.f_softmax(-1, Kind::Float)?.f_mul(&weights.f_neg()?)?;
+    let own = index(targets, device)?.f_unsqueeze(1)?;
+    let slopes = softmax.f_scatter_add(1, &own, &weights)?.f_to_kind(kind)?;
+    if let Some(gradient) = head_gradient {
+        shim::axpy(gradient, 1.0, &slopes.f_tr()?.f_mm(hidden)?)?;
+    }
+    slopes.f_mm(&head.f_to_kind(kind)?)
 }

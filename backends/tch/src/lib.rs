@@ -7,6 +7,7 @@
 mod attention;
 mod backend;
 mod engine;
+mod explicit;
 mod head;
 mod norm;
 #[allow(unsafe_code, reason = "the border to C++")]

@@ -53,5 +53,6 @@ pub(crate) fn norm_backward(
     if centred {
         g = g.f_sub(&g.f_mean_dim(-1, true, Kind::Float)?)?;
     }
-    g.f_sub_(&normed.f_mul(&along)?)?.f_mul_(&factor)?.f_view_as(x)?.f_to_kind(x.f_kind()?)
+    // Not in place: a recording still needs what the mean along the row was taken of.
+    g.f_sub(&normed.f_mul(&along)?)?.f_mul_(&factor)?.f_view_as(x)?.f_to_kind(x.f_kind()?)
 }

@@ -21,6 +21,7 @@ macro_rules! passes {
 
 passes!(
     gradients_agree_with_finite_differences,
+    hessian_vector_products_agree_with_finite_differences,
     sharing_a_prompt_is_exact,
     recomputation_is_exact,
     statistics_follow_their_definitions,

@@ -77,7 +77,8 @@ impl Place {
         let mut command = Command::new(told("SPO_RUN"));
         command.args(arguments).current_dir(self.0.path()).env("XDG_DATA_HOME", self.0.path());
         command.env_remove("SPO_PLUGIN_PATH").env_remove("SPO_LIBTORCH").env_remove("VIRTUAL_ENV");
-        command.env_remove("LD_LIBRARY_PATH");
+        // Tests run beside one another.
+        command.env_remove("LD_LIBRARY_PATH").env("RAYON_NUM_THREADS", "1");
         command
     }
 

@@ -49,6 +49,15 @@ unsafe extern "C" {
         upstream: Pointer,
         out: *mut Pointer,
     ) -> c_int;
+    fn spo_watch(x: Pointer, watched: c_int) -> c_int;
+    fn spo_pull_back(
+        outputs: *const Pointer,
+        seeds: *const Pointer,
+        n: usize,
+        inputs: *const Pointer,
+        m: usize,
+        out: *mut Pointer,
+    ) -> c_int;
 }
 
 /// The address of the `at::Tensor` behind a handle. The functions of the shim write through it only where
@@ -191,5 +200,34 @@ pub(crate) fn attention_backward(
             out.as_mut_ptr(),
         ))?;
         Ok(out.map(|pointer| owned(pointer)))
+    }
+}
+
+/// Begins to record what is made of a tensor, or forgets what it was made of.
+pub(crate) fn watch(x: &Tensor, watched: bool) -> Result<(), TchError> {
+    // SAFETY: as above.
+    done(unsafe { spo_watch(at(x), watched.into()) })
+}
+
+/// Gradients of `sum_i <outputs[i], seeds[i]>` with respect to the inputs.
+pub(crate) fn pull_back(
+    outputs: &[Tensor],
+    seeds: &[Tensor],
+    inputs: &[Tensor],
+) -> Result<Vec<Tensor>, TchError> {
+    let [outputs, seeds, inputs] = [outputs, seeds, inputs].map(|x| x.iter().map(at).collect::<Vec<_>>());
+    assert_eq!(outputs.len(), seeds.len());
+    let mut out = vec![std::ptr::null_mut(); inputs.len()];
+    // SAFETY: as above, of as many tensors as are said.
+    unsafe {
+        done(spo_pull_back(
+            outputs.as_ptr(),
+            seeds.as_ptr(),
+            outputs.len(),
+            inputs.as_ptr(),
+            inputs.len(),
+            out.as_mut_ptr(),
+        ))?;
+        Ok(out.into_iter().map(|pointer| owned(pointer)).collect())
     }
 }

@@ -7,6 +7,7 @@
 #include <ATen/ops/dot.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <dlfcn.h>
@@ -133,6 +134,34 @@ int spo_attention_backward(const Tensor* q, const Tensor* k, const Tensor* v, co
     const auto y = attend(q0, k0, v0, mask, causal, scale);
     const auto found = torch::autograd::grad({y}, {q0, k0, v0}, {*upstream});
     for (int i = 0; i < 3; ++i) out[i] = new Tensor(found[i]);
+  });
+}
+
+// Begins to record what is made of a tensor, or forgets what it was made of.
+int spo_watch(Tensor* x, int watched) {
+  return guarded([&] {
+    if (!watched) x->detach_();
+    x->requires_grad_(watched);
+  });
+}
+
+// Gradients of sum_i <outputs[i], seeds[i]> with respect to the inputs.
+int spo_pull_back(Tensor* const* outputs, Tensor* const* seeds, size_t n, Tensor* const* inputs, size_t m,
+                  Tensor** out) {
+  return guarded([&] {
+    torch::autograd::variable_list of, along, with_respect_to;
+    for (size_t i = 0; i < n; ++i) {
+      // One that was never written to depends on nothing.
+      if (!outputs[i]->requires_grad()) continue;
+      of.push_back(*outputs[i]);
+      along.push_back(*seeds[i]);
+    }
+    for (size_t i = 0; i < m; ++i) with_respect_to.push_back(*inputs[i]);
+    const auto found = of.empty() ? torch::autograd::variable_list(m)
+                                  : torch::autograd::grad(of, with_respect_to, along, /*retain_graph=*/false,
+                                                          /*create_graph=*/false, /*allow_unused=*/true);
+    for (size_t i = 0; i < m; ++i)
+      out[i] = new Tensor(found[i].defined() ? found[i] : at::zeros_like(inputs[i]->detach()));
   });
 }
 }
