@@ -18,6 +18,10 @@ pub struct Tch {
     /// computation, a fraction of the memory for activations.
     #[serde(default)]
     pub checkpoint: bool,
+    /// GiB for weights, gradient, optimizer and activations: batches that are forecast to need more are
+    /// computed as with `checkpoint`. Changes no number.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub memory: Option<f64>,
 }
 
 impl Part for Tch {}
@@ -27,7 +31,8 @@ impl Backend for Tch {
         let device = device(&spec.device)?;
         let compute = compute(&spec.dtype)?;
         settle()?;
-        let options = Options { checkpoint: self.checkpoint };
+        let memory = self.memory.map(|gib| (gib * f64::from(1 << 30)) as u64);
+        let options = Options { checkpoint: self.checkpoint, memory, half_moments: false };
         Ok(Box::new(TransformerSession::open(TchEngine::new(device, compute), spec, options)?))
     }
 }

@@ -37,6 +37,7 @@ impl TchEngine {
     fn kind_of(&self, precision: Precision) -> Kind {
         match precision {
             Precision::Full => Kind::Float,
+            Precision::Half => Kind::BFloat16,
             Precision::Compute => self.compute,
         }
     }
