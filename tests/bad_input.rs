@@ -122,6 +122,7 @@ fn cases() -> Vec<Case> {
         recipe("stage_name_not_a_folder", STAGE, r#"name = "../align""#),
         recipe("no_stage", "[[stage]]", "[stage]"),
         recipe("misspelt_backend", "[data]", "[backend]\nname = \"candel\"\n[data]"),
+        recipe("tch_not_installed", "[data]", "[backend]\nname = \"tch\"\n[data]"),
         recipe("unknown_device", "[data]", "[backend]\ndevice = \"gpu\"\n[data]"),
         recipe("unknown_dtype", "[data]", "[backend]\ndtype = \"float\"\n[data]"),
         recipe("no_model", r#"path = "model""#, ""),

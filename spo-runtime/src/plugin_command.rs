@@ -104,7 +104,7 @@ impl Test {
         let entries = if built_in.is_empty() {
             let before: Vec<_> = registry.iter().collect();
             let path = search::resolve(&self.library).map_err(bad)?;
-            library::load(&mut registry, &path).map_err(|e| bad(e.to_string()))?;
+            library::load(&mut registry, &path, None).map_err(|e| bad(e.to_string()))?;
             registry.iter().filter(|entry| !before.iter().any(|b| std::ptr::eq(*b, *entry))).collect()
         } else {
             built_in

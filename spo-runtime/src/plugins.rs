@@ -7,6 +7,7 @@ use serde_json::Value;
 use spo_api::{Library, Registry};
 use spo_data::hash;
 use spo_plugins::library::{self, Refusal};
+use spo_plugins::libtorch::REMEDY;
 use spo_plugins::search;
 
 use crate::document::Document;
@@ -18,16 +19,17 @@ use crate::error::BadInput;
 /// When a library cannot be found or loaded.
 pub fn load(registry: &mut Registry, specs: &[String]) -> Result<(), BadInput> {
     for spec in specs {
-        find_and_load(registry, spec).map_err(|problem| BadInput(format!("error: {problem}")))?;
+        find_and_load(registry, spec, None).map_err(|problem| BadInput(format!("error: {problem}")))?;
     }
     Ok(())
 }
 
-/// Loads the libraries that a run had when this record of it was written: they have to be the very same.
+/// Loads the libraries that a run of this recipe had when this record of it was written: they have to be the
+/// very same.
 ///
 /// # Errors
 /// [`BadInput`] when one is not there any more, or has changed.
-pub fn load_again(registry: &mut Registry, record: &Value) -> Result<(), BadInput> {
+pub fn load_again(registry: &mut Registry, document: &Document, record: &Value) -> Result<(), BadInput> {
     let libraries: Vec<Library> = serde_json::from_value(record["plugins"].clone()).unwrap_or_default();
     let started_in = Path::new(record["started_in"].as_str().unwrap_or_default());
     for Library { name, version, path, sha256 } in libraries {
@@ -47,14 +49,14 @@ pub fn load_again(registry: &mut Registry, record: &Value) -> Result<(), BadInpu
             Ok(now) if now != sha256 => {
                 return Err(refused("which is another file now (its SHA-256 differs)"));
             }
-            Ok(_) => library::load(registry, &path).map_err(|e| BadInput(format!("error: {e}")))?,
+            Ok(_) => library::load(registry, &path, libtorch(document)).map_err(|e| BadInput(format!("error: {e}")))?,
         }
     }
     Ok(())
 }
 
-fn find_and_load(registry: &mut Registry, spec: &str) -> Result<(), String> {
-    library::load(registry, &search::resolve(spec)?).map_err(|refusal| refusal.to_string())
+fn find_and_load(registry: &mut Registry, spec: &str, libtorch: Option<&Path>) -> Result<(), String> {
+    library::load(registry, &search::resolve(spec)?, libtorch).map_err(|refusal| refusal.to_string())
 }
 
 /// Loads what a recipe names under `plugins.load`; and if it uses a part that is then still unknown, what
@@ -64,13 +66,19 @@ fn find_and_load(registry: &mut Registry, spec: &str) -> Result<(), String> {
 /// [`BadInput`] with the place in the recipe.
 pub fn load_for(registry: &mut Registry, document: &Document) -> Result<(), BadInput> {
     let listed = document.get("plugins").and_then(|plugins| plugins.get("load")).and_then(Value::as_array);
+    let libtorch = libtorch(document);
     for (i, spec) in listed.into_iter().flatten().enumerate() {
         // What is no string is refused when the recipe as a whole is read.
         let Some(spec) = spec.as_str() else { continue };
-        find_and_load(registry, spec)
+        find_and_load(registry, spec, libtorch)
             .map_err(|problem| document.error(&format!("plugins.load[{i}]"), problem))?;
     }
-    load_if_unknown(registry, &parts(document))
+    let parts = parts(document);
+    load_found_if_unknown(registry, &parts, libtorch)?;
+    if parts.contains(&("backend", "tch")) && registry.get("backend", "tch").is_err() {
+        return Err(document.error("backend.name", format!("the tch backend is not installed: {REMEDY}")));
+    }
+    Ok(())
 }
 
 /// Loads what the search path holds if one of these parts, by kind and name, is unknown.
@@ -78,10 +86,23 @@ pub fn load_for(registry: &mut Registry, document: &Document) -> Result<(), BadI
 /// # Errors
 /// As [`load_all`].
 pub fn load_if_unknown(registry: &mut Registry, parts: &[(&str, &str)]) -> Result<(), BadInput> {
+    load_found_if_unknown(registry, parts, None)
+}
+
+fn load_found_if_unknown(
+    registry: &mut Registry,
+    parts: &[(&str, &str)],
+    libtorch: Option<&Path>,
+) -> Result<(), BadInput> {
     match parts.iter().any(|(kind, name)| registry.get(kind, name).is_err()) {
-        true => load_all(registry),
+        true => load_found(registry, libtorch),
         false => Ok(()),
     }
+}
+
+/// The folder of libtorch that a recipe names.
+fn libtorch(document: &Document) -> Option<&Path> {
+    document.get("plugins")?.get("libtorch")?.as_str().map(Path::new)
 }
 
 /// Loads all libraries of the search path. One that cannot be loaded is passed over, with a warning.
@@ -89,8 +110,12 @@ pub fn load_if_unknown(registry: &mut Registry, parts: &[(&str, &str)]) -> Resul
 /// # Errors
 /// When two parts have one name.
 pub fn load_all(registry: &mut Registry) -> Result<(), BadInput> {
+    load_found(registry, None)
+}
+
+fn load_found(registry: &mut Registry, libtorch: Option<&Path>) -> Result<(), BadInput> {
     for path in search::libraries() {
-        match library::load(registry, &path) {
+        match library::load(registry, &path, libtorch) {
             Ok(()) => {}
             Err(Refusal::Unusable(problem)) => eprintln!("warning: {problem}"),
             Err(Refusal::Clash(problem)) => return Err(BadInput(format!("error: {problem}"))),

@@ -161,11 +161,15 @@ pub struct Plugins {
     /// folders of `SPO_PLUGIN_PATH` and the user's own, `~/.local/share/spo/plugins`. Libraries in those
     /// folders are found without being listed when the recipe uses a part that nothing else has.
     pub load: Vec<String>,
+    /// The folder of libtorch, for libraries that need it (the tch backend): the `torch` package of a Python
+    /// environment, or an unpacked libtorch. Else `SPO_LIBTORCH`, `libtorch` beside the library, the active
+    /// virtual environment.
+    pub libtorch: Option<PathBuf>,
 }
 
 impl Plugins {
     fn is_empty(&self) -> bool {
-        self.load.is_empty()
+        self.load.is_empty() && self.libtorch.is_none()
     }
 }
 

@@ -49,11 +49,12 @@ fn open(
     if let Some(started) = record["started_in"].as_str().map(Path::new).filter(|path| path.is_dir()) {
         std::env::set_current_dir(started).with_context(|| format!("cannot enter {}", started.display()))?;
     }
-    plugins::load_again(registry, &record)?;
     // The folder may have been moved since, and the recipe is not called what it was.
     let own = [("output", Value::from(folder.display().to_string())), ("name", record["name"].clone())];
     let own = own.into_iter().filter(|(_, value)| value.is_string());
     let own = own.map(|(key, value)| format!("run.{key}={value}"));
     let overrides: Vec<String> = overrides.iter().map(|text| text.to_string()).chain(own).collect();
-    Ok(Document::read(&folder.join(recipe), &overrides)?)
+    let document = Document::read(&folder.join(recipe), &overrides)?;
+    plugins::load_again(registry, &document, &record)?;
+    Ok(document)
 }

@@ -32,8 +32,9 @@ impl SavedRun {
         }
         let record = std::fs::read(folder.join("run.json")).unwrap_or_default();
         let record: Value = serde_json::from_slice(&record).unwrap_or_default();
-        plugins::load_again(registry, &record)?;
-        let plan = Plan::new(registry, &Document::read(&recipe, &[])?)?;
+        let document = Document::read(&recipe, &[])?;
+        plugins::load_again(registry, &document, &record)?;
+        let plan = Plan::new(registry, &document)?;
         let choice = &plan.recipe.backend;
         let backend = registry.backend(&choice.name, &Value::Object(choice.options.clone()))?;
         Ok(SavedRun { plan, backend, folder: folder.to_owned() })

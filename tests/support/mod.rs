@@ -108,6 +108,8 @@ impl Place {
         let mut child = Command::new(env!("CARGO_BIN_EXE_spo-run"))
             .args(arguments)
             .current_dir(self.0.path())
+            // What the user has installed is not under test.
+            .env("XDG_DATA_HOME", self.0.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -1,14 +1,21 @@
-//! Developer commands: `cargo xtask test`, `cargo xtask browser`, `cargo xtask table`.
+//! Developer commands: `cargo xtask test`, `cargo xtask libtorch`, `cargo xtask browser`, `cargo xtask table`.
 #![forbid(unsafe_code)]
 
 mod browser;
+mod libtorch;
 mod table;
 
 use std::process::{Command, ExitCode};
 
 const HELP: &str = "\
-cargo xtask test [ARGUMENTS]   every test of the workspace, in a release build
-                               (arguments go to `cargo test`)
+cargo xtask test [ARGUMENTS]   every test of the workspace, in a release build, and those of the tch backend
+                               where libtorch is set up; with arguments, which go to `cargo test`, of
+                               the workspace only
+
+cargo xtask libtorch           the tch backend: gets libtorch (530 MB, once), builds the plugin, and puts
+                               both where spo-run finds them. LIBTORCH=FOLDER takes an unpacked
+                               libtorch instead, LIBTORCH_USE_PYTORCH=1 Python's
+cargo xtask libtorch COMMAND   a cargo command on the crate of the tch backend: `clippy`, `test`
 
 cargo xtask browser            installs a headless Chromium from npm into target/browser and prints its
                                path: with SPO_BROWSER=PATH the tests open a report in it
@@ -25,7 +32,12 @@ that they are skipped.
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
-        Some("test") => test(arguments),
+        Some("test") => test(&arguments.collect::<Vec<_>>()),
+        Some("libtorch") => {
+            let command: Vec<_> = arguments.collect();
+            let done = if command.is_empty() { libtorch::install() } else { libtorch::cargo(command) };
+            done.map_or_else(failure, |()| ExitCode::SUCCESS)
+        }
         Some("browser") => match browser::install() {
             Ok(program) => {
                 println!("{}", program.display());
@@ -54,7 +66,7 @@ fn main() -> ExitCode {
 }
 
 /// Release, because the tests train models: the build is the one `cargo run --release` uses.
-fn test(arguments: impl Iterator<Item = String>) -> ExitCode {
+fn test(arguments: &[String]) -> ExitCode {
     match std::env::var("SPO_SHARED") {
         Ok(folder) => eprintln!("reference models and data: {folder}"),
         Err(_) => eprintln!("SPO_SHARED is not set: tests on reference models and real data will be SKIPPED"),
@@ -62,11 +74,14 @@ fn test(arguments: impl Iterator<Item = String>) -> ExitCode {
     let status =
         Command::new(env!("CARGO")).args(["test", "--release", "--workspace"]).args(arguments).status();
     match status {
-        Ok(status) if status.success() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(e) => {
-            eprintln!("cannot start cargo: {e}");
-            ExitCode::FAILURE
-        }
+        Ok(status) if !status.success() => ExitCode::FAILURE,
+        Ok(_) if arguments.is_empty() => libtorch::test().map_or_else(failure, |()| ExitCode::SUCCESS),
+        Ok(_) => ExitCode::SUCCESS,
+        Err(e) => failure(format!("cannot start cargo: {e}")),
     }
+}
+
+fn failure(message: String) -> ExitCode {
+    eprintln!("error: {message}");
+    ExitCode::FAILURE
 }

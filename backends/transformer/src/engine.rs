@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use spo_api::{AdamW, Result, Statistics};
+use spo_api::{AdamW, Error, Result, Statistics};
 
 /// The type in which a tensor is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,4 +279,31 @@ pub trait Engine: Send + 'static {
         upstream: &[f64],
         head_gradient: Option<&Self::Tensor>,
     ) -> Result<Self::Tensor>;
+
+    /// This engine with a tape, if it has one: every operation then leaves behind how its result depends on
+    /// tensors that are [watched](Self::watch), also those that write to a tensor, and those of the backward
+    /// pass. Slower, and it keeps everything.
+    fn recording(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
+    /// On a recording engine: begins or ends to follow what is made of these tensors. One that was written to
+    /// meanwhile forgets what from.
+    fn watch(&self, _tensors: &[&Self::Tensor], _watched: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// On a recording engine: the gradient of `sum_i <outputs[i], seeds[i]>` with respect to each of the
+    /// watched `inputs`.
+    fn pull_back(
+        &self,
+        _outputs: &[&Self::Tensor],
+        _seeds: &[&Self::Tensor],
+        _inputs: &[&Self::Tensor],
+    ) -> Result<Vec<Self::Tensor>> {
+        Err(Error::Engine("this engine records nothing".into()))
+    }
 }

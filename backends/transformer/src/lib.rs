@@ -19,6 +19,7 @@ mod decoder;
 mod engine;
 mod files;
 mod generate;
+mod hessian;
 mod init;
 mod linear;
 mod norm;

@@ -167,7 +167,7 @@ impl<E: Engine> TransformerSession<E> {
         Ok(())
     }
 
-    fn tensors(&self, v: Vector) -> Result<Vec<&E::Tensor>> {
+    pub(crate) fn tensors(&self, v: Vector) -> Result<Vec<&E::Tensor>> {
         match v {
             Vector::PARAMETERS => Ok(self.trained.iter().map(|&id| self.parameters.value(id)).collect()),
             Vector::GRADIENT => {

@@ -7,5 +7,6 @@ pub mod certify;
 mod elf;
 pub mod guard;
 pub mod library;
+pub mod libtorch;
 pub mod scaffold;
 pub mod search;

@@ -25,11 +25,12 @@ impl std::fmt::Display for Refusal {
 /// Loads a library and adds its parts to the registry.
 ///
 /// Loading runs code of the library, before it can be asked anything: load only what the user named. The
-/// library stays in memory as long as the program.
+/// library stays in memory as long as the program. One that is linked against libtorch gets it loaded first,
+/// from the folder `libtorch` if the user named one.
 ///
 /// # Errors
 /// See [`Refusal`].
-pub fn load(registry: &mut Registry, path: &Path) -> Result<(), Refusal> {
+pub fn load(registry: &mut Registry, path: &Path, libtorch: Option<&Path>) -> Result<(), Refusal> {
     let at = path.display();
     let words = |problem: String| format!("the plugin {at} cannot be loaded: {problem}");
     let refuse = |problem: String| Refusal::Unusable(words(problem));
@@ -45,6 +46,9 @@ pub fn load(registry: &mut Registry, path: &Path) -> Result<(), Refusal> {
     crate::elf::check(path, &bytes).map_err(refuse)?;
     // A bare name would be looked for in the system's folders.
     let absolute = std::path::absolute(path).map_err(|e| refuse(e.to_string()))?;
+    if crate::libtorch::is_needed(&bytes) {
+        crate::libtorch::load(&absolute, libtorch).map_err(refuse)?;
+    }
     crate::guard::install();
     // SAFETY: initialisers of the library run; the user named it, and so trusts it as the program itself.
     let library = unsafe { libloading::Library::new(&absolute) }.map_err(|e| refuse(loader_words(&e)))?;
@@ -66,7 +70,7 @@ pub fn load(registry: &mut Registry, path: &Path) -> Result<(), Refusal> {
 }
 
 /// The loader's words, without the path it repeats.
-fn loader_words(error: &libloading::Error) -> String {
+pub(crate) fn loader_words(error: &libloading::Error) -> String {
     use std::error::Error;
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }

@@ -1,0 +1,374 @@
+use std::ops::Range;
+
+use spo_api::{Error, Result, Statistics};
+use spo_transformer::{AdamWStep, Cluster, Engine, Heads, Mat, Precision, Rotation, Scores};
+use tch::{Device, Kind, TchError, Tensor};
+
+use crate::{attention, explicit, head, norm, shim};
+
+/// What an operation of libtorch comes to.
+pub(crate) type Outcome<T> = std::result::Result<T, TchError>;
+
+/// libtorch as the engine of the decoder.
+#[derive(Clone, Copy, Debug)]
+pub struct TchEngine {
+    device: Device,
+    compute: Kind,
+    /// Whether operations are recorded: then all must be twice differentiable.
+    recording: bool,
+}
+
+/// A handle on a tensor of libtorch.
+#[derive(Debug)]
+pub struct Array(pub(crate) Tensor);
+
+impl Clone for Array {
+    fn clone(&self) -> Self {
+        Array(self.0.shallow_clone())
+    }
+}
+
+impl TchEngine {
+    /// An engine on a device that is there, computing in `compute`: [`Kind::Float`] or [`Kind::BFloat16`].
+    pub fn new(device: Device, compute: Kind) -> Self {
+        TchEngine { device, compute, recording: false }
+    }
+
+    fn kind_of(&self, precision: Precision) -> Kind {
+        match precision {
+            Precision::Full => Kind::Float,
+            Precision::Half => Kind::BFloat16,
+            Precision::Compute => self.compute,
+        }
+    }
+
+    fn tensor_of(&self, values: &[f32], shape: &[usize], kind: Kind) -> Outcome<Tensor> {
+        let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
+        Tensor::f_from_slice(values)?.f_reshape(shape)?.f_to_device(self.device)?.f_to_kind(kind)
+    }
+
+    /// A factor of a product, in the type products are computed in.
+    fn factor(&self, of: &Mat<'_, Array>) -> Outcome<Tensor> {
+        let x = of.tensor.0.f_to_kind(self.compute)?;
+        if of.transposed { x.f_tr() } else { Ok(x) }
+    }
+}
+
+/// Token ids as libtorch wants an index.
+pub(crate) fn index(ids: &[u32], device: Device) -> Outcome<Tensor> {
+    let ids: Vec<i64> = ids.iter().map(|&id| id.into()).collect();
+    Tensor::f_from_slice(&ids)?.f_to_device(device)
+}
+
+/// Some rows of a matrix, in place.
+pub(crate) fn rows(x: &Tensor, range: &Range<usize>) -> Outcome<Tensor> {
+    x.f_narrow(0, range.start as i64, range.len() as i64)
+}
+
+/// libtorch's words for people: it appends a stack of its own functions.
+pub(crate) fn first_line(error: TchError) -> String {
+    let words = match error {
+        TchError::Torch(words) => words,
+        other => other.to_string(),
+    };
+    words.lines().next().unwrap_or("it did not say why").to_owned()
+}
+
+/// A failure with what was attempted, and on what.
+fn failed(operation: &str, operands: &[&Array], error: TchError) -> Error {
+    let shapes: Vec<String> =
+        operands.iter().map(|x| format!("{:?} {}", x.0.size(), name(x.0.kind()))).collect();
+    let on = if shapes.is_empty() { String::new() } else { format!(" of {}", shapes.join(", ")) };
+    Error::Engine(format!("libtorch: {operation}{on}: {}", first_line(error)))
+}
+
+fn name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Float => "f32",
+        Kind::BFloat16 => "bf16",
+        Kind::Int64 => "i64",
+        _ => "other",
+    }
+}
+
+/// Adds to a failure the operation and its operands.
+trait Explained<T> {
+    fn of(self, operation: &str, operands: &[&Array]) -> Result<T>;
+}
+
+impl<T> Explained<T> for Outcome<T> {
+    fn of(self, operation: &str, operands: &[&Array]) -> Result<T> {
+        self.map_err(|error| failed(operation, operands, error))
+    }
+}
+
+impl Engine for TchEngine {
+    type Tensor = Array;
+
+    fn device(&self) -> String {
+        match self.device {
+            Device::Cpu => format!("CPU, {} threads, libtorch", tch::get_num_threads()),
+            Device::Cuda(ordinal) => format!("CUDA device {ordinal}, libtorch"),
+            other => format!("{other:?}, libtorch"),
+        }
+    }
+
+    fn dtype(&self) -> &'static str {
+        name(self.compute)
+    }
+
+    fn upload(&self, values: Vec<f32>, shape: &[usize], precision: Precision) -> Result<Array> {
+        let made = self.tensor_of(&values, shape, self.kind_of(precision));
+        made.map(Array).of(&format!("upload of {shape:?}"), &[])
+    }
+
+    fn download(&self, x: &Array) -> Result<Vec<f32>> {
+        download(&x.0).of("download", &[x])
+    }
+
+    fn zeros(&self, shape: &[usize], precision: Precision) -> Result<Array> {
+        let size: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
+        let made = Tensor::f_zeros(size, (self.kind_of(precision), self.device));
+        made.map(Array).of(&format!("allocation of {shape:?}"), &[])
+    }
+
+    fn scale(&self, into: &Array, a: f64) -> Result<()> {
+        let mut target = into.0.shallow_clone();
+        let scaled = if a == 0.0 { target.f_zero_() } else { target.f_mul_scalar_(a) };
+        scaled.map(|_| ()).of("scale", &[into])
+    }
+
+    fn copy(&self, into: &Array, x: &Array) -> Result<()> {
+        into.0.shallow_clone().f_copy_(&x.0).of("copy", &[into, x])
+    }
+
+    fn axpy(&self, into: &Array, a: f64, x: &Array) -> Result<()> {
+        shim::axpy(&into.0, a, &x.0).of("axpy", &[into, x])
+    }
+
+    fn dot(&self, x: &Array, y: &Array) -> Result<f64> {
+        let flat = |x: &Array| x.0.f_reshape(-1);
+        flat(x).and_then(|a| shim::dot(&a, &flat(y)?)).of("dot", &[x, y])
+    }
+
+    fn adamw(&self, into: &Array, gradient: &Array, moments: [&Array; 2], step: &AdamWStep) -> Result<()> {
+        let flat = |x: &Array| x.0.f_view(-1);
+        let update = || {
+            let [first, second] = [flat(moments[0])?, flat(moments[1])?];
+            shim::adamw(&flat(into)?, &flat(gradient)?, [&first, &second], step)
+        };
+        update().of("adamw", &[into])
+    }
+
+    fn gather(&self, table: &Array, ids: &[u32]) -> Result<Array> {
+        let gathered = || table.0.f_index_select(0, &index(ids, self.device)?)?.f_to_kind(self.compute);
+        gathered().map(Array).of(&format!("gather of {} rows", ids.len()), &[table])
+    }
+
+    fn scatter_add(&self, into: &Array, ids: &[u32], x: &Array) -> Result<()> {
+        let mut target = into.0.shallow_clone();
+        let mut add = || target.f_index_add_(0, &index(ids, self.device)?, &x.0.f_to_kind(into.0.f_kind()?)?);
+        add().map(|_| ()).of("scatter_add", &[into, x])
+    }
+
+    fn columns(&self, x: &Array, range: Range<usize>) -> Result<Array> {
+        let part = x.0.f_narrow(1, range.start as i64, range.len() as i64).and_then(|x| x.f_contiguous());
+        part.map(Array).of("columns", &[x])
+    }
+
+    fn join_columns(&self, parts: &[&Array]) -> Result<Array> {
+        let tensors: Vec<&Tensor> = parts.iter().map(|x| &x.0).collect();
+        Tensor::f_cat(&tensors, 1).map(Array).of("join_columns", parts)
+    }
+
+    fn linear(&self, x: &Array, w: &Array, bias: Option<&Array>) -> Result<Array> {
+        let product = || {
+            let (x, w) = (self.factor(&Mat::new(x))?, self.factor(&Mat::t(w))?);
+            match bias {
+                Some(bias) => bias.0.f_to_kind(self.compute)?.f_addmm(&x, &w),
+                None => x.f_mm(&w),
+            }
+        };
+        product().map(Array).of("linear", &[x, w])
+    }
+
+    fn matmul(&self, a: Mat<'_, Array>, b: Mat<'_, Array>) -> Result<Array> {
+        let product = || self.factor(&a)?.f_mm(&self.factor(&b)?);
+        product().map(Array).of("matmul", &[a.tensor, b.tensor])
+    }
+
+    fn matmul_add(&self, into: &Array, scale: f64, a: Mat<'_, Array>, b: Mat<'_, Array>) -> Result<()> {
+        let add = || {
+            let (a, b) = (self.factor(&a)?, self.factor(&b)?);
+            match into.0.f_kind()? == self.compute {
+                true => shim::add_product(&into.0, scale, &a, &b),
+                false => shim::axpy(&into.0, scale, &a.f_mm(&b)?),
+            }
+        };
+        add().of("matmul_add", &[into, a.tensor, b.tensor])
+    }
+
+    fn sum_rows_add(&self, into: &Array, x: &Array) -> Result<()> {
+        norm::sum_rows_add(&into.0, &x.0).of("sum_rows_add", &[into, x])
+    }
+
+    fn rms_norm(&self, x: &Array, weight: &Array, epsilon: f64) -> Result<Array> {
+        norm::norm(&x.0, &weight.0, None, epsilon).map(Array).of("rms_norm", &[x, weight])
+    }
+
+    fn rms_norm_backward(
+        &self,
+        x: &Array,
+        weight: &Array,
+        epsilon: f64,
+        upstream: &Array,
+        weight_gradient: Option<&Array>,
+    ) -> Result<Array> {
+        norm::norm_backward(&x.0, &weight.0, false, epsilon, &upstream.0, weight_gradient.as_slice())
+            .map(Array)
+            .of("rms_norm_backward", &[x, weight, upstream])
+    }
+
+    fn layer_norm(&self, x: &Array, weight: &Array, bias: &Array, epsilon: f64) -> Result<Array> {
+        norm::norm(&x.0, &weight.0, Some(&bias.0), epsilon).map(Array).of("layer_norm", &[x, weight, bias])
+    }
+
+    fn layer_norm_backward(
+        &self,
+        x: &Array,
+        weight: &Array,
+        epsilon: f64,
+        upstream: &Array,
+        gradients: Option<[&Array; 2]>,
+    ) -> Result<Array> {
+        let gradients = gradients.as_ref().map_or(&[][..], |g| g);
+        norm::norm_backward(&x.0, &weight.0, true, epsilon, &upstream.0, gradients)
+            .map(Array)
+            .of("layer_norm_backward", &[x, weight, upstream])
+    }
+
+    fn rope(&self, x: &Array, rotation: &Rotation<Array>, back: bool) -> Result<Array> {
+        rope(&x.0, &rotation.cos.0, &rotation.sin.0, back).map(Array).of("rope", &[x, &rotation.cos])
+    }
+
+    fn attention(
+        &self,
+        q: &Array,
+        k: &Array,
+        v: &Array,
+        heads: Heads,
+        clusters: &[Cluster],
+    ) -> Result<Array> {
+        let qkv = [&q.0, &k.0, &v.0];
+        match self.recording {
+            true => explicit::attention(qkv, heads, clusters),
+            false => attention::attention(qkv, heads, clusters),
+        }
+        .map(Array)
+        .of("attention", &[q, k, v])
+    }
+
+    fn attention_backward(
+        &self,
+        qkv: [&Array; 3],
+        _out: &Array,
+        upstream: &Array,
+        heads: Heads,
+        clusters: &[Cluster],
+    ) -> Result<[Array; 3]> {
+        let tensors = qkv.map(|x| &x.0);
+        match self.recording {
+            true => explicit::attention_backward(tensors, &upstream.0, heads, clusters),
+            false => attention::attention_backward(tensors, &upstream.0, heads, clusters),
+        }
+        .map(|gradients| gradients.map(Array))
+        .of("attention_backward", &qkv)
+    }
+
+    fn swiglu(&self, gate: &Array, up: &Array) -> Result<Array> {
+        let product = || gate.0.f_silu()?.f_mul_(&up.0);
+        product().map(Array).of("swiglu", &[gate, up])
+    }
+
+    fn swiglu_backward(&self, gate: &Array, up: &Array, upstream: &Array) -> Result<[Array; 2]> {
+        let slopes = || {
+            let d_silu = upstream.0.f_mul(&up.0)?;
+            let d_gate = match self.recording {
+                true => d_silu.f_mul(&silu_slope(&gate.0)?)?,
+                false => gate.0.f_silu_backward(&d_silu)?,
+            };
+            Ok([d_gate, gate.0.f_silu()?.f_mul_(&upstream.0)?].map(Array))
+        };
+        slopes().of("swiglu_backward", &[gate, up, upstream])
+    }
+
+    fn gelu(&self, x: &Array) -> Result<Array> {
+        x.0.f_gelu("tanh").map(Array).of("gelu", &[x])
+    }
+
+    fn gelu_backward(&self, x: &Array, upstream: &Array) -> Result<Array> {
+        x.0.f_gelu_backward(&upstream.0, "tanh").map(Array).of("gelu_backward", &[x, upstream])
+    }
+
+    fn score(&self, hidden: &Array, head: &Array, targets: &[u32], statistics: Statistics) -> Result<Scores> {
+        head::score(&hidden.0, &head.0, targets, statistics).of("score", &[hidden, head])
+    }
+
+    fn score_backward(
+        &self,
+        hidden: &Array,
+        head: &Array,
+        targets: &[u32],
+        log_normalizers: &[f64],
+        upstream: &[f64],
+        head_gradient: Option<&Array>,
+    ) -> Result<Array> {
+        let gradient = head_gradient.map(|g| &g.0);
+        match self.recording {
+            true => head::recorded_score_backward(&hidden.0, &head.0, targets, upstream, gradient),
+            false => head::score_backward(&hidden.0, &head.0, targets, log_normalizers, upstream, gradient),
+        }
+        .map(Array)
+        .of("score_backward", &[hidden, head])
+    }
+
+    fn recording(&self) -> Option<Self> {
+        Some(TchEngine { recording: true, ..*self })
+    }
+
+    fn watch(&self, tensors: &[&Array], watched: bool) -> Result<()> {
+        tensors.iter().try_for_each(|x| shim::watch(&x.0, watched).of("watch", &[x]))
+    }
+
+    fn pull_back(&self, outputs: &[&Array], seeds: &[&Array], inputs: &[&Array]) -> Result<Vec<Array>> {
+        let tensors = |arrays: &[&Array]| arrays.iter().map(|x| x.0.shallow_clone()).collect::<Vec<_>>();
+        let found = shim::pull_back(&tensors(outputs), &tensors(seeds), &tensors(inputs));
+        Ok(found.of("pull_back", &[])?.into_iter().map(Array).collect())
+    }
+}
+
+pub(crate) fn download(x: &Tensor) -> Outcome<Vec<f32>> {
+    let x = x.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?.f_contiguous()?;
+    let mut values = vec![0.0; x.numel()];
+    x.f_copy_data(&mut values, x.numel())?;
+    Ok(values)
+}
+
+/// The derivative of `x sigmoid(x)`; libtorch's own has none itself.
+fn silu_slope(x: &Tensor) -> Outcome<Tensor> {
+    let s = x.f_sigmoid()?;
+    s.f_add(&x.f_mul(&s)?.f_mul(&s.f_neg()?.f_add_scalar(1.0)?)?)
+}
+
+fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, back: bool) -> Outcome<Tensor> {
+    let (n, width) = x.size2()?;
+    let half = cos.size2()?.1;
+    let table = |t: &Tensor| t.f_to_kind(x.f_kind()?)?.f_view((n, 1, half));
+    let (cos, sin) = (table(cos)?, table(sin)?);
+    let sin = if back { sin.f_neg()? } else { sin };
+    let heads = x.f_view((n, width / (2 * half), 2 * half))?;
+    let (x1, x2) = (heads.f_narrow(2, 0, half)?, heads.f_narrow(2, half, half)?);
+    let y1 = x1.f_mul(&cos)?.f_sub_(&x2.f_mul(&sin)?)?;
+    let y2 = x2.f_mul(&cos)?.f_add_(&x1.f_mul(&sin)?)?;
+    Tensor::f_cat(&[y1, y2], 2)?.f_view((n, width))
+}

@@ -1,0 +1,196 @@
+//! The plugin under `spo-run`, as a user has it: beside candle, interrupted, and set up wrongly.
+//! `cargo xtask libtorch test` says where everything is.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Every architecture feature that differs between the engines' kernels matters here: norms of q and k,
+/// grouped heads, a shared prompt, statistics, a clipped gradient, two levels.
+const RECIPE: &str = r#"
+[model.config]
+model_type = "qwen3"
+hidden_size = 24
+intermediate_size = 40
+num_hidden_layers = 2
+num_attention_heads = 4
+num_key_value_heads = 2
+head_dim = 8
+max_position_embeddings = 48
+
+[data]
+task = { name = "modular-chain", train = 64, held_out = 8 }
+max_length = 48
+
+[evaluation]
+every = 10
+
+[checkpoint]
+every = 5
+minutes = 0
+
+[[stage]]
+name = "sft"
+objective = "sft"
+steps = 25
+batch_size = 8
+optimizer = { lr = 1e-3 }
+
+[[stage]]
+name = "align"
+objective = "dpo"
+bilevel = { step = "penalty", lambda = 0.5 }
+steps = 25
+batch_size = 8
+optimizer = { lr = 3e-4, max_grad_norm = 0.5 }
+"#;
+
+fn told(variable: &str) -> PathBuf {
+    std::env::var_os(variable).map(PathBuf::from).unwrap_or_else(|| {
+        panic!("{variable} is not set: run these tests as `cargo xtask libtorch test`, after `cargo build --release`")
+    })
+}
+
+/// A folder in which `spo-run` is run, with the plugin in its search path and nothing else of the user's.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Place(tempfile::tempdir().unwrap());
+        std::fs::write(place.path("recipe.toml"), RECIPE).unwrap();
+        std::fs::create_dir_all(place.path("spo/plugins")).unwrap();
+        let plugin = told("SPO_TCH_PLUGIN");
+        std::fs::copy(&plugin, place.path("spo/plugins").join(plugin.file_name().unwrap())).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Without libtorch.
+    fn bare(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(told("SPO_RUN"));
+        command.args(arguments).current_dir(self.0.path()).env("XDG_DATA_HOME", self.0.path());
+        command.env_remove("SPO_PLUGIN_PATH").env_remove("SPO_LIBTORCH").env_remove("VIRTUAL_ENV");
+        // Tests run beside one another.
+        command.env_remove("LD_LIBRARY_PATH").env("RAYON_NUM_THREADS", "1");
+        command
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.bare(arguments);
+        command.env("SPO_LIBTORCH", told("SPO_TCH_LIBTORCH"));
+        command
+    }
+
+    fn metrics(&self, run: &str) -> String {
+        std::fs::read_to_string(self.path(run).join("metrics.jsonl")).unwrap()
+    }
+}
+
+fn train<'a>(backend: &'a str, output: &'a str) -> [&'a str; 6] {
+    ["recipe.toml", "--set", backend, "--set", output, "--quiet"]
+}
+
+#[track_caller]
+fn succeeded(output: Output) {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Exit code 2, and these words.
+#[track_caller]
+fn refused(mut command: Command, words: &[&str]) {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for part in words {
+        assert!(said.contains(part), "`{said}` does not say `{part}`");
+    }
+}
+
+/// All figures of a run: by line, by name.
+fn figures(metrics: &str) -> Vec<BTreeMap<String, f64>> {
+    let number = |(name, value): (&String, &Value)| Some((name.clone(), value.as_f64()?));
+    let line = |line: &str| -> Value { serde_json::from_str(line).unwrap() };
+    metrics.lines().map(|text| line(text).as_object().unwrap().iter().filter_map(number).collect()).collect()
+}
+
+#[test]
+fn fifty_steps_are_those_of_candle() {
+    let place = Place::new();
+    for backend in ["tch", "candle"] {
+        let (name, output) = (format!("backend.name={backend}"), format!("run.output={backend}"));
+        succeeded(place.command(&train(&name, &output)).output().unwrap());
+    }
+    let [tch, candle] = ["tch", "candle"].map(|run| figures(&place.metrics(run)));
+    assert_eq!(tch.len(), candle.len());
+    assert!(tch.iter().filter(|line| line.contains_key("grad_norm")).count() >= 50);
+    let mut worst = (0.0, String::new());
+    for (i, (ours, theirs)) in tch.iter().zip(&candle).enumerate() {
+        assert!(ours.keys().eq(theirs.keys()), "line {i}: {ours:?} {theirs:?}");
+        for (name, value) in ours {
+            let difference = (value - theirs[name]).abs() / theirs[name].abs().max(1.0);
+            if difference > worst.0 {
+                worst = (difference, format!("line {i}, {name}: {value}, candle {}", theirs[name]));
+            }
+        }
+    }
+    println!("largest difference: {} ({})", worst.0, worst.1);
+    assert!(worst.0 < 1e-4, "{}", worst.1);
+}
+
+#[test]
+fn a_run_that_is_killed_goes_on_to_the_same_bits() {
+    let place = Place::new();
+    succeeded(place.command(&train("backend.name=tch", "run.output=whole")).output().unwrap());
+    let mut child = place.command(&train("backend.name=tch", "run.output=killed")).spawn().unwrap();
+    let checkpoint = |number: &str| place.path("killed").join("checkpoints").join(number).exists();
+    let began = Instant::now();
+    while !checkpoint("00000030") && !checkpoint("00000035") && began.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    assert!(!child.wait().unwrap().success(), "it ended before it could be killed");
+    succeeded(place.command(&["resume", "killed", "--quiet"]).output().unwrap());
+    assert_eq!(place.metrics("killed"), place.metrics("whole"));
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let place = Place::new();
+    let tch = ["recipe.toml", "--set", "backend.name=tch"];
+    refused(place.bare(&tch), &["it needs libtorch 2.11.0", "cargo xtask libtorch", "not installed"]);
+
+    let other = place.path("other");
+    std::fs::create_dir_all(other.join("lib")).unwrap();
+    let real = told("SPO_TCH_LIBTORCH").join("lib");
+    let library =
+        |name: &str| format!("{}{name}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    std::os::unix::fs::symlink(real.join(library("torch_cpu")), other.join("lib").join(library("torch_cpu")))
+        .unwrap();
+    std::fs::write(other.join("version.py"), "__version__ = '2.7.1+cu126'\n").unwrap();
+    let mut wrong = place.bare(&tch);
+    wrong.env("SPO_LIBTORCH", &other);
+    refused(wrong, &["holds libtorch 2.7.1, but 2.11.0 is needed"]);
+
+    let device = ["recipe.toml", "--set", "backend.name=tch", "--set", "backend.device=gpu"];
+    refused(place.command(&device), &["unknown device `gpu`", "expected one of auto, cpu, cuda"]);
+}
+
+#[test]
+fn libtorch_is_found_where_the_recipe_says_and_beside_the_plugin() {
+    let place = Place::new();
+    let libtorch = told("SPO_TCH_LIBTORCH");
+    let named = format!("plugins.libtorch={}", libtorch.display());
+    let check = ["check", "recipe.toml", "--set", "backend.name=tch"];
+    succeeded(place.bare(&[&check[..], &["--set", &named]].concat()).output().unwrap());
+    std::os::unix::fs::symlink(Path::new(&libtorch), place.path("spo/plugins/libtorch")).unwrap();
+    succeeded(place.bare(&check).output().unwrap());
+    let described = place.bare(&["describe", "tch"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&described.stdout).contains("libtorch 2.11"));
+}
