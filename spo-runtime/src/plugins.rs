@@ -49,7 +49,8 @@ pub fn load_again(registry: &mut Registry, document: &Document, record: &Value) 
             Ok(now) if now != sha256 => {
                 return Err(refused("which is another file now (its SHA-256 differs)"));
             }
-            Ok(_) => library::load(registry, &path, libtorch(document)).map_err(|e| BadInput(format!("error: {e}")))?,
+            Ok(_) => library::load(registry, &path, libtorch(document))
+                .map_err(|e| BadInput(format!("error: {e}")))?,
         }
     }
     Ok(())
