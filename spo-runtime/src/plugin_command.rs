@@ -231,7 +231,7 @@ impl Report {
         match event {
             Event::Began { part, check } => {
                 if part != self.part {
-                    say(&format!("{part}"));
+                    say(&part.to_string());
                     self.part = part;
                 }
                 self.open = Some(check);
