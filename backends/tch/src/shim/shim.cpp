@@ -140,7 +140,7 @@ int spo_attention_backward(const Tensor* q, const Tensor* k, const Tensor* v, co
 // Begins to record what is made of a tensor, or forgets what it was made of.
 int spo_watch(Tensor* x, int watched) {
   return guarded([&] {
-    if (!watched) x->detach_();
+    if (!watched && x->grad_fn()) x->detach_();
     x->requires_grad_(watched);
   });
 }
