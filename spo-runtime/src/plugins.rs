@@ -32,11 +32,12 @@ pub fn load(registry: &mut Registry, specs: &[String]) -> Result<(), BadInput> {
 pub fn load_again(registry: &mut Registry, document: &Document, record: &Value) -> Result<(), BadInput> {
     let libraries: Vec<Library> = serde_json::from_value(record["plugins"].clone()).unwrap_or_default();
     let started_in = Path::new(record["started_in"].as_str().unwrap_or_default());
+    let here = std::env::current_dir().unwrap_or_default();
     for Library { name, version, path, sha256 } in libraries {
         if registry.libraries().iter().any(|known| known.sha256 == sha256) {
             continue;
         }
-        let path = started_in.join(path);
+        let path = if here == started_in { path } else { started_in.join(path) };
         let at = path.display();
         let refused = |problem: &str| {
             let remedy = "bring it back, or say with `--plugin LIBRARY` where it is now";
