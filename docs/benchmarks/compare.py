@@ -27,10 +27,10 @@ PROGRAMS = {
     "spo": ([], {}),
     "spo, penalty": (["stage.dpo.bilevel='penalty'"], {}),
     "spo, memory 2.25 GiB": (["backend.options={ memory = 2.25 }"], {}),
-    "spo, tch": (["backend='tch'"], {}),
+    "spo, tch": (["backend.name='tch'"], {}),
     "TRL, LoRA": (["--", "--lora"], {}),
     "spo, LoRA": (LORA, {}),
-    "spo, tch, LoRA": ([*LORA, "backend='tch'"], {}),
+    "spo, tch, LoRA": ([*LORA, "backend.name='tch'"], {}),
 }
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
