@@ -26,7 +26,7 @@ PROGRAMS = {
     "TRL, bf16 weights": (["--", "--lean", "--bf16"], KEEP),
     "spo": ([], {}),
     "spo, penalty": (["stage.dpo.bilevel='penalty'"], {}),
-    "spo, memory 2.25 GiB": (["backend.options={ memory = 2.25 }"], {}),
+    "spo, checkpoint": (["backend.options.checkpoint=true"], {}),
     "spo, tch": (["backend.name='tch'"], {}),
     "TRL, LoRA": (["--", "--lora"], {}),
     "spo, LoRA": (LORA, {}),

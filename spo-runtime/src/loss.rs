@@ -82,7 +82,7 @@ pub fn run(
 ) -> anyhow::Result<()> {
     let document = Document::parse("--objective", format!("objective = {objective}"), &[])?;
     let spec = document.get("objective").expect("the document was made with this key");
-    plugins::load_if_unknown(registry, &plugins::objectives(spec))?;
+    plugins::load_if_unknown(registry, &plugins::objectives(spec), None)?;
     let mut objective = compose::objective(registry, spec).map_err(|e| document.locate("objective", e))?;
 
     let mut text = String::new();

@@ -182,13 +182,13 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
             Ok(())
         }
         Some(Command::List) => {
-            plugins::load_all(&mut registry)?;
+            plugins::load_all(&mut registry, None)?;
             say(&describe::list(&registry));
             Ok(())
         }
         Some(Command::Describe { name }) => {
             if describe::describe(&registry, &name).is_err() {
-                plugins::load_all(&mut registry)?;
+                plugins::load_all(&mut registry, None)?;
             }
             say(&describe::describe(&registry, &name)?);
             Ok(())

@@ -49,7 +49,7 @@ pub struct Answering {
 impl SavedModel {
     fn open(&self, registry: &mut Registry) -> anyhow::Result<(Tokenizer, Box<dyn Session>)> {
         let tokenizer = Tokenizer::open(&self.model).map_err(|e| BadInput(format!("error: {e}")))?;
-        plugins::load_if_unknown(registry, &[("backend", &self.backend)])?;
+        plugins::load_if_unknown(registry, &[("backend", &self.backend)], None)?;
         let backend = registry.backend(&self.backend, &json!({}))?;
         let session = backend.open(&ModelSpec {
             source: ModelSource::Folder(self.model.clone()),

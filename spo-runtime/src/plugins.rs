@@ -76,28 +76,25 @@ pub fn load_for(registry: &mut Registry, document: &Document) -> Result<(), BadI
             .map_err(|problem| document.error(&format!("plugins.load[{i}]"), problem))?;
     }
     let parts = parts(document);
-    load_found_if_unknown(registry, &parts, libtorch)?;
+    load_if_unknown(registry, &parts, libtorch)?;
     if parts.contains(&("backend", "tch")) && registry.get("backend", "tch").is_err() {
         return Err(document.error("backend.name", format!("the tch backend is not installed: {REMEDY}")));
     }
     Ok(())
 }
 
-/// Loads what the search path holds if one of these parts, by kind and name, is unknown.
+/// Loads what the search path holds if one of these parts, by kind and name, is unknown; with the folder of
+/// libtorch, if a recipe names one.
 ///
 /// # Errors
 /// As [`load_all`].
-pub fn load_if_unknown(registry: &mut Registry, parts: &[(&str, &str)]) -> Result<(), BadInput> {
-    load_found_if_unknown(registry, parts, None)
-}
-
-fn load_found_if_unknown(
+pub fn load_if_unknown(
     registry: &mut Registry,
     parts: &[(&str, &str)],
     libtorch: Option<&Path>,
 ) -> Result<(), BadInput> {
     match parts.iter().any(|(kind, name)| registry.get(kind, name).is_err()) {
-        true => load_found(registry, libtorch),
+        true => load_all(registry, libtorch),
         false => Ok(()),
     }
 }
@@ -107,15 +104,12 @@ fn libtorch(document: &Document) -> Option<&Path> {
     document.get("plugins")?.get("libtorch")?.as_str().map(Path::new)
 }
 
-/// Loads all libraries of the search path. One that cannot be loaded is passed over, with a warning.
+/// Loads all libraries of the search path, with the folder of libtorch, if a recipe names one. One that cannot
+/// be loaded is passed over, with a warning.
 ///
 /// # Errors
 /// When two parts have one name.
-pub fn load_all(registry: &mut Registry) -> Result<(), BadInput> {
-    load_found(registry, None)
-}
-
-fn load_found(registry: &mut Registry, libtorch: Option<&Path>) -> Result<(), BadInput> {
+pub fn load_all(registry: &mut Registry, libtorch: Option<&Path>) -> Result<(), BadInput> {
     for path in search::libraries() {
         match library::load(registry, &path, libtorch) {
             Ok(()) => {}

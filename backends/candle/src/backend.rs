@@ -49,8 +49,7 @@ impl Backend for Candle {
         if half_moments && !device.is_cpu() {
             return Err(Error::Engine("moments = \"bf16\": only the CPU has it, use \"f32\"".into()));
         }
-        let memory = self.memory.map(|gib| (gib * f64::from(1 << 30)) as u64);
-        let options = Options { checkpoint: self.checkpoint, memory, half_moments };
+        let options = Options { checkpoint: self.checkpoint, memory: self.memory, half_moments };
         Ok(Box::new(TransformerSession::open(CandleEngine::new(device, dtype), spec, options)?))
     }
 }

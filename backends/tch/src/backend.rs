@@ -31,8 +31,7 @@ impl Backend for Tch {
         let device = device(&spec.device)?;
         let compute = compute(&spec.dtype)?;
         settle()?;
-        let memory = self.memory.map(|gib| (gib * f64::from(1 << 30)) as u64);
-        let options = Options { checkpoint: self.checkpoint, memory, half_moments: false };
+        let options = Options { checkpoint: self.checkpoint, memory: self.memory, half_moments: false };
         Ok(Box::new(TransformerSession::open(TchEngine::new(device, compute), spec, options)?))
     }
 }

@@ -1,7 +1,7 @@
 //! The suite that every engine must pass.
 
 use spo_backend_tch::TchEngine;
-use spo_transformer::{Options, conformance as suite};
+use spo_transformer::conformance as suite;
 use tch::{Device, Kind};
 
 fn engine() -> TchEngine {
@@ -47,20 +47,5 @@ fn a_restored_state_continues_exactly() {
 /// The type of GPUs; the CPU computes the same, only slowly.
 #[test]
 fn bf16_stays_near_f32() {
-    for (name, config) in suite::configurations() {
-        for adapter in [None, Some(suite::adapter())] {
-            let spec = suite::random(&config, adapter);
-            let gradient = |engine| {
-                suite::gradient(&mut suite::open(engine, &spec, Options::default()), &suite::batch())
-            };
-            let (full, expected) = gradient(engine());
-            let (half, log_probs) = gradient(TchEngine::new(Device::Cpu, Kind::BFloat16));
-            let worst = log_probs.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-            let dot = |a: &[f32], b: &[f32]| {
-                a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>()
-            };
-            let cosine = dot(&half, &full) / (dot(&half, &half) * dot(&full, &full)).sqrt();
-            assert!(worst < 1.0 && cosine > 0.95, "{name}: log-probs {worst}, cosine {cosine}");
-        }
-    }
+    suite::half_stays_near_full(engine, || TchEngine::new(Device::Cpu, Kind::BFloat16));
 }

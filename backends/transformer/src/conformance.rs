@@ -274,6 +274,23 @@ pub fn engines_agree<A: Engine, B: Engine>(one: impl Fn() -> A, other: impl Fn()
     }
 }
 
+/// A half-precision engine computes what a full one does, as nearly as its digits allow.
+pub fn half_stays_near_full<A: Engine, B: Engine>(full: impl Fn() -> A, half: impl Fn() -> B) {
+    for (name, config) in configurations() {
+        for adapter in [None, Some(adapter())] {
+            let spec = random(&config, adapter);
+            let (full, expected) = gradient(&mut open(full(), &spec, Options::default()), &batch());
+            let (half, log_probs) = gradient(&mut open(half(), &spec, Options::default()), &batch());
+            let worst = log_probs.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            let dot = |a: &[f32], b: &[f32]| {
+                a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>()
+            };
+            let cosine = dot(&half, &full) / (dot(&half, &half) * dot(&full, &full)).sqrt();
+            assert!(worst < 1.0 && cosine > 0.95, "{name}: log-probs {worst}, cosine {cosine}");
+        }
+    }
+}
+
 /// Computing blocks again instead of keeping their insides changes no bit; nor does doing it all twice.
 pub fn recomputation_is_exact<E: Engine>(engine: impl Fn() -> E) {
     for (name, spec) in cases() {
@@ -283,7 +300,8 @@ pub fn recomputation_is_exact<E: Engine>(engine: impl Fn() -> E) {
             assert_eq!(gradient(&mut session, &batch()), kept, "{name}");
         }
         // Within a budget, it is done for the batches that would exceed it.
-        let budget = Options { memory: Some(session.forecast(20)), ..Options::default() };
+        let gib = session.forecast(20) as f64 / f64::from(1 << 30);
+        let budget = Options { memory: Some(gib), ..Options::default() };
         let mut session = open(engine(), &spec, budget);
         assert_eq!((session.keep(20), session.keep(21)), (Keep::All, Keep::Inputs), "{name}");
         assert_eq!(gradient(&mut session, &batch()), kept, "{name}");

@@ -22,14 +22,14 @@ use crate::parameters::{Id, Parameters, Role};
 use crate::{save, state};
 
 /// What a session trades computation, memory and precision for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Options {
     /// Keep only the input of each block and compute the rest again in the backward pass: a third more
     /// computation for a fraction of the activations.
     pub checkpoint: bool,
-    /// Bytes. A batch whose [`forecast`](TransformerSession::forecast) exceeds them is computed as with
+    /// GiB. A batch whose [`forecast`](TransformerSession::forecast) exceeds them is computed as with
     /// [`checkpoint`](Self::checkpoint).
-    pub memory: Option<u64>,
+    pub memory: Option<f64>,
     /// Keep the optimizer's moments in bf16: half their memory, and other numbers. Only for engines whose
     /// [`Engine::adamw`] can.
     pub half_moments: bool,
@@ -129,7 +129,8 @@ impl<E: Engine> TransformerSession<E> {
     }
 
     pub(crate) fn keep(&self, tokens: usize) -> Keep {
-        match self.options.checkpoint || self.options.memory.is_some_and(|m| self.forecast(tokens) > m) {
+        let exceeded = |gib: f64| self.forecast(tokens) as f64 > gib * f64::from(1 << 30);
+        match self.options.checkpoint || self.options.memory.is_some_and(exceeded) {
             true => Keep::Inputs,
             false => Keep::All,
         }
