@@ -39,27 +39,43 @@ pub(crate) fn copy(into: &Tensor, value: &Tensor) -> Result<()> {
     into.slice_set(&value.to_dtype(into.dtype())?.contiguous()?, 0, 0)
 }
 
-pub(crate) fn scale(into: &Tensor, a: f64) -> Result<()> {
-    match a == 0.0 {
-        true => copy(into, &into.zeros_like()?),
-        false => copy(into, &into.affine(a, 0.0)?),
+/// The values of a tensor, a stretch at a time: what is computed of them then needs little memory.
+fn stretches(x: &Tensor) -> Result<Vec<Tensor>> {
+    const LONGEST: usize = 1 << 24;
+    if !x.is_contiguous() {
+        candle_core::bail!("a vector operation was given a tensor that is not contiguous");
     }
+    let (x, n) = (x.flatten_all()?, x.elem_count());
+    (0..n).step_by(LONGEST).map(|start| x.narrow(0, start, LONGEST.min(n - start))).collect()
+}
+
+pub(crate) fn scale(into: &Tensor, a: f64) -> Result<()> {
+    for into in stretches(into)? {
+        copy(&into, &if a == 0.0 { into.zeros_like()? } else { into.affine(a, 0.0)? })?;
+    }
+    Ok(())
 }
 
 pub(crate) fn axpy(into: &Tensor, a: f64, x: &Tensor) -> Result<()> {
-    copy(into, &(into + (x.to_dtype(into.dtype())? * a)?)?)
+    for (into, x) in stretches(into)?.iter().zip(stretches(&x.contiguous()?)?) {
+        copy(into, &(into + (x.to_dtype(into.dtype())? * a)?)?)?;
+    }
+    Ok(())
 }
 
-/// Sums of stretches of products in f32, added in f64 by the host: not every device has f64.
+/// Sums of short runs of products in f32, added in f64 by the host: not every device has f64.
 pub(crate) fn dot(x: &Tensor, y: &Tensor) -> Result<f64> {
-    const STRETCH: usize = 256;
-    let full = |t: &Tensor| t.to_dtype(DType::F32)?.flatten_all();
-    let products = (full(x)? * full(y)?)?;
-    let n = products.elem_count();
-    let whole = n / STRETCH * STRETCH;
-    let sums = products.narrow(0, 0, whole)?.reshape((n / STRETCH, STRETCH))?.sum(1)?.to_vec1::<f32>()?;
-    let rest = products.narrow(0, whole, n - whole)?.to_vec1::<f32>()?;
-    Ok(sums.into_iter().chain(rest).map(f64::from).sum())
+    const RUN: usize = 256;
+    let mut total = 0.0;
+    for (x, y) in stretches(x)?.iter().zip(stretches(y)?) {
+        let products = (x.to_dtype(DType::F32)? * y.to_dtype(DType::F32)?)?;
+        let n = products.elem_count();
+        let whole = n / RUN * RUN;
+        let sums = products.narrow(0, 0, whole)?.reshape((n / RUN, RUN))?.sum(1)?.to_vec1::<f32>()?;
+        let rest = products.narrow(0, whole, n - whole)?.to_vec1::<f32>()?;
+        total += sums.into_iter().chain(rest).map(f64::from).sum::<f64>();
+    }
+    Ok(total)
 }
 
 pub(crate) fn adamw(

@@ -110,6 +110,11 @@ impl Engine for CandleEngine {
         x.to_dtype(DType::F32).and_then(|x| x.flatten_all()?.to_vec1()).map_err(failed)
     }
 
+    fn view(&self, x: &Tensor, start: usize, shape: &[usize]) -> Result<Tensor> {
+        let part = x.flatten_all().and_then(|x| x.narrow(0, start, shape.iter().product()));
+        part.and_then(|part| part.reshape(shape)).map_err(failed)
+    }
+
     fn zeros(&self, shape: &[usize], precision: Precision) -> Result<Tensor> {
         Tensor::zeros(shape, self.type_of(precision), &self.device).map_err(failed)
     }

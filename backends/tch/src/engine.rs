@@ -126,6 +126,15 @@ impl Engine for TchEngine {
         download(&x.0).of("download", &[x])
     }
 
+    fn view(&self, x: &Array, start: usize, shape: &[usize]) -> Result<Array> {
+        let size: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
+        // Detached, because a tape would follow what is written to one view into all the others.
+        let part = || {
+            x.0.f_view(-1)?.f_narrow(0, start as i64, size.iter().product())?.f_view(&size[..])?.f_detach()
+        };
+        part().map(Array).of("view", &[x])
+    }
+
     fn zeros(&self, shape: &[usize], precision: Precision) -> Result<Array> {
         let size: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
         let made = Tensor::f_zeros(size, (self.kind_of(precision), self.device));

@@ -122,9 +122,12 @@ pub struct AdamWStep {
 /// operation cannot lose its gradient in silence.
 ///
 /// A tensor is a handle: a clone shares its memory. Methods that write take the tensor they write to as
-/// their first argument, `into`, which never shares memory with another argument. Activations are
+/// their first argument, `into`, which never shares memory with another argument, nor is a [view] of the
+/// same tensor. Activations are
 /// matrices `[rows, features]` of packed tokens without padding, in [`Precision::Compute`]; gradients of
 /// weights are in [`Precision::Full`], and are *added to*.
+///
+/// [view]: Self::view
 ///
 /// # Errors
 /// Every method fails with [`spo_api::Error::Engine`] when the device does.
@@ -141,6 +144,8 @@ pub trait Engine: Send + 'static {
     fn upload(&self, values: Vec<f32>, shape: &[usize], precision: Precision) -> Result<Self::Tensor>;
     /// The values, row-major.
     fn download(&self, x: &Self::Tensor) -> Result<Vec<f32>>;
+    /// The values from `start` on of a tensor as a tensor `shape` of their own, in the same memory.
+    fn view(&self, x: &Self::Tensor, start: usize, shape: &[usize]) -> Result<Self::Tensor>;
     /// A tensor of zeros.
     fn zeros(&self, shape: &[usize], precision: Precision) -> Result<Self::Tensor>;
 

@@ -29,12 +29,13 @@ impl<E: Engine> TransformerSession<E> {
         self.zero(Vector::GRADIENT)?;
         let plain = std::mem::replace(&mut self.engine, recorder);
         let done = self.recorded(batch, upstream, v);
-        let followed = [Vector::PARAMETERS, Vector::GRADIENT].map(|v| self.tensors(v));
-        let ended = followed.into_iter().try_for_each(|tensors| self.engine.watch(&tensors?, false));
+        let ended = [Vector::PARAMETERS, Vector::GRADIENT]
+            .into_iter()
+            .try_for_each(|v| self.engine.watch(&self.parts(v)?, false));
         self.engine = plain;
         let (log_probs, products) = done?;
         ended?;
-        let into = self.tensors(into)?;
+        let into = self.parts(into)?;
         into.into_iter().zip(&products).try_for_each(|(y, x)| self.engine.axpy(y, 1.0, x))?;
         Ok(log_probs)
     }
@@ -45,10 +46,14 @@ impl<E: Engine> TransformerSession<E> {
         upstream: &mut Upstream<'_>,
         v: Vector,
     ) -> Result<(LogProbs, Vec<E::Tensor>)> {
-        self.engine.watch(&self.tensors(Vector::PARAMETERS)?, true)?;
+        self.engine.watch(&self.parts(Vector::PARAMETERS)?, true)?;
         let log_probs = self.backward(batch, Statistics::default(), upstream)?;
-        let [parameters, gradient] = [Vector::PARAMETERS, Vector::GRADIENT].map(|v| self.tensors(v));
-        let products = self.engine.pull_back(&gradient?, &self.tensors(v)?, &parameters?)?;
+        let [parameters, gradient] = [Vector::PARAMETERS, Vector::GRADIENT].map(|v| self.parts(v));
+        let products = self.engine.pull_back(&gradient?, &self.parts(v)?, &parameters?)?;
         Ok((log_probs, products))
+    }
+
+    fn parts(&self, v: Vector) -> Result<Vec<&E::Tensor>> {
+        Ok(self.flat(v)?.parts.iter().collect())
     }
 }

@@ -18,6 +18,7 @@ pub mod conformance;
 mod decoder;
 mod engine;
 mod files;
+mod flat;
 mod generate;
 mod hessian;
 mod init;

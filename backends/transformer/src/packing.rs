@@ -14,7 +14,10 @@ pub(crate) struct Packed {
     pub scored: Vec<u32>,
     /// The scored tokens.
     pub targets: Vec<u32>,
-    /// Where each completion begins among them, and the end of the last.
+    /// Which of them each token of the completions is: those with which all completions of a prompt begin
+    /// are scored once.
+    pub places: Vec<usize>,
+    /// Where each completion begins among the places, and the end of the last.
     pub offsets: Vec<usize>,
 }
 
@@ -32,7 +35,7 @@ impl Packed {
                 check_ids(completion, architecture, || format!("completion {i} of group {index}"))?;
             }
             if longest == 0 {
-                packed.offsets.extend(group.completions.iter().map(|_| packed.targets.len()));
+                packed.offsets.extend(group.completions.iter().map(|_| packed.places.len()));
                 continue;
             }
             packed.add(&group.prompt, &group.completions);
@@ -41,19 +44,30 @@ impl Packed {
     }
 
     fn add(&mut self, prompt: &[u32], completions: &[Vec<u32>]) {
+        let longest = completions.iter().map(Vec::len).max().unwrap_or(0);
+        let common = &completions[0][..common_length(completions)];
+        // What all completions begin with is read as if it were prompt, but never a last token.
+        let shared = &common[..common.len().min(longest - 1)];
         let start = self.rows.ids.len();
-        let prefix = start..start + prompt.len();
         self.read(prompt, 0);
+        self.read(shared, prompt.len());
+        let prefix = start..self.rows.ids.len();
+        let scored = self.targets.len();
+        self.scored.extend((start + prompt.len() - 1..).map(|row| row as u32).take(common.len()));
+        self.targets.extend(common);
+
         let mut spans = vec![Span { queries: prefix.clone(), prefix: start..start, own: prefix.clone() }];
         for completion in completions {
             let begin = self.rows.ids.len();
-            if let [read @ .., _] = &completion[..] {
-                self.read(read, prompt.len());
+            let rest = &completion[common.len()..];
+            self.places.extend((scored..).take(common.len()).chain((self.targets.len()..).take(rest.len())));
+            if let [read @ .., _] = rest {
+                self.read(read, prompt.len() + common.len());
                 let predictors = std::iter::once(prefix.end - 1).chain(begin..begin + read.len());
                 self.scored.extend(predictors.map(|row| row as u32));
             }
-            self.targets.extend(completion);
-            self.offsets.push(self.targets.len());
+            self.targets.extend(rest);
+            self.offsets.push(self.places.len());
             let own = begin..self.rows.ids.len();
             if !own.is_empty() {
                 spans.push(Span { queries: own.clone(), prefix: prefix.clone(), own });
@@ -67,6 +81,13 @@ impl Packed {
         self.rows.ids.extend(ids);
         self.rows.positions.extend((position..position + ids.len()).map(|p| p as u32));
     }
+}
+
+/// With how many tokens all completions begin alike.
+fn common_length(completions: &[Vec<u32>]) -> usize {
+    let Some((first, others)) = completions.split_first() else { return 0 };
+    let alike = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
+    others.iter().map(alike).min().unwrap_or(0)
 }
 
 /// Whether a model can read `prompt` and `more` tokens after it.

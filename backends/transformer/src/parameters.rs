@@ -4,6 +4,7 @@
 use spo_api::Result;
 
 use crate::engine::{Engine, Precision};
+use crate::flat::Flat;
 
 /// Index of a parameter.
 pub(crate) type Id = usize;
@@ -60,6 +61,10 @@ impl Spec {
 pub(crate) struct Parameters<E: Engine> {
     values: Vec<E::Tensor>,
     gradients: Vec<Option<E::Tensor>>,
+    /// Those that are trained, in order.
+    pub trained: Flat<E::Tensor>,
+    /// Their gradient.
+    pub gradient: Flat<E::Tensor>,
 }
 
 impl<E: Engine> Parameters<E> {
@@ -70,16 +75,23 @@ impl<E: Engine> Parameters<E> {
         trained: impl Fn(Role) -> bool,
         mut load: impl FnMut(Id, &Spec) -> Result<Vec<f32>>,
     ) -> Result<Self> {
-        let mut parameters = Parameters { values: Vec::new(), gradients: Vec::new() };
+        let (moving, resting): (Vec<&Spec>, Vec<&Spec>) = specs.iter().partition(|s| trained(s.role));
+        let moved = Flat::zeros(engine, &moving, Precision::Full)?;
+        let gradient = Flat::zeros(engine, &moving, Precision::Full)?;
+        let frozen = Flat::zeros(engine, &resting, Precision::Compute)?;
+        let (mut moving, mut resting) = (moved.parts.iter().zip(&gradient.parts), frozen.parts.iter());
+        let (mut values, mut gradients) = (Vec::new(), Vec::new());
         for (id, spec) in specs.iter().enumerate() {
-            let trained = trained(spec.role);
-            let precision = if trained { Precision::Full } else { Precision::Compute };
-            parameters.values.push(engine.upload(load(id, spec)?, &spec.shape, precision)?);
-            parameters
-                .gradients
-                .push(trained.then(|| engine.zeros(&spec.shape, Precision::Full)).transpose()?);
+            let (value, gradient) = match trained(spec.role) {
+                true => moving.next().map(|(value, gradient)| (value, Some(gradient))),
+                false => resting.next().map(|value| (value, None)),
+            }
+            .expect("a part for every parameter");
+            engine.copy(value, &engine.upload(load(id, spec)?, &spec.shape, Precision::Full)?)?;
+            values.push(value.clone());
+            gradients.push(gradient.cloned());
         }
-        Ok(parameters)
+        Ok(Parameters { values, gradients, trained: moved, gradient })
     }
 
     pub fn value(&self, id: Id) -> &E::Tensor {
@@ -89,10 +101,5 @@ impl<E: Engine> Parameters<E> {
     /// Where the gradient is collected; `None` if the parameter is frozen.
     pub fn gradient(&self, id: Id) -> Option<&E::Tensor> {
         self.gradients[id].as_ref()
-    }
-
-    /// The trained parameters, in order.
-    pub fn trained(&self) -> impl Iterator<Item = Id> + '_ {
-        self.gradients.iter().enumerate().filter(|(_, g)| g.is_some()).map(|(id, _)| id)
     }
 }

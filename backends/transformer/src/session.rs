@@ -15,6 +15,7 @@ use crate::config::Architecture;
 use crate::decoder::{Decoder, Keep};
 use crate::engine::{AdamWStep, Engine, Precision, Scores};
 use crate::files::read_json;
+use crate::flat::Flat;
 use crate::generate;
 use crate::init::random;
 use crate::packing::Packed;
@@ -50,8 +51,8 @@ pub struct TransformerSession<E: Engine> {
     options: Options,
     /// The trained parameters, in order: what a vector is made of.
     pub(crate) trained: Vec<Id>,
-    pub(crate) vectors: BTreeMap<u32, Vec<E::Tensor>>,
-    pub(crate) moments: Option<[Vec<E::Tensor>; 2]>,
+    pub(crate) vectors: BTreeMap<u32, Flat<E::Tensor>>,
+    pub(crate) moments: Option<[Flat<E::Tensor>; 2]>,
     pub(crate) steps: u64,
 }
 
@@ -89,7 +90,7 @@ impl<E: Engine> TransformerSession<E> {
                 _ => Ok(random(wanted, id, spec.seed, range)),
             },
         )?;
-        let trained = parameters.trained().collect();
+        let trained = (0..decoder.specs.len()).filter(|&id| parameters.gradient(id).is_some()).collect();
         let stored = save::stored(&decoder, weights.as_ref());
         Ok(TransformerSession {
             engine,
@@ -141,11 +142,7 @@ impl<E: Engine> TransformerSession<E> {
     /// # Errors
     /// For a vector that is not there.
     pub fn read(&self, v: Vector) -> Result<Vec<f32>> {
-        let mut values = Vec::new();
-        for tensor in self.tensors(v)? {
-            values.extend(self.engine.download(tensor)?);
-        }
-        Ok(values)
+        self.engine.download(&self.flat(v)?.all)
     }
 
     /// Overwrites a vector.
@@ -157,35 +154,31 @@ impl<E: Engine> TransformerSession<E> {
         if values.len() != expected {
             return Err(Error::Engine(format!("a vector has {expected} values, got {}", values.len())));
         }
-        let mut rest = values;
-        for (tensor, &id) in self.tensors(v)?.into_iter().zip(&self.trained) {
-            let spec = &self.decoder.specs[id];
-            let (now, later) = rest.split_at(spec.elements());
-            let values = self.engine.upload(now.to_vec(), &spec.shape, Precision::Full)?;
-            self.engine.copy(tensor, &values)?;
-            rest = later;
+        let values = self.engine.upload(values.to_vec(), &[expected], Precision::Full)?;
+        self.engine.copy(&self.flat(v)?.all, &values)
+    }
+
+    pub(crate) fn flat(&self, v: Vector) -> Result<&Flat<E::Tensor>> {
+        match v {
+            Vector::PARAMETERS => Ok(&self.parameters.trained),
+            Vector::GRADIENT => Ok(&self.parameters.gradient),
+            other => self.vectors.get(&other.0).ok_or_else(|| {
+                Error::Engine(format!("vector {} was never allocated, or was released", other.0))
+            }),
+        }
+    }
+
+    pub(crate) fn new_vector(&self, precision: Precision) -> Result<Flat<E::Tensor>> {
+        let specs: Vec<_> = self.trained.iter().map(|&id| &self.decoder.specs[id]).collect();
+        Flat::zeros(&self.engine, &specs, precision)
+    }
+
+    fn allocate_moments(&mut self) -> Result<()> {
+        if self.moments.is_none() {
+            let new = || self.new_vector(self.moment_precision());
+            self.moments = Some([new()?, new()?]);
         }
         Ok(())
-    }
-
-    pub(crate) fn tensors(&self, v: Vector) -> Result<Vec<&E::Tensor>> {
-        match v {
-            Vector::PARAMETERS => Ok(self.trained.iter().map(|&id| self.parameters.value(id)).collect()),
-            Vector::GRADIENT => {
-                Ok(self.trained.iter().filter_map(|&id| self.parameters.gradient(id)).collect())
-            }
-            other => match self.vectors.get(&other.0) {
-                Some(tensors) => Ok(tensors.iter().collect()),
-                None => {
-                    Err(Error::Engine(format!("vector {} was never allocated, or was released", other.0)))
-                }
-            },
-        }
-    }
-
-    fn new_vector(&self, precision: Precision) -> Result<Vec<E::Tensor>> {
-        let specs = self.trained.iter().map(|&id| &self.decoder.specs[id]);
-        specs.map(|spec| self.engine.zeros(&spec.shape, precision)).collect()
     }
 
     /// How the optimizer's moments are kept.
@@ -206,12 +199,17 @@ impl<E: Engine> TransformerSession<E> {
 }
 
 fn log_probs_of(scores: &Scores, packed: &Packed) -> LogProbs {
+    // A statistic that was not asked for is empty.
+    let spread = |column: &[f64]| match column {
+        [] => Vec::new(),
+        _ => packed.places.iter().map(|&place| column[place]).collect(),
+    };
     LogProbs {
-        values: scores.log_probs.clone(),
+        values: spread(&scores.log_probs),
         offsets: packed.offsets.clone(),
-        entropy: scores.entropy.clone(),
-        collision: scores.collision.clone(),
-        greedy: scores.greedy.clone(),
+        entropy: spread(&scores.entropy),
+        collision: spread(&scores.collision),
+        greedy: spread(&scores.greedy),
     }
 }
 
@@ -254,6 +252,9 @@ impl<E: Engine> Session for TransformerSession<E> {
             upstream(&nothing)?;
             return Ok(nothing);
         }
+        // Before the first activations: allocated into the gaps that these leave behind, the moments would keep
+        // the next activations from them.
+        self.allocate_moments()?;
         let (e, p) = (&self.engine, &self.parameters);
         let wiring = self.decoder.wiring(e, &packed.rows)?;
         let keep = self.keep(packed.rows.ids.len());
@@ -262,19 +263,23 @@ impl<E: Engine> Session for TransformerSession<E> {
         let mut scores = e.score(&hidden, self.head(), &packed.targets, statistics)?;
         let log_probs = log_probs_of(&scores, &packed);
 
-        let mut weights = upstream(&log_probs)?;
-        if weights.len() != log_probs.values.len() {
+        let given = upstream(&log_probs)?;
+        if given.len() != log_probs.values.len() {
             return Err(Error::Batch(format!(
                 "the upstream gradient must have one number per log-prob ({}), got {}",
                 log_probs.values.len(),
-                weights.len()
+                given.len()
             )));
         }
-        if let Some(i) = weights.iter().position(|w| !w.is_finite()) {
+        if let Some(i) = given.iter().position(|w| !w.is_finite()) {
             return Err(Error::NonFinite(format!(
                 "the upstream gradient of token {i} is {}, where its log-prob is {}",
-                weights[i], log_probs.values[i]
+                given[i], log_probs.values[i]
             )));
+        }
+        let mut weights = vec![0.0; packed.targets.len()];
+        for (&place, weight) in packed.places.iter().zip(given) {
+            weights[place] += weight;
         }
         // Tokens that do not matter to the loss (one side of a pair, say) cost no backward pass.
         let active: Vec<usize> = (0..weights.len()).filter(|&i| weights[i] != 0.0).collect();
@@ -310,19 +315,17 @@ impl<E: Engine> Session for TransformerSession<E> {
     }
 
     fn optimizer_step(&mut self, hyper: &AdamW) -> Result<()> {
-        if self.moments.is_none() {
-            let new = || self.new_vector(self.moment_precision());
-            self.moments = Some([new()?, new()?]);
-        }
+        self.allocate_moments()?;
         self.steps += 1;
         let Some([first, second]) = &self.moments else { unreachable!("allocated above") };
+        let Parameters { trained, gradient, .. } = &self.parameters;
         for (i, &id) in self.trained.iter().enumerate() {
-            let Some(gradient) = self.parameters.gradient(id) else { continue };
             let exempt =
                 hyper.exempt_bias_and_norm && matches!(self.decoder.specs[id].role, Role::Bias | Role::Gain);
             let weight_decay = if exempt { 0.0 } else { hyper.weight_decay };
             let step = AdamWStep { hyper: *hyper, weight_decay, count: self.steps };
-            self.engine.adamw(self.parameters.value(id), gradient, [&first[i], &second[i]], &step)?;
+            let moments = [&first.parts[i], &second.parts[i]];
+            self.engine.adamw(&trained.parts[i], &gradient.parts[i], moments, &step)?;
         }
         Ok(())
     }
@@ -375,24 +378,21 @@ impl<E: Engine> VectorSpace for TransformerSession<E> {
         if from == to {
             return Ok(());
         }
-        let (from, to) = (self.tensors(from)?, self.tensors(to)?);
-        from.into_iter().zip(to).try_for_each(|(x, y)| self.engine.copy(y, x))
+        self.engine.copy(&self.flat(to)?.all, &self.flat(from)?.all)
     }
 
     fn scale(&mut self, a: f64, v: Vector) -> Result<()> {
-        self.tensors(v)?.into_iter().try_for_each(|x| self.engine.scale(x, a))
+        self.engine.scale(&self.flat(v)?.all, a)
     }
 
     fn axpy(&mut self, a: f64, x: Vector, y: Vector) -> Result<()> {
         if x == y {
             return self.scale(1.0 + a, y);
         }
-        let (x, y) = (self.tensors(x)?, self.tensors(y)?);
-        x.into_iter().zip(y).try_for_each(|(x, y)| self.engine.axpy(y, a, x))
+        self.engine.axpy(&self.flat(y)?.all, a, &self.flat(x)?.all)
     }
 
     fn dot(&mut self, x: Vector, y: Vector) -> Result<f64> {
-        let (x, y) = (self.tensors(x)?, self.tensors(y)?);
-        x.into_iter().zip(y).try_fold(0.0, |sum, (x, y)| Ok(sum + self.engine.dot(x, y)?))
+        self.engine.dot(&self.flat(x)?.all, &self.flat(y)?.all)
     }
 }

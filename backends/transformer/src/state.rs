@@ -7,6 +7,7 @@ use safetensors::Dtype;
 use spo_api::{Error, Result, Vector};
 
 use crate::engine::{Engine, Precision};
+use crate::flat::Flat;
 use crate::parameters::Spec;
 use crate::save::{Entry, write_safetensors};
 use crate::session::TransformerSession;
@@ -25,12 +26,11 @@ fn entry_name(kind: &str, parameter: &str) -> String {
 
 /// Writes parameters, moments, step count and allocated vectors.
 pub(crate) fn save<E: Engine>(session: &TransformerSession<E>, file: &Path) -> Result<()> {
-    let parameters = session.trained.iter().map(|&id| session.parameters.value(id)).collect();
-    let mut kept: Vec<(String, Vec<&E::Tensor>)> = vec![(PARAMETERS.to_owned(), parameters)];
+    let mut kept = vec![(PARAMETERS.to_owned(), &session.parameters.trained)];
     if let Some(moments) = &session.moments {
-        kept.extend(MOMENTS.iter().zip(moments).map(|(kind, m)| (kind.to_string(), m.iter().collect())));
+        kept.extend(MOMENTS.iter().zip(moments).map(|(kind, moment)| (kind.to_string(), moment)));
     }
-    kept.extend(session.vectors.iter().map(|(handle, v)| (format!("{VECTOR}{handle}"), v.iter().collect())));
+    kept.extend(session.vectors.iter().map(|(handle, v)| (format!("{VECTOR}{handle}"), v)));
 
     let mut entries = Vec::new();
     for (kind, _) in &kept {
@@ -40,7 +40,7 @@ pub(crate) fn save<E: Engine>(session: &TransformerSession<E>, file: &Path) -> R
             dtype: Dtype::F32,
         }));
     }
-    let tensors: Vec<&E::Tensor> = kept.into_iter().flat_map(|(_, tensors)| tensors).collect();
+    let tensors: Vec<&E::Tensor> = kept.into_iter().flat_map(|(_, flat)| &flat.parts).collect();
     let steps = [(STEPS, session.steps.to_string())];
     write_safetensors(file, steps, &entries, |i| session.engine.download(tensors[i]))
 }
@@ -61,12 +61,13 @@ pub(crate) fn restore<E: Engine>(session: &mut TransformerSession<E>, file: &Pat
     }) {
         return Err(foreign(format!("{name} is no part of what is trained here")));
     }
-    let read = |kind: &str, precision| -> Result<Vec<E::Tensor>> {
-        let one = |spec: &Spec| {
+    let read = |kind: &str, precision| -> Result<Flat<E::Tensor>> {
+        let flat = session.new_vector(precision)?;
+        for (spec, part) in specs.iter().zip(&flat.parts) {
             let values = weights.read(&entry_name(kind, &spec.name), spec)?;
-            session.engine.upload(values, &spec.shape, precision)
-        };
-        specs.iter().map(one).collect()
+            session.engine.copy(part, &session.engine.upload(values, &spec.shape, precision)?)?;
+        }
+        Ok(flat)
     };
     let parameters = read(PARAMETERS, Precision::Full)?;
     let moments = match kinds.contains(MOMENTS[0]) {
@@ -84,9 +85,7 @@ pub(crate) fn restore<E: Engine>(session: &mut TransformerSession<E>, file: &Pat
             vectors.insert(handle, read(kind, Precision::Full)?);
         }
     }
-    for (&id, value) in session.trained.iter().zip(&parameters) {
-        session.engine.copy(session.parameters.value(id), value)?;
-    }
+    session.engine.copy(&session.parameters.trained.all, &parameters.all)?;
     (session.moments, session.vectors, session.steps) = (moments, vectors, steps);
     Ok(())
 }
