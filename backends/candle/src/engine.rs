@@ -53,13 +53,13 @@ fn plain(of: Mat<'_, Tensor>) -> candle_core::Result<Tensor> {
 }
 
 fn fused_matmul(a: Mat<'_, Tensor>, b: Mat<'_, Tensor>) -> candle_core::Result<Tensor> {
-    let (a_values, b_values) = (Values::of(a.tensor)?, Values::of(b.tensor)?);
+    let (a_values, b_values) = (Values::widened(a.tensor)?, Values::widened(b.tensor)?);
     let (a, b) = (view(&a_values, a)?, view(&b_values, b)?);
     Tensor::from_vec(multiplied(a, b), (a.rows, b.columns), &Device::Cpu)
 }
 
 fn fused_linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> candle_core::Result<Tensor> {
-    let (x_values, w_values) = (Values::of(x)?, Values::of(w)?);
+    let (x_values, w_values) = (Values::of(x)?, Values::widened(w)?);
     let (x, w) = (view(&x_values, Mat::new(x))?, view(&w_values, Mat::t(w))?);
     let mut y = multiplied(x, w);
     if let Some(bias) = bias {
@@ -74,7 +74,7 @@ fn fused_matmul_add(
     a: Mat<'_, Tensor>,
     b: Mat<'_, Tensor>,
 ) -> candle_core::Result<()> {
-    let (a_values, b_values) = (Values::of(a.tensor)?, Values::of(b.tensor)?);
+    let (a_values, b_values) = (Values::widened(a.tensor)?, Values::widened(b.tensor)?);
     let (a, b) = (view(&a_values, a)?, view(&b_values, b)?);
     let (rows, stride) = into.dims2()?;
     if (rows, stride) != (a.rows, b.columns) {
@@ -124,7 +124,11 @@ impl Engine for CandleEngine {
     }
 
     fn copy(&self, into: &Tensor, x: &Tensor) -> Result<()> {
-        if self.fused { fused::vector::copy(into, x) } else { composed::copy(into, x) }.map_err(failed)
+        match self.fused && into.dtype() == DType::F32 {
+            true => fused::vector::copy(into, x),
+            false => composed::copy(into, x),
+        }
+        .map_err(failed)
     }
 
     fn axpy(&self, into: &Tensor, a: f64, x: &Tensor) -> Result<()> {

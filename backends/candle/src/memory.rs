@@ -4,13 +4,18 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail};
 use half::bf16;
+use rayon::prelude::*;
 
-/// The values of a contiguous f32 CPU tensor, locked for reading.
-pub(crate) struct Values<'a> {
-    storage: StorageRef<'a>,
-    range: Range<usize>,
+use crate::fused::{GRAIN, vectorised};
+
+/// The values of a contiguous CPU tensor in f32.
+pub(crate) enum Values<'a> {
+    /// Where they lie, locked for reading.
+    Lying { storage: StorageRef<'a>, range: Range<usize> },
+    /// Brought to f32.
+    Widened(Vec<f32>),
 }
 
 impl<'a> Values<'a> {
@@ -18,18 +23,51 @@ impl<'a> Values<'a> {
         let (storage, layout) = x.storage_and_layout();
         let range = contiguous(layout)?;
         match &*storage {
-            Storage::Cpu(CpuStorage::F32(_)) => Ok(Values { storage, range }),
+            Storage::Cpu(CpuStorage::F32(_)) => Ok(Values::Lying { storage, range }),
             _ => bail!("a fused operation was given a tensor that is not f32 on the CPU"),
         }
     }
+
+    /// As [`of`](Self::of), also of a tensor in bf16.
+    pub fn widened(x: &'a Tensor) -> Result<Self> {
+        if x.dtype() != DType::BF16 {
+            return Self::of(x);
+        }
+        let (storage, layout) = x.storage_and_layout();
+        match &*storage {
+            Storage::Cpu(CpuStorage::BF16(values)) => {
+                Ok(Values::Widened(widened(&values[contiguous(layout)?])))
+            }
+            _ => bail!("a fused operation was given a tensor that is not on the CPU"),
+        }
+    }
+}
+
+/// bf16 is the upper half of f32: nothing is lost.
+fn widened(values: &[bf16]) -> Vec<f32> {
+    let mut wide = vec![0.0; values.len()];
+    wide.par_chunks_mut(GRAIN).zip(values.par_chunks(GRAIN)).for_each(|(wide, values)| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for (wide, value) in wide.iter_mut().zip(values) {
+                    *wide = f32::from_bits(u32::from(value.to_bits()) << 16);
+                }
+            },
+        );
+    });
+    wide
 }
 
 impl Deref for Values<'_> {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        match &*self.storage {
-            Storage::Cpu(CpuStorage::F32(values)) => &values[self.range.clone()],
-            _ => unreachable!("checked when it was locked"),
+        match self {
+            Values::Widened(values) => values,
+            Values::Lying { storage, range } => match &**storage {
+                Storage::Cpu(CpuStorage::F32(values)) => &values[range.clone()],
+                _ => unreachable!("checked when it was locked"),
+            },
         }
     }
 }

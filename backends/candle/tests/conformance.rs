@@ -60,6 +60,14 @@ fn a_restored_state_continues_exactly() {
     }
 }
 
+#[test]
+fn frozen_halves_lose_nothing() {
+    for engine in [fused, composed] {
+        let folder = tempfile::tempdir().unwrap();
+        suite::frozen_halves_lose_nothing(engine, folder.path());
+    }
+}
+
 /// bf16 is for devices that have it; the CPU computes the same, only slowly.
 #[test]
 fn bf16_stays_near_f32() {

@@ -44,6 +44,12 @@ fn a_restored_state_continues_exactly() {
     suite::a_restored_state_continues_exactly(engine, folder.path());
 }
 
+#[test]
+fn frozen_halves_lose_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    suite::frozen_halves_lose_nothing(engine, folder.path());
+}
+
 /// The type of GPUs; the CPU computes the same, only slowly.
 #[test]
 fn bf16_stays_near_f32() {

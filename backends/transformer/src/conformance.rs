@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use safetensors::Dtype;
 use serde_json::{Value, json};
 use spo_api::{
     AdamW, Adapter, Export, Group, ModelSource, ModelSpec, Sampling, Session, Statistics, TokenBatch, Vector,
@@ -84,14 +85,20 @@ pub fn adapter() -> Adapter {
     Adapter { rank: 3, alpha: 6.0, targets: vec!["all-linear".into()], path: None }
 }
 
-/// Two groups: shared prompts, and completions of very different lengths, among them 1 and 0 tokens.
+/// Shared prompts, completions of very different lengths, among them 1 and 0 tokens, and some that begin alike,
+/// end within another or are the same.
 pub fn batch() -> TokenBatch {
-    let tokens = |n: u32, salt: u32| (0..n).map(|i| (i * i * 5 + i * 3 + salt) % VOCABULARY).collect();
+    let tokens =
+        |n: u32, salt: u32| -> Vec<u32> { (0..n).map(|i| (i * i * 5 + i * 3 + salt) % VOCABULARY).collect() };
+    let alike = |end: u32| [tokens(4, 10), vec![end, 1, 2]].concat();
     TokenBatch {
         groups: vec![
             Group { prompt: tokens(5, 1), completions: vec![tokens(7, 2), tokens(1, 3), tokens(4, 4)] },
             Group { prompt: tokens(1, 5), completions: vec![tokens(3, 6), vec![]] },
             Group { prompt: tokens(70, 7), completions: vec![tokens(6, 8), tokens(20, 9)] },
+            Group { prompt: tokens(3, 11), completions: vec![alike(6), alike(7)] },
+            Group { prompt: tokens(3, 12), completions: vec![tokens(6, 13), tokens(2, 13)] },
+            Group { prompt: tokens(2, 14), completions: vec![tokens(3, 15), tokens(3, 15)] },
         ],
     }
 }
@@ -493,6 +500,31 @@ pub fn saving_and_opening_are_inverse<E: Engine>(engine: impl Fn() -> E, folder:
                 assert_eq!(before, after, "{name}");
             }
         }
+    }
+}
+
+/// Frozen matrices that come in bf16 stay so: the same numbers as in f32, in less memory.
+pub fn frozen_halves_lose_nothing<E: Engine>(engine: impl Fn() -> E, folder: &std::path::Path) {
+    for (i, (name, config)) in configurations().into_iter().enumerate() {
+        let save = |session: &mut TransformerSession<E>, dtype: Dtype| {
+            let model = folder.join(format!("{i}-{dtype:?}"));
+            std::fs::create_dir(&model).expect("a folder");
+            session.stored.iter_mut().for_each(|(_, stored)| *stored = dtype);
+            session.save(&model, Export::Model).expect("a writable folder");
+            ModelSpec { source: ModelSource::Folder(model), ..random(&config, None) }
+        };
+        let half = save(&mut open(engine(), &random(&config, None), Options::default()), Dtype::BF16);
+        let full = save(&mut open(engine(), &half, Options::default()), Dtype::F32);
+        let [(half, of_half), (full, of_full)] = [half, full].map(|spec| {
+            let spec = ModelSpec { adapter: Some(adapter()), ..spec };
+            let mut session = open(engine(), &spec, Options::default());
+            (session.forecast(100), gradient(&mut session, &batch()))
+        });
+        assert!(half < full, "{name}: {half} bytes, {full} in f32");
+        let error = distance(&of_half.0, &of_full.0) / norm(&of_full.0);
+        assert!(error < 1e-6, "{name}: gradient {error}");
+        let error = worst(&of_half.1, &of_full.1);
+        assert!(error < 1e-6, "{name}: log-probs {error}");
     }
 }
 

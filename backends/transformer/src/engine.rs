@@ -9,11 +9,12 @@ use spo_api::{AdamW, Error, Result, Statistics};
 pub enum Precision {
     /// f32, always: what is trained, its gradient, the optimizer's moments, snapshots.
     Full,
-    /// bf16, always: the optimizer's moments where memory matters more ([`Options::half_moments`]).
+    /// bf16, always: frozen matrices that came in it, and the optimizer's moments where memory matters more
+    /// ([`Options::half_moments`]).
     ///
     /// [`Options::half_moments`]: crate::Options::half_moments
     Half,
-    /// The type the session was opened with: activations and frozen weights.
+    /// The type the session was opened with: activations and other frozen weights.
     Compute,
 }
 
@@ -125,7 +126,9 @@ pub struct AdamWStep {
 /// their first argument, `into`, which never shares memory with another argument, nor is a [view] of the
 /// same tensor. Activations are
 /// matrices `[rows, features]` of packed tokens without padding, in [`Precision::Compute`]; gradients of
-/// weights are in [`Precision::Full`], and are *added to*.
+/// weights are in [`Precision::Full`], and are *added to*. Weights may come in any precision: the factors of
+/// products, the table of [`gather`](Self::gather) and the head are brought to that of the activations where
+/// they are used.
 ///
 /// [view]: Self::view
 ///
@@ -151,7 +154,7 @@ pub trait Engine: Send + 'static {
 
     /// `into <- a into`, where `a = 0` clears even what is not finite.
     fn scale(&self, into: &Self::Tensor, a: f64) -> Result<()>;
-    /// `into <- x`.
+    /// `into <- x`, which is in the precision of `into` or in [`Precision::Full`].
     fn copy(&self, into: &Self::Tensor, x: &Self::Tensor) -> Result<()>;
     /// `into <- into + a x`.
     fn axpy(&self, into: &Self::Tensor, a: f64, x: &Self::Tensor) -> Result<()>;

@@ -57,10 +57,23 @@ impl Spec {
     }
 }
 
+/// How a parameter is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// In f32, with a gradient.
+    Trained,
+    /// In the type of the activations.
+    Frozen,
+    /// In bf16, frozen: for what came so, which loses nothing by it.
+    Half,
+}
+
 /// Values and gradients of all parameters, by [`Id`].
 pub(crate) struct Parameters<E: Engine> {
     values: Vec<E::Tensor>,
     gradients: Vec<Option<E::Tensor>>,
+    /// How many numbers are kept in bf16.
+    pub halves: usize,
     /// Those that are trained, in order.
     pub trained: Flat<E::Tensor>,
     /// Their gradient.
@@ -68,30 +81,40 @@ pub(crate) struct Parameters<E: Engine> {
 }
 
 impl<E: Engine> Parameters<E> {
-    /// Brings values, in the order of `specs`, to the device. Those that `trained` names get a gradient.
+    /// Brings values, in the order of `specs`, to the device. Those that are trained get a gradient.
     pub fn upload(
         engine: &E,
         specs: &[Spec],
-        trained: impl Fn(Role) -> bool,
+        kept: impl Fn(&Spec) -> Kept,
         mut load: impl FnMut(Id, &Spec) -> Result<Vec<f32>>,
     ) -> Result<Self> {
-        let (moving, resting): (Vec<&Spec>, Vec<&Spec>) = specs.iter().partition(|s| trained(s.role));
-        let moved = Flat::zeros(engine, &moving, Precision::Full)?;
-        let gradient = Flat::zeros(engine, &moving, Precision::Full)?;
-        let frozen = Flat::zeros(engine, &resting, Precision::Compute)?;
-        let (mut moving, mut resting) = (moved.parts.iter().zip(&gradient.parts), frozen.parts.iter());
-        let (mut values, mut gradients) = (Vec::new(), Vec::new());
+        let flat = |those: Kept, precision| {
+            let specs: Vec<&Spec> = specs.iter().filter(|spec| kept(spec) == those).collect();
+            Flat::zeros(engine, &specs, precision)
+        };
+        let trained = flat(Kept::Trained, Precision::Full)?;
+        let gradient = flat(Kept::Trained, Precision::Full)?;
+        let (frozen, half) = (flat(Kept::Frozen, Precision::Compute)?, flat(Kept::Half, Precision::Half)?);
+        let mut parameters =
+            Parameters { values: Vec::new(), gradients: Vec::new(), halves: 0, trained, gradient };
+        let [mut trained, mut gradients, mut frozen, mut half] =
+            [&parameters.trained, &parameters.gradient, &frozen, &half]
+                .map(|flat| flat.parts.iter().cloned());
         for (id, spec) in specs.iter().enumerate() {
-            let (value, gradient) = match trained(spec.role) {
-                true => moving.next().map(|(value, gradient)| (value, Some(gradient))),
-                false => resting.next().map(|value| (value, None)),
-            }
-            .expect("a part for every parameter");
-            engine.copy(value, &engine.upload(load(id, spec)?, &spec.shape, Precision::Full)?)?;
-            values.push(value.clone());
-            gradients.push(gradient.cloned());
+            let (part, gradient) = match kept(spec) {
+                Kept::Trained => (trained.next(), gradients.next()),
+                Kept::Frozen => (frozen.next(), None),
+                Kept::Half => {
+                    parameters.halves += spec.elements();
+                    (half.next(), None)
+                }
+            };
+            let value = part.expect("a part for every parameter");
+            engine.copy(&value, &engine.upload(load(id, spec)?, &spec.shape, Precision::Full)?)?;
+            parameters.values.push(value);
+            parameters.gradients.push(gradient);
         }
-        Ok(Parameters { values, gradients, trained: moved, gradient })
+        Ok(parameters)
     }
 
     pub fn value(&self, id: Id) -> &E::Tensor {

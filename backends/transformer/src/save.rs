@@ -47,6 +47,11 @@ impl BaseWeights {
         name.strip_prefix(self.dropped).unwrap_or(name)
     }
 
+    /// Whether the files hold a parameter in bf16.
+    pub fn in_half(&self, spec: &Spec) -> bool {
+        self.weights.dtype(self.stored(&spec.name)) == Some(Dtype::BF16)
+    }
+
     pub fn read(&self, spec: &Spec) -> Result<Vec<f32>> {
         self.weights.read(self.stored(&spec.name), spec)
     }

@@ -19,7 +19,7 @@ use crate::flat::Flat;
 use crate::generate;
 use crate::init::random;
 use crate::packing::Packed;
-use crate::parameters::{Id, Parameters, Role};
+use crate::parameters::{Id, Kept, Parameters, Role};
 use crate::{save, state};
 
 /// What a session trades computation, memory and precision for.
@@ -83,7 +83,11 @@ impl<E: Engine> TransformerSession<E> {
         let parameters = Parameters::upload(
             &engine,
             &decoder.specs,
-            |role| role.of_adapter() == adapted,
+            |wanted| match &weights {
+                _ if wanted.role.of_adapter() == adapted => Kept::Trained,
+                Some(weights) if wanted.role == Role::Matrix && weights.in_half(wanted) => Kept::Half,
+                _ => Kept::Frozen,
+            },
             |id, wanted| match (wanted.role.of_adapter(), &weights, &tuned) {
                 (true, _, Some(tuned)) => tuned.read(&adapter::peft_name(&wanted.name), wanted),
                 (false, Some(weights), _) => weights.read(wanted),
@@ -126,7 +130,8 @@ impl<E: Engine> TransformerSession<E> {
         let all: usize = self.decoder.specs.iter().map(|s| s.elements()).sum();
         let per_trained = 4 + 4 + 2 * moment + 4 * self.vectors.len();
         let activations = tokens * self.decoder.traced_per_token();
-        (trained * per_trained + (all - trained + activations) * compute) as u64
+        let halves = self.parameters.halves;
+        (trained * per_trained + 2 * halves + (all - trained - halves + activations) * compute) as u64
     }
 
     pub(crate) fn keep(&self, tokens: usize) -> Keep {

@@ -1,6 +1,6 @@
 //! The log-prob head: logits of a few rows at a time, their softmax and its gradient in place.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 use spo_api::Statistics;
 use spo_transformer::Scores;
@@ -12,12 +12,56 @@ use crate::memory::{Values, write};
 
 /// Logits held at a time: 64 MB. With fewer rows, the product spends its time arranging the head's weights.
 const LOGITS: usize = 1 << 24;
+/// Weights of a head in bf16 that are held in f32 at a time: 8 MB.
+const WIDENED: usize = 1 << 21;
 /// Logits whose exponentials are added in f32 before they go into an f64.
 const STRETCH: usize = 1 << 12;
 
 /// Rows computed together.
 fn rows_at_once(vocabulary: usize) -> usize {
     (LOGITS / vocabulary).clamp(16, 512)
+}
+
+/// The head in stretches of rows, each with the number of its first: as a whole, or, where it must be brought
+/// to f32, a few rows at a time.
+fn stretches(head: &Tensor) -> Result<Vec<(usize, Tensor)>> {
+    let (vocabulary, width) = head.dims2()?;
+    let rows = if head.dtype() == DType::F32 { vocabulary } else { WIDENED.div_ceil(width) };
+    let stretch = |first: usize| Ok((first, head.narrow(0, first, rows.min(vocabulary - first))?));
+    (0..vocabulary).step_by(rows).map(stretch).collect()
+}
+
+/// `x head^T`.
+fn logits(x: View<'_>, head: &[(usize, Tensor)], vocabulary: usize) -> Result<Vec<f32>> {
+    if let [(_, whole)] = head {
+        return Ok(multiplied(x, View::new(&Values::widened(whole)?, vocabulary, x.columns).t()));
+    }
+    let mut logits = vec![0.0; x.rows * vocabulary];
+    for (first, stretch) in head {
+        let weights = Values::widened(stretch)?;
+        let weights = View::new(&weights, stretch.dim(0)?, x.columns);
+        let into = Target { values: &mut logits[*first..], stride: vocabulary };
+        product(into, 0.0, 1.0, x, weights.t(), Threads::All);
+    }
+    Ok(logits)
+}
+
+/// Adds `slopes head` to `d_hidden`.
+fn pull_back(
+    slopes: &[f32],
+    head: &[(usize, Tensor)],
+    vocabulary: usize,
+    d_hidden: &mut [f32],
+) -> Result<()> {
+    let count = slopes.len() / vocabulary;
+    let width = d_hidden.len() / count;
+    for (first, stretch) in head {
+        let (rows, weights) = (stretch.dim(0)?, Values::widened(stretch)?);
+        let slopes = View::strided(&slopes[*first..], count, rows, vocabulary);
+        let into = Target { values: d_hidden, stride: width };
+        product(into, 1.0, 1.0, slopes, View::new(&weights, rows, width), Threads::All);
+    }
+    Ok(())
 }
 
 /// `sum_v f(logit_v)`.
@@ -68,12 +112,11 @@ pub(crate) fn score(
     statistics: Statistics,
 ) -> Result<Scores> {
     let (vocabulary, width) = head.dims2()?;
-    let (hidden, head) = (Values::of(hidden)?, Values::of(head)?);
-    let head = View::new(&head, vocabulary, width).t();
+    let (hidden, head) = (Values::of(hidden)?, stretches(head)?);
     let at_once = rows_at_once(vocabulary);
     let mut rows = Vec::with_capacity(targets.len());
     for (x, targets) in hidden.chunks(at_once * width).zip(targets.chunks(at_once)) {
-        let logits = multiplied(View::new(x, targets.len(), width), head);
+        let logits = logits(View::new(x, targets.len(), width), &head, vocabulary)?;
         let row = |(logits, &target): (&[f32], &u32)| {
             vectorised(
                 #[inline(always)]
@@ -106,14 +149,14 @@ pub(crate) fn score_backward(
 ) -> Result<Tensor> {
     let (vocabulary, width) = head.dims2()?;
     let shape = hidden.shape();
-    let (hidden, head) = (Values::of(hidden)?, Values::of(head)?);
-    let head = View::new(&head, vocabulary, width);
+    let (hidden, head) = (Values::of(hidden)?, stretches(head)?);
     let at_once = rows_at_once(vocabulary);
-    let mut d_hidden = Vec::with_capacity(hidden.len());
-    for (chunk, x) in hidden.chunks(at_once * width).enumerate() {
+    let mut d_hidden = vec![0.0; hidden.len()];
+    let parts = hidden.chunks(at_once * width).zip(d_hidden.chunks_mut(at_once * width));
+    for (chunk, (x, d_x)) in parts.enumerate() {
         let first = chunk * at_once;
         let x = View::new(x, x.len() / width, width);
-        let mut slopes = multiplied(x, head.t());
+        let mut slopes = logits(x, &head, vocabulary)?;
         slopes.par_chunks_mut(vocabulary).enumerate().for_each(|(i, row)| {
             let weight = upstream[first + i];
             let target = targets[first + i] as usize;
@@ -130,8 +173,8 @@ pub(crate) fn score_backward(
             );
             row[target] = (-weight * own.exp_m1()) as f32;
         });
+        pull_back(&slopes, &head, vocabulary, d_x)?;
         let slopes = View::new(&slopes, x.rows, vocabulary);
-        d_hidden.extend(multiplied(slopes, head));
         if let Some(gradient) = head_gradient {
             write(gradient, |values: &mut [f32]| {
                 product(Target { values, stride: width }, 1.0, 1.0, slopes.t(), x, Threads::All);
@@ -140,4 +183,34 @@ pub(crate) fn score_backward(
         }
     }
     Tensor::from_vec(d_hidden, shape, &Device::Cpu)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A head that is brought to f32 in several stretches gives what it gives as a whole.
+    #[test]
+    fn a_head_in_bf16_is_the_head() {
+        let (width, rows) = (96, 5);
+        let vocabulary = 2 * WIDENED / width + 100;
+        let wave = |n: usize, m: usize| -> Tensor {
+            let values = (0..n * m).map(|i| (i as f32 * 0.7).sin()).collect();
+            Tensor::from_vec(values, (n, m), &Device::Cpu).unwrap()
+        };
+        let hidden = wave(rows, width);
+        let half = wave(vocabulary, width).to_dtype(DType::BF16).unwrap();
+        let full = half.to_dtype(DType::F32).unwrap();
+        let targets: Vec<u32> = (0..rows as u32).map(|i| i * (vocabulary as u32 / 5)).collect();
+        let [of_half, of_full] = [&half, &full].map(|head| {
+            let scores = score(&hidden, head, &targets, Statistics::default()).unwrap();
+            let upstream = [1.0, -2.0, 0.5, 3.0, -1.0];
+            let d =
+                score_backward(&hidden, head, &targets, &scores.log_normalizers, &upstream, None).unwrap();
+            (scores, d.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        });
+        assert_eq!(of_half.0, of_full.0);
+        let worst = of_half.1.iter().zip(&of_full.1).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-5, "{worst}");
+    }
 }

@@ -28,7 +28,7 @@ pub(crate) fn shaped_as(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
 }
 
 /// Elements that a task should have at least, lest threads cost more than they bring.
-const GRAIN: usize = 1 << 14;
+pub(crate) const GRAIN: usize = 1 << 14;
 
 /// Number of rows of `width` elements that make a task.
 fn rows_per_task(width: usize) -> usize {
