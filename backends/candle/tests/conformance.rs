@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device};
 use spo_backend_candle::CandleEngine;
-use spo_transformer::conformance as suite;
+use spo_transformer::{Options, conformance as suite};
 
 fn fused() -> CandleEngine {
     CandleEngine::new(Device::Cpu, DType::F32)
@@ -54,9 +54,12 @@ fn saving_and_opening_are_inverse() {
 
 #[test]
 fn a_restored_state_continues_exactly() {
-    for engine in [fused, composed] {
+    let half_moments = Options { half_moments: true, ..Options::default() };
+    for (engine, options) in
+        [(fused as fn() -> _, Options::default()), (fused, half_moments), (composed, Options::default())]
+    {
         let folder = tempfile::tempdir().unwrap();
-        suite::a_restored_state_continues_exactly(engine, folder.path());
+        suite::a_restored_state_continues_exactly(engine, options, folder.path());
     }
 }
 

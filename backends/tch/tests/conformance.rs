@@ -1,7 +1,7 @@
 //! The suite that every engine must pass.
 
 use spo_backend_tch::TchEngine;
-use spo_transformer::conformance as suite;
+use spo_transformer::{Options, conformance as suite};
 use tch::{Device, Kind};
 
 fn engine() -> TchEngine {
@@ -41,7 +41,7 @@ fn saving_and_opening_are_inverse() {
 #[test]
 fn a_restored_state_continues_exactly() {
     let folder = tempfile::tempdir().unwrap();
-    suite::a_restored_state_continues_exactly(engine, folder.path());
+    suite::a_restored_state_continues_exactly(engine, Options::default(), folder.path());
 }
 
 #[test]

@@ -530,7 +530,11 @@ pub fn frozen_halves_lose_nothing<E: Engine>(engine: impl Fn() -> E, folder: &st
 
 /// A state that is taken back, here or in another session, continues to the last bit; a damaged one, or one
 /// of another model, is refused and changes nothing.
-pub fn a_restored_state_continues_exactly<E: Engine>(engine: impl Fn() -> E, folder: &std::path::Path) {
+pub fn a_restored_state_continues_exactly<E: Engine>(
+    engine: impl Fn() -> E,
+    options: Options,
+    folder: &std::path::Path,
+) {
     let step = AdamW {
         lr: 0.01,
         beta1: 0.9,
@@ -550,7 +554,7 @@ pub fn a_restored_state_continues_exactly<E: Engine>(engine: impl Fn() -> E, fol
             [Vector::PARAMETERS, kept].map(|v| session.read(v).expect("a vector"))
         };
         let file = folder.join(format!("{i}.state"));
-        let mut session = open(engine(), &spec, Options::default());
+        let mut session = open(engine(), &spec, options);
         let fresh = session.read(Vector::PARAMETERS).expect("parameters");
         train(&mut session);
         let released = session.allocate().expect("memory");
@@ -562,7 +566,7 @@ pub fn a_restored_state_continues_exactly<E: Engine>(engine: impl Fn() -> E, fol
         train(&mut session);
         let expected = everything(&session, kept);
 
-        let mut again = open(engine(), &spec, Options::default());
+        let mut again = open(engine(), &spec, options);
         let stray = again.allocate().expect("memory");
         if let Some(other) = &other {
             assert!(again.restore_state(other).is_err(), "{name}: a state of another model");
