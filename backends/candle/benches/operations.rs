@@ -4,9 +4,12 @@ use std::hint::black_box;
 
 use candle_core::{DType, Device, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
-use spo_api::{AdamW, Statistics};
+use serde_json::json;
+use spo_api::{AdamW, Group, Statistics, TokenBatch};
 use spo_backend_candle::CandleEngine;
-use spo_transformer::{AdamWStep, Cluster, Engine, Heads, Mat, Precision, Rotation, Span};
+use spo_transformer::{
+    AdamWStep, Cluster, Engine, Heads, Mat, Options, Precision, Rotation, Span, conformance,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -109,5 +112,24 @@ fn operations(c: &mut Criterion) {
     c.bench_function("dot, 885k parameters", |b| b.iter(|| e.dot(black_box(&p), &g).unwrap()));
 }
 
-criterion_group!(benches, operations);
+/// Laying out 64 pairs of 128 + 2 x 192 tokens, of which each two answers begin alike.
+fn packing(c: &mut Criterion) {
+    let config = json!({
+        "model_type": "llama", "vocab_size": 1024, "hidden_size": 8, "intermediate_size": 8,
+        "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1,
+        "max_position_embeddings": 1024, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    });
+    let engine = CandleEngine::new(Device::Cpu, DType::F32);
+    let spec = conformance::random(&config, None);
+    let session = conformance::open(engine, &spec, Options::default());
+    let tokens = |n: u32, salt: u32| (0..n).map(|i| (i * i + salt) % 1024).collect::<Vec<_>>();
+    let pair = |i: u32| {
+        let answer = |salt| [tokens(8, i), tokens(184, salt)].concat();
+        Group { prompt: tokens(128, i), completions: vec![answer(i + 1), answer(i + 2)] }
+    };
+    let batch = TokenBatch { groups: (0..64).map(pair).collect() };
+    c.bench_function("packing, 64 pairs", |b| b.iter(|| session.packed(black_box(&batch)).unwrap()));
+}
+
+criterion_group!(benches, operations, packing);
 criterion_main!(benches);

@@ -120,6 +120,14 @@ impl<E: Engine> TransformerSession<E> {
         })
     }
 
+    /// Tokens that a pass over a batch computes: each prompt once, and with it what its completions begin with alike.
+    ///
+    /// # Errors
+    /// As [`Session::log_probs`].
+    pub fn packed(&self, batch: &TokenBatch) -> Result<usize> {
+        Ok(Packed::new(batch, &self.decoder.architecture)?.rows.ids.len())
+    }
+
     /// Bytes that training on a batch of so many packed tokens will hold: weights, gradient, moments and
     /// vectors, and the activations that the backward pass needs. What comes and goes within an operation
     /// is not in it.

@@ -121,6 +121,7 @@ impl Weights {
             Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
             other => return Err(error(format!("type {other:?} is not supported, only F32, F16, BF16"))),
         };
+        file.let_go(file.start + begin, end - begin);
         match spec.transposed {
             true => Ok(transposed(&values, expected[0], expected[1])),
             false => Ok(values),
@@ -134,6 +135,15 @@ pub(crate) fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32
 }
 
 impl Mapped {
+    /// Takes a range that was read out of this process's memory; it is still in the file.
+    #[allow(unsafe_code)]
+    fn let_go(&self, offset: usize, len: usize) {
+        // SAFETY: the map is shared, read-only and of a file: pages that are let go are read again from it. That
+        // they are is a matter of memory alone, so that a system which refuses changes nothing.
+        #[cfg(unix)]
+        let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, len) };
+    }
+
     #[allow(unsafe_code)]
     fn open(path: PathBuf) -> Result<Self> {
         let file = File::open(&path).map_err(|source| Error::io(&path, source))?;
