@@ -187,6 +187,9 @@ typedef struct {
     int32_t (*next_lower)(void *context, const spo_error *error); /* draws another lower batch */
     int32_t (*descend)(void *context, double lr_factor, const spo_error *error); /* hands vector 1 to the optimizer */
     void (*progress)(void *context, uint64_t *step, uint64_t *total);
+    /* Writes H v into a vector, H the Hessian of G on the current lower batch: exactly, not by differences. Neither
+     * may be vector 0 or 1; vector 1 is then of no use. Fails where the backend has no such products. */
+    int32_t (*lower_hessian_vector)(void *context, uint32_t v, uint32_t into, const spo_error *error);
 } spo_problem;
 
 typedef struct {
@@ -198,6 +201,8 @@ typedef struct {
     int32_t (*step)(void *self, const spo_problem *problem, spo_report *report, const spo_error *error);
     void (*state)(void *self, const spo_sink *out); /* optional, with restore */
     int32_t (*restore)(void *self, spo_text state, const spo_error *error);
+    /* Optional: 1 if it asks for lower_hessian_vector, which not every backend has, else 0. */
+    uint32_t (*needs_hessian)(void *self);
 } spo_step;
 
 /* ------------------------------------------------------------------ backends ---- */
@@ -259,6 +264,12 @@ typedef struct {
     int32_t (*save)(void *session, spo_text folder, uint32_t what, const spo_error *error); /* 0 model, 1 adapter */
     int32_t (*save_state)(void *session, spo_text file, const spo_error *error);
     int32_t (*restore_state)(void *session, spo_text file, const spo_error *error);
+    /* Optional. Shows log-probs as `backward` does, and adds to vector `into` the Hessian of
+     * sum_i gradient[i] * values[i], the gradient held fixed, times vector `v`: exactly, not by differences.
+     * derivatives[i] becomes the derivative of values[i] along v. Neither is vector 0 or 1; vector 1 may be
+     * overwritten. */
+    int32_t (*hessian_vector)(void *session, const spo_tokens *batch, const spo_show *show, uint32_t v, uint32_t into,
+                              double *derivatives, const spo_error *error);
 } spo_session;
 
 typedef struct {

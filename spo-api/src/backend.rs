@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Result, VectorSpace};
+use crate::{Error, Result, Vector, VectorSpace};
 
 /// Where a model comes from.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -61,6 +61,9 @@ pub struct ModelInfo {
     pub device: String,
     /// The type of weights and activations.
     pub dtype: String,
+    /// Whether the session has [`Session::hessian_vector`].
+    #[serde(default)]
+    pub hessian_vectors: bool,
 }
 
 /// A prompt with the completions that share it.
@@ -120,11 +123,20 @@ pub struct LogProbs {
     pub greedy: Vec<f64>,
 }
 
+/// Log-probs, and how they change along a direction in parameter space.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tangent {
+    /// The log-probs.
+    pub log_probs: LogProbs,
+    /// `J v`: the derivative of each of their values along v, in the layout of the values.
+    pub derivatives: Vec<f64>,
+}
+
 /// Computes the upstream gradient: one number per value of the [`LogProbs`] it is shown.
 pub type Upstream<'a> = dyn FnMut(&LogProbs) -> Result<Vec<f64>> + 'a;
 
 /// AdamW (Loshchilov & Hutter 2019), one step, from the gradient in
-/// [`Vector::GRADIENT`](crate::Vector::GRADIENT).
+/// [`Vector::GRADIENT`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
     /// Learning rate of this step.
@@ -172,8 +184,8 @@ pub trait Backend: Send {
     /// Opens a model.
     ///
     /// # Errors
-    /// [`Error::Model`](crate::Error::Model) when the folder or configuration cannot be used,
-    /// [`Error::Engine`](crate::Error::Engine) when the device or dtype is not to be had.
+    /// [`Error::Model`] when the folder or configuration cannot be used,
+    /// [`Error::Engine`] when the device or dtype is not to be had.
     fn open(&self, spec: &ModelSpec) -> Result<Box<dyn Session>>;
 }
 
@@ -185,12 +197,12 @@ pub trait Session: Send {
     /// Scores the completions, without gradient.
     ///
     /// # Errors
-    /// [`Error::Batch`](crate::Error::Batch) for token ids outside the vocabulary, sequences longer
+    /// [`Error::Batch`] for token ids outside the vocabulary, sequences longer
     /// than the model can take, or empty prompts.
     fn log_probs(&mut self, batch: &TokenBatch, statistics: Statistics) -> Result<LogProbs>;
 
     /// Scores the completions, shows the log-probs to `upstream`, and *adds* the gradient of
-    /// `sum_i upstream[i] * log_probs[i]` to [`Vector::GRADIENT`](crate::Vector::GRADIENT).
+    /// `sum_i upstream[i] * log_probs[i]` to [`Vector::GRADIENT`].
     ///
     /// # Errors
     /// As [`log_probs`](Self::log_probs), and those of `upstream`.
@@ -200,6 +212,24 @@ pub trait Session: Send {
         statistics: Statistics,
         upstream: &mut Upstream<'_>,
     ) -> Result<LogProbs>;
+
+    /// Scores the completions, shows the log-probs to `upstream`, and *adds* `sum_i upstream[i] H_i v` to `into`,
+    /// `H_i` the Hessian of `log_probs[i]`: exactly, not by differences. The numbers of `upstream` are held
+    /// fixed, so this is a loss's own Hessian where the loss is linear in log-probs; what another one adds is
+    /// `J^T L'' J v`, and `J v` is in the answer. Neither vector may be one of the two well-known ones;
+    /// [`Vector::GRADIENT`] is left with nothing of use.
+    ///
+    /// # Errors
+    /// As [`backward`](Self::backward), and [`Error::Engine`] where [`ModelInfo::hessian_vectors`] is false.
+    fn hessian_vector(
+        &mut self,
+        _batch: &TokenBatch,
+        _upstream: &mut Upstream<'_>,
+        _v: Vector,
+        _into: Vector,
+    ) -> Result<Tangent> {
+        Err(Error::Engine("the backend has no exact Hessian-vector products".into()))
+    }
 
     /// The space of trainable parameters.
     fn vectors(&mut self) -> &mut dyn VectorSpace;
@@ -237,7 +267,7 @@ pub trait Session: Send {
     /// model. Vectors are found again under their handles; those the file does not hold are released.
     ///
     /// # Errors
-    /// [`Error::Model`](crate::Error::Model) when the file is damaged or of another model. The session
+    /// [`Error::Model`] when the file is damaged or of another model. The session
     /// is then as it was.
     fn restore_state(&mut self, file: &Path) -> Result<()>;
 }

@@ -116,6 +116,16 @@ pub trait BilevelProblem {
     /// As [`gradient`](Self::gradient).
     fn lower(&mut self) -> Result<f64>;
 
+    /// Writes `H v` into `into`, overwriting it: H the Hessian of G on the current lower batch at the current
+    /// parameters, exactly, and not by differences of dG. Neither vector may be one of the two well-known ones;
+    /// [`Vector::GRADIENT`] is left with nothing of use.
+    ///
+    /// A step that asks for it says so in [`StepNeeds::hessian`].
+    ///
+    /// # Errors
+    /// As [`gradient`](Self::gradient), and where the backend has no such products.
+    fn lower_hessian_vector(&mut self, v: Vector, into: Vector) -> Result<()>;
+
     /// G of the reference model on the current lower batch, from its cached log-probs.
     ///
     /// # Errors
@@ -146,6 +156,9 @@ pub struct StepNeeds {
     pub lower: bool,
     /// It asks for [`BilevelProblem::reference_lower`].
     pub reference_lower: bool,
+    /// It asks for [`BilevelProblem::lower_hessian_vector`]. Where the backend has no such products, the run ends
+    /// before training begins; a step that leaves the choice to the recipe has a key `hessian` for it.
+    pub hessian: bool,
 }
 
 /// Cost of a step, in passes over one batch.
@@ -174,7 +187,8 @@ pub trait BilevelStep: Send {
     fn needs(&self) -> StepNeeds;
 
     /// What one step costs when upper and lower share their batch, plain DPO being one forward and one
-    /// backward.
+    /// backward. An exact Hessian-vector product counts two of each: a forward and a backward that are recorded,
+    /// and the way back through both.
     fn passes(&self) -> Passes;
 
     /// Moves the parameters once (or as often as the method says).

@@ -59,7 +59,7 @@ mod scalar;
 
 pub use backend::{
     AdamW, Adapter, Backend, Export, Group, LogProbs, ModelInfo, ModelSource, ModelSpec, Sampling, Session,
-    Statistics, TokenBatch, Upstream,
+    Statistics, Tangent, TokenBatch, Upstream,
 };
 pub use batch::{Layout, PreferenceBatch, Ragged, Side, Totals};
 pub use bilevel::{

@@ -39,9 +39,10 @@ fn layouts() -> Vec<Layout> {
         "spo_weigh" WeighView { fixed, context, by }
         "spo_report" ReportView { size, losses, context, metric }
         "spo_problem" ProblemTable {
-            size, context, vectors, gradient, lower, reference_lower, next_lower, descend, progress
+            size, context, vectors, gradient, lower, reference_lower, next_lower, descend, progress,
+            lower_hessian_vector
         }
-        "spo_step" StepTable { size, create, destroy, needs, passes, step, state, restore }
+        "spo_step" StepTable { size, create, destroy, needs, passes, step, state, restore, needs_hessian }
         "spo_tokens" TokensView {
             size, groups, prompts, prompt_offsets, group_offsets, completions, completion_offsets
         }
@@ -52,7 +53,7 @@ fn layouts() -> Vec<Layout> {
         }
         "spo_session" SessionTable {
             size, destroy, info, log_probs, backward, vectors, optimizer_step, reset_optimizer, generate, save, save_state,
-            restore_state
+            restore_state, hessian_vector
         }
         "spo_backend" BackendTable { size, create, destroy, open, session }
         "spo_entry" EntryTable {

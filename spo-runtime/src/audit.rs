@@ -94,9 +94,10 @@ pub fn audit(registry: &mut Registry, arguments: &AuditArguments) -> anyhow::Res
     };
     let mut policy = run.model(name)?;
     let info = policy.info();
-    if info.dtype != "f64" {
+    if info.dtype != "f64" || !info.hessian_vectors {
         let message = format!(
-            "error: an audit compares digits that {} does not have: it needs a run with backend.name = \"tabular\"",
+            "error: an audit compares digits that {} does not have, and takes exact Hessian-vector products: it needs a run \
+             with backend.name = \"tabular\"",
             info.dtype
         );
         return Err(BadInput(message).into());
@@ -187,6 +188,9 @@ fn every_step(registry: &Registry, options: &AuditArguments) -> anyhow::Result<V
         json!({ "step": "barrier", "phi": "gradient" }),
         json!({ "step": "lookahead", "inner_steps": steps, "inner_lr": lr }),
         json!({ "step": "lookahead", "inner_steps": steps, "inner_lr": lr, "gradient": "exact" }),
+        json!({
+            "step": "lookahead", "inner_steps": steps, "inner_lr": lr, "gradient": "exact", "hessian": "double-backward",
+        }),
     ];
     let mut all = Vec::new();
     for entry in registry.iter().filter(|entry| entry.build.kind() == "step") {

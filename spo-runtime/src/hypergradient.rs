@@ -12,7 +12,7 @@
 //!   distance from its value after K steps. Its gradient is `dF + lambda (dG - d(G o U))`; the last term, which
 //!   vanishes where U reaches a minimum of G, is the one that steps leave out.
 //!
-//! Products with H are differences of dG of fourth order: in f64 they have ten good digits and more.
+//! Products with H are the backend's own, exact.
 
 use spo_api::{BilevelProblem, Error, LevelWeights, Result, Vector, Weigh};
 
@@ -25,8 +25,6 @@ pub struct Inner {
     pub lr: f64,
 }
 
-/// Length of the shortest displacement that H is felt with.
-const DIFFERENCE: f64 = 1e-3;
 /// Where Newton's method and conjugate gradients have arrived, relative to where they began.
 const TOLERANCE: f64 = 1e-11;
 
@@ -58,23 +56,10 @@ fn gradient_at(
     problem.gradient(Weigh::Fixed(level), into).map(|_| ())
 }
 
-/// `into <- H(point) v`. The parameters are left displaced.
+/// `into <- H(point) v`. The parameters are left at `point`.
 fn hessian_times(problem: &mut dyn BilevelProblem, point: Vector, v: Vector, into: Vector) -> Result<()> {
-    let norm = problem.vectors().norm(v)?;
-    problem.vectors().zero(into)?;
-    if norm == 0.0 {
-        return Ok(());
-    }
-    let step = DIFFERENCE / norm;
-    scratch(problem, 1, |problem, gradient| {
-        for (displacement, factor) in [(1.0, 8.0), (-1.0, -8.0), (2.0, -1.0), (-2.0, 1.0)] {
-            problem.vectors().copy(point, Vector::PARAMETERS)?;
-            problem.vectors().axpy(displacement * step, v, Vector::PARAMETERS)?;
-            problem.gradient(Weigh::Fixed(LevelWeights::LOWER), gradient[0])?;
-            problem.vectors().axpy(factor / (12.0 * step), gradient[0], into)?;
-        }
-        Ok(())
-    })
+    problem.vectors().copy(point, Vector::PARAMETERS)?;
+    problem.lower_hessian_vector(v, into)
 }
 
 /// Gradient of `theta -> level(U(theta))` at `home`.

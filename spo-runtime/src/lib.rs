@@ -14,6 +14,7 @@ pub mod cache_command;
 pub mod check;
 pub mod checkpoint;
 pub mod compose;
+mod curvature;
 pub mod describe;
 pub mod diagnostics;
 pub mod document;

@@ -46,6 +46,12 @@ impl BilevelProblem for Measured<'_> {
         self.problem.lower()
     }
 
+    fn lower_hessian_vector(&mut self, v: Vector, into: Vector) -> Result<()> {
+        self.passes.forward += 2;
+        self.passes.backward += 2;
+        self.problem.lower_hessian_vector(v, into)
+    }
+
     fn reference_lower(&mut self) -> Result<f64> {
         self.problem.reference_lower()
     }

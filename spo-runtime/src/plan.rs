@@ -267,6 +267,9 @@ impl Draft {
         let ModelInfo { vocabulary, context, .. } = *info;
         self.tokenizer.check_vocabulary(vocabulary).map_err(|e| document.error("model", e.to_string()))?;
         for (i, stage) in self.recipe.stage.iter().enumerate() {
+            if self.stages[i].bilevel.step.needs().hessian && !info.hessian_vectors {
+                return Err(self.no_hessian(document, i));
+            }
             let (data, key) = match &stage.data {
                 Some(data) => (data, format!("stage[{i}].data.max_length")),
                 None => (&self.recipe.data, "data.max_length".to_owned()),
@@ -284,6 +287,21 @@ impl Draft {
             }
         }
         Ok(())
+    }
+
+    /// A stage's step asks for what the backend has not.
+    fn no_hessian(&self, document: &Document, stage: usize) -> BadInput {
+        let bilevel = format!("stage[{stage}].bilevel");
+        let (key, choice) = match self.recipe.stage[stage].bilevel.get("hessian") {
+            Some(_) => (format!("{bilevel}.hessian"), "take `hessian = \"differences\"`"),
+            None => (bilevel, "take another step"),
+        };
+        let (step, backend) = (&self.stages[stage].bilevel.name, &self.recipe.backend.name);
+        let message = format!(
+            "`{step}` asks for exact Hessian-vector products, which the {backend} backend does not have: {choice}, or a \
+             backend that has them (tch, tabular)"
+        );
+        document.error(&key, message)
     }
 }
 

@@ -8,6 +8,7 @@ use spo_api::{
 };
 use spo_data::{Dataset, MicroBatch};
 
+use crate::curvature::hessian_vector;
 use crate::observation::Observation;
 use crate::rows::{Assembled, Batch, Part, Scores, View};
 
@@ -189,9 +190,11 @@ impl<'a> StepProblem<'a> {
         Ok((found.losses, found.weights))
     }
 
-    /// The first term of G on its current batch; with a weight, its weighted gradient is added to the
-    /// accumulator.
-    fn first_alone(&mut self, weight: Option<f64>) -> Result<f64> {
+    /// Does something with the first term of G on its current batch.
+    fn first<T>(
+        &mut self,
+        work: impl FnOnce(&mut dyn Session, &mut dyn Objective, &Batch, &Dataset) -> Result<T>,
+    ) -> Result<T> {
         let of_upper_batch;
         let (batch, data) = match (&self.drawn, &self.source) {
             (Some(drawn), Some(source)) => (drawn, source.data),
@@ -203,7 +206,12 @@ impl<'a> StepProblem<'a> {
             }
         };
         let lower = self.levels.lower.as_mut().ok_or_else(no_lower)?;
-        imitation(self.session, &mut **lower, batch, data.rows, weight)
+        work(self.session, &mut **lower, batch, data.rows)
+    }
+
+    /// The first term of G; with a weight, its weighted gradient is added to the accumulator.
+    fn first_alone(&mut self, weight: Option<f64>) -> Result<f64> {
+        self.first(|session, lower, batch, rows| imitation(session, lower, batch, rows, weight))
     }
 
     /// The further terms of G, in the same way.
@@ -308,6 +316,14 @@ impl BilevelProblem for StepProblem<'_> {
 
     fn lower(&mut self) -> Result<f64> {
         self.lower_alone(None)
+    }
+
+    fn lower_hessian_vector(&mut self, v: Vector, into: Vector) -> Result<()> {
+        self.session.vectors().zero(into)?;
+        self.first(|session, lower, batch, rows| hessian_vector(session, lower, batch, rows, v, into))?;
+        self.tasks.iter_mut().try_for_each(|(task, batch)| {
+            hessian_vector(self.session, task.objective, batch, task.data.rows, v, into)
+        })
     }
 
     fn reference_lower(&mut self) -> Result<f64> {

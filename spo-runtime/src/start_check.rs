@@ -118,6 +118,7 @@ mod tests {
                 context: 100,
                 device: "none".into(),
                 dtype: "f32".into(),
+                hessian_vectors: false,
             }
         }
 

@@ -1,8 +1,12 @@
 //! The models: from a window of tokens to the logits of the next, and the gradient's way back.
+//!
+//! Both are generic over the numbers they compute with: in dual numbers, parameters that move along a direction
+//! carry the derivative of everything along, the gradient's too.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
+use spo_api::Scalar;
 
 /// What windows share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +91,7 @@ impl Model {
     }
 
     /// Splits a vector of the parameters' size into their tensors.
-    fn split<'t>(&self, values: &'t [f64]) -> Vec<&'t [f64]> {
+    fn split<'t, S>(&self, values: &'t [S]) -> Vec<&'t [S]> {
         let mut rest = values;
         let take = |tensor: &Tensor| {
             let (own, later) = rest.split_at(tensor.elements());
@@ -103,7 +107,7 @@ impl Model {
     }
 
     /// Logits of the token after each window, `[windows, vocabulary]`.
-    pub fn logits(&self, parameters: &[f64], windows: &[Vec<u32>]) -> Vec<f64> {
+    pub fn logits<S: Scalar>(&self, parameters: &[S], windows: &[Vec<u32>]) -> Vec<S> {
         let (v, tensors) = (self.vocabulary, self.split(parameters));
         let mut logits = Vec::with_capacity(windows.len() * v);
         for window in windows {
@@ -113,7 +117,8 @@ impl Model {
                     let start = logits.len();
                     logits.extend(tensors[1]);
                     for (j, &token) in window.iter().enumerate() {
-                        add(1.0, rows(tensors[0], j * (v + 1) + token as usize, v), &mut logits[start..]);
+                        let row = rows(tensors[0], j * (v + 1) + token as usize, v);
+                        add(S::from(1.0), row, &mut logits[start..]);
                     }
                 }
                 Kind::Mlp { embedding, hidden } => {
@@ -130,7 +135,14 @@ impl Model {
     }
 
     /// Adds to `gradient` that of `<upstream, logits>`.
-    pub fn backward(&self, parameters: &[f64], windows: &[Vec<u32>], upstream: &[f64], gradient: &mut [f64]) {
+    pub fn backward<S: Scalar + PartialEq>(
+        &self,
+        parameters: &[S],
+        windows: &[Vec<u32>],
+        upstream: &[S],
+        gradient: &mut [S],
+    ) {
+        let (zero, one) = (S::from(0.0), S::from(1.0));
         let (v, tensors) = (self.vocabulary, self.split(parameters));
         let starts: Vec<usize> = tensors
             .iter()
@@ -141,30 +153,30 @@ impl Model {
             .collect();
         for (window, d_logits) in windows.iter().zip(upstream.chunks_exact(v)) {
             // Windows that do not matter to the loss.
-            if d_logits.iter().all(|d| *d == 0.0) {
+            if d_logits.iter().all(|d| *d == zero) {
                 continue;
             }
-            let mut add_to = |tensor: usize, row: usize, a: f64, values: &[f64]| {
+            let mut add_to = |tensor: usize, row: usize, a: S, values: &[S]| {
                 let start = starts[tensor] + row * values.len();
                 add(a, values, &mut gradient[start..start + values.len()]);
             };
             match self.kind {
-                Kind::Table => add_to(0, self.row(window), 1.0, d_logits),
+                Kind::Table => add_to(0, self.row(window), one, d_logits),
                 Kind::Linear => {
-                    add_to(1, 0, 1.0, d_logits);
+                    add_to(1, 0, one, d_logits);
                     for (j, &token) in window.iter().enumerate() {
-                        add_to(0, j * (v + 1) + token as usize, 1.0, d_logits);
+                        add_to(0, j * (v + 1) + token as usize, one, d_logits);
                     }
                 }
                 Kind::Mlp { embedding, hidden } => {
-                    add_to(4, 0, 1.0, d_logits);
+                    add_to(4, 0, one, d_logits);
                     let h = hidden_layer(&tensors, window, embedding, hidden);
                     let mut d_hidden = Vec::with_capacity(hidden);
                     for (i, h) in h.iter().enumerate() {
                         add_to(3, i, *h, d_logits);
-                        d_hidden.push((1.0 - h * h) * dot(rows(tensors[3], i, v), d_logits));
+                        d_hidden.push((one - *h * *h) * dot(rows(tensors[3], i, v), d_logits));
                     }
-                    add_to(2, 0, 1.0, &d_hidden);
+                    add_to(2, 0, one, &d_hidden);
                     for (j, &token) in window.iter().enumerate() {
                         let mut d_embedding = Vec::with_capacity(embedding);
                         for (k, e) in rows(tensors[0], token as usize, embedding).iter().enumerate() {
@@ -172,7 +184,7 @@ impl Model {
                             add_to(1, row, *e, &d_hidden);
                             d_embedding.push(dot(rows(tensors[1], row, hidden), &d_hidden));
                         }
-                        add_to(0, token as usize, 1.0, &d_embedding);
+                        add_to(0, token as usize, one, &d_embedding);
                     }
                 }
             }
@@ -181,26 +193,30 @@ impl Model {
 }
 
 /// `tanh(sum_j U_j E[token j] + a)`.
-fn hidden_layer(tensors: &[&[f64]], window: &[u32], embedding: usize, hidden: usize) -> Vec<f64> {
+fn hidden_layer<S: Scalar>(tensors: &[&[S]], window: &[u32], embedding: usize, hidden: usize) -> Vec<S> {
     let mut sum = tensors[2].to_vec();
     for (j, &token) in window.iter().enumerate() {
         for (k, e) in rows(tensors[0], token as usize, embedding).iter().enumerate() {
             add(*e, rows(tensors[1], j * embedding + k, hidden), &mut sum);
         }
     }
-    sum.iter().map(|x| x.tanh()).collect()
+    let tanh = |x: &S| {
+        let y = x.value().tanh();
+        x.chain(y, 1.0 - y * y)
+    };
+    sum.iter().map(tanh).collect()
 }
 
 /// Row `i` of a matrix of this width.
-fn rows(matrix: &[f64], i: usize, width: usize) -> &[f64] {
+fn rows<S>(matrix: &[S], i: usize, width: usize) -> &[S] {
     &matrix[i * width..(i + 1) * width]
 }
 
 /// `y <- y + a x`.
-pub(crate) fn add(a: f64, x: &[f64], y: &mut [f64]) {
-    y.iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
+pub(crate) fn add<S: Scalar>(a: S, x: &[S], y: &mut [S]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y = *y + a * *x);
 }
 
-pub(crate) fn dot(x: &[f64], y: &[f64]) -> f64 {
-    x.iter().zip(y).map(|(x, y)| x * y).sum()
+pub(crate) fn dot<S: Scalar>(x: &[S], y: &[S]) -> S {
+    x.iter().zip(y).fold(S::from(0.0), |sum, (x, y)| sum + *x * *y)
 }

@@ -8,8 +8,8 @@ use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardUniform};
 use serde_json::Value;
 use spo_api::{
-    AdamW, Error, Export, LogProbs, ModelInfo, Result, Sampling, Session, Statistics, TokenBatch, Upstream,
-    Vector, VectorSpace,
+    AdamW, Dual, Error, Export, LogProbs, ModelInfo, Result, Sampling, Scalar, Session, Statistics, Tangent,
+    TokenBatch, Upstream, Vector, VectorSpace,
 };
 
 use crate::config::Config;
@@ -60,14 +60,40 @@ impl TabularSession {
     }
 
     /// `log p(token)` of every token after each distinct window, `[windows, vocabulary]`.
-    fn log_distributions(&self, windows: &Windows) -> Vec<f64> {
-        let mut scores = self.model.logits(self.parameters(), &windows.distinct);
+    fn log_distributions<S: Scalar>(&self, parameters: &[S], windows: &Windows) -> Vec<S> {
+        let mut scores = self.model.logits(parameters, &windows.distinct);
         for row in scores.chunks_exact_mut(self.model.vocabulary) {
-            let greatest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let normalizer = greatest + row.iter().map(|x| (x - greatest).exp()).sum::<f64>().ln();
-            row.iter_mut().for_each(|x| *x -= normalizer);
+            let greatest = row.iter().map(|x| x.value()).fold(f64::NEG_INFINITY, f64::max);
+            let sum = row.iter().fold(S::from(0.0), |sum, x| sum + (*x - greatest).exp());
+            let normalizer = sum.ln() + greatest;
+            row.iter_mut().for_each(|x| *x = *x - normalizer);
         }
         scores
+    }
+
+    /// Adds to `gradient` that of the sum of log-probs times `weights`, given the log-distributions.
+    fn collect<S: Scalar + PartialEq>(
+        &self,
+        parameters: &[S],
+        windows: &Windows,
+        mut scores: Vec<S>,
+        weights: &[f64],
+        gradient: &mut [S],
+    ) {
+        // d log p(t) / d logits = e_t - p, summed over the tokens that a window predicts.
+        let v = self.model.vocabulary;
+        let mut totals = vec![0.0; windows.distinct.len()];
+        for (&(window, _), weight) in windows.scored.iter().zip(weights) {
+            totals[window] += weight;
+        }
+        for (row, total) in scores.chunks_exact_mut(v).zip(&totals) {
+            row.iter_mut().for_each(|x| *x = x.exp() * -total);
+        }
+        for (&(window, token), weight) in windows.scored.iter().zip(weights) {
+            let slope = &mut scores[window * v + token as usize];
+            *slope = *slope + *weight;
+        }
+        self.model.backward(parameters, &windows.distinct, &scores, gradient);
     }
 
     fn scored(&self, windows: &Windows, log_distributions: &[f64], wanted: Statistics) -> LogProbs {
@@ -121,6 +147,25 @@ fn best(row: &[f64]) -> usize {
     (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
 }
 
+/// The upstream gradient, checked.
+fn weights(log_probs: &LogProbs, upstream: &mut Upstream<'_>) -> Result<Vec<f64>> {
+    let weights = upstream(log_probs)?;
+    if weights.len() != log_probs.values.len() {
+        return Err(Error::Batch(format!(
+            "the upstream gradient must have one number per log-prob ({}), got {}",
+            log_probs.values.len(),
+            weights.len()
+        )));
+    }
+    if let Some(i) = weights.iter().position(|w| !w.is_finite()) {
+        return Err(Error::NonFinite(format!(
+            "the upstream gradient of token {i} is {}, where its log-prob is {}",
+            weights[i], log_probs.values[i]
+        )));
+    }
+    Ok(weights)
+}
+
 fn no_vector(v: Vector) -> Error {
     Error::Engine(format!("vector {} was never allocated, or was released", v.0))
 }
@@ -136,12 +181,13 @@ impl Session for TabularSession {
             context: self.limits.context,
             device: "CPU, one thread".into(),
             dtype: "f64".into(),
+            hessian_vectors: true,
         }
     }
 
     fn log_probs(&mut self, batch: &TokenBatch, statistics: Statistics) -> Result<LogProbs> {
         let windows = Windows::new(batch, self.limits)?;
-        Ok(self.scored(&windows, &self.log_distributions(&windows), statistics))
+        Ok(self.scored(&windows, &self.log_distributions(self.parameters(), &windows), statistics))
     }
 
     fn backward(
@@ -151,38 +197,37 @@ impl Session for TabularSession {
         upstream: &mut Upstream<'_>,
     ) -> Result<LogProbs> {
         let windows = Windows::new(batch, self.limits)?;
-        let mut scores = self.log_distributions(&windows);
+        let scores = self.log_distributions(self.parameters(), &windows);
         let log_probs = self.scored(&windows, &scores, statistics);
-        let weights = upstream(&log_probs)?;
-        if weights.len() != log_probs.values.len() {
-            return Err(Error::Batch(format!(
-                "the upstream gradient must have one number per log-prob ({}), got {}",
-                log_probs.values.len(),
-                weights.len()
-            )));
-        }
-        if let Some(i) = weights.iter().position(|w| !w.is_finite()) {
-            return Err(Error::NonFinite(format!(
-                "the upstream gradient of token {i} is {}, where its log-prob is {}",
-                weights[i], log_probs.values[i]
-            )));
-        }
-        // d log p(t) / d logits = e_t - p, summed over the tokens that a window predicts.
-        let v = self.model.vocabulary;
-        let mut totals = vec![0.0; windows.distinct.len()];
-        for (&(window, _), weight) in windows.scored.iter().zip(&weights) {
-            totals[window] += weight;
-        }
-        for (row, total) in scores.chunks_exact_mut(v).zip(&totals) {
-            row.iter_mut().for_each(|x| *x = -total * x.exp());
-        }
-        for (&(window, token), weight) in windows.scored.iter().zip(&weights) {
-            scores[window * v + token as usize] += weight;
-        }
+        let weights = weights(&log_probs, upstream)?;
         let mut gradient = std::mem::take(self.at_mut(Vector::GRADIENT)?);
-        self.model.backward(self.parameters(), &windows.distinct, &scores, &mut gradient);
+        self.collect(self.parameters(), &windows, scores, &weights, &mut gradient);
         *self.at_mut(Vector::GRADIENT)? = gradient;
         Ok(log_probs)
+    }
+
+    /// Forward-mode differentiation of the pass above.
+    fn hessian_vector(
+        &mut self,
+        batch: &TokenBatch,
+        upstream: &mut Upstream<'_>,
+        v: Vector,
+        into: Vector,
+    ) -> Result<Tangent> {
+        let windows = Windows::new(batch, self.limits)?;
+        let moving = |(&value, &velocity): (&f64, &f64)| Dual { value, partials: [velocity] };
+        let parameters: Vec<Dual<1>> = self.parameters().iter().zip(self.at(v)?).map(moving).collect();
+        let scores = self.log_distributions(&parameters, &windows);
+        let values: Vec<f64> = scores.iter().map(|x| x.value).collect();
+        let log_probs = self.scored(&windows, &values, Statistics::default());
+        let place = |&(window, token): &(usize, u32)| window * self.model.vocabulary + token as usize;
+        let derivatives = windows.scored.iter().map(|scored| scores[place(scored)].partials[0]).collect();
+        let weights = weights(&log_probs, upstream)?;
+        let mut gradient = vec![Dual::from(0.0); parameters.len()];
+        self.collect(&parameters, &windows, scores, &weights, &mut gradient);
+        let into = self.at_mut(into)?;
+        into.iter_mut().zip(gradient).for_each(|(y, g)| *y += g.partials[0]);
+        Ok(Tangent { log_probs, derivatives })
     }
 
     fn vectors(&mut self) -> &mut dyn VectorSpace {

@@ -333,12 +333,23 @@ impl Engine for TchEngine {
         head_gradient: Option<&Array>,
     ) -> Result<Array> {
         let gradient = head_gradient.map(|g| &g.0);
-        match self.recording {
-            true => head::recorded_score_backward(&hidden.0, &head.0, targets, upstream, gradient),
-            false => head::score_backward(&hidden.0, &head.0, targets, log_normalizers, upstream, gradient),
-        }
-        .map(Array)
-        .of("score_backward", &[hidden, head])
+        head::score_backward(&hidden.0, &head.0, targets, log_normalizers, upstream, gradient)
+            .map(Array)
+            .of("score_backward", &[hidden, head])
+    }
+
+    fn recorded_score_backward(
+        &self,
+        hidden: &Array,
+        head: &Array,
+        targets: &[u32],
+        upstream: &Array,
+        head_gradient: Option<&Array>,
+    ) -> Result<Array> {
+        let gradient = head_gradient.map(|g| &g.0);
+        head::recorded_score_backward(&hidden.0, &head.0, targets, &upstream.0, gradient)
+            .map(Array)
+            .of("score_backward", &[hidden, head])
     }
 
     fn recording(&self) -> Option<Self> {

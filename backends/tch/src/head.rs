@@ -110,12 +110,11 @@ pub(crate) fn recorded_score_backward(
     hidden: &Tensor,
     head: &Tensor,
     targets: &[u32],
-    upstream: &[f64],
+    upstream: &Tensor,
     head_gradient: Option<&Tensor>,
 ) -> Outcome<Tensor> {
     let (kind, device) = (hidden.f_kind()?, hidden.device());
-    let weights =
-        Tensor::f_from_slice(upstream)?.f_to_kind(Kind::Float)?.f_to_device(device)?.f_unsqueeze(1)?;
+    let weights = upstream.f_unsqueeze(1)?;
     let softmax = logits(hidden, head)?.f_softmax(-1, Kind::Float)?.f_mul(&weights.f_neg()?)?;
     let own = index(targets, device)?.f_unsqueeze(1)?;
     let slopes = softmax.f_scatter_add(1, &own, &weights)?.f_to_kind(kind)?;

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use spo_api::{
-    AdamW, Adapter, Export, Group, ModelSource, ModelSpec, Sampling, Session, Statistics, TokenBatch, Vector,
-    VectorSpace,
+    AdamW, Adapter, Export, Group, ModelSource, ModelSpec, Sampling, Session, Statistics, Tangent,
+    TokenBatch, Vector, VectorSpace,
 };
 
 use crate::decoder::Keep;
@@ -210,8 +210,8 @@ pub fn gradients_agree_with_finite_differences<E: Engine>(engine: impl Fn() -> E
     }
 }
 
-/// For engines that record: exact Hessian-vector products are the differences of gradients, and leave nothing
-/// behind that a later pass would notice.
+/// For engines that record: exact Hessian-vector products are the differences of gradients, the derivatives beside
+/// them those of log-probs, and nothing is left behind that a later pass would notice.
 pub fn hessian_vector_products_agree_with_finite_differences<E: Engine>(engine: impl Fn() -> E) {
     for (name, spec) in cases() {
         let mut session = open(engine(), &spec, Options::default());
@@ -220,33 +220,39 @@ pub fn hessian_vector_products_agree_with_finite_differences<E: Engine>(engine: 
         let [v, product] = [(); 2].map(|()| session.allocate().expect("memory"));
         let direction = wave(start.len(), 1.0);
         session.write(v, &direction).expect("as many values as parameters");
-        let log_probs = session
+        let Tangent { log_probs, derivatives } = session
             .hessian_vector(&batch(), &mut |l| Ok(weights(l.values.len())), v, product)
             .expect("an engine that records");
         let exact = session.read(product).expect("a vector");
         assert!(worst(&log_probs.values, &expected) < 1e-5, "{name}");
-        let again = session.read(Vector::GRADIENT).expect("a gradient");
-        assert!(distance(&again, &expected_gradient) < 1e-4 * norm(&again), "{name}");
-        assert_eq!(gradient(&mut session, &batch()), (expected_gradient, expected), "{name}: afterwards");
+        assert_eq!(
+            gradient(&mut session, &batch()),
+            (expected_gradient, expected.clone()),
+            "{name}: afterwards"
+        );
         let mut at = |step: f64| {
             let scale = step / norm(&direction);
             let moved =
                 start.iter().zip(&direction).map(|(p, d)| (f64::from(*p) + scale * f64::from(*d)) as f32);
             session.write(Vector::PARAMETERS, &moved.collect::<Vec<_>>()).expect("as many values");
-            gradient(&mut session, &batch()).0
+            gradient(&mut session, &batch())
         };
         // Fourth order, as for gradients.
         let h = 2e-2;
         let sides = [at(h), at(-h), at(2.0 * h), at(-2.0 * h)];
         let factor = norm(&direction) / (12.0 * h);
-        let differences: Vec<f32> = (0..start.len())
-            .map(|i| {
-                let [a, b, c, d] = [0, 1, 2, 3].map(|side: usize| f64::from(sides[side][i]));
-                (factor * (8.0 * (a - b) - (c - d))) as f32
-            })
-            .collect();
+        let slope = |of: &dyn Fn(&(Vec<f32>, Vec<f64>)) -> f64| {
+            let [a, b, c, d] = sides.each_ref().map(of);
+            factor * (8.0 * (a - b) - (c - d))
+        };
+        let differences: Vec<f32> =
+            (0..start.len()).map(|i| slope(&|(gradient, _)| gradient[i].into()) as f32).collect();
         let error = distance(&exact, &differences) / norm(&differences);
         assert!(error < 1e-3, "{name}: {error}");
+        let along: Vec<f64> = (0..expected.len()).map(|i| slope(&|(_, log_probs)| log_probs[i])).collect();
+        let greatest = along.iter().fold(0.0, |most, x| x.abs().max(most));
+        let error = worst(&derivatives, &along) / greatest;
+        assert!(error < 1e-3, "{name}: log-probs along v: {error}");
     }
 }
 

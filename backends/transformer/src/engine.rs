@@ -298,6 +298,20 @@ pub trait Engine: Send + 'static {
         None
     }
 
+    /// On a recording engine: [`score_backward`](Self::score_backward) with the upstream weights as a tensor
+    /// `[rows]` in [`Precision::Full`], which may be watched. The normalizers depend on `hidden` and `head` and
+    /// are computed anew.
+    fn recorded_score_backward(
+        &self,
+        _hidden: &Self::Tensor,
+        _head: &Self::Tensor,
+        _targets: &[u32],
+        _upstream: &Self::Tensor,
+        _head_gradient: Option<&Self::Tensor>,
+    ) -> Result<Self::Tensor> {
+        Err(no_tape())
+    }
+
     /// On a recording engine: begins or ends to follow what is made of these tensors. One that was written to
     /// meanwhile forgets what from.
     fn watch(&self, _tensors: &[&Self::Tensor], _watched: bool) -> Result<()> {
@@ -312,6 +326,10 @@ pub trait Engine: Send + 'static {
         _seeds: &[&Self::Tensor],
         _inputs: &[&Self::Tensor],
     ) -> Result<Vec<Self::Tensor>> {
-        Err(Error::Engine("this engine records nothing".into()))
+        Err(no_tape())
     }
+}
+
+fn no_tape() -> Error {
+    Error::Engine("this engine records nothing".into())
 }

@@ -26,6 +26,7 @@ mod linear;
 mod norm;
 mod packing;
 mod parameters;
+mod pass;
 mod rotary;
 mod save;
 mod session;

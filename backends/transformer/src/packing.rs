@@ -77,6 +77,14 @@ impl Packed {
         self.rows.clusters.push(Cluster { queries: all.clone(), keys: all, spans });
     }
 
+    /// To each token of the completions what was found of it; of a statistic that was not asked for, nothing.
+    pub fn spread(&self, found: &[f64]) -> Vec<f64> {
+        match found {
+            [] => Vec::new(),
+            _ => self.places.iter().map(|&place| found[place]).collect(),
+        }
+    }
+
     fn read(&mut self, ids: &[u32], position: usize) {
         self.rows.ids.extend(ids);
         self.rows.positions.extend((position..position + ids.len()).map(|p| p as u32));

@@ -7,7 +7,7 @@ use safetensors::Dtype;
 use serde_json::Value;
 use spo_api::{
     AdamW, Adapter, Error, Export, LogProbs, ModelInfo, ModelSource, ModelSpec, Result, Sampling, Session,
-    Statistics, TokenBatch, Upstream, Vector, VectorSpace,
+    Statistics, Tangent, TokenBatch, Upstream, Vector, VectorSpace,
 };
 
 use crate::adapter;
@@ -16,11 +16,11 @@ use crate::decoder::{Decoder, Keep};
 use crate::engine::{AdamWStep, Engine, Precision, Scores};
 use crate::files::read_json;
 use crate::flat::Flat;
-use crate::generate;
 use crate::init::random;
 use crate::packing::Packed;
 use crate::parameters::{Id, Kept, Parameters, Role};
-use crate::{save, state};
+use crate::pass::log_probs_of;
+use crate::{generate, hessian, save, state};
 
 /// What a session trades computation, memory and precision for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -200,29 +200,14 @@ impl<E: Engine> TransformerSession<E> {
     }
 
     /// Hidden states of some rows of the last block's output, before and after the final norm.
-    fn hidden(&self, last: &E::Tensor, rows: &[u32]) -> Result<[E::Tensor; 2]> {
+    pub(crate) fn hidden(&self, last: &E::Tensor, rows: &[u32]) -> Result<[E::Tensor; 2]> {
         let before = self.engine.gather(last, rows)?;
         let after = self.decoder.norm().forward(&self.engine, &self.parameters, &before)?;
         Ok([before, after])
     }
 
-    fn head(&self) -> &E::Tensor {
+    pub(crate) fn head(&self) -> &E::Tensor {
         self.parameters.value(self.decoder.head)
-    }
-}
-
-fn log_probs_of(scores: &Scores, packed: &Packed) -> LogProbs {
-    // A statistic that was not asked for is empty.
-    let spread = |column: &[f64]| match column {
-        [] => Vec::new(),
-        _ => packed.places.iter().map(|&place| column[place]).collect(),
-    };
-    LogProbs {
-        values: spread(&scores.log_probs),
-        offsets: packed.offsets.clone(),
-        entropy: spread(&scores.entropy),
-        collision: spread(&scores.collision),
-        greedy: spread(&scores.greedy),
     }
 }
 
@@ -237,6 +222,7 @@ impl<E: Engine> Session for TransformerSession<E> {
             context: self.decoder.architecture.context,
             device: self.engine.device(),
             dtype: self.engine.dtype().to_owned(),
+            hessian_vectors: self.engine.recording().is_some(),
         }
     }
 
@@ -245,12 +231,7 @@ impl<E: Engine> Session for TransformerSession<E> {
         if packed.targets.is_empty() {
             return Ok(log_probs_of(&Scores::default(), &packed));
         }
-        let (e, p) = (&self.engine, &self.parameters);
-        let wiring = self.decoder.wiring(e, &packed.rows)?;
-        let (last, _) = self.decoder.forward(e, p, &packed.rows, &wiring, Keep::Nothing)?;
-        let [_, hidden] = self.hidden(&last, &packed.scored)?;
-        let scores = e.score(&hidden, self.head(), &packed.targets, statistics)?;
-        Ok(log_probs_of(&scores, &packed))
+        Ok(self.pass(packed, Keep::Nothing, statistics)?.log_probs())
     }
 
     fn backward(
@@ -259,7 +240,7 @@ impl<E: Engine> Session for TransformerSession<E> {
         statistics: Statistics,
         upstream: &mut Upstream<'_>,
     ) -> Result<LogProbs> {
-        let mut packed = Packed::new(batch, &self.decoder.architecture)?;
+        let packed = Packed::new(batch, &self.decoder.architecture)?;
         if packed.targets.is_empty() {
             let nothing = log_probs_of(&Scores::default(), &packed);
             upstream(&nothing)?;
@@ -268,32 +249,10 @@ impl<E: Engine> Session for TransformerSession<E> {
         // Before the first activations: allocated into the gaps that these leave behind, the moments would keep
         // the next activations from them.
         self.allocate_moments()?;
-        let (e, p) = (&self.engine, &self.parameters);
-        let wiring = self.decoder.wiring(e, &packed.rows)?;
         let keep = self.keep(packed.rows.ids.len());
-        let (last, traces) = self.decoder.forward(e, p, &packed.rows, &wiring, keep)?;
-        let [mut before, mut hidden] = self.hidden(&last, &packed.scored)?;
-        let mut scores = e.score(&hidden, self.head(), &packed.targets, statistics)?;
-        let log_probs = log_probs_of(&scores, &packed);
-
-        let given = upstream(&log_probs)?;
-        if given.len() != log_probs.values.len() {
-            return Err(Error::Batch(format!(
-                "the upstream gradient must have one number per log-prob ({}), got {}",
-                log_probs.values.len(),
-                given.len()
-            )));
-        }
-        if let Some(i) = given.iter().position(|w| !w.is_finite()) {
-            return Err(Error::NonFinite(format!(
-                "the upstream gradient of token {i} is {}, where its log-prob is {}",
-                given[i], log_probs.values[i]
-            )));
-        }
-        let mut weights = vec![0.0; packed.targets.len()];
-        for (&place, weight) in packed.places.iter().zip(given) {
-            weights[place] += weight;
-        }
+        let mut pass = self.pass(packed, keep, statistics)?;
+        let log_probs = pass.log_probs();
+        let mut weights = pass.weights(&log_probs, upstream)?;
         // Tokens that do not matter to the loss (one side of a pair, say) cost no backward pass.
         let active: Vec<usize> = (0..weights.len()).filter(|&i| weights[i] != 0.0).collect();
         if active.is_empty() {
@@ -301,26 +260,28 @@ impl<E: Engine> Session for TransformerSession<E> {
         }
         if active.len() < weights.len() {
             weights = active.iter().map(|&i| weights[i]).collect();
-            packed.scored = active.iter().map(|&i| packed.scored[i]).collect();
-            packed.targets = active.iter().map(|&i| packed.targets[i]).collect();
-            scores.log_normalizers = active.iter().map(|&i| scores.log_normalizers[i]).collect();
-            [before, hidden] = self.hidden(&last, &packed.scored)?;
+            self.narrow(&mut pass, &active)?;
         }
-        let d_hidden = e.score_backward(
-            &hidden,
+        let d_hidden = self.engine.score_backward(
+            pass.hidden(),
             self.head(),
-            &packed.targets,
-            &scores.log_normalizers,
+            &pass.packed.targets,
+            &pass.scores.log_normalizers,
             &weights,
-            p.gradient(self.decoder.head),
+            self.parameters.gradient(self.decoder.head),
         )?;
-        let d_before = self.decoder.norm().backward(e, p, &before, &d_hidden)?;
-        let d_last =
-            e.zeros(&[packed.rows.ids.len(), self.decoder.architecture.hidden], Precision::Compute)?;
-        e.scatter_add(&d_last, &packed.scored, &d_before)?;
-        drop((last, before, hidden, d_hidden, d_before));
-        self.decoder.backward(e, p, &packed.rows, &wiring, traces, d_last)?;
+        self.back(pass, d_hidden)?;
         Ok(log_probs)
+    }
+
+    fn hessian_vector(
+        &mut self,
+        batch: &TokenBatch,
+        upstream: &mut Upstream<'_>,
+        v: Vector,
+        into: Vector,
+    ) -> Result<Tangent> {
+        hessian::times(self, batch, upstream, v, into)
     }
 
     fn vectors(&mut self) -> &mut dyn VectorSpace {

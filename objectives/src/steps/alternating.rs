@@ -34,7 +34,7 @@ impl Part for Alternating {}
 
 impl BilevelStep for Alternating {
     fn needs(&self) -> StepNeeds {
-        StepNeeds { lower: true, reference_lower: false }
+        StepNeeds { lower: true, ..StepNeeds::default() }
     }
 
     fn passes(&self) -> Passes {

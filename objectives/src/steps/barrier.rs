@@ -82,7 +82,7 @@ impl Part for Barrier {
 impl BilevelStep for Barrier {
     fn needs(&self) -> StepNeeds {
         let reference_lower = self.value().is_some_and(NumberOr::needs_reference);
-        StepNeeds { lower: true, reference_lower }
+        StepNeeds { lower: true, reference_lower, hessian: false }
     }
 
     fn passes(&self) -> Passes {

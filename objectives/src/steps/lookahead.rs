@@ -14,9 +14,13 @@ use super::scratch::{excursion, with_scratch};
 ///
 /// - `gradient = "first-order"`: `d = dF(theta')`, as if theta' moved with theta one to one.
 /// - `gradient = "exact"`: `d = (I - alpha H(theta_0)) ... (I - alpha H(theta_(K-1))) dF(theta')`, H the
-///   Hessian of G, each product by central differences of dG: no second-order automatic
-///   differentiation, twice K more passes, and K + 2 vectors of the parameters' size instead of one.
-///   It wants parameters in f32: in bf16 the displacement drowns in rounding.
+///   Hessian of G. K + 2 vectors of the parameters' size instead of one; `hessian` says how the products with H
+///   are formed:
+///   - `"differences"`: central differences of dG, twice K more passes, on every backend. They want parameters in
+///     f32: in bf16 the displacement drowns in rounding.
+///   - `"double-backward"`: exactly, by differentiating the backward pass. As many passes (one that is recorded,
+///     and the way back through it; one more where G is not linear in log-probs), more memory, and no
+///     displacement to choose. Backends `tch` and `tabular` have it.
 ///
 /// Follows the first version of Stable Preference Optimization, `min F(theta') + lambda R(theta')` with
 /// one inner step; its regularizer R joins the objective:
@@ -37,7 +41,9 @@ pub struct Lookahead {
     /// `"first-order"` or `"exact"`.
     #[serde(default)]
     pub gradient: Gradient,
-    /// Exact only: Euclidean length of the displacement on either side that the Hessian is felt with;
+    /// Exact only: `"differences"`, the default, or `"double-backward"`.
+    pub hessian: Option<Hessian>,
+    /// With differences only: Euclidean length of the displacement on either side that the Hessian is felt with;
     /// 0.01 by default, as in DARTS (Liu et al. 2019).
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub difference: Option<f64>,
@@ -54,20 +60,45 @@ pub enum Gradient {
     Exact,
 }
 
+/// How products with the Hessian of G are formed.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hessian {
+    /// By central differences of dG.
+    Differences,
+    /// By differentiating the backward pass.
+    DoubleBackward,
+}
+
 fn default_inner_steps() -> usize {
     1
 }
 
 impl Part for Lookahead {
     fn validate(&self) -> Result<(), ConfigError> {
-        if self.difference.is_some() && self.gradient == Gradient::FirstOrder {
-            return Err(ConfigError::at("difference", "has an effect with gradient = \"exact\" only"));
+        if self.gradient == Gradient::FirstOrder {
+            for (key, given) in
+                [("hessian", self.hessian.is_some()), ("difference", self.difference.is_some())]
+            {
+                if given {
+                    return Err(ConfigError::at(key, "has an effect with gradient = \"exact\" only"));
+                }
+            }
+        }
+        if self.difference.is_some() && self.double_backward() {
+            let message =
+                "has an effect with hessian = \"differences\" only: \"double-backward\" displaces nothing";
+            return Err(ConfigError::at("difference", message));
         }
         Ok(())
     }
 }
 
 impl Lookahead {
+    fn double_backward(&self) -> bool {
+        self.hessian == Some(Hessian::DoubleBackward)
+    }
+
     /// One inner step from where the parameters are; G there.
     fn inner_step(&self, problem: &mut dyn BilevelProblem) -> Result<f64> {
         let losses = problem.gradient(Weigh::Fixed(LevelWeights::LOWER), Vector::GRADIENT)?;
@@ -75,7 +106,7 @@ impl Lookahead {
         Ok(losses.lower)
     }
 
-    /// `v <- (I - alpha H(point)) v`. Leaves the parameters displaced.
+    /// `v <- (I - alpha H(point)) v`. Leaves the parameters elsewhere.
     fn pull_back(
         &self,
         problem: &mut dyn BilevelProblem,
@@ -83,6 +114,11 @@ impl Lookahead {
         v: Vector,
         scratch: Vector,
     ) -> Result<()> {
+        if self.double_backward() {
+            problem.vectors().copy(point, Vector::PARAMETERS)?;
+            problem.lower_hessian_vector(v, scratch)?;
+            return problem.vectors().axpy(-self.inner_lr, scratch, v);
+        }
         let norm = problem.vectors().norm(v)?;
         if norm == 0.0 {
             return Ok(());
@@ -129,12 +165,13 @@ impl Lookahead {
 
 impl BilevelStep for Lookahead {
     fn needs(&self) -> StepNeeds {
-        StepNeeds { lower: true, reference_lower: false }
+        StepNeeds { lower: true, reference_lower: false, hessian: self.double_backward() }
     }
 
     fn passes(&self) -> Passes {
         let ahead = match self.gradient {
             Gradient::FirstOrder => self.inner_steps,
+            // A product is two gradients, or one that is recorded with the way back through it.
             Gradient::Exact => 3 * self.inner_steps,
         };
         Passes { forward: ahead + 1, backward: ahead + 1 }

@@ -149,7 +149,7 @@ impl Part for Penalty {
 
 impl BilevelStep for Penalty {
     fn needs(&self) -> StepNeeds {
-        StepNeeds { lower: true, reference_lower: self.value.needs_reference() }
+        StepNeeds { lower: true, reference_lower: self.value.needs_reference(), hessian: false }
     }
 
     fn passes(&self) -> Passes {

@@ -18,7 +18,7 @@ impl Part for Projected {}
 
 impl BilevelStep for Projected {
     fn needs(&self) -> StepNeeds {
-        StepNeeds { lower: true, reference_lower: false }
+        StepNeeds { lower: true, ..StepNeeds::default() }
     }
 
     fn passes(&self) -> Passes {

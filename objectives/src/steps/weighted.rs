@@ -27,7 +27,7 @@ impl Part for Weighted {}
 
 impl BilevelStep for Weighted {
     fn needs(&self) -> StepNeeds {
-        StepNeeds { lower: true, reference_lower: false }
+        StepNeeds { lower: true, ..StepNeeds::default() }
     }
 
     fn passes(&self) -> Passes {

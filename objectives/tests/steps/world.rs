@@ -43,6 +43,15 @@ impl Loss {
         Self::rotate(&mut r, 0.6);
         r.iter().zip(&z).map(|(g, z)| g + self.quartic * z.powi(3)).collect()
     }
+
+    pub fn hessian_times(&self, x: &[f64], v: &[f64]) -> Vec<f64> {
+        let mut r = v.to_vec();
+        Self::rotate(&mut r, -0.6);
+        r.iter_mut().zip(&self.curvature).for_each(|(v, h)| *v *= h);
+        Self::rotate(&mut r, 0.6);
+        let quartic = |i: usize| 3.0 * self.quartic * (x[i] - self.center[i]).powi(2) * v[i];
+        r.iter().enumerate().map(|(i, h)| h + quartic(i)).collect()
+    }
 }
 
 /// The vectors in use.
@@ -227,6 +236,18 @@ impl BilevelProblem for World {
     fn lower(&mut self) -> Result<f64> {
         self.evaluate()?;
         Ok(self.lower_batch().value(self.theta()))
+    }
+
+    fn lower_hessian_vector(&mut self, v: Vector, into: Vector) -> Result<()> {
+        assert!(v.0 > 1 && into.0 > 1, "{v:?} and {into:?} must be the step's own");
+        for _ in 0..2 {
+            self.evaluate()?;
+            self.trace.backward += 1;
+        }
+        let product = self.lower_batch().hessian_times(self.theta(), self.space.at(v));
+        self.space.at_mut(Vector::GRADIENT).fill(f64::NAN);
+        *self.space.at_mut(into) = product;
+        Ok(())
     }
 
     fn reference_lower(&mut self) -> Result<f64> {

@@ -27,21 +27,25 @@ mod layout;
 mod memory;
 mod objective;
 mod plugin;
+mod session;
 mod status;
 mod step;
 mod text;
+mod tokens;
 mod vectors;
 mod watch;
 
-pub use backend::{AdamWView, BackendTable, LogProbsView, SessionTable, ShowSink, TokensView};
+pub use backend::BackendTable;
 pub use layout::{Table, TableError};
 pub use objective::{BatchView, EvaluationView, ObjectiveTable, RaggedView, RequirementsView, SideView};
 pub use plugin::{
     ABI_VERSION, Create, EntryTable, ExportedBy, LoadedPlugin, PluginTable, SYMBOL, import, through,
 };
+pub use session::{AdamWView, LogProbsView, SessionTable, ShowSink};
 pub use status::{ErrorSink, Status};
 pub use step::{LossesView, ProblemTable, ReportView, StepTable, WeighView};
 pub use text::{ByteSink, Text};
+pub use tokens::TokensView;
 pub use vectors::VectorTable;
 pub use watch::{At, current};
 

@@ -94,12 +94,15 @@ pub struct ProblemTable {
     pub descend: Option<unsafe extern "C-unwind" fn(*mut c_void, lr_factor: f64, *const ErrorSink) -> i32>,
     /// Steps done and steps of the whole stage.
     pub progress: Option<unsafe extern "C-unwind" fn(*mut c_void, step: *mut u64, total: *mut u64)>,
+    /// Writes the Hessian of G times vector `v` into vector `into`.
+    pub lower_hessian_vector:
+        Option<unsafe extern "C-unwind" fn(*mut c_void, v: u32, into: u32, *const ErrorSink) -> i32>,
 }
 
 // SAFETY: repr(C), begins with its size, absent functions and pointers are null.
 unsafe impl Table for ProblemTable {
     const NAME: &'static str = "table of the bilevel problem";
-    const REQUIRED: usize = size_of::<Self>();
+    const REQUIRED: usize = std::mem::offset_of!(Self, lower_hessian_vector);
 }
 
 /// [`BilevelStep`] as functions. `this` is what `create` made.
@@ -132,6 +135,8 @@ pub struct StepTable {
     /// Optional, goes with `state`: takes it back.
     pub restore:
         Option<unsafe extern "C-unwind" fn(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32>,
+    /// Optional: 1 if it asks for the problem's `lower_hessian_vector`, else 0.
+    pub needs_hessian: Option<unsafe extern "C-unwind" fn(this: *mut c_void) -> u32>,
 }
 
 // SAFETY: repr(C), begins with its size, absent functions are null.
@@ -152,6 +157,7 @@ pub(super) static TABLE: StepTable = StepTable {
     step: Some(step),
     state: Some(state),
     restore: Some(restore),
+    needs_hessian: Some(needs_hessian),
 };
 
 impl Exported for dyn BilevelStep {
@@ -177,6 +183,11 @@ unsafe extern "C-unwind" fn needs(this: *mut c_void, lower: *mut u32, reference_
         *lower = needs.lower.into();
         *reference_lower = needs.reference_lower.into();
     }
+}
+
+unsafe extern "C-unwind" fn needs_hessian(this: *mut c_void) -> u32 {
+    // SAFETY: as above.
+    unsafe { part(this).needs().hessian.into() }
 }
 
 unsafe extern "C-unwind" fn passes(this: *mut c_void, forward: *mut usize, backward: *mut usize) {
@@ -312,6 +323,16 @@ impl BilevelProblem for ImportedProblem {
         self.number("the problem's lower loss", self.table.lower)
     }
 
+    fn lower_hessian_vector(&mut self, v: Vector, into: Vector) -> Result<()> {
+        let Some(function) = self.table.lower_hessian_vector else {
+            return Err(Error::Engine("this program offers steps no exact Hessian-vector products".into()));
+        };
+        // SAFETY: as above.
+        call(&"the Hessian of the problem's lower loss", |error| unsafe {
+            function(self.table.context, v.0, into.0, error)
+        })
+    }
+
     fn reference_lower(&mut self) -> Result<f64> {
         self.number("the reference's lower loss", self.table.reference_lower)
     }
@@ -417,6 +438,16 @@ unsafe extern "C-unwind" fn lower(context: *mut c_void, out: *mut f64, error: *c
     unsafe { Lent::answer(context, error, |problem| problem.lower().map(|g| *out = g)) }
 }
 
+unsafe extern "C-unwind" fn lower_hessian_vector(
+    context: *mut c_void,
+    v: u32,
+    into: u32,
+    error: *const ErrorSink,
+) -> i32 {
+    // SAFETY: as above.
+    unsafe { Lent::answer(context, error, |problem| problem.lower_hessian_vector(Vector(v), Vector(into))) }
+}
+
 unsafe extern "C-unwind" fn reference_lower(
     context: *mut c_void,
     out: *mut f64,
@@ -497,7 +528,9 @@ impl BilevelStep for Imported {
         fence(|| unsafe {
             self.table.needs.expect("checked on import")(self.this, &mut lower, &mut reference_lower)
         });
-        StepNeeds { lower: lower != 0, reference_lower: reference_lower != 0 }
+        // SAFETY: as above.
+        let hessian = fence(|| unsafe { self.table.needs_hessian.is_some_and(|f| f(self.this) != 0) });
+        StepNeeds { lower: lower != 0, reference_lower: reference_lower != 0, hessian }
     }
 
     fn passes(&self) -> Passes {
@@ -522,6 +555,7 @@ impl BilevelStep for Imported {
             next_lower: Some(next_lower),
             descend: Some(descend),
             progress: Some(progress),
+            lower_hessian_vector: Some(lower_hessian_vector),
         };
         let mut metrics = Metrics::new();
         let mut report = ReportView {

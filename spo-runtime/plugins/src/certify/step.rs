@@ -58,6 +58,11 @@ fn slope((center, curvature): ([f64; 4], [f64; 4]), x: &[f64]) -> Vec<f64> {
     (0..4).map(|i| x[i] - center[i]).zip(curvature).map(|(z, h)| h * z + 0.02 * z.powi(3)).collect()
 }
 
+/// The diagonal of the Hessian, which is all of it.
+fn curvature((center, curvature): ([f64; 4], [f64; 4]), x: &[f64]) -> Vec<f64> {
+    (0..4).map(|i| x[i] - center[i]).zip(curvature).map(|(z, h)| h + 0.06 * z.powi(2)).collect()
+}
+
 impl World {
     fn new() -> Self {
         let vectors = BTreeMap::from([(0, vec![0.3, 0.1, -0.2, 0.4]), (1, vec![0.0; 4])]);
@@ -171,6 +176,24 @@ impl BilevelProblem for World {
         self.passes.forward += 1;
         self.burn()?;
         Ok(value(LOWER, self.parameters()))
+    }
+
+    fn lower_hessian_vector(&mut self, v: Vector, into: Vector) -> Result<()> {
+        for _ in 0..2 {
+            self.passes.forward += 1;
+            self.burn()?;
+            self.passes.backward += 1;
+        }
+        if v.0 < 2 || into.0 < 2 {
+            let words = "it takes a Hessian-vector product of, or into, vector 0 or 1".to_owned();
+            self.misuse = Some(words.clone());
+            return Err(Error::Engine(words));
+        }
+        let hessian = curvature(LOWER, self.parameters());
+        let product = self.at(v)?.iter().zip(hessian).map(|(v, h)| h * v).collect();
+        self.at(Vector::GRADIENT)?.fill(f64::NAN);
+        *self.at(into)? = product;
+        Ok(())
     }
 
     fn reference_lower(&mut self) -> Result<f64> {
