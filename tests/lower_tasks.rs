@@ -1,9 +1,9 @@
-//! A lower level of several tasks: its value and gradient are those of the weighted sum, wherever its batches come
-//! from.
+//! A lower level of several tasks: its value, gradient and Hessian are those of the weighted sum, wherever its
+//! batches come from.
 
 use spo_api::{
-    AdamW, Backend, BilevelProblem, Layout, LevelWeights, ModelSource, ModelSpec, Objective, Progress,
-    Registry, Session, Vector, Weigh,
+    AdamW, Backend, BilevelProblem, Data, Error, EvaluationMut, Layout, LevelWeights, ModelSource, ModelSpec,
+    Objective, PreferenceBatch, Progress, Registry, Requirements, Result, Session, Vector, Weigh,
 };
 use spo_backend_tabular::Tabular;
 use spo_data::{Dataset, Fit, MicroBatch, Tokenizer, task};
@@ -20,6 +20,8 @@ struct Scene {
     session: Box<dyn Session>,
     pairs: Dataset,
     others: [Dataset; 2],
+    /// The terms of the lower level, by weight.
+    objective: fn(f64) -> Box<dyn Objective>,
 }
 
 fn scene() -> Scene {
@@ -42,12 +44,56 @@ fn scene() -> Scene {
         session: Tabular {}.open(&spec).unwrap(),
         pairs: rows(0, Layout::Pairs),
         others: [rows(1, Layout::Demonstrations), rows(2, Layout::Demonstrations)],
+        objective: sft,
     }
 }
 
-fn objective(weight: f64) -> Box<dyn Objective> {
+fn sft(weight: f64) -> Box<dyn Objective> {
     let spec = serde_json::json!([{ "name": "sft", "weight": weight }]);
     compose::objective(&Registry::linked().unwrap(), &spec).unwrap()
+}
+
+/// `weight (1 + seen) ln(1 + e^(-s/8))` of an answer's log-prob s: no linear function of it, and, where it counts the
+/// evaluations it has seen, one that changes as it is evaluated.
+struct Curved {
+    weight: f64,
+    counts: bool,
+    seen: u8,
+}
+
+impl Objective for Curved {
+    fn requirements(&self) -> Requirements {
+        Requirements { data: Data::Demonstrations, ..Requirements::default() }
+    }
+
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
+        let (answers, factor) = (batch.chosen.policy, self.weight * (1.0 + f64::from(self.seen)));
+        for i in 0..answers.rows() {
+            let s = answers.sum(i);
+            out.losses[i] = factor * (-s / 8.0).exp().ln_1p();
+            let slope = -factor / 8.0 / (1.0 + (s / 8.0).exp());
+            out.grad_chosen[answers.range(i)].fill(slope / batch.whole.rows as f64);
+        }
+        self.seen += u8::from(self.counts);
+        Ok(())
+    }
+
+    fn state(&self) -> Vec<u8> {
+        vec![self.seen]
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<()> {
+        self.seen = state[0];
+        Ok(())
+    }
+}
+
+fn curved(weight: f64) -> Box<dyn Objective> {
+    Box::new(Curved { weight, counts: false, seen: 0 })
+}
+
+fn counting(weight: f64) -> Box<dyn Objective> {
+    Box::new(Curved { weight, counts: true, seen: 0 })
 }
 
 fn motion(micro_batch: Option<MicroBatch>) -> Motion {
@@ -88,8 +134,8 @@ impl Scene {
     ) -> T {
         let scores = [0, 1, 2].map(|i| self.reference(i));
         let mut dpo = compose::objective(&Registry::linked().unwrap(), &"dpo".into()).unwrap();
-        let mut first = objective(WEIGHTS[0]);
-        let mut further: Vec<_> = tasks.iter().map(|&i| objective(WEIGHTS[i])).collect();
+        let mut first = (self.objective)(WEIGHTS[0]);
+        let mut further: Vec<_> = tasks.iter().map(|&i| (self.objective)(WEIGHTS[i])).collect();
         let datasets = [&self.pairs, &self.others[0], &self.others[1]];
         let scored = |i: usize| Scored { rows: datasets[i], reference: Some(&scores[i]) };
         let drawing = || {
@@ -216,6 +262,73 @@ fn the_gradient_is_that_of_the_weighted_sum() {
             });
         }
     }
+}
+
+/// `H dG`, and dG at places around.
+fn hessian_times_gradient(problem: &mut StepProblem<'_>) -> (Vector, Vector) {
+    let [v, product] = [(); 2].map(|()| problem.vectors().allocate().unwrap());
+    problem.gradient(Weigh::Fixed(LevelWeights::LOWER), v).unwrap();
+    // What it holds is overwritten.
+    problem.vectors().copy(Vector::PARAMETERS, product).unwrap();
+    problem.lower_hessian_vector(v, product).unwrap();
+    (v, product)
+}
+
+/// Against differences of dG of fourth order.
+#[test]
+fn the_hessian_is_that_of_the_weighted_sum() {
+    for objective in [sft, curved] {
+        let mut scene = Scene { objective, ..scene() };
+        for (own, tasks) in CASES {
+            for micro_batch in [None, Some(MicroBatch::Rows(3))] {
+                scene.on(own, tasks, micro_batch, |problem| {
+                    let (v, product) = hessian_times_gradient(problem);
+                    let length = problem.vectors().norm(product).unwrap();
+                    let [home, around] = [(); 2].map(|()| problem.vectors().allocate().unwrap());
+                    problem.vectors().copy(Vector::PARAMETERS, home).unwrap();
+                    let h = 1e-3 / problem.vectors().norm(v).unwrap();
+                    for (displacement, factor) in [(1.0, 8.0), (-1.0, -8.0), (2.0, -1.0), (-2.0, 1.0)] {
+                        problem.vectors().copy(home, Vector::PARAMETERS).unwrap();
+                        problem.vectors().axpy(displacement * h, v, Vector::PARAMETERS).unwrap();
+                        problem.gradient(Weigh::Fixed(LevelWeights::LOWER), around).unwrap();
+                        problem.vectors().axpy(-factor / (12.0 * h), around, product).unwrap();
+                    }
+                    let left = problem.vectors().norm(product).unwrap();
+                    assert!(length > 1e-3 && left < 1e-9 * length, "{own} {tasks:?}: {left} of {length}");
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hessian_vector_product_leaves_the_objectives_as_they_were() {
+    let product = |objective| {
+        let mut scene = Scene { objective, ..scene() };
+        scene.on(true, &[2], Some(MicroBatch::Rows(1)), |problem| {
+            let v = problem.vectors().allocate().unwrap();
+            problem.vectors().copy(Vector::PARAMETERS, v).unwrap();
+            let product = problem.vectors().allocate().unwrap();
+            problem.lower_hessian_vector(v, product).unwrap();
+            (problem.vectors().norm(product).unwrap(), problem.lower().unwrap())
+        })
+    };
+    let (forgetful, mindful) = (product(curved), product(counting));
+    assert_eq!(forgetful.0, mindful.0, "every evaluation met the state that the product found");
+    assert!(mindful.1 > forgetful.1, "and the next is the first to count: {mindful:?} {forgetful:?}");
+}
+
+#[test]
+fn a_hessian_vector_product_is_of_the_steps_own_vectors() {
+    scene().on(false, &[1], None, |problem| {
+        let own = problem.vectors().allocate().unwrap();
+        for (v, into) in [(Vector::GRADIENT, own), (own, Vector::GRADIENT), (own, Vector::PARAMETERS)] {
+            let before = problem.vectors().norm(Vector::PARAMETERS).unwrap();
+            let error = problem.lower_hessian_vector(v, into).unwrap_err();
+            assert!(matches!(&error, Error::Engine(words) if words.contains("the step's own")), "{error}");
+            assert_eq!(problem.vectors().norm(Vector::PARAMETERS).unwrap(), before);
+        }
+    });
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! (numbers alone, no pass through the model), and one more backward pass with it as upstream gradient; for a
 //! loss that is linear in log-probs, as SFT's, it is 0 and costs nothing.
 
-use spo_api::{Error, LogProbs, Objective, Result, Session, Statistics, Tangent, Vector};
+use spo_api::{LogProbs, Objective, Result, Session, Statistics, Tangent, Vector};
 use spo_data::Dataset;
 
 use crate::problem::evaluate;
@@ -15,7 +15,7 @@ use crate::rows::{Assembled, Batch};
 /// state.
 ///
 /// # Errors
-/// Those of the session and of [`evaluate`], and where a vector is one of the two well-known ones.
+/// Those of the session and of [`evaluate`].
 pub(crate) fn hessian_vector(
     session: &mut dyn Session,
     objective: &mut dyn Objective,
@@ -24,10 +24,6 @@ pub(crate) fn hessian_vector(
     v: Vector,
     into: Vector,
 ) -> Result<()> {
-    if [v, into].iter().any(|v| [Vector::PARAMETERS, Vector::GRADIENT].contains(v)) {
-        let message = "a Hessian-vector product goes from one vector of the step's own to another";
-        return Err(Error::Engine(message.into()));
-    }
     let state = objective.state();
     let done = batch.parts.iter().try_for_each(|part| {
         let mut gradient = |seen: &LogProbs| -> Result<Vec<f64>> {

@@ -324,7 +324,7 @@ impl Document {
 /// The key that a string at this path is short for.
 fn long_form(path: &str) -> Option<&'static str> {
     match path.rsplit('.').next()? {
-        "objective" | "lower" | "task" => Some("name"),
+        "objective" | "lower" | "task" | "backend" => Some("name"),
         "bilevel" => Some("step"),
         "train" | "eval" | "lower_data" => Some("path"),
         _ => None,
@@ -390,6 +390,29 @@ optimizer = { lr = 1e-5, warmup = 0.1 }
         assert_eq!(recipe.run.seed, 7);
         assert_eq!((recipe.stage[1].steps, recipe.stage[1].epochs), (Some(5), None), "the later one holds");
         assert_eq!(recipe.stage[1].from.as_deref(), Some("model"));
+    }
+
+    #[test]
+    fn a_backend_may_be_its_name_alone() {
+        let named = |recipe: &str, overrides: &[&str]| {
+            let overrides: Vec<String> = overrides.iter().map(|s| s.to_string()).collect();
+            let document = Document::parse("recipe.toml", recipe.into(), &overrides).unwrap();
+            document.to_recipe().unwrap().backend
+        };
+        let short = format!("backend = \"tch\"\n{RECIPE}");
+        let long = format!("{RECIPE}\n[backend]\nname = \"tch\"\ndtype = \"bf16\"");
+        for (recipe, overrides, dtype) in [
+            (short.as_str(), &[][..], "f32"),
+            (&short, &["backend.dtype=bf16"], "bf16"),
+            (RECIPE, &["backend=tch"], "f32"),
+            (RECIPE, &["backend=\"tch\"", "backend.dtype=bf16"], "bf16"),
+            (&long, &[], "bf16"),
+            (&long, &["backend=tch"], "f32"),
+        ] {
+            let backend = named(recipe, overrides);
+            assert_eq!((backend.name.as_str(), backend.dtype.as_str()), ("tch", dtype), "{overrides:?}");
+        }
+        assert_eq!(named(RECIPE, &[]).name, "candle");
     }
 
     #[test]

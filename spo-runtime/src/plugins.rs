@@ -123,7 +123,8 @@ pub fn load_all(registry: &mut Registry, libtorch: Option<&Path>) -> Result<(), 
 /// The kinds and names of all parts a recipe uses, so far as it is well-formed.
 fn parts(document: &Document) -> Vec<(&'static str, &str)> {
     let mut found = Vec::new();
-    let backend = document.get("backend").and_then(|backend| backend.get("name")?.as_str());
+    let backend = document.get("backend").map(|spec| spec.get("name").unwrap_or(spec));
+    let backend = backend.and_then(Value::as_str);
     found.extend(backend.map(|name| ("backend", name)));
     for stage in document.get("stage").and_then(Value::as_array).into_iter().flatten() {
         stage.get("objective").into_iter().for_each(|spec| found.extend(objectives(spec)));

@@ -319,6 +319,10 @@ impl BilevelProblem for StepProblem<'_> {
     }
 
     fn lower_hessian_vector(&mut self, v: Vector, into: Vector) -> Result<()> {
+        if [v, into].iter().any(|v| [Vector::PARAMETERS, Vector::GRADIENT].contains(v)) {
+            let message = "a Hessian-vector product goes from one of the step's own vectors into another";
+            return Err(Error::Engine(message.into()));
+        }
         self.session.vectors().zero(into)?;
         self.first(|session, lower, batch, rows| hessian_vector(session, lower, batch, rows, v, into))?;
         self.tasks.iter_mut().try_for_each(|(task, batch)| {

@@ -10,10 +10,12 @@ use spo_data::Truncation;
 
 use crate::diagnostics::Diagnostics;
 
+mod backend;
 mod keeping;
 mod stage;
 mod sweep;
 
+pub use backend::BackendChoice;
 pub use keeping::{Best, Cache, Checkpoint, Goal, OnNonfinite, Resume};
 pub use stage::{Moving, Optimizer, OptimizerName, Reference, Schedule, Stage};
 pub use sweep::{Case, Sweep};
@@ -27,8 +29,9 @@ pub struct Recipe {
     pub run: Run,
     /// The model to train.
     pub model: Model,
-    /// The engine that runs it.
-    #[serde(default)]
+    /// The engine that runs it: a name, or a table.
+    #[serde(default, deserialize_with = "backend::name_or_table")]
+    #[schemars(schema_with = "backend::schema")]
     pub backend: BackendChoice,
     /// Parts that are not built in.
     #[serde(default, skip_serializing_if = "Plugins::is_empty")]
@@ -125,32 +128,6 @@ pub enum AdapterKind {
     /// Low-rank adaptation (Hu et al. 2021).
     #[default]
     Lora,
-}
-
-/// `[backend]`: the engine.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct BackendChoice {
-    /// Name of a registered backend; `spo-run list` shows them.
-    pub name: String,
-    /// `auto`, `cpu`, `cuda`, `cuda:1`, `metal`.
-    pub device: String,
-    /// Type of weights and activations: `f32`, or `bf16` where the device has it.
-    pub dtype: String,
-    /// The backend's own options; `spo-run describe NAME` shows them.
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    pub options: Map<String, Value>,
-}
-
-impl Default for BackendChoice {
-    fn default() -> Self {
-        BackendChoice {
-            name: "candle".into(),
-            device: "auto".into(),
-            dtype: "f32".into(),
-            options: Map::new(),
-        }
-    }
 }
 
 /// `[plugins]`: libraries whose objectives, steps and backends this recipe uses.

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use spo_api::{
-    AdamW, Adapter, Backend, Export, Group, ModelSource, ModelSpec, Sampling, Session, Statistics,
-    TokenBatch, Vector, VectorSpace,
+    AdamW, Adapter, Backend, Export, Group, LogProbs, ModelSource, ModelSpec, Sampling, Session, Statistics,
+    Tangent, TokenBatch, Vector, VectorSpace,
 };
 
 use crate::Tabular;
 use crate::config::Config;
+use crate::model::add;
 use crate::session::TabularSession;
 use crate::storage;
 
@@ -91,6 +92,45 @@ fn every_parameter_has_the_gradient_that_differences_find() {
             moved += usize::from(*g != 0.0);
         }
         assert!(moved > 20, "{config}: the test must see gradients");
+    }
+}
+
+/// Products with the Hessian of the weighted sum of log-probs, and the log-probs' own derivatives along the same
+/// direction, against differences of fourth order.
+#[test]
+fn hessian_vector_products_are_what_differences_find() {
+    for config in kinds() {
+        let mut session = open(&config, 1);
+        let [v, into, before] = [(); 3].map(|()| session.allocate().unwrap());
+        let n = session.dimension();
+        *session.at_mut(v).unwrap() = (0..n).map(|i| (0.7 * i as f64).sin()).collect();
+        *session.at_mut(into).unwrap() = vec![1.0; n];
+        session.copy(Vector::PARAMETERS, before).unwrap();
+        let all = |l: &LogProbs| Ok(weights(l.values.len()));
+        let Tangent { log_probs, derivatives } =
+            session.hessian_vector(&batch(), &mut { all }, v, into).unwrap();
+        assert_eq!(log_probs, session.log_probs(&batch(), Statistics::default()).unwrap());
+        assert_eq!(session.at(before).unwrap(), session.parameters());
+
+        let h = 2e-4;
+        let mut slopes = (vec![0.0; n], vec![0.0; derivatives.len()]);
+        for (displacement, factor) in [(1.0, 8.0), (-1.0, -8.0), (2.0, -1.0), (-2.0, 1.0)] {
+            session.copy(before, Vector::PARAMETERS).unwrap();
+            session.axpy(displacement * h, v, Vector::PARAMETERS).unwrap();
+            session.zero(Vector::GRADIENT).unwrap();
+            let seen = session.backward(&batch(), Statistics::default(), &mut { all }).unwrap();
+            add(factor / (12.0 * h), session.at(Vector::GRADIENT).unwrap(), &mut slopes.0);
+            add(factor / (12.0 * h), &seen.values, &mut slopes.1);
+        }
+        // What was in `into` is still there.
+        let product: Vec<f64> = session.at(into).unwrap().iter().map(|x| x - 1.0).collect();
+        for (exact, difference) in [(product, slopes.0), (derivatives, slopes.1)] {
+            let greatest = difference.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+            assert!(greatest > 0.1, "{config}: the test must see something");
+            for (x, y) in exact.iter().zip(&difference) {
+                assert!((x - y).abs() < 1e-9 * greatest, "{config}: {x}, difference {y}");
+            }
+        }
     }
 }
 

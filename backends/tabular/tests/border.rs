@@ -89,6 +89,15 @@ fn sessions_cross_unchanged() {
         Ok((v, s.vectors().dimension(), s.vectors().dot(v, Vector::PARAMETERS)?))
     })
     .unwrap();
+    alike(&mut sessions, |s| {
+        let [v, into] = [s.vectors().allocate()?, s.vectors().allocate()?];
+        s.vectors().copy(Vector::PARAMETERS, v)?;
+        let upstream = |seen: &LogProbs| Ok(seen.values.iter().map(|l| l + 0.5).collect());
+        let tangent = s.hessian_vector(&batch(), &mut { upstream }, v, into)?;
+        assert_eq!(tangent.derivatives.len(), tangent.log_probs.values.len());
+        Ok((tangent, s.vectors().norm(into)?, s.vectors().dot(v, into)?))
+    })
+    .unwrap();
     let sampling = Sampling { max_new_tokens: 4, temperature: 0.7, top_p: 0.9, seed: 1, stop: vec![0] };
     alike(&mut sessions, |s| s.generate(&[vec![1], vec![2, 3]], &sampling)).unwrap();
     alike(&mut sessions, |s| s.generate(&[], &sampling)).unwrap();
@@ -122,11 +131,16 @@ fn failures_cross_as_they_are() {
     }
     let mut upstream = |_: &LogProbs| Err(Error::NonFinite("row 7".into()));
     let [_, loaded] = &mut sessions;
-    let error = loaded.backward(&batch(), ALL, &mut upstream).unwrap_err();
-    assert!(
-        matches!(error, Error::NonFinite(words) if words == "row 7"),
-        "an upstream's error keeps its kind"
-    );
+    let own = [loaded.vectors().allocate().unwrap(), loaded.vectors().allocate().unwrap()];
+    for error in [
+        loaded.backward(&batch(), ALL, &mut upstream).unwrap_err(),
+        loaded.hessian_vector(&batch(), &mut upstream, own[0], own[1]).unwrap_err(),
+    ] {
+        assert!(
+            matches!(error, Error::NonFinite(words) if words == "row 7"),
+            "an upstream's error keeps its kind"
+        );
+    }
     let nowhere = std::path::Path::new("/nowhere/at/all");
     alike(&mut sessions, |s| s.save(nowhere, Export::Model)).unwrap_err();
     alike(&mut sessions, |s| s.save(nowhere, Export::Adapter)).unwrap_err();

@@ -263,12 +263,22 @@ fn first_order_lookahead_is_the_gradient_ahead_applied_from_home() {
     }
 }
 
+/// `(I - alpha H(theta_0)) ... (I - alpha H(theta_(K-1))) dF(theta_K)`.
+fn chain_rule(world: &World, theta: &[f64], steps: usize) -> Vec<f64> {
+    let lower = &world.lower[0];
+    let end = world.upper.gradient(&ahead(lower, theta, steps, 0.15));
+    (0..steps).rev().fold(end, |d, k| {
+        let point = ahead(lower, theta, k, 0.15);
+        plus(&d, -0.15, &lower.hessian_times(&point, &d))
+    })
+}
+
 #[test]
 fn exact_lookahead_is_the_gradient_of_the_composed_loss() {
     for steps in [1, 2, 5] {
         let mut world = curved_world();
         let theta = world.theta().to_vec();
-        let mut first_order = world.clone();
+        let (mut first_order, mut double_backward) = (world.clone(), world.clone());
         let config = json!({
             "inner_steps": steps, "inner_lr": 0.15, "gradient": "exact", "difference": 1e-4,
         });
@@ -276,6 +286,13 @@ fn exact_lookahead_is_the_gradient_of_the_composed_loss() {
         let composed = |x: &[f64]| world.upper.value(&ahead(&world.lower[0], x, steps, 0.15));
         assert_close(world.direction(), &differences(composed, &theta), 1e-7);
         assert_eq!(world.theta(), plus(&theta, -world.lr, world.direction()));
+
+        let config = json!({
+            "inner_steps": steps, "inner_lr": 0.15, "gradient": "exact", "hessian": "double-backward",
+        });
+        double_backward.run(&mut *build("lookahead", config));
+        assert_close(double_backward.direction(), &chain_rule(&world, &theta, steps), 1e-14);
+        assert_close(double_backward.direction(), world.direction(), 1e-6);
 
         first_order.run(&mut *build("lookahead", json!({"inner_steps": steps, "inner_lr": 0.15})));
         let gap = plus(world.direction(), -1.0, first_order.direction());
@@ -286,15 +303,18 @@ fn exact_lookahead_is_the_gradient_of_the_composed_loss() {
 /// On quadratics the default difference is exact: `(I - alpha H)^K dF(theta')`.
 #[test]
 fn exact_lookahead_on_a_quadratic_multiplies_by_its_hessian() {
-    let mut world = world();
+    let world = world();
     let theta = world.theta().to_vec();
-    let config = json!({"inner_steps": 3, "inner_lr": 0.2, "gradient": "exact"});
-    world.run(&mut *build("lookahead", config));
-    let lower = &world.lower[0];
-    let hessian_times = |v: &[f64]| plus(&lower.gradient(v), -1.0, &lower.gradient(&[0.0; 3]));
-    let mut expected = world.upper.gradient(&ahead(lower, &theta, 3, 0.2));
-    for _ in 0..3 {
-        expected = plus(&expected, -0.2, &hessian_times(&expected));
+    for hessian in ["differences", "double-backward"] {
+        let mut world = world.clone();
+        let config = json!({"inner_steps": 3, "inner_lr": 0.2, "gradient": "exact", "hessian": hessian});
+        world.run(&mut *build("lookahead", config));
+        let lower = &world.lower[0];
+        let hessian_times = |v: &[f64]| plus(&lower.gradient(v), -1.0, &lower.gradient(&[0.0; 3]));
+        let mut expected = world.upper.gradient(&ahead(lower, &theta, 3, 0.2));
+        for _ in 0..3 {
+            expected = plus(&expected, -0.2, &hessian_times(&expected));
+        }
+        assert_close(world.direction(), &expected, 1e-11);
     }
-    assert_close(world.direction(), &expected, 1e-11);
 }

@@ -51,6 +51,12 @@ fn mistakes_are_named() {
         ("lookahead", json!({"inner_lr": 0.1, "inner_steps": 0})),
         ("lookahead", json!({"inner_lr": 0.1, "difference": 0.1})),
         ("lookahead", json!({"inner_lr": 0.1, "gradient": "second-order"})),
+        ("lookahead", json!({"inner_lr": 0.1, "hessian": "differences"})),
+        ("lookahead", json!({"inner_lr": 0.1, "gradient": "exact", "hessian": "double-backwards"})),
+        (
+            "lookahead",
+            json!({"inner_lr": 0.1, "gradient": "exact", "hessian": "double-backward", "difference": 0.1}),
+        ),
         ("projected", json!({"eta": 1})),
         ("penality", json!({})),
     ];
