@@ -102,6 +102,22 @@ fn succeeded(output: Output) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// The largest difference between the figures of two runs, relative where they exceed 1, and where it is.
+fn largest_difference(ours: &[BTreeMap<String, f64>], theirs: &[BTreeMap<String, f64>]) -> (f64, String) {
+    assert_eq!(ours.len(), theirs.len());
+    let mut worst = (0.0, String::new());
+    for (i, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
+        assert!(ours.keys().eq(theirs.keys()), "line {i}: {ours:?} {theirs:?}");
+        for (name, value) in ours {
+            let difference = (value - theirs[name]).abs() / theirs[name].abs().max(1.0);
+            if difference > worst.0 {
+                worst = (difference, format!("line {i}, {name}: {value} and {}", theirs[name]));
+            }
+        }
+    }
+    worst
+}
+
 /// Exit code 2, and these words.
 #[track_caller]
 fn refused(mut command: Command, words: &[&str]) {
@@ -128,20 +144,33 @@ fn fifty_steps_are_those_of_candle() {
         succeeded(place.command(&train(&name, &output)).output().unwrap());
     }
     let [tch, candle] = ["tch", "candle"].map(|run| figures(&place.metrics(run)));
-    assert_eq!(tch.len(), candle.len());
     assert!(tch.iter().filter(|line| line.contains_key("grad_norm")).count() >= 50);
-    let mut worst = (0.0, String::new());
-    for (i, (ours, theirs)) in tch.iter().zip(&candle).enumerate() {
-        assert!(ours.keys().eq(theirs.keys()), "line {i}: {ours:?} {theirs:?}");
-        for (name, value) in ours {
-            let difference = (value - theirs[name]).abs() / theirs[name].abs().max(1.0);
-            if difference > worst.0 {
-                worst = (difference, format!("line {i}, {name}: {value}, candle {}", theirs[name]));
-            }
-        }
-    }
-    println!("largest difference: {} ({})", worst.0, worst.1);
-    assert!(worst.0 < 1e-4, "{}", worst.1);
+    let (largest, where_) = largest_difference(&tch, &candle);
+    println!("largest difference: {largest} ({where_})");
+    assert!(largest < 1e-4, "{where_}");
+}
+
+/// The same update by two ways on two engines: the Hessian of the recorded backward pass, and differences.
+#[test]
+fn looking_ahead_by_double_backward_is_looking_ahead_by_differences() {
+    let place = Place::new();
+    let run = |backend: &str, output: &str, gradient: &str| {
+        let bilevel = format!(
+            "stage.align.bilevel={{ step = \"lookahead\", inner_steps = 2, inner_lr = 0.5, {gradient} }}"
+        );
+        let (backend, folder) = (format!("backend={backend}"), format!("run.output={output}"));
+        let more = ["--set", &bilevel, "--set", "stage.sft.steps=10", "--set", "stage.align.steps=15"];
+        succeeded(place.command(&[&train(&backend, &folder)[..], &more].concat()).output().unwrap());
+        figures(&place.metrics(output))
+    };
+    let exact = run("tch", "exact", "gradient = \"exact\", hessian = \"double-backward\"");
+    let differences = run("candle", "differences", "gradient = \"exact\", hessian = \"differences\"");
+    let first_order = run("tch", "first-order", "gradient = \"first-order\"");
+    let (largest, where_) = largest_difference(&exact, &differences);
+    let (apart, _) = largest_difference(&first_order, &differences);
+    println!("largest difference: {largest} ({where_}); of the first-order form: {apart}");
+    assert!(largest < 1e-3, "{where_}");
+    assert!(apart > 10.0 * largest, "the test must be able to tell the forms apart: {apart}");
 }
 
 #[test]

@@ -19,7 +19,10 @@ pub fn all_modes() -> Vec<(&'static str, Value)> {
         ("lookahead", json!({"inner_lr": 0.1, "inner_steps": 2})),
         ("lookahead", json!({"inner_lr": 0.1, "inner_steps": 1, "gradient": "exact"})),
         ("lookahead", json!({"inner_lr": 0.1, "inner_steps": 3, "gradient": "exact"})),
-        ("lookahead", json!({"inner_lr": 0.1, "inner_steps": 3, "gradient": "exact", "hessian": "double-backward"})),
+        (
+            "lookahead",
+            json!({"inner_lr": 0.1, "inner_steps": 3, "gradient": "exact", "hessian": "double-backward"}),
+        ),
         ("projected", json!({})),
     ]
 }

@@ -6,7 +6,7 @@
 //! header. Authors in Rust see none of this: they implement the traits of this crate, call
 //! [`register!`](crate::register) and say [`export_plugins!`](crate::export_plugins).
 //!
-//! Each file holds one kind of part, and both ends of the border: what a plugin *exports* (a trait object
+//! Each module holds one kind of part, and both ends of the border: what a plugin *exports* (a trait object
 //! behind a table) and what a program *imports* (a table behind a trait). What was exported and imported
 //! again behaves as before, to the last bit; tests hold every built-in part to that.
 //!

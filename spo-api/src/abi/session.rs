@@ -189,3 +189,20 @@ pub(super) unsafe fn check(table: *const SessionTable) -> Result<SessionTable, T
         Ok(table)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tables_gained_later_may_be_absent() {
+        let size = std::mem::offset_of!(SessionTable, hessian_vector) as u32;
+        let older = SessionTable { size, ..TABLE };
+        // SAFETY: a valid table, of which the end is not to be read.
+        let table = unsafe { check(&older) }.unwrap();
+        assert!(table.hessian_vector.is_none() && table.restore_state.is_some());
+        // SAFETY: as above.
+        let cut = unsafe { check(&SessionTable { size: size - 1, ..TABLE }) };
+        assert!(cut.err().unwrap().to_string().contains("truncated"));
+    }
+}

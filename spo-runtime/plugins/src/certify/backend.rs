@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use spo_api::{
     AdamW, Backend, Constructor, Error, Export, Group, LogProbs, ModelSource, ModelSpec, Sampling, Session,
-    Statistics, TokenBatch, Vector,
+    Statistics, Tangent, TokenBatch, Vector,
 };
 
 use super::{Check, Outcome};
@@ -65,9 +65,10 @@ pub(super) fn checks<'a>(
 ) -> Vec<Check<'a>> {
     let subject = Subject { build, config, model };
     type Body = fn(&Subject) -> Result<String, Outcome>;
-    let all: [(&'static str, Body); 6] = [
+    let all: [(&'static str, Body); 7] = [
         ("log-probs", log_probs),
         ("gradient", gradient),
+        ("hessian", hessian),
         ("bad batches", bad_batches),
         ("vectors", vectors),
         ("optimizer and state", optimizer_and_state),
@@ -180,6 +181,57 @@ fn gradient(subject: &Subject) -> Result<String, Outcome> {
         .into());
     }
     Ok(format!("agrees with central differences to {:.1e}", (slope / (norm * norm) - 1.0).abs()))
+}
+
+/// Where it has Hessian-vector products: that of the gradient with itself is how the gradient changes along it, and
+/// the derivatives beside it are those of the log-probs.
+fn hessian(subject: &Subject) -> Result<String, Outcome> {
+    let mut session = subject.open()?;
+    if !session.info().hessian_vectors {
+        return Ok("it has no exact Hessian-vector products, and says so".into());
+    }
+    let batch = batch();
+    let [v, product, origin] =
+        [session.vectors().allocate()?, session.vectors().allocate()?, session.vectors().allocate()?];
+    session.vectors().zero(Vector::GRADIENT)?;
+    weighted(&mut *session, &batch)?;
+    session.vectors().copy(Vector::GRADIENT, v)?;
+    session.vectors().copy(Vector::PARAMETERS, origin)?;
+    let weigh = |seen: &LogProbs| Ok((0..seen.values.len()).map(|i| 1.0 + 0.1 * i as f64).collect());
+    let Tangent { log_probs, derivatives } = session.hessian_vector(&batch, &mut { weigh }, v, product)?;
+    if derivatives.len() != log_probs.values.len() {
+        let words = format!("{} derivatives for {} log-probs", derivatives.len(), log_probs.values.len());
+        return Err(words.into());
+    }
+    let length = session.vectors().norm(product)?;
+    let step = 1e-2 / session.vectors().norm(v)?;
+    let mut slopes = vec![0.0; derivatives.len()];
+    for side in [1.0, -1.0] {
+        session.vectors().copy(origin, Vector::PARAMETERS)?;
+        session.vectors().axpy(side * step, v, Vector::PARAMETERS)?;
+        session.vectors().zero(Vector::GRADIENT)?;
+        let seen = session.backward(&batch, Statistics::default(), &mut { weigh })?;
+        session.vectors().axpy(-side / (2.0 * step), Vector::GRADIENT, product)?;
+        slopes.iter_mut().zip(seen.values).for_each(|(slope, l)| *slope += side * l / (2.0 * step));
+    }
+    let left = session.vectors().norm(product)?;
+    if left.is_nan() || left > 0.02 * length {
+        return Err(format!(
+            "{left:.2e} of a product of length {length:.2e} is not the change of the gradient"
+        )
+        .into());
+    }
+    let greatest = slopes.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+    for (i, (exact, slope)) in derivatives.iter().zip(&slopes).enumerate() {
+        let apart = (exact - slope).abs();
+        if apart.is_nan() || apart > 0.02 * greatest {
+            return Err(format!(
+                "log-prob {i} changes by {slope:.6} along the vector, it says by {exact:.6}"
+            )
+            .into());
+        }
+    }
+    Ok(format!("a product agrees with differences of the gradient to {:.1e}", left / length))
 }
 
 /// Mistakes in a batch are errors, and an upstream's error comes back as it was.
