@@ -150,27 +150,35 @@ fn fifty_steps_are_those_of_candle() {
     assert!(largest < 1e-4, "{where_}");
 }
 
-/// The same update by two ways on two engines: the Hessian of the recorded backward pass, and differences.
+/// The same update by two ways on two engines: the Hessian of the recorded backward pass, and differences short
+/// enough for the curvature here.
 #[test]
 fn looking_ahead_by_double_backward_is_looking_ahead_by_differences() {
     let place = Place::new();
     let run = |backend: &str, output: &str, gradient: &str| {
         let bilevel = format!(
-            "stage.align.bilevel={{ step = \"lookahead\", inner_steps = 2, inner_lr = 0.5, {gradient} }}"
+            "stage.align.bilevel={{ step = \"lookahead\", inner_steps = 2, inner_lr = 0.1, {gradient} }}"
         );
         let (backend, folder) = (format!("backend={backend}"), format!("run.output={output}"));
         let more = ["--set", &bilevel, "--set", "stage.sft.steps=10", "--set", "stage.align.steps=15"];
         succeeded(place.command(&[&train(&backend, &folder)[..], &more].concat()).output().unwrap());
-        figures(&place.metrics(output))
+        let mut lines = figures(&place.metrics(output));
+        // Not those that jump: the most probable token may be another for a last digit.
+        let smooth = |name: &str| ["loss", "logps", "grad_norm"].iter().any(|start| name.starts_with(start));
+        lines.iter_mut().for_each(|line| line.retain(|name, _| smooth(name)));
+        lines
     };
-    let exact = run("tch", "exact", "gradient = \"exact\", hessian = \"double-backward\"");
-    let differences = run("candle", "differences", "gradient = \"exact\", hessian = \"differences\"");
+    let double_backward = "gradient = \"exact\", hessian = \"double-backward\"";
+    let exact = run("tch", "exact", double_backward);
+    run("tch", "again", double_backward);
+    assert_eq!(place.metrics("exact"), place.metrics("again"), "the same to the last bit");
+    let differences = run("candle", "differences", "gradient = \"exact\", difference = 1e-3");
     let first_order = run("tch", "first-order", "gradient = \"first-order\"");
     let (largest, where_) = largest_difference(&exact, &differences);
     let (apart, _) = largest_difference(&first_order, &differences);
     println!("largest difference: {largest} ({where_}); of the first-order form: {apart}");
-    assert!(largest < 1e-3, "{where_}");
-    assert!(apart > 10.0 * largest, "the test must be able to tell the forms apart: {apart}");
+    assert!(largest < 1e-4, "{where_}");
+    assert!(apart > 100.0 * largest, "the test must be able to tell the forms apart: {apart}");
 }
 
 #[test]
