@@ -241,15 +241,13 @@ pub fn hessian_vector_products_agree_with_finite_differences<E: Engine>(engine: 
         let h = 2e-2;
         let sides = [at(h), at(-h), at(2.0 * h), at(-2.0 * h)];
         let factor = norm(&direction) / (12.0 * h);
-        let slope = |of: &dyn Fn(&(Vec<f32>, Vec<f64>)) -> f64| {
-            let [a, b, c, d] = sides.each_ref().map(of);
-            factor * (8.0 * (a - b) - (c - d))
-        };
-        let differences: Vec<f32> =
-            (0..start.len()).map(|i| slope(&|(gradient, _)| gradient[i].into()) as f32).collect();
+        let slope = |[a, b, c, d]: [f64; 4]| factor * (8.0 * (a - b) - (c - d));
+        let of_gradient = |i: usize| slope(sides.each_ref().map(|(gradient, _)| gradient[i].into())) as f32;
+        let differences: Vec<f32> = (0..start.len()).map(of_gradient).collect();
         let error = distance(&exact, &differences) / norm(&differences);
         assert!(error < 1e-3, "{name}: {error}");
-        let along: Vec<f64> = (0..expected.len()).map(|i| slope(&|(_, log_probs)| log_probs[i])).collect();
+        let of_log_prob = |i: usize| slope(sides.each_ref().map(|(_, log_probs)| log_probs[i]));
+        let along: Vec<f64> = (0..expected.len()).map(of_log_prob).collect();
         let greatest = along.iter().fold(0.0, |most, x| x.abs().max(most));
         let error = worst(&derivatives, &along) / greatest;
         assert!(error < 1e-3, "{name}: log-probs along v: {error}");
