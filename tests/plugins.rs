@@ -296,7 +296,7 @@ fn a_loaded_backend_trains_to_the_same_bits_as_the_linked_one() {
     let record: serde_json::Value = serde_json::from_str(&place.read("runs/loaded/run.json")).unwrap();
     assert_eq!(record["plugins"][0]["sha256"].as_str().unwrap().len(), 64);
     let certified = place.run(&["plugin", "test", &library]).success();
-    assert!(certified.stdout.contains("8 passed, 0 failed"), "{}", certified.stdout);
+    assert!(certified.stdout.contains("9 passed, 0 failed"), "{}", certified.stdout);
 }
 
 #[test]
