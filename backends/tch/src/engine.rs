@@ -63,8 +63,7 @@ pub(crate) fn index(ids: &[u32], device: Device) -> Outcome<Tensor> {
 /// Whether this processor multiplies in bf16 itself. Without, libtorch takes some thirty times as long as in f32.
 fn bf16_instructions() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("avx512bf16")
-        || std::arch::is_x86_feature_detected!("amx-bf16");
+    return std::arch::is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]
     true
 }
