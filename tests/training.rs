@@ -212,14 +212,16 @@ fn a_saved_model_and_a_saved_adapter_go_on_where_they_stopped() {
     };
     let full = run(&place, "full", &again(""), &[]);
     let end = made.last().unwrap();
-    assert_eq!(full[0]["eval_logps/chosen"], end["eval_logps/chosen"], "the saved model is the trained one");
+    // Here the preferred answers were scored alone, there beside others that begin alike: all but the last digits.
+    let (start, trained) = (&full[0]["eval_logps/chosen"], &end["eval_logps/chosen"]);
+    close("the saved model is the trained one", start, trained, 1e-6);
     assert_eq!(full[0]["eval_exact_match"], end["eval_exact_match"]);
 
     let lora = |more: &str| {
         format!(", adapter = {{ rank = 2, alpha = 4, targets = [\"q_proj\", \"v_proj\"] {more} }}")
     };
     let adapted = run(&place, "adapted", &again(&lora("")), &[]);
-    assert_eq!(adapted[0]["eval_logps/chosen"], end["eval_logps/chosen"], "a new adapter changes nothing");
+    assert_eq!(&adapted[0]["eval_logps/chosen"], start, "a new adapter changes nothing");
     let resumed = run(&place, "resumed", &again(&lora(", path = \"runs/adapted/more\"")), &[]);
     assert_eq!(resumed[0]["eval_logps/chosen"], adapted.last().unwrap()["eval_logps/chosen"]);
     assert_ne!(resumed[0]["eval_logps/chosen"], end["eval_logps/chosen"]);
