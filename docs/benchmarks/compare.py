@@ -34,6 +34,9 @@ PROGRAMS = {
     "TRL, LoRA": (["--", "--lora"], {}),
     "spo, LoRA": (LORA, {}),
     "spo, tch, LoRA": ([*LORA, "backend.name='tch'"], {}),
+    **{f"spo, {step}": ([f"stage.dpo.bilevel='{step}'"], {}) for step in ["weighted", "alternating", "barrier", "projected"]},
+    "spo, lookahead": (["stage.dpo.bilevel={ step = 'lookahead', inner_lr = 1e-3 }"], {}),
+    "spo, lookahead, exact": (["stage.dpo.bilevel={ step = 'lookahead', inner_lr = 1e-3, gradient = 'exact' }"], {}),
 }
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
