@@ -132,6 +132,31 @@ pub struct Tangent {
     pub derivatives: Vec<f64>,
 }
 
+impl LogProbs {
+    /// Asks for the upstream gradient of these log-probs, and makes sure of it.
+    ///
+    /// # Errors
+    /// Those of `upstream`; [`Error::Batch`] when it gives another number of values, [`Error::NonFinite`] when one
+    /// is not finite.
+    pub fn upstream(&self, upstream: &mut Upstream<'_>) -> Result<Vec<f64>> {
+        let given = upstream(self)?;
+        if given.len() != self.values.len() {
+            return Err(Error::Batch(format!(
+                "the upstream gradient must have one number per log-prob ({}), got {}",
+                self.values.len(),
+                given.len()
+            )));
+        }
+        match given.iter().position(|w| !w.is_finite()) {
+            None => Ok(given),
+            Some(i) => Err(Error::NonFinite(format!(
+                "the upstream gradient of token {i} is {}, where its log-prob is {}",
+                given[i], self.values[i]
+            ))),
+        }
+    }
+}
+
 /// Computes the upstream gradient: one number per value of the [`LogProbs`] it is shown.
 pub type Upstream<'a> = dyn FnMut(&LogProbs) -> Result<Vec<f64>> + 'a;
 

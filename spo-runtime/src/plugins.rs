@@ -123,29 +123,27 @@ pub fn load_all(registry: &mut Registry, libtorch: Option<&Path>) -> Result<(), 
 /// The kinds and names of all parts a recipe uses, so far as it is well-formed.
 fn parts(document: &Document) -> Vec<(&'static str, &str)> {
     let mut found = Vec::new();
-    let backend = document.get("backend").map(|spec| spec.get("name").unwrap_or(spec));
-    let backend = backend.and_then(Value::as_str);
+    let backend = document.get("backend").and_then(|spec| named(spec, "name"));
     found.extend(backend.map(|name| ("backend", name)));
     for stage in document.get("stage").and_then(Value::as_array).into_iter().flatten() {
         stage.get("objective").into_iter().for_each(|spec| found.extend(objectives(spec)));
-        match stage.get("bilevel") {
-            Some(Value::String(name)) => found.push(("step", name)),
-            Some(Value::Object(table)) => {
-                found.extend(table.get("step").and_then(Value::as_str).map(|name| ("step", name)));
-                table.get("lower").into_iter().for_each(|spec| found.extend(objectives(spec)));
-            }
-            _ => {}
+        if let Some(bilevel) = stage.get("bilevel") {
+            found.extend(named(bilevel, "step").map(|name| ("step", name)));
+            bilevel.get("lower").into_iter().for_each(|spec| found.extend(objectives(spec)));
         }
     }
     found
 }
 
+/// The name of a part, which stands alone or under a key of its table.
+fn named<'v>(spec: &'v Value, key: &str) -> Option<&'v str> {
+    spec.get(key).unwrap_or(spec).as_str()
+}
+
 /// The objectives that a specification names: a name, a table, or a list of either.
 pub fn objectives(spec: &Value) -> Vec<(&'static str, &str)> {
-    let name = match spec {
-        Value::Array(items) => return items.iter().flat_map(objectives).collect(),
-        Value::Object(table) => table.get("name").and_then(Value::as_str),
-        other => other.as_str(),
-    };
-    name.map(|name| ("objective", name)).into_iter().collect()
+    match spec {
+        Value::Array(items) => items.iter().flat_map(objectives).collect(),
+        spec => named(spec, "name").map(|name| ("objective", name)).into_iter().collect(),
+    }
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 
-use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail};
 use half::bf16;
 use rayon::prelude::*;
 
@@ -30,33 +30,35 @@ impl<'a> Values<'a> {
 
     /// As [`of`](Self::of), also of a tensor in bf16.
     pub fn widened(x: &'a Tensor) -> Result<Self> {
-        if x.dtype() != DType::BF16 {
-            return Self::of(x);
-        }
         let (storage, layout) = x.storage_and_layout();
-        match &*storage {
-            Storage::Cpu(CpuStorage::BF16(values)) => {
-                Ok(Values::Widened(widened(&values[contiguous(layout)?])))
-            }
-            _ => bail!("a fused operation was given a tensor that is not on the CPU"),
+        if let Storage::Cpu(CpuStorage::BF16(values)) = &*storage {
+            return Ok(Values::Widened(widened(&values[contiguous(layout)?])));
         }
+        // It is locked once more.
+        drop(storage);
+        Self::of(x)
     }
 }
 
-/// bf16 is the upper half of f32: nothing is lost.
+/// bf16 is the upper half of f32: nothing is lost. `to_f32` looks for NaN first, and would not be vectorised.
+#[inline(always)]
+pub(crate) fn wide(x: bf16) -> f32 {
+    f32::from_bits(u32::from(x.to_bits()) << 16)
+}
+
 fn widened(values: &[bf16]) -> Vec<f32> {
-    let mut wide = vec![0.0; values.len()];
-    wide.par_chunks_mut(GRAIN).zip(values.par_chunks(GRAIN)).for_each(|(wide, values)| {
+    let mut all = vec![0.0; values.len()];
+    all.par_chunks_mut(GRAIN).zip(values.par_chunks(GRAIN)).for_each(|(into, values)| {
         vectorised(
             #[inline(always)]
             || {
-                for (wide, value) in wide.iter_mut().zip(values) {
-                    *wide = f32::from_bits(u32::from(value.to_bits()) << 16);
+                for (y, &x) in into.iter_mut().zip(values) {
+                    *y = wide(x);
                 }
             },
         );
     });
-    wide
+    all
 }
 
 impl Deref for Values<'_> {

@@ -147,25 +147,6 @@ fn best(row: &[f64]) -> usize {
     (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
 }
 
-/// The upstream gradient, checked.
-fn weights(log_probs: &LogProbs, upstream: &mut Upstream<'_>) -> Result<Vec<f64>> {
-    let weights = upstream(log_probs)?;
-    if weights.len() != log_probs.values.len() {
-        return Err(Error::Batch(format!(
-            "the upstream gradient must have one number per log-prob ({}), got {}",
-            log_probs.values.len(),
-            weights.len()
-        )));
-    }
-    if let Some(i) = weights.iter().position(|w| !w.is_finite()) {
-        return Err(Error::NonFinite(format!(
-            "the upstream gradient of token {i} is {}, where its log-prob is {}",
-            weights[i], log_probs.values[i]
-        )));
-    }
-    Ok(weights)
-}
-
 fn no_vector(v: Vector) -> Error {
     Error::Engine(format!("vector {} was never allocated, or was released", v.0))
 }
@@ -199,7 +180,7 @@ impl Session for TabularSession {
         let windows = Windows::new(batch, self.limits)?;
         let scores = self.log_distributions(self.parameters(), &windows);
         let log_probs = self.scored(&windows, &scores, statistics);
-        let weights = weights(&log_probs, upstream)?;
+        let weights = log_probs.upstream(upstream)?;
         let mut gradient = std::mem::take(self.at_mut(Vector::GRADIENT)?);
         self.collect(self.parameters(), &windows, scores, &weights, &mut gradient);
         *self.at_mut(Vector::GRADIENT)? = gradient;
@@ -222,7 +203,7 @@ impl Session for TabularSession {
         let log_probs = self.scored(&windows, &values, Statistics::default());
         let place = |&(window, token): &(usize, u32)| window * self.model.vocabulary + token as usize;
         let derivatives = windows.scored.iter().map(|scored| scores[place(scored)].partials[0]).collect();
-        let weights = weights(&log_probs, upstream)?;
+        let weights = log_probs.upstream(upstream)?;
         let mut gradient = vec![Dual::from(0.0); parameters.len()];
         self.collect(&parameters, &windows, scores, &weights, &mut gradient);
         let into = self.at_mut(into)?;

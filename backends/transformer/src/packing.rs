@@ -38,13 +38,13 @@ impl Packed {
                 packed.offsets.extend(group.completions.iter().map(|_| packed.places.len()));
                 continue;
             }
-            packed.add(&group.prompt, &group.completions);
+            packed.add(&group.prompt, &group.completions, longest);
         }
         Ok(packed)
     }
 
-    fn add(&mut self, prompt: &[u32], completions: &[Vec<u32>]) {
-        let longest = completions.iter().map(Vec::len).max().unwrap_or(0);
+    /// `longest` is the length of the longest completion, at least 1.
+    fn add(&mut self, prompt: &[u32], completions: &[Vec<u32>], longest: usize) {
         let common = &completions[0][..common_length(completions)];
         // What all completions begin with is read as if it were prompt, but never a last token.
         let shared = &common[..common.len().min(longest - 1)];

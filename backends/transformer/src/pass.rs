@@ -1,6 +1,6 @@
 //! A pass over a batch: forward to the log-probs, and back from their gradient.
 
-use spo_api::{Error, LogProbs, Result, Statistics, Upstream};
+use spo_api::{LogProbs, Result, Statistics, Upstream};
 
 use crate::block::Wiring;
 use crate::decoder::{Keep, Traces};
@@ -29,22 +29,9 @@ impl<E: Engine> Pass<E> {
         log_probs_of(&self.scores, &self.packed)
     }
 
-    /// The upstream gradient, checked: the weight of each scored token.
+    /// The upstream gradient, gathered: the weight of each scored token.
     pub fn weights(&self, log_probs: &LogProbs, upstream: &mut Upstream<'_>) -> Result<Vec<f64>> {
-        let given = upstream(log_probs)?;
-        if given.len() != log_probs.values.len() {
-            return Err(Error::Batch(format!(
-                "the upstream gradient must have one number per log-prob ({}), got {}",
-                log_probs.values.len(),
-                given.len()
-            )));
-        }
-        if let Some(i) = given.iter().position(|w| !w.is_finite()) {
-            return Err(Error::NonFinite(format!(
-                "the upstream gradient of token {i} is {}, where its log-prob is {}",
-                given[i], log_probs.values[i]
-            )));
-        }
+        let given = log_probs.upstream(upstream)?;
         let mut weights = vec![0.0; self.packed.targets.len()];
         for (&place, weight) in self.packed.places.iter().zip(given) {
             weights[place] += weight;

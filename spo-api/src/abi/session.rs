@@ -70,6 +70,14 @@ pub struct AdamWView {
     pub gradient_scale: f64,
 }
 
+type ScoreFunction = unsafe extern "C-unwind" fn(
+    this: *mut c_void,
+    batch: *const TokensView,
+    statistics: u32,
+    show: *const ShowSink,
+    error: *const ErrorSink,
+) -> i32;
+
 type PathFunction =
     unsafe extern "C-unwind" fn(this: *mut c_void, path: Text, error: *const ErrorSink) -> i32;
 
@@ -84,25 +92,9 @@ pub struct SessionTable {
     /// Writes a [`ModelInfo`] as JSON.
     pub info: Option<unsafe extern "C-unwind" fn(this: *mut c_void, out: *const ByteSink)>,
     /// Scores completions. `statistics`: 1 entropy, 2 collision, 4 greedy, added up.
-    pub log_probs: Option<
-        unsafe extern "C-unwind" fn(
-            this: *mut c_void,
-            batch: *const TokensView,
-            statistics: u32,
-            show: *const ShowSink,
-            error: *const ErrorSink,
-        ) -> i32,
-    >,
+    pub log_probs: Option<ScoreFunction>,
     /// The same, and adds to vector 1 the gradient of the sum of log-probs times what `show` wrote.
-    pub backward: Option<
-        unsafe extern "C-unwind" fn(
-            this: *mut c_void,
-            batch: *const TokensView,
-            statistics: u32,
-            show: *const ShowSink,
-            error: *const ErrorSink,
-        ) -> i32,
-    >,
+    pub backward: Option<ScoreFunction>,
     /// The space of trainable parameters; first argument of its functions is the session.
     pub vectors: *const VectorTable,
     /// One optimizer step from vector 1.

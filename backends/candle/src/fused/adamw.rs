@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use spo_transformer::AdamWStep;
 
 use super::{GRAIN, vectorised};
-use crate::memory::{Stored, Values, write};
+use crate::memory::{Stored, Values, wide, write};
 
 /// A moment as it is kept.
 trait Moment: Stored + Copy + Send + Sync {
@@ -30,7 +30,7 @@ impl Moment for f32 {
 impl Moment for bf16 {
     #[inline(always)]
     fn value(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
+        wide(self)
     }
 
     /// What is cut off carries over with a probability of its share, so that the mean is right.

@@ -34,6 +34,7 @@ fn stretches(head: &Tensor) -> Result<Vec<(usize, Tensor)>> {
 /// `x head^T`.
 fn logits(x: View<'_>, head: &[(usize, Tensor)], vocabulary: usize) -> Result<Vec<f32>> {
     if let [(_, whole)] = head {
+        // Into memory that is not zeroed first.
         return Ok(multiplied(x, View::new(&Values::widened(whole)?, vocabulary, x.columns).t()));
     }
     let mut logits = vec![0.0; x.rows * vocabulary];

@@ -141,9 +141,12 @@ fn log_probs(subject: &Subject) -> Result<String, Outcome> {
 
 /// A weighted sum of all log-probs, with its gradient added to vector 1.
 fn weighted(session: &mut dyn Session, batch: &TokenBatch) -> Result<f64, Outcome> {
-    let weigh = |seen: &LogProbs| (0..seen.values.len()).map(|i| 1.0 + 0.1 * i as f64).collect::<Vec<_>>();
-    let seen = session.backward(batch, Statistics::default(), &mut |seen| Ok(weigh(seen)))?;
-    Ok(seen.values.iter().zip(weigh(&seen)).map(|(s, w)| s * w).sum())
+    let seen = session.backward(batch, Statistics::default(), &mut |seen| Ok(weights(seen)))?;
+    Ok(seen.values.iter().zip(weights(&seen)).map(|(s, w)| s * w).sum())
+}
+
+fn weights(seen: &LogProbs) -> Vec<f64> {
+    (0..seen.values.len()).map(|i| 1.0 + 0.1 * i as f64).collect()
 }
 
 /// Along its own gradient, the sum grows as the gradient says; and backward adds to what is there.
@@ -197,8 +200,8 @@ fn hessian(subject: &Subject) -> Result<String, Outcome> {
     weighted(&mut *session, &batch)?;
     session.vectors().copy(Vector::GRADIENT, v)?;
     session.vectors().copy(Vector::PARAMETERS, origin)?;
-    let weigh = |seen: &LogProbs| Ok((0..seen.values.len()).map(|i| 1.0 + 0.1 * i as f64).collect());
-    let Tangent { log_probs, derivatives } = session.hessian_vector(&batch, &mut { weigh }, v, product)?;
+    let upstream = |seen: &LogProbs| Ok(weights(seen));
+    let Tangent { log_probs, derivatives } = session.hessian_vector(&batch, &mut { upstream }, v, product)?;
     if derivatives.len() != log_probs.values.len() {
         let words = format!("{} derivatives for {} log-probs", derivatives.len(), log_probs.values.len());
         return Err(words.into());
@@ -210,7 +213,7 @@ fn hessian(subject: &Subject) -> Result<String, Outcome> {
         session.vectors().copy(origin, Vector::PARAMETERS)?;
         session.vectors().axpy(side * step, v, Vector::PARAMETERS)?;
         session.vectors().zero(Vector::GRADIENT)?;
-        let seen = session.backward(&batch, Statistics::default(), &mut { weigh })?;
+        let seen = session.backward(&batch, Statistics::default(), &mut { upstream })?;
         session.vectors().axpy(-side / (2.0 * step), Vector::GRADIENT, product)?;
         slopes.iter_mut().zip(seen.values).for_each(|(slope, l)| *slope += side * l / (2.0 * step));
     }
