@@ -9,26 +9,26 @@ use spo_api::{Data as DataKind, Layout, Objective};
 use spo_data::task::{self, Generated};
 use spo_data::{Dataset, Fit, Source, Tokenizer};
 
-use super::PlannedStage;
-use crate::compose::{Bilevel, LowerData};
-use crate::document::Document;
 use crate::error::BadInput;
+use crate::plan::stage::PlannedStage;
+use crate::plan::tokens::TokenCache;
+use crate::plan::view::View;
+use crate::recipe::compose::{Bilevel, LowerData};
+use crate::recipe::document::Document;
 use crate::recipe::{Data, Recipe};
-use crate::rows::View;
-use crate::tokens::TokenCache;
 
 /// Of every source that was read: its name in words and its rows, by what decides on them.
 pub(super) type Datasets = BTreeMap<String, (String, Arc<Dataset>)>;
 
 /// Reads data, each source once.
 pub(super) struct Loader<'a> {
-    pub document: &'a Document,
-    pub tokenizer: Tokenizer,
-    pub seed: u64,
+    pub(crate) document: &'a Document,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) seed: u64,
     /// Whether a stage learns from pairs.
-    pub pairs: bool,
-    pub loaded: &'a mut Datasets,
-    pub cache: Option<TokenCache<'a>>,
+    pub(crate) pairs: bool,
+    pub(crate) loaded: &'a mut Datasets,
+    pub(crate) cache: Option<TokenCache<'a>>,
 }
 
 impl Loader<'_> {
@@ -36,7 +36,7 @@ impl Loader<'_> {
     ///
     /// # Errors
     /// [`BadInput`] with the place in the recipe.
-    pub fn stage(
+    pub(crate) fn stage(
         &mut self,
         recipe: &Recipe,
         index: usize,
