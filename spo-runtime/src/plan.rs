@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use spo_api::{Backend, Data as DataKind, Library, ModelInfo, ModelSource, ModelSpec, Registry, Session};
+use spo_api::{Backend, Layout, Library, ModelInfo, ModelSource, ModelSpec, Registry, Session};
 use spo_data::{Dataset, Tokenizer};
 
 use crate::error::BadInput;
@@ -208,7 +208,7 @@ impl Draft {
                 document.locate(base, e)
             })?;
 
-        let pairs = parts.iter().any(|(o, _)| o.requirements().data == DataKind::Pairs);
+        let pairs = parts.iter().any(|(o, _)| o.requirements().data == Layout::Pairs);
         let tokenizer = tokenizer(document, &recipe)?;
         let cache = caching.map(|(stop, reporter)| TokenCache {
             cache: Cache::new(&recipe.cache, &output),

@@ -8,7 +8,7 @@ use crate::store::scores::Scores;
 use crate::train::reference::fill;
 use crate::train::step::rows::Batch;
 use spo_api::{
-    AdamW, Backend, BilevelProblem, Data, Error, EvaluationMut, Layout, LevelWeights, ModelSource, ModelSpec,
+    AdamW, Backend, BilevelProblem, Error, EvaluationMut, Layout, LevelWeights, ModelSource, ModelSpec,
     Objective, PreferenceBatch, Progress, Registry, Requirements, Result, Session, Vector, Weigh,
 };
 use spo_backend_tabular::Tabular;
@@ -65,7 +65,7 @@ struct Curved {
 
 impl Objective for Curved {
     fn requirements(&self) -> Requirements {
-        Requirements { data: Data::Demonstrations, ..Requirements::default() }
+        Requirements { data: Layout::Demonstrations, ..Requirements::default() }
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
