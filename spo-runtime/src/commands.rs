@@ -104,7 +104,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<()> {
         Command::Mass(mass) => mass.run(&mut registry),
         Command::Audit(audit) => audit.run(&mut registry),
         Command::Cache(cache) => cache.run(),
-        Command::Schema => schema::run(),
+        Command::Schema => schema::run(&mut registry),
         Command::Loss(loss) => loss.run(&mut registry),
     }
 }

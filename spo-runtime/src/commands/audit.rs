@@ -174,51 +174,66 @@ fn audit(registry: &mut Registry, arguments: &Audit) -> anyhow::Result<String> {
 }
 
 /// Parses `--step` and makes sure that there is such a step.
-fn given(registry: &Registry, step: &str) -> Result<Value, BadInput> {
+fn given(registry: &Registry, step: &str) -> Result<BilevelSpec, BadInput> {
     let document = Document::parse("--step", format!("step = {step}"), &[])?;
-    let spec = document.get("step").expect("the document was made with this key");
-    compose::bilevel(registry, spec).map_err(|e| document.locate("step", e))?;
-    match ["lower", "lower_data"].into_iter().find(|key| spec.get(key).is_some()) {
-        Some(key) => {
+    let Inline { mut step } = document.read_as()?;
+    step.place("step");
+    compose::bilevel(registry, &step).map_err(|e| document.locate("", e))?;
+    let own = [("lower", step.own.lower.is_some()), ("lower_data", step.own.lower_data.is_some())];
+    match own.into_iter().find(|(_, given)| *given) {
+        Some((key, _)) => {
             Err(document.error(&format!("step.{key}"), "the lower level of an audit is the stage's"))
         }
-        None => Ok(spec.clone()),
+        None => Ok(step),
     }
 }
 
-/// All registered steps; those that take the options of the audit, in the forms that have a counterpart among
-/// the exact problems.
-fn every_step(registry: &Registry, options: &Audit) -> anyhow::Result<Vec<Value>> {
-    let (steps, lr, lambda) = (options.inner_steps, options.inner_lr, options.lambda);
-    let inner = json!({ "inner": { "steps": steps, "lr": lr } });
-    let known = [
-        json!({ "step": "weighted", "lambda": lambda }),
-        json!({ "step": "penalty", "lambda": lambda, "value": "reference" }),
-        json!({ "step": "penalty", "lambda": lambda, "value": inner }),
-        json!({ "step": "barrier", "value": "reference" }),
-        json!({ "step": "barrier", "value": inner }),
-        json!({ "step": "barrier", "phi": "gradient" }),
-        json!({ "step": "lookahead", "inner_steps": steps, "inner_lr": lr }),
-        json!({ "step": "lookahead", "inner_steps": steps, "inner_lr": lr, "gradient": "exact" }),
-        json!({
-            "step": "lookahead", "inner_steps": steps, "inner_lr": lr, "gradient": "exact", "hessian": "double-backward",
-        }),
-    ];
+/// All registered steps: in the forms that a step's own schema gives as examples, or as it is by default. What the
+/// options of the audit say takes the place of the examples' own numbers.
+fn every_step(registry: &Registry, options: &Audit) -> anyhow::Result<Vec<BilevelSpec>> {
     let mut all = Vec::new();
     for entry in registry.iter().filter(|entry| entry.build.kind() == "step") {
-        let own: Vec<Value> = known.iter().filter(|step| step["step"] == entry.name).cloned().collect();
-        if !own.is_empty() {
-            all.extend(own);
-        } else if registry.step(entry.name, &json!({})).is_ok() {
-            all.push(json!({ "step": entry.name }));
-        } else {
-            let message =
-                format!("error: step `{}` has keys without defaults: name it with --step", entry.name);
-            return Err(BadInput(message).into());
+        let schema = (entry.schema)();
+        let examples = schema.as_value()["examples"].as_array().cloned();
+        for mut form in examples.unwrap_or_else(|| vec![json!({})]) {
+            options.put_into(&mut form);
+            if let Err(error) = registry.step(entry.name, &form) {
+                let message = format!("error: step `{}` cannot be audited as {form}: {error}; name it with --step", entry.name);
+                return Err(BadInput(message).into());
+            }
+            let mut spec = BilevelSpec::named(entry.name)?;
+            spec.part = spec.part.with(form.as_object().cloned().unwrap_or_default());
+            all.push(spec);
         }
     }
     Ok(all)
 }
+
+impl Audit {
+    /// Puts the numbers of the options into a step's table, wherever it has a key of that name.
+    fn put_into(&self, table: &mut Value) {
+        let known = [
+            ("lambda", json!(self.lambda)),
+            ("inner_steps", json!(self.inner_steps)),
+            ("inner_lr", json!(self.inner_lr)),
+            ("inner", json!({ "steps": self.inner_steps, "lr": self.inner_lr })),
+        ];
+        for (key, inner) in table.as_object_mut().into_iter().flatten() {
+            match known.iter().find(|(name, _)| name == key) {
+                Some((_, number)) => *inner = number.clone(),
+                None => self.put_into(inner),
+            }
+        }
+    }
+}
+
+/// A step on the command line.
+#[derive(Deserialize, JsonSchema)]
+struct Inline {
+    step: BilevelSpec,
+}
+
+impl Part for Inline {}
 
 /// What all steps are measured on.
 struct Scene<'a> {
@@ -234,7 +249,7 @@ impl Scene<'_> {
     fn audit(
         &mut self,
         registry: &Registry,
-        steps: &[Value],
+        steps: &[BilevelSpec],
         batches: &[&[usize]],
         options: &Audit,
     ) -> anyhow::Result<(Vec<Audited>, f64)> {
@@ -263,7 +278,7 @@ impl Scene<'_> {
                 if audited.len() == i {
                     let (Passes { forward, backward }, vectors) = cost;
                     let agreement = Default::default();
-                    audited.push(Audited { step: spec.clone(), agreement, forward, backward, vectors });
+                    audited.push(Audited { step: serde_json::to_value(spec)?, agreement, forward, backward, vectors });
                 }
                 for (mean, &gradient) in audited[i].agreement.iter_mut().zip(&exact) {
                     let (norm, length) = (space.norm(gradient)?, space.norm(update)?);

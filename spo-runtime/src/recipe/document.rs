@@ -110,16 +110,20 @@ impl Document {
         toml::to_string_pretty(&self.value).context("cannot write the recipe as TOML")
     }
 
+    /// The document as a table of another type.
+    pub(crate) fn read_as<P: spo_api::Part>(&self) -> Result<P, BadInput> {
+        spo_api::parse(&self.value).map_err(|e| self.locate("", e))
+    }
+
     /// The document as a recipe.
-    ///
-    /// # Errors
-    /// What [`spo_api::parse`] finds, at its place in the file.
     pub(crate) fn to_recipe(&self) -> Result<Recipe, BadInput> {
         // The commonest slip of TOML: serde would speak of maps and sequences.
         if self.value["stage"].is_object() {
             return Err(self.error("stage", "a run is a list of stages: write [[stage]]"));
         }
-        spo_api::parse(&self.value).map_err(|e| self.locate("", e))
+        let mut recipe: Recipe = self.read_as()?;
+        recipe.place_parts();
+        Ok(recipe)
     }
 
     /// The file's name without folder and extension.
