@@ -233,7 +233,7 @@ struct Inline {
     step: BilevelSpec,
 }
 
-impl Part for Inline {}
+impl Pass for Inline {}
 
 /// What all steps are measured on.
 struct Scene<'a> {

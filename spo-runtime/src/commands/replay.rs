@@ -108,10 +108,10 @@ impl Rows<'_> {
     fn table(&self, session: &mut dyn Session, objective: &mut dyn Objective) -> anyhow::Result<String> {
         let batch = Batch::new(self.data, self.rows, self.view, Some(MicroBatch::Rows(1)));
         let collision = objective.requirements().collision;
-        let scored = score(session, &batch.parts, Statistics { collision, ..Statistics::default() })?;
+        let scored = score(session, &batch.passes, Statistics { collision, ..Statistics::default() })?;
         let mut scores = Scores::empty(self.data);
         batch.store(&scored, &mut scores);
-        let assembled = Assembled::new(&batch, batch.parts.iter().zip(&scored), self.reference, self.data);
+        let assembled = Assembled::new(&batch, batch.passes.iter().zip(&scored), self.reference, self.data);
         let seen = assembled.batch()?;
         let mut evaluation = Evaluation::default();
         let evaluated = evaluation.compute(objective, &seen);
@@ -140,7 +140,7 @@ impl Rows<'_> {
         ];
         table.set_header(header);
         let mut rest = upstream.as_slice();
-        for ((part, scored), &row) in batch.parts.iter().zip(&scored).zip(self.rows) {
+        for ((part, scored), &row) in batch.passes.iter().zip(&scored).zip(self.rows) {
             let (mine, others) = rest.split_at(scored.values.len());
             rest = others;
             session.vectors().zero(Vector::GRADIENT)?;

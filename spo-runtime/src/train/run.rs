@@ -19,6 +19,7 @@ use crate::store::output::{self, Before, Output};
 use crate::train::checkpoint::{self, Checkpoints, Found, RunState};
 use crate::train::keeper::{KNOWN, Keeper, Known, Within, named};
 use crate::train::model_folder::{export, save};
+use crate::train::optimization::Optimization;
 use crate::train::stage;
 use crate::train::starts::{self, Starts, Uses};
 use crate::train::summary::{StageSummary, Summary};
@@ -106,7 +107,7 @@ impl Run {
         match found {
             Some(found) => {
                 run.restore(found)?;
-                let done = run.within.as_ref().map_or(0, |within| within.state.steps.done);
+                let done = run.within.as_ref().map_or(0, |within| within.state.progress.done);
                 let stage = &run.stages[run.keeper.finished.len()].recipe.name;
                 reporter.note(&format!("going on after step {done} of stage `{stage}`"));
             }
@@ -207,7 +208,7 @@ impl Run {
         }
         let stage = &mut self.stages[index];
         let opened = self.keeper.starts.opened().filter(|_| stage.recipe.reference == Reference::Model);
-        stage::Training {
+        let training = stage::Training {
             plan: &mut self.plan,
             stage,
             opened,
@@ -219,7 +220,7 @@ impl Run {
             cache: &self.cache,
             provenance: self.provenance.as_ref(),
             stop: &self.stop,
-        }
-        .run(within)
+        };
+        stage::run(training, within)
     }
 }
