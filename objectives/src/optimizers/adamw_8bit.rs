@@ -5,8 +5,8 @@ use spo_api::{ConfigError, Error, Kernel, Optimizer, Part, Result, Update, Vecto
 
 use super::AdamW;
 
-/// `adamw` whose two running means are kept in 8 bits: in blocks of 256 elements, each number one of 256 values
-/// (finer near 0) times the greatest magnitude of its block. A quarter of the memory that means in f32 take.
+/// `adamw` whose two running means are kept in 8 bits: block by block, each number is one of 256 values (finer near
+/// 0) times the greatest magnitude in its block. A quarter of the memory that means in f32 take.
 ///
 /// The backend must have it: there is no other way to run it.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
