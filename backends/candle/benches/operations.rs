@@ -8,7 +8,8 @@ use serde_json::json;
 use spo_api::{AdamW, Group, Statistics, TokenBatch};
 use spo_backend_candle::CandleEngine;
 use spo_transformer::{
-    AdamWStep, Cluster, Engine, Heads, Mat, Options, Precision, Rotation, Span, conformance,
+    Activation, AdamWStep, Cluster, Engine, Heads, Mat, Norm, NormKind, Options, Precision, Rotation, Span,
+    conformance,
 };
 
 #[global_allocator]
@@ -57,13 +58,15 @@ fn operations(c: &mut Criterion) {
     c.bench_function("linear backward, weight", |b| {
         b.iter(|| e.matmul_add(&d_w, 1.0, Mat::t(black_box(&inner)), Mat::new(&x)).unwrap());
     });
-    c.bench_function("rms_norm", |b| b.iter(|| e.rms_norm(black_box(&x), &gain, 1e-5).unwrap()));
+    let norm = Norm { kind: NormKind::Rms, epsilon: 1e-5, weight: &gain, bias: None };
+    c.bench_function("rms_norm", |b| b.iter(|| e.norm(black_box(&x), norm).unwrap()));
     c.bench_function("rms_norm backward", |b| {
-        b.iter(|| e.rms_norm_backward(black_box(&x), &gain, 1e-5, &x, None).unwrap());
+        b.iter(|| e.norm_backward(black_box(&x), norm, &x, [None, None]).unwrap());
     });
-    c.bench_function("swiglu", |b| b.iter(|| e.swiglu(black_box(&inner), &inner).unwrap()));
+    let f = Activation::Silu;
+    c.bench_function("swiglu", |b| b.iter(|| e.gate(f, black_box(&inner), &inner).unwrap()));
     c.bench_function("swiglu backward", |b| {
-        b.iter(|| e.swiglu_backward(black_box(&inner), &inner, &inner).unwrap());
+        b.iter(|| e.gate_backward(f, black_box(&inner), &inner, &inner).unwrap());
     });
     let table = || matrix(TOKENS, HEADS.dim / 2);
     let rotation = Rotation { cos: table(), sin: table() };

@@ -5,7 +5,7 @@
 
 use candle_core::{D, DType, Result, Tensor, Var};
 use spo_api::Statistics;
-use spo_transformer::{AdamWStep, Cluster, Heads, Rotation, Scores, Span};
+use spo_transformer::{Activation, AdamWStep, Cluster, HeadScores, Heads, Norm, NormKind, Rotation, Span};
 
 /// Logits held at a time.
 const LOGITS: usize = 1 << 24;
@@ -130,14 +130,15 @@ fn rows(x: &Tensor, width: usize) -> Result<Tensor> {
     x.to_dtype(DType::F32)?.reshape((x.elem_count() / width, width))
 }
 
-/// The part of both norms that has no parameters.
-fn normalised(x: &Tensor, centred: bool, epsilon: f64) -> Result<Tensor> {
-    let x = if centred { x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)? } else { x.clone() };
+/// The part of a norm that has no parameters.
+fn normalised(x: &Tensor, kind: NormKind, epsilon: f64) -> Result<Tensor> {
+    let x = if kind.centred() { x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)? } else { x.clone() };
     x.broadcast_div(&(x.sqr()?.mean_keepdim(D::Minus1)? + epsilon)?.sqrt()?)
 }
 
-pub(crate) fn norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, epsilon: f64) -> Result<Tensor> {
-    let normed = normalised(&rows(x, weight.dim(0)?)?, bias.is_some(), epsilon)?;
+pub(crate) fn norm(x: &Tensor, norm: Norm<&Tensor>) -> Result<Tensor> {
+    let Norm { kind, epsilon, weight, bias } = norm;
+    let normed = normalised(&rows(x, weight.dim(0)?)?, kind, epsilon)?;
     let mut y = normed.broadcast_mul(&weight.to_dtype(DType::F32)?)?;
     if let Some(bias) = bias {
         y = y.broadcast_add(&bias.to_dtype(DType::F32)?)?;
@@ -147,22 +148,21 @@ pub(crate) fn norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, epsilon: 
 
 pub(crate) fn norm_backward(
     x: &Tensor,
-    weight: &Tensor,
-    centred: bool,
-    epsilon: f64,
+    norm: Norm<&Tensor>,
     upstream: &Tensor,
-    gradients: &[&Tensor],
+    [d_weight, d_bias]: [Option<&Tensor>; 2],
 ) -> Result<Tensor> {
+    let Norm { kind, epsilon, weight, .. } = norm;
     let width = weight.dim(0)?;
     let (x32, d) = (rows(x, width)?, rows(upstream, width)?);
-    if let Some(d_weight) = gradients.first() {
-        sum_rows_add(d_weight, &(&d * normalised(&x32, centred, epsilon)?)?)?;
+    if let Some(d_weight) = d_weight {
+        sum_rows_add(d_weight, &(&d * normalised(&x32, kind, epsilon)?)?)?;
     }
-    if let Some(d_bias) = gradients.get(1) {
+    if let Some(d_bias) = d_bias {
         sum_rows_add(d_bias, &d)?;
     }
     let pulled = d.broadcast_mul(&weight.to_dtype(DType::F32)?)?;
-    let [dx] = vjp([&x32], &pulled, |[x]| normalised(x, centred, epsilon))?;
+    let [dx] = vjp([&x32], &pulled, |[x]| normalised(x, kind, epsilon))?;
     dx.to_dtype(x.dtype())?.reshape(x.shape())
 }
 
@@ -253,26 +253,34 @@ fn sigmoid(x: &Tensor) -> Result<Tensor> {
     (x.neg()?.exp()? + 1.0)?.recip()
 }
 
-pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    let full = gate.to_dtype(DType::F32)?;
-    ((&full * sigmoid(&full)?)? * up.to_dtype(DType::F32)?)?.to_dtype(gate.dtype())
+/// An activation of values in f32.
+fn activated(f: Activation, x: &Tensor) -> Result<Tensor> {
+    match f {
+        Activation::Silu => x * sigmoid(x)?,
+        // candle's own has its constants to six digits in the backward pass.
+        Activation::GeluTanh => {
+            let cubic = ((x.sqr()? * x)? * 0.044715)?;
+            let tanh = ((x + cubic)? * (2.0 / std::f64::consts::PI).sqrt())?.tanh()?;
+            (x * 0.5)? * (tanh + 1.0)?
+        }
+    }
 }
 
-pub(crate) fn swiglu_backward(gate: &Tensor, up: &Tensor, upstream: &Tensor) -> Result<[Tensor; 2]> {
-    vjp([gate, up], upstream, |[gate, up]| swiglu(gate, up))
+pub(crate) fn activate(f: Activation, x: &Tensor) -> Result<Tensor> {
+    activated(f, &x.to_dtype(DType::F32)?)?.to_dtype(x.dtype())
 }
 
-/// candle's own GELU has its constants to six digits in the backward pass.
-pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
-    let full = x.to_dtype(DType::F32)?;
-    let cubic = ((full.sqr()? * &full)? * 0.044715)?;
-    let tanh = ((&full + cubic)? * (2.0 / std::f64::consts::PI).sqrt())?.tanh()?;
-    ((full * 0.5)? * (tanh + 1.0)?)?.to_dtype(x.dtype())
-}
-
-pub(crate) fn gelu_backward(x: &Tensor, upstream: &Tensor) -> Result<Tensor> {
-    let [dx] = vjp([x], upstream, |[x]| gelu(x))?;
+pub(crate) fn activate_backward(f: Activation, x: &Tensor, upstream: &Tensor) -> Result<Tensor> {
+    let [dx] = vjp([x], upstream, |[x]| activate(f, x))?;
     Ok(dx)
+}
+
+pub(crate) fn gate(f: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    (activated(f, &gate.to_dtype(DType::F32)?)? * up.to_dtype(DType::F32)?)?.to_dtype(gate.dtype())
+}
+
+pub(crate) fn gate_backward(f: Activation, of: [&Tensor; 2], upstream: &Tensor) -> Result<[Tensor; 2]> {
+    vjp(of, upstream, |[x, up]| gate(f, x, up))
 }
 
 /// Ranges of rows whose logits are held together.
@@ -294,8 +302,8 @@ pub(crate) fn score(
     head: &Tensor,
     targets: &[u32],
     statistics: Statistics,
-) -> Result<Scores> {
-    let mut scores = Scores::default();
+) -> Result<HeadScores> {
+    let mut scores = HeadScores::default();
     for rows in chunks(targets.len(), head.dim(0)?) {
         let targets = &targets[rows.clone()];
         let logits = logits(&of_cluster(hidden, &rows)?, head)?;

@@ -2,7 +2,9 @@ use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
 use spo_api::{Error, Result, Statistics};
-use spo_transformer::{AdamWStep, Cluster, Engine, Heads, Mat, Precision, Rotation, Scores};
+use spo_transformer::{
+    Activation, AdamWStep, Cluster, Engine, HeadScores, Heads, Mat, Norm, Precision, Rotation,
+};
 
 use crate::fused::gemm::{Target, Threads, View, multiplied, product};
 use crate::memory::{Values, write};
@@ -200,50 +202,20 @@ impl Engine for CandleEngine {
         .map_err(failed)
     }
 
-    fn rms_norm(&self, x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tensor> {
-        match self.fused {
-            true => fused::norm::norm(x, weight, None, epsilon),
-            false => composed::norm(x, weight, None, epsilon),
-        }
-        .map_err(failed)
+    fn norm(&self, x: &Tensor, norm: Norm<&Tensor>) -> Result<Tensor> {
+        if self.fused { fused::norm::norm(x, norm) } else { composed::norm(x, norm) }.map_err(failed)
     }
 
-    fn rms_norm_backward(
+    fn norm_backward(
         &self,
         x: &Tensor,
-        weight: &Tensor,
-        epsilon: f64,
+        norm: Norm<&Tensor>,
         upstream: &Tensor,
-        weight_gradient: Option<&Tensor>,
+        gradients: [Option<&Tensor>; 2],
     ) -> Result<Tensor> {
-        let gradients = weight_gradient.as_slice();
         match self.fused {
-            true => fused::norm::norm_backward(x, weight, false, epsilon, upstream, gradients),
-            false => composed::norm_backward(x, weight, false, epsilon, upstream, gradients),
-        }
-        .map_err(failed)
-    }
-
-    fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f64) -> Result<Tensor> {
-        match self.fused {
-            true => fused::norm::norm(x, weight, Some(bias), epsilon),
-            false => composed::norm(x, weight, Some(bias), epsilon),
-        }
-        .map_err(failed)
-    }
-
-    fn layer_norm_backward(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        epsilon: f64,
-        upstream: &Tensor,
-        gradients: Option<[&Tensor; 2]>,
-    ) -> Result<Tensor> {
-        let gradients = gradients.as_ref().map_or(&[][..], |g| g);
-        match self.fused {
-            true => fused::norm::norm_backward(x, weight, true, epsilon, upstream, gradients),
-            false => composed::norm_backward(x, weight, true, epsilon, upstream, gradients),
+            true => fused::norm::norm_backward(x, norm, upstream, gradients),
+            false => composed::norm_backward(x, norm, upstream, gradients),
         }
         .map_err(failed)
     }
@@ -286,30 +258,36 @@ impl Engine for CandleEngine {
         .map_err(failed)
     }
 
-    fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    fn activate(&self, f: Activation, x: &Tensor) -> Result<Tensor> {
+        if self.fused { fused::activation::activate(f, x) } else { composed::activate(f, x) }.map_err(failed)
+    }
+
+    fn activate_backward(&self, f: Activation, x: &Tensor, upstream: &Tensor) -> Result<Tensor> {
         match self.fused {
-            true => fused::elementwise::swiglu(gate, up),
-            false => composed::swiglu(gate, up),
+            true => fused::activation::activate_backward(f, x, upstream),
+            false => composed::activate_backward(f, x, upstream),
         }
         .map_err(failed)
     }
 
-    fn swiglu_backward(&self, gate: &Tensor, up: &Tensor, upstream: &Tensor) -> Result<[Tensor; 2]> {
+    fn gate(&self, f: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         match self.fused {
-            true => fused::elementwise::swiglu_backward(gate, up, upstream),
-            false => composed::swiglu_backward(gate, up, upstream),
+            true => fused::activation::gate(f, gate, up),
+            false => composed::gate(f, gate, up),
         }
         .map_err(failed)
     }
 
-    fn gelu(&self, x: &Tensor) -> Result<Tensor> {
-        if self.fused { fused::elementwise::gelu(x) } else { composed::gelu(x) }.map_err(failed)
-    }
-
-    fn gelu_backward(&self, x: &Tensor, upstream: &Tensor) -> Result<Tensor> {
+    fn gate_backward(
+        &self,
+        f: Activation,
+        gate: &Tensor,
+        up: &Tensor,
+        upstream: &Tensor,
+    ) -> Result<[Tensor; 2]> {
         match self.fused {
-            true => fused::elementwise::gelu_backward(x, upstream),
-            false => composed::gelu_backward(x, upstream),
+            true => fused::activation::gate_backward(f, gate, up, upstream),
+            false => composed::gate_backward(f, [gate, up], upstream),
         }
         .map_err(failed)
     }
@@ -320,7 +298,7 @@ impl Engine for CandleEngine {
         head: &Tensor,
         targets: &[u32],
         statistics: Statistics,
-    ) -> Result<Scores> {
+    ) -> Result<HeadScores> {
         match self.fused {
             true => fused::head::score(hidden, head, targets, statistics),
             false => composed::score(hidden, head, targets, statistics),

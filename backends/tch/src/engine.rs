@@ -1,10 +1,13 @@
 use std::ops::Range;
 
 use spo_api::{Error, Result, Statistics};
-use spo_transformer::{AdamWStep, Cluster, Engine, Heads, Mat, Precision, Rotation, Scores};
+use spo_transformer::{
+    Activation, AdamWStep, Cluster, Engine, HeadScores, Heads, Mat, Norm, Precision, Rotation,
+};
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::{attention, explicit, head, norm, shim};
+use crate::activation::Slope;
+use crate::{activation, attention, explicit, head, norm, shim};
 
 /// What an operation of libtorch comes to.
 pub(crate) type Outcome<T> = std::result::Result<T, TchError>;
@@ -47,11 +50,20 @@ impl TchEngine {
         Tensor::f_from_slice(values)?.f_reshape(shape)?.f_to_device(self.device)?.f_to_kind(kind)
     }
 
+    fn slope(&self) -> Slope {
+        if self.recording { Slope::Recorded } else { Slope::Fused }
+    }
+
     /// A factor of a product, in the type products are computed in.
     fn factor(&self, of: &Mat<'_, Array>) -> Outcome<Tensor> {
         let x = of.tensor.0.f_to_kind(self.compute)?;
         if of.transposed { x.f_tr() } else { Ok(x) }
     }
+}
+
+fn tensors<'a>(norm: Norm<&'a Array>) -> Norm<&'a Tensor> {
+    let Norm { kind, epsilon, weight, bias } = norm;
+    Norm { kind, epsilon, weight: &weight.0, bias: bias.map(|bias| &bias.0) }
 }
 
 /// Token ids as libtorch wants an index.
@@ -234,39 +246,21 @@ impl Engine for TchEngine {
         norm::sum_rows_add(&into.0, &x.0).of("sum_rows_add", &[into, x])
     }
 
-    fn rms_norm(&self, x: &Array, weight: &Array, epsilon: f64) -> Result<Array> {
-        norm::norm(&x.0, &weight.0, None, epsilon).map(Array).of("rms_norm", &[x, weight])
+    fn norm(&self, x: &Array, norm: Norm<&Array>) -> Result<Array> {
+        norm::norm(&x.0, tensors(norm)).map(Array).of("norm", &[x, norm.weight])
     }
 
-    fn rms_norm_backward(
+    fn norm_backward(
         &self,
         x: &Array,
-        weight: &Array,
-        epsilon: f64,
+        norm: Norm<&Array>,
         upstream: &Array,
-        weight_gradient: Option<&Array>,
+        gradients: [Option<&Array>; 2],
     ) -> Result<Array> {
-        norm::norm_backward(&x.0, &weight.0, false, epsilon, &upstream.0, weight_gradient.as_slice())
+        let gradients = gradients.map(|gradient| gradient.map(|x| &x.0));
+        norm::norm_backward(&x.0, tensors(norm), &upstream.0, gradients)
             .map(Array)
-            .of("rms_norm_backward", &[x, weight, upstream])
-    }
-
-    fn layer_norm(&self, x: &Array, weight: &Array, bias: &Array, epsilon: f64) -> Result<Array> {
-        norm::norm(&x.0, &weight.0, Some(&bias.0), epsilon).map(Array).of("layer_norm", &[x, weight, bias])
-    }
-
-    fn layer_norm_backward(
-        &self,
-        x: &Array,
-        weight: &Array,
-        epsilon: f64,
-        upstream: &Array,
-        gradients: Option<[&Array; 2]>,
-    ) -> Result<Array> {
-        let gradients = gradients.as_ref().map_or(&[][..], |g| g);
-        norm::norm_backward(&x.0, &weight.0, true, epsilon, &upstream.0, gradients)
-            .map(Array)
-            .of("layer_norm_backward", &[x, weight, upstream])
+            .of("norm_backward", &[x, norm.weight, upstream])
     }
 
     fn rope(&self, x: &Array, rotation: &Rotation<Array>, back: bool) -> Result<Array> {
@@ -307,32 +301,33 @@ impl Engine for TchEngine {
         .of("attention_backward", &qkv)
     }
 
-    fn swiglu(&self, gate: &Array, up: &Array) -> Result<Array> {
-        let product = || gate.0.f_silu()?.f_mul_(&up.0);
-        product().map(Array).of("swiglu", &[gate, up])
+    fn activate(&self, f: Activation, x: &Array) -> Result<Array> {
+        activation::activate(f, &x.0).map(Array).of("activate", &[x])
     }
 
-    fn swiglu_backward(&self, gate: &Array, up: &Array, upstream: &Array) -> Result<[Array; 2]> {
-        let slopes = || {
-            let d_silu = upstream.0.f_mul(&up.0)?;
-            let d_gate = match self.recording {
-                true => d_silu.f_mul(&silu_slope(&gate.0)?)?,
-                false => gate.0.f_silu_backward(&d_silu)?,
-            };
-            Ok([d_gate, gate.0.f_silu()?.f_mul_(&upstream.0)?].map(Array))
-        };
-        slopes().of("swiglu_backward", &[gate, up, upstream])
+    fn activate_backward(&self, f: Activation, x: &Array, upstream: &Array) -> Result<Array> {
+        activation::activate_backward(f, &x.0, &upstream.0, self.slope())
+            .map(Array)
+            .of("activate_backward", &[x, upstream])
     }
 
-    fn gelu(&self, x: &Array) -> Result<Array> {
-        x.0.f_gelu("tanh").map(Array).of("gelu", &[x])
+    fn gate(&self, f: Activation, gate: &Array, up: &Array) -> Result<Array> {
+        activation::gate(f, &gate.0, &up.0).map(Array).of("gate", &[gate, up])
     }
 
-    fn gelu_backward(&self, x: &Array, upstream: &Array) -> Result<Array> {
-        x.0.f_gelu_backward(&upstream.0, "tanh").map(Array).of("gelu_backward", &[x, upstream])
+    fn gate_backward(&self, f: Activation, gate: &Array, up: &Array, upstream: &Array) -> Result<[Array; 2]> {
+        activation::gate_backward(f, [&gate.0, &up.0], &upstream.0, self.slope())
+            .map(|gradients| gradients.map(Array))
+            .of("gate_backward", &[gate, up, upstream])
     }
 
-    fn score(&self, hidden: &Array, head: &Array, targets: &[u32], statistics: Statistics) -> Result<Scores> {
+    fn score(
+        &self,
+        hidden: &Array,
+        head: &Array,
+        targets: &[u32],
+        statistics: Statistics,
+    ) -> Result<HeadScores> {
         head::score(&hidden.0, &head.0, targets, statistics).of("score", &[hidden, head])
     }
 
@@ -385,12 +380,6 @@ pub(crate) fn download(x: &Tensor) -> Outcome<Vec<f32>> {
     let mut values = vec![0.0; x.numel()];
     x.f_copy_data(&mut values, x.numel())?;
     Ok(values)
-}
-
-/// The derivative of `x sigmoid(x)`; libtorch's own has none itself.
-fn silu_slope(x: &Tensor) -> Outcome<Tensor> {
-    let s = x.f_sigmoid()?;
-    s.f_add(&x.f_mul(&s)?.f_mul(&s.f_neg()?.f_add_scalar(1.0)?)?)
 }
 
 fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, back: bool) -> Outcome<Tensor> {

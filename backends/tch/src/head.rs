@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use spo_api::Statistics;
-use spo_transformer::Scores;
+use spo_transformer::HeadScores;
 use tch::{Kind, Tensor};
 
 use crate::engine::{Outcome, index, rows};
@@ -39,10 +39,10 @@ pub(crate) fn score(
     head: &Tensor,
     targets: &[u32],
     statistics: Statistics,
-) -> Outcome<Scores> {
+) -> Outcome<HeadScores> {
     // What goes to the host is no part of a recording.
     let (hidden, head) = (&hidden.f_detach()?, &head.f_detach()?);
-    let mut scores = Scores::default();
+    let mut scores = HeadScores::default();
     for range in chunks(targets.len(), head) {
         let targets = &targets[range.clone()];
         let mut logits = logits(&rows(hidden, &range)?, head)?;

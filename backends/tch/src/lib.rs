@@ -4,6 +4,7 @@
 //! where that lacks them. The decoder itself is that of every backend.
 #![deny(unsafe_code)]
 
+mod activation;
 mod attention;
 mod backend;
 mod engine;

@@ -2,19 +2,19 @@
 
 use spo_api::Result;
 
-use crate::engine::{Cluster, Engine, Heads, Rotation};
+use crate::engine::{Cluster, Engine, Heads, Norm, Rotation};
 use crate::linear::Linear;
-use crate::norm::Norm;
-use crate::parameters::Parameters;
+use crate::mlp::{Mlp, MlpTrace};
+use crate::parameters::{Id, Parameters};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
-    pub attention_norm: Norm,
+    pub attention_norm: Norm<Id>,
     pub projections: Projections,
     /// Norms of q and k per head, before the rotation (Qwen3).
-    pub head_norms: Option<[Norm; 2]>,
+    pub head_norms: Option<[Norm<Id>; 2]>,
     pub output: Linear,
-    pub mlp_norm: Norm,
+    pub mlp_norm: Norm<Id>,
     pub mlp: Mlp,
 }
 
@@ -24,14 +24,6 @@ pub(crate) enum Projections {
     Separate(Box<[Linear; 3]>),
     /// q, k, v side by side in the columns of one result.
     Joint(Linear),
-}
-
-#[derive(Clone, Debug)]
-pub(crate) enum Mlp {
-    /// `down(silu(gate(x)) * up(x))`.
-    Gated { gate: Linear, up: Linear, down: Linear },
-    /// `down(gelu(up(x)))`.
-    Plain { up: Linear, down: Linear },
 }
 
 /// What the rows of a pass have to do with one another; the same for all blocks.
@@ -58,11 +50,6 @@ pub(crate) struct Trace<T> {
     mlp: MlpTrace<T>,
 }
 
-enum MlpTrace<T> {
-    Gated { gate: T, up: T },
-    Plain { up: T },
-}
-
 impl Block {
     pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let mut linears: Vec<&mut Linear> = match &mut self.projections {
@@ -70,10 +57,7 @@ impl Block {
             Projections::Joint(joint) => vec![joint],
         };
         linears.push(&mut self.output);
-        match &mut self.mlp {
-            Mlp::Gated { gate, up, down } => linears.extend([gate, up, down]),
-            Mlp::Plain { up, down } => linears.extend([up, down]),
-        }
+        linears.extend(self.mlp.linears_mut());
         linears
     }
 
@@ -102,16 +86,7 @@ impl Block {
         e.axpy(&middle, 1.0, &x)?;
 
         let normed = self.mlp_norm.forward(e, p, &middle)?;
-        let (y, mlp) = match &self.mlp {
-            Mlp::Gated { gate, up, down } => {
-                let (gate, up) = (gate.forward(e, p, &normed)?, up.forward(e, p, &normed)?);
-                (down.forward(e, p, &e.swiglu(&gate, &up)?)?, MlpTrace::Gated { gate, up })
-            }
-            Mlp::Plain { up, down } => {
-                let up = up.forward(e, p, &normed)?;
-                (down.forward(e, p, &e.gelu(&up)?)?, MlpTrace::Plain { up })
-            }
-        };
+        let (y, mlp) = self.mlp.forward(e, p, &normed)?;
         e.axpy(&y, 1.0, &middle)?;
         Ok((y, Trace { x, qkv, attended, middle, mlp }))
     }
@@ -127,19 +102,7 @@ impl Block {
     ) -> Result<E::Tensor> {
         let Trace { x, qkv, attended, middle, mlp } = trace;
         let normed = self.mlp_norm.forward(e, p, &middle)?;
-        let d_normed = match (&self.mlp, mlp) {
-            (Mlp::Gated { gate, up, down }, MlpTrace::Gated { gate: g, up: u }) => {
-                let d_inner = down.backward(e, p, &e.swiglu(&g, &u)?, &upstream, None)?;
-                let [d_gate, d_up] = e.swiglu_backward(&g, &u, &d_inner)?;
-                let d_normed = gate.backward(e, p, &normed, &d_gate, None)?;
-                up.backward(e, p, &normed, &d_up, Some(d_normed))?
-            }
-            (Mlp::Plain { up, down }, MlpTrace::Plain { up: u }) => {
-                let d_inner = down.backward(e, p, &e.gelu(&u)?, &upstream, None)?;
-                up.backward(e, p, &normed, &e.gelu_backward(&u, &d_inner)?, None)?
-            }
-            _ => unreachable!("a trace is of the block that left it"),
-        };
+        let d_normed = self.mlp.backward(e, p, &normed, mlp, &upstream)?;
         let d_middle = self.mlp_norm.backward(e, p, &middle, &d_normed)?;
         e.axpy(&d_middle, 1.0, &upstream)?;
 

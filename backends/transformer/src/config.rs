@@ -3,6 +3,7 @@
 use serde_json::Value;
 use spo_api::{Error, Result, nearest};
 
+use crate::engine::Activation;
 use crate::rotary::Rope;
 
 /// The families of weight names and block structure.
@@ -46,6 +47,8 @@ pub struct Architecture {
     pub output_bias: bool,
     /// Whether the MLP's projections have a bias.
     pub mlp_bias: bool,
+    /// The MLP's activation function.
+    pub activation: Activation,
     /// Whether q and k are normalised per head.
     pub qk_norm: bool,
     /// Whether the head is the embedding table.
@@ -236,6 +239,7 @@ impl Fields<'_> {
             qkv_bias: attention_bias || model_type == "qwen2",
             output_bias: attention_bias,
             mlp_bias: model_type == "llama" && self.flag("mlp_bias", false)?,
+            activation: Activation::Silu,
             qk_norm: model_type == "qwen3",
             tied: self.flag("tie_word_embeddings", false)?,
             rope: Some(Rope::parse(self)?),
@@ -266,6 +270,7 @@ impl Fields<'_> {
             qkv_bias: true,
             output_bias: true,
             mlp_bias: true,
+            activation: Activation::GeluTanh,
             qk_norm: false,
             tied: self.flag("tie_word_embeddings", true)?,
             rope: None,

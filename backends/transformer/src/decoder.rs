@@ -2,11 +2,11 @@
 
 use spo_api::Result;
 
-use crate::block::{Block, Cache, Mlp, Projections, Trace, Wiring};
+use crate::block::{Block, Cache, Projections, Trace, Wiring};
 use crate::config::{Architecture, Family};
-use crate::engine::{Cluster, Engine, Heads, Precision, Rotation};
+use crate::engine::{Cluster, Engine, Heads, Norm, NormKind, Precision, Rotation};
 use crate::linear::{Linear, LowRank};
-use crate::norm::Norm;
+use crate::mlp::Mlp;
 use crate::parameters::{Id, Parameters, Role, Spec};
 
 pub(crate) struct Decoder {
@@ -15,7 +15,7 @@ pub(crate) struct Decoder {
     pub blocks: Vec<Block>,
     tokens: Id,
     positions: Option<Id>,
-    norm: Norm,
+    norm: Norm<Id>,
     /// The head: the embedding table itself where they are tied.
     pub head: Id,
     /// The adapters that were attached, each with the weight it is added to.
@@ -77,11 +77,8 @@ impl Decoder {
     pub fn traced_per_token(&self) -> usize {
         let a = &self.architecture;
         let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-        let mlp = match a.family {
-            Family::Llama => 2 * a.intermediate,
-            Family::Gpt2 => a.intermediate,
-        };
-        a.layers * (2 * a.hidden + 2 * q + 2 * kv + mlp)
+        let mlp = |block: &Block| a.intermediate * if block.mlp.gate.is_some() { 2 } else { 1 };
+        self.blocks.iter().map(|block| 2 * a.hidden + 2 * q + 2 * kv + mlp(block)).sum()
     }
 
     pub fn wiring<E: Engine>(&self, e: &E, rows: &Rows) -> Result<Wiring<E>> {
@@ -171,7 +168,7 @@ impl Decoder {
     }
 
     /// The final norm, for rows of the last block's output.
-    pub fn norm(&self) -> &Norm {
+    pub fn norm(&self) -> &Norm<Id> {
         &self.norm
     }
 
@@ -201,11 +198,14 @@ impl Names<'_> {
         self.add(name.to_owned(), vec![rows, columns], Role::Matrix, false)
     }
 
-    fn norm(&mut self, name: &str, width: usize) -> Norm {
+    fn norm(&mut self, name: &str, width: usize) -> Norm<Id> {
         let weight = self.add(format!("{name}.weight"), vec![width], Role::Gain, false);
-        let bias = (self.family == Family::Gpt2)
-            .then(|| self.add(format!("{name}.bias"), vec![width], Role::Bias, false));
-        Norm { weight, bias, epsilon: self.epsilon }
+        let (kind, biased) = match self.family {
+            Family::Llama => (NormKind::Rms, false),
+            Family::Gpt2 => (NormKind::Layer, true),
+        };
+        let bias = biased.then(|| self.add(format!("{name}.bias"), vec![width], Role::Bias, false));
+        Norm { kind, epsilon: self.epsilon, weight, bias }
     }
 
     fn linear(&mut self, name: String, input: usize, output: usize, bias: bool) -> Linear {
@@ -233,8 +233,9 @@ impl Names<'_> {
             }),
             output: self.linear(at("self_attn.o_proj"), q, a.hidden, a.output_bias),
             mlp_norm: self.norm(&at("post_attention_layernorm"), a.hidden),
-            mlp: Mlp::Gated {
-                gate: self.linear(at("mlp.gate_proj"), a.hidden, a.intermediate, a.mlp_bias),
+            mlp: Mlp {
+                activation: a.activation,
+                gate: Some(self.linear(at("mlp.gate_proj"), a.hidden, a.intermediate, a.mlp_bias)),
                 up: self.linear(at("mlp.up_proj"), a.hidden, a.intermediate, a.mlp_bias),
                 down: self.linear(at("mlp.down_proj"), a.intermediate, a.hidden, a.mlp_bias),
             },
@@ -249,7 +250,9 @@ impl Names<'_> {
             head_norms: None,
             output: self.linear(at("attn.c_proj"), a.hidden, a.hidden, true),
             mlp_norm: self.norm(&at("ln_2"), a.hidden),
-            mlp: Mlp::Plain {
+            mlp: Mlp {
+                activation: a.activation,
+                gate: None,
                 up: self.linear(at("mlp.c_fc"), a.hidden, a.intermediate, true),
                 down: self.linear(at("mlp.c_proj"), a.intermediate, a.hidden, true),
             },

@@ -23,6 +23,7 @@ mod generate;
 mod hessian;
 mod init;
 mod linear;
+mod mlp;
 mod norm;
 mod packing;
 mod parameters;
@@ -34,6 +35,8 @@ mod state;
 mod weights;
 
 pub use config::Architecture;
-pub use engine::{AdamWStep, Cluster, Engine, Heads, Mat, Precision, Rotation, Scores, Span};
+pub use engine::{
+    Activation, AdamWStep, Cluster, Engine, HeadScores, Heads, Mat, Norm, NormKind, Precision, Rotation, Span,
+};
 pub use rotary::{Rope, Scaling};
 pub use session::{Options, TransformerSession};

@@ -4,7 +4,7 @@ use spo_api::{LogProbs, Result, Statistics, Upstream};
 
 use crate::block::Wiring;
 use crate::decoder::{Keep, Traces};
-use crate::engine::{Engine, Precision, Scores};
+use crate::engine::{Engine, HeadScores, Precision};
 use crate::packing::Packed;
 use crate::session::TransformerSession;
 
@@ -16,7 +16,7 @@ pub(crate) struct Pass<E: Engine> {
     last: E::Tensor,
     /// Hidden states of the scored rows before the final norm, and after.
     hidden: [E::Tensor; 2],
-    pub scores: Scores,
+    pub scores: HeadScores,
 }
 
 impl<E: Engine> Pass<E> {
@@ -40,7 +40,7 @@ impl<E: Engine> Pass<E> {
     }
 }
 
-pub(crate) fn log_probs_of(scores: &Scores, packed: &Packed) -> LogProbs {
+pub(crate) fn log_probs_of(scores: &HeadScores, packed: &Packed) -> LogProbs {
     LogProbs {
         values: packed.spread(&scores.log_probs),
         offsets: packed.offsets.clone(),

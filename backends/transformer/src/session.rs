@@ -13,7 +13,7 @@ use spo_api::{
 use crate::adapter;
 use crate::config::Architecture;
 use crate::decoder::{Decoder, Keep};
-use crate::engine::{AdamWStep, Engine, Precision, Scores};
+use crate::engine::{AdamWStep, Engine, HeadScores, Precision};
 use crate::files::read_json;
 use crate::flat::Flat;
 use crate::init::random;
@@ -229,7 +229,7 @@ impl<E: Engine> Session for TransformerSession<E> {
     fn log_probs(&mut self, batch: &TokenBatch, statistics: Statistics) -> Result<LogProbs> {
         let packed = Packed::new(batch, &self.decoder.architecture)?;
         if packed.targets.is_empty() {
-            return Ok(log_probs_of(&Scores::default(), &packed));
+            return Ok(log_probs_of(&HeadScores::default(), &packed));
         }
         Ok(self.pass(packed, Keep::Nothing, statistics)?.log_probs())
     }
@@ -242,7 +242,7 @@ impl<E: Engine> Session for TransformerSession<E> {
     ) -> Result<LogProbs> {
         let packed = Packed::new(batch, &self.decoder.architecture)?;
         if packed.targets.is_empty() {
-            let nothing = log_probs_of(&Scores::default(), &packed);
+            let nothing = log_probs_of(&HeadScores::default(), &packed);
             upstream(&nothing)?;
             return Ok(nothing);
         }

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 use spo_api::Statistics;
-use spo_transformer::Scores;
+use spo_transformer::HeadScores;
 
 use super::gemm::{Target, Threads, View, multiplied, product};
 use super::math::{exp, max, sum};
@@ -111,7 +111,7 @@ pub(crate) fn score(
     head: &Tensor,
     targets: &[u32],
     statistics: Statistics,
-) -> Result<Scores> {
+) -> Result<HeadScores> {
     let (vocabulary, width) = head.dims2()?;
     let (hidden, head) = (Values::of(hidden)?, stretches(head)?);
     let at_once = rows_at_once(vocabulary);
@@ -130,7 +130,7 @@ pub(crate) fn score(
         true => rows.iter().map(f).collect(),
         false => Vec::new(),
     };
-    Ok(Scores {
+    Ok(HeadScores {
         log_probs: column(true, |r| r.log_prob),
         log_normalizers: column(true, |r| r.log_normalizer),
         entropy: column(statistics.entropy, |r| r.entropy),

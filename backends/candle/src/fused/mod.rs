@@ -4,9 +4,9 @@
 //! the widest instructions of the processor when the program runs. Sums that cross rows are taken over
 //! fixed stretches in a fixed order: results do not depend on how threads share the work.
 
+pub(crate) mod activation;
 pub(crate) mod adamw;
 pub(crate) mod attention;
-pub(crate) mod elementwise;
 pub(crate) mod gemm;
 pub(crate) mod head;
 mod math;
