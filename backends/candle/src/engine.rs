@@ -3,7 +3,7 @@ use std::ops::Range;
 use candle_core::{DType, Device, Tensor};
 use spo_api::{Error, Result, Statistics};
 use spo_transformer::{
-    Activation, AdamWStep, Cluster, Engine, HeadScores, Heads, Mat, Norm, Precision, Rotation,
+    Activation, AdamWStep, Cluster, Engine, HeadScores, Heads, Mat, NoTape, Norm, Precision, Rotation,
 };
 
 use crate::fused::gemm::{Target, Threads, View, multiplied, product};
@@ -90,6 +90,7 @@ fn fused_matmul_add(
 
 impl Engine for CandleEngine {
     type Tensor = Tensor;
+    type Recorder = NoTape;
 
     fn device(&self) -> String {
         match self.device.location() {
@@ -324,5 +325,9 @@ impl Engine for CandleEngine {
             }
         }
         .map_err(failed)
+    }
+
+    fn recorder(&self) -> Option<NoTape> {
+        None
     }
 }

@@ -3,7 +3,7 @@
 use spo_transformer::Activation;
 use tch::Tensor;
 
-use crate::engine::Outcome;
+use crate::tensor::Outcome;
 
 /// The way an activation is pulled back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,15 +2,13 @@ use std::ops::Range;
 
 use spo_api::{Error, Result, Statistics};
 use spo_transformer::{
-    Activation, AdamWStep, Cluster, Engine, HeadScores, Heads, Mat, Norm, Precision, Rotation,
+    Activation, AdamWStep, Cluster, Engine, HeadScores, Heads, Mat, Norm, Precision, Recorder, Rotation,
 };
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::activation::Slope;
+use crate::tensor::{Outcome, download, first_line, index};
 use crate::{activation, attention, explicit, head, norm, shim};
-
-/// What an operation of libtorch comes to.
-pub(crate) type Outcome<T> = std::result::Result<T, TchError>;
 
 /// libtorch as the engine of the decoder.
 #[derive(Clone, Copy, Debug)]
@@ -66,32 +64,12 @@ fn tensors<'a>(norm: Norm<&'a Array>) -> Norm<&'a Tensor> {
     Norm { kind, epsilon, weight: &weight.0, bias: bias.map(|bias| &bias.0) }
 }
 
-/// Token ids as libtorch wants an index.
-pub(crate) fn index(ids: &[u32], device: Device) -> Outcome<Tensor> {
-    let ids: Vec<i64> = ids.iter().map(|&id| id.into()).collect();
-    Tensor::f_from_slice(&ids)?.f_to_device(device)
-}
-
 /// Whether this processor multiplies in bf16 itself. Without, libtorch takes some thirty times as long as in f32.
 fn bf16_instructions() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]
     true
-}
-
-/// Some rows of a matrix, in place.
-pub(crate) fn rows(x: &Tensor, range: &Range<usize>) -> Outcome<Tensor> {
-    x.f_narrow(0, range.start as i64, range.len() as i64)
-}
-
-/// libtorch's words for people: it appends a stack of its own functions.
-pub(crate) fn first_line(error: TchError) -> String {
-    let words = match error {
-        TchError::Torch(words) => words,
-        other => other.to_string(),
-    };
-    words.lines().next().unwrap_or("it did not say why").to_owned()
 }
 
 /// A failure with what was attempted, and on what.
@@ -124,6 +102,7 @@ impl<T> Explained<T> for Outcome<T> {
 
 impl Engine for TchEngine {
     type Tensor = Array;
+    type Recorder = TchRecorder;
 
     fn device(&self) -> String {
         match self.device {
@@ -346,7 +325,21 @@ impl Engine for TchEngine {
             .of("score_backward", &[hidden, head])
     }
 
-    fn recorded_score_backward(
+    fn recorder(&self) -> Option<TchRecorder> {
+        Some(TchRecorder(TchEngine { recording: true, ..*self }))
+    }
+}
+
+/// libtorch's own tape.
+#[derive(Clone, Copy, Debug)]
+pub struct TchRecorder(TchEngine);
+
+impl Recorder<TchEngine> for TchRecorder {
+    fn engine(&self) -> &TchEngine {
+        &self.0
+    }
+
+    fn score_backward(
         &self,
         hidden: &Array,
         head: &Array,
@@ -360,10 +353,6 @@ impl Engine for TchEngine {
             .of("score_backward", &[hidden, head])
     }
 
-    fn recording(&self) -> Option<Self> {
-        Some(TchEngine { recording: true, ..*self })
-    }
-
     fn watch(&self, tensors: &[&Array], watched: bool) -> Result<()> {
         tensors.iter().try_for_each(|x| shim::watch(&x.0, watched).of("watch", &[x]))
     }
@@ -373,13 +362,6 @@ impl Engine for TchEngine {
         let found = shim::pull_back(&tensors(outputs), &tensors(seeds), &tensors(inputs));
         Ok(found.of("pull_back", &[])?.into_iter().map(Array).collect())
     }
-}
-
-pub(crate) fn download(x: &Tensor) -> Outcome<Vec<f32>> {
-    let x = x.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?.f_contiguous()?;
-    let mut values = vec![0.0; x.numel()];
-    x.f_copy_data(&mut values, x.numel())?;
-    Ok(values)
 }
 
 fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, back: bool) -> Outcome<Tensor> {

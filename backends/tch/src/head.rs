@@ -7,8 +7,8 @@ use spo_api::Statistics;
 use spo_transformer::HeadScores;
 use tch::{Kind, Tensor};
 
-use crate::engine::{Outcome, index, rows};
 use crate::shim;
+use crate::tensor::{Outcome, index, rows};
 
 /// Ranges of rows whose logits are held together.
 fn chunks(count: usize, head: &Tensor) -> impl Iterator<Item = Range<usize>> {

@@ -2,6 +2,9 @@
 //!
 //! The engine's operations are libtorch's, called through the tch crate, or through a small shim in C++
 //! where that lacks them. The decoder itself is that of every backend.
+//!
+//! `shim` and `tensor` know nothing of the other modules; `norm`, `activation`, `attention`, `explicit` (attention
+//! that can be recorded) and `head` are written on these; `engine` gathers them, and `backend` opens it.
 #![deny(unsafe_code)]
 
 mod activation;
@@ -13,9 +16,10 @@ mod head;
 mod norm;
 #[allow(unsafe_code, reason = "the border to C++")]
 mod shim;
+mod tensor;
 
 pub use backend::Tch;
-pub use engine::{Array, TchEngine};
+pub use engine::{Array, TchEngine, TchRecorder};
 
 #[allow(unsafe_code, reason = "the border to spo-run")]
 mod exported {

@@ -3,8 +3,8 @@
 use spo_transformer::{Norm, NormKind};
 use tch::{Kind, Tensor};
 
-use crate::engine::Outcome;
 use crate::shim;
+use crate::tensor::Outcome;
 
 /// `into <- into + sum of the rows of x`.
 pub(crate) fn sum_rows_add(into: &Tensor, x: &Tensor) -> Outcome<()> {

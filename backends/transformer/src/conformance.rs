@@ -513,7 +513,7 @@ pub fn frozen_halves_lose_nothing<E: Engine>(engine: impl Fn() -> E, folder: &st
         let save = |session: &mut TransformerSession<E>, dtype: Dtype| {
             let model = folder.join(format!("{i}-{dtype:?}"));
             std::fs::create_dir(&model).expect("a folder");
-            session.stored.iter_mut().for_each(|(_, stored)| *stored = dtype);
+            session.model.stored.iter_mut().for_each(|(_, stored)| *stored = dtype);
             session.save(&model, Export::Model).expect("a writable folder");
             ModelSpec { source: ModelSource::Folder(model), ..random(&config, None) }
         };

@@ -1,10 +1,11 @@
-//! What an engine must be able to do: tensor operations, each beside its vector-Jacobian product.
+//! What an engine must be able to do: tensor operations, each beside its vector-Jacobian product; and what one that
+//! has a tape lends of it.
 
 mod operands;
 
 use std::ops::Range;
 
-use spo_api::{AdamW, Error, Result, Statistics};
+use spo_api::{AdamW, Result, Statistics};
 
 pub use operands::{Activation, Cluster, HeadScores, Heads, Mat, Norm, NormKind, Precision, Rotation, Span};
 
@@ -22,7 +23,7 @@ pub struct AdamWStep {
 
 /// Tensor operations on one device.
 ///
-/// The engine keeps no tape. Every operation of the network has its vector-Jacobian product as a second
+/// An engine needs no tape. Every operation of the network has its vector-Jacobian product as a second
 /// method, named `..._backward`, which is handed what the forward pass was given and the gradient of its
 /// result. So the order of the backward pass, what is kept for it and what is recomputed are decided
 /// once, in this crate; a frozen weight costs nothing because nobody asks for its gradient; and an
@@ -40,9 +41,11 @@ pub struct AdamWStep {
 ///
 /// # Errors
 /// Every method fails with [`spo_api::Error::Engine`] when the device does.
-pub trait Engine: Send + 'static {
+pub trait Engine: Send + Sized + 'static {
     /// A handle on an array on the device.
     type Tensor: Clone + Send;
+    /// What records this engine's operations; [`NoTape`] where nothing can.
+    type Recorder: Recorder<Self>;
 
     /// The device in words.
     fn device(&self) -> String;
@@ -180,48 +183,68 @@ pub trait Engine: Send + 'static {
         head_gradient: Option<&Self::Tensor>,
     ) -> Result<Self::Tensor>;
 
-    /// This engine with a tape, if it has one: every operation then leaves behind how its result depends on
-    /// tensors that are [watched](Self::watch), also those that write to a tensor, and those of the backward
-    /// pass. Slower, and it keeps everything.
-    fn recording(&self) -> Option<Self>
-    where
-        Self: Sized,
-    {
-        None
-    }
-
-    /// On a recording engine: [`score_backward`](Self::score_backward) with the upstream weights as a tensor
-    /// `[rows]` in [`Precision::Full`], which may be watched. The normalizers depend on `hidden` and `head` and
-    /// are computed anew.
-    fn recorded_score_backward(
-        &self,
-        _hidden: &Self::Tensor,
-        _head: &Self::Tensor,
-        _targets: &[u32],
-        _upstream: &Self::Tensor,
-        _head_gradient: Option<&Self::Tensor>,
-    ) -> Result<Self::Tensor> {
-        Err(no_tape())
-    }
-
-    /// On a recording engine: begins or ends to follow what is made of these tensors. One that was written to
-    /// meanwhile forgets what from.
-    fn watch(&self, _tensors: &[&Self::Tensor], _watched: bool) -> Result<()> {
-        Ok(())
-    }
-
-    /// On a recording engine: the gradient of `sum_i <outputs[i], seeds[i]>` with respect to each of the
-    /// watched `inputs`.
-    fn pull_back(
-        &self,
-        _outputs: &[&Self::Tensor],
-        _seeds: &[&Self::Tensor],
-        _inputs: &[&Self::Tensor],
-    ) -> Result<Vec<Self::Tensor>> {
-        Err(no_tape())
-    }
+    /// This engine with a tape, if it has one.
+    fn recorder(&self) -> Option<Self::Recorder>;
 }
 
-fn no_tape() -> Error {
-    Error::Engine("this engine records nothing".into())
+/// An engine that records: every operation leaves behind how its result depends on tensors that are
+/// [watched](Self::watch), also those that write to a tensor, and those of the backward pass. Slower, and it keeps
+/// everything.
+///
+/// # Errors
+/// As for an [`Engine`].
+pub trait Recorder<E: Engine> {
+    /// The engine whose operations are recorded.
+    fn engine(&self) -> &E;
+
+    /// [`Engine::score_backward`] with the upstream weights as a tensor `[rows]` in [`Precision::Full`], which may be watched. The normalizers depend on `hidden` and `head` and
+    /// are computed anew.
+    fn score_backward(
+        &self,
+        hidden: &E::Tensor,
+        head: &E::Tensor,
+        targets: &[u32],
+        upstream: &E::Tensor,
+        head_gradient: Option<&E::Tensor>,
+    ) -> Result<E::Tensor>;
+
+    /// Begins or ends to follow what is made of these tensors. One that was written to meanwhile forgets what from.
+    fn watch(&self, tensors: &[&E::Tensor], watched: bool) -> Result<()>;
+
+    /// The gradient of `sum_i <outputs[i], seeds[i]>` with respect to each of the watched `inputs`.
+    fn pull_back(
+        &self,
+        outputs: &[&E::Tensor],
+        seeds: &[&E::Tensor],
+        inputs: &[&E::Tensor],
+    ) -> Result<Vec<E::Tensor>>;
+}
+
+/// The recorder of engines that have no tape: there is none.
+#[derive(Clone, Copy, Debug)]
+pub enum NoTape {}
+
+impl<E: Engine> Recorder<E> for NoTape {
+    fn engine(&self) -> &E {
+        match *self {}
+    }
+
+    fn score_backward(
+        &self,
+        _: &E::Tensor,
+        _: &E::Tensor,
+        _: &[u32],
+        _: &E::Tensor,
+        _: Option<&E::Tensor>,
+    ) -> Result<E::Tensor> {
+        match *self {}
+    }
+
+    fn watch(&self, _: &[&E::Tensor], _: bool) -> Result<()> {
+        match *self {}
+    }
+
+    fn pull_back(&self, _: &[&E::Tensor], _: &[&E::Tensor], _: &[&E::Tensor]) -> Result<Vec<E::Tensor>> {
+        match *self {}
+    }
 }

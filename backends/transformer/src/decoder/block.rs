@@ -2,9 +2,10 @@
 
 use spo_api::Result;
 
-use crate::engine::{Cluster, Engine, Heads, Norm, Rotation};
-use crate::linear::Linear;
-use crate::mlp::{Mlp, MlpTrace};
+use super::linear::Linear;
+use super::mlp::{Mlp, MlpTrace};
+use super::wiring::BlockWiring;
+use crate::engine::{Engine, Heads, Norm};
 use crate::parameters::{Id, Parameters};
 
 #[derive(Clone, Debug)]
@@ -26,15 +27,8 @@ pub(crate) enum Projections {
     Joint(Linear),
 }
 
-/// What the rows of a pass have to do with one another; the same for all blocks.
-pub(crate) struct Wiring<E: Engine> {
-    pub heads: Heads,
-    pub rotation: Option<Rotation<E::Tensor>>,
-    pub clusters: Vec<Cluster>,
-}
-
 /// Keys and values of earlier passes.
-pub(crate) struct Cache<T> {
+pub(crate) struct KvCache<T> {
     pub keys: T,
     pub values: T,
 }
@@ -67,19 +61,19 @@ impl Block {
         e: &E,
         p: &Parameters<E>,
         x: E::Tensor,
-        wiring: &Wiring<E>,
-        cache: Option<(&Cache<E::Tensor>, &[u32])>,
+        wiring: &BlockWiring<'_, E::Tensor>,
+        cache: Option<(&KvCache<E::Tensor>, &[u32])>,
     ) -> Result<(E::Tensor, Trace<E::Tensor>)> {
         let normed = self.attention_norm.forward(e, p, &x)?;
         let qkv = self.projections.forward(e, p, &normed, wiring.heads)?;
         let [q, k] = self.placed(e, p, &qkv, wiring)?;
         let attended = match cache {
-            None => e.attention(&q, &k, &qkv[2], wiring.heads, &wiring.clusters)?,
-            Some((Cache { keys, values }, rows)) => {
+            None => e.attention(&q, &k, &qkv[2], wiring.heads, wiring.clusters)?,
+            Some((KvCache { keys, values }, rows)) => {
                 // A cache begins as zeros and no row is written twice: adding is writing.
                 e.scatter_add(keys, rows, &k)?;
                 e.scatter_add(values, rows, &qkv[2])?;
-                e.attention(&q, keys, values, wiring.heads, &wiring.clusters)?
+                e.attention(&q, keys, values, wiring.heads, wiring.clusters)?
             }
         };
         let middle = self.output.forward(e, p, &attended)?;
@@ -98,7 +92,7 @@ impl Block {
         p: &Parameters<E>,
         trace: Trace<E::Tensor>,
         upstream: E::Tensor,
-        wiring: &Wiring<E>,
+        wiring: &BlockWiring<'_, E::Tensor>,
     ) -> Result<E::Tensor> {
         let Trace { x, qkv, attended, middle, mlp } = trace;
         let normed = self.mlp_norm.forward(e, p, &middle)?;
@@ -109,7 +103,7 @@ impl Block {
         let d_attended = self.output.backward(e, p, &attended, &d_middle, None)?;
         let [q, k] = self.placed(e, p, &qkv, wiring)?;
         let [dq, dk, dv] =
-            e.attention_backward([&q, &k, &qkv[2]], &attended, &d_attended, wiring.heads, &wiring.clusters)?;
+            e.attention_backward([&q, &k, &qkv[2]], &attended, &d_attended, wiring.heads, wiring.clusters)?;
         let [dq, dk] = self.placed_backward(e, p, &qkv, [dq, dk], wiring)?;
         let normed = self.attention_norm.forward(e, p, &x)?;
         let d_normed = self.projections.backward(e, p, &normed, [dq, dk, dv])?;
@@ -124,14 +118,14 @@ impl Block {
         e: &E,
         p: &Parameters<E>,
         qkv: &[E::Tensor; 3],
-        wiring: &Wiring<E>,
+        wiring: &BlockWiring<'_, E::Tensor>,
     ) -> Result<[E::Tensor; 2]> {
         let place = |i: usize| {
             let normed = match &self.head_norms {
                 Some(norms) => norms[i].forward(e, p, &qkv[i])?,
                 None => qkv[i].clone(),
             };
-            match &wiring.rotation {
+            match wiring.rotation {
                 Some(rotation) => e.rope(&normed, rotation, false),
                 None => Ok(normed),
             }
@@ -145,10 +139,10 @@ impl Block {
         p: &Parameters<E>,
         qkv: &[E::Tensor; 3],
         upstream: [E::Tensor; 2],
-        wiring: &Wiring<E>,
+        wiring: &BlockWiring<'_, E::Tensor>,
     ) -> Result<[E::Tensor; 2]> {
         let place = |i: usize| {
-            let d_normed = match &wiring.rotation {
+            let d_normed = match wiring.rotation {
                 Some(rotation) => e.rope(&upstream[i], rotation, true)?,
                 None => upstream[i].clone(),
             };

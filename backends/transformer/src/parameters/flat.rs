@@ -6,7 +6,6 @@
 use spo_api::Result;
 
 use crate::engine::{Engine, Precision};
-use crate::parameters::Spec;
 
 /// An array, and the tensors that it is made of.
 pub(crate) struct Flat<T> {
@@ -17,17 +16,22 @@ pub(crate) struct Flat<T> {
 }
 
 impl<T: Clone> Flat<T> {
-    /// Zeros, in the shapes of `specs`.
-    pub fn zeros<E: Engine<Tensor = T>>(engine: &E, specs: &[&Spec], precision: Precision) -> Result<Self> {
-        let total: usize = specs.iter().map(|spec| spec.elements()).sum();
+    /// Zeros, in tensors of these shapes.
+    pub fn zeros<'s, E: Engine<Tensor = T>>(
+        engine: &E,
+        shapes: impl Iterator<Item = &'s [usize]> + Clone,
+        precision: Precision,
+    ) -> Result<Self> {
+        let elements = |shape: &[usize]| shape.iter().product::<usize>();
+        let total: usize = shapes.clone().map(elements).sum();
         // Not every device can allocate nothing.
         let all = engine.zeros(&[total.max(1)], precision)?;
         let mut start = 0;
-        let part = |spec: &&Spec| {
-            let part = engine.view(&all, start, &spec.shape);
-            start += spec.elements();
+        let part = |shape: &[usize]| {
+            let part = engine.view(&all, start, shape);
+            start += elements(shape);
             part
         };
-        Ok(Flat { parts: specs.iter().map(part).collect::<Result<_>>()?, all })
+        Ok(Flat { parts: shapes.map(part).collect::<Result<_>>()?, all })
     }
 }

@@ -2,8 +2,9 @@
 
 use spo_api::Result;
 
+use super::linear::Linear;
 use crate::engine::{Activation, Engine};
-use crate::linear::Linear;
+
 use crate::parameters::Parameters;
 
 #[derive(Clone, Debug)]
