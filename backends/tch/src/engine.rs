@@ -1,51 +1,30 @@
+//! libtorch as the engine of the decoder.
+
 use std::ops::Range;
 
-use spo_api::{Error, Result, Statistics};
+use spo_api::{Result, Statistics};
 use spo_transformer::{
-    Activation, AdamWStep, Cluster, Engine, HeadScores, Heads, Mat, Norm, Precision, Recorder, Rotation,
+    Activation, AdamWStep, Cluster, Engine, HeadScores, Heads, Mat, Norm, Recorder, Rotation,
 };
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::activation::Slope;
-use crate::tensor::{Outcome, download, first_line, index};
+use crate::memory::{Array, Explained, TchMemory};
+use crate::tensor::{Outcome, index};
 use crate::{activation, attention, explicit, head, norm, shim};
 
 /// libtorch as the engine of the decoder.
 #[derive(Clone, Copy, Debug)]
 pub struct TchEngine {
-    device: Device,
-    compute: Kind,
+    memory: TchMemory,
     /// Whether operations are recorded: then all must be twice differentiable.
     recording: bool,
-}
-
-/// A handle on a tensor of libtorch.
-#[derive(Debug)]
-pub struct Array(pub(crate) Tensor);
-
-impl Clone for Array {
-    fn clone(&self) -> Self {
-        Array(self.0.shallow_clone())
-    }
 }
 
 impl TchEngine {
     /// An engine on a device that is there, computing in `compute`: [`Kind::Float`] or [`Kind::BFloat16`].
     pub fn new(device: Device, compute: Kind) -> Self {
-        TchEngine { device, compute, recording: false }
-    }
-
-    fn kind_of(&self, precision: Precision) -> Kind {
-        match precision {
-            Precision::Full => Kind::Float,
-            Precision::Half => Kind::BFloat16,
-            Precision::Compute => self.compute,
-        }
-    }
-
-    fn tensor_of(&self, values: &[f32], shape: &[usize], kind: Kind) -> Outcome<Tensor> {
-        let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
-        Tensor::f_from_slice(values)?.f_reshape(shape)?.f_to_device(self.device)?.f_to_kind(kind)
+        TchEngine { memory: TchMemory { device, compute }, recording: false }
     }
 
     fn slope(&self) -> Slope {
@@ -54,7 +33,7 @@ impl TchEngine {
 
     /// A factor of a product, in the type products are computed in.
     fn factor(&self, of: &Mat<'_, Array>) -> Outcome<Tensor> {
-        let x = of.tensor.0.f_to_kind(self.compute)?;
+        let x = of.tensor.0.f_to_kind(self.memory.compute)?;
         if of.transposed { x.f_tr() } else { Ok(x) }
     }
 }
@@ -64,95 +43,19 @@ fn tensors<'a>(norm: Norm<&'a Array>) -> Norm<&'a Tensor> {
     Norm { kind, epsilon, weight: &weight.0, bias: bias.map(|bias| &bias.0) }
 }
 
-/// Whether this processor multiplies in bf16 itself. Without, libtorch takes some thirty times as long as in f32.
-fn bf16_instructions() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("avx512bf16");
-    #[cfg(not(target_arch = "x86_64"))]
-    true
-}
-
-/// A failure with what was attempted, and on what.
-fn failed(operation: &str, operands: &[&Array], error: TchError) -> Error {
-    let shapes: Vec<String> =
-        operands.iter().map(|x| format!("{:?} {}", x.0.size(), name(x.0.kind()))).collect();
-    let on = if shapes.is_empty() { String::new() } else { format!(" of {}", shapes.join(", ")) };
-    Error::Engine(format!("libtorch: {operation}{on}: {}", first_line(error)))
-}
-
-fn name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Float => "f32",
-        Kind::BFloat16 => "bf16",
-        Kind::Int64 => "i64",
-        _ => "other",
-    }
-}
-
-/// Adds to a failure the operation and its operands.
-trait Explained<T> {
-    fn of(self, operation: &str, operands: &[&Array]) -> Result<T>;
-}
-
-impl<T> Explained<T> for Outcome<T> {
-    fn of(self, operation: &str, operands: &[&Array]) -> Result<T> {
-        self.map_err(|error| failed(operation, operands, error))
-    }
-}
-
 impl Engine for TchEngine {
     type Tensor = Array;
+    type Memory = TchMemory;
     type Recorder = TchRecorder;
 
-    fn device(&self) -> String {
-        match self.device {
-            Device::Cpu => {
-                let threads = tch::get_num_threads();
-                let slow = self.compute == Kind::BFloat16 && !bf16_instructions();
-                let but = if slow { " (no instructions for bf16: f32 is far faster)" } else { "" };
-                format!("CPU, {threads} threads, libtorch{but}")
-            }
-            Device::Cuda(ordinal) => format!("CUDA device {ordinal}, libtorch"),
-            other => format!("{other:?}, libtorch"),
-        }
-    }
-
-    fn dtype(&self) -> &'static str {
-        name(self.compute)
-    }
-
-    fn upload(&self, values: Vec<f32>, shape: &[usize], precision: Precision) -> Result<Array> {
-        let made = self.tensor_of(&values, shape, self.kind_of(precision));
-        made.map(Array).of(&format!("upload of {shape:?}"), &[])
-    }
-
-    fn download(&self, x: &Array) -> Result<Vec<f32>> {
-        download(&x.0).of("download", &[x])
-    }
-
-    fn view(&self, x: &Array, start: usize, shape: &[usize]) -> Result<Array> {
-        let size: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
-        // Detached, because a tape would follow what is written to one view into all the others.
-        let part = || {
-            x.0.f_view(-1)?.f_narrow(0, start as i64, size.iter().product())?.f_view(&size[..])?.f_detach()
-        };
-        part().map(Array).of("view", &[x])
-    }
-
-    fn zeros(&self, shape: &[usize], precision: Precision) -> Result<Array> {
-        let size: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
-        let made = Tensor::f_zeros(size, (self.kind_of(precision), self.device));
-        made.map(Array).of(&format!("allocation of {shape:?}"), &[])
+    fn memory(&self) -> &TchMemory {
+        &self.memory
     }
 
     fn scale(&self, into: &Array, a: f64) -> Result<()> {
         let mut target = into.0.shallow_clone();
         let scaled = if a == 0.0 { target.f_zero_() } else { target.f_mul_scalar_(a) };
         scaled.map(|_| ()).of("scale", &[into])
-    }
-
-    fn copy(&self, into: &Array, x: &Array) -> Result<()> {
-        into.0.shallow_clone().f_copy_(&x.0).of("copy", &[into, x])
     }
 
     fn axpy(&self, into: &Array, a: f64, x: &Array) -> Result<()> {
@@ -174,13 +77,15 @@ impl Engine for TchEngine {
     }
 
     fn gather(&self, table: &Array, ids: &[u32]) -> Result<Array> {
-        let gathered = || table.0.f_index_select(0, &index(ids, self.device)?)?.f_to_kind(self.compute);
+        let gathered =
+            || table.0.f_index_select(0, &index(ids, self.memory.device)?)?.f_to_kind(self.memory.compute);
         gathered().map(Array).of(&format!("gather of {} rows", ids.len()), &[table])
     }
 
     fn scatter_add(&self, into: &Array, ids: &[u32], x: &Array) -> Result<()> {
         let mut target = into.0.shallow_clone();
-        let mut add = || target.f_index_add_(0, &index(ids, self.device)?, &x.0.f_to_kind(into.0.f_kind()?)?);
+        let mut add =
+            || target.f_index_add_(0, &index(ids, self.memory.device)?, &x.0.f_to_kind(into.0.f_kind()?)?);
         add().map(|_| ()).of("scatter_add", &[into, x])
     }
 
@@ -198,7 +103,7 @@ impl Engine for TchEngine {
         let product = || {
             let (x, w) = (self.factor(&Mat::new(x))?, self.factor(&Mat::t(w))?);
             match bias {
-                Some(bias) => bias.0.f_to_kind(self.compute)?.f_addmm(&x, &w),
+                Some(bias) => bias.0.f_to_kind(self.memory.compute)?.f_addmm(&x, &w),
                 None => x.f_mm(&w),
             }
         };
@@ -213,7 +118,7 @@ impl Engine for TchEngine {
     fn matmul_add(&self, into: &Array, scale: f64, a: Mat<'_, Array>, b: Mat<'_, Array>) -> Result<()> {
         let add = || {
             let (a, b) = (self.factor(&a)?, self.factor(&b)?);
-            match into.0.f_kind()? == self.compute {
+            match into.0.f_kind()? == self.memory.compute {
                 true => shim::add_product(&into.0, scale, &a, &b),
                 false => shim::axpy(&into.0, scale, &a.f_mm(&b)?),
             }

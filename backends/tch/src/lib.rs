@@ -4,7 +4,7 @@
 //! where that lacks them. The decoder itself is that of every backend.
 //!
 //! `shim` and `tensor` know nothing of the other modules; `norm`, `activation`, `attention`, `explicit` (attention
-//! that can be recorded) and `head` are written on these; `engine` gathers them, and `backend` opens it.
+//! that can be recorded) and `head` are written on these, as is `memory`; `engine` gathers them, and `backend` opens it.
 #![deny(unsafe_code)]
 
 mod activation;
@@ -13,13 +13,15 @@ mod backend;
 mod engine;
 mod explicit;
 mod head;
+mod memory;
 mod norm;
 #[allow(unsafe_code, reason = "the border to C++")]
 mod shim;
 mod tensor;
 
 pub use backend::Tch;
-pub use engine::{Array, TchEngine, TchRecorder};
+pub use engine::{TchEngine, TchRecorder};
+pub use memory::{Array, TchMemory};
 
 #[allow(unsafe_code, reason = "the border to spo-run")]
 mod exported {

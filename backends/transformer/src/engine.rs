@@ -21,31 +21,15 @@ pub struct AdamWStep {
     pub count: u64,
 }
 
-/// Tensor operations on one device.
+/// Arrays on one device.
 ///
-/// An engine needs no tape. Every operation of the network has its vector-Jacobian product as a second
-/// method, named `..._backward`, which is handed what the forward pass was given and the gradient of its
-/// result. So the order of the backward pass, what is kept for it and what is recomputed are decided
-/// once, in this crate; a frozen weight costs nothing because nobody asks for its gradient; and an
-/// operation cannot lose its gradient in silence.
-///
-/// A tensor is a handle: a clone shares its memory. Methods that write take the tensor they write to as
-/// their first argument, `into`, which never shares memory with another argument, nor is a [view] of the
-/// same tensor. Activations are
-/// matrices `[rows, features]` of packed tokens without padding, in [`Precision::Compute`]; gradients of
-/// weights are in [`Precision::Full`], and are *added to*. Weights may come in any precision: the factors of
-/// products, the table of [`gather`](Self::gather) and the head are brought to that of the activations where
-/// they are used.
-///
-/// [view]: Self::view
+/// A tensor is a handle: a clone shares its memory.
 ///
 /// # Errors
 /// Every method fails with [`spo_api::Error::Engine`] when the device does.
-pub trait Engine: Send + Sized + 'static {
+pub trait Memory {
     /// A handle on an array on the device.
-    type Tensor: Clone + Send;
-    /// What records this engine's operations; [`NoTape`] where nothing can.
-    type Recorder: Recorder<Self>;
+    type Tensor;
 
     /// The device in words.
     fn device(&self) -> String;
@@ -61,10 +45,39 @@ pub trait Engine: Send + Sized + 'static {
     /// A tensor of zeros.
     fn zeros(&self, shape: &[usize], precision: Precision) -> Result<Self::Tensor>;
 
-    /// `into <- a into`, where `a = 0` clears even what is not finite.
-    fn scale(&self, into: &Self::Tensor, a: f64) -> Result<()>;
     /// `into <- x`, which is in the precision of `into` or in [`Precision::Full`].
     fn copy(&self, into: &Self::Tensor, x: &Self::Tensor) -> Result<()>;
+}
+
+/// Tensor operations on one device.
+///
+/// An engine needs no tape. Every operation of the network has its vector-Jacobian product as a second
+/// method, named `..._backward`, which is handed what the forward pass was given and the gradient of its
+/// result. So the order of the backward pass, what is kept for it and what is recomputed are decided
+/// once, in this crate; a frozen weight costs nothing because nobody asks for its gradient; and an
+/// operation cannot lose its gradient in silence.
+///
+/// Methods that write take the tensor they write to as their first argument, `into`, which never shares memory with
+/// another argument, nor is a [view](Memory::view) of the same tensor. Activations are matrices `[rows, features]` of
+/// packed tokens without padding, in [`Precision::Compute`]; gradients of weights are in [`Precision::Full`], and are
+/// *added to*. Weights may come in any precision: the factors of products, the table of [`gather`](Self::gather) and
+/// the head are brought to that of the activations where they are used.
+///
+/// # Errors
+/// Every method fails with [`spo_api::Error::Engine`] when the device does.
+pub trait Engine: Send + Sized + 'static {
+    /// A handle on an array on the device.
+    type Tensor: Clone + Send;
+    /// The arrays of its device.
+    type Memory: Memory<Tensor = Self::Tensor>;
+    /// What records this engine's operations; [`NoTape`] where nothing can.
+    type Recorder: Recorder<Self>;
+
+    /// Where its tensors lie.
+    fn memory(&self) -> &Self::Memory;
+
+    /// `into <- a into`, where `a = 0` clears even what is not finite.
+    fn scale(&self, into: &Self::Tensor, a: f64) -> Result<()>;
     /// `into <- into + a x`.
     fn axpy(&self, into: &Self::Tensor, a: f64, x: &Self::Tensor) -> Result<()>;
     /// `<x, y>`, accumulated in f64.

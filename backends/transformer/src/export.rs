@@ -9,7 +9,7 @@ use spo_api::{Error, Result};
 
 use crate::config::Family;
 use crate::decoder::LowRank;
-use crate::engine::{Engine, Mat, Precision};
+use crate::engine::{Engine, Mat, Memory, Precision};
 use crate::files::{TensorEntry, transposed, write_json, write_safetensors};
 use crate::model::{Model, adapter};
 use crate::parameters::{Id, Spec};
@@ -32,12 +32,12 @@ pub(crate) fn save_model<E: Engine>(engine: &E, model: &Model<E>, folder: &Path)
     let p = &model.parameters;
     write_safetensors(&folder.join("model.safetensors"), [], &entries, |id| {
         let spec = &decoder.specs[id];
-        let mut values = engine.download(p.value(id))?;
+        let mut values = engine.memory().download(p.value(id))?;
         if let Some(low_rank) = deltas.get(&id) {
-            let merged = engine.upload(values, &spec.shape, Precision::Full)?;
+            let merged = engine.memory().upload(values, &spec.shape, Precision::Full)?;
             let (a, b) = (p.value(low_rank.a), p.value(low_rank.b));
             engine.matmul_add(&merged, low_rank.scale, Mat::new(b), Mat::new(a))?;
-            values = engine.download(&merged)?;
+            values = engine.memory().download(&merged)?;
         }
         if spec.transposed {
             values = transposed(&values, spec.shape[0], spec.shape[1]);
@@ -60,7 +60,7 @@ pub(crate) fn save_adapter<E: Engine>(engine: &E, model: &Model<E>, folder: &Pat
     };
     let entries: Vec<TensorEntry> = model.trained().map(entry).collect();
     write_safetensors(&folder.join(adapter::WEIGHTS), [], &entries, |i| {
-        engine.download(&model.parameters.trained.parts[i])
+        engine.memory().download(&model.parameters.trained.parts[i])
     })?;
     let targets = match &wanted.targets[..] {
         [only] if only == adapter::ALL => json!(adapter::ALL),

@@ -6,7 +6,7 @@ use rand_distr::{Distribution, StandardUniform};
 use spo_api::{Error, Result, Sampling};
 
 use crate::decoder::{KvCache, Rows};
-use crate::engine::{Cluster, Engine, Mat, Precision, Span};
+use crate::engine::{Cluster, Engine, Mat, Memory, Precision, Span};
 use crate::model::Model;
 use crate::packing::check;
 
@@ -81,7 +81,7 @@ fn together<E: Engine>(
         capacity += prompt.len() + sampling.max_new_tokens;
     }
     let heads = decoder.architecture.heads;
-    let empty = || e.zeros(&[capacity, heads.kv_heads * heads.dim], Precision::Compute);
+    let empty = || e.memory().zeros(&[capacity, heads.kv_heads * heads.dim], Precision::Compute);
     let caches = decoder
         .architecture
         .layers
@@ -108,7 +108,7 @@ fn together<E: Engine>(
         }
         let x = decoder.extend(e, &model.parameters, &rows, &caches, &cached)?;
         let hidden = decoder.norm.forward(e, &model.parameters, &e.gather(&x, &last)?)?;
-        let logits = e.download(&e.matmul(Mat::new(&hidden), Mat::t(model.head()))?)?;
+        let logits = e.memory().download(&e.matmul(Mat::new(&hidden), Mat::t(model.head()))?)?;
         let rows = logits.chunks_exact(decoder.architecture.vocabulary);
         for (line, logits) in lines.iter_mut().filter(|line| !line.done).zip(rows) {
             let token = choose(logits, sampling, &mut line.rng)?;

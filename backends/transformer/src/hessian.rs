@@ -8,7 +8,7 @@
 use spo_api::{Result, Statistics, Tangent, Upstream};
 
 use crate::decoder::Keep;
-use crate::engine::{Engine, Precision, Recorder};
+use crate::engine::{Engine, Memory, Precision, Recorder};
 use crate::model::Model;
 use crate::packing::Packed;
 use crate::parameters::Flat;
@@ -46,7 +46,7 @@ fn recorded<E: Engine>(
     let log_probs = pass.log_probs();
     let weights: Vec<f32> = pass.weights(&log_probs, upstream)?.iter().map(|&w| w as f32).collect();
     let scored = weights.len();
-    let weights = e.upload(weights, &[scored], Precision::Full)?;
+    let weights = e.memory().upload(weights, &[scored], Precision::Full)?;
     recorder.watch(&[&weights], true)?;
     let targets = &pass.packed.targets;
     let d_hidden =
@@ -55,7 +55,7 @@ fn recorded<E: Engine>(
     let inputs: Vec<_> = parameters.into_iter().chain([&weights]).collect();
     let mut products = recorder.pull_back(&tensors(&model.parameters.gradient), &tensors(v), &inputs)?;
     let along = products.pop().expect("one for each input");
-    let along: Vec<f64> = e.download(&along)?.into_iter().map(f64::from).collect();
+    let along: Vec<f64> = e.memory().download(&along)?.into_iter().map(f64::from).collect();
     let derivatives = packed.spread(&along);
     Ok((Tangent { log_probs, derivatives }, products))
 }

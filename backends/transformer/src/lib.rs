@@ -45,7 +45,7 @@ mod state;
 
 pub use config::ModelType;
 pub use engine::{
-    Activation, AdamWStep, Cluster, Engine, HeadScores, Heads, Mat, NoTape, Norm, NormKind, Precision,
-    Recorder, Rotation, Span,
+    Activation, AdamWStep, Cluster, Engine, HeadScores, Heads, Mat, Memory, NoTape, Norm, NormKind,
+    Precision, Recorder, Rotation, Span,
 };
 pub use session::{Options, TransformerSession};

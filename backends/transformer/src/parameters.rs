@@ -5,7 +5,7 @@ mod flat;
 
 use spo_api::Result;
 
-use crate::engine::{Engine, Precision};
+use crate::engine::{Engine, Memory, Precision};
 pub(crate) use flat::Flat;
 
 /// Index of a parameter.
@@ -112,7 +112,9 @@ impl<E: Engine> Parameters<E> {
                 }
             };
             let value = part.expect("a part for every parameter");
-            engine.copy(&value, &engine.upload(load(id, spec)?, &spec.shape, Precision::Full)?)?;
+            engine
+                .memory()
+                .copy(&value, &engine.memory().upload(load(id, spec)?, &spec.shape, Precision::Full)?)?;
             parameters.values.push(value);
             parameters.gradients.push(gradient);
         }

@@ -3,7 +3,7 @@
 use spo_api::{LogProbs, Result, Statistics, Upstream};
 
 use crate::decoder::{Keep, Traces, Wiring};
-use crate::engine::{Engine, HeadScores, Precision};
+use crate::engine::{Engine, HeadScores, Memory, Precision};
 use crate::model::Model;
 use crate::packing::Packed;
 
@@ -50,7 +50,8 @@ impl<E: Engine> Pass<E> {
         let (decoder, p) = (&model.decoder, &model.parameters);
         let Pass { packed, wiring, traces, last, hidden, .. } = self;
         let d_before = decoder.norm.backward(e, p, &hidden[0], &d_hidden)?;
-        let d_last = e.zeros(&[packed.rows.ids.len(), decoder.architecture.hidden], Precision::Compute)?;
+        let d_last =
+            e.memory().zeros(&[packed.rows.ids.len(), decoder.architecture.hidden], Precision::Compute)?;
         e.scatter_add(&d_last, &packed.scored, &d_before)?;
         drop((last, hidden, d_hidden, d_before));
         decoder.backward(e, p, &packed.rows, &wiring, traces, d_last)

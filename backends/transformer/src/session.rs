@@ -8,7 +8,7 @@ use spo_api::{
 };
 
 use crate::decoder::Keep;
-use crate::engine::{AdamWStep, Engine, HeadScores, Precision};
+use crate::engine::{AdamWStep, Engine, HeadScores, Memory, Precision};
 use crate::model::Model;
 use crate::packing::Packed;
 use crate::parameters::{Flat, Parameters, Role, Spec};
@@ -66,7 +66,7 @@ impl<E: Engine> TransformerSession<E> {
     /// is not in it.
     pub fn forecast(&self, tokens: usize) -> u64 {
         let moment = if self.options.half_moments { 2 } else { 4 };
-        let compute = if self.engine.dtype() == "f32" { 4 } else { 2 };
+        let compute = if self.engine.memory().dtype() == "f32" { 4 } else { 2 };
         let Model { decoder, parameters, .. } = &self.model;
         let trained = self.model.dimension();
         let all: usize = decoder.specs.iter().map(Spec::elements).sum();
@@ -89,7 +89,7 @@ impl<E: Engine> TransformerSession<E> {
     /// # Errors
     /// For a vector that is not there.
     pub fn read(&self, v: Vector) -> Result<Vec<f32>> {
-        self.engine.download(&self.flat(v)?.all)
+        self.engine.memory().download(&self.flat(v)?.all)
     }
 
     /// Overwrites a vector.
@@ -101,8 +101,8 @@ impl<E: Engine> TransformerSession<E> {
         if values.len() != expected {
             return Err(Error::Engine(format!("a vector has {expected} values, got {}", values.len())));
         }
-        let values = self.engine.upload(values.to_vec(), &[expected], Precision::Full)?;
-        self.engine.copy(&self.flat(v)?.all, &values)
+        let values = self.engine.memory().upload(values.to_vec(), &[expected], Precision::Full)?;
+        self.engine.memory().copy(&self.flat(v)?.all, &values)
     }
 
     fn flat(&self, v: Vector) -> Result<&Flat<E::Tensor>> {
@@ -142,8 +142,8 @@ impl<E: Engine> Session for TransformerSession<E> {
             trainable: self.dimension(),
             vocabulary: decoder.architecture.vocabulary,
             context: decoder.architecture.context,
-            device: self.engine.device(),
-            dtype: self.engine.dtype().to_owned(),
+            device: self.engine.memory().device(),
+            dtype: self.engine.memory().dtype().to_owned(),
             hessian_vectors: self.engine.recorder().is_some(),
         }
     }
@@ -205,7 +205,7 @@ impl<E: Engine> Session for TransformerSession<E> {
         into: Vector,
     ) -> Result<Tangent> {
         let Some(recorder) = self.engine.recorder() else {
-            let device = self.engine.device();
+            let device = self.engine.memory().device();
             return Err(Error::Engine(format!("{device}: there are no exact Hessian-vector products")));
         };
         let packed = self.pack(batch)?;
@@ -292,7 +292,7 @@ impl<E: Engine> VectorSpace for TransformerSession<E> {
         if from == to {
             return Ok(());
         }
-        self.engine.copy(&self.flat(to)?.all, &self.flat(from)?.all)
+        self.engine.memory().copy(&self.flat(to)?.all, &self.flat(from)?.all)
     }
 
     fn scale(&mut self, a: f64, v: Vector) -> Result<()> {

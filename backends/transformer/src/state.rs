@@ -6,7 +6,7 @@ use std::path::Path;
 use safetensors::Dtype;
 use spo_api::{Error, Result, Vector};
 
-use crate::engine::{Engine, Precision};
+use crate::engine::{Engine, Memory, Precision};
 use crate::files::{TensorEntry, Weights, write_safetensors};
 use crate::model::Model;
 use crate::parameters::{Flat, Spec};
@@ -61,7 +61,7 @@ pub(crate) fn save<E: Engine>(
     }
     let tensors: Vec<&E::Tensor> = kept.into_iter().flat_map(|(_, flat)| &flat.parts).collect();
     let steps = [(STEPS, state.steps.to_string())];
-    write_safetensors(file, steps, &entries, |i| engine.download(tensors[i]))
+    write_safetensors(file, steps, &entries, |i| engine.memory().download(tensors[i]))
 }
 
 /// Takes back what [`save`] wrote: the parameters into the model, the rest as it is returned. Everything is read before
@@ -89,7 +89,7 @@ pub(crate) fn restore<E: Engine>(
         let flat = model.new_vector(engine, precision)?;
         for (spec, part) in specs.iter().zip(&flat.parts) {
             let values = weights.read(&entry_name(kind, &spec.name), spec)?;
-            engine.copy(part, &engine.upload(values, &spec.shape, precision)?)?;
+            engine.memory().copy(part, &engine.memory().upload(values, &spec.shape, precision)?)?;
         }
         Ok(flat)
     };
@@ -106,6 +106,6 @@ pub(crate) fn restore<E: Engine>(
             vectors.insert(handle, read(kind, Precision::Full)?);
         }
     }
-    engine.copy(&model.parameters.trained.all, &parameters.all)?;
+    engine.memory().copy(&model.parameters.trained.all, &parameters.all)?;
     Ok(State { vectors, moments, steps })
 }

@@ -5,8 +5,8 @@ use rayon::prelude::*;
 use spo_transformer::Activation;
 
 use super::math::{sigmoid, tanh};
-use super::{GRAIN, shaped_as, vectorised};
-use crate::memory::Values;
+use super::slices::Values;
+use super::tasks::{GRAIN, shaped_as, vectorised};
 
 /// An activation function and its derivative, each times a number. Where this stands among the factors decides the
 /// last bit.
@@ -68,19 +68,19 @@ macro_rules! of_curve {
     };
 }
 
-pub(crate) fn activate(f: Activation, x: &Tensor) -> Result<Tensor> {
+pub(super) fn activate(f: Activation, x: &Tensor) -> Result<Tensor> {
     of_curve!(f, activate_by(x))
 }
 
-pub(crate) fn activate_backward(f: Activation, x: &Tensor, upstream: &Tensor) -> Result<Tensor> {
+pub(super) fn activate_backward(f: Activation, x: &Tensor, upstream: &Tensor) -> Result<Tensor> {
     of_curve!(f, activate_backward_by(x, upstream))
 }
 
-pub(crate) fn gate(f: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+pub(super) fn gate(f: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     of_curve!(f, gate_by(gate, up))
 }
 
-pub(crate) fn gate_backward(
+pub(super) fn gate_backward(
     f: Activation,
     gate: &Tensor,
     up: &Tensor,

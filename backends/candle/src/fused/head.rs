@@ -7,8 +7,8 @@ use spo_transformer::HeadScores;
 
 use super::gemm::{Target, Threads, View, multiplied, product};
 use super::math::{exp, max, sum};
-use super::vectorised;
-use crate::memory::{Values, write};
+use super::slices::{Values, write};
+use super::tasks::vectorised;
 
 /// Logits held at a time: 64 MB. With fewer rows, the product spends its time arranging the head's weights.
 const LOGITS: usize = 1 << 24;
@@ -106,7 +106,7 @@ impl Row {
     }
 }
 
-pub(crate) fn score(
+pub(super) fn score(
     hidden: &Tensor,
     head: &Tensor,
     targets: &[u32],
@@ -140,7 +140,7 @@ pub(crate) fn score(
 }
 
 /// The gradient of a log-prob with respect to the logits is `onehot(target) - softmax`.
-pub(crate) fn score_backward(
+pub(super) fn score_backward(
     hidden: &Tensor,
     head: &Tensor,
     targets: &[u32],

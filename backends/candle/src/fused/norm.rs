@@ -5,8 +5,8 @@ use rayon::prelude::*;
 use spo_transformer::{Norm, NormKind};
 
 use super::math::{dot, sum};
-use super::{rows_per_task, shaped_as, vectorised};
-use crate::memory::{Values, write};
+use super::slices::{Values, write};
+use super::tasks::{rows_per_task, shaped_as, vectorised};
 
 /// What a row is moved by, and then multiplied by.
 #[derive(Clone, Copy)]
@@ -26,7 +26,7 @@ impl Standard {
     }
 }
 
-pub(crate) fn norm(x: &Tensor, norm: Norm<&Tensor>) -> Result<Tensor> {
+pub(super) fn norm(x: &Tensor, norm: Norm<&Tensor>) -> Result<Tensor> {
     let Norm { kind, epsilon, .. } = norm;
     let (values, weight) = (Values::of(x)?, Values::of(norm.weight)?);
     let bias = norm.bias.map(Values::of).transpose()?;
@@ -55,7 +55,7 @@ pub(crate) fn norm(x: &Tensor, norm: Norm<&Tensor>) -> Result<Tensor> {
 }
 
 /// Gradient with respect to `x`; those of weight and bias are added to `gradients`.
-pub(crate) fn norm_backward(
+pub(super) fn norm_backward(
     x: &Tensor,
     norm: Norm<&Tensor>,
     upstream: &Tensor,

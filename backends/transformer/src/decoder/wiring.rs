@@ -3,7 +3,7 @@
 use spo_api::Result;
 
 use crate::config::Architecture;
-use crate::engine::{Cluster, Engine, Heads, Precision, Rotation};
+use crate::engine::{Cluster, Engine, Heads, Memory, Precision, Rotation};
 
 /// What a pass reads: packed rows, a token each.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,7 +34,7 @@ impl<T> Wiring<T> {
     /// Blocks that rotate alike share their tables.
     pub fn new<E: Engine<Tensor = T>>(e: &E, a: &Architecture, rows: &Rows) -> Result<Self> {
         let dim = a.heads.dim;
-        let upload = |table| e.upload(table, &[rows.ids.len(), dim / 2], Precision::Full);
+        let upload = |table| e.memory().upload(table, &[rows.ids.len(), dim / 2], Precision::Full);
         let (mut ropes, mut rotations, mut rotation_of) = (Vec::new(), Vec::new(), Vec::new());
         for layer in &a.layers {
             let Some(rope) = &layer.rope else {

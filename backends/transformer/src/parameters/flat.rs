@@ -5,7 +5,7 @@
 
 use spo_api::Result;
 
-use crate::engine::{Engine, Precision};
+use crate::engine::{Engine, Memory, Precision};
 
 /// An array, and the tensors that it is made of.
 pub(crate) struct Flat<T> {
@@ -25,10 +25,10 @@ impl<T: Clone> Flat<T> {
         let elements = |shape: &[usize]| shape.iter().product::<usize>();
         let total: usize = shapes.clone().map(elements).sum();
         // Not every device can allocate nothing.
-        let all = engine.zeros(&[total.max(1)], precision)?;
+        let all = engine.memory().zeros(&[total.max(1)], precision)?;
         let mut start = 0;
         let part = |shape: &[usize]| {
-            let part = engine.view(&all, start, shape);
+            let part = engine.memory().view(&all, start, shape);
             start += elements(shape);
             part
         };
