@@ -3,12 +3,12 @@
 use serde_json::json;
 use spo_api::{Backend, Error};
 use spo_backend_tch::{Array, Tch, TchEngine};
-use spo_transformer::conformance::{configurations, random};
-use spo_transformer::{Engine, Mat, Memory, Precision};
+use spo_transformer::conformance::{random, tiny};
+use spo_transformer::{Engine, Mat, Memory, ModelType, Precision};
 use tch::{Device, Kind};
 
 fn refused(device: &str, dtype: &str) -> String {
-    let mut spec = random(&configurations()[0].1, None);
+    let mut spec = random(&tiny(ModelType::Llama), None);
     (spec.device, spec.dtype) = (device.into(), dtype.into());
     let options: Tch = serde_json::from_value(json!({})).unwrap();
     options.open(&spec).err().map(|e| e.to_string()).unwrap_or_default()
