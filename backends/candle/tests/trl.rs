@@ -1,7 +1,6 @@
 //! candle against transformers, TRL and PEFT.
 
-use candle_core::{DType, Device};
-use spo_backend_candle::{Candle, CandleEngine};
+use spo_backend_candle::{Candle, FusedEngine};
 
 #[path = "../../../tests/backends/trl.rs"]
 mod trl;
@@ -10,6 +9,6 @@ fn backend() -> Candle {
     Candle::default()
 }
 
-fn engine() -> CandleEngine {
-    CandleEngine::new(Device::Cpu, DType::F32)
+fn engine() -> FusedEngine {
+    FusedEngine::default()
 }

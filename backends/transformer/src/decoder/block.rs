@@ -2,19 +2,20 @@
 
 use spo_api::Result;
 
-use crate::engine::{Cluster, Engine, Heads, Rotation};
-use crate::linear::Linear;
-use crate::norm::Norm;
-use crate::parameters::Parameters;
+use super::linear::Linear;
+use super::mlp::{Mlp, MlpTrace};
+use super::wiring::BlockWiring;
+use crate::engine::{Engine, Heads, Norm};
+use crate::parameters::{Id, Parameters};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
-    pub attention_norm: Norm,
+    pub attention_norm: Norm<Id>,
     pub projections: Projections,
     /// Norms of q and k per head, before the rotation (Qwen3).
-    pub head_norms: Option<[Norm; 2]>,
+    pub head_norms: Option<[Norm<Id>; 2]>,
     pub output: Linear,
-    pub mlp_norm: Norm,
+    pub mlp_norm: Norm<Id>,
     pub mlp: Mlp,
 }
 
@@ -26,23 +27,8 @@ pub(crate) enum Projections {
     Joint(Linear),
 }
 
-#[derive(Clone, Debug)]
-pub(crate) enum Mlp {
-    /// `down(silu(gate(x)) * up(x))`.
-    Gated { gate: Linear, up: Linear, down: Linear },
-    /// `down(gelu(up(x)))`.
-    Plain { up: Linear, down: Linear },
-}
-
-/// What the rows of a pass have to do with one another; the same for all blocks.
-pub(crate) struct Wiring<E: Engine> {
-    pub heads: Heads,
-    pub rotation: Option<Rotation<E::Tensor>>,
-    pub clusters: Vec<Cluster>,
-}
-
 /// Keys and values of earlier passes.
-pub(crate) struct Cache<T> {
+pub(crate) struct KvCache<T> {
     pub keys: T,
     pub values: T,
 }
@@ -58,11 +44,6 @@ pub(crate) struct Trace<T> {
     mlp: MlpTrace<T>,
 }
 
-enum MlpTrace<T> {
-    Gated { gate: T, up: T },
-    Plain { up: T },
-}
-
 impl Block {
     pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let mut linears: Vec<&mut Linear> = match &mut self.projections {
@@ -70,10 +51,7 @@ impl Block {
             Projections::Joint(joint) => vec![joint],
         };
         linears.push(&mut self.output);
-        match &mut self.mlp {
-            Mlp::Gated { gate, up, down } => linears.extend([gate, up, down]),
-            Mlp::Plain { up, down } => linears.extend([up, down]),
-        }
+        linears.extend(self.mlp.linears_mut());
         linears
     }
 
@@ -83,35 +61,26 @@ impl Block {
         e: &E,
         p: &Parameters<E>,
         x: E::Tensor,
-        wiring: &Wiring<E>,
-        cache: Option<(&Cache<E::Tensor>, &[u32])>,
+        wiring: &BlockWiring<'_, E::Tensor>,
+        cache: Option<(&KvCache<E::Tensor>, &[u32])>,
     ) -> Result<(E::Tensor, Trace<E::Tensor>)> {
         let normed = self.attention_norm.forward(e, p, &x)?;
         let qkv = self.projections.forward(e, p, &normed, wiring.heads)?;
         let [q, k] = self.placed(e, p, &qkv, wiring)?;
         let attended = match cache {
-            None => e.attention(&q, &k, &qkv[2], wiring.heads, &wiring.clusters)?,
-            Some((Cache { keys, values }, rows)) => {
+            None => e.attention(&q, &k, &qkv[2], wiring.heads, wiring.clusters)?,
+            Some((KvCache { keys, values }, rows)) => {
                 // A cache begins as zeros and no row is written twice: adding is writing.
                 e.scatter_add(keys, rows, &k)?;
                 e.scatter_add(values, rows, &qkv[2])?;
-                e.attention(&q, keys, values, wiring.heads, &wiring.clusters)?
+                e.attention(&q, keys, values, wiring.heads, wiring.clusters)?
             }
         };
         let middle = self.output.forward(e, p, &attended)?;
         e.axpy(&middle, 1.0, &x)?;
 
         let normed = self.mlp_norm.forward(e, p, &middle)?;
-        let (y, mlp) = match &self.mlp {
-            Mlp::Gated { gate, up, down } => {
-                let (gate, up) = (gate.forward(e, p, &normed)?, up.forward(e, p, &normed)?);
-                (down.forward(e, p, &e.swiglu(&gate, &up)?)?, MlpTrace::Gated { gate, up })
-            }
-            Mlp::Plain { up, down } => {
-                let up = up.forward(e, p, &normed)?;
-                (down.forward(e, p, &e.gelu(&up)?)?, MlpTrace::Plain { up })
-            }
-        };
+        let (y, mlp) = self.mlp.forward(e, p, &normed)?;
         e.axpy(&y, 1.0, &middle)?;
         Ok((y, Trace { x, qkv, attended, middle, mlp }))
     }
@@ -123,30 +92,18 @@ impl Block {
         p: &Parameters<E>,
         trace: Trace<E::Tensor>,
         upstream: E::Tensor,
-        wiring: &Wiring<E>,
+        wiring: &BlockWiring<'_, E::Tensor>,
     ) -> Result<E::Tensor> {
         let Trace { x, qkv, attended, middle, mlp } = trace;
         let normed = self.mlp_norm.forward(e, p, &middle)?;
-        let d_normed = match (&self.mlp, mlp) {
-            (Mlp::Gated { gate, up, down }, MlpTrace::Gated { gate: g, up: u }) => {
-                let d_inner = down.backward(e, p, &e.swiglu(&g, &u)?, &upstream, None)?;
-                let [d_gate, d_up] = e.swiglu_backward(&g, &u, &d_inner)?;
-                let d_normed = gate.backward(e, p, &normed, &d_gate, None)?;
-                up.backward(e, p, &normed, &d_up, Some(d_normed))?
-            }
-            (Mlp::Plain { up, down }, MlpTrace::Plain { up: u }) => {
-                let d_inner = down.backward(e, p, &e.gelu(&u)?, &upstream, None)?;
-                up.backward(e, p, &normed, &e.gelu_backward(&u, &d_inner)?, None)?
-            }
-            _ => unreachable!("a trace is of the block that left it"),
-        };
+        let d_normed = self.mlp.backward(e, p, &normed, mlp, &upstream)?;
         let d_middle = self.mlp_norm.backward(e, p, &middle, &d_normed)?;
         e.axpy(&d_middle, 1.0, &upstream)?;
 
         let d_attended = self.output.backward(e, p, &attended, &d_middle, None)?;
         let [q, k] = self.placed(e, p, &qkv, wiring)?;
         let [dq, dk, dv] =
-            e.attention_backward([&q, &k, &qkv[2]], &attended, &d_attended, wiring.heads, &wiring.clusters)?;
+            e.attention_backward([&q, &k, &qkv[2]], &attended, &d_attended, wiring.heads, wiring.clusters)?;
         let [dq, dk] = self.placed_backward(e, p, &qkv, [dq, dk], wiring)?;
         let normed = self.attention_norm.forward(e, p, &x)?;
         let d_normed = self.projections.backward(e, p, &normed, [dq, dk, dv])?;
@@ -161,14 +118,14 @@ impl Block {
         e: &E,
         p: &Parameters<E>,
         qkv: &[E::Tensor; 3],
-        wiring: &Wiring<E>,
+        wiring: &BlockWiring<'_, E::Tensor>,
     ) -> Result<[E::Tensor; 2]> {
         let place = |i: usize| {
             let normed = match &self.head_norms {
                 Some(norms) => norms[i].forward(e, p, &qkv[i])?,
                 None => qkv[i].clone(),
             };
-            match &wiring.rotation {
+            match wiring.rotation {
                 Some(rotation) => e.rope(&normed, rotation, false),
                 None => Ok(normed),
             }
@@ -182,10 +139,10 @@ impl Block {
         p: &Parameters<E>,
         qkv: &[E::Tensor; 3],
         upstream: [E::Tensor; 2],
-        wiring: &Wiring<E>,
+        wiring: &BlockWiring<'_, E::Tensor>,
     ) -> Result<[E::Tensor; 2]> {
         let place = |i: usize| {
-            let d_normed = match &wiring.rotation {
+            let d_normed = match wiring.rotation {
                 Some(rotation) => e.rope(&upstream[i], rotation, true)?,
                 None => upstream[i].clone(),
             };

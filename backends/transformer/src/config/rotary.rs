@@ -6,11 +6,11 @@ use std::f64::consts::PI;
 use serde_json::Value;
 use spo_api::Result;
 
-use crate::config::Fields;
+use super::fields::Fields;
 
 /// How positions become angles.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rope {
+pub(crate) struct Rope {
     /// Base of the geometric series of wavelengths.
     pub theta: f64,
     /// What stretches it.
@@ -19,7 +19,7 @@ pub struct Rope {
 
 /// Stretching of the wavelengths for contexts longer than the model was first trained on.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Scaling {
+pub(crate) enum Scaling {
     /// None.
     Default,
     /// All frequencies divided by a factor (Chen et al. 2023).
@@ -41,7 +41,7 @@ pub enum Scaling {
 }
 
 impl Rope {
-    pub(crate) fn parse(fields: &Fields<'_>) -> Result<Self> {
+    pub fn parse(fields: &Fields<'_>) -> Result<Self> {
         let table = |key: &str| fields.config.get(key).filter(|v| v.is_object());
         let parameters = table("rope_parameters").or_else(|| table("rope_scaling"));
         let empty = Value::Object(Default::default());
@@ -101,7 +101,7 @@ impl Rope {
     }
 
     /// Cosine and sine of each position's angles, both `[positions, dim / 2]`.
-    pub(crate) fn tables(&self, positions: &[u32], dim: usize) -> [Vec<f32>; 2] {
+    pub fn tables(&self, positions: &[u32], dim: usize) -> [Vec<f32>; 2] {
         let frequencies = self.frequencies(dim);
         let angles = || positions.iter().flat_map(|&p| frequencies.iter().map(move |f| f64::from(p) * f));
         [angles().map(|a| a.cos() as f32).collect(), angles().map(|a| a.sin() as f32).collect()]

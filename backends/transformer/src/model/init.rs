@@ -8,7 +8,7 @@ use crate::parameters::{Id, Role, Spec};
 
 /// Values of parameter `id`: matrices from N(0, `range`^2), zero biases, unit gains; adapters as PEFT
 /// begins them, A kaiming-uniform (within `1 / sqrt(in)`), B zero.
-pub(crate) fn random(spec: &Spec, id: Id, seed: u64, range: f64) -> Vec<f32> {
+pub(super) fn random(spec: &Spec, id: Id, seed: u64, range: f64) -> Vec<f32> {
     let n = spec.elements();
     // A stream per parameter: adding one to a model does not change the others.
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

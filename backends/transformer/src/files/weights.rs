@@ -10,7 +10,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
 use spo_api::{Error, Result, nearest};
 
-use crate::files::read_json;
+use super::json::read_json;
 use crate::parameters::Spec;
 
 /// One or several safetensors files that hold a set of named tensors.

@@ -1,25 +1,16 @@
-//! Low-rank adapters: attached to a decoder, and in PEFT's layout on disk.
+//! Low-rank adapters: attached to a decoder, and read from a folder in PEFT's layout.
 
 use std::path::Path;
 
-use safetensors::Dtype;
-use serde_json::json;
 use spo_api::{Adapter, Error, Result, nearest};
 
-use crate::config::Family;
 use crate::decoder::Decoder;
-use crate::engine::Engine;
-use crate::files::{read_json, write_json};
-use crate::linear::LowRank;
-use crate::parameters::{Role, Spec};
-use crate::save::{Entry, write_safetensors};
-use crate::session::TransformerSession;
-use crate::weights::Weights;
+use crate::files::{Weights, read_json};
 
-const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
+pub(crate) const CONFIG: &str = "adapter_config.json";
+pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
 /// PEFT's name for every linear layer but the head.
-const ALL: &str = "all-linear";
+pub(crate) const ALL: &str = "all-linear";
 
 /// Gives every linear layer that a target names its two matrices.
 ///
@@ -36,34 +27,19 @@ pub(crate) fn attach(decoder: &mut Decoder, adapter: &Adapter) -> Result<()> {
     };
     let mut leaves: Vec<String> = Vec::new();
     let mut used = vec![false; adapter.targets.len()];
-    for linear in decoder.blocks.iter_mut().flat_map(|block| block.linears_mut()) {
-        let leaf = linear.name.rsplit('.').next().unwrap_or_default();
+    decoder.adapt(adapter.rank, adapter.alpha / adapter.rank as f64, |name| {
+        let leaf = name.rsplit('.').next().unwrap_or_default();
         if !leaves.iter().any(|l| l == leaf) {
             leaves.push(leaf.to_owned());
         }
         let mut wanted = false;
         for (target, used) in adapter.targets.iter().zip(&mut used) {
-            let named = matches(&linear.name, target);
+            let named = matches(name, target);
             wanted |= named;
             *used |= named;
         }
-        if !wanted {
-            continue;
-        }
-        let (output, input) = (decoder.specs[linear.weight].shape[0], decoder.specs[linear.weight].shape[1]);
-        let mut add = |letter: &str, shape: Vec<usize>, role: Role| {
-            let name = format!("{}.lora_{letter}.weight", linear.name);
-            decoder.specs.push(Spec { name, shape, transposed: false, role });
-            decoder.specs.len() - 1
-        };
-        let low_rank = LowRank {
-            a: add("A", vec![adapter.rank, input], Role::AdapterA),
-            b: add("B", vec![output, adapter.rank], Role::AdapterB),
-            scale: adapter.alpha / adapter.rank as f64,
-        };
-        decoder.adapted.push((linear.weight, low_rank));
-        linear.adapter = Some(low_rank);
-    }
+        wanted
+    });
     match used.iter().position(|used| !used) {
         None => Ok(()),
         Some(i) => {
@@ -122,40 +98,4 @@ pub(crate) fn open(folder: &Path, decoder: &Decoder) -> Result<Weights> {
         return Err(Error::Model(format!("{origin}: {name} belongs to no target of the adapter")));
     }
     Ok(weights)
-}
-
-/// Writes the adapter so that PEFT loads it.
-pub(crate) fn save<E: Engine>(session: &TransformerSession<E>, folder: &Path) -> Result<()> {
-    let Some(adapter) = &session.adapter else {
-        return Err(Error::Model("the model has no adapter to export".into()));
-    };
-    // Beside an adapter nothing is trained.
-    let entries: Vec<Entry> = session
-        .trained
-        .iter()
-        .map(|&id| &session.decoder.specs[id])
-        .map(|spec| Entry { name: peft_name(&spec.name), shape: spec.shape.clone(), dtype: Dtype::F32 })
-        .collect();
-    write_safetensors(&folder.join(WEIGHTS), [], &entries, |i| {
-        session.engine.download(session.parameters.value(session.trained[i]))
-    })?;
-    let targets = match &adapter.targets[..] {
-        [only] if only == ALL => json!(ALL),
-        list => json!(list),
-    };
-    let base = session.source.as_ref().map(|folder| folder.display().to_string());
-    let config = json!({
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "r": adapter.rank,
-        "lora_alpha": adapter.alpha,
-        "lora_dropout": 0.0,
-        "target_modules": targets,
-        "bias": "none",
-        "fan_in_fan_out": session.decoder.architecture.family == Family::Gpt2,
-        "init_lora_weights": true,
-        "inference_mode": true,
-    });
-    write_json(&folder.join(CONFIG), &config)
 }
