@@ -10,7 +10,7 @@ use spo_data::task::{self, Generated};
 use spo_data::{Dataset, Fit, Source, Tokenizer};
 
 use crate::error::BadInput;
-use crate::plan::stage::{PlannedTerm, PlannedStage};
+use crate::plan::stage::{PlannedStage, PlannedTerm};
 use crate::plan::tokens::TokenCache;
 use crate::plan::view::View;
 use crate::recipe::compose::{self, Bilevel, LowerData};

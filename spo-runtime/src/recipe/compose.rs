@@ -10,7 +10,10 @@ use super::optimizer::OptimizerSpec;
 use super::part::PartSpec;
 
 /// Builds an objective, or the weighted sum of several.
-pub(crate) fn objective(registry: &Registry, spec: &ObjectiveSpec) -> Result<Box<dyn Objective>, ConfigError> {
+pub(crate) fn objective(
+    registry: &Registry,
+    spec: &ObjectiveSpec,
+) -> Result<Box<dyn Objective>, ConfigError> {
     match spec {
         ObjectiveSpec::One(spec) => spec.part.build(registry, Registry::objective),
         ObjectiveSpec::Sum(terms) => {
@@ -46,8 +49,6 @@ fn component(
 
 /// A bilevel step with its lower level.
 pub(crate) struct Bilevel {
-    /// Name of the step.
-    pub(crate) name: String,
     /// How the levels become an update.
     pub(crate) step: Box<dyn BilevelStep>,
     /// The terms of the lower level, whose losses are added up; none if the step has no lower level.
@@ -75,21 +76,19 @@ pub(crate) struct LowerData {
 /// Builds a bilevel step and its lower level.
 pub(crate) fn bilevel(registry: &Registry, spec: &BilevelSpec) -> Result<Bilevel, ConfigError> {
     let (part, levels) = (&spec.part, &spec.own);
-    let name = part.name.clone();
     let step = part.build(registry, Registry::step)?;
     if !step.needs().lower {
         let given = [("lower", levels.lower.is_some()), ("lower_data", levels.lower_data.is_some())];
         return match given.into_iter().find(|(_, given)| *given) {
-            Some((key, _)) => {
-                Err(part.located(ConfigError::at(key, format!("has no effect: `{name}` has no lower level"))))
-            }
-            None => Ok(Bilevel { name, step, lower: Vec::new() }),
+            Some((key, _)) => Err(part
+                .located(ConfigError::at(key, format!("has no effect: `{}` has no lower level", part.name)))),
+            None => Ok(Bilevel { step, lower: Vec::new() }),
         };
     }
-    let shared_data = levels.lower_data.as_ref().map(|source| LowerData {
-        place: format!("{}.lower_data", part.place),
-        source: source.clone(),
-    });
+    let shared_data = levels
+        .lower_data
+        .as_ref()
+        .map(|source| LowerData { place: format!("{}.lower_data", part.place), source: source.clone() });
     let place = format!("{}.lower", part.place);
     let lower = match &levels.lower {
         None => {
@@ -111,7 +110,10 @@ pub(crate) fn bilevel(registry: &Registry, spec: &BilevelSpec) -> Result<Bilevel
                     Some(source) => {
                         let objective = sum(vec![component]).map_err(|error| at(&term.part.place, error))?;
                         let place = format!("{}.data", term.part.place);
-                        lower.push(LowerPart { objective, data: Some(LowerData { place, source: source.clone() }) });
+                        lower.push(LowerPart {
+                            objective,
+                            data: Some(LowerData { place, source: source.clone() }),
+                        });
                     }
                 }
             }
@@ -130,7 +132,7 @@ pub(crate) fn bilevel(registry: &Registry, spec: &BilevelSpec) -> Result<Bilevel
             lower
         }
     };
-    Ok(Bilevel { name, step, lower })
+    Ok(Bilevel { step, lower })
 }
 
 /// A lower objective must learn from demonstrations alone.

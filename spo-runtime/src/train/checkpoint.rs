@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use spo_api::Session;
 
 use crate::plan::stage::PlannedStage;
-use crate::recipe;
+use crate::recipe::CheckpointSection;
 use crate::store::bundle;
 use crate::store::logs::{Lengths, Logs};
 use crate::store::scores::{self, Scores};
@@ -124,11 +124,11 @@ impl Found {
         Ok(Found { folder: folder.to_owned(), state, scores: scores::read(&folder.join(SCORES))? })
     }
 
-    /// Puts a session back to where it was.
-    ///
-    /// # Errors
-    /// Those of the session.
-    pub(crate) fn restore(&self, session: &mut dyn Session) -> spo_api::Result<()> {
+    /// Puts the session of a run with these stages back to where it was.
+    pub(crate) fn restore(&self, session: &mut dyn Session, stages: &[PlannedStage]) -> spo_api::Result<()> {
+        let rule = self.state.stage.is_some().then(|| &stages[self.state.finished.len()].optimizer);
+        // A session takes back the state of the rule it has.
+        session.adopt_optimizer(rule.and_then(|rule| rule.kernel()).as_ref())?;
         session.restore_state(&self.folder.join(SESSION))
     }
 }
@@ -136,13 +136,13 @@ impl Found {
 /// The checkpoints of a run: `checkpoints/STEPS`, where STEPS counts through all stages.
 pub(crate) struct Checkpoints {
     folder: PathBuf,
-    policy: recipe::CheckpointSection,
+    policy: CheckpointSection,
     since: Instant,
 }
 
 impl Checkpoints {
     /// Those of the run in this folder.
-    pub(crate) fn new(run: &Path, policy: recipe::CheckpointSection) -> Self {
+    pub(crate) fn new(run: &Path, policy: CheckpointSection) -> Self {
         Checkpoints { folder: run.join("checkpoints"), policy, since: Instant::now() }
     }
 

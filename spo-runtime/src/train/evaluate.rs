@@ -43,8 +43,12 @@ pub(crate) fn held_out(
     let mut scores = Scores::empty(data);
     batch.store(&scored, &mut scores);
     let start = start.unwrap_or(&scores);
-    let assembled =
-        Assembled::new(batch, batch.passes.iter().zip(&scored), Some(reference.as_ref().unwrap_or(start)), data);
+    let assembled = Assembled::new(
+        batch,
+        batch.passes.iter().zip(&scored),
+        Some(reference.as_ref().unwrap_or(start)),
+        data,
+    );
     // Evaluating must not advance an objective's running values.
     let state = objective.state();
     let evaluation = evaluate(objective, &assembled, data)?;

@@ -61,7 +61,8 @@ impl Incident {
     pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join(BATCH);
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is damaged, or of another version of spo", path.display()))
+        serde_json::from_slice(&text)
+            .with_context(|| format!("{} is damaged, or of another version of spo", path.display()))
     }
 
     /// Where those of a run are, the latest last.

@@ -19,7 +19,6 @@ use crate::store::output::{self, Before, Output};
 use crate::train::checkpoint::{self, Checkpoints, Found, RunState};
 use crate::train::keeper::{KNOWN, Keeper, Known, Within, named};
 use crate::train::model_folder::{export, save};
-use crate::train::optimization::Optimization;
 use crate::train::stage;
 use crate::train::starts::{self, Starts, Uses};
 use crate::train::summary::{StageSummary, Summary};
@@ -121,7 +120,7 @@ impl Run {
 
     /// Goes to where a checkpoint stands.
     fn restore(&mut self, found: Found) -> anyhow::Result<()> {
-        found.restore(&mut *self.plan.session)?;
+        found.restore(&mut *self.plan.session, &self.stages)?;
         let RunState { finished, starts, stage, .. } = found.state;
         (self.keeper.finished, self.keeper.starts, self.known) = (finished, starts, Known::new());
         let mut scores = BTreeMap::new();

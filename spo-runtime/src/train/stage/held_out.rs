@@ -101,7 +101,12 @@ impl Training<'_> {
     }
 
     /// Saves the model if it is the best of the stage so far. The one the stage began with is none of its own.
-    fn keep_best(&mut self, step: usize, metrics: &Metrics, progress: &mut StageProgress) -> anyhow::Result<()> {
+    fn keep_best(
+        &mut self,
+        step: usize,
+        metrics: &Metrics,
+        progress: &mut StageProgress,
+    ) -> anyhow::Result<()> {
         let plan = &mut *self.plan;
         let Some(best) = &plan.recipe.checkpoint.best else { return Ok(()) };
         let Some(&figure) = metrics.get(&best.metric) else {

@@ -75,7 +75,8 @@ impl InFlight {
     pub(super) fn keep(&self, training: &mut Training<'_>) -> anyhow::Result<()> {
         let state = self.state(Memory::of(training.stage));
         let reference = self.evaluator.held_out.as_ref().and_then(|rows| rows.reference.as_ref());
-        let lower = self.references.lower.iter().enumerate().map(|(i, scores)| (lower_name(i), scores.as_ref()));
+        let lower =
+            self.references.lower.iter().enumerate().map(|(i, scores)| (lower_name(i), scores.as_ref()));
         let scores = [
             ("train".to_owned(), self.references.train.as_ref()),
             ("held_out/reference".to_owned(), reference),

@@ -47,7 +47,8 @@ impl Training<'_> {
             }
             false => None,
         };
-        let own: Vec<_> = self.stage.lower.iter().map(|term| term.data.clone().filter(|_| of_lower)).collect();
+        let own: Vec<_> =
+            self.stage.lower.iter().map(|term| term.data.clone().filter(|_| of_lower)).collect();
         let mut lower = Vec::new();
         for data in own {
             lower.push(match data {

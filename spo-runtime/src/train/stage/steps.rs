@@ -125,7 +125,8 @@ impl Training<'_> {
     /// Puts a batch before the stage's bilevel step.
     fn solve(&mut self, work: &mut InFlight, batch: Batch, lr: f64) -> Solved {
         let stage = &mut *self.stage;
-        let (batch_size, progress) = (stage.recipe.batch_size, Progress { step: work.progress.done, total: stage.steps });
+        let (batch_size, progress) =
+            (stage.recipe.batch_size, Progress { step: work.progress.done, total: stage.steps });
         stage.objective.begin(progress.step);
         let data = Scored { rows: &stage.train, reference: work.references.train.as_ref() };
         let drawing = work.orders.lower.iter_mut().zip(&mut work.progress.draws);

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use spo_api::{
-    BilevelProblem, Error, Evaluation, LevelWeights, LogProbs, Losses, Objective, Optimizer, Progress, Result,
-    Session, Statistics, Vector, VectorSpace, Weigh,
+    BilevelProblem, Error, Evaluation, LevelWeights, LogProbs, Losses, Objective, Optimizer, Progress,
+    Result, Session, Statistics, Vector, VectorSpace, Weigh,
 };
 use spo_data::{Dataset, MicroBatch};
 
@@ -418,7 +418,6 @@ fn backward(session: &mut dyn Session, passes: &[Pass], upstream: &[f64]) -> Res
 fn statistics(logged: bool, upper: &dyn Objective) -> Statistics {
     Statistics { entropy: logged, greedy: logged, collision: upper.requirements().collision }
 }
-
 
 #[cfg(test)]
 mod tests;
