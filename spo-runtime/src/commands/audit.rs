@@ -198,7 +198,10 @@ fn every_step(registry: &Registry, options: &Audit) -> anyhow::Result<Vec<Bileve
         for mut form in examples.unwrap_or_else(|| vec![json!({})]) {
             options.put_into(&mut form);
             if let Err(error) = registry.step(entry.name, &form) {
-                let message = format!("error: step `{}` cannot be audited as {form}: {error}; name it with --step", entry.name);
+                let message = format!(
+                    "error: step `{}` cannot be audited as {form}: {error}; name it with --step",
+                    entry.name
+                );
                 return Err(BadInput(message).into());
             }
             let mut spec = BilevelSpec::named(entry.name)?;
@@ -278,7 +281,13 @@ impl Scene<'_> {
                 if audited.len() == i {
                     let (Passes { forward, backward }, vectors) = cost;
                     let agreement = Default::default();
-                    audited.push(Audited { step: serde_json::to_value(spec)?, agreement, forward, backward, vectors });
+                    audited.push(Audited {
+                        step: serde_json::to_value(spec)?,
+                        agreement,
+                        forward,
+                        backward,
+                        vectors,
+                    });
                 }
                 for (mean, &gradient) in audited[i].agreement.iter_mut().zip(&exact) {
                     let (norm, length) = (space.norm(gradient)?, space.norm(update)?);

@@ -23,12 +23,7 @@ pub(crate) struct BackendSpec {
 
 impl Default for BackendSpec {
     fn default() -> Self {
-        BackendSpec {
-            name: "candle".into(),
-            device: "auto".into(),
-            dtype: "f32".into(),
-            options: Map::new(),
-        }
+        BackendSpec { name: "candle".into(), device: "auto".into(), dtype: "f32".into(), options: Map::new() }
     }
 }
 

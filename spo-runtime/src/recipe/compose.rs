@@ -10,7 +10,10 @@ use super::optimizer::OptimizerSpec;
 use super::part::PartSpec;
 
 /// Builds an objective, or the weighted sum of several.
-pub(crate) fn objective(registry: &Registry, spec: &ObjectiveSpec) -> Result<Box<dyn Objective>, ConfigError> {
+pub(crate) fn objective(
+    registry: &Registry,
+    spec: &ObjectiveSpec,
+) -> Result<Box<dyn Objective>, ConfigError> {
     match spec {
         ObjectiveSpec::One(spec) => spec.part.build(registry, Registry::objective),
         ObjectiveSpec::Sum(terms) => {
@@ -86,10 +89,10 @@ pub(crate) fn bilevel(registry: &Registry, spec: &BilevelSpec) -> Result<Bilevel
             None => Ok(Bilevel { name, step, lower: Vec::new() }),
         };
     }
-    let shared_data = levels.lower_data.as_ref().map(|source| LowerData {
-        place: format!("{}.lower_data", part.place),
-        source: source.clone(),
-    });
+    let shared_data = levels
+        .lower_data
+        .as_ref()
+        .map(|source| LowerData { place: format!("{}.lower_data", part.place), source: source.clone() });
     let place = format!("{}.lower", part.place);
     let lower = match &levels.lower {
         None => {
@@ -111,7 +114,10 @@ pub(crate) fn bilevel(registry: &Registry, spec: &BilevelSpec) -> Result<Bilevel
                     Some(source) => {
                         let objective = sum(vec![component]).map_err(|error| at(&term.part.place, error))?;
                         let place = format!("{}.data", term.part.place);
-                        lower.push(LowerPart { objective, data: Some(LowerData { place, source: source.clone() }) });
+                        lower.push(LowerPart {
+                            objective,
+                            data: Some(LowerData { place, source: source.clone() }),
+                        });
                     }
                 }
             }

@@ -100,8 +100,7 @@ impl PartSpec {
             let beside = self.beside.iter().map(String::as_str).chain(error.suggestion.as_deref());
             error.suggestion = nearest(&key, beside).map(str::to_owned);
         }
-        let has_key =
-            |entry: &&spo_api::Entry| (entry.schema)().as_value()["properties"].get(&key).is_some();
+        let has_key = |entry: &&spo_api::Entry| (entry.schema)().as_value()["properties"].get(&key).is_some();
         let same_kind = registry.iter().filter(|entry| entry.build.kind() == self.kind);
         let owners: Vec<_> = same_kind.filter(has_key).map(|entry| entry.name).collect();
         if !owners.is_empty() {
@@ -163,8 +162,13 @@ impl<'de, O: OwnKeys> Deserialize<'de> for Spec<O> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Spec<O>, A::Error> {
-                let mut sorter =
-                    Sorter::<A, O> { table, own: keys::<O>(), name: None, config: Map::new(), of: PhantomData };
+                let mut sorter = Sorter::<A, O> {
+                    table,
+                    own: keys::<O>(),
+                    name: None,
+                    config: Map::new(),
+                    of: PhantomData,
+                };
                 let own = O::deserialize(MapAccessDeserializer::new(&mut sorter))?;
                 let Some(name) = sorter.name.or(O::DEFAULT.map(str::to_owned)) else {
                     let (key, kind) = (O::NAME, O::KIND);
