@@ -57,24 +57,10 @@ pub fn cargo(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<(
     Libtorch::obtain()?.cargo(arguments)
 }
 
-/// Lints and tests the tch backend. Without libtorch nothing is done, and said; only a build server (`CI` is
-/// set) downloads it for this.
-///
-/// # Errors
-/// In words.
-pub fn test() -> Result<(), String> {
-    let server = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
-    let found = if server { Libtorch::obtain() } else { Libtorch::present() };
-    let libtorch = match found {
-        Ok(libtorch) => libtorch,
-        Err(words) => {
-            eprintln!("SKIPPED: every test of the tch backend: {words}");
-            return Ok(());
-        }
-    };
-    libtorch.cargo(["clippy", "--all-targets", "--", "-D", "warnings"])?;
-    libtorch.cargo(["build"])?;
-    libtorch.cargo(["test"])
+/// Runs a command; unless it succeeds, this is what went wrong.
+pub fn succeed(mut command: Command, failure: &str) -> Result<(), String> {
+    let status = command.status().map_err(|e| format!("cannot start cargo: {e}"))?;
+    status.success().then_some(()).ok_or_else(|| failure.to_owned())
 }
 
 impl Libtorch {
@@ -105,16 +91,44 @@ impl Libtorch {
         Ok(Libtorch { folder, link })
     }
 
+    /// What is there to test with: only a build server (`CI` is set) downloads it for this.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn for_tests() -> Result<Self, String> {
+        let server = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+        if server { Self::obtain() } else { Self::present() }
+    }
+
+    /// Lints and tests the tch backend; tests that are skipped go into this file.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn test(&self, skipped: &Path) -> Result<(), String> {
+        self.cargo(["clippy", "--all-targets", "--", "-D", "warnings"])?;
+        self.cargo(["build"])?;
+        let mut tests = self.command("test");
+        tests.env(test_support::SKIPPED, skipped);
+        succeed(tests, "`cargo test` failed on the tch backend")
+    }
+
     fn cargo(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<(), String> {
         let mut arguments = arguments.into_iter();
         let command = arguments.next().expect("a command of cargo");
+        let mut cargo = self.command(&command);
+        cargo.args(arguments);
+        succeed(cargo, &format!("`cargo {}` failed on the tch backend", command.as_ref().display()))
+    }
+
+    /// A cargo command on the crate of the tch backend.
+    fn command(&self, command: impl AsRef<OsStr>) -> Command {
         let mut cargo = Command::new(env!("CARGO"));
         cargo
-            .arg(&command)
+            .arg(command)
             .arg("--release")
             .arg("--manifest-path")
             .arg(root().join("backends/tch/Cargo.toml"));
-        cargo.args(arguments).env("LIBTORCH", &self.link).env("CARGO_TARGET_DIR", target());
+        cargo.env("LIBTORCH", &self.link).env("CARGO_TARGET_DIR", target());
         // For the end-to-end tests, which run `spo-run` itself.
         cargo.env("SPO_RUN", target().with_file_name("release").join("spo-run"));
         cargo
@@ -123,9 +137,7 @@ impl Libtorch {
         for other in ["LIBTORCH_USE_PYTORCH", "LIBTORCH_INCLUDE", "LIBTORCH_LIB", "LIBTORCH_STATIC"] {
             cargo.env_remove(other);
         }
-        let status = cargo.status().map_err(|e| format!("cannot start cargo: {e}"))?;
-        let words = || format!("`cargo {}` failed on the tch backend", command.as_ref().display());
-        status.success().then_some(()).ok_or_else(words)
+        cargo
     }
 }
 

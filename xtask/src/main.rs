@@ -4,8 +4,9 @@
 mod browser;
 mod libtorch;
 mod table;
+mod test;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 const HELP: &str = "\
 cargo xtask test [ARGUMENTS]   every test of the workspace, in a release build, and those of the tch backend
@@ -25,14 +26,16 @@ cargo xtask table [--against STAGE] RUN...
                                confidence interval of every stage, or of its difference to STAGE,
                                in Markdown
 
-SPO_SHARED=FOLDER makes the tests on reference models and real data run too; without it they say
-that they are skipped.
+SPO_SHARED=FOLDER names the folder of reference models and real data; without it the tests that need
+it are skipped. The last lines of `cargo xtask test` count what was skipped, and say why.
 ";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
-        Some("test") => test(&arguments.collect::<Vec<_>>()),
+        Some("test") => {
+            test::run(&arguments.collect::<Vec<_>>()).map_or_else(failure, |()| ExitCode::SUCCESS)
+        }
         Some("libtorch") => {
             let command: Vec<_> = arguments.collect();
             let done = if command.is_empty() { libtorch::install() } else { libtorch::cargo(command) };
@@ -62,22 +65,6 @@ fn main() -> ExitCode {
             eprint!("{HELP}");
             ExitCode::from(2)
         }
-    }
-}
-
-/// Release, because the tests train models: the build is the one `cargo run --release` uses.
-fn test(arguments: &[String]) -> ExitCode {
-    match std::env::var("SPO_SHARED") {
-        Ok(folder) => eprintln!("reference models and data: {folder}"),
-        Err(_) => eprintln!("SPO_SHARED is not set: tests on reference models and real data will be SKIPPED"),
-    }
-    let status =
-        Command::new(env!("CARGO")).args(["test", "--release", "--workspace"]).args(arguments).status();
-    match status {
-        Ok(status) if !status.success() => ExitCode::FAILURE,
-        Ok(_) if arguments.is_empty() => libtorch::test().map_or_else(failure, |()| ExitCode::SUCCESS),
-        Ok(_) => ExitCode::SUCCESS,
-        Err(e) => failure(format!("cannot start cargo: {e}")),
     }
 }
 

@@ -1,14 +1,13 @@
 //! Runs that are killed, stopped, starved of disk or found damaged: they go on to the very bits that they would
 //! have reached undisturbed, or say why they cannot.
 
-#[macro_use]
-mod support;
-
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::Place;
+use test_support::{Place, skip};
+
+use crate::place;
 
 /// Every kind of state: multipliers, running values, a moving reference, a reference from before, stages that
 /// branch, lower batches of their own, weights that grow, held-out figures on the way, the best model.
@@ -73,15 +72,14 @@ optimizer = { lr = 1e-3 }
 const STAGES: [&str; 4] = ["sft", "moving", "bco", "barrier"];
 
 fn command(place: &Place, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_spo-run"));
-    command.args(arguments).current_dir(place.path("."));
+    let mut command = place.command(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     command
 }
 
 /// A place with the recipe, and the run that nothing disturbed.
 fn undisturbed() -> (Place, Duration) {
-    let place = Place::new();
+    let place = place();
     place.write("recipe.toml", RECIPE);
     let began = Instant::now();
     place.run(&["recipe.toml", "--quiet", "--set", "run.output=whole"]).success();
@@ -387,10 +385,7 @@ fn a_full_disk_is_an_error_and_costs_no_checkpoint() {
     };
     // The first checkpoint fits, the second one does not.
     if !mount("160k") {
-        eprintln!(
-            "SKIPPED: a_full_disk_is_an_error_and_costs_no_checkpoint must be allowed to mount a tmpfs"
-        );
-        return;
+        return skip("a full disk is a small tmpfs, which this user may not mount");
     }
     let full = place.run(&["recipe.toml", "--set", "run.output=disk/run"]);
     let kept = place.path("disk/run/checkpoints/00000002/manifest.json").exists();
@@ -409,7 +404,7 @@ fn a_full_disk_is_an_error_and_costs_no_checkpoint() {
 
 #[test]
 fn a_folder_that_cannot_be_written_to_is_an_error() {
-    let place = Place::new();
+    let place = place();
     place.write("recipe.toml", RECIPE);
     place.write("file", "");
     for output in ["file/run", "/proc/run"] {

@@ -1,9 +1,10 @@
 //! Whole runs of the binary against runs of TRL's trainer on the same models, rows and settings.
 
-mod support;
-
 use serde_json::Value;
-use support::{Place, close, golden, shared, steps};
+use test_support::{Place, close, golden, shared};
+
+use crate::place;
+use crate::recipes::steps;
 
 const MODELS: [&str; 5] = ["llama-tiny", "llama-tied-tiny", "qwen2-tiny", "qwen3-tiny", "gpt2-tiny"];
 
@@ -15,9 +16,9 @@ fn rows(place: &Place, runs: &Value) {
 
 #[test]
 fn eight_dpo_steps_are_those_of_trl_for_all_five_models() {
-    let Some(shared) = shared("eight_dpo_steps_are_those_of_trl_for_all_five_models") else { return };
+    let Some(shared) = shared() else { return };
     let runs = golden("trl_dpo_runs.json");
-    let place = Place::new();
+    let place = place();
     rows(&place, &runs);
     for model in MODELS {
         let recipe = format!(

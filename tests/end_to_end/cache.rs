@@ -1,13 +1,12 @@
 //! Work that runs share through the cache: it saves work, and changes nothing else.
 
-#[macro_use]
-mod support;
-
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use spo_runtime::scores_file;
-use support::Place;
+use test_support::Place;
+
+use crate::place;
 
 const HEAD: &str = concat!(
     tiny!(48, 12),
@@ -46,8 +45,8 @@ fn entries(place: &Place, kind: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-fn place() -> Place {
-    let place = Place::new();
+fn with_recipe() -> Place {
+    let place = place();
     place.write("recipe.toml", [HEAD, ALIGN].concat());
     place
 }
@@ -56,7 +55,7 @@ const STAGE: [&str; 2] = ["--set", "cache.stages=[\"sft\"]"];
 
 #[test]
 fn the_reference_is_scored_once_for_all_runs_that_share_it() {
-    let place = place();
+    let place = with_recipe();
     let (_, scored) = run(&place, "elsewhere/off", &["--set", "cache.enabled=false"]);
     assert_eq!(scored, [0, 48]);
     assert!(!place.path("elsewhere/.cache").exists());
@@ -84,7 +83,7 @@ fn the_reference_is_scored_once_for_all_runs_that_share_it() {
 
 #[test]
 fn seeds_share_the_reference_of_a_model_from_files() {
-    let place = Place::new();
+    let place = place();
     place.write("recipe.toml", HEAD);
     run(&place, "made", &[]);
     let rows =
@@ -105,7 +104,7 @@ fn seeds_share_the_reference_of_a_model_from_files() {
 
 #[test]
 fn a_stage_is_trained_once_for_all_runs_that_begin_with_it() {
-    let place = place();
+    let place = with_recipe();
     let (_, _) = run(&place, "elsewhere/off", &["--set", "cache.enabled=false"]);
     let (first, _) = run(&place, "runs/first", &STAGE);
     let (second, rows) = run(&place, "runs/second", &STAGE);
@@ -149,7 +148,7 @@ fn a_stage_is_trained_once_for_all_runs_that_begin_with_it() {
 
 #[test]
 fn a_damaged_entry_is_computed_again() {
-    let place = place();
+    let place = with_recipe();
     run(&place, "runs/first", &STAGE);
     for (kind, file) in [("reference", "scores.safetensors"), ("stage", "session.safetensors")] {
         let entry = entries(&place, kind).pop().unwrap();
@@ -170,7 +169,7 @@ fn a_damaged_entry_is_computed_again() {
 
 #[test]
 fn an_entry_that_is_whole_and_wrong_is_found_before_the_first_step() {
-    let place = place();
+    let place = with_recipe();
     run(&place, "runs/first", &[]);
     let entry = entries(&place, "reference").pop().unwrap();
     let path = entry.join("scores.safetensors");
@@ -195,7 +194,7 @@ fn an_entry_that_is_whole_and_wrong_is_found_before_the_first_step() {
 
 #[test]
 fn processes_that_need_the_same_wait_for_the_first() {
-    let place = place();
+    let place = with_recipe();
     std::thread::scope(|scope| {
         let place = &place;
         for i in 0..4 {
@@ -214,7 +213,7 @@ fn processes_that_need_the_same_wait_for_the_first() {
 
 #[test]
 fn a_cache_that_cannot_be_used_is_done_without() {
-    let place = place();
+    let place = with_recipe();
     place.write("file", "");
     let (said, rows) = run(&place, "runs/run", &["--set", "cache.folder=file/cache"]);
     assert!(said.contains("warning: going on without the cache in file/cache"), "{said}");
@@ -223,7 +222,7 @@ fn a_cache_that_cannot_be_used_is_done_without() {
 
 /// A recipe that learns from files, and the files.
 fn place_with_files() -> Place {
-    let place = Place::new();
+    let place = place();
     place.write("make.toml", HEAD);
     place.run(&["make.toml", "--quiet", "--set", "run.output=made"]).success();
     let rows =
@@ -275,7 +274,7 @@ fn a_file_is_tokenized_once_for_all_runs_that_read_it_in_the_same_way() {
 
 #[test]
 fn what_is_old_or_too_much_is_pruned_and_what_is_in_use_stays() {
-    let place = place();
+    let place = with_recipe();
     run(&place, "runs/first", &STAGE);
     let listed = place.run(&["cache"]).success().stdout;
     assert!(listed.contains("2 entries, ") && listed.contains(" ago"), "{listed}");
@@ -299,7 +298,7 @@ fn what_is_old_or_too_much_is_pruned_and_what_is_in_use_stays() {
 
 #[test]
 fn pruning_beside_runs_costs_them_nothing_but_time() {
-    let place = place();
+    let place = with_recipe();
     run(&place, "elsewhere/off", &["--set", "cache.enabled=false"]);
     std::thread::scope(|scope| {
         let place = &place;

@@ -1,15 +1,16 @@
 //! Runs in the enumerable world: the tabular backend, and where probability goes.
 
-mod support;
-
 use std::path::Path;
 
 use serde_json::Value;
-use support::{Place, steps};
+use test_support::Place;
+
+use crate::recipes::steps;
+use crate::{place, project};
 
 /// The recipe that the guide shows, run in a folder of its own.
 fn shown(place: &Place, arguments: &[&str]) {
-    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/enumerable.toml");
+    let recipe = project("recipes/enumerable.toml");
     place.run(&[&[recipe.to_str().unwrap(), "--quiet"], arguments].concat()).success();
 }
 
@@ -22,7 +23,7 @@ fn evaluations<'a>(metrics: &'a [Value], stage: &str) -> Vec<&'a Value> {
 
 #[test]
 fn the_ledger_accounts_for_all_probability_at_every_moment() {
-    let place = Place::new();
+    let place = place();
     shown(&place, &[]);
     let metrics = place.metrics("runs/enumerable");
     let mass = |line: &Value, part: &str| line[format!("eval_mass/{part}")].as_f64().unwrap();
@@ -49,7 +50,7 @@ fn the_ledger_accounts_for_all_probability_at_every_moment() {
 
 #[test]
 fn a_run_is_the_same_to_the_bit_and_seeds_differ() {
-    let place = Place::new();
+    let place = place();
     let lines = |name: &str, seed: &str| {
         shown(&place, &["--set", &format!("run.output={name}"), "--set", &format!("run.seed={seed}")]);
         place.read(&format!("{name}/metrics.jsonl"))
@@ -62,7 +63,7 @@ fn a_run_is_the_same_to_the_bit_and_seeds_differ() {
 /// Splitting a batch is exact to rounding: f64 makes that a sharp test of the bookkeeping.
 #[test]
 fn splitting_a_batch_changes_nothing_but_the_last_digits() {
-    let place = Place::new();
+    let place = place();
     for (i, objective) in ["dpo", "simpo", "aot"].into_iter().enumerate() {
         for (j, bilevel) in ["spo", "dpo-sft"].into_iter().enumerate() {
             let lines = |split: &str| {
@@ -92,7 +93,7 @@ fn splitting_a_batch_changes_nothing_but_the_last_digits() {
 /// Two ways to the same Hessian. The one of differences is not exact, so the last digits tell them apart.
 #[test]
 fn looking_ahead_by_double_backward_goes_where_differences_go() {
-    let place = Place::new();
+    let place = place();
     let lines = |hessian: &str, micro_batch: &str| {
         let bilevel = format!(
             "stage.spo.bilevel={{ step = \"lookahead\", inner_steps = 2, inner_lr = 0.3, gradient = \"exact\", hessian = \"{hessian}\" }}"
@@ -119,7 +120,7 @@ fn looking_ahead_by_double_backward_goes_where_differences_go() {
 
 #[test]
 fn what_the_ledger_cannot_tell_it_says() {
-    let place = Place::new();
+    let place = place();
     shown(&place, &["--set", "stage.dpo.save=false"]);
     for (arguments, expected) in [
         (vec!["mass", "nowhere"], "nowhere holds no run"),
@@ -140,7 +141,7 @@ fn audit(place: &Place, arguments: &[&str]) -> Vec<Value> {
 
 #[test]
 fn an_audit_knows_the_exact_step_from_the_others() {
-    let place = Place::new();
+    let place = place();
     shown(&place, &["--set", "stage.spo.steps=40"]);
     for stage in ["sft", "spo"] {
         let options = ["--stage", stage, "--inner-steps", "2", "--inner-lr", "0.05", "--batches", "2"];
@@ -175,7 +176,7 @@ fn an_audit_knows_the_exact_step_from_the_others() {
 
 #[test]
 fn what_cannot_be_audited_is_said() {
-    let place = Place::new();
+    let place = place();
     shown(&place, &[]);
     for (arguments, expected) in [
         (vec!["--stage", "spoo"], "no stage `spoo`, only sft, dpo"),
@@ -195,8 +196,8 @@ fn what_cannot_be_audited_is_said() {
 
 #[test]
 fn every_recipe_that_needs_no_file_can_be_run() {
-    let place = Place::new();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes");
+    let place = place();
+    let folder = project("recipes");
     let files = |folder: &Path| -> Vec<_> {
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         entries.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect()
@@ -213,7 +214,7 @@ fn every_recipe_that_needs_no_file_can_be_run() {
 
 #[test]
 fn summaries_are_judged_at_both_ends_of_a_stage() {
-    let place = Place::new();
+    let place = place();
     place.write(
         "recipe.toml",
         r#"

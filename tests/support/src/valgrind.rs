@@ -2,7 +2,12 @@
 
 use std::process::Command;
 
-/// Runs these tests of the program that asks, with every access to memory watched; or says loudly that it cannot.
+use crate::skip;
+
+/// Runs these tests of the program that asks, with every access to memory watched.
+///
+/// # Panics
+/// When a test fails there, or memory is used that must not be.
 pub fn watch(tests: &[&str]) {
     let valgrind = Command::new("valgrind")
         .args(["--quiet", "--error-exitcode=9"])
@@ -11,7 +16,7 @@ pub fn watch(tests: &[&str]) {
         .arg("--test-threads=1")
         .output();
     match valgrind {
-        Err(e) => eprintln!("SKIPPED: valgrind is needed to watch memory at the border ({e})"),
+        Err(_) => skip("valgrind, which watches memory at the plugin border, is not installed"),
         Ok(output) => {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));

@@ -1,10 +1,10 @@
 //! Whole runs of the binary on a generated task: what they promise, whatever the numbers.
 
-#[macro_use]
-mod support;
-
 use serde_json::Value;
-use support::{Place, close, steps};
+use test_support::{Place, close};
+
+use crate::place;
+use crate::recipes::steps;
 
 /// A model and a task that train in a second.
 const HEAD: &str = concat!(
@@ -43,7 +43,7 @@ fn run(place: &Place, name: &str, recipe: &str, arguments: &[&str]) -> Vec<Value
 
 #[test]
 fn the_same_seed_gives_the_same_bits_and_another_seed_does_not() {
-    let place = Place::new();
+    let place = place();
     let recipe = align(r#""dpo""#, r#"{ step = "penalty", lambda = 1.0 }"#, "");
     let first = run(&place, "first", &recipe, &[]);
     assert_eq!(first, run(&place, "second", &recipe, &[]));
@@ -56,7 +56,7 @@ fn the_same_seed_gives_the_same_bits_and_another_seed_does_not() {
 
 #[test]
 fn splitting_a_batch_changes_nothing_but_rounding() {
-    let place = Place::new();
+    let place = place();
     let cases = [
         (r#"{ name = "dpo", beta = 0.5 }"#, r#""single""#),
         (r#"[{ name = "simpo" }, { name = "sft", weight = 0.3 }]"#, r#""single""#),
@@ -84,7 +84,7 @@ fn splitting_a_batch_changes_nothing_but_rounding() {
 
 #[test]
 fn every_objective_trains_under_every_step() {
-    let place = Place::new();
+    let place = place();
     let listed = place.run(&["list"]).success().stdout;
     let names = |title: &str| -> Vec<String> {
         let section = listed.split_once(title).expect("a section").1;
@@ -123,7 +123,7 @@ fn every_objective_trains_under_every_step() {
 
 #[test]
 fn the_first_step_of_a_preference_stage_has_no_margin() {
-    let place = Place::new();
+    let place = place();
     let metrics = run(&place, "margin", &align(r#""dpo""#, r#""single""#, ""), &[]);
     let first = steps(&metrics, "align")[0];
     close("margin", &first["rewards/margins"], &0.0.into(), 1e-6);
@@ -132,7 +132,7 @@ fn the_first_step_of_a_preference_stage_has_no_margin() {
 
 #[test]
 fn the_reference_is_the_one_that_is_asked_for() {
-    let place = Place::new();
+    let place = place();
     let with = |name: &str, reference: &str| {
         let recipe = align(r#""dpo""#, r#""single""#, &format!("reference = {reference}"));
         run(&place, name, &recipe, &[])
@@ -155,14 +155,14 @@ fn the_reference_is_the_one_that_is_asked_for() {
 
 #[test]
 fn a_batch_may_have_answers_of_one_kind_only() {
-    let place = Place::new();
+    let place = place();
     let recipe = align(r#""bco""#, r#""single""#, "").replace("batch_size = 8", "batch_size = 1");
     assert_eq!(steps(&run(&place, "single", &recipe, &[]), "align").len(), 5);
 }
 
 #[test]
 fn a_weight_may_grow_into_place() {
-    let place = Place::new();
+    let place = place();
     let sum = |schedule: &str| {
         let objective = format!(r#"[{{ name = "dpo" }}, {{ name = "sft", weight = 0.5 {schedule} }}]"#);
         run(&place, &format!("sum{}", schedule.len()), &align(&objective, r#""single""#, ""), &[])
@@ -177,7 +177,7 @@ fn a_weight_may_grow_into_place() {
 
 #[test]
 fn stages_start_where_they_say() {
-    let place = Place::new();
+    let place = place();
     let stage = |name: &str, from: &str| {
         format!(
             "[[stage]]\nname = \"{name}\"\nfrom = \"{from}\"\nobjective = \"dpo\"\nsteps = 3\nbatch_size = 8\n\
@@ -201,7 +201,7 @@ fn stages_start_where_they_say() {
 
 #[test]
 fn a_saved_model_and_a_saved_adapter_go_on_where_they_stopped() {
-    let place = Place::new();
+    let place = place();
     let made = run(&place, "made", HEAD, &[]);
     let again = |adapter: &str| {
         format!(
@@ -229,7 +229,7 @@ fn a_saved_model_and_a_saved_adapter_go_on_where_they_stopped() {
 
 #[test]
 fn a_saved_model_answers_and_an_adapter_can_be_merged() {
-    let place = Place::new();
+    let place = place();
     run(&place, "made", &HEAD.replace("steps = 20", "steps = 2"), &[]);
     let recipe = "model = { path = \"runs/made/sft\", adapter = { rank = 2, alpha = 4, targets = [\"all-linear\"] } }\n\
                   data = { task = { name = \"modular-chain\", train = 64, held_out = 16 }, max_length = 48 }\n\
@@ -260,7 +260,7 @@ fn a_saved_model_answers_and_an_adapter_can_be_merged() {
 
 #[test]
 fn numbers_that_are_not_finite_stop_the_run_with_a_diagnosis() {
-    let place = Place::new();
+    let place = place();
     let recipe = HEAD.replace("lr = 3e-3", "lr = 1e30");
     place.write("recipe.toml", recipe);
     let outcome = place.run(&["recipe.toml", "--quiet"]);
@@ -272,7 +272,7 @@ fn numbers_that_are_not_finite_stop_the_run_with_a_diagnosis() {
 
 #[test]
 fn json_speaks_json_on_every_line() {
-    let place = Place::new();
+    let place = place();
     place.write("recipe.toml", HEAD);
     let outcome = place.run(&["recipe.toml", "--json"]).success();
     assert!(outcome.stdout.lines().count() > 20);

@@ -1,18 +1,18 @@
 //! The commands that train nothing, and the documents that are made from them.
 
-mod support;
-
 use std::path::Path;
 
 use serde_json::{Value, json};
-use support::{Place, golden};
+use test_support::golden;
+
+use crate::{place, project};
 
 #[test]
 fn loss_gives_trl_figures_from_standard_input() {
     // Of each recorded loss the first cases; the whole list is tested beside the objectives.
     let names = [("sigmoid", "dpo"), ("ipo", "ipo"), ("sft", "sft"), ("simpo", "simpo")];
     let file = golden("trl_losses.json");
-    let place = Place::new();
+    let place = place();
     for (recorded, ours) in names {
         let of_loss = |case: &&Value| {
             let hyper = case["hyper"].as_object().unwrap();
@@ -67,7 +67,7 @@ fn loss_gives_trl_figures_from_standard_input() {
 
 #[test]
 fn loss_says_what_is_wrong_with_its_input() {
-    let place = Place::new();
+    let place = place();
     let cases = [
         ("loss_not_json", r#""dpo""#, "{"),
         ("loss_without_reference", r#""dpo""#, r#"{"policy_chosen": [[-1]], "policy_rejected": [[-2]]}"#),
@@ -88,7 +88,7 @@ fn loss_says_what_is_wrong_with_its_input() {
 
 #[test]
 fn list_and_describe_tell_what_is_there() {
-    let place = Place::new();
+    let place = place();
     insta::assert_snapshot!("list", place.run(&["list"]).success().stdout);
     for name in ["dpo", "penalty", "candle"] {
         insta::assert_snapshot!(format!("describe_{name}"), place.run(&["describe", name]).success().stdout);
@@ -100,8 +100,8 @@ fn list_and_describe_tell_what_is_there() {
 
 #[test]
 fn check_shows_what_would_be_trained_on_and_trains_nothing() {
-    let place = Place::new();
-    let quickstart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/quickstart.toml");
+    let place = place();
+    let quickstart = project("recipes/quickstart.toml");
     let outcome = place.run(&["check", quickstart.to_str().unwrap()]).success();
     // The number of threads is the machine's.
     let stdout =
@@ -112,8 +112,8 @@ fn check_shows_what_would_be_trained_on_and_trains_nothing() {
 
 #[test]
 fn the_recipe_reference_is_up_to_date() {
-    let schema: Value = serde_json::from_str(&Place::new().run(&["schema"]).success().stdout).unwrap();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/recipe.md");
+    let schema: Value = serde_json::from_str(&place().run(&["schema"]).success().stdout).unwrap();
+    let path = project("docs/recipe.md");
     let expected = reference(&schema);
     if std::env::var_os("SPO_WRITE_DOCS").is_some() {
         std::fs::write(&path, &expected).unwrap();

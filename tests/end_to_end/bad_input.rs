@@ -1,9 +1,10 @@
 //! Ways to get a recipe, a data file or a model folder wrong: each is found before training begins, with
 //! exit code 2 and one message that names the place.
 
-mod support;
+use test_support::Place;
 
-use support::{Place, with_model};
+use crate::place;
+use crate::recipes::with_model;
 
 /// A recipe that works, in a folder with a small trained model and data.
 const RECIPE: &str = r#"
@@ -141,7 +142,12 @@ fn cases() -> Vec<Case> {
             "path = \"model\"\nadapter = { rank = 2, alpha = 4, targets = [\"q_prj\"] }",
         ),
         recipe("data_file_missing", "train.jsonl", "trian.jsonl"),
-        recipe("data_format_unknown", "train.jsonl", "model/config"),
+        Case {
+            name: "data_format_unknown",
+            recipe: vec![("train.jsonl", "train.txt")],
+            files: vec![("train.txt", ROWS.as_bytes().to_vec())],
+            arguments: vec![],
+        },
         Case {
             name: "longer_than_the_model",
             recipe: vec![("max_length = 32", "max_length = 4096")],
@@ -239,7 +245,7 @@ fn every_mistake_is_found_before_training_and_names_its_place() {
 
 #[test]
 fn a_recipe_that_is_not_there_or_not_text_is_named() {
-    let place = Place::new();
+    let place = place();
     place.write("binary.toml", b"\xff\xfe");
     let cases = [("recipe_missing", vec!["recipe.toml"]), ("recipe_not_text", vec!["binary.toml"])];
     for (name, arguments) in cases {

@@ -1,15 +1,17 @@
 //! `spo-run report` on runs of the real binary, and its page in a real browser.
 
+use test_support::Place;
 #[cfg(unix)]
-#[path = "support/browser.rs"]
-mod browser;
-mod support;
+use test_support::skip;
 
-use support::{Place, SFT_THEN_DPO};
+#[cfg(unix)]
+use crate::browser;
+use crate::place;
+use crate::recipes::SFT_THEN_DPO;
 
 /// A place with a run whose SFT stage is followed by two arms.
 fn place_with_run() -> Place {
-    let place = Place::new();
+    let place = place();
     let arm = r#"
         [[stage]]
         name = "plain"
@@ -76,7 +78,7 @@ fn a_report_tells_and_shows_what_a_run_came_to() {
 
 #[test]
 fn seeds_make_an_interval() {
-    let place = Place::new();
+    let place = place();
     place.write("run.toml", SFT_THEN_DPO);
     for seed in 0..3 {
         let (output, seed) = (format!("run.output=\"sweep/seed-{seed}\""), format!("run.seed={seed}"));
@@ -92,7 +94,7 @@ fn seeds_make_an_interval() {
 
 #[test]
 fn what_cannot_be_reported_on_is_refused() {
-    let place = Place::new();
+    let place = place();
     place.write("empty/notes.txt", "");
     place.write("run/metrics.jsonl", "");
     place.write("run/recipe.toml", "[[stage]]\nname = \"a\"\n");
@@ -113,10 +115,7 @@ fn what_cannot_be_reported_on_is_refused() {
 #[test]
 fn a_browser_shows_the_page_without_a_request_or_a_complaint() {
     let Some(program) = browser::find() else {
-        eprintln!(
-            "SKIPPED: the report was not opened in a browser: none is installed, and SPO_BROWSER names none"
-        );
-        return;
+        return skip("no browser is installed, and SPO_BROWSER names none");
     };
     let place = place_with_run();
     place.run(&["report", "runs/run"]).success();

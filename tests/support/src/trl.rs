@@ -1,35 +1,50 @@
-//! What transformers, TRL and PEFT computed for five tiny models: token log-probs, training steps,
-//! continuations. Part of the test program of every backend on the transformer, which gives `backend` and
-//! `engine`.
+//! What transformers, TRL and PEFT computed for five tiny models: token log-probs, training steps, continuations.
+//! Every backend on the transformer is held to it by [`compare_with_trl!`](crate::compare_with_trl).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use spo_api::{
     AdamW, Adapter, Backend, Group, LogProbs, ModelSource, ModelSpec, Sampling, Session, Statistics,
     TokenBatch, Vector,
 };
-use spo_transformer::{Options, TransformerSession};
+use spo_transformer::{Engine, Options, TransformerSession};
 
-use super::{backend, engine};
+use crate::{golden, shared};
+
+/// Declares the tests of this module for a backend, and for the function that makes its engine.
+#[macro_export]
+macro_rules! compare_with_trl {
+    ($backend:expr, $engine:expr) => {
+        $crate::compare_with_trl! { @tests $backend,
+            token_log_probs_are_those_of_transformers,
+            full_dpo_steps_are_those_of_trl,
+            sft_steps_with_schedules_are_those_of_torch,
+            greedy_continuations_are_those_of_transformers,
+            token_statistics_are_those_of_torch,
+        }
+        #[test]
+        fn lora_dpo_steps_are_those_of_peft() {
+            $crate::trl::lora_dpo_steps_are_those_of_peft(&$backend, $engine);
+        }
+    };
+    (@tests $backend:expr, $($comparison:ident,)*) => {
+        $(#[test]
+        fn $comparison() {
+            $crate::trl::$comparison(&$backend);
+        })*
+    };
+}
 
 const MODELS: [&str; 5] = ["llama-tiny", "llama-tied-tiny", "qwen2-tiny", "qwen3-tiny", "gpt2-tiny"];
-
-fn goldens(name: &str) -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens").join(name);
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
 
 /// Runs a test on each model that there are figures for, if the models are there.
 fn for_each_model(figures: &Value, test: impl Fn(&str, PathBuf)) {
     let names: Vec<_> = MODELS.iter().filter(|name| figures.get(name).is_some()).collect();
     assert!(!names.is_empty());
-    let Some(shared) = std::env::var_os("SPO_SHARED") else {
-        eprintln!("SKIPPED: set SPO_SHARED to the folder that holds models/ to compare with TRL");
-        return;
-    };
+    let Some(shared) = shared() else { return };
     for name in names {
-        test(name, Path::new(&shared).join("models").join(name));
+        test(name, shared.join("models").join(name));
     }
 }
 
@@ -38,8 +53,8 @@ fn spec(folder: PathBuf, adapter: Option<Adapter>) -> ModelSpec {
     ModelSpec { source: ModelSource::Folder(folder), adapter, seed: 0, device, dtype }
 }
 
-fn open(folder: PathBuf) -> Box<dyn Session> {
-    backend().open(&spec(folder, None)).unwrap()
+fn open(backend: &dyn Backend, folder: PathBuf) -> Box<dyn Session> {
+    backend.open(&spec(folder, None)).unwrap()
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -138,13 +153,13 @@ fn dpo_step(
     ]
 }
 
-#[test]
-fn token_log_probs_are_those_of_transformers() {
-    let runs = goldens("trl_dpo_runs.json");
+/// Log-probs of single tokens, to 1e-5 nats.
+pub fn token_log_probs_are_those_of_transformers(backend: &dyn Backend) {
+    let runs = golden("trl_dpo_runs.json");
     for_each_model(&runs["models"], |name, folder| {
         let expected = runs["models"][name]["token_log_probs"].as_array().unwrap();
         let batch = pairs(&rows(&runs, name)[..expected.len()]);
-        let all = open(folder).log_probs(&batch, Statistics::default()).unwrap();
+        let all = open(backend, folder).log_probs(&batch, Statistics::default()).unwrap();
         let sides = expected.iter().flat_map(|row| [numbers(&row["chosen"]), numbers(&row["rejected"])]);
         let expected: Vec<f64> = sides.flatten().collect();
         assert_eq!(all.values.len(), expected.len());
@@ -153,11 +168,11 @@ fn token_log_probs_are_those_of_transformers() {
     });
 }
 
-#[test]
-fn full_dpo_steps_are_those_of_trl() {
-    let runs = goldens("trl_dpo_runs.json");
+/// Eight steps of DPO on all weights: the figures that TRL logs, to 0.1%.
+pub fn full_dpo_steps_are_those_of_trl(backend: &dyn Backend) {
+    let runs = golden("trl_dpo_runs.json");
     for_each_model(&runs["models"], |name, folder| {
-        let (mut session, mut reference) = (open(folder.clone()), open(folder));
+        let (mut session, mut reference) = (open(backend, folder.clone()), open(backend, folder));
         for (i, step) in runs["models"][name]["train"]["steps"].as_array().unwrap().iter().enumerate() {
             let batch = pairs(&rows(&runs, name)[i * 4..][..4]);
             let figures = dpo_step(&mut *session, &mut *reference, &batch, [0.1, 1e-3]);
@@ -166,9 +181,9 @@ fn full_dpo_steps_are_those_of_trl() {
     });
 }
 
-#[test]
-fn lora_dpo_steps_are_those_of_peft() {
-    let (runs, lora) = (goldens("trl_dpo_runs.json"), goldens("lora_runs.json"));
+/// Steps of DPO on an adapter: the figures that TRL logs of PEFT's, to 0.1%.
+pub fn lora_dpo_steps_are_those_of_peft<E: Engine>(backend: &dyn Backend, engine: fn() -> E) {
+    let (runs, lora) = (golden("trl_dpo_runs.json"), golden("lora_runs.json"));
     let number = |key: &str| lora[key].as_f64().unwrap();
     for_each_model(&lora["models"], |name, folder| {
         let golden = &lora["models"][name];
@@ -178,7 +193,7 @@ fn lora_dpo_steps_are_those_of_peft() {
         let mut session =
             TransformerSession::open(engine(), &spec(folder.clone(), Some(adapter)), Options::default())
                 .unwrap();
-        let mut reference = open(folder);
+        let mut reference = open(backend, folder);
         // A as the figures were made with; B = 0.
         let mut start = vec![];
         let shapes: Vec<(bool, usize)> =
@@ -199,12 +214,12 @@ fn lora_dpo_steps_are_those_of_peft() {
     });
 }
 
-#[test]
-fn sft_steps_with_schedules_are_those_of_torch() {
-    let (runs, sft) = (goldens("trl_dpo_runs.json"), goldens("sft_runs.json"));
+/// Steps of SFT under learning-rate schedules and weight decay: losses, norms of gradients and weights.
+pub fn sft_steps_with_schedules_are_those_of_torch(backend: &dyn Backend) {
+    let (runs, sft) = (golden("trl_dpo_runs.json"), golden("sft_runs.json"));
     for_each_model(&sft["models"], |name, folder| {
         for (schedule, golden) in sft["models"][name].as_object().unwrap() {
-            let mut session = open(folder.clone());
+            let mut session = open(backend, folder.clone());
             for (i, step) in golden["f64"].as_array().unwrap().iter().enumerate() {
                 let batch = batch(&rows(&runs, name)[i * 4..][..4], &["chosen_ids"]);
                 let mut loss = 0.0;
@@ -226,27 +241,27 @@ fn sft_steps_with_schedules_are_those_of_torch() {
     });
 }
 
-#[test]
-fn greedy_continuations_are_those_of_transformers() {
-    let golden = goldens("generation.json");
+/// Greedy continuations, to the token.
+pub fn greedy_continuations_are_those_of_transformers(backend: &dyn Backend) {
+    let golden = golden("generation.json");
     for_each_model(&golden["greedy"], |name, folder| {
         let rows = golden["greedy"][name].as_array().unwrap();
         let prompts: Vec<_> = rows.iter().map(|row| ids(&row["prompt_ids"])).collect();
         let sampling =
             Sampling { max_new_tokens: 24, temperature: 0.0, top_p: 1.0, seed: 0, stop: Vec::new() };
-        let new = open(folder).generate(&prompts, &sampling).unwrap();
+        let new = open(backend, folder).generate(&prompts, &sampling).unwrap();
         let expected: Vec<_> = rows.iter().map(|row| ids(&row["new_ids"])).collect();
         assert_eq!(new, expected, "{name}");
     });
 }
 
-#[test]
-fn token_statistics_are_those_of_torch() {
-    let golden = &goldens("generation.json")["token_statistics"];
+/// Entropy and collision probability of every position, to 1e-5.
+pub fn token_statistics_are_those_of_torch(backend: &dyn Backend) {
+    let golden = &golden("generation.json")["token_statistics"];
     let statistics = Statistics { entropy: true, collision: true, greedy: false };
     let model = json!({ golden["model"].as_str().unwrap(): golden });
     for_each_model(&model, |_, folder| {
-        let mut session = open(folder);
+        let mut session = open(backend, folder);
         for row in golden["rows"].as_array().unwrap() {
             let sides = [&row["chosen"], &row["rejected"]];
             let completions = sides.map(|side| ids(&side["ids"])).to_vec();

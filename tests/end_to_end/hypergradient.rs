@@ -1,14 +1,10 @@
 //! The exact gradients of an audit against what defines them: differences of the composed losses.
 
-#[allow(dead_code, reason = "shared with the tests of the steps")]
-#[path = "../objectives/tests/steps/world.rs"]
-mod world;
-
 use spo_api::{BilevelProblem, Vector};
 // The steps that the shared part knows how to build.
 use spo_objectives as _;
 use spo_runtime::hypergradient::{Inner, implicit, sharpness, unrolled, value_function};
-use world::{Loss, World, assert_close, plus};
+use test_support::world::{Loss, World, assert_close, plus};
 
 const INNER: Inner = Inner { steps: 3, lr: 0.15 };
 

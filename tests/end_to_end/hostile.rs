@@ -1,10 +1,7 @@
 //! Ten thousand damaged inputs: recipes, rows, weights, configurations, tokenizers. Whatever is in a file, the answer
 //! is a plan or one error that names a file: never a panic, a hang, or memory without bound.
 
-mod support;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -14,7 +11,10 @@ use spo_objectives as _;
 use spo_runtime::document::Document;
 use spo_runtime::error::exit_code;
 use spo_runtime::plan::Plan;
-use support::{Place, with_model};
+use test_support::Place;
+
+use crate::project;
+use crate::recipes::with_model;
 
 /// Damaged inputs of each kind; six kinds.
 const CASES: usize = 1700;
@@ -50,13 +50,13 @@ micro_batch = { tokens = 40 }
 optimizer = { lr = 1e-4, schedule = "cosine", warmup = 0.1 }
 "#;
 
-/// A model, rows and a recipe that fit each other.
-fn place() -> Place {
+/// A model, and rows that fit it.
+fn with_model_and_rows() -> Place {
     let place = with_model();
     let rows =
         (0..16).map(|i| format!(r#"{{"question": "{i}+1=", "chosen": "{}", "rejected": "{i}"}}"#, i + 1));
     place.write("rows.jsonl", rows.collect::<Vec<_>>().join("\n"));
-    let parquet = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("data/tests/fixtures/chat.parquet");
+    let parquet = project("spo-runtime/data/tests/fixtures/chat.parquet");
     std::fs::copy(parquet, place.path("rows.parquet")).unwrap();
     place.write("made/sft/chat_template.jinja", "{% for m in messages %}{{ m.content }}\n{% endfor %}");
     place
@@ -133,7 +133,7 @@ fn damage(whole: &[u8], random: &mut Random) -> Vec<u8> {
 
 /// Plans with one file damaged, again and again.
 fn besiege(kind: &str, file: &str, rows: &str) {
-    let place = place();
+    let place = with_model_and_rows();
     let registry = std::cell::RefCell::new(Registry::linked().unwrap());
     place.write("recipe.toml", recipe(&place, rows));
     let plan = || -> anyhow::Result<()> {

@@ -1,13 +1,12 @@
 //! Sweeps: many runs of one recipe are the runs one would have made one by one, with less work.
 
-#[macro_use]
-mod support;
-
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::Place;
+use test_support::Place;
+
+use crate::place;
 
 const BASE: &str = concat!(
     tiny!(48, 12),
@@ -86,7 +85,7 @@ fn summary(place: &Place, run: &str) -> Value {
 
 #[test]
 fn a_sweep_gives_what_its_runs_would_give_one_by_one_with_less_work() {
-    let place = Place::new();
+    let place = place();
     one_by_one(&place);
     place.write("recipe.toml", [BASE, SWEEP].concat());
     let checked = place.run(&["check", "recipe.toml"]).success().stdout;
@@ -134,7 +133,7 @@ fn a_sweep_gives_what_its_runs_would_give_one_by_one_with_less_work() {
 
 #[test]
 fn a_bad_cell_names_itself_before_anything_starts() {
-    let place = Place::new();
+    let place = place();
     for (sweep, expected) in [
         (
             "grid = { \"stage.align.objective\" = [\"dpo\", \"dop\"] }",
@@ -168,7 +167,7 @@ fn a_bad_cell_names_itself_before_anything_starts() {
 
 #[test]
 fn a_cell_that_fails_does_not_stop_the_others() {
-    let place = Place::new();
+    let place = place();
     let sweep = r#"
         [sweep]
         case = [
@@ -207,17 +206,12 @@ fn holder(place: &Place, folder: &str) -> Option<u32> {
 
 #[test]
 fn a_sweep_that_is_killed_goes_on_to_the_same_bits() {
-    let place = Place::new();
+    let place = place();
     one_by_one(&place);
     place.write("recipe.toml", [BASE, SWEEP].concat());
     let mut seed = 3u64;
     for attempt in 0.. {
-        let mut launcher = Command::new(env!("CARGO_BIN_EXE_spo-run"))
-            .args(["recipe.toml"])
-            .current_dir(place.path("."))
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut launcher = place.command(&["recipe.toml"]).stdout(Stdio::null()).spawn().unwrap();
         seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         let deadline = Instant::now() + Duration::from_millis(100 + (seed >> 33) % 1500);
         let mut ended = None;
@@ -244,16 +238,11 @@ fn a_sweep_that_is_killed_goes_on_to_the_same_bits() {
 
 #[test]
 fn a_signal_stops_the_cells_too() {
-    let place = Place::new();
+    let place = place();
     one_by_one(&place);
     place.write("recipe.toml", [BASE, SWEEP].concat());
-    let mut launcher = Command::new(env!("CARGO_BIN_EXE_spo-run"))
-        .args(["recipe.toml"])
-        .current_dir(place.path("."))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut launcher =
+        place.command(&["recipe.toml"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let (first, _) = cells().remove(0);
     let began = Instant::now();
     while !place.path(&format!("runs/recipe/{first}/checkpoints")).exists() && began.elapsed().as_secs() < 60
@@ -279,7 +268,7 @@ fn a_signal_stops_the_cells_too() {
 
 #[test]
 fn cells_run_side_by_side_within_their_budget() {
-    let place = Place::new();
+    let place = place();
     let sweep =
         |budget: &str| format!("{BASE}{}", SWEEP.replace("[sweep]\n", &format!("[sweep]\n{budget}\n")));
     // Most cells at work at a time, from the order of what the launcher says.

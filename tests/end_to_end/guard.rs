@@ -1,10 +1,8 @@
 //! Numbers that are not finite, and a reference that is not the policy.
 
-#[macro_use]
-mod support;
-
 use serde_json::Value;
-use support::Place;
+
+use crate::place;
 
 const RECIPE: &str = concat!(
     tiny!(48, 12),
@@ -27,7 +25,7 @@ optimizer = { lr = 1e-3 }
 
 #[test]
 fn a_batch_that_is_not_finite_stops_the_run_and_can_be_replayed() {
-    let place = Place::new();
+    let place = place();
     place.write("recipe.toml", RECIPE.replace("lr = 1e-3", "lr = 1e30"));
     let stopped = place.run(&["recipe.toml", "--quiet"]);
     assert_eq!(stopped.code, 1, "{}", stopped.stderr);
@@ -57,7 +55,7 @@ fn a_batch_that_is_not_finite_stops_the_run_and_can_be_replayed() {
 
 #[test]
 fn batches_may_be_left_out_but_not_all_of_them() {
-    let place = Place::new();
+    let place = place();
     place.write("recipe.toml", RECIPE.replace("lr = 1e-3", "lr = 1e30"));
     let skip = ["recipe.toml", "--set", "run.on_nonfinite=skip"];
     let stopped = place.run(&skip);
@@ -81,7 +79,7 @@ fn batches_may_be_left_out_but_not_all_of_them() {
 
 #[test]
 fn leaving_out_is_the_same_after_a_resume() {
-    let place = Place::new();
+    let place = place();
     // An odds ratio near certainty: an answer of probability 1 has no finite odds.
     place.write("recipe.toml", RECIPE.replace("lr = 1e-3", "lr = 1e30").replace("steps = 20", "steps = 8"));
     let skip = |output: &str| format!("run.output={output}");

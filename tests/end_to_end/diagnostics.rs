@@ -1,11 +1,12 @@
 //! What a run keeps of single pairs: `diagnostics.jsonl`, `held_out.jsonl`, and the guard.
 
-mod support;
-
 use serde_json::Value;
-use support::{Place, SFT_THEN_DPO, close, steps};
+use test_support::{Outcome, Place, close};
 
-fn run(place: &Place, name: &str, arguments: &[&str]) -> support::Outcome {
+use crate::place;
+use crate::recipes::{SFT_THEN_DPO, steps};
+
+fn run(place: &Place, name: &str, arguments: &[&str]) -> Outcome {
     place.write(&format!("{name}.toml"), SFT_THEN_DPO);
     place.run(&[&[&*format!("{name}.toml"), "--quiet"], arguments].concat())
 }
@@ -26,7 +27,7 @@ const ON: &str = "diagnostics={ every = 2, probes = 6, geometry = 3 }";
 
 #[test]
 fn looking_changes_nothing() {
-    let place = Place::new();
+    let place = place();
     run(&place, "plain", &[]).success();
     run(&place, "watched", &["--set", ON]).success();
     for file in ["metrics.jsonl", "held_out.jsonl"] {
@@ -44,7 +45,7 @@ fn looking_changes_nothing() {
 
 #[test]
 fn probes_are_followed_from_end_to_end() {
-    let place = Place::new();
+    let place = place();
     run(&place, "run", &["--set", ON]).success();
     let lines = lines(&place, "runs/run/diagnostics.jsonl");
     for (stage, expected) in [("sft", (0..=20).step_by(2).collect::<Vec<_>>()), ("align", vec![0, 2, 4, 5])] {
@@ -89,7 +90,7 @@ fn probes_are_followed_from_end_to_end() {
 
 #[test]
 fn gradients_predict_what_a_small_step_does() {
-    let place = Place::new();
+    let place = place();
     run(&place, "run", &["--set", ON, "--set", "stage.align.optimizer.lr=1e-5"]).success();
     let lines = lines(&place, "runs/run/diagnostics.jsonl");
     let geometry = of(&lines, "geometry", "align");
@@ -116,7 +117,7 @@ fn gradients_predict_what_a_small_step_does() {
 
 #[test]
 fn a_guard_ends_a_run_that_displaces() {
-    let place = Place::new();
+    let place = place();
     let guard = "diagnostics={ every = 1, probes = 8, geometry = 0, guard = { displaced = 0.2, by = 0.01 } }";
     let lr = "stage.align.optimizer.lr=0.05";
     let outcome = run(&place, "stopped", &["--set", guard, "--set", lr]);
@@ -135,7 +136,7 @@ fn a_guard_ends_a_run_that_displaces() {
 
 #[test]
 fn a_guard_slows_a_run_that_displaces() {
-    let place = Place::new();
+    let place = place();
     let guard = "diagnostics={ every = 2, probes = 8, geometry = 0, \
                  guard = { displaced = 0.2, by = 0.01, action = { back_off = 0.5 } } }";
     run(&place, "slowed", &["--set", guard, "--set", "stage.align.optimizer.lr=0.05"]).success();
@@ -152,7 +153,7 @@ fn a_guard_slows_a_run_that_displaces() {
 
 #[test]
 fn what_is_kept_of_held_out_rows_is_what_was_measured() {
-    let place = Place::new();
+    let place = place();
     run(&place, "run", &["--set", "evaluation.samples=3"]).success();
     let lines = lines(&place, "runs/run/held_out.jsonl");
     let metrics = place.metrics("runs/run");
@@ -172,7 +173,7 @@ fn what_is_kept_of_held_out_rows_is_what_was_measured() {
 
 #[test]
 fn without_held_out_rows_training_rows_are_followed() {
-    let place = Place::new();
+    let place = place();
     run(&place, "base", &[]).success();
     let rows = (0..6).map(|i| format!(r#"{{"prompt": "1+{i}+2=", "chosen": "{i},3", "rejected": "7,{i}"}}"#));
     place.write("rows.jsonl", rows.collect::<Vec<_>>().join("\n"));
@@ -202,7 +203,7 @@ fn without_held_out_rows_training_rows_are_followed() {
 
 #[test]
 fn diagnostics_that_make_no_sense_are_refused() {
-    let place = Place::new();
+    let place = place();
     let cases = [
         ("every", "diagnostics={ every = 0 }"),
         ("probes", "diagnostics={ prob = 3 }"),

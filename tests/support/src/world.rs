@@ -11,13 +11,18 @@ use spo_api::{
 /// with a fixed rotation Q in the first two coordinates.
 #[derive(Clone, Debug)]
 pub struct Loss {
+    /// Where the loss is lowest.
     pub center: Vec<f64>,
+    /// The Hessian's eigenvalues, without the quartic part.
     pub curvature: Vec<f64>,
+    /// Weight of the part that makes the Hessian change.
     pub quartic: f64,
+    /// The loss at its center.
     pub floor: f64,
 }
 
 impl Loss {
+    /// Without a quartic part, 0 at its center.
     pub fn quadratic(center: &[f64], curvature: &[f64]) -> Self {
         Loss { center: center.to_vec(), curvature: curvature.to_vec(), quartic: 0.0, floor: 0.0 }
     }
@@ -27,6 +32,7 @@ impl Loss {
         (v[0], v[1]) = (c * v[0] - s * v[1], s * v[0] + c * v[1]);
     }
 
+    /// The loss at `x`.
     pub fn value(&self, x: &[f64]) -> f64 {
         let z: Vec<f64> = x.iter().zip(&self.center).map(|(x, c)| x - c).collect();
         let mut r = z.clone();
@@ -35,6 +41,7 @@ impl Loss {
         self.floor + quadratic + z.iter().map(|z| self.quartic / 4.0 * z.powi(4)).sum::<f64>()
     }
 
+    /// The gradient at `x`.
     pub fn gradient(&self, x: &[f64]) -> Vec<f64> {
         let z: Vec<f64> = x.iter().zip(&self.center).map(|(x, c)| x - c).collect();
         let mut r = z.clone();
@@ -44,6 +51,7 @@ impl Loss {
         r.iter().zip(&z).map(|(g, z)| g + self.quartic * z.powi(3)).collect()
     }
 
+    /// The Hessian at `x`, times `v`.
     pub fn hessian_times(&self, x: &[f64], v: &[f64]) -> Vec<f64> {
         let mut r = v.to_vec();
         Self::rotate(&mut r, -0.6);
@@ -107,6 +115,7 @@ impl VectorSpace for Space {
     }
 }
 
+/// Inner product.
 pub fn dot(x: &[f64], y: &[f64]) -> f64 {
     x.iter().zip(y).map(|(x, y)| x * y).sum()
 }
@@ -114,22 +123,30 @@ pub fn dot(x: &[f64], y: &[f64]) -> f64 {
 /// What a step did, as the problem saw it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trace {
+    /// Forward passes.
     pub forward: usize,
+    /// Backward passes.
     pub backward: usize,
+    /// Gradients that the upper level had a part in.
     pub upper_evaluations: usize,
     /// Direction and learning-rate factor of every descent.
     pub descents: Vec<(Vec<f64>, f64)>,
 }
 
+/// The problem: parameters and the losses of the two levels.
 #[derive(Clone)]
 pub struct World {
+    /// The upper level.
     pub upper: Loss,
     /// Batches of the lower level, drawn in turn.
     pub lower: Vec<Loss>,
+    /// The lower loss of the reference, if it is kept.
     pub reference: Option<f64>,
+    /// Learning rate of a descent.
     pub lr: f64,
     /// The gradient evaluation that fails, counted from now.
     pub fail_after: Option<usize>,
+    /// What the last step did.
     pub trace: Trace,
     space: Space,
     batch: usize,
@@ -137,6 +154,7 @@ pub struct World {
 }
 
 impl World {
+    /// A problem that starts at `start`, its lower level on one batch.
     pub fn new(upper: Loss, lower: Loss, start: &[f64]) -> Self {
         let vectors = BTreeMap::from([(0, start.to_vec()), (1, vec![0.0; start.len()])]);
         World {
@@ -152,10 +170,12 @@ impl World {
         }
     }
 
+    /// The parameters.
     pub fn theta(&self) -> &[f64] {
         self.space.at(Vector::PARAMETERS)
     }
 
+    /// The lower level on the current batch.
     pub fn lower_batch(&self) -> &Loss {
         &self.lower[self.batch % self.lower.len()]
     }
@@ -281,6 +301,7 @@ pub fn plus(x: &[f64], a: f64, y: &[f64]) -> Vec<f64> {
     x.iter().zip(y).map(|(x, y)| x + a * y).collect()
 }
 
+/// Asserts `|got - expected| <= tolerance * (1 + |expected|)` of every entry.
 #[track_caller]
 pub fn assert_close(got: &[f64], expected: &[f64], tolerance: f64) {
     assert_eq!(got.len(), expected.len());

@@ -1,16 +1,12 @@
 //! Plugins, well-behaved and hostile, through the real binary. Libraries are built with the system's C compiler.
-#![cfg(target_os = "linux")]
-
-mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::{Outcome, Place, steps};
+use test_support::{Outcome, Place, skip};
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
+use crate::recipes::steps;
+use crate::{place, project};
 
 /// A library that is built along with the tests.
 fn example(name: &str) -> PathBuf {
@@ -26,12 +22,12 @@ fn hostile(place: &Place, name: &str, definitions: &[&str]) -> String {
 }
 
 fn compile(place: &Place, compiler: &str, file: &str, definitions: &[&str]) -> String {
-    let source = root().join("tests/plugins/hostile.c");
+    let source = project("tests/plugins/hostile.c");
     let output = Command::new(compiler)
         .args(["-O1", "-shared", "-fPIC", "-o"])
         .arg(place.path(file))
         .arg("-I")
-        .arg(root().join("spo-api/include"))
+        .arg(project("spo-api/include"))
         .args(definitions.iter().map(|d| format!("-D{d}")))
         .args(if compiler == "c++" { &["-x", "c++"][..] } else { &[] })
         .arg(source)
@@ -95,7 +91,7 @@ fn refused(outcome: &Outcome, code: i32, words: &[&str]) {
 
 #[test]
 fn libraries_that_cannot_be_used_are_refused_with_the_place_in_the_recipe() {
-    let place = Place::new();
+    let place = place();
     let good = std::fs::read(place.path(&hostile(&place, "good", &[]))).unwrap();
     place.write("text.so", "hello");
     place.write("empty.so", "");
@@ -155,7 +151,7 @@ fn libraries_that_cannot_be_used_are_refused_with_the_place_in_the_recipe() {
 
 #[test]
 fn plugins_that_fail_at_work_end_the_run_with_a_word_and_lose_nothing() {
-    let place = Place::new();
+    let place = place();
     let (c, rust) = (|name, how| hostile(&place, name, how), example("misbehaving"));
     let rust = rust.display();
     let misbehaving = |how: &str| format!(r#"{{ name = "misbehaving", how = "{how}" }}"#);
@@ -203,7 +199,7 @@ fn plugins_that_fail_at_work_end_the_run_with_a_word_and_lose_nothing() {
 
 #[test]
 fn a_run_goes_on_from_its_checkpoint_after_a_crash_in_a_plugin() {
-    let place = Place::new();
+    let place = place();
     let checkpointed =
         |library: &str| format!("[checkpoint]\nevery = 1\n{}", recipe(library, r#""hostile""#));
     place.write("good.toml", checkpointed(&hostile(&place, "good", &[])));
@@ -224,10 +220,9 @@ fn a_run_goes_on_from_its_checkpoint_after_a_crash_in_a_plugin() {
 #[test]
 fn an_exception_that_escapes_names_its_plugin() {
     if Command::new("c++").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: a C++ compiler is needed to throw an exception");
-        return;
+        return skip("there is no C++ compiler to throw an exception with");
     }
-    let place = Place::new();
+    let place = place();
     let library = compile(&place, "c++", "libthrows.so", &["THROWS"]);
     let outcome = run(&place, &library, r#""hostile""#);
     refused(
@@ -240,7 +235,7 @@ fn an_exception_that_escapes_names_its_plugin() {
 
 #[test]
 fn certification_tells_what_is_wrong() {
-    let place = Place::new();
+    let place = place();
     let certify = |library: &str, more: &[&str]| place.run(&[&["plugin", "test", library], more].concat());
     let good = certify(&hostile(&place, "good", &[]), &[]).success();
     assert!(good.stdout.contains("11 passed, 0 failed"), "{}", good.stdout);
@@ -276,7 +271,7 @@ fn certification_tells_what_is_wrong() {
 
 #[test]
 fn a_loaded_backend_trains_to_the_same_bits_as_the_linked_one() {
-    let place = Place::new();
+    let place = place();
     let library = example("loaded_candle").display().to_string();
     let objective = r#"{ name = "dpo", use_weighting = true }
         bilevel = { step = "penalty", lambda = 1.0 }"#;
@@ -301,7 +296,7 @@ fn a_loaded_backend_trains_to_the_same_bits_as_the_linked_one() {
 
 #[test]
 fn what_was_loaded_for_a_run_is_found_again_when_it_is_resumed() {
-    let place = Place::new();
+    let place = place();
     let library = hostile(&place, "good", &[]);
     let without = recipe("", r#""hostile""#).replace(r#"load = [""]"#, "");
     place.write("r.toml", &without);
@@ -324,7 +319,7 @@ fn what_was_loaded_for_a_run_is_found_again_when_it_is_resumed() {
 
 #[test]
 fn every_built_in_part_passes_its_own_certification() {
-    let place = Place::new();
+    let place = place();
     let names: Vec<String> = {
         use spo_backend_candle as _;
         use spo_objectives as _;
@@ -340,7 +335,7 @@ fn every_built_in_part_passes_its_own_certification() {
 
 #[test]
 fn from_plugin_new_to_a_training_run() {
-    let place = Place::new();
+    let place = place();
     place.run(&["plugin", "new", "my-c-loss", "--c"]).success();
     let made = Command::new("make").current_dir(place.path("my-c-loss")).output().expect("make");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -358,15 +353,15 @@ fn from_plugin_new_to_a_training_run() {
     };
     cargo(&place.path("my-loss"), &["test", "--quiet"]);
     cargo(&place.path("my-loss"), &["build", "--quiet"]);
-    cargo(&root().join("plugins/chi-po"), &["test", "--quiet"]);
-    cargo(&root().join("plugins/chi-po"), &["build", "--quiet"]);
+    cargo(&project("plugins/chi-po"), &["test", "--quiet"]);
+    cargo(&project("plugins/chi-po"), &["build", "--quiet"]);
     let focal = place.path("libfocal_po.so");
     let made = Command::new("cc")
         .args(["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-I"])
-        .arg(root().join("spo-api/include"))
+        .arg(project("spo-api/include"))
         .arg("-o")
         .arg(&focal)
-        .arg(root().join("plugins/focal-po/focal_po.c"))
+        .arg(project("plugins/focal-po/focal_po.c"))
         .arg("-lm")
         .output()
         .expect("a C compiler");
@@ -389,12 +384,7 @@ fn from_plugin_new_to_a_training_run() {
     std::fs::copy(&focal, place.path("path/libfocal_po.so")).unwrap();
     place.write("path/libbroken.so", "broken");
     let found = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_spo-run"))
-            .args(arguments)
-            .current_dir(place.path(""))
-            .env("SPO_PLUGIN_PATH", "path")
-            .output()
-            .unwrap();
+        let output = place.command(arguments).env("SPO_PLUGIN_PATH", "path").output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };

@@ -1,0 +1,38 @@
+//! Tests of `spo-run` as a user has it: the binary is run on files in a folder of its own, and what it prints and leaves
+//! there is looked at. One program, because linking it takes longer than most of its tests.
+
+#[macro_use]
+mod recipes;
+
+mod bad_input;
+#[cfg(unix)]
+mod browser;
+mod cache;
+mod commands;
+mod diagnostics;
+mod enumerable;
+mod guard;
+mod hostile;
+mod hypergradient;
+mod lower_tasks;
+#[cfg(target_os = "linux")]
+mod plugins;
+mod report;
+mod resume;
+mod sweep;
+mod training;
+mod trl;
+
+use std::path::{Path, PathBuf};
+
+use test_support::Place;
+
+/// A new, empty folder in which `spo-run` is run.
+fn place() -> Place {
+    Place::new(env!("CARGO_BIN_EXE_spo-run"))
+}
+
+/// A file or folder of the project.
+fn project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
