@@ -1,7 +1,5 @@
 //! The commands that train nothing, and the documents that are made from them.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 use test_support::golden;
 

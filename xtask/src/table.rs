@@ -11,12 +11,12 @@ const COLUMNS: [(&str, &str, f64, usize); 11] = [
     ("exact match, %", "eval_exact_match", 100.0, 1),
     ("ROUGE-L, %", "eval_rouge_l", 100.0, 1),
     ("faithful, %", "eval_faithful", 100.0, 1),
-    ("log p(preferred)", "eval_logps/chosen", 1.0, 2),
-    ("log p(dispreferred)", "eval_logps/rejected", 1.0, 2),
+    ("log p(chosen)", "eval_logps/chosen", 1.0, 2),
+    ("log p(rejected)", "eval_logps/rejected", 1.0, 2),
     ("displaced, %", "eval_displaced", 100.0, 1),
-    ("mass on preferred, %", "eval_mass/preferred", 100.0, 1),
+    ("mass on chosen, %", "eval_mass/preferred", 100.0, 1),
     ("mass elsewhere, %", "eval_mass/everything_else", 100.0, 1),
-    ("Δ log p(of others)", "leak/other", 1.0, 2),
+    ("Δ log p(other)", "leak/other", 1.0, 2),
     ("Δ log p(shuffled)", "leak/shuffled", 1.0, 2),
     ("Δ log p(own)", "leak/own", 1.0, 2),
 ];
@@ -147,7 +147,7 @@ mod tests {
     fn figures_are_means_with_student_s_intervals() {
         // Two values: 12.706 times half their distance.
         let lines = [
-            "| stage | exact match, % | Δ log p(of others) |",
+            "| stage | exact match, % | Δ log p(other) |",
             "|---|---:|---:|",
             "| sft | 50.0 ± 0.0 | - |",
             "| align | 52.0 ± 12.7 | 1.00 ± 0.00 |\n",

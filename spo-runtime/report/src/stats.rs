@@ -1,26 +1,26 @@
-//! Means and how far to trust them.
+//! Means and their confidence intervals.
 
 use distrs::StudentsT;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-/// A mean with its 95% interval, if one can be had.
+/// A mean with its 95% confidence interval, if there is one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     /// The mean.
     pub mean: f64,
     /// The interval's ends.
     pub interval: Option<(f64, f64)>,
-    /// Values behind it.
+    /// The number of values.
     pub count: usize,
 }
 
-/// Arithmetic mean; NaN of nothing.
+/// Arithmetic mean; NaN without values.
 pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// Quantile by linear interpolation between order statistics (R's type 7, numpy's default); NaN of nothing.
+/// Quantile by linear interpolation between order statistics (R's type 7, numpy's default); NaN without values.
 pub fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -34,14 +34,14 @@ fn quantile_of_sorted(sorted: &[f64], q: f64) -> f64 {
     sorted[low] + (at - low as f64) * (sorted[high] - sorted[low])
 }
 
-/// A share (values are 0 or 1) with Wilson's interval (1927), which holds for shares near 0 and 1 too.
+/// A share (values are 0 or 1) with Wilson's interval (1927), which is valid near 0 and 1 too.
 pub fn wilson(values: &[f64]) -> Estimate {
     let (count, mean) = (values.len(), mean(values));
     let n = count as f64;
     let z2 = Z975 * Z975;
     let middle = (mean + z2 / (2.0 * n)) / (1.0 + z2 / n);
     let half = Z975 / (1.0 + z2 / n) * (mean * (1.0 - mean) / n + z2 / (4.0 * n * n)).sqrt();
-    // The ends meet 0 and 1 there, but for rounding.
+    // At 0 and 1 an end of the interval coincides with the mean, except for rounding.
     let (low, high) =
         (if mean == 0.0 { 0.0 } else { middle - half }, if mean == 1.0 { 1.0 } else { middle + half });
     let interval = (count > 0).then_some((low, high));
@@ -51,17 +51,17 @@ pub fn wilson(values: &[f64]) -> Estimate {
 /// The 97.5% quantile of the normal distribution.
 const Z975: f64 = 1.959_963_984_540_054;
 
-/// Resamples behind every bootstrap interval.
+/// Resamples per bootstrap interval.
 const RESAMPLES: usize = 4000;
 
-/// Mean of values that stand for more of their kind (held-out rows, or differences on them), with the
-/// percentile bootstrap's interval (Efron 1979). The same values give the same interval, to the bit.
+/// Mean of a sample (held-out rows, or differences on them) with the interval of the percentile bootstrap (Efron
+/// 1979). The same values give the same interval, to the bit.
 pub fn bootstrap(values: &[f64]) -> Estimate {
     let count = values.len();
     let mean = mean(values);
     let same = values.iter().all(|x| Some(x) == values.first());
     if count < 2 || same {
-        // Resampling knows nothing of what it never saw: all rows right is no proof that all would be.
+        // Resampling equal values would give an interval of width 0, as if no other value were possible.
         return Estimate { mean, interval: None, count };
     }
     let mut random = ChaCha8Rng::seed_from_u64(0);
@@ -78,7 +78,7 @@ fn below(random: &mut ChaCha8Rng, bound: usize) -> usize {
     ((u64::from(random.next_u32()) * bound as u64) >> 32) as usize
 }
 
-/// Mean of a few independent values (seeds), with Student's interval.
+/// Mean of a few independent values (seeds), with Student's t interval.
 pub fn student(values: &[f64]) -> Estimate {
     let (count, mean) = (values.len(), mean(values));
     if count < 2 {
