@@ -1,12 +1,12 @@
-//! Ways to get a recipe, a data file or a model folder wrong: each is found before training begins, with
-//! exit code 2 and one message that names the place.
+//! Mistakes in a recipe, a data file or a model folder: each is found before training begins, with exit code 2 and
+//! one message that names the place.
 
 use test_support::Place;
 
 use crate::place;
 use crate::recipes::with_model;
 
-/// A recipe that works, in a folder with a small trained model and data.
+/// A valid recipe for the model and data of [`folder`].
 const RECIPE: &str = r#"
 [run]
 output = "out"
@@ -31,7 +31,7 @@ const ROWS: &str = r#"{"prompt": "1+2=", "chosen": "3", "rejected": "4"}
 {"prompt": "3+2=", "chosen": "5", "rejected": "6"}
 "#;
 
-/// Makes the model by a run of its own.
+/// A folder with a small trained model, data, and the recipe.
 fn folder() -> Place {
     let place = with_model();
     std::fs::rename(place.path("made/sft"), place.path("model")).unwrap();
@@ -40,7 +40,7 @@ fn folder() -> Place {
     place
 }
 
-/// A case: its name, and what it changes: pieces of the recipe, or files.
+/// A mistake: its name, and what it changes. The recipe (text and its replacement), files, or arguments.
 struct Case {
     name: &'static str,
     recipe: Vec<(&'static str, &'static str)>,

@@ -1,4 +1,4 @@
-//! A real browser, spoken to over two pipes in its debugging protocol.
+//! Controls a real browser through its debugging protocol, over two pipes.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -18,17 +18,17 @@ pub fn find() -> Option<PathBuf> {
     named.or_else(|| installed.find(|path| path.is_file()))
 }
 
-/// What a browser says of a page.
+/// What a browser reports about a page.
 pub struct Visit {
-    /// Addresses it asked for.
+    /// The addresses it requested.
     pub requests: Vec<String>,
-    /// What was written to its console, and errors.
+    /// Console messages and errors.
     pub complaints: Vec<Value>,
-    /// What the expression came to.
+    /// The value of the expression.
     pub value: Value,
 }
 
-/// A browser at work; it ends with this.
+/// A running browser; dropping it ends the browser.
 struct Browser {
     child: Child,
     commands: File,
@@ -38,7 +38,7 @@ struct Browser {
     sent: u64,
 }
 
-/// Opens a page, waits until it is there, and evaluates a JavaScript expression in it.
+/// Opens a page, waits until it is loaded, and evaluates a JavaScript expression in it.
 pub fn visit(browser: &Path, folder: &Path, page: &Path, dark: bool, expression: &str) -> Visit {
     let mut browser = Browser::start(browser, folder);
     let target = browser.call("Target.createTarget", json!({ "url": "about:blank" }), None);
@@ -67,7 +67,7 @@ impl Browser {
         let pipes = ["commands", "answers"].map(|name| folder.join(name));
         let made = Command::new("mkfifo").args(&pipes).status().expect("mkfifo runs");
         assert!(made.success());
-        // The protocol lives on descriptors 3 and 4, which a shell can arrange.
+        // The protocol uses file descriptors 3 and 4. A shell can redirect them.
         let script = "exec \"$0\" --headless --no-sandbox --no-zygote --single-process --disable-gpu \
                       --disable-background-networking --disable-component-update --no-first-run \
                       --user-data-dir=\"$3\" --remote-debugging-pipe 3<\"$1\" 4>\"$2\"";
@@ -82,7 +82,7 @@ impl Browser {
             .expect("a shell");
         let commands = File::create(&pipes[0]).expect("a pipe");
         let answers = BufReader::new(File::open(&pipes[1]).expect("a pipe"));
-        // A browser that hangs is a failed test, not a test that hangs.
+        // If the browser hangs, the test must fail and not hang as well.
         let id = child.id().to_string();
         std::thread::spawn(move || {
             std::thread::sleep(Duration::from_secs(60));
@@ -91,7 +91,7 @@ impl Browser {
         Browser { child, commands, answers, requests: Vec::new(), complaints: Vec::new(), sent: 0 }
     }
 
-    /// The next message.
+    /// Reads the next message and notes requests and complaints.
     fn next(&mut self) -> Value {
         let mut bytes = Vec::new();
         self.answers.read_until(0, &mut bytes).expect("the browser speaks");
@@ -110,7 +110,7 @@ impl Browser {
         message
     }
 
-    /// Sends a command and waits for what it comes to.
+    /// Sends a command and waits for its result.
     fn call(&mut self, method: &str, parameters: Value, session: Option<&Value>) -> Value {
         self.sent += 1;
         let mut command = json!({ "id": self.sent, "method": method, "params": parameters });

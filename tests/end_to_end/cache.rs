@@ -1,4 +1,4 @@
-//! Work that runs share through the cache: it saves work, and changes nothing else.
+//! The cache shares work between runs. It saves work and changes nothing else.
 
 use std::path::PathBuf;
 
@@ -29,7 +29,7 @@ batch_size = 8
 optimizer = { lr = 1e-3 }
 "#;
 
-/// Runs a recipe; how many rows the reference scored, stage by stage.
+/// Runs a recipe. Returns what it printed, and how many rows the reference scored in each stage.
 fn run(place: &Place, output: &str, arguments: &[&str]) -> (String, Vec<u64>) {
     let output_argument = format!("run.output={output}");
     let ran = place.run(&[&["recipe.toml", "--set", &output_argument], arguments].concat()).success();
@@ -95,7 +95,7 @@ fn seeds_share_the_reference_of_a_model_from_files() {
     );
     assert_eq!(run(&place, "runs/a", &[]).1, [16]);
     assert_eq!(run(&place, "runs/b", &["--set", "run.seed=1"]).1, [0]);
-    // Other weights under the same name.
+    // Other weights under the same name are another model.
     std::fs::rename(place.path("made"), place.path("old")).unwrap();
     place.write("make.toml", HEAD.replace("steps = 12", "steps = 13"));
     place.run(&["make.toml", "--set", "run.output=made"]).success();
@@ -128,7 +128,7 @@ fn a_stage_is_trained_once_for_all_runs_that_begin_with_it() {
         (["--set", "stage.align.objective=ipo"], true),
         (["--set", "stage.sft.optimizer.lr=2e-3"], false),
         (["--set", "run.seed=1"], false),
-        // A later stage wants more of what came before.
+        // A later stage needs more from the stages before.
         (["--set", "stage.align.reference=model"], false),
     ] {
         let (said, _) =
@@ -220,7 +220,7 @@ fn a_cache_that_cannot_be_used_is_done_without() {
     assert_eq!(rows, [0, 48]);
 }
 
-/// A recipe that learns from files, and the files.
+/// A recipe that trains on files, and the files.
 fn place_with_files() -> Place {
     let place = place();
     place.write("make.toml", HEAD);
@@ -241,7 +241,7 @@ fn a_file_is_tokenized_once_for_all_runs_that_read_it_in_the_same_way() {
     run(&place, "elsewhere/off", &["--set", "cache.enabled=false"]);
     let (first, _) = run(&place, "runs/first", &[]);
     assert!(!first.contains("the tokens of"), "{first}");
-    // As demonstrations, as pairs, and what is held out.
+    // As demonstrations, as pairs, and as held-out rows.
     assert_eq!(entries(&place, "tokens").len(), 3);
     let (second, _) = run(&place, "runs/second", &[]);
     assert_eq!(second.matches("rows.jsonl: the tokens of 16 rows are taken from the cache").count(), 2);
@@ -252,7 +252,7 @@ fn a_file_is_tokenized_once_for_all_runs_that_read_it_in_the_same_way() {
             assert!(cached == own, "{run}/{file}");
         }
     }
-    // What became of the rows is told as if they had been read.
+    // The report on the rows is the same as if they had been read.
     let told =
         |said: &str| said.split_once("truncated").map(|(_, end)| end.lines().next().unwrap().to_owned());
     assert!(told(&first).is_some() && told(&first) == told(&second), "{first}{second}");
@@ -305,7 +305,7 @@ fn pruning_beside_runs_costs_them_nothing_but_time() {
         let runs: Vec<_> =
             (0..6).map(|i| scope.spawn(move || run(place, &format!("runs/{i}"), &STAGE))).collect();
         while !runs.iter().all(|run| run.is_finished()) {
-            // There is no folder before the first run needs one.
+            // The folder does not exist before the first run needs it.
             place.run(&["cache", "--prune", "--max-size", "0"]);
         }
     });

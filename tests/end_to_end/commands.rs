@@ -1,4 +1,4 @@
-//! The commands that train nothing, and the documents that are made from them.
+//! The commands that train nothing, and the document generated from the schema.
 
 use serde_json::{Value, json};
 use test_support::golden;
@@ -7,7 +7,7 @@ use crate::{place, project};
 
 #[test]
 fn loss_gives_trl_figures_from_standard_input() {
-    // Of each recorded loss the first cases; the whole list is tested beside the objectives.
+    // The plain cases of four losses. The tests of the objectives compare all cases.
     let names = [("sigmoid", "dpo"), ("ipo", "ipo"), ("sft", "sft"), ("simpo", "simpo")];
     let file = golden("trl_losses.json");
     let place = place();
@@ -101,7 +101,7 @@ fn check_shows_what_would_be_trained_on_and_trains_nothing() {
     let place = place();
     let quickstart = project("recipes/quickstart.toml");
     let outcome = place.run(&["check", quickstart.to_str().unwrap()]).success();
-    // The number of threads is the machine's.
+    // The number of threads depends on the machine.
     let stdout =
         outcome.stdout.lines().map(|l| l.split(" on CPU").next().unwrap()).collect::<Vec<_>>().join("\n");
     insta::assert_snapshot!("check_quickstart", stdout);
@@ -120,7 +120,7 @@ fn the_recipe_reference_is_up_to_date() {
     assert!(found == expected, "docs/recipe.md is out of date: run the tests with SPO_WRITE_DOCS=1");
 }
 
-/// The reference of recipes, from their schema.
+/// The reference of recipes, generated from their schema.
 fn reference(schema: &Value) -> String {
     let mut text = String::from(
         "# Recipes\n\nMade from the program's own types (`spo-run schema` prints them for editors). Unknown keys, wrong types and \

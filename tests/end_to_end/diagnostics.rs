@@ -1,4 +1,4 @@
-//! What a run keeps of single pairs: `diagnostics.jsonl`, `held_out.jsonl`, and the guard.
+//! What a run records of single pairs (`diagnostics.jsonl`, `held_out.jsonl`), and the guard.
 
 use serde_json::Value;
 use test_support::{Outcome, Place, close};

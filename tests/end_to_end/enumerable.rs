@@ -1,4 +1,4 @@
-//! Runs in the enumerable world: the tabular backend, and where probability goes.
+//! Runs of the tabular backend: the ledger of probability and the audit of bilevel steps.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use test_support::Place;
 use crate::recipes::steps;
 use crate::{place, project};
 
-/// The recipe that the guide shows, run in a folder of its own.
+/// Runs the recipe that the documentation shows.
 fn shown(place: &Place, arguments: &[&str]) {
     let recipe = project("recipes/enumerable.toml");
     place.run(&[&[recipe.to_str().unwrap(), "--quiet"], arguments].concat()).success();
@@ -60,7 +60,7 @@ fn a_run_is_the_same_to_the_bit_and_seeds_differ() {
     assert_ne!(first, lines("third", "1"));
 }
 
-/// Splitting a batch is exact to rounding: f64 makes that a sharp test of the bookkeeping.
+/// Splitting a batch changes only rounding. In f64 this is a sharp test of the bookkeeping.
 #[test]
 fn splitting_a_batch_changes_nothing_but_the_last_digits() {
     let place = place();
@@ -78,7 +78,7 @@ fn splitting_a_batch_changes_nothing_but_the_last_digits() {
                 place.metrics(&output)
             };
             let (whole, split) = (lines("whole"), lines("split"));
-            // Later, rounding grows with the curvature of the loss.
+            // Only the first steps: later, rounding errors grow with the curvature of the loss.
             let first = |metrics: &[Value]| -> Vec<f64> {
                 let steps = steps(metrics, bilevel);
                 steps.iter().take(20).map(|line| line["logps/chosen"].as_f64().unwrap()).collect()
@@ -90,7 +90,7 @@ fn splitting_a_batch_changes_nothing_but_the_last_digits() {
     }
 }
 
-/// Two ways to the same Hessian. The one of differences is not exact, so the last digits tell them apart.
+/// Two ways to compute the same Hessian. Differences are not exact, so the last digits must differ.
 #[test]
 fn looking_ahead_by_double_backward_goes_where_differences_go() {
     let place = place();
@@ -133,7 +133,7 @@ fn what_the_ledger_cannot_tell_it_says() {
     }
 }
 
-/// Of each audited step: its name and forms, as the table shows them.
+/// The rows of the audit, one per step and form.
 fn audit(place: &Place, arguments: &[&str]) -> Vec<Value> {
     let outcome = place.run(&[&["audit", "runs/enumerable", "--json"], arguments].concat()).success();
     serde_json::from_str(&outcome.stdout).unwrap()
@@ -235,7 +235,7 @@ fn summaries_are_judged_at_both_ends_of_a_stage() {
     assert_eq!(judged.len(), 2, "{metrics:?}");
     for line in judged {
         let figure = |name: &str| line[name].as_f64().unwrap();
-        // The figures of a preferred answer are 1: what is right to the letter is faithful.
+        // An answer that is right to the letter is faithful.
         assert!((0.0..=1.0).contains(&figure("eval_rouge_l")));
         assert!(figure("eval_faithful") >= figure("eval_exact_match"));
     }

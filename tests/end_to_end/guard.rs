@@ -1,4 +1,4 @@
-//! Numbers that are not finite, and a reference that is not the policy.
+//! Numbers that are not finite: stopping, skipping, replaying.
 
 use serde_json::Value;
 
@@ -80,7 +80,6 @@ fn batches_may_be_left_out_but_not_all_of_them() {
 #[test]
 fn leaving_out_is_the_same_after_a_resume() {
     let place = place();
-    // An odds ratio near certainty: an answer of probability 1 has no finite odds.
     place.write("recipe.toml", RECIPE.replace("lr = 1e-3", "lr = 1e30").replace("steps = 20", "steps = 8"));
     let skip = |output: &str| format!("run.output={output}");
     let common = ["recipe.toml", "--set", "run.on_nonfinite=skip", "--set", "checkpoint.every=1"];

@@ -1,5 +1,5 @@
-//! Ten thousand damaged inputs: recipes, rows, weights, configurations, tokenizers. Whatever is in a file, the answer
-//! is a plan or one error that names a file: never a panic, a hang, or memory without bound.
+//! Ten thousand damaged recipes, rows, weights, configurations and tokenizers. Whatever a file contains, the result is a
+//! plan or one error that names a file: never a panic, a hang, or unbounded memory.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
@@ -16,13 +16,13 @@ use test_support::Place;
 use crate::project;
 use crate::recipes::with_model;
 
-/// Damaged inputs of each kind; six kinds.
+/// Damaged inputs of each of the six kinds.
 const CASES: usize = 1700;
 
-/// No case takes longer.
+/// The longest time for one case.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Most memory this process may ever hold, KiB: it needs some 100 MiB.
+/// The peak memory allowed for this process, in KiB. It needs about 100 MiB.
 const MEMORY: u64 = 1 << 20;
 
 const RECIPE: &str = r#"
@@ -72,7 +72,7 @@ fn recipe(place: &Place, rows: &str) -> String {
     }
 }
 
-/// Numbers that depend on nothing but the seed.
+/// Pseudo-random numbers that depend only on the seed.
 struct Random(u64);
 
 impl Random {
@@ -82,7 +82,7 @@ impl Random {
     }
 }
 
-/// What a hostile or careless hand may put in place of a value.
+/// Values that are put in place of others.
 const SPLINTERS: [&[u8]; 18] = [
     b"0",
     b"-1",
@@ -104,7 +104,7 @@ const SPLINTERS: [&[u8]; 18] = [
     b"{% for x in y %}",
 ];
 
-/// Damages a file: a few bits, a lost piece, a piece twice, a foreign piece, or another value for a number or word.
+/// Damages a file: flips a bit, truncates it, removes, repeats or inserts a piece, or replaces a number or word.
 fn damage(whole: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = whole.to_vec();
     for _ in 0..=random.below(3) {
@@ -120,7 +120,7 @@ fn damage(whole: &[u8], random: &mut Random) -> Vec<u8> {
             }
             4 => drop(bytes.splice(at..at, SPLINTERS[random.below(SPLINTERS.len())].iter().copied())),
             _ => {
-                // The next number or word from here on.
+                // The next number or word.
                 let is_word = |b: &u8| b.is_ascii_alphanumeric() || b"._-".contains(b);
                 let Some(start) = bytes[at..].iter().position(is_word).map(|i| at + i) else { continue };
                 let end = bytes[start..].iter().position(|b| !is_word(b)).map_or(bytes.len(), |i| start + i);
@@ -131,7 +131,7 @@ fn damage(whole: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// Plans with one file damaged, again and again.
+/// Makes plans from inputs of which one file is damaged, each time in another way.
 fn besiege(kind: &str, file: &str, rows: &str) {
     let place = with_model_and_rows();
     let registry = std::cell::RefCell::new(Registry::linked().unwrap());
@@ -144,7 +144,7 @@ fn besiege(kind: &str, file: &str, rows: &str) {
     let target = place.path(file);
     let whole = std::fs::read(&target).unwrap();
 
-    // A case that takes too long ends the test with its number.
+    // If a case takes too long, this prints its number and ends the program.
     let (alive, watched) = mpsc::channel::<usize>();
     let watchdog = std::thread::spawn(move || {
         let mut last = 0;

@@ -1,5 +1,5 @@
-//! Tests of `spo-run` as a user has it: the binary is run on files in a folder of its own, and what it prints and leaves
-//! there is looked at. One program, because linking it takes longer than most of its tests.
+//! Tests of `spo-run` as users run it: each test runs the binary in a temporary folder, and checks what it prints and
+//! writes. They are one program, because linking takes longer than most tests.
 
 #[macro_use]
 mod recipes;

@@ -1,4 +1,4 @@
-//! Plugins, well-behaved and hostile, through the real binary. Libraries are built with the system's C compiler.
+//! Well-behaved and hostile plugins under the real binary. The C libraries are built with the system's compiler.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +8,7 @@ use test_support::{Outcome, Place, skip};
 use crate::recipes::steps;
 use crate::{place, project};
 
-/// A library that is built along with the tests.
+/// A library that cargo builds together with the tests.
 fn example(name: &str) -> PathBuf {
     let profile = Path::new(env!("CARGO_BIN_EXE_spo-run")).parent().unwrap();
     let path = profile.join("examples").join(format!("lib{name}.so"));
@@ -80,7 +80,7 @@ fn run(place: &Place, library: &str, objective: &str) -> Outcome {
     place.run(&["r.toml", "--quiet", "--set", "run.overwrite=true"])
 }
 
-/// The run ends with this exit code and these words, and what was saved before is whole.
+/// Asserts the exit code, and that the error contains these words.
 #[track_caller]
 fn refused(outcome: &Outcome, code: i32, words: &[&str]) {
     assert_eq!(outcome.code, code, "{}", outcome.stderr);
@@ -340,7 +340,7 @@ fn from_plugin_new_to_a_training_run() {
     let made = Command::new("make").current_dir(place.path("my-c-loss")).output().expect("make");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     place.run(&["plugin", "new", "my-loss"]).success();
-    // Dependencies are compiled once for all plugins that tests build.
+    // All plugins that tests build share their compiled dependencies.
     let target = Path::new(env!("CARGO_BIN_EXE_spo-run")).parent().unwrap().parent().unwrap().join("plugins");
     let cargo = |folder: &Path, command: &[&str]| {
         let done = Command::new(env!("CARGO"))
@@ -379,7 +379,7 @@ fn from_plugin_new_to_a_training_run() {
         let outcome = run(&place, &library, &format!(r#"{{ name = "{name}", bta = 0.2 }}"#));
         refused(&outcome, 2, &["unknown field `bta`", "`beta`"]);
     }
-    // The search path finds what no recipe lists, and `list` tells where it came from.
+    // Parts in the search path need not be listed in a recipe, and `list` shows their file.
     place.write("path/readme.txt", "not a library");
     std::fs::copy(&focal, place.path("path/libfocal_po.so")).unwrap();
     place.write("path/libbroken.so", "broken");

@@ -1,11 +1,11 @@
-//! Recipes that train in a second, and what their runs log.
+//! Recipes that train in a second, and the metrics of their runs.
 
 use serde_json::Value;
 use test_support::Place;
 
 use crate::place;
 
-/// The beginning of recipes that train in a second: a tiny model, and so many rows to train on and held out.
+/// The beginning of a recipe that trains in a second: a tiny model, and the numbers of training and held-out rows.
 macro_rules! tiny {
     ($train:literal, $held_out:literal) => {
         concat!(

@@ -9,7 +9,7 @@ use crate::browser;
 use crate::place;
 use crate::recipes::SFT_THEN_DPO;
 
-/// A place with a run whose SFT stage is followed by two arms.
+/// A folder with a run that has two arms after its SFT stage.
 fn place_with_run() -> Place {
     let place = place();
     let arm = r#"
@@ -120,7 +120,7 @@ fn a_browser_shows_the_page_without_a_request_or_a_complaint() {
     let place = place_with_run();
     place.run(&["report", "runs/run"]).success();
     let page = place.path("runs/run/report.html");
-    // The paper's colour, the drawings that have a size, and the texts that stick out of theirs.
+    // The background colour, the number of charts that are visible, and the labels that exceed their chart.
     let expression = "(() => {
         const charts = [...document.querySelectorAll('svg.chart')];
         const out = charts.flatMap(c => { const b = c.getBoundingClientRect();

@@ -1,5 +1,5 @@
-//! Runs that are killed, stopped, starved of disk or found damaged: they go on to the very bits that they would
-//! have reached undisturbed, or say why they cannot.
+//! Runs that are killed, stopped, out of disk space or damaged. They continue to exactly the bits that they would have
+//! reached undisturbed, or say why they cannot.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -9,8 +9,8 @@ use test_support::{Place, skip};
 
 use crate::place;
 
-/// Every kind of state: multipliers, running values, a moving reference, a reference from before, stages that
-/// branch, lower batches of their own, weights that grow, held-out figures on the way, the best model.
+/// Has every kind of state: multipliers, running values, a moving reference, the opened model as reference, stages that
+/// branch, lower levels with their own batches, scheduled weights, evaluations during a stage, a best model.
 const RECIPE: &str = concat!(
     tiny!(48, 12),
     r#"
@@ -77,7 +77,7 @@ fn command(place: &Place, arguments: &[&str]) -> Command {
     command
 }
 
-/// A place with the recipe, and the run that nothing disturbed.
+/// A folder with the recipe and its undisturbed run, and how long that took.
 fn undisturbed() -> (Place, Duration) {
     let place = place();
     place.write("recipe.toml", RECIPE);
@@ -87,7 +87,7 @@ fn undisturbed() -> (Place, Duration) {
     (place, began.elapsed())
 }
 
-/// What a run came to, bit for bit.
+/// Asserts that a run has the logs, weights and summary of the undisturbed one, bit for bit.
 #[track_caller]
 fn assert_same(place: &Place, run: &str, what: &str) {
     for log in ["metrics", "held_out", "diagnostics"] {
@@ -113,13 +113,13 @@ fn assert_same(place: &Place, run: &str, what: &str) {
     assert!(summary(run) == summary("whole"), "{what}: summary");
 }
 
-/// Numbers in [0, 1) that depend on nothing but the seed.
+/// Pseudo-random numbers in [0, 1) that depend only on the seed.
 fn random(seed: &mut u64) -> f64 {
     *seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
     (*seed >> 33) as f64 / f64::from(1u32 << 31)
 }
 
-/// Starts, waits until a file is there, and does something to the process.
+/// Starts the binary, waits for a file, and acts on the process.
 fn when(place: &Place, arguments: &[&str], file: &str, act: impl FnOnce(&mut Child)) -> std::process::Output {
     let mut child = command(place, arguments).spawn().unwrap();
     let began = Instant::now();
@@ -131,7 +131,7 @@ fn when(place: &Place, arguments: &[&str], file: &str, act: impl FnOnce(&mut Chi
     child.wait_with_output().unwrap()
 }
 
-/// An unfinished run, killed when it had this checkpoint.
+/// Starts a run and kills it once it has this checkpoint.
 fn killed(place: &Place, run: &str, checkpoint: &str) {
     let output = format!("run.output={run}");
     when(place, &["recipe.toml", "--set", &output], &format!("{run}/checkpoints/{checkpoint}"), |child| {
@@ -160,12 +160,12 @@ fn a_run_that_is_killed_at_any_instant_goes_on_to_the_same_bits() {
     while kills < 50 {
         run += 1;
         let name = format!("run{run}");
-        // Every other one with what the undisturbed run left in the cache.
+        // Every other run uses what the undisturbed run left in the cache.
         let cache = format!("cache.enabled={}", run % 2 == 0);
         let first =
             ["recipe.toml", "--set", &format!("run.output={name}"), "--set", &cache].map(str::to_owned);
         let mut arguments: Vec<String> = first.to_vec();
-        // Killed again and again, until it gets through.
+        // Killed again and again until it completes.
         loop {
             let mut child = command(&place, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
             let mut child = child.stderr(Stdio::null()).spawn().unwrap();
@@ -256,7 +256,7 @@ fn clocks_that_jump_are_of_no_account() {
     fn set_clocks(folder: &Path, seconds: &mut u64) {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            // The newest files become the oldest, or come from the next century.
+            // The newest file becomes the oldest one, or gets a date in the next century.
             *seconds = seconds.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(3_037_000_493);
             let time = std::time::UNIX_EPOCH + Duration::from_secs(*seconds % (150 * 365 * 24 * 3600));
             std::fs::File::open(&path).unwrap().set_modified(time).unwrap();
@@ -278,7 +278,7 @@ fn one_process_at_a_time_writes_to_a_folder() {
     when(&place, &["recipe.toml", "--set", "run.output=one"], "one/run.json", |child| {
         for arguments in [vec!["resume", "one"], vec!["recipe.toml", "--set", "run.output=one"]] {
             let second = place.run(&arguments);
-            // It may have come to its end meanwhile.
+            // The process may have ended in the meantime.
             if second.code != 0 && child.try_wait().unwrap().is_none() {
                 assert_eq!(second.code, 2, "{}", second.stderr);
                 assert!(
@@ -331,7 +331,7 @@ fn what_may_be_continued_and_what_may_not() {
         refused.stderr
     );
     changed("threads", "many");
-    // What a run keeps may change on the way; and the folder may have moved.
+    // What a run keeps may be changed, and its folder may be moved.
     std::fs::rename(place.path("run"), place.path("moved")).unwrap();
     let resumed = place.run(&["resume", "moved"]).success();
     assert!(resumed.stdout.contains("the last digits may differ"), "{}", resumed.stdout);
@@ -348,7 +348,7 @@ fn what_may_be_continued_and_what_may_not() {
     assert!(place.run(&again).success().stdout.contains("is finished already"));
 }
 
-/// Runs the binary where no file can grow beyond so many blocks of 512 bytes.
+/// Runs the binary with a limit on file size, in blocks of 512 bytes.
 fn limited(place: &Place, blocks: usize, arguments: &str) -> (i32, String) {
     let script =
         format!("trap '' XFSZ; ulimit -f {blocks}; exec {} {arguments}", env!("CARGO_BIN_EXE_spo-run"));

@@ -1,4 +1,4 @@
-//! Sweeps: many runs of one recipe are the runs one would have made one by one, with less work.
+//! Sweeps: the cells are the same runs that one would start one by one, with less work.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ seeds = [0, 1]
 "stage.align.bilevel" = ["single", "barrier"]
 "#;
 
-/// The cells of [`SWEEP`], and what makes each of them of [`BASE`].
+/// The cells of [`SWEEP`], each with the overrides that make it from [`BASE`].
 fn cells() -> Vec<(String, Vec<String>)> {
     let mut cells = Vec::new();
     for bilevel in ["single", "barrier"] {
@@ -57,7 +57,7 @@ fn cells() -> Vec<(String, Vec<String>)> {
     cells
 }
 
-/// Runs every cell by itself, from scratch.
+/// Runs every cell separately, without a cache.
 fn one_by_one(place: &Place) {
     place.write("base.toml", BASE);
     for (name, sets) in cells() {
@@ -94,7 +94,7 @@ fn a_sweep_gives_what_its_runs_would_give_one_by_one_with_less_work() {
 
     let swept = place.run(&["recipe.toml"]).success().stdout;
     assert_same(&place, "runs/recipe");
-    // Of every seed one SFT stage and one forward pass of the reference for every row.
+    // For every seed, one SFT stage, and one forward pass of the reference for every row.
     let mut trained = 0;
     let mut scored = 0;
     for (name, _) in cells() {
@@ -125,7 +125,7 @@ fn a_sweep_gives_what_its_runs_would_give_one_by_one_with_less_work() {
     let again = place.run(&["recipe.toml"]).success().stdout;
     assert!(again.contains("8 of 8 cells are complete already") && !again.contains("begins"), "{again}");
     place.run(&["resume", "runs/recipe"]).success();
-    // A sweep that has become another does not mix with it.
+    // A changed sweep does not continue in the folder of the old one.
     let other = place.run(&["recipe.toml", "--set", "stage.align.steps=7"]);
     assert_eq!(other.code, 2, "{}", other.stderr);
     assert!(other.stderr.contains("`stage[1].steps` was 6, now it is 7"), "{}", other.stderr);
@@ -194,12 +194,12 @@ fn a_cell_that_fails_does_not_stop_the_others() {
     assert!(place.read("runs/recipe/results.csv").contains("broken,broken,0,false,"));
 }
 
-/// Kills with a signal, by process number.
+/// Sends a signal to a process.
 fn kill(signal: &str, process: u32) {
     let _ = Command::new("kill").args([signal, &process.to_string()]).stderr(Stdio::null()).status();
 }
 
-/// The process that writes to a folder.
+/// The process that holds the lock of a folder.
 fn holder(place: &Place, folder: &str) -> Option<u32> {
     std::fs::read_to_string(place.path(&format!("{folder}/.lock"))).ok()?.parse().ok()
 }
@@ -225,7 +225,7 @@ fn a_sweep_that_is_killed_goes_on_to_the_same_bits() {
         }
         launcher.kill().unwrap();
         launcher.wait().unwrap();
-        // Every other time its cells live on, and the next launcher finds them at work.
+        // Every other time its cells keep running, and the next launcher finds them running.
         if attempt % 2 == 0 {
             let at_work =
                 cells().into_iter().filter_map(|(name, _)| holder(&place, &format!("runs/recipe/{name}")));
@@ -271,7 +271,7 @@ fn cells_run_side_by_side_within_their_budget() {
     let place = place();
     let sweep =
         |budget: &str| format!("{BASE}{}", SWEEP.replace("[sweep]\n", &format!("[sweep]\n{budget}\n")));
-    // Most cells at work at a time, from the order of what the launcher says.
+    // The largest number of cells that run at a time, from the messages of the launcher.
     let widest = |said: &str| {
         said.lines().fold((0i32, 0i32), |(now, most), line| {
             let now = now + i32::from(line.ends_with(" begins")) - i32::from(line.contains(" done in "));

@@ -1,4 +1,4 @@
-//! Whole runs of the binary on a generated task: what they promise, whatever the numbers.
+//! Whole runs on a generated task: properties that hold whatever the numbers.
 
 use serde_json::Value;
 use test_support::{Place, close};
@@ -73,7 +73,7 @@ fn splitting_a_batch_changes_nothing_but_rounding() {
             assert_eq!(whole.len(), 5);
             for (a, b) in whole.iter().zip(&parts) {
                 let figures = a.as_object().unwrap().iter().filter(|(_, v)| v.is_number());
-                // Whether a margin of a rounding error is above or below zero is nobody's business.
+                // The sign of a margin that is only a rounding error is arbitrary.
                 for (key, value) in figures.filter(|(key, _)| *key != "rewards/accuracies") {
                     close(&format!("{objective} {bilevel} {split} {key}"), &b[key], value, 1e-4);
                 }
@@ -89,7 +89,7 @@ fn every_objective_trains_under_every_step() {
     let names = |title: &str| -> Vec<String> {
         let section = listed.split_once(title).expect("a section").1;
         let lines = section.lines().skip(1).take_while(|line| !line.trim().is_empty());
-        // Continuation lines of a cell are indented further than names.
+        // Continuation lines of a cell are indented more than names.
         let first = lines.filter_map(|line| line.strip_prefix(' ').and_then(|l| l.split([' ', ',']).next()));
         first.filter(|name| !name.is_empty()).map(str::to_owned).collect()
     };
@@ -98,7 +98,7 @@ fn every_objective_trains_under_every_step() {
     let mut stages = HEAD.to_owned();
     let mut wanted = Vec::new();
     for (i, objective) in objectives.iter().enumerate() {
-        // Every step is met several times, not every pair of the two.
+        // Every step occurs several times, but not every pair of objective and step.
         let step = &all_steps[i % all_steps.len()];
         // The generated pairs have no scores.
         if objective == "odpo" {
@@ -212,7 +212,7 @@ fn a_saved_model_and_a_saved_adapter_go_on_where_they_stopped() {
     };
     let full = run(&place, "full", &again(""), &[]);
     let end = made.last().unwrap();
-    // Here the preferred answers were scored alone, there beside others that begin alike: all but the last digits.
+    // The last digits differ: here the chosen answers were scored alone, there together with answers that share their beginning.
     let (start, trained) = (&full[0]["eval_logps/chosen"], &end["eval_logps/chosen"]);
     close("the saved model is the trained one", start, trained, 1e-6);
     assert_eq!(full[0]["eval_exact_match"], end["eval_exact_match"]);

@@ -1,4 +1,4 @@
-//! Whole runs of the binary against runs of TRL's trainer on the same models, rows and settings.
+//! Whole runs compared with runs of TRL's trainer on the same models, rows and settings.
 
 use serde_json::Value;
 use test_support::{Place, close, golden, shared};

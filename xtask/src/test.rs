@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test, and at the end how many were skipped and why.
+//! `cargo xtask test`: runs every test, and says at the end how many were skipped and why.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,7 +12,7 @@ use crate::libtorch::{self, Libtorch};
 /// Arguments go to `cargo test`; without any, the tch backend is linted and tested too.
 ///
 /// # Errors
-/// When a test fails, in words.
+/// When a test fails.
 pub fn run(arguments: &[String]) -> Result<(), String> {
     if let Ok(folder) = std::env::var("SPO_SHARED") {
         eprintln!("reference models and data: {folder}");
@@ -33,8 +33,8 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     passed
 }
 
-/// What was skipped: a line for each reason. `reasons` holds that of each skipped test, in a line of its own; `tch`
-/// says why no test of the tch backend could run.
+/// The number of skipped tests, and a line for each reason. `reasons` has a line for each skipped test, `tch` is the
+/// reason why no test of the tch backend could run.
 fn summary(reasons: &str, tch: Option<&str>) -> String {
     let mut counts = BTreeMap::<&str, usize>::new();
     reasons.lines().for_each(|reason| *counts.entry(reason).or_default() += 1);

@@ -1,4 +1,4 @@
-//! What the tests of several crates share. A test that cannot run on a machine calls [`skip`].
+//! Shared by the tests of several crates. A test that cannot run on a machine calls [`skip`].
 #![forbid(unsafe_code)]
 
 mod goldens;

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// What a run of the binary left.
+/// How a run of the binary ended.
 pub struct Outcome {
     /// Exit code; -1 after a signal.
     pub code: i32,
@@ -28,7 +28,7 @@ impl Outcome {
     }
 }
 
-/// A temporary folder in which `spo-run` is run. What the user has installed plays no part there.
+/// A temporary folder in which `spo-run` is run. It does not see the plugins that the user has installed.
 pub struct Place {
     folder: tempfile::TempDir,
     program: PathBuf,
@@ -81,7 +81,7 @@ impl Place {
         self.run_with_input(arguments, "")
     }
 
-    /// Runs the binary here with something on its standard input.
+    /// Runs the binary here with a text as standard input.
     ///
     /// # Panics
     /// When it does not start, or prints what is no text.

@@ -1,5 +1,5 @@
-//! What transformers, TRL and PEFT computed for five tiny models: token log-probs, training steps, continuations.
-//! Every backend on the transformer is held to it by [`compare_with_trl!`](crate::compare_with_trl).
+//! Compares a backend with what transformers, TRL and PEFT computed for five tiny models: token log-probs, training
+//! steps, continuations. [`compare_with_trl!`](crate::compare_with_trl) declares the tests.
 
 use std::path::PathBuf;
 

@@ -1,13 +1,13 @@
-//! Tests run once more by valgrind.
+//! Runs tests again under valgrind.
 
 use std::process::Command;
 
 use crate::skip;
 
-/// Runs these tests of the program that asks, with every access to memory watched.
+/// Runs these tests of the current program under valgrind, which checks every memory access.
 ///
 /// # Panics
-/// When a test fails there, or memory is used that must not be.
+/// When a test fails there, or valgrind reports an invalid access.
 pub fn watch(tests: &[&str]) {
     let valgrind = Command::new("valgrind")
         .args(["--quiet", "--error-exitcode=9"])

@@ -1,4 +1,4 @@
-//! A bilevel problem small enough for closed forms: two losses on vectors of f64, gradient descent.
+//! A bilevel problem with closed forms: two losses on vectors of f64, and gradient descent.
 
 use std::collections::BTreeMap;
 
@@ -120,7 +120,7 @@ pub fn dot(x: &[f64], y: &[f64]) -> f64 {
     x.iter().zip(y).map(|(x, y)| x * y).sum()
 }
 
-/// What a step did, as the problem saw it.
+/// The calls that a step made to the problem.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trace {
     /// Forward passes.
@@ -180,7 +180,7 @@ impl World {
         &self.lower[self.batch % self.lower.len()]
     }
 
-    /// One step as the training loop takes it, with the checks that hold for every step.
+    /// Takes one step as the training loop does, and checks what holds for every step.
     pub fn run(&mut self, step: &mut dyn BilevelStep) -> StepReport {
         self.trace = Trace::default();
         let report = step.step(self).unwrap();
@@ -193,7 +193,7 @@ impl World {
         report
     }
 
-    /// A step that must fail at its `n`-th evaluation, leaving the parameters and no scratch vector.
+    /// Takes a step that fails at its `n`-th evaluation. It must restore the parameters and release its vectors.
     pub fn run_failing(&mut self, step: &mut dyn BilevelStep, n: usize) {
         self.trace = Trace::default();
         self.fail_after = Some(n);
@@ -247,7 +247,7 @@ impl BilevelProblem for World {
         }
         self.trace.upper_evaluations += usize::from(upper != 0.0 || both);
         let (df, dg) = (self.upper.gradient(&theta), self.lower_batch().gradient(&theta));
-        // The accumulator's content is lost; a step that relies on it must not get away with it.
+        // The content of the accumulator is lost. A step that relies on it must fail.
         self.space.at_mut(Vector::GRADIENT).fill(f64::NAN);
         *self.space.at_mut(into) = df.iter().zip(&dg).map(|(f, g)| upper * f + lower * g).collect();
         Ok(losses)
@@ -291,7 +291,7 @@ impl BilevelProblem for World {
     }
 }
 
-/// The step that a recipe with this table gets.
+/// The step for this table of a recipe.
 pub fn build(name: &str, config: serde_json::Value) -> Box<dyn BilevelStep> {
     Registry::linked().unwrap().step(name, &config).unwrap()
 }
