@@ -8,123 +8,125 @@ use serde_json::{Map, Value};
 use spo_api::{ConfigError, Part};
 use spo_data::Truncation;
 
-use crate::diagnostics::Diagnostics;
-
 mod backend;
+pub(crate) mod compose;
+mod diagnostics;
+pub(crate) mod document;
 mod keeping;
 mod stage;
 mod sweep;
 
-pub use backend::BackendChoice;
-pub use keeping::{Best, Cache, Checkpoint, Goal, OnNonfinite, Resume};
-pub use stage::{Moving, Optimizer, OptimizerName, Reference, Schedule, Stage};
-pub use sweep::{Case, Sweep};
+pub(crate) use backend::BackendChoice;
+pub(crate) use diagnostics::{Action, Diagnostics, Guard};
+pub(crate) use keeping::{Cache, Checkpoint, OnNonfinite, Resume};
+pub(crate) use stage::{Moving, Optimizer, Reference, Schedule, Stage};
+pub(crate) use sweep::Sweep;
 
 /// A run: a model, preference data, and the stages that train one on the other.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Recipe {
+pub(crate) struct Recipe {
     /// What the run is called and where it goes.
     #[serde(default)]
-    pub run: Run,
+    pub(crate) run: Run,
     /// The model to train.
-    pub model: Model,
+    pub(crate) model: Model,
     /// The engine that runs it: a name, or a table.
     #[serde(default, deserialize_with = "backend::name_or_table")]
     #[schemars(schema_with = "backend::schema")]
-    pub backend: BackendChoice,
+    pub(crate) backend: BackendChoice,
     /// Parts that are not built in.
     #[serde(default, skip_serializing_if = "Plugins::is_empty")]
-    pub plugins: Plugins,
+    pub(crate) plugins: Plugins,
     /// The data every stage learns from, unless it names its own.
-    pub data: Data,
+    pub(crate) data: Data,
     /// What is measured on held-out data.
     #[serde(default)]
-    pub evaluation: Evaluation,
+    pub(crate) evaluation: Evaluation,
     /// What is followed while training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub diagnostics: Option<Diagnostics>,
+    pub(crate) diagnostics: Option<Diagnostics>,
     /// What an interrupted run continues from.
     #[serde(default)]
-    pub checkpoint: Checkpoint,
+    pub(crate) checkpoint: Checkpoint,
     /// Work that runs share.
     #[serde(default)]
-    pub cache: Cache,
+    pub(crate) cache: Cache,
     /// Many runs of this recipe instead of one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sweep: Option<Sweep>,
+    pub(crate) sweep: Option<Sweep>,
     /// The stages, in order: `[[stage]]`.
     #[schemars(length(min = 1))]
-    pub stage: Vec<Stage>,
+    pub(crate) stage: Vec<Stage>,
 }
 
 /// `[run]`: what the run is called and where it goes.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Run {
+pub(crate) struct Run {
     /// Name of the run; that of the recipe's file unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// Seed of everything random: initialisation, order of the data, sampling.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Folder for metrics and models; `runs/NAME` unless given. Relative paths in a recipe start at
     /// the current folder.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub output: Option<PathBuf>,
+    pub(crate) output: Option<PathBuf>,
     /// Replace an earlier run in that folder. Without it, a folder that holds one is an error.
-    pub overwrite: bool,
+    pub(crate) overwrite: bool,
     /// `"auto"` continues an unfinished run of this recipe in that folder; one that is finished is left as it is.
-    pub resume: Resume,
+    pub(crate) resume: Resume,
     /// When a loss or gradient is not finite: `"stop"`, or `"skip"` the batch. The first such batch of a stage
     /// is written down for `spo-run replay`.
-    pub on_nonfinite: OnNonfinite,
+    pub(crate) on_nonfinite: OnNonfinite,
 }
 
 /// `[model]`: a Hugging Face folder, or a configuration to initialise at random.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Model {
+pub(crate) struct Model {
     /// Hugging Face folder: config.json, safetensors weights, tokenizer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathBuf>,
+    pub(crate) path: Option<PathBuf>,
     /// Instead of `path`: the keys of a config.json, for a model with random weights. `vocab_size` and
     /// the special tokens' ids come from the tokenizer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub config: Option<Map<String, Value>>,
+    pub(crate) config: Option<Map<String, Value>>,
     /// Folder with tokenizer.json, if not the model's own; a model with random weights that learns a
     /// generated task uses the task's characters unless this is given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tokenizer: Option<PathBuf>,
+    pub(crate) tokenizer: Option<PathBuf>,
     /// Train a low-rank adapter and freeze the model.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub adapter: Option<Adapter>,
+    pub(crate) adapter: Option<Adapter>,
 }
 
 /// `model.adapter`: a low-rank adapter, in PEFT's terms.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Adapter {
+pub(crate) struct Adapter {
     /// The kind of adapter.
     #[serde(default)]
-    pub kind: AdapterKind,
+    pub(crate) kind: AdapterKind,
     /// Rank of the update.
     #[schemars(range(min = 1))]
-    pub rank: usize,
+    pub(crate) rank: usize,
     /// Scale of the update: `alpha / rank`.
     #[schemars(extend("exclusiveMinimum" = 0))]
-    pub alpha: f64,
+    pub(crate) alpha: f64,
     /// Names of the linear layers to adapt.
     #[schemars(length(min = 1))]
-    pub targets: Vec<String>,
+    pub(crate) targets: Vec<String>,
     /// Folder of an adapter in PEFT's layout to start from.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathBuf>,
+    pub(crate) path: Option<PathBuf>,
 }
 
 /// Kinds of adapter.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum AdapterKind {
+pub(crate) enum AdapterKind {
     /// Low-rank adaptation (Hu et al. 2021).
     #[default]
     Lora,
@@ -133,15 +135,15 @@ pub enum AdapterKind {
 /// `[plugins]`: libraries whose objectives, steps and backends this recipe uses.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Plugins {
+pub(crate) struct Plugins {
     /// Paths of libraries (`"target/release/libmy_loss.so"`), or names (`"my-loss"`) to be looked for in the
     /// folders of `SPO_PLUGIN_PATH` and the user's own, `~/.local/share/spo/plugins`. Libraries in those
     /// folders are found without being listed when the recipe uses a part that nothing else has.
-    pub load: Vec<String>,
+    pub(crate) load: Vec<String>,
     /// The folder of libtorch, for libraries that need it (the tch backend): the `torch` package of a Python
     /// environment, or an unpacked libtorch. Else `SPO_LIBTORCH`, `libtorch` beside the library, the active
     /// virtual environment.
-    pub libtorch: Option<PathBuf>,
+    pub(crate) libtorch: Option<PathBuf>,
 }
 
 impl Plugins {
@@ -153,30 +155,30 @@ impl Plugins {
 /// `[data]`: where rows come from and how they become tokens.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Data {
+pub(crate) struct Data {
     /// Rows to train on: a path, or a table `{ path = "rows.jsonl", columns = { prompt = "question" } }`
     /// with the keys `path`, `format` (`jsonl`, `json`, `parquet`), `columns` (the file's own names),
     /// `skip` and `take`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub train: Option<Value>,
+    pub(crate) train: Option<Value>,
     /// Held-out rows, in the same form.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval: Option<Value>,
+    pub(crate) eval: Option<Value>,
     /// Instead of files, a generated task with its options: `{ name = "modular-chain", train = 4000 }`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub task: Option<Map<String, Value>>,
+    pub(crate) task: Option<Map<String, Value>>,
     /// Longest prompt with answer, in tokens.
     #[serde(default = "Data::default_max_length")]
     #[schemars(range(min = 2))]
-    pub max_length: usize,
+    pub(crate) max_length: usize,
     /// What happens to longer rows: `keep_start` cuts the end of the answer, `keep_end` the beginning of
     /// the prompt, `drop` leaves them out.
     #[serde(default)]
-    pub truncation: Truncation,
+    pub(crate) truncation: Truncation,
     /// Make it an error when a row cannot be used as it is (empty answers, identical pairs, rows that
     /// do not fit), instead of counting and reporting it.
     #[serde(default)]
-    pub strict: bool,
+    pub(crate) strict: bool,
 }
 
 impl Data {
@@ -202,24 +204,24 @@ impl Data {
 /// `[evaluation]`: what is measured on `data.eval`. At the start and the end of a stage, always.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Evaluation {
+pub(crate) struct Evaluation {
     /// And every so many steps; 0 for never in between.
-    pub every: usize,
+    pub(crate) every: usize,
     /// Rows scored at a time.
     #[schemars(range(min = 1))]
-    pub batch_size: usize,
+    pub(crate) batch_size: usize,
     /// At the start and end of stages, answer every held-out prompt by greedy decoding and count the
     /// answers that are the chosen one to the letter. By default only for generated tasks, whose
     /// answers are right or wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub exact_match: Option<bool>,
+    pub(crate) exact_match: Option<bool>,
     /// At the start and end of stages, keep the greedy answers to so many held-out prompts, evenly spaced,
     /// in `held_out.jsonl`. Those that exact match does not need anyway end after 128 tokens.
-    pub samples: usize,
+    pub(crate) samples: usize,
     /// Divide the probability of every held-out prompt between the preferred answer, the dispreferred one,
     /// the answers of the other held-out rows and everything else: `eval_mass/...`. Scores every answer with
     /// every prompt, so keep the held-out rows few.
-    pub mass: bool,
+    pub(crate) mass: bool,
 }
 
 impl Default for Evaluation {
@@ -229,13 +231,13 @@ impl Default for Evaluation {
 }
 
 /// The JSON Schema of recipes.
-pub fn schema() -> String {
+pub(crate) fn schema() -> String {
     format!("{:#}", schemars::schema_for!(Recipe).as_value())
 }
 
 impl Recipe {
     /// The name of the stage that a stage starts from, or `model`.
-    pub fn from(&self, stage: usize) -> &str {
+    pub(crate) fn from(&self, stage: usize) -> &str {
         match (&self.stage[stage].from, stage) {
             (Some(from), _) => from,
             (None, 0) => "model",
@@ -244,7 +246,7 @@ impl Recipe {
     }
 
     /// What decides on the run's results: all but where it goes and what it keeps. An unknown section counts.
-    pub fn essence(&self) -> Value {
+    pub(crate) fn essence(&self) -> Value {
         let mut value = serde_json::to_value(self).expect("a recipe is plain data");
         for place in ["checkpoint", "cache"] {
             value[place].take();

@@ -11,10 +11,8 @@ mod cache;
 mod commands;
 mod diagnostics;
 mod enumerable;
-mod guard;
 mod hostile;
-mod hypergradient;
-mod lower_tasks;
+mod nonfinite;
 #[cfg(target_os = "linux")]
 mod plugins;
 mod report;

@@ -5,30 +5,30 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
-use spo_api::{Data as DataKind, Layout, Objective};
+use spo_api::{Layout, Objective};
 use spo_data::task::{self, Generated};
 use spo_data::{Dataset, Fit, Source, Tokenizer};
 
-use super::PlannedStage;
-use crate::compose::{Bilevel, LowerData};
-use crate::document::Document;
 use crate::error::BadInput;
+use crate::plan::stage::PlannedStage;
+use crate::plan::tokens::TokenCache;
+use crate::plan::view::View;
+use crate::recipe::compose::{Bilevel, LowerData};
+use crate::recipe::document::Document;
 use crate::recipe::{Data, Recipe};
-use crate::rows::View;
-use crate::tokens::TokenCache;
 
 /// Of every source that was read: its name in words and its rows, by what decides on them.
 pub(super) type Datasets = BTreeMap<String, (String, Arc<Dataset>)>;
 
 /// Reads data, each source once.
 pub(super) struct Loader<'a> {
-    pub document: &'a Document,
-    pub tokenizer: Tokenizer,
-    pub seed: u64,
+    pub(crate) document: &'a Document,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) seed: u64,
     /// Whether a stage learns from pairs.
-    pub pairs: bool,
-    pub loaded: &'a mut Datasets,
-    pub cache: Option<TokenCache<'a>>,
+    pub(crate) pairs: bool,
+    pub(crate) loaded: &'a mut Datasets,
+    pub(crate) cache: Option<TokenCache<'a>>,
 }
 
 impl Loader<'_> {
@@ -36,7 +36,7 @@ impl Loader<'_> {
     ///
     /// # Errors
     /// [`BadInput`] with the place in the recipe.
-    pub fn stage(
+    pub(crate) fn stage(
         &mut self,
         recipe: &Recipe,
         index: usize,
@@ -48,7 +48,7 @@ impl Loader<'_> {
             Some(data) => (data, format!("stage[{index}].data")),
             None => (&recipe.data, "data".to_owned()),
         };
-        let layout = layout(objective.requirements().data);
+        let layout = objective.requirements().data;
         let train = self.load(data, Split::Train, &base, layout)?;
         // Rejected answers are worth a look even where they are not learnt from.
         let with_pairs = layout == Layout::Demonstrations && self.pairs;
@@ -182,14 +182,6 @@ impl Loader<'_> {
 enum Split {
     Train,
     Eval,
-}
-
-fn layout(data: DataKind) -> Layout {
-    match data {
-        DataKind::Pairs => Layout::Pairs,
-        DataKind::Unpaired => Layout::Unpaired,
-        DataKind::Demonstrations => Layout::Demonstrations,
-    }
 }
 
 /// Makes the rows of a task.

@@ -9,16 +9,16 @@ use serde_json::{Map, Value};
 /// `[backend]`: the engine. `backend = "tch"` is short for a table with a name alone.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct BackendChoice {
+pub(crate) struct BackendChoice {
     /// Name of a registered backend; `spo-run list` shows them.
-    pub name: String,
+    pub(crate) name: String,
     /// `auto`, `cpu`, `cuda`, `cuda:1`, `metal`.
-    pub device: String,
+    pub(crate) device: String,
     /// Type of weights and activations: `f32`, or `bf16` where the device has it.
-    pub dtype: String,
+    pub(crate) dtype: String,
     /// The backend's own options; `spo-run describe NAME` shows them.
     #[serde(skip_serializing_if = "Map::is_empty")]
-    pub options: Map<String, Value>,
+    pub(crate) options: Map<String, Value>,
 }
 
 impl Default for BackendChoice {

@@ -11,54 +11,54 @@ use super::{Data, keeping};
 /// `[[stage]]`: one objective, trained for a while.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Stage {
+pub(crate) struct Stage {
     /// Name of the stage, and of the folder its model is saved in.
-    pub name: String,
+    pub(crate) name: String,
     /// The stage whose result this one starts from; the one before unless given. `"model"` is the
     /// model as it was opened.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub from: Option<String>,
+    pub(crate) from: Option<String>,
     /// The loss: a name, a table `{ name = "dpo", beta = 0.1 }`, or a list of tables with a `weight`
     /// each.
-    pub objective: Value,
+    pub(crate) objective: Value,
     /// How it becomes an update: a name, or a table `{ step = "penalty", lambda = 1.0, lower = "sft" }`.
     /// `lower` may be a list of objectives with a `weight` and `data` each: several tasks at once. Without
     /// `data` (a source, or `{ task = { ... } }`), a term learns from the stage's chosen answers, or from
     /// `lower_data`.
     #[serde(default = "Stage::default_bilevel")]
-    pub bilevel: Value,
+    pub(crate) bilevel: Value,
     /// The reference model: `"start"` is the model as the stage finds it, `"model"` the model as it was
     /// opened, `{ moving = { sync_steps = 512, mixup_alpha = 0.6 } }` follows the policy. Held-out figures
     /// are against `"start"` where it moves.
     #[serde(default)]
-    pub reference: Reference,
+    pub(crate) reference: Reference,
     /// Passes over the training rows; 1 unless this or `steps` is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0))]
-    pub epochs: Option<f64>,
+    pub(crate) epochs: Option<f64>,
     /// Optimizer steps, instead of `epochs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
-    pub steps: Option<usize>,
+    pub(crate) steps: Option<usize>,
     /// Rows per optimizer step.
     #[serde(default = "Stage::default_batch_size")]
     #[schemars(range(min = 1))]
-    pub batch_size: usize,
+    pub(crate) batch_size: usize,
     /// What goes through the model at once: `{ rows = 2 }` or `{ tokens = 4096 }`; the whole batch unless
     /// given. Changes memory and speed, not the result.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub micro_batch: Option<MicroBatch>,
+    pub(crate) micro_batch: Option<MicroBatch>,
     /// Take the rows in a new random order every epoch; `false` takes them as they stand in the file.
     #[serde(default = "Stage::default_true")]
-    pub shuffle: bool,
+    pub(crate) shuffle: bool,
     /// The optimizer.
-    pub optimizer: Optimizer,
+    pub(crate) optimizer: Optimizer,
     /// Data of this stage alone, instead of `[data]`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub data: Option<Data>,
+    pub(crate) data: Option<Data>,
     /// Save the stage's model.
     #[serde(default = "Stage::default_true")]
-    pub save: bool,
+    pub(crate) save: bool,
 }
 
 impl Stage {
@@ -113,7 +113,7 @@ impl Stage {
 /// Where the reference log-probs come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Reference {
+pub(crate) enum Reference {
     /// The model as the stage finds it.
     #[default]
     Start,
@@ -126,51 +126,51 @@ pub enum Reference {
 /// A moving reference, in TRL's terms (`sync_ref_model`).
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Moving {
+pub(crate) struct Moving {
     /// Steps between two moves.
     #[schemars(range(min = 1))]
-    pub sync_steps: usize,
+    pub(crate) sync_steps: usize,
     /// How much of the policy goes into the reference: 1 replaces it.
     #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
-    pub mixup_alpha: f64,
+    pub(crate) mixup_alpha: f64,
 }
 
 /// `stage.optimizer`: AdamW and its learning rate.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Optimizer {
+pub(crate) struct Optimizer {
     /// The only one for now.
     #[serde(default)]
-    pub name: OptimizerName,
+    pub(crate) name: OptimizerName,
     /// Peak learning rate. 1e-6 to 1e-5 is usual for preference objectives on a whole model, 1e-4 with
     /// an adapter.
     #[schemars(extend("exclusiveMinimum" = 0))]
-    pub lr: f64,
+    pub(crate) lr: f64,
     /// How the learning rate goes after warmup.
     #[serde(default)]
-    pub schedule: Schedule,
+    pub(crate) schedule: Schedule,
     /// Share of the steps over which the learning rate rises from 0 to `lr`.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1))]
-    pub warmup: f64,
+    pub(crate) warmup: f64,
     /// Decay of the two moments.
     #[serde(default = "Optimizer::default_betas")]
-    pub betas: [f64; 2],
+    pub(crate) betas: [f64; 2],
     /// Added to the root of the second moment.
     #[serde(default = "Optimizer::default_epsilon")]
     #[schemars(extend("exclusiveMinimum" = 0))]
-    pub epsilon: f64,
+    pub(crate) epsilon: f64,
     /// Decoupled weight decay.
     #[serde(default)]
     #[schemars(range(min = 0))]
-    pub weight_decay: f64,
+    pub(crate) weight_decay: f64,
     /// Decay biases and norms too.
     #[serde(default = "Stage::default_true")]
-    pub decay_bias_and_norm: bool,
+    pub(crate) decay_bias_and_norm: bool,
     /// The gradient is scaled down to this global norm if it is longer; 0 for no limit.
     #[serde(default = "Optimizer::default_max_grad_norm")]
     #[schemars(range(min = 0))]
-    pub max_grad_norm: f64,
+    pub(crate) max_grad_norm: f64,
 }
 
 impl Optimizer {
@@ -188,7 +188,7 @@ impl Optimizer {
 /// Optimizers.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum OptimizerName {
+pub(crate) enum OptimizerName {
     /// Adam with decoupled weight decay (Loshchilov & Hutter 2019).
     #[default]
     Adamw,
@@ -197,7 +197,7 @@ pub enum OptimizerName {
 /// Learning-rate schedules, as transformers defines them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Schedule {
+pub(crate) enum Schedule {
     /// Stays at `lr`.
     Constant,
     /// Falls to 0 in a straight line.

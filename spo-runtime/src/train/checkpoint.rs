@@ -1,0 +1,243 @@
+//! Checkpoints: everything that a run must know to go on as if nothing had happened.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use spo_api::{Metrics, Session};
+
+use crate::plan::stage::PlannedStage;
+use crate::recipe;
+use crate::store::bundle;
+use crate::store::logs::{Lengths, Logs};
+use crate::store::scores::{self, Scores};
+use crate::train::diagnostics::Evolution;
+use crate::train::figures::{figures, optional_figures};
+use crate::train::reference::MovingState;
+use crate::train::starts::Starts;
+use crate::train::summary::StageSummary;
+
+/// Scores by name, borrowed from wherever they are.
+pub(crate) type NamedScores<'a> = BTreeMap<String, &'a Scores>;
+
+const STATE: &str = "state.json";
+const SESSION: &str = "session.safetensors";
+const SCORES: &str = "scores.safetensors";
+
+/// Where a run stands, all but parameters and log-probs.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct RunState {
+    /// Lengths of the files that grow.
+    pub(crate) logs: Lengths,
+    /// The stages that are complete.
+    pub(crate) finished: Vec<StageSummary>,
+    /// Parameters kept for later stages.
+    pub(crate) starts: Starts,
+    /// The stage at work; none between stages.
+    pub(crate) stage: Option<StageState>,
+}
+
+/// Where a stage stands.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct StageState {
+    /// Its steps so far.
+    pub(crate) steps: Steps,
+    /// What objectives and step remember.
+    pub(crate) memory: Memory,
+    /// A reference that follows the policy.
+    pub(crate) moving: Option<MovingState>,
+    /// What follows where probability goes.
+    pub(crate) evolution: Option<Evolution>,
+}
+
+/// What goes from batch to batch beside the parameters: running means, multipliers.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Memory {
+    objective: Vec<u8>,
+    bilevel: Vec<u8>,
+    lower: Vec<u8>,
+    tasks: Vec<Vec<u8>>,
+}
+
+impl Memory {
+    /// That of a stage's objectives and step, each in its own words.
+    pub(crate) fn of(stage: &PlannedStage) -> Self {
+        let lower = stage.bilevel.lower.as_ref();
+        Memory {
+            objective: stage.objective.state(),
+            bilevel: stage.bilevel.step.state(),
+            lower: lower.map(|lower| lower.state()).unwrap_or_default(),
+            tasks: stage.bilevel.tasks.iter().map(|(task, _)| task.state()).collect(),
+        }
+    }
+
+    /// Makes them remember it again.
+    ///
+    /// # Errors
+    /// When it is not theirs.
+    pub(crate) fn restore(&self, stage: &mut PlannedStage) -> spo_api::Result<()> {
+        stage.objective.restore(&self.objective)?;
+        stage.bilevel.step.restore(&self.bilevel)?;
+        for ((task, _), state) in stage.bilevel.tasks.iter_mut().zip(&self.tasks) {
+            task.restore(state)?;
+        }
+        stage.bilevel.lower.as_mut().map_or(Ok(()), |lower| lower.restore(&self.lower))
+    }
+}
+
+/// What the steps of a stage came to so far.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Steps {
+    /// Steps done.
+    pub(crate) done: usize,
+    /// Batches left out because their numbers were not finite.
+    pub(crate) skipped: usize,
+    /// Those since the last one that was not left out.
+    pub(crate) skipped_in_a_row: usize,
+    /// Lower batches drawn.
+    pub(crate) lower_draws: usize,
+    /// Batches drawn for each further term of the lower level.
+    pub(crate) task_draws: Vec<usize>,
+    /// Tokens trained on.
+    pub(crate) tokens: usize,
+    /// Rows the reference scored.
+    pub(crate) reference_rows: usize,
+    /// Metrics of the last step.
+    #[serde(deserialize_with = "figures")]
+    pub(crate) metrics: Metrics,
+    /// Held-out figures before the first.
+    #[serde(deserialize_with = "optional_figures")]
+    pub(crate) before: Option<Metrics>,
+    /// The best held-out figure.
+    pub(crate) best: Option<f64>,
+    /// Seconds in which batches were put together.
+    pub(crate) data_seconds: f64,
+    /// Seconds of each step.
+    pub(crate) seconds: Vec<f64>,
+    /// Seconds of the whole, evaluations included.
+    pub(crate) elapsed: f64,
+}
+
+/// Writes a run's state into a folder.
+///
+/// # Errors
+/// When a file cannot be written.
+pub(crate) fn fill(
+    folder: &Path,
+    session: &mut dyn Session,
+    state: &RunState,
+    scores: &NamedScores<'_>,
+) -> anyhow::Result<()> {
+    session.save_state(&folder.join(SESSION))?;
+    scores::write(&folder.join(SCORES), scores.iter().map(|(name, scores)| (name.clone(), *scores)))?;
+    let (path, text) = (folder.join(STATE), serde_json::to_string_pretty(state)?);
+    Ok(spo_api::write_whole(&path, |out| {
+        writeln!(out, "{text}").map_err(|error| spo_api::Error::io(&path, error))
+    })?)
+}
+
+/// What [`fill`] wrote, all but the session's part.
+pub(crate) struct Found {
+    folder: PathBuf,
+    /// Where the run stood.
+    pub(crate) state: RunState,
+    /// Log-probs, by name.
+    pub(crate) scores: BTreeMap<String, Scores>,
+}
+
+impl Found {
+    /// Reads a folder, every file held against its checksum.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
+        bundle::verify(folder)?;
+        let text = fs::read(folder.join(STATE))?;
+        let state = serde_json::from_slice(&text).context("its state is of another version of spo")?;
+        Ok(Found { folder: folder.to_owned(), state, scores: scores::read(&folder.join(SCORES))? })
+    }
+
+    /// Puts a session back to where it was.
+    ///
+    /// # Errors
+    /// Those of the session.
+    pub(crate) fn restore(&self, session: &mut dyn Session) -> spo_api::Result<()> {
+        session.restore_state(&self.folder.join(SESSION))
+    }
+}
+
+/// The checkpoints of a run: `checkpoints/STEPS`, where STEPS counts through all stages.
+pub(crate) struct Checkpoints {
+    folder: PathBuf,
+    policy: recipe::Checkpoint,
+    since: Instant,
+}
+
+impl Checkpoints {
+    /// Those of the run in this folder.
+    pub(crate) fn new(run: &Path, policy: recipe::Checkpoint) -> Self {
+        Checkpoints { folder: run.join("checkpoints"), policy, since: Instant::now() }
+    }
+
+    /// Whether it is time for one after so many steps of a stage.
+    pub(crate) fn due(&self, steps: usize) -> bool {
+        let every = self.policy.every;
+        let minutes = Duration::try_from_secs_f64(60.0 * self.policy.minutes).unwrap_or(Duration::MAX);
+        (every > 0 && steps.is_multiple_of(every)) || (!minutes.is_zero() && self.since.elapsed() >= minutes)
+    }
+
+    /// Writes one, and removes those that are too many.
+    ///
+    /// # Errors
+    /// When it cannot be written: the earlier ones are then as they were.
+    pub(crate) fn save(
+        &mut self,
+        session: &mut dyn Session,
+        logs: &mut Logs,
+        mut state: RunState,
+        scores: &NamedScores<'_>,
+    ) -> anyhow::Result<()> {
+        state.logs = logs.sync()?;
+        let within = state.stage.as_ref().map_or(0, |stage| stage.steps.done);
+        let steps = within + state.finished.iter().map(|stage| stage.steps).sum::<usize>();
+        let folder = self.folder.join(format!("{steps:08}"));
+        bundle::write(&folder, |aside| fill(aside, session, &state, scores))
+            .with_context(|| format!("cannot write checkpoint {}", folder.display()))?;
+        self.since = Instant::now();
+        for (_, old) in self.list().into_iter().rev().skip(self.policy.keep_last) {
+            bundle::remove(&old).with_context(|| format!("cannot remove {}", old.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Steps and folders, the newest last.
+    fn list(&self) -> Vec<(usize, PathBuf)> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let numbered = |entry: fs::DirEntry| {
+            let steps = entry.file_name().to_str()?.parse().ok()?;
+            Some((steps, entry.path()))
+        };
+        let mut list: Vec<_> = entries.filter_map(numbered).collect();
+        list.sort_unstable();
+        list
+    }
+
+    /// The newest one that is whole. `damaged` is told of those that are not.
+    pub(crate) fn newest(&self, damaged: &mut dyn FnMut(&Path, &anyhow::Error)) -> Option<Found> {
+        self.list()
+            .into_iter()
+            .rev()
+            .find_map(|(_, folder)| Found::read(&folder).inspect_err(|error| damaged(&folder, error)).ok())
+    }
+
+    /// Removes all, and what a process that died left behind.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub(crate) fn remove(&self) -> anyhow::Result<()> {
+        bundle::remove(&self.folder).with_context(|| format!("cannot remove {}", self.folder.display()))
+    }
+}
