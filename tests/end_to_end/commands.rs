@@ -123,9 +123,9 @@ fn the_recipe_reference_is_up_to_date() {
 /// The reference of recipes, generated from their schema.
 fn reference(schema: &Value) -> String {
     let mut text = String::from(
-        "# Recipes\n\nMade from the program's own types (`spo-run schema` prints them for editors). Unknown keys, wrong types and \
-         values out of range are errors. `--set PATH=VALUE` overrides any key; list elements go by index or by name: \
-         `--set stage.align.objective.beta=0.2`.\n",
+        "# Recipes\n\nThis page is generated from the program's own types; `spo-run schema` prints them as a JSON Schema for editors. \
+         Unknown keys, wrong types and values out of range are errors. `--set PATH=VALUE` overrides any key. An element of \
+         a list is selected by its index or its name: `--set stage.align.objective.beta=0.2`.\n",
     );
     let sections = [
         ("Recipe", schema),
@@ -147,7 +147,11 @@ fn reference(schema: &Value) -> String {
     ];
     for (name, section) in sections {
         let about = section["description"].as_str().unwrap_or_else(|| panic!("{name} has no description"));
-        text += &format!("\n## {about}\n\n| key | default | meaning |\n|---|---|---|\n");
+        // "`[run]`: what it is" becomes a heading and a sentence.
+        let (heading, about) = about.split_once(": ").unwrap_or_else(|| panic!("{name}: {about}"));
+        let (first, rest) = about.split_at(1);
+        let about = first.to_uppercase() + &rest.replace('\n', " ");
+        text += &format!("\n## {heading}\n\n{about}\n\n| key | default | meaning |\n|---|---|---|\n");
         for (key, property) in section["properties"].as_object().unwrap() {
             let required = section["required"].as_array().is_some_and(|r| r.contains(&json!(key)));
             let default = match property.get("default") {
