@@ -49,7 +49,7 @@ enum Command {
     Resume(resume::Resume),
     /// Compute a batch again whose numbers were not finite, row by row.
     Replay(replay::Replay),
-    /// List the objectives, bilevel steps and backends.
+    /// List the objectives, bilevel steps, optimizers, schedules and backends.
     List,
     /// Tell everything about one of them.
     Describe(describe::Describe),
@@ -104,7 +104,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<()> {
         Command::Mass(mass) => mass.run(&mut registry),
         Command::Audit(audit) => audit.run(&mut registry),
         Command::Cache(cache) => cache.run(),
-        Command::Schema => schema::run(),
+        Command::Schema => schema::run(&mut registry),
         Command::Loss(loss) => loss.run(&mut registry),
     }
 }

@@ -20,13 +20,12 @@ use crate::error::BadInput;
 use crate::plan::stage::PlannedStage;
 use crate::plan::tokens::TokenCache;
 use crate::recipe::Recipe;
-use crate::recipe::compose;
 use crate::recipe::document::Document;
 use crate::reporter::Reporter;
 use crate::stop::Stop;
 use crate::store::cache::Cache;
 
-use data::{Datasets, Loader, tokenizer};
+use data::{Datasets, Loader, Parts, tokenizer};
 
 /// A recipe whose every part has been found, built and checked.
 pub(crate) struct Plan {
@@ -187,19 +186,14 @@ impl Draft {
         loaded: &mut Datasets,
         caching: Option<(&Stop, &Reporter)>,
     ) -> anyhow::Result<Self> {
-        libraries::load_for(registry, document)?;
         let mut recipe: Recipe = document.to_recipe()?;
+        libraries::load_for(registry, document, &recipe)?;
         let name = recipe.run.name.get_or_insert_with(|| document.stem()).clone();
         let output = recipe.run.output.get_or_insert_with(|| PathBuf::from("runs").join(&name)).clone();
 
         let mut parts = Vec::new();
-        for (i, stage) in recipe.stage.iter().enumerate() {
-            let at = |key: &str| format!("stage[{i}].{key}");
-            let objective = compose::objective(registry, &stage.objective)
-                .map_err(|e| document.locate(&at("objective"), e))?;
-            let bilevel =
-                compose::bilevel(registry, &stage.bilevel).map_err(|e| document.locate(&at("bilevel"), e))?;
-            parts.push((objective, bilevel));
+        for stage in &recipe.stage {
+            parts.push(Parts::of(registry, stage).map_err(|e| document.locate("", e))?);
         }
         let backend = registry
             .backend(&recipe.backend.name, &Value::Object(recipe.backend.options.clone()))
@@ -208,7 +202,7 @@ impl Draft {
                 document.locate(base, e)
             })?;
 
-        let pairs = parts.iter().any(|(o, _)| o.requirements().data == Layout::Pairs);
+        let pairs = parts.iter().any(|parts| parts.objective.requirements().data == Layout::Pairs);
         let tokenizer = tokenizer(document, &recipe)?;
         let cache = caching.map(|(stop, reporter)| TokenCache {
             cache: Cache::new(&recipe.cache, &output),
@@ -217,8 +211,8 @@ impl Draft {
         });
         let mut loader = Loader { document, tokenizer, seed: recipe.run.seed, pairs, loaded, cache };
         let mut stages = Vec::new();
-        for (i, (objective, bilevel)) in parts.into_iter().enumerate() {
-            stages.push(loader.stage(&recipe, i, objective, bilevel)?);
+        for (i, parts) in parts.into_iter().enumerate() {
+            stages.push(loader.stage(&recipe, i, parts)?);
         }
         let tokenizer = loader.tokenizer;
         let spec = model_spec(&recipe, &tokenizer);
@@ -240,7 +234,7 @@ impl Draft {
         let ModelInfo { vocabulary, context, .. } = *info;
         self.tokenizer.check_vocabulary(vocabulary).map_err(|e| document.error("model", e.to_string()))?;
         for (i, stage) in self.recipe.stage.iter().enumerate() {
-            if self.stages[i].bilevel.step.needs().hessian && !info.hessian_vectors {
+            if self.stages[i].step.needs().hessian && !info.hessian_vectors {
                 return Err(self.no_hessian(document, i));
             }
             let (data, key) = match &stage.data {
@@ -262,17 +256,18 @@ impl Draft {
         Ok(())
     }
 
-    /// A stage's step asks for what the backend has not.
+    /// A stage's step asks for what the backend has not. By the contract of steps, one that leaves the choice to the
+    /// recipe has a key `hessian` for it.
     fn no_hessian(&self, document: &Document, stage: usize) -> BadInput {
-        let bilevel = format!("stage[{stage}].bilevel");
-        let (key, choice) = match self.recipe.stage[stage].bilevel.get("hessian") {
-            Some(_) => (format!("{bilevel}.hessian"), "take `hessian = \"differences\"`"),
-            None => (bilevel, "take another step"),
+        let step = &self.recipe.stage[stage].bilevel.part;
+        let (key, choice) = match step.config.get("hessian") {
+            Some(_) => (format!("{}.hessian", step.place), "take another `hessian`"),
+            None => (step.place.clone(), "take another step"),
         };
-        let (step, backend) = (&self.stages[stage].bilevel.name, &self.recipe.backend.name);
         let message = format!(
-            "`{step}` asks for exact Hessian-vector products, which the {backend} backend does not have: {choice}, or a \
-             backend that has them (tch, tabular)"
+            "`{}` asks for exact Hessian-vector products, which the {} backend does not have: {choice}, or a backend \
+             that has them",
+            step.name, self.recipe.backend.name
         );
         document.error(&key, message)
     }

@@ -6,21 +6,23 @@ mod measured;
 use std::path::PathBuf;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use spo_api::{AdamW, Objective, Passes, Progress, Registry, Result, Session, Vector};
+use spo_api::{Objective, Part, Passes, Progress, Registry, Result, Session, Vector};
 use spo_data::epoch_order;
 
 use super::saved_run::SavedRun;
 use crate::error::BadInput;
 use crate::plan::view::View;
 use crate::recipe::Reference;
+use crate::recipe::bilevel::BilevelSpec;
 use crate::recipe::compose;
 use crate::recipe::document::Document;
 use crate::reporter::say;
 use crate::store::scores::Scores;
-use crate::train::reference::fill;
-use crate::train::step::problem::{Levels, Motion, Scored, StepProblem};
+use crate::train::reference::Scoring;
+use crate::train::step::problem::{LowerTerm, Place, Scored, StepProblem, UpperLevel};
 use crate::train::step::rows::Batch;
 use hypergradient::{Inner, implicit, sharpness, unrolled, value_function};
 use measured::Measured;
@@ -136,14 +138,19 @@ fn audit(registry: &mut Registry, arguments: &Audit) -> anyhow::Result<String> {
     let batches: Vec<&[usize]> = rows.chunks_exact(stage.recipe.batch_size).take(arguments.batches).collect();
     let mut scores = Scores::empty(&stage.train);
     let at_once = run.plan.recipe.evaluation.batch_size;
-    fill(&mut scores, &mut *reference, &stage.train, stage.view, &rows, at_once, None, &mut |_, _| Ok(()))?;
+    let (data, view) = (&stage.train, stage.view);
+    Scoring { data, view, rows: &rows, at_once, parameters: None }.fill(
+        &mut scores,
+        &mut *reference,
+        &mut |_, _| Ok(()),
+    )?;
     drop(reference);
     let mut scene = Scene {
         session: &mut *policy,
         objective: &mut *stage.objective,
-        lower: match stage.bilevel.lower.take() {
-            Some(lower) => lower,
-            None => compose::objective(registry, &"sft".into())?,
+        lower: match stage.lower.is_empty() {
+            false => stage.lower.swap_remove(0).objective,
+            true => registry.objective("sft", &json!({}))?,
         },
         data: Scored { rows: &stage.train, reference: Some(&scores) },
         view: stage.view,
@@ -174,51 +181,69 @@ fn audit(registry: &mut Registry, arguments: &Audit) -> anyhow::Result<String> {
 }
 
 /// Parses `--step` and makes sure that there is such a step.
-fn given(registry: &Registry, step: &str) -> Result<Value, BadInput> {
+fn given(registry: &Registry, step: &str) -> Result<BilevelSpec, BadInput> {
     let document = Document::parse("--step", format!("step = {step}"), &[])?;
-    let spec = document.get("step").expect("the document was made with this key");
-    compose::bilevel(registry, spec).map_err(|e| document.locate("step", e))?;
-    match ["lower", "lower_data"].into_iter().find(|key| spec.get(key).is_some()) {
-        Some(key) => {
+    let Inline { mut step } = document.read_as()?;
+    step.place("step");
+    compose::bilevel(registry, &step).map_err(|e| document.locate("", e))?;
+    let own = [("lower", step.own.lower.is_some()), ("lower_data", step.own.lower_data.is_some())];
+    match own.into_iter().find(|(_, given)| *given) {
+        Some((key, _)) => {
             Err(document.error(&format!("step.{key}"), "the lower level of an audit is the stage's"))
         }
-        None => Ok(spec.clone()),
+        None => Ok(step),
     }
 }
 
-/// All registered steps; those that take the options of the audit, in the forms that have a counterpart among
-/// the exact problems.
-fn every_step(registry: &Registry, options: &Audit) -> anyhow::Result<Vec<Value>> {
-    let (steps, lr, lambda) = (options.inner_steps, options.inner_lr, options.lambda);
-    let inner = json!({ "inner": { "steps": steps, "lr": lr } });
-    let known = [
-        json!({ "step": "weighted", "lambda": lambda }),
-        json!({ "step": "penalty", "lambda": lambda, "value": "reference" }),
-        json!({ "step": "penalty", "lambda": lambda, "value": inner }),
-        json!({ "step": "barrier", "value": "reference" }),
-        json!({ "step": "barrier", "value": inner }),
-        json!({ "step": "barrier", "phi": "gradient" }),
-        json!({ "step": "lookahead", "inner_steps": steps, "inner_lr": lr }),
-        json!({ "step": "lookahead", "inner_steps": steps, "inner_lr": lr, "gradient": "exact" }),
-        json!({
-            "step": "lookahead", "inner_steps": steps, "inner_lr": lr, "gradient": "exact", "hessian": "double-backward",
-        }),
-    ];
+/// All registered steps: in the forms that a step's own schema gives as examples, or as it is by default. What the
+/// options of the audit say takes the place of the examples' own numbers.
+fn every_step(registry: &Registry, options: &Audit) -> anyhow::Result<Vec<BilevelSpec>> {
     let mut all = Vec::new();
     for entry in registry.iter().filter(|entry| entry.build.kind() == "step") {
-        let own: Vec<Value> = known.iter().filter(|step| step["step"] == entry.name).cloned().collect();
-        if !own.is_empty() {
-            all.extend(own);
-        } else if registry.step(entry.name, &json!({})).is_ok() {
-            all.push(json!({ "step": entry.name }));
-        } else {
-            let message =
-                format!("error: step `{}` has keys without defaults: name it with --step", entry.name);
-            return Err(BadInput(message).into());
+        let schema = (entry.schema)();
+        let examples = schema.as_value()["examples"].as_array().cloned();
+        for mut form in examples.unwrap_or_else(|| vec![json!({})]) {
+            options.put_into(&mut form);
+            if let Err(error) = registry.step(entry.name, &form) {
+                let message = format!(
+                    "error: step `{}` cannot be audited as {form}: {error}; name it with --step",
+                    entry.name
+                );
+                return Err(BadInput(message).into());
+            }
+            let mut spec = BilevelSpec::named(entry.name)?;
+            spec.part = spec.part.with(form.as_object().cloned().unwrap_or_default());
+            all.push(spec);
         }
     }
     Ok(all)
 }
+
+impl Audit {
+    /// Puts the numbers of the options into a step's table, wherever it has a key of that name.
+    fn put_into(&self, table: &mut Value) {
+        let known = [
+            ("lambda", json!(self.lambda)),
+            ("inner_steps", json!(self.inner_steps)),
+            ("inner_lr", json!(self.inner_lr)),
+            ("inner", json!({ "steps": self.inner_steps, "lr": self.inner_lr })),
+        ];
+        for (key, inner) in table.as_object_mut().into_iter().flatten() {
+            match known.iter().find(|(name, _)| name == key) {
+                Some((_, number)) => *inner = number.clone(),
+                None => self.put_into(inner),
+            }
+        }
+    }
+}
+
+/// A step on the command line.
+#[derive(Deserialize, JsonSchema)]
+struct Inline {
+    step: BilevelSpec,
+}
+
+impl Part for Inline {}
 
 /// What all steps are measured on.
 struct Scene<'a> {
@@ -234,7 +259,7 @@ impl Scene<'_> {
     fn audit(
         &mut self,
         registry: &Registry,
-        steps: &[Value],
+        steps: &[BilevelSpec],
         batches: &[&[usize]],
         options: &Audit,
     ) -> anyhow::Result<(Vec<Audited>, f64)> {
@@ -263,7 +288,13 @@ impl Scene<'_> {
                 if audited.len() == i {
                     let (Passes { forward, backward }, vectors) = cost;
                     let agreement = Default::default();
-                    audited.push(Audited { step: spec.clone(), agreement, forward, backward, vectors });
+                    audited.push(Audited {
+                        step: serde_json::to_value(spec)?,
+                        agreement,
+                        forward,
+                        backward,
+                        vectors,
+                    });
                 }
                 for (mean, &gradient) in audited[i].agreement.iter_mut().zip(&exact) {
                     let (norm, length) = (space.norm(gradient)?, space.norm(update)?);
@@ -279,21 +310,17 @@ impl Scene<'_> {
     /// Does something with the problem of a batch.
     fn on<T>(&mut self, rows: &[usize], work: impl FnOnce(&mut StepProblem<'_>) -> Result<T>) -> Result<T> {
         let state = self.objective.state();
-        let levels = Levels { upper: self.objective, lower: Some(&mut *self.lower) };
         let batch = Batch::new(self.data.rows, rows, self.view, None);
-        // Nothing here descends by the optimizer.
-        let optimizer = AdamW {
-            lr: 0.0,
-            beta1: 0.0,
-            beta2: 0.0,
-            epsilon: 1.0,
-            weight_decay: 0.0,
-            exempt_bias_and_norm: false,
-            gradient_scale: 1.0,
+        let upper = UpperLevel { objective: self.objective, data: self.data, batch };
+        let lower = LowerTerm {
+            objective: &mut *self.lower,
+            data: self.data,
+            shared: true,
+            draw: Box::new(|| rows.to_vec()),
         };
-        let motion = Motion { micro_batch: None, optimizer, max_grad_norm: 0.0, progress: self.progress };
-        let done =
-            work(&mut StepProblem::new(self.session, levels, self.data, batch, None, Vec::new(), motion)?);
+        let place = Place { progress: self.progress, micro_batch: None };
+        // Nothing here descends by the optimizer.
+        let done = work(&mut StepProblem::new(self.session, upper, vec![lower], place, None));
         // Every step meets the objective as the others do.
         self.objective.restore(&state)?;
         done

@@ -3,13 +3,16 @@
 use std::io::{Read, Write};
 
 use anyhow::Context;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use spo_api::{Evaluation, Layout, Metrics, PreferenceBatch, Ragged, Registry, Side};
+use spo_api::{Evaluation, Layout, Metrics, Part, PreferenceBatch, Ragged, Registry, Side};
 
 use crate::error::BadInput;
 use crate::plan::libraries;
 use crate::recipe::compose;
 use crate::recipe::document::Document;
+use crate::recipe::objective::ObjectiveSpec;
+use crate::recipe::part::PartSpec;
 
 /// Per-token log-probs, in nats: one list per answer. Further keys (figures of another program to
 /// compare with) are passed over.
@@ -70,6 +73,14 @@ impl Flat {
     }
 }
 
+/// An objective on the command line.
+#[derive(Deserialize, JsonSchema)]
+struct Inline {
+    objective: ObjectiveSpec,
+}
+
+impl Part for Inline {}
+
 #[derive(clap::Args)]
 pub(crate) struct Loss {
     /// The objective as inline TOML: '{ name = "dpo", beta = 0.1 }'.
@@ -94,9 +105,11 @@ fn evaluate(
     output: &mut dyn Write,
 ) -> anyhow::Result<()> {
     let document = Document::parse("--objective", format!("objective = {objective}"), &[])?;
-    let spec = document.get("objective").expect("the document was made with this key");
-    libraries::load_if_unknown(registry, &libraries::objectives(spec), None)?;
-    let mut objective = compose::objective(registry, spec).map_err(|e| document.locate("objective", e))?;
+    let Inline { objective: mut spec } = document.read_as()?;
+    spec.place("objective");
+    let parts: Vec<_> = spec.parts().into_iter().map(PartSpec::identity).collect();
+    libraries::load_if_unknown(registry, &parts, None)?;
+    let mut objective = compose::objective(registry, &spec).map_err(|e| document.locate("", e))?;
 
     let mut text = String::new();
     input.read_to_string(&mut text).context("cannot read standard input")?;

@@ -7,10 +7,10 @@ use serde_json::Value;
 use spo_api::{Library, Registry};
 use spo_data::hash;
 use spo_plugins::library::{self, Refusal};
-use spo_plugins::libtorch::REMEDY;
-use spo_plugins::search;
+use spo_plugins::{libtorch, search};
 
 use crate::error::BadInput;
+use crate::recipe::Recipe;
 use crate::recipe::document::Document;
 
 /// Loads what the command line names.
@@ -54,7 +54,7 @@ pub(crate) fn load_again(
             Ok(now) if now != sha256 => {
                 return Err(refused("which is another file now (its SHA-256 differs)"));
             }
-            Ok(_) => library::load(registry, &path, libtorch(document))
+            Ok(_) => library::load(registry, &path, libtorch_of(document))
                 .map_err(|e| BadInput(format!("error: {e}")))?,
         }
     }
@@ -70,21 +70,24 @@ fn find_and_load(registry: &mut Registry, spec: &str, libtorch: Option<&Path>) -
 ///
 /// # Errors
 /// [`BadInput`] with the place in the recipe.
-pub(crate) fn load_for(registry: &mut Registry, document: &Document) -> Result<(), BadInput> {
-    let listed = document.get("plugins").and_then(|plugins| plugins.get("load")).and_then(Value::as_array);
-    let libtorch = libtorch(document);
-    for (i, spec) in listed.into_iter().flatten().enumerate() {
-        // What is no string is refused when the recipe as a whole is read.
-        let Some(spec) = spec.as_str() else { continue };
-        find_and_load(registry, spec, libtorch)
+pub(crate) fn load_for(
+    registry: &mut Registry,
+    document: &Document,
+    recipe: &Recipe,
+) -> Result<(), BadInput> {
+    let folder = recipe.plugins.libtorch.as_deref();
+    for (i, spec) in recipe.plugins.load.iter().enumerate() {
+        find_and_load(registry, spec, folder)
             .map_err(|problem| document.error(&format!("plugins.load[{i}]"), problem))?;
     }
-    let parts = parts(document);
-    load_if_unknown(registry, &parts, libtorch)?;
-    if parts.contains(&("backend", "tch")) && registry.get("backend", "tch").is_err() {
-        return Err(document.error("backend.name", format!("the tch backend is not installed: {REMEDY}")));
+    load_if_unknown(registry, &recipe.parts(), folder)?;
+    let backend = &recipe.backend.name;
+    match libtorch::remedy("backend", backend) {
+        Some(remedy) if registry.get("backend", backend).is_err() => {
+            Err(document.error("backend.name", format!("the {backend} backend is not installed: {remedy}")))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Loads what the search path holds if one of these parts, by kind and name, is unknown; with the folder of
@@ -104,7 +107,7 @@ pub(crate) fn load_if_unknown(
 }
 
 /// The folder of libtorch that a recipe names.
-fn libtorch(document: &Document) -> Option<&Path> {
+fn libtorch_of(document: &Document) -> Option<&Path> {
     document.get("plugins")?.get("libtorch")?.as_str().map(Path::new)
 }
 
@@ -122,32 +125,4 @@ pub(crate) fn load_all(registry: &mut Registry, libtorch: Option<&Path>) -> Resu
         }
     }
     Ok(())
-}
-
-/// The kinds and names of all parts a recipe uses, so far as it is well-formed.
-fn parts(document: &Document) -> Vec<(&'static str, &str)> {
-    let mut found = Vec::new();
-    let backend = document.get("backend").and_then(|spec| named(spec, "name"));
-    found.extend(backend.map(|name| ("backend", name)));
-    for stage in document.get("stage").and_then(Value::as_array).into_iter().flatten() {
-        stage.get("objective").into_iter().for_each(|spec| found.extend(objectives(spec)));
-        if let Some(bilevel) = stage.get("bilevel") {
-            found.extend(named(bilevel, "step").map(|name| ("step", name)));
-            bilevel.get("lower").into_iter().for_each(|spec| found.extend(objectives(spec)));
-        }
-    }
-    found
-}
-
-/// The name of a part, which stands alone or under a key of its table.
-fn named<'v>(spec: &'v Value, key: &str) -> Option<&'v str> {
-    spec.get(key).unwrap_or(spec).as_str()
-}
-
-/// The objectives that a specification names: a name, a table, or a list of either.
-pub(crate) fn objectives(spec: &Value) -> Vec<(&'static str, &str)> {
-    match spec {
-        Value::Array(items) => items.iter().flat_map(objectives).collect(),
-        spec => named(spec, "name").map(|name| ("objective", name)).into_iter().collect(),
-    }
 }

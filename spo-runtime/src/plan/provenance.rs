@@ -39,10 +39,9 @@ impl Provenance {
             known.entry(Arc::as_ptr(data)).or_insert_with(|| data.hash()).clone()
         };
         let data = |stage: &PlannedStage| {
-            let [train, eval, lower] = [Some(&stage.train), stage.eval.as_ref(), stage.lower_data.as_ref()]
-                .map(|data| data.map(&mut hash));
-            let tasks: Vec<String> = stage.tasks.iter().map(&mut hash).collect();
-            json!({ "train": train, "eval": eval, "lower": lower, "tasks": tasks })
+            let [train, eval] = [Some(&stage.train), stage.eval.as_ref()].map(|data| data.map(&mut hash));
+            let lower = stage.lower.iter().map(|term| term.data.as_ref().map(&mut hash));
+            json!({ "train": train, "eval": eval, "lower": lower.collect::<Vec<_>>() })
         };
         Ok(Provenance {
             program,

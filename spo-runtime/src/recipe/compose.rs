@@ -1,198 +1,159 @@
-//! From what a recipe says of an objective or a bilevel step to the thing itself.
+//! From what a recipe says of its parts to the parts themselves. Errors name the place in the recipe.
 
-use serde_json::{Map, Value};
-use spo_api::{BilevelStep, ConfigError, ConfigErrorKind, Objective, Registry};
+use spo_api::{BilevelStep, ConfigError, Layout, Objective, Optimizer, Registry, Schedule};
 use spo_objectives::losses::{Component, Mix, WeightSchedule};
 
-/// Builds an objective from `"dpo"`, `{ name = "dpo", beta = 0.1 }`, or a list of such tables with a
-/// `weight` each, and perhaps a `schedule = { from = 0.0, steps = 100 }` of it.
-///
-/// # Errors
-/// A [`ConfigError`] whose key is relative to the given value (`[1].beta`).
-pub(crate) fn objective(registry: &Registry, spec: &Value) -> Result<Box<dyn Objective>, ConfigError> {
-    let Value::Array(items) = spec else {
-        let (name, _, config) = named(spec, registry, "objective", &[])?;
-        return registry.objective(&name, &config).map_err(|e| elsewhere(registry, "objective", e));
-    };
-    if items.is_empty() {
-        return Err(ConfigError::whole("expected at least one objective"));
+use super::bilevel::BilevelSpec;
+use super::data::TermData;
+use super::objective::{Factor, LowerSpec, ObjectiveSpec};
+use super::optimizer::OptimizerSpec;
+use super::part::PartSpec;
+
+/// Builds an objective, or the weighted sum of several.
+pub(crate) fn objective(
+    registry: &Registry,
+    spec: &ObjectiveSpec,
+) -> Result<Box<dyn Objective>, ConfigError> {
+    match spec {
+        ObjectiveSpec::One(spec) => spec.part.build(registry, Registry::objective),
+        ObjectiveSpec::Sum(terms) => {
+            let term = |term: &super::part::Spec<super::objective::Weighted>| {
+                component(registry, &term.part, term.own.weight, term.own.schedule)
+            };
+            let components = terms.iter().map(term).collect::<Result<_, _>>()?;
+            // The sum as a whole stands where its list does.
+            sum(components).map_err(|error| at(&terms[0].part.place, error))
+        }
     }
-    let components = items.iter().enumerate().map(|(i, item)| {
-        let (component, _) = component(registry, item, &[]).map_err(|e| inside(&format!("[{i}]"), e))?;
-        Ok(component)
-    });
-    sum(components.collect::<Result<_, _>>()?)
+}
+
+/// The place of a list, from that of its first term.
+fn at(first: &str, error: ConfigError) -> ConfigError {
+    ConfigError { key: Some(first.trim_end_matches("[0]").to_owned()), ..error }
 }
 
 fn sum(components: Vec<Component>) -> Result<Box<dyn Objective>, ConfigError> {
     Ok(Box::new(Mix::new(components)?))
 }
 
-/// A term of a sum, and the keys of `more` that its table has beside those of the objective.
+/// A term of a sum.
 fn component(
     registry: &Registry,
-    item: &Value,
-    more: &[&str],
-) -> Result<(Component, Map<String, Value>), ConfigError> {
-    let own = [&["weight", "schedule"], more].concat();
-    let (name, mut taken, config) = named(item, registry, "objective", &own)?;
-    let weight = match taken.remove("weight") {
-        None => 1.0,
-        Some(w) => w
-            .as_f64()
-            .filter(|w| *w != 0.0)
-            .ok_or_else(|| ConfigError::at("weight", format!("must be a number other than 0, got {w}")))?,
-    };
-    let objective = registry.objective(&name, &config).map_err(|e| elsewhere(registry, "objective", e))?;
-    let schedule = taken.remove("schedule").map(|s| spo_api::parse::<WeightSchedule>(&s)).transpose();
-    let schedule = schedule.map_err(|e| inside("schedule", e))?;
-    Ok((Component { name, weight, schedule, objective }, taken))
+    part: &PartSpec,
+    Factor(weight): Factor,
+    schedule: Option<WeightSchedule>,
+) -> Result<Component, ConfigError> {
+    let objective = part.build(registry, Registry::objective)?;
+    Ok(Component { name: part.name.clone(), weight, schedule, objective })
 }
 
-/// Puts a path before the key of an error.
-fn inside(path: &str, error: ConfigError) -> ConfigError {
-    let key = match &error.key {
-        None => path.to_owned(),
-        Some(key) if key.starts_with('[') => format!("{path}{key}"),
-        Some(key) => format!("{path}.{key}"),
-    };
-    ConfigError { key: Some(key), ..error }
-}
-
-/// A bilevel step with what the recipe says of its lower level.
+/// A bilevel step with its lower level.
 pub(crate) struct Bilevel {
-    /// Name of the step.
-    pub(crate) name: String,
     /// How the levels become an update.
     pub(crate) step: Box<dyn BilevelStep>,
-    /// The lower objective, if the step has a lower level.
-    pub(crate) lower: Option<Box<dyn Objective>>,
-    /// Its own demonstrations, if it does not share those of the upper level.
-    pub(crate) lower_data: Option<LowerData>,
-    /// Further terms of the lower level, each on demonstrations of its own.
-    pub(crate) tasks: Vec<(Box<dyn Objective>, LowerData)>,
+    /// The terms of the lower level, whose losses are added up; none if the step has no lower level.
+    pub(crate) lower: Vec<LowerPart>,
+}
+
+/// A term of a lower level.
+pub(crate) struct LowerPart {
+    /// Its loss on demonstrations.
+    pub(crate) objective: Box<dyn Objective>,
+    /// Where its demonstrations come from; `None` where it learns from the chosen answers of the upper level. At
+    /// most one term does.
+    pub(crate) data: Option<LowerData>,
 }
 
 /// Where demonstrations of a lower level come from.
 #[derive(Clone, Debug)]
 pub(crate) struct LowerData {
-    /// Where the recipe says so, relative to its bilevel table.
-    pub(crate) key: String,
-    /// A source, or `{ task = { name = ... } }`.
-    pub(crate) source: Value,
+    /// Where the recipe says so.
+    pub(crate) place: String,
+    /// What it says.
+    pub(crate) source: TermData,
 }
 
-/// Builds a bilevel step from `"single"` or `{ step = "penalty", lambda = 1.0, lower = "sft" }`.
-///
-/// # Errors
-/// A [`ConfigError`] whose key is relative to the given value.
-pub(crate) fn bilevel(registry: &Registry, spec: &Value) -> Result<Bilevel, ConfigError> {
-    let (name, mut taken, config) = named(spec, registry, "step", &["lower", "lower_data"])?;
-    let step = registry.step(&name, &config).map_err(|e| elsewhere(registry, "step", e))?;
+/// Builds a bilevel step and its lower level.
+pub(crate) fn bilevel(registry: &Registry, spec: &BilevelSpec) -> Result<Bilevel, ConfigError> {
+    let (part, levels) = (&spec.part, &spec.own);
+    let step = part.build(registry, Registry::step)?;
     if !step.needs().lower {
-        if let Some(key) = taken.keys().next() {
-            return Err(ConfigError::at(key, format!("has no effect: `{name}` has no lower level")));
-        }
-        return Ok(Bilevel { name, step, lower: None, lower_data: None, tasks: Vec::new() });
+        let given = [("lower", levels.lower.is_some()), ("lower_data", levels.lower_data.is_some())];
+        return match given.into_iter().find(|(_, given)| *given) {
+            Some((key, _)) => Err(part
+                .located(ConfigError::at(key, format!("has no effect: `{}` has no lower level", part.name)))),
+            None => Ok(Bilevel { step, lower: Vec::new() }),
+        };
     }
-    let lower_data = taken.remove("lower_data").map(|source| LowerData { key: "lower_data".into(), source });
-    let spec = taken.remove("lower").unwrap_or_else(|| "sft".into());
-    let Value::Array(items) = &spec else {
-        let lower = objective(registry, &spec).map_err(|e| inside("lower", e))?;
-        imitates(&*lower, "lower")?;
-        return Ok(Bilevel { name, step, lower: Some(lower), lower_data, tasks: Vec::new() });
-    };
-    let (mut shared, mut tasks) = (Vec::new(), Vec::new());
-    for (i, item) in items.iter().enumerate() {
-        let key = format!("lower[{i}]");
-        let (component, mut taken) = component(registry, item, &["data"]).map_err(|e| inside(&key, e))?;
-        imitates(&*component.objective, &key)?;
-        match taken.remove("data") {
-            None => shared.push(component),
-            Some(source) => {
-                let term = sum(vec![component]).map_err(|e| inside(&key, e))?;
-                tasks.push((term, LowerData { key: format!("{key}.data"), source }));
+    let shared_data = levels
+        .lower_data
+        .as_ref()
+        .map(|source| LowerData { place: format!("{}.lower_data", part.place), source: source.clone() });
+    let place = format!("{}.lower", part.place);
+    let lower = match &levels.lower {
+        None => {
+            let sft = registry.objective("sft", &serde_json::json!({})).map_err(|error| at(&place, error))?;
+            vec![LowerPart { objective: sft, data: shared_data }]
+        }
+        Some(LowerSpec::One(spec)) => {
+            let objective = spec.part.build(registry, Registry::objective)?;
+            imitates(&*objective, &place)?;
+            vec![LowerPart { objective, data: shared_data }]
+        }
+        Some(LowerSpec::Sum(terms)) => {
+            let (mut summed, mut lower) = (Vec::new(), Vec::new());
+            for term in terms {
+                let component = component(registry, &term.part, term.own.weight, term.own.schedule)?;
+                imitates(&*component.objective, &term.part.place)?;
+                match &term.own.data {
+                    None => summed.push(component),
+                    Some(source) => {
+                        let objective = sum(vec![component]).map_err(|error| at(&term.part.place, error))?;
+                        let place = format!("{}.data", term.part.place);
+                        lower.push(LowerPart {
+                            objective,
+                            data: Some(LowerData { place, source: source.clone() }),
+                        });
+                    }
+                }
             }
-        }
-    }
-    let (lower, lower_data) = match (shared.is_empty(), lower_data) {
-        (false, lower_data) => (sum(shared).map_err(|e| inside("lower", e))?, lower_data),
-        (true, Some(_)) => {
-            let message = "has no effect: every term of the lower level has data of its own";
-            return Err(ConfigError::at("lower_data", message));
-        }
-        (true, None) if tasks.is_empty() => {
-            return Err(ConfigError::at("lower", "expected at least one objective"));
-        }
-        (true, None) => {
-            let (term, data) = tasks.remove(0);
-            (term, Some(data))
+            match summed.is_empty() {
+                // Terms on the same rows are one term.
+                false => {
+                    let objective = sum(summed).map_err(|error| at(&place, error))?;
+                    lower.insert(0, LowerPart { objective, data: shared_data });
+                }
+                true if shared_data.is_some() => {
+                    let message = "has no effect: every term of the lower level has data of its own";
+                    return Err(part.located(ConfigError::at("lower_data", message)));
+                }
+                true => {}
+            }
+            lower
         }
     };
-    Ok(Bilevel { name, step, lower: Some(lower), lower_data, tasks })
+    Ok(Bilevel { step, lower })
 }
 
 /// A lower objective must learn from demonstrations alone.
-fn imitates(objective: &dyn Objective, key: &str) -> Result<(), ConfigError> {
+fn imitates(objective: &dyn Objective, place: &str) -> Result<(), ConfigError> {
     let needs = objective.requirements();
-    match needs.data != spo_api::Layout::Demonstrations
-        || needs.reference
-        || needs.whole_batch
-        || needs.collision
-    {
+    let more = needs.reference || needs.whole_batch || needs.collision;
+    match needs.data != Layout::Demonstrations || more {
         true => Err(ConfigError::at(
-            key,
+            place,
             "the lower objective must learn from demonstrations alone, as `sft` does",
         )),
         false => Ok(()),
     }
 }
 
-/// Splits a table into the name of a registered part, the keys that the runtime takes for itself, and
-/// the part's own configuration.
-fn named(
-    spec: &Value,
+/// Builds an optimizer and the schedule of its learning rate.
+pub(crate) fn optimizer(
     registry: &Registry,
-    kind: &str,
-    own: &[&str],
-) -> Result<(String, Map<String, Value>, Value), ConfigError> {
-    let key = if kind == "step" { "step" } else { "name" };
-    match spec {
-        Value::String(name) => {
-            registry.get(kind, name)?;
-            Ok((name.clone(), Map::new(), Value::Object(Map::new())))
-        }
-        Value::Object(table) => {
-            let name = match table.get(key) {
-                Some(Value::String(name)) => name.clone(),
-                Some(other) => {
-                    return Err(ConfigError::at(key, format!("must be the name of a part, got {other}")));
-                }
-                None => return Err(ConfigError::whole(format!("missing key `{key}`: which {kind}?"))),
-            };
-            registry.get(kind, &name).map_err(|e| ConfigError { key: Some(key.into()), ..e })?;
-            let mut config = table.clone();
-            config.shift_remove(key);
-            let taken =
-                own.iter().filter_map(|k| config.shift_remove(*k).map(|v| (k.to_string(), v))).collect();
-            Ok((name, taken, Value::Object(config)))
-        }
-        other => {
-            Err(ConfigError::whole(format!("expected the name of a part ({kind}) or a table, got {other}")))
-        }
-    }
-}
-
-/// Says of an unknown key which other parts have it: an option of one loss given to another.
-fn elsewhere(registry: &Registry, kind: &str, mut error: ConfigError) -> ConfigError {
-    let Some(key) = error.key.as_ref().filter(|_| error.kind == ConfigErrorKind::UnknownKey) else {
-        return error;
-    };
-    let has_key = |e: &&spo_api::Entry| (e.schema)().as_value()["properties"].get(key).is_some();
-    let owners: Vec<_> =
-        registry.iter().filter(|e| e.build.kind() == kind).filter(has_key).map(|e| e.name).collect();
-    if !owners.is_empty() {
-        error.message += &format!("; `{key}` is an option of {}", owners.join(", "));
-    }
-    error
+    spec: &OptimizerSpec,
+) -> Result<(Box<dyn Optimizer>, Box<dyn Schedule>), ConfigError> {
+    let optimizer = spec.part.build(registry, Registry::optimizer)?;
+    let schedule = spec.own.schedule.part.build(registry, Registry::schedule)?;
+    Ok((optimizer, schedule))
 }

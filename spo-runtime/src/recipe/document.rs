@@ -110,16 +110,20 @@ impl Document {
         toml::to_string_pretty(&self.value).context("cannot write the recipe as TOML")
     }
 
+    /// The document as a table of another type.
+    pub(crate) fn read_as<P: spo_api::Part>(&self) -> Result<P, BadInput> {
+        spo_api::parse(&self.value).map_err(|e| self.locate("", e))
+    }
+
     /// The document as a recipe.
-    ///
-    /// # Errors
-    /// What [`spo_api::parse`] finds, at its place in the file.
     pub(crate) fn to_recipe(&self) -> Result<Recipe, BadInput> {
         // The commonest slip of TOML: serde would speak of maps and sequences.
         if self.value["stage"].is_object() {
             return Err(self.error("stage", "a run is a list of stages: write [[stage]]"));
         }
-        spo_api::parse(&self.value).map_err(|e| self.locate("", e))
+        let mut recipe: Recipe = self.read_as()?;
+        recipe.place_parts();
+        Ok(recipe)
     }
 
     /// The file's name without folder and extension.
@@ -385,8 +389,9 @@ optimizer = { lr = 1e-5, warmup = 0.1 }
         ])
         .unwrap();
         let recipe: Recipe = document.to_recipe().unwrap();
-        assert_eq!(recipe.stage[1].objective, serde_json::json!({"name": "dpo", "beta": 0.2}));
-        assert_eq!(recipe.stage[0].optimizer.lr, 1e-3);
+        let objective = serde_json::to_value(&recipe.stage[1].objective).unwrap();
+        assert_eq!(objective, serde_json::json!({"name": "dpo", "beta": 0.2}));
+        assert_eq!(recipe.stage[0].optimizer.own.lr, 1e-3);
         assert_eq!(recipe.run.seed, 7);
         assert_eq!((recipe.stage[1].steps, recipe.stage[1].epochs), (Some(5), None), "the later one holds");
         assert_eq!(recipe.stage[1].from.as_deref(), Some("model"));

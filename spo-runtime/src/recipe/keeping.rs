@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use spo_api::ConfigError;
 
 /// Names that stages cannot have: what a run calls the model it opened, and its own folders.
 pub(super) const RESERVED: [&str; 3] = ["model", "checkpoints", "nonfinite"];
@@ -35,7 +34,7 @@ pub(crate) enum OnNonfinite {
 /// when the run is asked to stop (Ctrl-C, SIGTERM), and the run's last ones are removed when it is complete.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Checkpoint {
+pub(crate) struct CheckpointSection {
     /// And after every so many steps of a stage; 0 for never.
     pub(crate) every: usize,
     /// And after so many minutes; 0 for never.
@@ -50,9 +49,9 @@ pub(crate) struct Checkpoint {
     pub(crate) best: Option<Best>,
 }
 
-impl Default for Checkpoint {
+impl Default for CheckpointSection {
     fn default() -> Self {
-        Checkpoint { every: 0, minutes: 15.0, keep_last: 2, best: None }
+        CheckpointSection { every: 0, minutes: 15.0, keep_last: 2, best: None }
     }
 }
 
@@ -93,7 +92,7 @@ impl Goal {
 /// hash of everything they depend on, the program included, so that a stale one is never found.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Cache {
+pub(crate) struct CacheSection {
     /// Use it.
     pub(crate) enabled: bool,
     /// Where it lies; `.cache` beside the run's folder unless given. It can be deleted at any time.
@@ -105,34 +104,8 @@ pub(crate) struct Cache {
     pub(crate) stages: Vec<String>,
 }
 
-impl Default for Cache {
+impl Default for CacheSection {
     fn default() -> Self {
-        Cache { enabled: true, folder: None, stages: Vec::new() }
+        CacheSection { enabled: true, folder: None, stages: Vec::new() }
     }
-}
-
-/// The rules that span sections.
-pub(super) fn validate(recipe: &super::Recipe) -> Result<(), ConfigError> {
-    if recipe.checkpoint.best.is_some() && recipe.evaluation.every == 0 {
-        let message = "has no effect unless `evaluation.every` says how often to look";
-        return Err(ConfigError::at("checkpoint.best", message));
-    }
-    let first = recipe.stage.iter().map(|stage| &stage.name);
-    for (i, (wanted, stage)) in recipe.cache.stages.iter().zip(first).enumerate() {
-        if wanted != stage {
-            let message = format!("the recipe's first stages are cached in their order: expected `{stage}`");
-            return Err(ConfigError::at(format!("cache.stages[{i}]"), message));
-        }
-    }
-    if recipe.cache.stages.len() > recipe.stage.len() {
-        return Err(ConfigError::at("cache.stages", "names more stages than the recipe has"));
-    }
-    if recipe.checkpoint.best.is_some() && !recipe.cache.stages.is_empty() {
-        let message = "excludes `checkpoint.best`: a stage from the cache has no best model";
-        return Err(ConfigError::at("cache.stages", message));
-    }
-    if !recipe.cache.enabled && !recipe.cache.stages.is_empty() {
-        return Err(ConfigError::at("cache.stages", "has no effect: the cache is not enabled"));
-    }
-    Ok(())
 }

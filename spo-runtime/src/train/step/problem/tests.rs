@@ -1,15 +1,15 @@
 //! A lower level of several tasks has the value, gradient and Hessian of the weighted sum, wherever its batches come
 //! from.
 
-use super::{Levels, LowerSource, LowerTask, Motion, Scored, StepProblem};
+use super::{LowerTerm, Place, Scored, StepProblem, UpperLevel};
 use crate::plan::view::View;
 use crate::recipe::compose;
 use crate::store::scores::Scores;
-use crate::train::reference::fill;
+use crate::train::reference::Scoring;
 use crate::train::step::rows::Batch;
 use spo_api::{
-    AdamW, Backend, BilevelProblem, Error, EvaluationMut, Layout, LevelWeights, ModelSource, ModelSpec,
-    Objective, PreferenceBatch, Progress, Registry, Requirements, Result, Session, Vector, Weigh,
+    Backend, BilevelProblem, Error, EvaluationMut, Layout, LevelWeights, ModelSource, ModelSpec, Objective,
+    PreferenceBatch, Progress, Registry, Requirements, Result, Session, Vector, Weigh,
 };
 use spo_backend_tabular::Tabular;
 use spo_data::{Dataset, Fit, MicroBatch, Tokenizer, task};
@@ -51,7 +51,7 @@ fn scene() -> Scene {
 }
 
 fn sft(weight: f64) -> Box<dyn Objective> {
-    let spec = serde_json::json!([{ "name": "sft", "weight": weight }]);
+    let spec = serde_json::from_value(serde_json::json!([{ "name": "sft", "weight": weight }])).unwrap();
     compose::objective(&Registry::linked().unwrap(), &spec).unwrap()
 }
 
@@ -98,30 +98,15 @@ fn counting(weight: f64) -> Box<dyn Objective> {
     Box::new(Curved { weight, counts: true, seen: 0 })
 }
 
-fn motion(micro_batch: Option<MicroBatch>) -> Motion {
-    Motion {
-        micro_batch,
-        optimizer: AdamW {
-            lr: 0.1,
-            beta1: 0.9,
-            beta2: 0.9,
-            epsilon: 1e-8,
-            weight_decay: 0.0,
-            exempt_bias_and_norm: false,
-            gradient_scale: 1.0,
-        },
-        max_grad_norm: 0.0,
-        progress: Progress { step: 0, total: 1 },
-    }
-}
-
 impl Scene {
     fn reference(&mut self, data: usize) -> Scores {
         let data = if data == 0 { &self.pairs } else { &self.others[data - 1] };
         let view = View { layout: data.layout, mismatched: None };
         let mut scores = Scores::empty(data);
         let all: Vec<usize> = (0..data.examples.len()).collect();
-        fill(&mut scores, &mut *self.session, data, view, &all, 4, None, &mut |_, _| Ok(())).unwrap();
+        Scoring { data, view, rows: &all, at_once: 4, parameters: None }
+            .fill(&mut scores, &mut *self.session, &mut |_, _| Ok(()))
+            .unwrap();
         scores
     }
 
@@ -135,9 +120,11 @@ impl Scene {
         work: impl FnOnce(&mut StepProblem<'_>) -> T,
     ) -> T {
         let scores = [0, 1, 2].map(|i| self.reference(i));
-        let mut dpo = compose::objective(&Registry::linked().unwrap(), &"dpo".into()).unwrap();
-        let mut first = (self.objective)(WEIGHTS[0]);
-        let mut further: Vec<_> = tasks.iter().map(|&i| (self.objective)(WEIGHTS[i])).collect();
+        let mut dpo = Registry::linked().unwrap().objective("dpo", &serde_json::json!({})).unwrap();
+        let first = usize::from(own);
+        let terms: Vec<(usize, f64)> =
+            [(first, WEIGHTS[0])].into_iter().chain(tasks.iter().map(|&i| (i, WEIGHTS[i]))).collect();
+        let mut objectives: Vec<_> = terms.iter().map(|(_, weight)| (self.objective)(*weight)).collect();
         let datasets = [&self.pairs, &self.others[0], &self.others[1]];
         let scored = |i: usize| Scored { rows: datasets[i], reference: Some(&scores[i]) };
         let drawing = || {
@@ -147,32 +134,17 @@ impl Scene {
                 (start - 4..start).collect::<Vec<_>>()
             }
         };
-        let mut draw = drawing();
-        let source = LowerSource { data: scored(usize::from(own)), own, draw: &mut draw };
-        let tasks = further.iter_mut().zip(tasks).map(|(objective, &i)| LowerTask {
+        let lower = objectives.iter_mut().zip(&terms).map(|(objective, &(i, _))| LowerTerm {
             objective: &mut **objective,
             data: scored(i),
+            shared: i == 0,
             draw: Box::new(drawing()),
         });
-        let batch = Batch::new(
-            &self.pairs,
-            &[3, 1, 4, 0],
-            View { layout: Layout::Pairs, mismatched: None },
-            micro_batch,
-        );
-        let levels = Levels { upper: &mut *dpo, lower: Some(&mut *first) };
-        let motion = motion(micro_batch);
-        let mut problem = StepProblem::new(
-            &mut *self.session,
-            levels,
-            scored(0),
-            batch,
-            Some(source),
-            tasks.collect(),
-            motion,
-        )
-        .unwrap();
-        work(&mut problem)
+        let view = View { layout: Layout::Pairs, mismatched: None };
+        let batch = Batch::new(&self.pairs, &[3, 1, 4, 0], view, micro_batch);
+        let upper = UpperLevel { objective: &mut *dpo, data: scored(0), batch };
+        let place = Place { progress: Progress { step: 0, total: 1 }, micro_batch };
+        work(&mut StepProblem::new(&mut *self.session, upper, lower.collect(), place, None))
     }
 
     /// G on these terms alone: 0 is the chosen answers of the upper batch, the others are the first rows of a task.
