@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use spo_api::ConfigError;
 use spo_data::{Source, Truncation};
 
-use super::part::{Spec, Task};
+use super::part::{Spec, TaskAlone};
 
 /// `[data]`: where rows come from and how they become tokens.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -23,7 +23,7 @@ pub(crate) struct DataSection {
     pub(crate) eval: Option<Rows>,
     /// Instead of files, a generated task with its options: `{ name = "modular-chain", train = 4000 }`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) task: Option<Spec<Task>>,
+    pub(crate) task: Option<Spec<TaskAlone>>,
     /// Longest prompt with answer, in tokens.
     #[serde(default = "DataSection::default_max_length")]
     #[schemars(range(min = 2))]
@@ -135,7 +135,7 @@ impl TermData {
 #[serde(deny_unknown_fields)]
 pub(crate) struct TaskData {
     /// The generated task, with its options.
-    pub(crate) task: Spec<Task>,
+    pub(crate) task: Spec<TaskAlone>,
 }
 
 impl<'de> Deserialize<'de> for TermData {
