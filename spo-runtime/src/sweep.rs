@@ -9,9 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use spo_api::{Library, Registry, nearest};
+use spo_api::{Registry, nearest};
 use spo_data::hash;
 
 use crate::error::{BadInput, Unfinished};

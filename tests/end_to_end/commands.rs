@@ -127,6 +127,26 @@ fn reference(schema: &Value) -> String {
          Unknown keys, wrong types and values out of range are errors. `--set PATH=VALUE` overrides any key. An element of \
          a list is selected by its index or its name: `--set stage.align.objective.beta=0.2`.\n",
     );
+    // Parts are written out one by one; those that need not be named stand for the others.
+    let stage = &schema["$defs"]["Stage"]["properties"];
+    let optimizers = &stage["optimizer"]["anyOf"];
+    let of = |alternatives: &Value, name: &str, about: &str| {
+        let tables = alternatives.as_array().unwrap().iter();
+        let mut table = tables.clone().find(|table| names(table).contains(&name)).unwrap().clone();
+        table["description"] = json!(about);
+        table
+    };
+    let optimizer = of(
+        optimizers,
+        "adamw",
+        "`stage.optimizer`: An optimizer and its learning rate. The keys of AdamW are shown; the next two tables have those \
+         of the others.",
+    );
+    let backend = of(
+        &schema["properties"]["backend"]["anyOf"],
+        "candle",
+        "`[backend]`: The engine. `backend = \"tch\"` is short for a table with a name alone.",
+    );
     let sections = [
         ("Recipe", schema),
         ("Run", &schema["$defs"]["Run"]),
@@ -134,7 +154,7 @@ fn reference(schema: &Value) -> String {
         ("Adapter", &schema["$defs"]["Adapter"]),
         ("Data", &schema["$defs"]["Data"]),
         ("Stage", &schema["$defs"]["Stage"]),
-        ("Optimizer", &schema["$defs"]["Optimizer"]),
+        ("Optimizer", &optimizer),
         ("Evaluation", &schema["$defs"]["Evaluation"]),
         ("Checkpoint", &schema["$defs"]["Checkpoint"]),
         ("Best", &schema["$defs"]["Best"]),
@@ -143,7 +163,7 @@ fn reference(schema: &Value) -> String {
         ("Case", &schema["$defs"]["Case"]),
         ("Diagnostics", &schema["$defs"]["Diagnostics"]),
         ("Guard", &schema["$defs"]["Guard"]),
-        ("BackendChoice", &schema["$defs"]["BackendChoice"]),
+        ("Backend", &backend),
     ];
     for (name, section) in sections {
         let about = section["description"].as_str().unwrap_or_else(|| panic!("{name} has no description"));
@@ -165,6 +185,31 @@ fn reference(schema: &Value) -> String {
                 property["description"].as_str().unwrap_or_default().replace('\n', " ").replace('|', "\\|");
             text += &format!("| `{key}` | {default} | {about} |\n");
         }
+        if name == "Optimizer" {
+            let own = ["name", "lr", "schedule", "warmup", "max_grad_norm"];
+            text += &parts("Optimizers", optimizers, &own);
+            text += &parts("Schedules", &optimizer["properties"]["schedule"]["anyOf"], &["name"]);
+        }
+    }
+    text
+}
+
+/// The names of a part, in the schema of its table.
+fn names(table: &Value) -> Vec<&str> {
+    let names = table["properties"]["name"]["enum"].as_array();
+    names.into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+/// All parts of a kind with their keys, the runtime's own aside.
+fn parts(title: &str, alternatives: &Value, own: &[&str]) -> String {
+    let mut text = format!("\n### {title}\n\n| name | what it is | keys |\n|---|---|---|\n");
+    for table in alternatives.as_array().unwrap().iter().filter(|table| !names(table).is_empty()) {
+        let names: Vec<_> = names(table).iter().map(|name| format!("`{name}`")).collect();
+        let about = table["description"].as_str().unwrap();
+        let about = about.split("\n\n").next().unwrap().replace('\n', " ").replace('|', "\\|");
+        let keys = table["properties"].as_object().unwrap().keys().filter(|key| !own.contains(&key.as_str()));
+        let keys: Vec<_> = keys.map(|key| format!("`{key}`")).collect();
+        text += &format!("| {} | {about} | {} |\n", names.join(", "), keys.join(", "));
     }
     text
 }

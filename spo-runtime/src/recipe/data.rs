@@ -14,6 +14,7 @@ use super::part::{Spec, TaskAlone};
 /// `[data]`: where rows come from and how they become tokens.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Data")]
 pub(crate) struct DataSection {
     /// Rows to train on: a path, or a table `{ path = "rows.jsonl", columns = { prompt = "question" } }`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -60,7 +60,8 @@ impl Definitions<'_> {
                 }
                 None => properties.extend(of(&table)),
             }
-            properties.insert(key.to_owned(), json!({ "enum": names }));
+            let name = properties.entry(key).or_insert_with(|| json!({}));
+            name["enum"] = json!(names);
             table["required"] = named.chain(required(own)).chain(required(&table)).collect();
             table["properties"] = Value::Object(properties);
             table["additionalProperties"] = json!(false);
