@@ -2,7 +2,7 @@
 //! batches come from.
 
 use spo_api::{
-    AdamW, Backend, BilevelProblem, Data, Error, EvaluationMut, Layout, LevelWeights, ModelSource, ModelSpec,
+    AdamW, Backend, BilevelProblem, Error, EvaluationMut, Layout, LevelWeights, ModelSource, ModelSpec,
     Objective, PreferenceBatch, Progress, Registry, Requirements, Result, Session, Vector, Weigh,
 };
 use spo_backend_tabular::Tabular;
@@ -63,7 +63,7 @@ struct Curved {
 
 impl Objective for Curved {
     fn requirements(&self) -> Requirements {
-        Requirements { data: Data::Demonstrations, ..Requirements::default() }
+        Requirements { data: Layout::Demonstrations, ..Requirements::default() }
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {

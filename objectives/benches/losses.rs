@@ -7,8 +7,8 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::json;
 use spo_api::{
-    Data, Evaluation, EvaluationMut, Layout, Objective, PreferenceBatch, Ragged, Registry, Requirements,
-    Result, Side,
+    Evaluation, EvaluationMut, Layout, Objective, PreferenceBatch, Ragged, Registry, Requirements, Result,
+    Side,
 };
 use spo_objectives as _;
 
@@ -40,12 +40,8 @@ fn losses(c: &mut Criterion) {
         Side { policy: ragged(policy), reference: Some(reference), collision: Some(reference) }
     };
     let none = Side { reference: Some(Ragged::empty()), ..Side::policy_only(Ragged::empty()) };
-    let batch = |data| {
-        let (layout, rejected) = match data {
-            Data::Pairs => (Layout::Pairs, side(&l, &rl)),
-            Data::Unpaired => (Layout::Unpaired, side(&l, &rl)),
-            Data::Demonstrations => (Layout::Demonstrations, none),
-        };
+    let batch = |layout| {
+        let rejected = if layout == Layout::Demonstrations { none } else { side(&l, &rl) };
         let batch = PreferenceBatch::new(layout, side(&w, &rw), rejected).unwrap();
         PreferenceBatch { mismatched: Some(side(&w, &rw)), gaps: Some(&gaps), ..batch }
     };
@@ -54,7 +50,7 @@ fn losses(c: &mut Criterion) {
     group.throughput(Throughput::Elements(ROWS as u64));
     group.bench_function("(read four arrays, write two)", |b| {
         let mut out = Evaluation::default();
-        let batch = batch(Data::Pairs);
+        let batch = batch(Layout::Pairs);
         b.iter(|| {
             let total: f64 = [&w, &l, &rw, &rl]
                 .map(|values| (0..ROWS).map(|i| ragged(values).sum(i)).sum::<f64>())

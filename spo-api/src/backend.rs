@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, Vector, VectorSpace};
+use crate::{Error, Kernel, Result, Update, Vector, VectorSpace};
 
 /// Where a model comes from.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -268,6 +268,25 @@ pub trait Session: Send {
     /// Forgets the optimizer's moments and step count.
     fn reset_optimizer(&mut self);
 
+    /// Forgets the optimizer before, its state and its count, and takes on another. True if the session has a
+    /// kernel for it and will run it: [`optimize`](Self::optimize) then moves the parameters. False if not, or
+    /// if there is none to run (`None`): the program then moves the parameters itself, by operations of the
+    /// vector space.
+    ///
+    /// # Errors
+    /// When the session knows the rule, and cannot run it with these hyper-parameters.
+    fn adopt_optimizer(&mut self, _kernel: Option<&Kernel>) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Moves the parameters once, by the rule it adopted, from the gradient in [`Vector::GRADIENT`].
+    ///
+    /// # Errors
+    /// When the engine fails, or no rule was adopted.
+    fn optimize(&mut self, _update: &Update) -> Result<()> {
+        Err(Error::Engine("the session has adopted no optimizer".into()))
+    }
+
     /// Continues each prompt. Only the new tokens are returned.
     ///
     /// # Errors
@@ -280,8 +299,8 @@ pub trait Session: Send {
     /// When a file cannot be written, or there is no adapter to export.
     fn save(&mut self, folder: &Path, what: Export) -> Result<()>;
 
-    /// Writes everything that training has changed: the trainable parameters, the optimizer's moments
-    /// and step count, and every vector that is allocated. The gradient is left out: it is of no use
+    /// Writes everything that training has changed: the trainable parameters, the state and count of the
+    /// optimizer that the session runs, and every vector that is allocated. The gradient is left out: it is of no use
     /// between steps.
     ///
     /// # Errors

@@ -119,14 +119,15 @@ impl<'a> Side<'a> {
     }
 }
 
-/// How the rows of the two sides belong together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The kind of data an objective learns from, and how the rows of a batch's two sides belong together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Layout {
-    /// Row `i` of `chosen` and row `i` of `rejected` answer the same prompt.
+    /// A chosen and a rejected answer to each prompt: row `i` of `chosen` and row `i` of `rejected`.
+    #[default]
     Pairs,
-    /// `chosen` holds the desirable answers, `rejected` the undesirable ones; no row has a partner.
+    /// Answers labelled desirable (`chosen`) or undesirable (`rejected`); no row has a partner.
     Unpaired,
-    /// Only `chosen` has rows: answers to imitate.
+    /// Answers to imitate: only `chosen` has rows. Pairs serve as well: their chosen answers are used.
     Demonstrations,
 }
 

@@ -2,49 +2,7 @@
 //!
 //! A step sees parameter space and two scalar losses, never a token or a formula of a loss.
 
-use crate::{Metrics, Result};
-
-/// A handle on a vector in parameter space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Vector(pub u32);
-
-impl Vector {
-    /// The trainable parameters themselves. Writing to it moves the model.
-    pub const PARAMETERS: Vector = Vector(0);
-    /// The gradient that [`BilevelProblem::descend`] hands to the optimizer. Engines accumulate in it,
-    /// so a gradient computed into another vector destroys what it held.
-    pub const GRADIENT: Vector = Vector(1);
-}
-
-/// Linear algebra on vectors of the size of the trainable parameters, wherever they live.
-pub trait VectorSpace {
-    /// Number of trainable parameters.
-    fn dimension(&self) -> usize;
-    /// A new vector of zeros.
-    ///
-    /// # Errors
-    /// When memory runs out.
-    fn allocate(&mut self) -> Result<Vector>;
-    /// Gives a vector's memory back; the two well-known ones cannot be released.
-    fn release(&mut self, v: Vector);
-    /// `v <- 0`.
-    ///
-    /// # Errors
-    /// When the engine fails; so for the operations below.
-    fn zero(&mut self, v: Vector) -> Result<()>;
-    /// `to <- from`.
-    fn copy(&mut self, from: Vector, to: Vector) -> Result<()>;
-    /// `v <- a v`.
-    fn scale(&mut self, a: f64, v: Vector) -> Result<()>;
-    /// `y <- y + a x`.
-    fn axpy(&mut self, a: f64, x: Vector, y: Vector) -> Result<()>;
-    /// `<x, y>`, accumulated in f64.
-    fn dot(&mut self, x: Vector, y: Vector) -> Result<f64>;
-    /// Euclidean norm.
-    fn norm(&mut self, x: Vector) -> Result<f64> {
-        Ok(self.dot(x, x)?.sqrt())
-    }
-}
+use crate::{Metrics, Result, Vector, VectorSpace};
 
 /// Values of the two levels on the current batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -8,6 +8,8 @@ use serde_json::Value;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}{message}", key.as_ref().map(|k| format!("{k}: ")).unwrap_or_default())]
 pub struct ConfigError {
+    /// What sort of mistake it is: for code that must tell them apart.
+    pub kind: ConfigErrorKind,
     /// Path of the offending key inside the part's table (`value.steps`); `None` for the whole table.
     pub key: Option<String>,
     /// What is wrong and what was expected.
@@ -16,15 +18,45 @@ pub struct ConfigError {
     pub suggestion: Option<String>,
 }
 
+/// The sorts of mistakes in a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConfigErrorKind {
+    /// A key that the table does not have.
+    UnknownKey,
+    /// A name that is none of those there are: of a part, of a choice.
+    UnknownName,
+    /// A table that lacks a required key.
+    MissingKey,
+    /// A value of another type than the key's.
+    WrongType,
+    /// A number outside the range of the key.
+    OutOfRange,
+    /// Anything else, such as a rule that spans several keys.
+    Other,
+}
+
 impl ConfigError {
     /// An error about one key.
     pub fn at(key: impl Into<String>, message: impl Into<String>) -> Self {
-        ConfigError { key: Some(key.into()), message: message.into(), suggestion: None }
+        ConfigError { key: Some(key.into()), ..ConfigError::whole(message) }
     }
 
     /// An error about the table as a whole.
     pub fn whole(message: impl Into<String>) -> Self {
-        ConfigError { key: None, message: message.into(), suggestion: None }
+        ConfigError { kind: ConfigErrorKind::Other, key: None, message: message.into(), suggestion: None }
+    }
+
+    /// The same error, as one of another sort.
+    pub fn of_kind(self, kind: ConfigErrorKind) -> Self {
+        ConfigError { kind, ..self }
+    }
+
+    /// There is no `what` of this name. The message lists `names`; the suggestion may be an alias too.
+    pub fn unknown_name(what: &str, name: &str, names: &[&str], aliases: &[&str]) -> Self {
+        let message = format!("unknown {what} `{name}`, expected one of {}", names.join(", "));
+        let suggestion = nearest(name, names.iter().chain(aliases).copied()).map(str::to_owned);
+        ConfigError { suggestion, ..ConfigError::whole(message).of_kind(ConfigErrorKind::UnknownName) }
     }
 }
 
@@ -51,75 +83,190 @@ pub trait Part: DeserializeOwned + JsonSchema {
 /// [`ConfigError`] for unknown keys, wrong types, numbers outside the range that the schema states, and
 /// what [`Part::validate`] rejects.
 pub fn parse<P: Part>(config: &Value) -> Result<P, ConfigError> {
+    let schema = schemars::schema_for!(P);
+    let schema = schema.as_value();
     let part: P = serde_path_to_error::deserialize(config).map_err(|error| {
         let path = error.path().to_string();
-        let message = error.inner().to_string();
-        // serde's words for a bare name where the choice wants a value along with it.
-        if let ("invalid type: unit variant, expected newtype variant", Some((key, choice))) =
-            (message.as_str(), path.rsplit_once('.'))
-        {
-            return ConfigError::at(key, format!("`{choice}` needs a value, as in `{{ {choice} = ... }}`"));
-        }
-        let suggestion = suggest(&message);
-        ConfigError { key: (path != "." && !path.is_empty()).then_some(path), message, suggestion }
+        let key = (path != "." && !path.is_empty()).then_some(path);
+        refusal(config, schema, key, error.inner().to_string())
     })?;
     // After serde, so that a wrong type is reported as such.
-    let schema = schemars::schema_for!(P);
-    check_ranges(config, schema.as_value(), schema.as_value(), "")?;
+    check_ranges(config, schema, schema, "")?;
     part.validate()?;
     Ok(part)
+}
+
+/// serde's refusal of a key, its kind and the nearest valid choice found by holding the table against the schema.
+fn refusal(config: &Value, schema: &Value, key: Option<String>, message: String) -> ConfigError {
+    // A choice that wants a value, given as a bare name: serde's path leads into the name.
+    if let Some((parent, choice)) = key.as_deref().and_then(|key| key.rsplit_once('.'))
+        && segments(parent).try_fold(config, at) == Some(&Value::from(choice))
+    {
+        let message = format!("`{choice}` needs a value, as in `{{ {choice} = ... }}`");
+        return ConfigError::at(parent, message).of_kind(ConfigErrorKind::WrongType);
+    }
+    let (kind, suggestion) = diagnose(config, schema, key.as_deref());
+    ConfigError { kind, key, message, suggestion: suggestion.map(str::to_owned) }
+}
+
+/// The sort of mistake that a refused key is, by what the schema says of its place, and the nearest valid choice.
+pub(crate) fn diagnose<'a>(
+    config: &Value,
+    schema: &'a Value,
+    key: Option<&str>,
+) -> (ConfigErrorKind, Option<&'a str>) {
+    let mut value = Some(config);
+    let mut readings = self::readings([schema], schema);
+    for segment in segments(key.unwrap_or_default()) {
+        let inner: Vec<_> = readings.iter().filter_map(|reading| schema_at(reading, segment)).collect();
+        if inner.is_empty() {
+            return (ConfigErrorKind::UnknownKey, nearest(segment, keys(&readings)));
+        }
+        value = value.and_then(|value| at(value, segment));
+        readings = self::readings(inner, schema);
+    }
+    let Some(value) = value else { return (ConfigErrorKind::Other, None) };
+    let unknown = |word| {
+        let choices = readings.iter().flat_map(|reading| choices(reading)).chain(keys(&readings));
+        (ConfigErrorKind::UnknownName, nearest(word, choices))
+    };
+    let allows = |value: &Value| readings.iter().any(|reading| has_type(reading, value));
+    let kind = match value {
+        // A choice that wants a table, by its bare name.
+        Value::String(word) if keys(&readings).any(|known| known == word) => ConfigErrorKind::WrongType,
+        Value::String(word) if readings.iter().any(|reading| choices(reading).next().is_some()) => {
+            return unknown(word);
+        }
+        Value::Object(table) if allows(value) => {
+            if let Some(word) = table.keys().find(|key| keys(&readings).all(|known| known != *key)) {
+                return unknown(word);
+            }
+            let lacks = |reading: &&Value| {
+                let required = reading["required"].as_array().into_iter().flatten();
+                required.filter_map(Value::as_str).any(|key| !table.contains_key(key))
+            };
+            if readings.iter().any(lacks) { ConfigErrorKind::MissingKey } else { ConfigErrorKind::Other }
+        }
+        value if !allows(value) => ConfigErrorKind::WrongType,
+        value if readings.iter().any(|reading| beyond(reading, value).is_some()) => {
+            ConfigErrorKind::OutOfRange
+        }
+        _ => ConfigErrorKind::Other,
+    };
+    (kind, None)
+}
+
+/// The keys and indices of a path like `value.steps` or `[1].beta`.
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.split(['.', '[']).map(|segment| segment.trim_end_matches(']')).filter(|segment| !segment.is_empty())
+}
+
+/// What lies under a key, or at an index.
+fn at<'a>(value: &'a Value, segment: &str) -> Option<&'a Value> {
+    match value {
+        Value::Array(items) => items.get(segment.parse::<usize>().ok()?),
+        value => value.get(segment),
+    }
+}
+
+/// What a schema says of the value under a key, or at an index.
+fn schema_at<'a>(schema: &'a Value, segment: &str) -> Option<&'a Value> {
+    schema["properties"].get(segment).or_else(|| {
+        let index = segment.parse::<usize>().ok()?;
+        schema["prefixItems"].get(index).or_else(|| schema.get("items"))
+    })
+}
+
+/// All that schemas say of one value: references followed, alternatives side by side.
+fn readings<'a>(schemas: impl IntoIterator<Item = &'a Value>, root: &'a Value) -> Vec<&'a Value> {
+    let mut found: Vec<&Value> = schemas.into_iter().collect();
+    let mut next = 0;
+    while let Some(&schema) = found.get(next) {
+        let name = schema["$ref"].as_str().and_then(|target| target.strip_prefix("#/$defs/"));
+        let target = name.and_then(|name| root["$defs"].get(name));
+        let alternatives = ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|word| schema[word].as_array());
+        for schema in target.into_iter().chain(alternatives.flatten()) {
+            // A reference may lead back to itself.
+            if !found.iter().any(|known| std::ptr::eq(*known, schema)) {
+                found.push(schema);
+            }
+        }
+        next += 1;
+    }
+    found
+}
+
+/// The keys that tables may have here.
+fn keys<'a>(readings: &[&'a Value]) -> impl Iterator<Item = &'a str> {
+    readings
+        .iter()
+        .filter_map(|schema| schema["properties"].as_object())
+        .flat_map(|map| map.keys())
+        .map(|key| &**key)
+}
+
+/// The words that a schema allows.
+fn choices(schema: &Value) -> impl Iterator<Item = &str> {
+    let listed = schema["enum"].as_array().into_iter().flatten();
+    listed.chain(schema.get("const")).filter_map(Value::as_str)
+}
+
+/// Whether a schema names types, and the value's among them.
+fn has_type(schema: &Value, value: &Value) -> bool {
+    let is = |kind: &Value| match kind.as_str().unwrap_or_default() {
+        "number" => value.is_number(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "boolean" => value.is_boolean(),
+        "string" => value.is_string(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        _ => value.is_null(),
+    };
+    match &schema["type"] {
+        Value::Array(kinds) => kinds.iter().any(is),
+        Value::Null => false,
+        kind => is(kind),
+    }
 }
 
 /// Holds a table against a schema: keys, types, choices and ranges. For parts that are not Rust, and so
 /// have no [`parse`] of their own.
 pub(crate) fn check_schema(config: &Value, schema: &Value) -> Result<(), ConfigError> {
     let Some(table) = config.as_object() else {
-        return Err(ConfigError::whole(format!("expected a table, got {config}")));
+        let message = format!("expected a table, got {config}");
+        return Err(ConfigError::whole(message).of_kind(ConfigErrorKind::WrongType));
     };
     let empty = serde_json::Map::new();
     let properties = schema["properties"].as_object().unwrap_or(&empty);
-    let known = || properties.keys().map(String::as_str);
     for (key, value) in table {
         let Some(property) = properties.get(key) else {
-            let listed: Vec<_> = known().map(|k| format!("`{k}`")).collect();
+            let listed: Vec<_> = properties.keys().map(|k| format!("`{k}`")).collect();
             let expected = if listed.is_empty() { "none".into() } else { listed.join(", ") };
-            return Err(ConfigError {
-                key: Some(key.clone()),
-                message: format!("unknown field `{key}`, expected {expected}"),
-                suggestion: nearest(key, known()).map(str::to_owned),
-            });
-        };
-        let is = |kind: &str| match kind {
-            "number" => value.is_number(),
-            "integer" => value.is_i64() || value.is_u64(),
-            "boolean" => value.is_boolean(),
-            "string" => value.is_string(),
-            "array" => value.is_array(),
-            "object" => value.is_object(),
-            _ => value.is_null(),
+            let message = format!("unknown field `{key}`, expected {expected}");
+            let suggestion = nearest(key, properties.keys().map(String::as_str)).map(str::to_owned);
+            let error = ConfigError { suggestion, ..ConfigError::at(key, message) };
+            return Err(error.of_kind(ConfigErrorKind::UnknownKey));
         };
         let kinds: Vec<&str> = match &property["type"] {
             Value::String(kind) => vec![kind],
             Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
             _ => vec![],
         };
-        if !kinds.is_empty() && !kinds.iter().any(|kind| is(kind)) {
-            return Err(ConfigError::at(key, format!("expected {}, got {value}", kinds.join(" or "))));
+        if !kinds.is_empty() && !has_type(property, value) {
+            let message = format!("expected {}, got {value}", kinds.join(" or "));
+            return Err(ConfigError::at(key, message).of_kind(ConfigErrorKind::WrongType));
         }
-        if let Some(choices) = property["enum"].as_array().filter(|choices| !choices.contains(value)) {
-            let words: Vec<_> = choices.iter().filter_map(Value::as_str).collect();
-            let suggestion = value.as_str().and_then(|word| nearest(word, words.iter().copied()));
-            let message = format!("expected one of {}, got {value}", Value::from(choices.clone()));
-            return Err(ConfigError {
-                key: Some(key.clone()),
-                message,
-                suggestion: suggestion.map(str::to_owned),
-            });
+        if let Some(words) = property["enum"].as_array().filter(|words| !words.contains(value)) {
+            let suggestion = value.as_str().and_then(|word| nearest(word, choices(property)));
+            let message = format!("expected one of {}, got {value}", Value::from(words.clone()));
+            let error =
+                ConfigError { suggestion: suggestion.map(str::to_owned), ..ConfigError::at(key, message) };
+            return Err(error.of_kind(ConfigErrorKind::UnknownName));
         }
     }
     let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
     if let Some(key) = required.into_iter().find(|key| !table.contains_key(*key)) {
-        return Err(ConfigError::whole(format!("missing field `{key}`")));
+        return Err(ConfigError::whole(format!("missing field `{key}`")).of_kind(ConfigErrorKind::MissingKey));
     }
     check_ranges(config, schema, schema, "")
 }
@@ -134,48 +281,37 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, c)| c)
 }
 
-/// serde lists the valid names in its message: "unknown field `bta`, expected `beta` or `gamma`".
-fn suggest(message: &str) -> Option<String> {
-    if !message.starts_with("unknown field") && !message.starts_with("unknown variant") {
-        return None;
-    }
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let word = quoted.next()?;
-    nearest(word, quoted).map(str::to_owned)
+/// How a number breaks the bounds of a schema, in words.
+fn beyond(schema: &Value, value: &Value) -> Option<String> {
+    let x = value.as_f64()?;
+    let bound = |name: &str| schema[name].as_f64();
+    let violated = [
+        (bound("minimum").filter(|b| x < *b), "at least"),
+        (bound("exclusiveMinimum").filter(|b| x <= *b), "greater than"),
+        (bound("maximum").filter(|b| x > *b), "at most"),
+        (bound("exclusiveMaximum").filter(|b| x >= *b), "less than"),
+    ];
+    let (bound, relation) = violated.into_iter().find_map(|(bound, relation)| Some((bound?, relation)))?;
+    Some(format!("must be {relation} {bound}, got {value}"))
 }
 
 /// serde knows types, not ranges: hold numbers against the bounds of the schema.
 fn check_ranges(value: &Value, schema: &Value, root: &Value, path: &str) -> Result<(), ConfigError> {
-    if let Some(name) = schema.get("$ref").and_then(|r| r.as_str()?.strip_prefix("#/$defs/")) {
-        check_ranges(value, &root["$defs"][name], root, path)?;
-    }
     // Alternatives (an option, an enum) differ in type or key: bounds of those not meant find nothing.
-    for alternative in ["anyOf", "oneOf"].iter().filter_map(|k| schema.get(k)?.as_array()).flatten() {
-        check_ranges(value, alternative, root, path)?;
-    }
-    if let Some(x) = value.as_f64() {
-        let bound = |name: &str| schema.get(name).and_then(Value::as_f64);
-        let violated = [
-            (bound("minimum").filter(|b| x < *b), "at least"),
-            (bound("exclusiveMinimum").filter(|b| x <= *b), "greater than"),
-            (bound("maximum").filter(|b| x > *b), "at most"),
-            (bound("exclusiveMaximum").filter(|b| x >= *b), "less than"),
-        ];
-        if let Some((Some(b), relation)) = violated.into_iter().find(|(b, _)| b.is_some()) {
-            return Err(ConfigError::at(path, format!("must be {relation} {b}, got {value}")));
+    for schema in readings([schema], root) {
+        if let Some(message) = beyond(schema, value) {
+            return Err(ConfigError::at(path, message).of_kind(ConfigErrorKind::OutOfRange));
         }
-    }
-    if let (Some(table), Some(properties)) = (value.as_object(), schema.get("properties")) {
-        for (key, inner) in table {
-            if let Some(schema) = properties.get(key) {
+        for (key, inner) in value.as_object().into_iter().flatten() {
+            if let Some(schema) = schema["properties"].get(key) {
                 let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 check_ranges(inner, schema, root, &path)?;
             }
         }
-    }
-    if let (Some(items), Some(schema)) = (value.as_array(), schema.get("items")) {
-        for (i, item) in items.iter().enumerate() {
-            check_ranges(item, schema, root, &format!("{path}[{i}]"))?;
+        for (i, item) in value.as_array().into_iter().flatten().enumerate() {
+            if let Some(schema) = schema.get("items") {
+                check_ranges(item, schema, root, &format!("{path}[{i}]"))?;
+            }
         }
     }
     Ok(())
@@ -264,6 +400,33 @@ mod tests {
         }
         assert_eq!(refusal(json!({"bta": 2})).suggestion.as_deref(), Some("beta"));
         assert_eq!(refusal(json!({"beta": 1, "mode": "men"})).suggestion.as_deref(), Some("mean"));
+    }
+
+    #[test]
+    fn every_refusal_has_its_kind() {
+        use ConfigErrorKind::*;
+        for (config, kind, suggestion) in [
+            (json!({"beta": 1, "label_smothing": 0.1}), UnknownKey, Some("label_smoothing")),
+            (json!({"beta": 1, "warmup": {"linear": {"step": 1}}}), UnknownKey, Some("steps")),
+            (json!({"beta": 1, "inner": [null, {"step": 1}]}), UnknownKey, Some("steps")),
+            (json!({"beta": 1, "mode": "keep-strat"}), UnknownName, Some("keep-start")),
+            (json!({"beta": 1, "warmup": "lnear"}), UnknownName, Some("linear")),
+            (json!({"beta": 1, "warmup": {"lnear": {}}}), UnknownName, Some("linear")),
+            (json!({}), MissingKey, None),
+            (json!([]), WrongType, None),
+            (json!({"beta": "x"}), WrongType, None),
+            (json!({"beta": 1, "inner": 3}), WrongType, None),
+            (json!({"beta": 1, "warmup": "linear"}), WrongType, None),
+            (json!({"beta": 0}), OutOfRange, None),
+            (json!({"beta": 1, "inner": [{"steps": -1}]}), OutOfRange, None),
+            (json!({"beta": 0.1, "label_smoothing": 0.2, "mode": "keep-end"}), Other, None),
+        ] {
+            let error = parse::<Example>(&config).unwrap_err();
+            assert_eq!((error.kind, error.suggestion.as_deref()), (kind, suggestion), "{config}: {error}");
+        }
+        let cyclic = json!({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}});
+        assert_eq!(check_schema(&json!({}), &cyclic), Ok(()));
+        assert_eq!(diagnose(&json!({"b": 1}), &cyclic, Some("b")), (UnknownKey, None));
     }
 
     #[test]

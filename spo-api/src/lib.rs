@@ -53,9 +53,12 @@ mod config;
 mod error;
 mod files;
 mod objective;
+mod optimizer;
 mod pair;
 mod registry;
 mod scalar;
+mod schedule;
+mod vector;
 
 pub use backend::{
     AdamW, Adapter, Backend, Export, Group, LogProbs, ModelInfo, ModelSource, ModelSpec, Sampling, Session,
@@ -63,16 +66,18 @@ pub use backend::{
 };
 pub use batch::{Layout, PreferenceBatch, Ragged, Side, Totals};
 pub use bilevel::{
-    BilevelProblem, BilevelStep, LevelWeights, Losses, Passes, Progress, StepNeeds, StepReport, Vector,
-    VectorSpace, Weigh,
+    BilevelProblem, BilevelStep, LevelWeights, Losses, Passes, Progress, StepNeeds, StepReport, Weigh,
 };
-pub use config::{ConfigError, Part, nearest, parse};
+pub use config::{ConfigError, ConfigErrorKind, Part, nearest, parse};
 pub use error::{Error, Result};
 pub use files::write_whole;
-pub use objective::{Data, Evaluation, EvaluationMut, Metrics, Objective, Requirements, Rewards};
+pub use objective::{Evaluation, EvaluationMut, Metrics, Objective, Requirements, Rewards};
+pub use optimizer::{Kernel, Optimizer, Update};
 pub use pair::{Answer, Pair, PairLoss, Reading};
 pub use registry::{Build, Constructor, Entry, Library, Registry};
 pub use scalar::{Dual, Scalar};
+pub use schedule::{Schedule, Span};
+pub use vector::{Combine, Map, SpaceOwner, Vector, VectorSpace, with_scratch};
 
 /// What the expansion of [`register!`] needs; not for direct use.
 #[doc(hidden)]

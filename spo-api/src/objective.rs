@@ -1,28 +1,16 @@
 use std::collections::BTreeMap;
 
-use crate::{PreferenceBatch, Result};
+use crate::{Layout, PreferenceBatch, Result};
 
 /// Named figures, in the order of their names. Under gradient accumulation the runtime averages them
 /// over rows.
 pub type Metrics = BTreeMap<String, f64>;
 
-/// The kind of data an objective learns from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Data {
-    /// A chosen and a rejected answer to each prompt.
-    #[default]
-    Pairs,
-    /// Answers labelled desirable or undesirable, without partners.
-    Unpaired,
-    /// Answers to imitate. Pairs serve as well: their chosen answers are used.
-    Demonstrations,
-}
-
 /// What an objective needs beside the policy's log-probs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Requirements {
     /// The kind of data.
-    pub data: Data,
+    pub data: Layout,
     /// Log-probs under the reference model.
     pub reference: bool,
     /// The collision statistic `log sum_v p(v)^2` of each position.
@@ -44,7 +32,7 @@ impl Requirements {
     /// and unpaired data.
     pub fn union(self, other: Requirements) -> Requirements {
         Requirements {
-            data: if self.data == Data::Demonstrations { other.data } else { self.data },
+            data: if self.data == Layout::Demonstrations { other.data } else { self.data },
             reference: self.reference || other.reference,
             collision: self.collision || other.collision,
             mismatched: self.mismatched || other.mismatched,

@@ -1,7 +1,7 @@
 use crate::batch::sum;
 use crate::{
-    Data, Dual, Error, EvaluationMut, Layout, Objective, PreferenceBatch, Ragged, Requirements, Result,
-    Scalar, Side,
+    Dual, Error, EvaluationMut, Layout, Objective, PreferenceBatch, Ragged, Requirements, Result, Scalar,
+    Side,
 };
 
 /// One answer as a pair loss sees it.
@@ -175,7 +175,7 @@ pub trait PairLoss: Send {
 impl<L: PairLoss> Objective for L {
     fn requirements(&self) -> Requirements {
         Requirements {
-            data: Data::Pairs,
+            data: Layout::Pairs,
             reference: self.needs_reference(),
             collision: self.reading().weighting,
             gaps: self.needs_gaps(),

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use schemars::Schema;
 use serde_json::Value;
 
-use crate::{Backend, BilevelStep, ConfigError, Objective, nearest};
+use crate::{Backend, BilevelStep, ConfigError, Objective, Optimizer, Schedule};
 
 /// Makes a part from its table in the recipe.
 pub type Constructor<P> = &'static (dyn Fn(&Value) -> Result<Box<P>, ConfigError> + Send + Sync);
@@ -15,6 +15,10 @@ pub enum Build {
     Objective(Constructor<dyn Objective>),
     /// Of a bilevel step.
     Step(Constructor<dyn BilevelStep>),
+    /// Of an optimizer.
+    Optimizer(Constructor<dyn Optimizer>),
+    /// Of a schedule of the learning rate.
+    Schedule(Constructor<dyn Schedule>),
     /// Of a backend.
     Backend(Constructor<dyn Backend>),
 }
@@ -25,6 +29,8 @@ impl Build {
         match self {
             Build::Objective(_) => "objective",
             Build::Step(_) => "step",
+            Build::Optimizer(_) => "optimizer",
+            Build::Schedule(_) => "schedule",
             Build::Backend(_) => "backend",
         }
     }
@@ -53,8 +59,8 @@ inventory::collect!(Entry);
 /// Registers a part under a name, for every program that links the crate.
 ///
 /// The type must be a [`Part`](crate::Part) and implement the trait of its kind: `objective`
-/// ([`Objective`] or [`PairLoss`](crate::PairLoss)), `step` ([`BilevelStep`]) or `backend`
-/// ([`Backend`]). A crate that is listed as a dependency and never named is not linked: the program
+/// ([`Objective`] or [`PairLoss`](crate::PairLoss)), `step` ([`BilevelStep`]), `optimizer`
+/// ([`Optimizer`]), `schedule` ([`Schedule`]) or `backend` ([`Backend`]). A crate that is listed as a dependency and never named is not linked: the program
 /// must say `use the_crate as _;`.
 ///
 /// ```text
@@ -69,6 +75,8 @@ inventory::collect!(Entry);
 macro_rules! register {
     (objective $($rest:tt)*) => { $crate::register!(@entry Objective $($rest)*); };
     (step $($rest:tt)*) => { $crate::register!(@entry Step $($rest)*); };
+    (optimizer $($rest:tt)*) => { $crate::register!(@entry Optimizer $($rest)*); };
+    (schedule $($rest:tt)*) => { $crate::register!(@entry Schedule $($rest)*); };
     (backend $($rest:tt)*) => { $crate::register!(@entry Backend $($rest)*); };
     (@entry $kind:ident $type:ty {
         name: $name:literal,
@@ -163,7 +171,12 @@ impl Registry {
         self.entries.values().copied()
     }
 
-    /// The entry of a kind (`objective`, `step`, `backend`) with this name or alias.
+    /// All entries of a kind, by name.
+    pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'static Entry> + 'a {
+        self.iter().filter(move |entry| entry.build.kind() == kind)
+    }
+
+    /// The entry of a kind (`objective`, `step`, `optimizer`, `schedule`, `backend`) with this name or alias.
     ///
     /// # Errors
     /// A [`ConfigError`] that lists the valid names and suggests the nearest.
@@ -171,20 +184,16 @@ impl Registry {
         if let Some(entry) = self.entries.get(&(kind, name)).or_else(|| self.aliases.get(&(kind, name))) {
             return Ok(entry);
         }
-        let known =
-            || self.entries.keys().chain(self.aliases.keys()).filter(|(k, _)| *k == kind).map(|(_, n)| *n);
-        let listed: Vec<_> = self.entries.keys().filter(|(k, _)| *k == kind).map(|(_, n)| *n).collect();
-        Err(ConfigError {
-            key: None,
-            message: format!("unknown {kind} `{name}`, expected one of {}", listed.join(", ")),
-            suggestion: nearest(name, known()).map(str::to_owned),
-        })
+        let of_kind = |parts: &BTreeMap<(&'static str, &'static str), _>| -> Vec<_> {
+            parts.keys().filter(|(k, _)| *k == kind).map(|(_, name)| *name).collect()
+        };
+        Err(ConfigError::unknown_name(kind, name, &of_kind(&self.entries), &of_kind(&self.aliases)))
     }
 
     /// Builds an objective.
     ///
     /// # Errors
-    /// For an unknown name or a bad table; so for the two below.
+    /// For an unknown name or a bad table; so for the others below.
     pub fn objective(&self, name: &str, config: &Value) -> Result<Box<dyn Objective>, ConfigError> {
         match self.get("objective", name)?.build {
             Build::Objective(build) => build(config),
@@ -199,6 +208,28 @@ impl Registry {
     pub fn step(&self, name: &str, config: &Value) -> Result<Box<dyn BilevelStep>, ConfigError> {
         match self.get("step", name)?.build {
             Build::Step(build) => build(config),
+            _ => unreachable!("entries are filed under their kind"),
+        }
+    }
+
+    /// Builds an optimizer.
+    ///
+    /// # Errors
+    /// As [`objective`](Self::objective).
+    pub fn optimizer(&self, name: &str, config: &Value) -> Result<Box<dyn Optimizer>, ConfigError> {
+        match self.get("optimizer", name)?.build {
+            Build::Optimizer(build) => build(config),
+            _ => unreachable!("entries are filed under their kind"),
+        }
+    }
+
+    /// Builds a schedule of the learning rate.
+    ///
+    /// # Errors
+    /// As [`objective`](Self::objective).
+    pub fn schedule(&self, name: &str, config: &Value) -> Result<Box<dyn Schedule>, ConfigError> {
+        match self.get("schedule", name)?.build {
+            Build::Schedule(build) => build(config),
             _ => unreachable!("entries are filed under their kind"),
         }
     }

@@ -1,7 +1,7 @@
 //! From what a recipe says of an objective or a bilevel step to the thing itself.
 
 use serde_json::{Map, Value};
-use spo_api::{BilevelStep, ConfigError, Objective, Registry};
+use spo_api::{BilevelStep, ConfigError, ConfigErrorKind, Objective, Registry};
 use spo_objectives::losses::{Component, Mix, WeightSchedule};
 
 /// Builds an objective from `"dpo"`, `{ name = "dpo", beta = 0.1 }`, or a list of such tables with a
@@ -135,7 +135,7 @@ pub fn bilevel(registry: &Registry, spec: &Value) -> Result<Bilevel, ConfigError
 /// A lower objective must learn from demonstrations alone.
 fn imitates(objective: &dyn Objective, key: &str) -> Result<(), ConfigError> {
     let needs = objective.requirements();
-    match needs.data != spo_api::Data::Demonstrations
+    match needs.data != spo_api::Layout::Demonstrations
         || needs.reference
         || needs.whole_batch
         || needs.collision
@@ -185,7 +185,7 @@ fn named(
 
 /// Says of an unknown key which other parts have it: an option of one loss given to another.
 fn elsewhere(registry: &Registry, kind: &str, mut error: ConfigError) -> ConfigError {
-    let Some(key) = error.key.as_ref().filter(|_| error.message.starts_with("unknown field")) else {
+    let Some(key) = error.key.as_ref().filter(|_| error.kind == ConfigErrorKind::UnknownKey) else {
         return error;
     };
     let has_key = |e: &&spo_api::Entry| (e.schema)().as_value()["properties"].get(key).is_some();

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 use spo_api::{
-    Build, Constructor, Data, Entry, Evaluation, Layout, Objective, PreferenceBatch, Ragged, Registry, Side,
+    Build, Constructor, Entry, Evaluation, Layout, Objective, PreferenceBatch, Ragged, Registry, Side,
     nearest,
 };
 
@@ -43,9 +43,9 @@ fn needs(entry: &Entry) -> String {
         Build::Objective(build) => build(&empty).map(|o| {
             let r = o.requirements();
             let data = match r.data {
-                Data::Pairs => "pairs",
-                Data::Unpaired => "unpaired",
-                Data::Demonstrations => "demonstrations",
+                Layout::Pairs => "pairs",
+                Layout::Unpaired => "unpaired",
+                Layout::Demonstrations => "demonstrations",
             };
             let more = [
                 (r.reference, "reference"),
@@ -63,7 +63,7 @@ fn needs(entry: &Entry) -> String {
             let p = s.passes();
             format!("{} forward, {} backward", p.forward, p.backward)
         }),
-        Build::Backend(_) => Ok(String::new()),
+        Build::Optimizer(_) | Build::Schedule(_) | Build::Backend(_) => Ok(String::new()),
     }
     .unwrap_or_default()
 }

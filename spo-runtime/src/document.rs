@@ -11,7 +11,7 @@ use std::path::Path;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use anyhow::Context;
 use serde_json::{Map, Value};
-use spo_api::{ConfigError, nearest};
+use spo_api::{ConfigError, ConfigErrorKind, nearest};
 use toml::de::{DeTable, DeValue};
 
 use crate::error::BadInput;
@@ -145,7 +145,7 @@ impl Document {
             None => base.to_owned(),
         };
         let label = error.suggestion.map(|s| format!("did you mean `{s}`?")).unwrap_or_default();
-        let about_key = error.message.starts_with("unknown field");
+        let about_key = error.kind == ConfigErrorKind::UnknownKey;
         self.at(&path, &error.message, &label, about_key)
     }
 

@@ -7,9 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use spo_api::{
-    Backend, Data as DataKind, Library, ModelInfo, ModelSource, ModelSpec, Objective, Registry, Session,
-};
+use spo_api::{Backend, Layout, Library, ModelInfo, ModelSource, ModelSpec, Objective, Registry, Session};
 use spo_data::task::Judge;
 use spo_data::{Dataset, Tokenizer};
 
@@ -235,7 +233,7 @@ impl Draft {
                 document.locate(base, e)
             })?;
 
-        let pairs = parts.iter().any(|(o, _)| o.requirements().data == DataKind::Pairs);
+        let pairs = parts.iter().any(|(o, _)| o.requirements().data == Layout::Pairs);
         let tokenizer = tokenizer(document, &recipe)?;
         let cache = caching.map(|(stop, reporter)| TokenCache {
             cache: Cache::new(&recipe.cache, &output),

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use spo_api::{
-    BilevelProblem, BilevelStep, Data, Error, EvaluationMut, LevelWeights, Objective, Part, Passes,
+    BilevelProblem, BilevelStep, Error, EvaluationMut, Layout, LevelWeights, Objective, Part, Passes,
     PreferenceBatch, Requirements, Result, StepNeeds, StepReport, Vector, Weigh, register,
 };
 
@@ -31,7 +31,7 @@ impl Part for Misbehaving {
 
 impl Objective for Misbehaving {
     fn requirements(&self) -> Requirements {
-        Requirements { data: Data::Pairs, ..Requirements::default() }
+        Requirements { data: Layout::Pairs, ..Requirements::default() }
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {

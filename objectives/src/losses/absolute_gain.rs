@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use spo_api::{
-    Data, Dual, EvaluationMut, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
+    Dual, EvaluationMut, Layout, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
 };
 
 /// `L = max(0, margin - g)`, with `g = (s_w - r_w)/|y_w|` the gain of the preferred answer.
@@ -44,7 +44,7 @@ impl Part for AbsoluteGain {}
 
 impl Objective for AbsoluteGain {
     fn requirements(&self) -> Requirements {
-        Requirements { data: Data::Demonstrations, reference: true, ..Requirements::default() }
+        Requirements { data: Layout::Demonstrations, reference: true, ..Requirements::default() }
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {

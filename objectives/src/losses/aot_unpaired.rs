@@ -1,5 +1,5 @@
 use spo_api::{
-    Data, Dual, EvaluationMut, Objective, Part, PreferenceBatch, Reading, Requirements, Result, register,
+    Dual, EvaluationMut, Layout, Objective, Part, PreferenceBatch, Reading, Requirements, Result, register,
 };
 
 use super::aot::order;
@@ -36,7 +36,7 @@ impl Part for AotUnpaired {}
 
 impl Objective for AotUnpaired {
     fn requirements(&self) -> Requirements {
-        Requirements { data: Data::Pairs, reference: true, whole_batch: true, ..Requirements::default() }
+        Requirements { data: Layout::Pairs, reference: true, whole_batch: true, ..Requirements::default() }
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {

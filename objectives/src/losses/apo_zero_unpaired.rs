@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use spo_api::{
-    Data, EvaluationMut, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
+    EvaluationMut, Layout, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
 };
 
 use super::options::{one, tenth};
@@ -37,7 +37,7 @@ impl Part for ApoZeroUnpaired {}
 
 impl Objective for ApoZeroUnpaired {
     fn requirements(&self) -> Requirements {
-        Requirements { data: Data::Unpaired, reference: true, ..Requirements::default() }
+        Requirements { data: Layout::Unpaired, reference: true, ..Requirements::default() }
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {

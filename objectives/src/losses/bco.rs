@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use spo_api::{
-    Data, Error, EvaluationMut, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
+    Error, EvaluationMut, Layout, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
 };
 
 use super::options::tenth;
@@ -51,7 +51,7 @@ impl Bco {
 
 impl Objective for Bco {
     fn requirements(&self) -> Requirements {
-        Requirements { data: Data::Unpaired, reference: true, whole_batch: true, ..Requirements::default() }
+        Requirements { data: Layout::Unpaired, reference: true, whole_batch: true, ..Requirements::default() }
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {

@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use spo_api::{
-    Data, Error, EvaluationMut, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
+    Error, EvaluationMut, Layout, Objective, Part, PreferenceBatch, Requirements, Result, Scalar, register,
 };
 
 use super::options::{one, tenth};
@@ -43,7 +43,7 @@ impl Part for Kto {}
 impl Objective for Kto {
     fn requirements(&self) -> Requirements {
         Requirements {
-            data: Data::Unpaired,
+            data: Layout::Unpaired,
             reference: true,
             mismatched: true,
             whole_batch: true,

@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use spo_api::{
-    ConfigError, Data, Error, Evaluation, EvaluationMut, Objective, Part, PreferenceBatch, Requirements,
+    ConfigError, Error, Evaluation, EvaluationMut, Layout, Objective, Part, PreferenceBatch, Requirements,
     Result,
 };
 
@@ -72,7 +72,7 @@ impl Mix {
             )));
         }
         let of = |data| components.iter().find(|c| c.objective.requirements().data == data);
-        if let (Some(paired), Some(unpaired)) = (of(Data::Pairs), of(Data::Unpaired)) {
+        if let (Some(paired), Some(unpaired)) = (of(Layout::Pairs), of(Layout::Unpaired)) {
             return Err(ConfigError::whole(format!(
                 "`{}` learns from pairs and `{}` from unpaired answers: they cannot be summed",
                 paired.name, unpaired.name

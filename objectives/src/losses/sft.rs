@@ -1,6 +1,6 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
-use spo_api::{Data, EvaluationMut, Objective, Part, PreferenceBatch, Requirements, Result, register};
+use spo_api::{EvaluationMut, Layout, Objective, Part, PreferenceBatch, Requirements, Result, register};
 
 /// `L = -(1/N) sum over rows of s_w`, `N` the tokens of all chosen answers of the batch.
 ///
@@ -17,7 +17,7 @@ impl Part for Sft {}
 
 impl Objective for Sft {
     fn requirements(&self) -> Requirements {
-        Requirements { data: Data::Demonstrations, ..Requirements::default() }
+        Requirements { data: Layout::Demonstrations, ..Requirements::default() }
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {

@@ -1,6 +1,6 @@
-use spo_api::{BilevelProblem, LevelWeights, Losses, Metrics, Result, StepReport, Vector, Weigh};
-
-use super::scratch::with_scratch;
+use spo_api::{
+    BilevelProblem, LevelWeights, Losses, Metrics, Result, StepReport, Vector, Weigh, with_scratch,
+};
 
 /// How the two gradients of a batch lie to each other.
 pub(super) struct Geometry {

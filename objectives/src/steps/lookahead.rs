@@ -2,10 +2,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use spo_api::{
     BilevelProblem, BilevelStep, ConfigError, LevelWeights, Losses, Part, Passes, Result, StepNeeds,
-    StepReport, Vector, Weigh, register,
+    StepReport, Vector, Weigh, register, with_scratch,
 };
 
-use super::scratch::{excursion, with_scratch};
+use super::scratch::excursion;
 
 /// `d = gradient of theta -> F(theta')`, where theta' lies K plain SFT steps ahead:
 /// `theta_0 = theta`, `theta_(k+1) = theta_k - alpha dG(theta_k)`, `theta' = theta_K`, all on one lower

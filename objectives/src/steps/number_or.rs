@@ -39,12 +39,10 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for NumberOr<T> {
                 Ok(NumberOr::Number(x as f64))
             }
             fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
-                T::deserialize(name.into_deserializer()).map(NumberOr::Form).map_err(|error: E| {
-                    // serde's own words for a form that has keys: "unit variant, expected struct variant".
-                    match error.to_string().starts_with("invalid type: unit variant") {
-                        true => E::custom(format_args!("`{name}` needs a table: `{{ {name} = {{ .. }} }}`")),
-                        false => error,
-                    }
+                let known = !matches!(T::deserialize(name.into_deserializer()), Err(Refusal::UnknownName));
+                T::deserialize(name.into_deserializer()).map(NumberOr::Form).map_err(|error: E| match known {
+                    true => E::custom(format_args!("`{name}` needs a table: `{{ {name} = {{ .. }} }}`")),
+                    false => error,
                 })
             }
             fn visit_map<M: MapAccess<'de>>(self, table: M) -> Result<Self::Value, M::Error> {
@@ -53,6 +51,30 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for NumberOr<T> {
         }
 
         deserializer.deserialize_any(Forms(PhantomData))
+    }
+}
+
+/// Why a bare name is none of the forms: serde says so by the function it calls, not in words alone.
+#[derive(Debug)]
+enum Refusal {
+    UnknownName,
+    NeedsTable,
+}
+
+impl Error for Refusal {
+    fn custom<M: fmt::Display>(_: M) -> Self {
+        Refusal::NeedsTable
+    }
+    fn unknown_variant(_: &str, _: &'static [&'static str]) -> Self {
+        Refusal::UnknownName
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
     }
 }
 

@@ -1,17 +1,4 @@
-use spo_api::{BilevelProblem, Result, Vector};
-
-/// Runs `f` with `count` scratch vectors and gives their memory back, whether or not `f` fails.
-pub(super) fn with_scratch<T>(
-    problem: &mut dyn BilevelProblem,
-    count: usize,
-    f: impl FnOnce(&mut dyn BilevelProblem, &[Vector]) -> Result<T>,
-) -> Result<T> {
-    let mut scratch = Vec::with_capacity(count);
-    let allocated = (0..count).try_for_each(|_| problem.vectors().allocate().map(|v| scratch.push(v)));
-    let result = allocated.and_then(|()| f(problem, &scratch));
-    scratch.into_iter().for_each(|v| problem.vectors().release(v));
-    result
-}
+use spo_api::{BilevelProblem, Result, Vector, with_scratch};
 
 /// Runs `f`, which may move the parameters, and puts them back bit for bit, whether or not `f` fails.
 /// It is shown the vector that keeps their home.

@@ -39,7 +39,7 @@ fn losses_gradients_rewards_metrics_and_state_cross_unchanged() {
 #[test]
 fn failures_cross_as_they_are() {
     let dpo = Specimen { name: "dpo", config: json!({}) };
-    let mut batch = batch(spo_api::Data::Pairs, 2, 0);
+    let mut batch = batch(spo_api::Layout::Pairs, 2, 0);
     batch.chosen.policy.values[0] = f64::NAN;
     let (ours, theirs) =
         (batch.evaluate(&mut *dpo.build()).unwrap_err(), batch.evaluate(&mut *loaded(&dpo)).unwrap_err());

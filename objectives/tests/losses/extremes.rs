@@ -3,7 +3,7 @@
 use spo_api::{Error, Layout};
 
 use crate::batches::{Answers, Batch, Rows};
-use crate::specimens::{all, layout};
+use crate::specimens::all;
 
 /// Single-token answers at all combinations of these log-probs: margins up to 2e4 nats either way.
 const LOG_PROBS: [f64; 4] = [-1e4, -700.0, -0.5, 0.0];
@@ -44,7 +44,7 @@ fn losses_and_gradients_are_finite_at_extreme_margins() {
     let mut overflowed = std::collections::BTreeMap::<String, usize>::new();
     for specimen in all() {
         let needs = specimen.build().requirements();
-        let layout = layout(needs.data);
+        let layout = needs.data;
         let corners = corners();
         let parts: Vec<_> = if needs.whole_batch { vec![&corners[..]] } else { corners.chunks(1).collect() };
         for part in parts {

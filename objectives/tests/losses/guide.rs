@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use serde_json::Value;
-use spo_api::{Data, Entry, Requirements};
+use spo_api::{Entry, Layout, Requirements};
 
 use crate::batches::{build, registry};
 
@@ -13,9 +13,9 @@ const MARK: &str = "<!-- From here on generated from the code: SPO_WRITE_DOCS=1 
 
 fn needs(r: Requirements) -> String {
     let data = match r.data {
-        Data::Pairs => "pairs",
-        Data::Unpaired => "unpaired answers",
-        Data::Demonstrations => "chosen answers",
+        Layout::Pairs => "pairs",
+        Layout::Unpaired => "unpaired answers",
+        Layout::Demonstrations => "chosen answers",
     };
     let others = [
         (r.reference, "reference"),

@@ -1,7 +1,7 @@
 //! Sums of objectives.
 
 use serde_json::json;
-use spo_api::{Data, Objective};
+use spo_api::{Layout, Objective};
 use spo_objectives::losses::{Component, Mix, WeightSchedule};
 
 use crate::batches::build;
@@ -18,7 +18,7 @@ fn mix(terms: &[(&str, f64)]) -> Mix {
 #[test]
 fn a_mix_is_the_weighted_sum_of_its_terms() {
     let terms = [("dpo", 1.0), ("absolute-gain", 0.5), ("sft", -0.25)];
-    let batch = batch(Data::Pairs, 5, 7);
+    let batch = batch(Layout::Pairs, 5, 7);
     let whole = batch.evaluate(&mut mix(&terms)).unwrap();
     let (mut loss, mut chosen) = (0.0, vec![0.0; whole.grad_chosen.len()]);
     for (name, weight) in terms {
@@ -36,7 +36,7 @@ fn a_mix_is_the_weighted_sum_of_its_terms() {
 
 #[test]
 fn a_scheduled_weight_is_reached_in_a_straight_line() {
-    let batch = batch(Data::Pairs, 4, 3);
+    let batch = batch(Layout::Pairs, 4, 3);
     let alone = batch.evaluate(&mut *build("sft", &json!({}))).unwrap().loss(&batch.view());
     let schedule = Some(WeightSchedule { from: 1.0, steps: 4 });
     let mut mix = Mix::new(vec![Component { schedule, ..component("sft", 3.0) }]).unwrap();
@@ -49,7 +49,7 @@ fn a_scheduled_weight_is_reached_in_a_straight_line() {
 
 #[test]
 fn names_and_metrics_that_collide_are_told_apart() {
-    let batch = batch(Data::Pairs, 3, 1);
+    let batch = batch(Layout::Pairs, 3, 1);
     let out = batch.evaluate(&mut mix(&[("absolute-gain", 1.0), ("absolute-gain", 1.0)])).unwrap();
     let names: Vec<_> = out.metrics.keys().map(String::as_str).collect();
     assert_eq!(
@@ -68,7 +68,7 @@ fn names_and_metrics_that_collide_are_told_apart() {
 #[test]
 fn needs_are_those_of_all_terms() {
     let needs = mix(&[("sft", 1.0), ("dpo", 1.0)]).requirements();
-    assert!(needs.reference && needs.data == Data::Pairs && !needs.whole_batch);
+    assert!(needs.reference && needs.data == Layout::Pairs && !needs.whole_batch);
     assert!(mix(&[("sft", 1.0), ("aot", 1.0)]).requirements().whole_batch);
 }
 
@@ -84,7 +84,7 @@ fn what_cannot_be_summed_is_refused() {
 #[test]
 fn a_mix_resumes_with_the_state_of_its_terms() {
     let terms = [("bco", 1.0), ("sft", 0.1), ("kto", 1.0)];
-    let (first, second) = (batch(Data::Unpaired, 4, 1), batch(Data::Unpaired, 4, 2));
+    let (first, second) = (batch(Layout::Unpaired, 4, 1), batch(Layout::Unpaired, 4, 2));
     let mut straight = mix(&terms);
     first.evaluate(&mut straight).unwrap();
     let state = straight.state();

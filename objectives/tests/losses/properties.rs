@@ -1,7 +1,7 @@
 //! Invariances, for any batch.
 
 use proptest::prelude::*;
-use spo_api::{Data, Evaluation, Layout, PreferenceBatch, Totals};
+use spo_api::{Evaluation, Layout, PreferenceBatch, Totals};
 
 use crate::batches::{Batch, Rows, evaluate};
 use crate::specimens::{Specimen, all, batch};
@@ -15,12 +15,12 @@ fn figures(out: &Evaluation) -> [&Vec<f64>; 3] {
 }
 
 fn paired() -> impl Iterator<Item = Specimen> {
-    all().into_iter().filter(|s| s.build().requirements().data == Data::Pairs)
+    all().into_iter().filter(|s| s.build().requirements().data == Layout::Pairs)
 }
 
 /// Any batch of pairs.
 fn pairs() -> impl Strategy<Value = Batch> {
-    (1usize..6, any::<u64>()).prop_map(|(rows, seed)| batch(Data::Pairs, rows, seed))
+    (1usize..6, any::<u64>()).prop_map(|(rows, seed)| batch(Layout::Pairs, rows, seed))
 }
 
 proptest! {
@@ -52,7 +52,7 @@ proptest! {
         let parts = [&indices[..cut], &indices[cut..]];
         for specimen in all() {
             let needs = specimen.build().requirements();
-            if needs.data == Data::Unpaired || needs.whole_batch {
+            if needs.data == Layout::Unpaired || needs.whole_batch {
                 continue;
             }
             let together = batch.evaluate(&mut *specimen.build()).unwrap();
@@ -74,10 +74,10 @@ proptest! {
 
     #[test]
     fn unpaired_answers_have_no_order_and_add_up(rows in 2usize..6, seed in any::<u64>(), cut in 1usize..5) {
-        let batch = batch(Data::Unpaired, rows, seed);
+        let batch = batch(Layout::Unpaired, rows, seed);
         let all_rows: Vec<_> = (0..rows).collect();
         let turned: Vec<_> = (0..rows).map(|i| (i + cut) % rows).collect();
-        for specimen in all().into_iter().filter(|s| s.build().requirements().data == Data::Unpaired) {
+        for specimen in all().into_iter().filter(|s| s.build().requirements().data == Layout::Unpaired) {
             let straight = batch.evaluate(&mut *specimen.build()).unwrap();
             let other = batch.answers(&turned, &all_rows).evaluate(&mut *specimen.build()).unwrap();
             let losses: Vec<_> = turned.iter().chain(&all_rows).enumerate()
@@ -189,7 +189,7 @@ fn a_batch_that_lacks_what_is_needed_is_refused() {
             (needs.collision, without(|b| (b.chosen.collision, b.rejected.collision) = (None, None))),
             (needs.mismatched, without(|b| b.mismatched = None)),
             (needs.gaps, without(|b| b.gaps = None)),
-            (needs.data == Data::Pairs, without(|b| b.layout = Layout::Unpaired)),
+            (needs.data == Layout::Pairs, without(|b| b.layout = Layout::Unpaired)),
         ] {
             assert_eq!(result.is_err(), needed, "{specimen}: {result:?}");
         }

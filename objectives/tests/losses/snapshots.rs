@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use spo_api::{Data, Layout};
+use spo_api::Layout;
 
 use crate::batches::{Answers, Batch, Rows, registry};
 use crate::specimens::all;
@@ -19,7 +19,7 @@ const SCENARIOS: [(&str, [&[f64]; 4]); 5] = [
     ),
 ];
 
-fn scenarios(data: Data) -> Batch {
+fn scenarios(layout: Layout) -> Batch {
     let rows = |column: usize| Rows::new(&SCENARIOS.map(|(_, columns)| columns[column].to_vec()));
     let answers = |policy: usize| {
         let policy_rows = rows(policy);
@@ -29,13 +29,13 @@ fn scenarios(data: Data) -> Batch {
         Answers { policy: policy_rows, reference: rows(policy + 1), collision }
     };
     let (chosen, rejected) = (answers(0), answers(2));
-    let (layout, rejected, mismatched) = match data {
-        Data::Pairs => (Layout::Pairs, rejected, None),
-        Data::Demonstrations => (Layout::Demonstrations, rejected.select(&[]), None),
-        Data::Unpaired => {
+    let (rejected, mismatched) = match layout {
+        Layout::Pairs => (rejected, None),
+        Layout::Demonstrations => (rejected.select(&[]), None),
+        Layout::Unpaired => {
             let policy = Rows::new(&vec![vec![-2.0, -1.5]; 10]);
             let reference = Rows::new(&vec![vec![-2.5, -1.75]; 10]);
-            (Layout::Unpaired, rejected, Some(Answers { policy, reference, collision: None }))
+            (rejected, Some(Answers { policy, reference, collision: None }))
         }
     };
     let gaps = if layout == Layout::Pairs { vec![0.0, 0.5, 1.0, 2.0, 8.0] } else { vec![] };

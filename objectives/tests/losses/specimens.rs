@@ -1,7 +1,7 @@
 //! Every registered objective with its defaults, and with each of its options at work.
 
 use serde_json::{Value, json};
-use spo_api::{Data, Layout, Objective};
+use spo_api::{Layout, Objective};
 
 use crate::batches::{Answers, Batch, Rows, build, registry};
 
@@ -85,21 +85,11 @@ impl Figures {
     }
 }
 
-/// The layout in which a kind of data comes.
-pub fn layout(data: Data) -> Layout {
-    match data {
-        Data::Pairs => Layout::Pairs,
-        Data::Unpaired => Layout::Unpaired,
-        Data::Demonstrations => Layout::Demonstrations,
-    }
-}
-
-/// A random batch of the kind of data that is asked for.
-pub fn batch(data: Data, rows: usize, seed: u64) -> Batch {
+/// A random batch of the layout that is asked for.
+pub fn batch(layout: Layout, rows: usize, seed: u64) -> Batch {
     let mut figures = Figures::new(seed);
     let mut lengths = || (0..rows).map(|_| figures.between(1.0, 7.0) as usize).collect::<Vec<_>>();
     let (chosen, rejected) = (lengths(), lengths());
-    let layout = layout(data);
     let rejected = if layout == Layout::Demonstrations { vec![] } else { rejected };
     let mismatched =
         (layout == Layout::Unpaired).then(|| figures.answers(&[chosen.clone(), rejected.clone()].concat()));

@@ -11,8 +11,8 @@ use super::watch::{self, At, fence};
 use serde_json::Value;
 
 use crate::{
-    Build, ConfigError, Data, Entry, Error, EvaluationMut, Layout, Metrics, Objective, PreferenceBatch,
-    Ragged, Requirements, Result, Rewards, Side, Totals,
+    Build, ConfigError, Entry, Error, EvaluationMut, Layout, Metrics, Objective, PreferenceBatch, Ragged,
+    Requirements, Result, Rewards, Side, Totals,
 };
 
 /// Rows of different lengths: row `i` is `values[offsets[i]..offsets[i + 1]]`. `offsets` is null where
@@ -276,6 +276,11 @@ impl SideView {
     }
 }
 
+/// The layout that a number stands for; `layout as u32` is the way back.
+fn layout(number: u32) -> Option<Layout> {
+    [Layout::Pairs, Layout::Unpaired, Layout::Demonstrations].get(number as usize).copied()
+}
+
 impl BatchView {
     fn of(batch: &PreferenceBatch<'_>) -> Self {
         BatchView {
@@ -295,14 +300,9 @@ impl BatchView {
         // SAFETY: the caller's.
         unsafe {
             let mut batch = PreferenceBatch {
-                layout: match self.layout {
-                    0 => Layout::Pairs,
-                    1 => Layout::Unpaired,
-                    2 => Layout::Demonstrations,
-                    other => {
-                        return Err(Error::Batch(format!("a batch came with the unknown layout {other}")));
-                    }
-                },
+                layout: layout(self.layout).ok_or_else(|| {
+                    Error::Batch(format!("a batch came with the unknown layout {}", self.layout))
+                })?,
                 chosen: self.chosen.get()?.ok_or_else(missing)?,
                 rejected: self.rejected.get()?.ok_or_else(missing)?,
                 mismatched: self.mismatched.get()?,
@@ -425,17 +425,9 @@ impl Imported {
             self.table.requirements.expect("checked on import")(self.this, &mut out, error)
         })?;
         Ok(Requirements {
-            data: match out.data {
-                0 => Data::Pairs,
-                1 => Data::Unpaired,
-                2 => Data::Demonstrations,
-                other => {
-                    return Err(Error::Engine(format!(
-                        "{} asks for data of the unknown kind {other}",
-                        self.at
-                    )));
-                }
-            },
+            data: layout(out.data).ok_or_else(|| {
+                Error::Engine(format!("{} asks for data of the unknown kind {}", self.at, out.data))
+            })?,
             reference: out.reference != 0,
             collision: out.collision != 0,
             mismatched: out.mismatched != 0,

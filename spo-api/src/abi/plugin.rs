@@ -114,6 +114,7 @@ pub extern "C" fn spo_plugin() -> *const PluginTable {
         let entries = inventory::iter::<Entry>
             .into_iter()
             .filter(|entry| exporters.iter().any(|by| by.name == entry.origin))
+            .filter(|entry| !matches!(entry.build, Build::Optimizer(_) | Build::Schedule(_)))
             .map(export)
             .collect();
         let by = exporters.first().map_or(("", ""), |by| (by.name, by.version));
@@ -155,6 +156,7 @@ fn export(entry: &'static Entry) -> &'static EntryTable {
         Build::Objective(_) => (1, (&raw const objective::TABLE).cast()),
         Build::Step(_) => (2, (&raw const step::TABLE).cast()),
         Build::Backend(_) => (3, (&raw const backend::TABLE).cast()),
+        Build::Optimizer(_) | Build::Schedule(_) => unreachable!("they do not cross yet"),
     };
     let schema: &str = Box::leak((entry.schema)().as_value().to_string().into_boxed_str());
     let aliases: &[Text] =
@@ -339,15 +341,19 @@ unsafe fn build(table: &EntryTable, at: &'static At, schema: Value) -> Result<Bu
     let words = |e: super::TableError| e.to_string();
     let context = Context(table.context);
     // A constructor speaks of configurations; any other failure is one of the table as a whole.
-    fn refused(error: Error) -> ConfigError {
+    fn refused(error: Error, config: &Value, schema: &Value) -> ConfigError {
         match error {
-            Error::Config(e) => e,
+            // Words and key cross the border; the kind is found again here.
+            Error::Config(e) => {
+                let (kind, _) = crate::config::diagnose(config, schema, e.key.as_deref());
+                e.of_kind(kind)
+            }
             other => ConfigError::whole(other.to_string()),
         }
     }
     // Its own words come first; what it lets pass, its schema must allow.
     fn allowed<P>(made: Result<P>, config: &Value, schema: &Value) -> Result<P, ConfigError> {
-        let part = made.map_err(refused)?;
+        let part = made.map_err(|e| refused(e, config, schema))?;
         crate::config::check_schema(config, schema).map(|()| part)
     }
     // SAFETY: the caller's; the tables live as long as the program.

@@ -77,7 +77,7 @@ pub(super) fn call(
     let Told { key, message, suggestion } = told;
     let message = message.unwrap_or_else(|| "no reason was given".into());
     Err(match status {
-        Status::CONFIG => Error::Config(ConfigError { key, message, suggestion }),
+        Status::CONFIG => Error::Config(ConfigError { key, suggestion, ..ConfigError::whole(message) }),
         Status::BATCH => Error::Batch(message),
         Status::NON_FINITE => Error::NonFinite(message),
         Status::MODEL => Error::Model(message),
@@ -134,8 +134,7 @@ mod tests {
 
     #[test]
     fn every_error_arrives_as_it_was() {
-        let config =
-            ConfigError { key: Some("a.b".into()), message: "no".into(), suggestion: Some("c".into()) };
+        let config = ConfigError { suggestion: Some("c".into()), ..ConfigError::at("a.b", "no") };
         let errors: [fn(ConfigError) -> Error; 7] = [
             Error::Config,
             |_| Error::Batch("short".into()),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
-use spo_api::{Data as DataKind, Layout, Objective};
+use spo_api::{Layout, Objective};
 use spo_data::task::{self, Generated};
 use spo_data::{Dataset, Fit, Source, Tokenizer};
 
@@ -48,7 +48,7 @@ impl Loader<'_> {
             Some(data) => (data, format!("stage[{index}].data")),
             None => (&recipe.data, "data".to_owned()),
         };
-        let layout = layout(objective.requirements().data);
+        let layout = objective.requirements().data;
         let train = self.load(data, Split::Train, &base, layout)?;
         // Rejected answers are worth a look even where they are not learnt from.
         let with_pairs = layout == Layout::Demonstrations && self.pairs;
@@ -182,14 +182,6 @@ impl Loader<'_> {
 enum Split {
     Train,
     Eval,
-}
-
-fn layout(data: DataKind) -> Layout {
-    match data {
-        DataKind::Pairs => Layout::Pairs,
-        DataKind::Unpaired => Layout::Unpaired,
-        DataKind::Demonstrations => Layout::Demonstrations,
-    }
 }
 
 /// Makes the rows of a task.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
-use spo_api::{ConfigError, nearest, parse};
+use spo_api::{ConfigError, parse};
 
 use crate::error::{At, Place};
 use crate::random::Random;
@@ -52,11 +52,7 @@ pub fn generate(name: &str, config: &Value, seed: u64) -> Result<Generated, Conf
         Codewords::NAME => Ok(parse::<Codewords>(config)?.generate(seed)),
         MarketReport::NAME => Ok(parse::<MarketReport>(config)?.generate(seed)),
         ModularChain::NAME => Ok(parse::<ModularChain>(config)?.generate(seed)),
-        _ => Err(ConfigError {
-            key: None,
-            message: format!("unknown task `{name}`, expected one of {}", NAMES.join(", ")),
-            suggestion: nearest(name, NAMES).map(str::to_owned),
-        }),
+        _ => Err(ConfigError::unknown_name("task", name, &NAMES, &[])),
     }
 }
 

@@ -10,6 +10,8 @@ fn build(entry: &Entry, config: &Value) -> Result<(), ConfigError> {
     match entry.build {
         Build::Objective(build) => build(config).map(drop),
         Build::Step(build) => build(config).map(drop),
+        Build::Optimizer(build) => build(config).map(drop),
+        Build::Schedule(build) => build(config).map(drop),
         Build::Backend(build) => build(config).map(drop),
     }
 }

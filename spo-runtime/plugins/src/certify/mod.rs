@@ -82,6 +82,7 @@ pub fn certify(entry: &'static Entry, options: &Options, tell: &mut dyn FnMut(Ev
     match entry.build {
         Build::Objective(build) => checks.extend(objective::checks(build, config)),
         Build::Step(build) => checks.extend(step::checks(build, config)),
+        Build::Optimizer(_) | Build::Schedule(_) => {}
         Build::Backend(build) => checks.extend(backend::checks(build, config, options.model.clone())),
     }
     for (name, check) in checks {

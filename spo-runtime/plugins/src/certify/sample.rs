@@ -1,7 +1,7 @@
 //! Random batches that own their figures.
 
 use spo_api::{
-    Data, Evaluation, EvaluationMut, Layout, Objective, PreferenceBatch, Ragged, Requirements, Result, Side,
+    Evaluation, EvaluationMut, Layout, Objective, PreferenceBatch, Ragged, Requirements, Result, Side,
 };
 
 /// A small generator of figures that are the same everywhere: splitmix64.
@@ -86,9 +86,8 @@ pub(super) struct Sample {
 }
 
 impl Sample {
-    pub(super) fn random(data: Data, rows: usize, seed: u64) -> Self {
+    pub(super) fn random(layout: Layout, rows: usize, seed: u64) -> Self {
         let mut figures = Figures(seed);
-        let layout = layout(data);
         let chosen = Answers::random(&mut figures, rows);
         let rejected = Answers::random(&mut figures, if layout == Layout::Demonstrations { 0 } else { rows });
         let mismatched = Answers::random(&mut figures, 2 * rows);
@@ -97,8 +96,7 @@ impl Sample {
     }
 
     /// One single-token pair (or one answer of each kind) at these log-probs: policy, then reference.
-    pub(super) fn corner(data: Data, [w, l, rw, rl]: [f64; 4], rows: usize) -> Self {
-        let layout = layout(data);
+    pub(super) fn corner(layout: Layout, [w, l, rw, rl]: [f64; 4], rows: usize) -> Self {
         let some = if layout == Layout::Demonstrations { 0 } else { rows };
         let chosen = Answers::single(&vec![w; rows], &vec![rw; rows]);
         Sample {
@@ -185,12 +183,4 @@ pub(super) fn evaluate_fenced(
         }
     }
     Ok(())
-}
-
-fn layout(data: Data) -> Layout {
-    match data {
-        Data::Pairs => Layout::Pairs,
-        Data::Unpaired => Layout::Unpaired,
-        Data::Demonstrations => Layout::Demonstrations,
-    }
 }
