@@ -6,7 +6,7 @@ mod support;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use spo_runtime::scores_file;
+use spo_runtime::testing;
 use support::Place;
 
 const HEAD: &str = concat!(
@@ -174,12 +174,7 @@ fn an_entry_that_is_whole_and_wrong_is_found_before_the_first_step() {
     run(&place, "runs/first", &[]);
     let entry = entries(&place, "reference").pop().unwrap();
     let path = entry.join("scores.safetensors");
-    let mut scores = scores_file::read(&path).unwrap();
-    for (name, scores) in &mut scores {
-        assert_eq!(name, "reference");
-        scores.rejected.iter_mut().flatten().for_each(|x| *x -= 0.25);
-    }
-    scores_file::write(&path, scores.iter().map(|(name, scores)| (name.clone(), scores))).unwrap();
+    testing::shift_rejected(&path, -0.25).unwrap();
     let listed = json!({ "bytes": std::fs::metadata(&path).unwrap().len(), "sha256": spo_data::hash::of_file(&path).unwrap() });
     std::fs::write(
         entry.join("manifest.json"),

@@ -11,9 +11,7 @@ use std::time::Duration;
 use spo_api::Registry;
 use spo_backend_candle as _;
 use spo_objectives as _;
-use spo_runtime::document::Document;
-use spo_runtime::error::exit_code;
-use spo_runtime::plan::Plan;
+use spo_runtime::testing::{self, exit_code};
 use support::{Place, with_model};
 
 /// Damaged inputs of each kind; six kinds.
@@ -136,10 +134,7 @@ fn besiege(kind: &str, file: &str, rows: &str) {
     let place = place();
     let registry = std::cell::RefCell::new(Registry::linked().unwrap());
     place.write("recipe.toml", recipe(&place, rows));
-    let plan = || -> anyhow::Result<()> {
-        let document = Document::read(&place.path("recipe.toml"), &[])?;
-        Plan::new(&mut registry.borrow_mut(), &document).map(drop)
-    };
+    let plan = || testing::plan(&mut registry.borrow_mut(), &place.path("recipe.toml"));
     plan().unwrap();
     let target = place.path(file);
     let whole = std::fs::read(&target).unwrap();

@@ -1,8 +1,10 @@
-//! Built-in objectives and bilevel steps, one file each.
+//! Built-in objectives, bilevel steps, optimizers and schedules, one file each.
 //!
 //! The parts register themselves; a program that wants them must name the crate once:
 //! `use spo_objectives as _;`.
 #![forbid(unsafe_code)]
 
 pub mod losses;
+pub mod optimizers;
+pub mod schedules;
 pub mod steps;

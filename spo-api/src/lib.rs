@@ -52,6 +52,7 @@ mod bilevel;
 mod config;
 mod error;
 mod files;
+mod memory_space;
 mod objective;
 mod optimizer;
 mod pair;
@@ -71,6 +72,7 @@ pub use bilevel::{
 pub use config::{ConfigError, ConfigErrorKind, Part, nearest, parse};
 pub use error::{Error, Result};
 pub use files::write_whole;
+pub use memory_space::MemorySpace;
 pub use objective::{Evaluation, EvaluationMut, Metrics, Objective, Requirements, Rewards};
 pub use optimizer::{Kernel, Optimizer, Update};
 pub use pair::{Answer, Pair, PairLoss, Reading};

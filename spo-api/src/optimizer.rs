@@ -38,6 +38,12 @@ pub trait Optimizer: Send {
         None
     }
 
+    /// Whether only a session's kernel can run it, and [`step`](Self::step) cannot. On a backend without one the
+    /// run ends before training begins.
+    fn needs_kernel(&self) -> bool {
+        false
+    }
+
     /// How many vectors of the parameters' size it keeps from one update to the next (moments). They are
     /// zero before the first.
     fn states(&self) -> usize {

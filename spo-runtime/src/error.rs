@@ -2,24 +2,32 @@
 
 use std::path::PathBuf;
 
-use crate::stop::Interrupted;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// The user's input cannot be used: a recipe, data, a model folder, an argument. Exit code 2, found
 /// before training begins.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct BadInput(pub String);
+pub(crate) struct BadInput(pub String);
 
 /// Said of an error that ended a run which can go on.
 #[derive(Debug, thiserror::Error)]
 #[error("{} is not finished", folder.display())]
-pub struct Unfinished {
+pub(crate) struct Unfinished {
     /// The run's folder.
-    pub folder: PathBuf,
+    pub(crate) folder: PathBuf,
+}
+
+/// The run was asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("stopped by {}", match *signal { SIGINT => "Ctrl-C (SIGINT)".to_owned(), SIGTERM => "SIGTERM".to_owned(), other => format!("signal {other}") })]
+pub(crate) struct Interrupted {
+    /// The signal.
+    pub(crate) signal: i32,
 }
 
 /// 2 when the user's input is at fault, 128 + N when signal N stopped the run, 1 when it failed.
-pub fn exit_code(error: &anyhow::Error) -> u8 {
+pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     let cause = |is: &dyn Fn(&(dyn std::error::Error + 'static)) -> bool| error.chain().any(is);
     if let Some(Interrupted { signal }) = error.chain().find_map(|cause| cause.downcast_ref()) {
         return u8::try_from(128 + signal).unwrap_or(1);
@@ -36,7 +44,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 /// What is printed of an error.
-pub fn report(error: &anyhow::Error) -> String {
+pub(crate) fn report(error: &anyhow::Error) -> String {
     let unfinished = error.downcast_ref::<Unfinished>();
     let mut causes: Vec<String> =
         error.chain().skip(usize::from(unfinished.is_some())).map(ToString::to_string).collect();

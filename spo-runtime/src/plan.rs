@@ -1,83 +1,57 @@
 //! From a recipe to everything a run needs, checked before training begins.
 
 mod data;
+pub(crate) mod libraries;
+pub(crate) mod provenance;
+pub(crate) mod stage;
+mod tokens;
+pub(crate) mod view;
+mod weights;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use spo_api::{Backend, Layout, Library, ModelInfo, ModelSource, ModelSpec, Objective, Registry, Session};
-use spo_data::task::Judge;
+use spo_api::{Backend, Layout, Library, ModelInfo, ModelSource, ModelSpec, Registry, Session};
 use spo_data::{Dataset, Tokenizer};
 
-use crate::cache::Cache;
-use crate::compose::{self, Bilevel};
-use crate::document::Document;
 use crate::error::BadInput;
-use crate::plugins;
-use crate::provenance;
-use crate::recipe::{Recipe, Stage};
+use crate::plan::stage::PlannedStage;
+use crate::plan::tokens::TokenCache;
+use crate::recipe::Recipe;
+use crate::recipe::document::Document;
 use crate::reporter::Reporter;
-use crate::rows::View;
 use crate::stop::Stop;
-use crate::tokens::TokenCache;
+use crate::store::cache::Cache;
 
-use data::{Datasets, Loader, tokenizer};
+use data::{Datasets, Loader, Parts, tokenizer};
 
 /// A recipe whose every part has been found, built and checked.
-pub struct Plan {
+pub(crate) struct Plan {
     /// The recipe.
-    pub recipe: Recipe,
+    pub(crate) recipe: Recipe,
     /// Name of the run.
-    pub name: String,
+    pub(crate) name: String,
     /// Where its results go.
-    pub output: PathBuf,
+    pub(crate) output: PathBuf,
     /// Text to tokens.
-    pub tokenizer: Tokenizer,
+    pub(crate) tokenizer: Tokenizer,
     /// The model.
-    pub session: Box<dyn Session>,
+    pub(crate) session: Box<dyn Session>,
     /// The stages, in order.
-    pub stages: Vec<PlannedStage>,
+    pub(crate) stages: Vec<PlannedStage>,
     /// Of every file or task that was read: its name, what became of its rows, the hash of its tokens.
-    pub data: Vec<(String, Arc<Dataset>)>,
+    pub(crate) data: Vec<(String, Arc<Dataset>)>,
     /// The libraries that parts were loaded from.
-    pub libraries: Vec<Library>,
+    pub(crate) libraries: Vec<Library>,
     /// Hashes of the files that the model was opened from.
-    pub weights: BTreeMap<String, String>,
-}
-
-/// A stage with its parts.
-pub struct PlannedStage {
-    /// What the recipe says.
-    pub recipe: Stage,
-    /// The name of the stage it starts from, or `model`.
-    pub from: String,
-    /// F.
-    pub objective: Box<dyn Objective>,
-    /// The step, with G.
-    pub bilevel: Bilevel,
-    /// What the objective sees of the rows.
-    pub view: View,
-    /// Rows to train on.
-    pub train: Arc<Dataset>,
-    /// Held-out rows.
-    pub eval: Option<Arc<Dataset>>,
-    /// Whether held-out prompts are answered and compared.
-    pub exact_match: bool,
-    /// Who judges its answers beyond that.
-    pub judge: Option<Judge>,
-    /// The lower level's own demonstrations.
-    pub lower_data: Option<Arc<Dataset>>,
-    /// Those of its further terms.
-    pub tasks: Vec<Arc<Dataset>>,
-    /// Optimizer steps.
-    pub steps: usize,
+    pub(crate) weights: BTreeMap<String, String>,
 }
 
 /// What several plans have in common, so that it is read once.
 #[derive(Default)]
-pub struct Checked {
+pub(crate) struct Checked {
     data: Datasets,
     /// What was opened, by its specification.
     models: BTreeMap<String, ModelInfo>,
@@ -100,7 +74,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`BadInput`] with the place in the recipe.
-    pub fn new(registry: &mut Registry, document: &Document) -> anyhow::Result<Self> {
+    pub(crate) fn new(registry: &mut Registry, document: &Document) -> anyhow::Result<Self> {
         Self::from(registry, document, None)
     }
 
@@ -109,7 +83,7 @@ impl Plan {
     ///
     /// # Errors
     /// As [`new`](Self::new), and [`Interrupted`](crate::stop::Interrupted).
-    pub fn with_cache(
+    pub(crate) fn with_cache(
         registry: &mut Registry,
         document: &Document,
         stop: &Stop,
@@ -127,7 +101,7 @@ impl Plan {
         let draft = Draft::new(registry, document, &mut loaded, caching)?;
         let session = draft.open(document)?;
         draft.check_fit(document, &session.info())?;
-        let weights = provenance::weights(&draft.spec)?;
+        let weights = weights::weights(&draft.spec)?;
         let Draft { recipe, name, output, tokenizer, stages, .. } = draft;
         let data = loaded.into_values().collect();
         let libraries = registry.libraries().to_vec();
@@ -139,7 +113,7 @@ impl Plan {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn check(
+    pub(crate) fn check(
         registry: &mut Registry,
         document: &Document,
         checked: &mut Checked,
@@ -155,7 +129,7 @@ impl Plan {
     }
 
     /// What a person should know before training, a line each.
-    pub fn description(&self) -> Vec<String> {
+    pub(crate) fn description(&self) -> Vec<String> {
         let info = self.session.info();
         let mut lines = vec![format!(
             "{}: {} with {} parameters, {} of them trained, in {} on {}",
@@ -175,7 +149,7 @@ impl Plan {
     }
 
     /// What is written beside a run so that it can be repeated.
-    pub fn record(&self) -> Value {
+    pub(crate) fn record(&self) -> Value {
         let info = self.session.info();
         let data: Vec<Value> = self
             .data
@@ -212,19 +186,14 @@ impl Draft {
         loaded: &mut Datasets,
         caching: Option<(&Stop, &Reporter)>,
     ) -> anyhow::Result<Self> {
-        plugins::load_for(registry, document)?;
         let mut recipe: Recipe = document.to_recipe()?;
+        libraries::load_for(registry, document, &recipe)?;
         let name = recipe.run.name.get_or_insert_with(|| document.stem()).clone();
         let output = recipe.run.output.get_or_insert_with(|| PathBuf::from("runs").join(&name)).clone();
 
         let mut parts = Vec::new();
-        for (i, stage) in recipe.stage.iter().enumerate() {
-            let at = |key: &str| format!("stage[{i}].{key}");
-            let objective = compose::objective(registry, &stage.objective)
-                .map_err(|e| document.locate(&at("objective"), e))?;
-            let bilevel =
-                compose::bilevel(registry, &stage.bilevel).map_err(|e| document.locate(&at("bilevel"), e))?;
-            parts.push((objective, bilevel));
+        for stage in &recipe.stage {
+            parts.push(Parts::of(registry, stage).map_err(|e| document.locate("", e))?);
         }
         let backend = registry
             .backend(&recipe.backend.name, &Value::Object(recipe.backend.options.clone()))
@@ -233,7 +202,7 @@ impl Draft {
                 document.locate(base, e)
             })?;
 
-        let pairs = parts.iter().any(|(o, _)| o.requirements().data == Layout::Pairs);
+        let pairs = parts.iter().any(|parts| parts.objective.requirements().data == Layout::Pairs);
         let tokenizer = tokenizer(document, &recipe)?;
         let cache = caching.map(|(stop, reporter)| TokenCache {
             cache: Cache::new(&recipe.cache, &output),
@@ -242,8 +211,8 @@ impl Draft {
         });
         let mut loader = Loader { document, tokenizer, seed: recipe.run.seed, pairs, loaded, cache };
         let mut stages = Vec::new();
-        for (i, (objective, bilevel)) in parts.into_iter().enumerate() {
-            stages.push(loader.stage(&recipe, i, objective, bilevel)?);
+        for (i, parts) in parts.into_iter().enumerate() {
+            stages.push(loader.stage(&recipe, i, parts)?);
         }
         let tokenizer = loader.tokenizer;
         let spec = model_spec(&recipe, &tokenizer);
@@ -265,7 +234,7 @@ impl Draft {
         let ModelInfo { vocabulary, context, .. } = *info;
         self.tokenizer.check_vocabulary(vocabulary).map_err(|e| document.error("model", e.to_string()))?;
         for (i, stage) in self.recipe.stage.iter().enumerate() {
-            if self.stages[i].bilevel.step.needs().hessian && !info.hessian_vectors {
+            if self.stages[i].step.needs().hessian && !info.hessian_vectors {
                 return Err(self.no_hessian(document, i));
             }
             let (data, key) = match &stage.data {
@@ -287,17 +256,18 @@ impl Draft {
         Ok(())
     }
 
-    /// A stage's step asks for what the backend has not.
+    /// A stage's step asks for what the backend has not. By the contract of steps, one that leaves the choice to the
+    /// recipe has a key `hessian` for it.
     fn no_hessian(&self, document: &Document, stage: usize) -> BadInput {
-        let bilevel = format!("stage[{stage}].bilevel");
-        let (key, choice) = match self.recipe.stage[stage].bilevel.get("hessian") {
-            Some(_) => (format!("{bilevel}.hessian"), "take `hessian = \"differences\"`"),
-            None => (bilevel, "take another step"),
+        let step = &self.recipe.stage[stage].bilevel.part;
+        let (key, choice) = match step.config.get("hessian") {
+            Some(_) => (format!("{}.hessian", step.place), "take another `hessian`"),
+            None => (step.place.clone(), "take another step"),
         };
-        let (step, backend) = (&self.stages[stage].bilevel.name, &self.recipe.backend.name);
         let message = format!(
-            "`{step}` asks for exact Hessian-vector products, which the {backend} backend does not have: {choice}, or a \
-             backend that has them (tch, tabular)"
+            "`{}` asks for exact Hessian-vector products, which the {} backend does not have: {choice}, or a backend \
+             that has them",
+            step.name, self.recipe.backend.name
         );
         document.error(&key, message)
     }

@@ -1,241 +1,96 @@
 //! The recipe: what a TOML file may say. Doc comments are its reference.
 
-use std::path::PathBuf;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use spo_api::{ConfigError, Part};
-use spo_data::Truncation;
-
-use crate::diagnostics::Diagnostics;
 
 mod backend;
+pub(crate) mod bilevel;
+pub(crate) mod compose;
+pub(crate) mod data;
+mod diagnostics;
+pub(crate) mod document;
 mod keeping;
+pub(crate) mod objective;
+pub(crate) mod optimizer;
+pub(crate) mod part;
+pub(crate) mod schema;
+mod sections;
 mod stage;
 mod sweep;
 
-pub use backend::BackendChoice;
-pub use keeping::{Best, Cache, Checkpoint, Goal, OnNonfinite, Resume};
-pub use stage::{Moving, Optimizer, OptimizerName, Reference, Schedule, Stage};
-pub use sweep::{Case, Sweep};
+pub(crate) use backend::BackendSpec;
+pub(crate) use data::DataSection;
+pub(crate) use diagnostics::{Action, Diagnostics, Guard};
+pub(crate) use keeping::{CacheSection, CheckpointSection, OnNonfinite, Resume};
+pub(crate) use sections::{EvaluationSection, ModelSection, PluginsSection, RunSection};
+pub(crate) use stage::{Moving, Reference, Stage};
+pub(crate) use sweep::Sweep;
+
+use part::PartSpec;
 
 /// A run: a model, preference data, and the stages that train one on the other.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Recipe {
+pub(crate) struct Recipe {
     /// What the run is called and where it goes.
     #[serde(default)]
-    pub run: Run,
+    pub(crate) run: RunSection,
     /// The model to train.
-    pub model: Model,
+    pub(crate) model: ModelSection,
     /// The engine that runs it: a name, or a table.
     #[serde(default, deserialize_with = "backend::name_or_table")]
     #[schemars(schema_with = "backend::schema")]
-    pub backend: BackendChoice,
+    pub(crate) backend: BackendSpec,
     /// Parts that are not built in.
-    #[serde(default, skip_serializing_if = "Plugins::is_empty")]
-    pub plugins: Plugins,
+    #[serde(default, skip_serializing_if = "PluginsSection::is_empty")]
+    pub(crate) plugins: PluginsSection,
     /// The data every stage learns from, unless it names its own.
-    pub data: Data,
+    pub(crate) data: DataSection,
     /// What is measured on held-out data.
     #[serde(default)]
-    pub evaluation: Evaluation,
+    pub(crate) evaluation: EvaluationSection,
     /// What is followed while training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub diagnostics: Option<Diagnostics>,
+    pub(crate) diagnostics: Option<Diagnostics>,
     /// What an interrupted run continues from.
     #[serde(default)]
-    pub checkpoint: Checkpoint,
+    pub(crate) checkpoint: CheckpointSection,
     /// Work that runs share.
     #[serde(default)]
-    pub cache: Cache,
+    pub(crate) cache: CacheSection,
     /// Many runs of this recipe instead of one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sweep: Option<Sweep>,
+    pub(crate) sweep: Option<Sweep>,
     /// The stages, in order: `[[stage]]`.
     #[schemars(length(min = 1))]
-    pub stage: Vec<Stage>,
-}
-
-/// `[run]`: what the run is called and where it goes.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Run {
-    /// Name of the run; that of the recipe's file unless given.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Seed of everything random: initialisation, order of the data, sampling.
-    pub seed: u64,
-    /// Folder for metrics and models; `runs/NAME` unless given. Relative paths in a recipe start at
-    /// the current folder.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub output: Option<PathBuf>,
-    /// Replace an earlier run in that folder. Without it, a folder that holds one is an error.
-    pub overwrite: bool,
-    /// `"auto"` continues an unfinished run of this recipe in that folder; one that is finished is left as it is.
-    pub resume: Resume,
-    /// When a loss or gradient is not finite: `"stop"`, or `"skip"` the batch. The first such batch of a stage
-    /// is written down for `spo-run replay`.
-    pub on_nonfinite: OnNonfinite,
-}
-
-/// `[model]`: a Hugging Face folder, or a configuration to initialise at random.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Model {
-    /// Hugging Face folder: config.json, safetensors weights, tokenizer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathBuf>,
-    /// Instead of `path`: the keys of a config.json, for a model with random weights. `vocab_size` and
-    /// the special tokens' ids come from the tokenizer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub config: Option<Map<String, Value>>,
-    /// Folder with tokenizer.json, if not the model's own; a model with random weights that learns a
-    /// generated task uses the task's characters unless this is given.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tokenizer: Option<PathBuf>,
-    /// Train a low-rank adapter and freeze the model.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub adapter: Option<Adapter>,
-}
-
-/// `model.adapter`: a low-rank adapter, in PEFT's terms.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Adapter {
-    /// The kind of adapter.
-    #[serde(default)]
-    pub kind: AdapterKind,
-    /// Rank of the update.
-    #[schemars(range(min = 1))]
-    pub rank: usize,
-    /// Scale of the update: `alpha / rank`.
-    #[schemars(extend("exclusiveMinimum" = 0))]
-    pub alpha: f64,
-    /// Names of the linear layers to adapt.
-    #[schemars(length(min = 1))]
-    pub targets: Vec<String>,
-    /// Folder of an adapter in PEFT's layout to start from.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathBuf>,
-}
-
-/// Kinds of adapter.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum AdapterKind {
-    /// Low-rank adaptation (Hu et al. 2021).
-    #[default]
-    Lora,
-}
-
-/// `[plugins]`: libraries whose objectives, steps and backends this recipe uses.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Plugins {
-    /// Paths of libraries (`"target/release/libmy_loss.so"`), or names (`"my-loss"`) to be looked for in the
-    /// folders of `SPO_PLUGIN_PATH` and the user's own, `~/.local/share/spo/plugins`. Libraries in those
-    /// folders are found without being listed when the recipe uses a part that nothing else has.
-    pub load: Vec<String>,
-    /// The folder of libtorch, for libraries that need it (the tch backend): the `torch` package of a Python
-    /// environment, or an unpacked libtorch. Else `SPO_LIBTORCH`, `libtorch` beside the library, the active
-    /// virtual environment.
-    pub libtorch: Option<PathBuf>,
-}
-
-impl Plugins {
-    fn is_empty(&self) -> bool {
-        self.load.is_empty() && self.libtorch.is_none()
-    }
-}
-
-/// `[data]`: where rows come from and how they become tokens.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Data {
-    /// Rows to train on: a path, or a table `{ path = "rows.jsonl", columns = { prompt = "question" } }`
-    /// with the keys `path`, `format` (`jsonl`, `json`, `parquet`), `columns` (the file's own names),
-    /// `skip` and `take`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub train: Option<Value>,
-    /// Held-out rows, in the same form.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval: Option<Value>,
-    /// Instead of files, a generated task with its options: `{ name = "modular-chain", train = 4000 }`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub task: Option<Map<String, Value>>,
-    /// Longest prompt with answer, in tokens.
-    #[serde(default = "Data::default_max_length")]
-    #[schemars(range(min = 2))]
-    pub max_length: usize,
-    /// What happens to longer rows: `keep_start` cuts the end of the answer, `keep_end` the beginning of
-    /// the prompt, `drop` leaves them out.
-    #[serde(default)]
-    pub truncation: Truncation,
-    /// Make it an error when a row cannot be used as it is (empty answers, identical pairs, rows that
-    /// do not fit), instead of counting and reporting it.
-    #[serde(default)]
-    pub strict: bool,
-}
-
-impl Data {
-    fn default_max_length() -> usize {
-        1024
-    }
-
-    fn validate(&self, at: &str) -> Result<(), ConfigError> {
-        match (&self.train, &self.task) {
-            (None, None) => Err(ConfigError::at(at, "needs `train` (a file) or `task` (a generated one)")),
-            (Some(_), Some(_)) => {
-                Err(ConfigError::at(format!("{at}.task"), "`train` and `task` exclude each other"))
-            }
-            (None, Some(_)) if self.eval.is_some() => Err(ConfigError::at(
-                format!("{at}.eval"),
-                "has no effect: a task has held-out rows of its own",
-            )),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// `[evaluation]`: what is measured on `data.eval`. At the start and the end of a stage, always.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Evaluation {
-    /// And every so many steps; 0 for never in between.
-    pub every: usize,
-    /// Rows scored at a time.
-    #[schemars(range(min = 1))]
-    pub batch_size: usize,
-    /// At the start and end of stages, answer every held-out prompt by greedy decoding and count the
-    /// answers that are the chosen one to the letter. By default only for generated tasks, whose
-    /// answers are right or wrong.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exact_match: Option<bool>,
-    /// At the start and end of stages, keep the greedy answers to so many held-out prompts, evenly spaced,
-    /// in `held_out.jsonl`. Those that exact match does not need anyway end after 128 tokens.
-    pub samples: usize,
-    /// Divide the probability of every held-out prompt between the preferred answer, the dispreferred one,
-    /// the answers of the other held-out rows and everything else: `eval_mass/...`. Scores every answer with
-    /// every prompt, so keep the held-out rows few.
-    pub mass: bool,
-}
-
-impl Default for Evaluation {
-    fn default() -> Self {
-        Evaluation { every: 0, batch_size: 16, exact_match: None, samples: 4, mass: false }
-    }
-}
-
-/// The JSON Schema of recipes.
-pub fn schema() -> String {
-    format!("{:#}", schemars::schema_for!(Recipe).as_value())
+    pub(crate) stage: Vec<Stage>,
 }
 
 impl Recipe {
+    /// Tells every part where in the recipe it stands, so that errors can say it.
+    pub(crate) fn place_parts(&mut self) {
+        self.data.place("data");
+        for (i, stage) in self.stage.iter_mut().enumerate() {
+            stage.place(&format!("stage[{i}]"));
+        }
+    }
+
+    /// The kinds and names of all parts it uses.
+    pub(crate) fn parts(&self) -> Vec<(&'static str, &str)> {
+        let mut parts = vec![("backend", self.backend.name.as_str())];
+        for stage in &self.stage {
+            let lower = stage.bilevel.own.lower.iter().flat_map(|lower| lower.parts());
+            let levels = stage.objective.parts().into_iter().chain([&stage.bilevel.part]).chain(lower);
+            let motion = [&stage.optimizer.part, &stage.optimizer.own.schedule.part];
+            parts.extend(levels.chain(motion).map(PartSpec::identity));
+        }
+        parts
+    }
+
     /// The name of the stage that a stage starts from, or `model`.
-    pub fn from(&self, stage: usize) -> &str {
+    pub(crate) fn from(&self, stage: usize) -> &str {
         match (&self.stage[stage].from, stage) {
             (Some(from), _) => from,
             (None, 0) => "model",
@@ -244,7 +99,7 @@ impl Recipe {
     }
 
     /// What decides on the run's results: all but where it goes and what it keeps. An unknown section counts.
-    pub fn essence(&self) -> Value {
+    pub(crate) fn essence(&self) -> Value {
         let mut value = serde_json::to_value(self).expect("a recipe is plain data");
         for place in ["checkpoint", "cache"] {
             value[place].take();
@@ -283,6 +138,32 @@ impl Part for Recipe {
         if let Some(sweep) = &self.sweep {
             sweep.validate()?;
         }
-        keeping::validate(self)
+        validate_keeping(self)
     }
+}
+
+/// The rules that span sections.
+fn validate_keeping(recipe: &Recipe) -> Result<(), ConfigError> {
+    if recipe.checkpoint.best.is_some() && recipe.evaluation.every == 0 {
+        let message = "has no effect unless `evaluation.every` says how often to look";
+        return Err(ConfigError::at("checkpoint.best", message));
+    }
+    let first = recipe.stage.iter().map(|stage| &stage.name);
+    for (i, (wanted, stage)) in recipe.cache.stages.iter().zip(first).enumerate() {
+        if wanted != stage {
+            let message = format!("the recipe's first stages are cached in their order: expected `{stage}`");
+            return Err(ConfigError::at(format!("cache.stages[{i}]"), message));
+        }
+    }
+    if recipe.cache.stages.len() > recipe.stage.len() {
+        return Err(ConfigError::at("cache.stages", "names more stages than the recipe has"));
+    }
+    if recipe.checkpoint.best.is_some() && !recipe.cache.stages.is_empty() {
+        let message = "excludes `checkpoint.best`: a stage from the cache has no best model";
+        return Err(ConfigError::at("cache.stages", message));
+    }
+    if !recipe.cache.enabled && !recipe.cache.stages.is_empty() {
+        return Err(ConfigError::at("cache.stages", "has no effect: the cache is not enabled"));
+    }
+    Ok(())
 }

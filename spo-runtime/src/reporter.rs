@@ -9,7 +9,7 @@ use spo_api::Metrics;
 
 /// How a run speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Voice {
+pub(crate) enum Voice {
     /// A progress bar on a terminal, plain lines elsewhere.
     Human,
     /// One JSON object a line on standard output.
@@ -19,13 +19,13 @@ pub enum Voice {
 }
 
 /// Prints a text, and ends its last line. That nobody reads on (`spo-run ... | head`) is no reason to stop.
-pub fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let end = if text.ends_with('\n') { "" } else { "\n" };
     let _ = write!(std::io::stdout(), "{text}{end}");
 }
 
 /// Tells of a run as it goes.
-pub struct Reporter {
+pub(crate) struct Reporter {
     voice: Voice,
     bar: Option<ProgressBar>,
     stage: String,
@@ -36,13 +36,13 @@ pub struct Reporter {
 
 impl Reporter {
     /// A reporter that has said nothing yet.
-    pub fn new(voice: Voice) -> Self {
+    pub(crate) fn new(voice: Voice) -> Self {
         let now = Instant::now();
         Reporter { voice, bar: None, stage: String::new(), started: now, total: 0, spoke: now }
     }
 
     /// A sentence.
-    pub fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         match (self.voice, &self.bar) {
             (Voice::Human, Some(bar)) => bar.suspend(|| say(text)),
             (Voice::Human, None) => say(text),
@@ -52,7 +52,7 @@ impl Reporter {
     }
 
     /// Work that is not a step goes on: scoring before training, which can take minutes.
-    pub fn scoring(&mut self, what: &str, done: usize, total: usize) {
+    pub(crate) fn scoring(&mut self, what: &str, done: usize, total: usize) {
         if self.voice != Voice::Human {
             return;
         }
@@ -65,7 +65,7 @@ impl Reporter {
     }
 
     /// A stage of so many steps begins.
-    pub fn begin(&mut self, stage: &str, total: usize) {
+    pub(crate) fn begin(&mut self, stage: &str, total: usize) {
         (self.stage, self.total, self.started) = (stage.to_owned(), total, Instant::now());
         if self.voice == Voice::Human && std::io::stdout().is_terminal() {
             let style = ProgressStyle::with_template("{prefix:>10} {bar:24} {pos}/{len} eta {eta} {msg}")
@@ -76,7 +76,7 @@ impl Reporter {
     }
 
     /// A step is done. `step` counts from 1; `tokens_per_second` is of this step.
-    pub fn step(&mut self, step: usize, metrics: &Metrics, tokens_per_second: f64) {
+    pub(crate) fn step(&mut self, step: usize, metrics: &Metrics, tokens_per_second: f64) {
         match (self.voice, &self.bar) {
             (Voice::Human, Some(bar)) => {
                 bar.set_message(format!("{}  {tokens_per_second:.0} tok/s", digest(metrics)));
@@ -106,7 +106,7 @@ impl Reporter {
     }
 
     /// Figures on held-out data.
-    pub fn evaluation(&self, step: usize, metrics: &Metrics) {
+    pub(crate) fn evaluation(&self, step: usize, metrics: &Metrics) {
         match self.voice {
             Voice::Human => {
                 self.note(&format!("{} {step}/{}  {}", self.stage, self.total, eval_digest(metrics)))
@@ -117,7 +117,7 @@ impl Reporter {
     }
 
     /// The stage is over.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish();
         }

@@ -7,24 +7,18 @@ use anyhow::Context;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-/// The run was asked to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("stopped by {}", match *signal { SIGINT => "Ctrl-C (SIGINT)".to_owned(), SIGTERM => "SIGTERM".to_owned(), other => format!("signal {other}") })]
-pub struct Interrupted {
-    /// The signal.
-    pub signal: i32,
-}
+use crate::error::Interrupted;
 
 /// Whether the run was asked to stop.
 #[derive(Clone, Default)]
-pub struct Stop(Arc<AtomicUsize>);
+pub(crate) struct Stop(Arc<AtomicUsize>);
 
 impl Stop {
     /// Takes over SIGINT and SIGTERM.
     ///
     /// # Errors
     /// When the operating system refuses.
-    pub fn on_signals() -> anyhow::Result<Self> {
+    pub(crate) fn on_signals() -> anyhow::Result<Self> {
         let stop = Stop::default();
         let asked = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
@@ -38,7 +32,7 @@ impl Stop {
     }
 
     /// The signal that came.
-    pub fn asked(&self) -> Option<Interrupted> {
+    pub(crate) fn asked(&self) -> Option<Interrupted> {
         match self.0.load(Ordering::Relaxed) {
             0 => None,
             signal => Some(Interrupted { signal: signal as i32 }),
@@ -49,7 +43,7 @@ impl Stop {
     ///
     /// # Errors
     /// [`Interrupted`].
-    pub fn check(&self) -> Result<(), Interrupted> {
+    pub(crate) fn check(&self) -> Result<(), Interrupted> {
         self.asked().map_or(Ok(()), Err)
     }
 }

@@ -217,6 +217,6 @@ pub(crate) fn add<S: Scalar>(a: S, x: &[S], y: &mut [S]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y = *y + a * *x);
 }
 
-pub(crate) fn dot<S: Scalar>(x: &[S], y: &[S]) -> S {
+fn dot<S: Scalar>(x: &[S], y: &[S]) -> S {
     x.iter().zip(y).fold(S::from(0.0), |sum, (x, y)| sum + *x * *y)
 }

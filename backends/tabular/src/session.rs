@@ -1,6 +1,5 @@
 //! A tabular model as a [`Session`].
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use rand_chacha::ChaCha8Rng;
@@ -8,12 +7,12 @@ use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardUniform};
 use serde_json::Value;
 use spo_api::{
-    AdamW, Dual, Error, Export, LogProbs, ModelInfo, Result, Sampling, Scalar, Session, Statistics, Tangent,
-    TokenBatch, Upstream, Vector, VectorSpace,
+    AdamW, Dual, Error, Export, LogProbs, MemorySpace, ModelInfo, Result, Sampling, Scalar, Session,
+    Statistics, Tangent, TokenBatch, Upstream, Vector, VectorSpace,
 };
 
 use crate::config::Config;
-use crate::model::{Model, add, dot};
+use crate::model::Model;
 use crate::storage;
 use crate::windows::{Limits, Windows};
 
@@ -23,8 +22,7 @@ pub(crate) struct TabularSession {
     /// The configuration as it was given.
     pub config: Value,
     limits: Limits,
-    /// By handle; parameters and gradient among them.
-    pub vectors: BTreeMap<u32, Vec<f64>>,
+    pub space: MemorySpace,
     pub moments: [Vec<f64>; 2],
     pub steps: u64,
 }
@@ -37,26 +35,15 @@ impl TabularSession {
             context: parsed.max_position_embeddings,
             order: parsed.order,
         };
-        TabularSession {
-            model: parsed.model(),
-            config,
-            limits,
-            vectors: BTreeMap::from([(Vector::PARAMETERS.0, parameters), (Vector::GRADIENT.0, vec![0.0; n])]),
-            moments: [vec![0.0; n], vec![0.0; n]],
-            steps: 0,
-        }
+        let model = parsed.model();
+        let biases = model.tensors();
+        let biases = biases.iter().flat_map(|t| std::iter::repeat_n(t.bias, t.elements()));
+        let space = MemorySpace::new(parameters).sparing(biases);
+        TabularSession { model, config, limits, space, moments: [vec![0.0; n], vec![0.0; n]], steps: 0 }
     }
 
     pub fn parameters(&self) -> &[f64] {
-        &self.vectors[&Vector::PARAMETERS.0]
-    }
-
-    pub fn at(&self, v: Vector) -> Result<&Vec<f64>> {
-        self.vectors.get(&v.0).ok_or_else(|| no_vector(v))
-    }
-
-    pub fn at_mut(&mut self, v: Vector) -> Result<&mut Vec<f64>> {
-        self.vectors.get_mut(&v.0).ok_or_else(|| no_vector(v))
+        &self.space.vectors()[&Vector::PARAMETERS.0]
     }
 
     /// `log p(token)` of every token after each distinct window, `[windows, vocabulary]`.
@@ -147,10 +134,6 @@ fn best(row: &[f64]) -> usize {
     (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
 }
 
-fn no_vector(v: Vector) -> Error {
-    Error::Engine(format!("vector {} was never allocated, or was released", v.0))
-}
-
 impl Session for TabularSession {
     fn info(&self) -> ModelInfo {
         let size = self.parameters().len();
@@ -181,9 +164,9 @@ impl Session for TabularSession {
         let scores = self.log_distributions(self.parameters(), &windows);
         let log_probs = self.scored(&windows, &scores, statistics);
         let weights = log_probs.upstream(upstream)?;
-        let mut gradient = std::mem::take(self.at_mut(Vector::GRADIENT)?);
+        let mut gradient = std::mem::take(self.space.get_mut(Vector::GRADIENT)?);
         self.collect(self.parameters(), &windows, scores, &weights, &mut gradient);
-        *self.at_mut(Vector::GRADIENT)? = gradient;
+        *self.space.get_mut(Vector::GRADIENT)? = gradient;
         Ok(log_probs)
     }
 
@@ -197,7 +180,7 @@ impl Session for TabularSession {
     ) -> Result<Tangent> {
         let windows = Windows::new(batch, self.limits)?;
         let moving = |(&value, &velocity): (&f64, &f64)| Dual { value, partials: [velocity] };
-        let parameters: Vec<Dual<1>> = self.parameters().iter().zip(self.at(v)?).map(moving).collect();
+        let parameters: Vec<Dual<1>> = self.parameters().iter().zip(self.space.get(v)?).map(moving).collect();
         let scores = self.log_distributions(&parameters, &windows);
         let values: Vec<f64> = scores.iter().map(|x| x.value).collect();
         let log_probs = self.scored(&windows, &values, Statistics::default());
@@ -206,21 +189,21 @@ impl Session for TabularSession {
         let weights = log_probs.upstream(upstream)?;
         let mut gradient = vec![Dual::from(0.0); parameters.len()];
         self.collect(&parameters, &windows, scores, &weights, &mut gradient);
-        let into = self.at_mut(into)?;
+        let into = self.space.get_mut(into)?;
         into.iter_mut().zip(gradient).for_each(|(y, g)| *y += g.partials[0]);
         Ok(Tangent { log_probs, derivatives })
     }
 
     fn vectors(&mut self) -> &mut dyn VectorSpace {
-        self
+        &mut self.space
     }
 
     fn optimizer_step(&mut self, hyper: &AdamW) -> Result<()> {
         self.steps += 1;
         let count = self.steps as f64;
         let correction = [hyper.beta1, hyper.beta2].map(|beta| 1.0 - beta.powf(count));
-        let gradient = self.at(Vector::GRADIENT)?.clone();
-        let mut parameters = std::mem::take(self.at_mut(Vector::PARAMETERS)?);
+        let gradient = self.space.get(Vector::GRADIENT)?.clone();
+        let mut parameters = std::mem::take(self.space.get_mut(Vector::PARAMETERS)?);
         let [first, second] = &mut self.moments;
         let biases = self.model.tensors();
         let biases = biases.iter().flat_map(|t| std::iter::repeat_n(t.bias, t.elements()));
@@ -234,7 +217,7 @@ impl Session for TabularSession {
             let update = (*m / correction[0]) / ((*v / correction[1]).sqrt() + hyper.epsilon);
             *p = *p * (1.0 - decay) - hyper.lr * update;
         }
-        *self.at_mut(Vector::PARAMETERS)? = parameters;
+        *self.space.get_mut(Vector::PARAMETERS)? = parameters;
         Ok(())
     }
 
@@ -289,49 +272,5 @@ impl Session for TabularSession {
 
     fn restore_state(&mut self, file: &Path) -> Result<()> {
         storage::restore_state(self, file)
-    }
-}
-
-impl VectorSpace for TabularSession {
-    fn dimension(&self) -> usize {
-        self.parameters().len()
-    }
-
-    fn allocate(&mut self) -> Result<Vector> {
-        let next = self.vectors.keys().next_back().copied().unwrap_or_default() + 1;
-        self.vectors.insert(next, vec![0.0; self.dimension()]);
-        Ok(Vector(next))
-    }
-
-    fn release(&mut self, v: Vector) {
-        if v != Vector::PARAMETERS && v != Vector::GRADIENT {
-            self.vectors.remove(&v.0);
-        }
-    }
-
-    fn zero(&mut self, v: Vector) -> Result<()> {
-        self.at_mut(v)?.fill(0.0);
-        Ok(())
-    }
-
-    fn copy(&mut self, from: Vector, to: Vector) -> Result<()> {
-        let values = self.at(from)?.clone();
-        *self.at_mut(to)? = values;
-        Ok(())
-    }
-
-    fn scale(&mut self, a: f64, v: Vector) -> Result<()> {
-        self.at_mut(v)?.iter_mut().for_each(|x| *x *= a);
-        Ok(())
-    }
-
-    fn axpy(&mut self, a: f64, x: Vector, y: Vector) -> Result<()> {
-        let x = self.at(x)?.clone();
-        add(a, &x, self.at_mut(y)?);
-        Ok(())
-    }
-
-    fn dot(&mut self, x: Vector, y: Vector) -> Result<f64> {
-        Ok(dot(self.at(x)?, self.at(y)?))
     }
 }

@@ -103,7 +103,9 @@ pub(crate) fn save_state(session: &TabularSession, file: &Path) -> Result<()> {
     for (name, values) in MOMENTS.iter().zip(&session.moments) {
         entries.push((name.to_string(), shape.clone(), values));
     }
-    for (&handle, values) in session.vectors.iter().filter(|(handle, _)| **handle != Vector::GRADIENT.0) {
+    for (&handle, values) in
+        session.space.vectors().iter().filter(|(handle, _)| **handle != Vector::GRADIENT.0)
+    {
         let name =
             if handle == Vector::PARAMETERS.0 { PARAMETERS.to_owned() } else { format!("{VECTOR}{handle}") };
         entries.push((name, shape.clone(), values));
@@ -131,6 +133,7 @@ pub(crate) fn restore_state(session: &mut TabularSession, file: &Path) -> Result
             vectors.insert(handle, stored.read(name, &shape)?);
         }
     }
-    (session.moments, session.vectors, session.steps) = (moments, vectors, steps);
+    session.space.replace(vectors);
+    (session.moments, session.steps) = (moments, steps);
     Ok(())
 }

@@ -72,17 +72,17 @@ fn weighted_sum(session: &mut TabularSession) -> f64 {
 fn every_parameter_has_the_gradient_that_differences_find() {
     for config in kinds() {
         let mut session = open(&config, 1);
-        session.zero(Vector::GRADIENT).unwrap();
+        session.space.zero(Vector::GRADIENT).unwrap();
         // Twice: gradients add up.
         for _ in 0..2 {
             session.backward(&batch(), Statistics::default(), &mut |l| Ok(weights(l.values.len()))).unwrap();
         }
-        let gradient = session.at(Vector::GRADIENT).unwrap().clone();
+        let gradient = session.space.get(Vector::GRADIENT).unwrap().clone();
         let mut moved = 0;
         for (i, g) in gradient.iter().enumerate() {
             let h = 1e-5;
             let mut at = |step: f64| {
-                session.at_mut(Vector::PARAMETERS).unwrap()[i] += step;
+                session.space.get_mut(Vector::PARAMETERS).unwrap()[i] += step;
                 weighted_sum(&mut session)
             };
             let (above, below) = (at(h), at(-2.0 * h));
@@ -101,29 +101,29 @@ fn every_parameter_has_the_gradient_that_differences_find() {
 fn hessian_vector_products_are_what_differences_find() {
     for config in kinds() {
         let mut session = open(&config, 1);
-        let [v, into, before] = [(); 3].map(|()| session.allocate().unwrap());
-        let n = session.dimension();
-        *session.at_mut(v).unwrap() = (0..n).map(|i| (0.7 * i as f64).sin()).collect();
-        *session.at_mut(into).unwrap() = vec![1.0; n];
-        session.copy(Vector::PARAMETERS, before).unwrap();
+        let [v, into, before] = [(); 3].map(|()| session.space.allocate().unwrap());
+        let n = session.space.dimension();
+        *session.space.get_mut(v).unwrap() = (0..n).map(|i| (0.7 * i as f64).sin()).collect();
+        *session.space.get_mut(into).unwrap() = vec![1.0; n];
+        session.space.copy(Vector::PARAMETERS, before).unwrap();
         let all = |l: &LogProbs| Ok(weights(l.values.len()));
         let Tangent { log_probs, derivatives } =
             session.hessian_vector(&batch(), &mut { all }, v, into).unwrap();
         assert_eq!(log_probs, session.log_probs(&batch(), Statistics::default()).unwrap());
-        assert_eq!(session.at(before).unwrap(), session.parameters());
+        assert_eq!(session.space.get(before).unwrap(), session.parameters());
 
         let h = 2e-4;
         let mut slopes = (vec![0.0; n], vec![0.0; derivatives.len()]);
         for (displacement, factor) in [(1.0, 8.0), (-1.0, -8.0), (2.0, -1.0), (-2.0, 1.0)] {
-            session.copy(before, Vector::PARAMETERS).unwrap();
-            session.axpy(displacement * h, v, Vector::PARAMETERS).unwrap();
-            session.zero(Vector::GRADIENT).unwrap();
+            session.space.copy(before, Vector::PARAMETERS).unwrap();
+            session.space.axpy(displacement * h, v, Vector::PARAMETERS).unwrap();
+            session.space.zero(Vector::GRADIENT).unwrap();
             let seen = session.backward(&batch(), Statistics::default(), &mut { all }).unwrap();
-            add(factor / (12.0 * h), session.at(Vector::GRADIENT).unwrap(), &mut slopes.0);
+            add(factor / (12.0 * h), session.space.get(Vector::GRADIENT).unwrap(), &mut slopes.0);
             add(factor / (12.0 * h), &seen.values, &mut slopes.1);
         }
         // What was in `into` is still there.
-        let product: Vec<f64> = session.at(into).unwrap().iter().map(|x| x - 1.0).collect();
+        let product: Vec<f64> = session.space.get(into).unwrap().iter().map(|x| x - 1.0).collect();
         for (exact, difference) in [(product, slopes.0), (derivatives, slopes.1)] {
             let greatest = difference.iter().fold(0.0f64, |most, x| most.max(x.abs()));
             assert!(greatest > 0.1, "{config}: the test must see something");
@@ -222,7 +222,7 @@ fn adamw_follows_its_formula() {
         let (mut m, mut v) = (vec![0.0; n], vec![0.0; n]);
         for t in 1..=3 {
             let gradient: Vec<f64> = (0..n).map(|i| (i as f64 * 0.7).sin() * f64::from(t)).collect();
-            *session.at_mut(Vector::GRADIENT).unwrap() = gradient.clone();
+            *session.space.get_mut(Vector::GRADIENT).unwrap() = gradient.clone();
             session.optimizer_step(&hyper).unwrap();
             for i in 0..n {
                 let g = 0.5 * gradient[i];
@@ -284,22 +284,22 @@ fn samples_follow_the_distribution() {
 fn vectors_behave() {
     let mut session = open(&kinds()[0], 1);
     let start = session.parameters().to_vec();
-    let (x, y) = (session.allocate().unwrap(), session.allocate().unwrap());
-    session.copy(Vector::PARAMETERS, x).unwrap();
-    session.copy(x, y).unwrap();
-    session.axpy(-3.0, x, y).unwrap(); // y = -2 x
-    session.axpy(0.5, y, y).unwrap(); // y = -3 x
+    let (x, y) = (session.space.allocate().unwrap(), session.space.allocate().unwrap());
+    session.space.copy(Vector::PARAMETERS, x).unwrap();
+    session.space.copy(x, y).unwrap();
+    session.space.axpy(-3.0, x, y).unwrap(); // y = -2 x
+    session.space.axpy(0.5, y, y).unwrap(); // y = -3 x
     let exact: f64 = start.iter().map(|v| v * v).sum();
-    assert!((session.dot(x, y).unwrap() + 3.0 * exact).abs() < 1e-12 * exact);
-    session.scale(2.0, Vector::PARAMETERS).unwrap();
+    assert!((session.space.dot(x, y).unwrap() + 3.0 * exact).abs() < 1e-12 * exact);
+    session.space.scale(2.0, Vector::PARAMETERS).unwrap();
     assert_ne!(session.parameters(), start);
-    session.copy(x, Vector::PARAMETERS).unwrap();
+    session.space.copy(x, Vector::PARAMETERS).unwrap();
     assert_eq!(session.parameters(), start);
-    session.release(y);
-    session.release(Vector::PARAMETERS);
-    assert!(session.norm(y).is_err() && session.norm(Vector::PARAMETERS).is_ok());
-    let z = session.allocate().unwrap();
-    assert!(z != x && session.norm(z).unwrap() == 0.0);
+    session.space.release(y);
+    session.space.release(Vector::PARAMETERS);
+    assert!(session.space.norm(y).is_err() && session.space.norm(Vector::PARAMETERS).is_ok());
+    let z = session.space.allocate().unwrap();
+    assert!(z != x && session.space.norm(z).unwrap() == 0.0);
 }
 
 #[test]
@@ -336,29 +336,29 @@ fn a_state_is_taken_back_to_the_last_bit() {
         gradient_scale: 1.0,
     };
     let step = |session: &mut TabularSession| {
-        session.zero(Vector::GRADIENT).unwrap();
+        session.space.zero(Vector::GRADIENT).unwrap();
         session.backward(&batch(), ALL, &mut |l| Ok(weights(l.values.len()))).unwrap();
         session.optimizer_step(&adamw).unwrap();
     };
     for config in kinds() {
         let mut session = open(&config, 1);
-        let released = session.allocate().unwrap();
-        let kept = session.allocate().unwrap();
-        session.release(released);
-        session.copy(Vector::PARAMETERS, kept).unwrap();
+        let released = session.space.allocate().unwrap();
+        let kept = session.space.allocate().unwrap();
+        session.space.release(released);
+        session.space.copy(Vector::PARAMETERS, kept).unwrap();
         step(&mut session);
         session.save_state(&file).unwrap();
         let mut resumed = open(&config, 2);
-        resumed.allocate().unwrap();
+        resumed.space.allocate().unwrap();
         resumed.restore_state(&file).unwrap();
         for _ in 0..3 {
             step(&mut session);
             step(&mut resumed);
         }
         assert_eq!(session.parameters(), resumed.parameters());
-        assert_eq!(session.at(kept).unwrap(), resumed.at(kept).unwrap());
-        assert!(resumed.at(released).is_err());
-        assert_eq!(session.allocate().unwrap(), resumed.allocate().unwrap());
+        assert_eq!(session.space.get(kept).unwrap(), resumed.space.get(kept).unwrap());
+        assert!(resumed.space.get(released).is_err());
+        assert_eq!(session.space.allocate().unwrap(), resumed.space.allocate().unwrap());
 
         let before = session.parameters().to_vec();
         let mut refused = |content: Vec<u8>| {

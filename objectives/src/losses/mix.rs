@@ -1,5 +1,5 @@
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use spo_api::{
     ConfigError, Error, Evaluation, EvaluationMut, Layout, Objective, Part, PreferenceBatch, Requirements,
     Result,
@@ -18,7 +18,7 @@ pub struct Component {
 }
 
 /// A factor that grows (or falls) to its component's weight in a straight line.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WeightSchedule {
     /// The factor at the first step.

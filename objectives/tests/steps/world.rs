@@ -1,10 +1,8 @@
 //! A bilevel problem small enough for closed forms: two losses on vectors of f64, gradient descent.
 
-use std::collections::BTreeMap;
-
 use spo_api::{
-    BilevelProblem, BilevelStep, Error, LevelWeights, Losses, Passes, Progress, Registry, Result, StepReport,
-    Vector, VectorSpace, Weigh,
+    BilevelProblem, BilevelStep, Error, LevelWeights, Losses, MemorySpace, Passes, Progress, Registry,
+    Result, StepReport, Vector, VectorSpace, Weigh,
 };
 
 /// `floor + 1/2 (x - center)' H (x - center) + quartic/4 sum_i (x_i - center_i)^4`, H = Q diag(curvature) Q'
@@ -54,59 +52,6 @@ impl Loss {
     }
 }
 
-/// The vectors in use.
-#[derive(Clone)]
-struct Space {
-    dimension: usize,
-    vectors: BTreeMap<u32, Vec<f64>>,
-    next: u32,
-}
-
-impl Space {
-    fn at(&self, v: Vector) -> &[f64] {
-        self.vectors.get(&v.0).unwrap_or_else(|| panic!("{v:?} is not allocated"))
-    }
-    fn at_mut(&mut self, v: Vector) -> &mut Vec<f64> {
-        self.vectors.get_mut(&v.0).unwrap_or_else(|| panic!("{v:?} is not allocated"))
-    }
-}
-
-impl VectorSpace for Space {
-    fn dimension(&self) -> usize {
-        self.dimension
-    }
-    fn allocate(&mut self) -> Result<Vector> {
-        let v = Vector(self.next);
-        self.next += 1;
-        self.vectors.insert(v.0, vec![0.0; self.dimension]);
-        Ok(v)
-    }
-    fn release(&mut self, v: Vector) {
-        assert!(v != Vector::PARAMETERS && v != Vector::GRADIENT);
-        assert!(self.vectors.remove(&v.0).is_some(), "{v:?} released twice");
-    }
-    fn zero(&mut self, v: Vector) -> Result<()> {
-        self.at_mut(v).fill(0.0);
-        Ok(())
-    }
-    fn copy(&mut self, from: Vector, to: Vector) -> Result<()> {
-        *self.at_mut(to) = self.at(from).to_vec();
-        Ok(())
-    }
-    fn scale(&mut self, a: f64, v: Vector) -> Result<()> {
-        self.at_mut(v).iter_mut().for_each(|v| *v *= a);
-        Ok(())
-    }
-    fn axpy(&mut self, a: f64, x: Vector, y: Vector) -> Result<()> {
-        let x = self.at(x).to_vec();
-        self.at_mut(y).iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
-        Ok(())
-    }
-    fn dot(&mut self, x: Vector, y: Vector) -> Result<f64> {
-        Ok(dot(self.at(x), self.at(y)))
-    }
-}
-
 pub fn dot(x: &[f64], y: &[f64]) -> f64 {
     x.iter().zip(y).map(|(x, y)| x * y).sum()
 }
@@ -131,14 +76,13 @@ pub struct World {
     /// The gradient evaluation that fails, counted from now.
     pub fail_after: Option<usize>,
     pub trace: Trace,
-    space: Space,
+    space: MemorySpace,
     batch: usize,
     step: usize,
 }
 
 impl World {
     pub fn new(upper: Loss, lower: Loss, start: &[f64]) -> Self {
-        let vectors = BTreeMap::from([(0, start.to_vec()), (1, vec![0.0; start.len()])]);
         World {
             upper,
             lower: vec![lower],
@@ -146,14 +90,14 @@ impl World {
             lr: 0.1,
             fail_after: None,
             trace: Trace::default(),
-            space: Space { dimension: start.len(), vectors, next: 2 },
+            space: MemorySpace::new(start.to_vec()),
             batch: 0,
             step: 0,
         }
     }
 
     pub fn theta(&self) -> &[f64] {
-        self.space.at(Vector::PARAMETERS)
+        &self.space.vectors()[&Vector::PARAMETERS.0]
     }
 
     pub fn lower_batch(&self) -> &Loss {
@@ -165,7 +109,7 @@ impl World {
         self.trace = Trace::default();
         let report = step.step(self).unwrap();
         self.step += 1;
-        assert_eq!(self.space.vectors.len(), 2, "scratch vectors must be released");
+        self.assert_tidy();
         let Passes { forward, backward } = step.passes();
         assert_eq!((self.trace.forward, self.trace.backward), (forward, backward), "the cost it states");
         assert_eq!(self.trace.upper_evaluations, 1, "running values of the upper level advance once");
@@ -179,11 +123,16 @@ impl World {
         self.fail_after = Some(n);
         let before = self.theta().to_vec();
         step.step(self).unwrap_err();
-        assert_eq!(self.space.vectors.len(), 2, "scratch vectors must be released");
+        self.assert_tidy();
         if self.trace.descents.is_empty() {
             assert_eq!(self.theta(), before);
         }
         self.fail_after = None;
+    }
+
+    fn assert_tidy(&self) {
+        assert_eq!(self.space.vectors().len(), 2, "scratch vectors must be released");
+        assert_eq!(self.space.misuse(), None);
     }
 
     /// Direction of the last descent.
@@ -228,8 +177,8 @@ impl BilevelProblem for World {
         self.trace.upper_evaluations += usize::from(upper != 0.0 || both);
         let (df, dg) = (self.upper.gradient(&theta), self.lower_batch().gradient(&theta));
         // The accumulator's content is lost; a step that relies on it must not get away with it.
-        self.space.at_mut(Vector::GRADIENT).fill(f64::NAN);
-        *self.space.at_mut(into) = df.iter().zip(&dg).map(|(f, g)| upper * f + lower * g).collect();
+        self.space.get_mut(Vector::GRADIENT)?.fill(f64::NAN);
+        *self.space.get_mut(into)? = df.iter().zip(&dg).map(|(f, g)| upper * f + lower * g).collect();
         Ok(losses)
     }
 
@@ -244,9 +193,9 @@ impl BilevelProblem for World {
             self.evaluate()?;
             self.trace.backward += 1;
         }
-        let product = self.lower_batch().hessian_times(self.theta(), self.space.at(v));
-        self.space.at_mut(Vector::GRADIENT).fill(f64::NAN);
-        *self.space.at_mut(into) = product;
+        let product = self.lower_batch().hessian_times(self.theta(), self.space.get(v)?);
+        self.space.get_mut(Vector::GRADIENT)?.fill(f64::NAN);
+        *self.space.get_mut(into)? = product;
         Ok(())
     }
 
@@ -260,7 +209,7 @@ impl BilevelProblem for World {
     }
 
     fn descend(&mut self, lr_factor: f64) -> Result<()> {
-        let d = self.space.at(Vector::GRADIENT).to_vec();
+        let d = self.space.get(Vector::GRADIENT)?.to_vec();
         assert!(d.iter().all(|x| x.is_finite()), "{d:?}");
         self.trace.descents.push((d, lr_factor));
         self.space.axpy(-self.lr * lr_factor, Vector::GRADIENT, Vector::PARAMETERS)

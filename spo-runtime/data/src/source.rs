@@ -3,7 +3,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use spo_api::nearest;
 
@@ -22,29 +22,29 @@ use crate::{hash, read};
 /// Each text is a string, taken as it stands, or a list of messages (`role` and `content`, or `from` and
 /// `value`), rendered by the model's chat template, which also sees `tools` and `chat_template_kwargs`.
 /// All rows of a file have one form. Other columns are passed over.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// The file.
     pub path: PathBuf,
     /// Its format; by default that of its extension.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
     /// The file's own names of the columns: `{ prompt = "question", chosen = "answer" }`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, String>,
     /// Rows to pass over at the beginning.
     #[serde(default)]
     pub skip: usize,
     /// Rows to take after those; by default all.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub take: Option<usize>,
 }
 
 impl spo_api::Part for Source {}
 
 /// A file format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// One JSON object a line. Blank lines are passed over.

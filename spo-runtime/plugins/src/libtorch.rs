@@ -14,7 +14,12 @@ pub const VERSION: &str = "2.11.0";
 pub const VARIABLE: &str = "SPO_LIBTORCH";
 
 /// What sets everything up.
-pub const REMEDY: &str = "`cargo xtask libtorch`, in a checkout of spo, sets it up";
+const REMEDY: &str = "`cargo xtask libtorch`, in a checkout of spo, sets it up";
+
+/// What to do where a part is asked for that only a library linked against libtorch has.
+pub fn remedy(kind: &str, name: &str) -> Option<&'static str> {
+    ((kind, name) == ("backend", "tch")).then_some(REMEDY)
+}
 
 /// Where plugins look for it beside themselves.
 const BESIDE: &str = "libtorch";

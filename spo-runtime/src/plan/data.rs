@@ -5,30 +5,50 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
-use spo_api::{Layout, Objective};
+use spo_api::{ConfigError, Layout, Objective, Optimizer, Registry, Schedule};
 use spo_data::task::{self, Generated};
 use spo_data::{Dataset, Fit, Source, Tokenizer};
 
-use super::PlannedStage;
-use crate::compose::{Bilevel, LowerData};
-use crate::document::Document;
 use crate::error::BadInput;
-use crate::recipe::{Data, Recipe};
-use crate::rows::View;
-use crate::tokens::TokenCache;
+use crate::plan::stage::{PlannedStage, PlannedTerm};
+use crate::plan::tokens::TokenCache;
+use crate::plan::view::View;
+use crate::recipe::compose::{self, Bilevel, LowerData};
+use crate::recipe::data::{DataSection, Rows, TermData};
+use crate::recipe::document::Document;
+use crate::recipe::objective::LowerSpec;
+use crate::recipe::part::PartSpec;
+use crate::recipe::{Recipe, Stage};
 
 /// Of every source that was read: its name in words and its rows, by what decides on them.
 pub(super) type Datasets = BTreeMap<String, (String, Arc<Dataset>)>;
 
+/// The parts of a stage.
+pub(super) struct Parts {
+    pub(super) objective: Box<dyn Objective>,
+    bilevel: Bilevel,
+    optimizer: Box<dyn Optimizer>,
+    schedule: Box<dyn Schedule>,
+}
+
+impl Parts {
+    pub(super) fn of(registry: &Registry, stage: &Stage) -> Result<Self, ConfigError> {
+        let objective = compose::objective(registry, &stage.objective)?;
+        let bilevel = compose::bilevel(registry, &stage.bilevel)?;
+        let (optimizer, schedule) = compose::optimizer(registry, &stage.optimizer)?;
+        Ok(Parts { objective, bilevel, optimizer, schedule })
+    }
+}
+
 /// Reads data, each source once.
 pub(super) struct Loader<'a> {
-    pub document: &'a Document,
-    pub tokenizer: Tokenizer,
-    pub seed: u64,
+    pub(crate) document: &'a Document,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) seed: u64,
     /// Whether a stage learns from pairs.
-    pub pairs: bool,
-    pub loaded: &'a mut Datasets,
-    pub cache: Option<TokenCache<'a>>,
+    pub(crate) pairs: bool,
+    pub(crate) loaded: &'a mut Datasets,
+    pub(crate) cache: Option<TokenCache<'a>>,
 }
 
 impl Loader<'_> {
@@ -36,12 +56,11 @@ impl Loader<'_> {
     ///
     /// # Errors
     /// [`BadInput`] with the place in the recipe.
-    pub fn stage(
+    pub(crate) fn stage(
         &mut self,
         recipe: &Recipe,
         index: usize,
-        objective: Box<dyn Objective>,
-        bilevel: Bilevel,
+        Parts { objective, bilevel, optimizer, schedule }: Parts,
     ) -> anyhow::Result<PlannedStage> {
         let stage = recipe.stage[index].clone();
         let (data, base) = match &stage.data {
@@ -49,32 +68,23 @@ impl Loader<'_> {
             None => (&recipe.data, "data".to_owned()),
         };
         let layout = objective.requirements().data;
-        let train = self.load(data, Split::Train, &base, layout)?;
+        let train = self.rows(data, Split::Train, &base, layout)?;
         // Rejected answers are worth a look even where they are not learnt from.
         let with_pairs = layout == Layout::Demonstrations && self.pairs;
         let eval_layout = if with_pairs { Layout::Pairs } else { layout };
         let eval = match data.eval.is_some() || data.task.is_some() {
-            true => Some(self.load(data, Split::Eval, &base, eval_layout)?),
+            true => Some(self.rows(data, Split::Eval, &base, eval_layout)?),
             false => None,
         };
-        let lower_data = match &bilevel.lower_data {
-            Some(own) => Some(self.demonstrations(data, own, index)?),
-            // Of unpaired answers, the desirable ones: a batch of its own, for some have none.
-            None if layout == Layout::Unpaired && bilevel.lower.is_some() => {
-                let examples = train.examples.iter().filter(|e| e.desirable).cloned().collect();
-                Some(Arc::new(Dataset {
-                    layout: Layout::Demonstrations,
-                    examples,
-                    report: train.report.clone(),
-                }))
-            }
-            None => None,
-        };
-        let tasks = bilevel.tasks.iter().map(|(_, own)| self.demonstrations(data, own, index));
-        let tasks = tasks.collect::<Result<_, _>>()?;
-        if lower_data.as_ref().is_some_and(|data| data.examples.is_empty()) {
-            let message = "no row is desirable: the lower level has nothing to learn from";
-            return Err(self.document.error(&format!("stage[{index}].bilevel"), message).into());
+        let mut lower = Vec::new();
+        for term in bilevel.lower {
+            let data = match &term.data {
+                Some(own) => Some(self.demonstrations(data, own)?),
+                // Of unpaired answers, the desirable ones: a batch of its own, for some have none.
+                None if layout == Layout::Unpaired => Some(self.desirable(&train, index)?),
+                None => None,
+            };
+            lower.push(PlannedTerm { objective: term.objective, data });
         }
         if objective.requirements().gaps
             && let Some(row) = train.examples.iter().find(|example| example.gap.is_none())
@@ -98,82 +108,119 @@ impl Loader<'_> {
         }
         let from = recipe.from(index).to_owned();
         let exact_match = recipe.evaluation.exact_match.unwrap_or(data.task.is_some());
-        let task = data.task.as_ref().and_then(|task| task.get("name")?.as_str());
-        let judge = task.and_then(task::judge);
+        let judge = data.task.as_ref().and_then(|task| task::judge(&task.part.name));
         Ok(PlannedStage {
             recipe: stage,
             from,
             objective,
-            bilevel,
+            step: bilevel.step,
             view,
             train,
             eval,
             exact_match,
             judge,
-            lower_data,
-            tasks,
+            lower,
+            optimizer,
+            schedule,
             steps,
         })
     }
 
-    /// What a term of a lower level learns from, fitted to the model like the stage's own rows.
-    fn demonstrations(
-        &mut self,
-        fitted: &Data,
-        own: &LowerData,
-        index: usize,
-    ) -> anyhow::Result<Arc<Dataset>> {
-        let at = format!("stage[{index}].bilevel.{}", own.key);
-        let task = own.source.get("task").and_then(Value::as_object).cloned();
-        let train = task.is_none().then(|| own.source.clone());
-        let data = Data { train, eval: None, task, ..fitted.clone() };
-        self.load(&data, Split::Train, &at, Layout::Demonstrations)
+    /// The desirable answers of a stage's unpaired rows.
+    fn desirable(&self, train: &Dataset, index: usize) -> anyhow::Result<Arc<Dataset>> {
+        let examples: Vec<_> = train.examples.iter().filter(|e| e.desirable).cloned().collect();
+        if examples.is_empty() {
+            let message = "no row is desirable: the lower level has nothing to learn from";
+            return Err(self.document.error(&format!("stage[{index}].bilevel"), message).into());
+        }
+        Ok(Arc::new(Dataset { layout: Layout::Demonstrations, examples, report: train.report.clone() }))
     }
 
-    fn load(&mut self, data: &Data, split: Split, at: &str, layout: Layout) -> anyhow::Result<Arc<Dataset>> {
-        let fit = Fit { max_length: data.max_length, truncation: data.truncation, strict: data.strict };
-        let source = match (split, &data.task) {
-            (_, Some(task)) => Value::Object(task.clone()),
-            (Split::Train, None) => data.train.clone().unwrap_or_default(),
-            (Split::Eval, None) => data.eval.clone().unwrap_or_default(),
+    /// What a term of a lower level learns from, fitted to the model like the stage's own rows.
+    fn demonstrations(&mut self, stage: &DataSection, own: &LowerData) -> anyhow::Result<Arc<Dataset>> {
+        let from = match &own.source {
+            TermData::Task(data) => From::Task(&data.task.part),
+            TermData::Rows(Rows(source)) => From::File(source, own.place.clone()),
         };
+        self.load(&from, Split::Train, stage, Layout::Demonstrations)
+    }
+
+    /// Rows of a stage's own data.
+    fn rows(
+        &mut self,
+        data: &DataSection,
+        split: Split,
+        base: &str,
+        layout: Layout,
+    ) -> anyhow::Result<Arc<Dataset>> {
+        let (file, key) = match split {
+            Split::Train => (&data.train, "train"),
+            Split::Eval => (&data.eval, "eval"),
+        };
+        let from = match (&data.task, file) {
+            (Some(task), _) => From::Task(&task.part),
+            (None, Some(Rows(source))) => From::File(source, format!("{base}.{key}")),
+            (None, None) => unreachable!("a recipe without data is refused when it is read"),
+        };
+        self.load(&from, split, data, layout)
+    }
+
+    /// Rows of a file or a task, cut as `how` says; read once.
+    fn load(
+        &mut self,
+        from: &From<'_>,
+        split: Split,
+        how: &DataSection,
+        layout: Layout,
+    ) -> anyhow::Result<Arc<Dataset>> {
+        let fit = Fit { max_length: how.max_length, truncation: how.truncation, strict: how.strict };
         let (seed, tokenizer) = (self.seed, self.tokenizer.hash());
-        let key = format!("{source} {split:?} {layout:?} {fit:?} {seed} {tokenizer}");
+        let key = format!("{} {split:?} {layout:?} {fit:?} {seed} {tokenizer}", from.identity());
         if let Some((_, known)) = self.loaded.get(&key) {
             return Ok(known.clone());
         }
-        let (name, at, dataset) = if data.task.is_some() {
-            let generated = generate(self.document, data, &format!("{at}.task"), self.seed)?;
-            let (rows, name) = match split {
-                Split::Train => (generated.train, "training rows of the task"),
-                Split::Eval => (generated.held_out, "held-out rows of the task"),
-            };
-            let dataset = Dataset::from_rows(rows, layout, &self.tokenizer, &fit);
-            (name.to_owned(), format!("{at}.task"), dataset)
-        } else {
-            let at = match split {
-                Split::Train if at.ends_with("data") => format!("{at}.train"),
-                Split::Train => at.to_owned(),
-                Split::Eval => format!("{at}.eval"),
-            };
-            let source: Source = match &source {
-                Value::String(path) => Source::new(path),
-                table => spo_api::parse(table).map_err(|e| self.document.locate(&at, e))?,
-            };
-            exists(&source.path).map_err(|message| self.document.error(&at, message))?;
-            let dataset = match &self.cache {
-                Some(cache) => cache.load(&source, layout, &self.tokenizer, &fit)?,
-                None => Dataset::load(std::slice::from_ref(&source), layout, &self.tokenizer, &fit),
-            };
-            let kind = match split {
-                Split::Train => "training rows",
-                Split::Eval => "held-out rows",
-            };
-            (format!("{kind}, {}", source.path.display()), at, dataset)
+        let (name, at, dataset) = match from {
+            From::Task(task) => {
+                let generated = generate(self.document, task, self.seed)?;
+                let (rows, name) = match split {
+                    Split::Train => (generated.train, "training rows of the task"),
+                    Split::Eval => (generated.held_out, "held-out rows of the task"),
+                };
+                let dataset = Dataset::from_rows(rows, layout, &self.tokenizer, &fit);
+                (name.to_owned(), &task.place, dataset)
+            }
+            From::File(source, at) => {
+                exists(&source.path).map_err(|message| self.document.error(at, message))?;
+                let dataset = match &self.cache {
+                    Some(cache) => cache.load(source, layout, &self.tokenizer, &fit)?,
+                    None => Dataset::load(std::slice::from_ref(*source), layout, &self.tokenizer, &fit),
+                };
+                let kind = match split {
+                    Split::Train => "training rows",
+                    Split::Eval => "held-out rows",
+                };
+                (format!("{kind}, {}", source.path.display()), at, dataset)
+            }
         };
-        let dataset = Arc::new(dataset.map_err(|e| self.document.error(&at, e.to_string()))?);
+        let dataset = Arc::new(dataset.map_err(|e| self.document.error(at, e.to_string()))?);
         self.loaded.insert(key, (name, dataset.clone()));
         Ok(dataset)
+    }
+}
+
+/// Where rows come from: a file, with the place in the recipe, or a generated task.
+enum From<'a> {
+    File(&'a Source, String),
+    Task(&'a PartSpec),
+}
+
+impl From<'_> {
+    /// What decides on the rows.
+    fn identity(&self) -> String {
+        match self {
+            From::File(source, _) => format!("{source:?}"),
+            From::Task(task) => format!("{} {}", task.name, Value::Object(task.config.clone())),
+        }
     }
 }
 
@@ -185,30 +232,27 @@ enum Split {
 }
 
 /// Makes the rows of a task.
-fn generate(document: &Document, data: &Data, at: &str, seed: u64) -> Result<Generated, BadInput> {
-    let mut options = data.task.clone().unwrap_or_default();
-    let name = options.shift_remove("name").and_then(|n| n.as_str().map(str::to_owned));
-    let name =
-        name.ok_or_else(|| document.error(at, format!("needs a `name`: {}", task::NAMES.join(", "))))?;
-    task::generate(&name, &Value::Object(options), seed).map_err(|e| {
-        let at = if e.key.is_none() { format!("{at}.name") } else { at.to_owned() };
-        document.locate(&at, e)
-    })
+fn generate(document: &Document, task: &PartSpec, seed: u64) -> Result<Generated, BadInput> {
+    task::generate(&task.name, &Value::Object(task.config.clone()), seed)
+        .map_err(|error| document.locate("", task.located(error)))
 }
 
-/// All data that a recipe speaks of, with the place in the recipe. Those of lower levels are not checked yet.
-fn datasets(recipe: &Recipe) -> Vec<(String, Data)> {
-    let mut all = vec![("data".to_owned(), recipe.data.clone())];
-    for (i, stage) in recipe.stage.iter().enumerate() {
-        all.extend(stage.data.clone().map(|data| (format!("stage[{i}].data"), data)));
-        let lower = &stage.bilevel["lower"];
-        let terms = lower.as_array().into_iter().flatten().enumerate();
-        let terms = terms.map(|(j, term)| (format!("lower[{j}].data"), &term["data"]));
-        for (at, own) in terms.chain([("lower_data".to_owned(), &stage.bilevel["lower_data"])]) {
-            let task = own["task"].as_object().cloned();
-            let data = Data { train: None, eval: None, task, ..recipe.data.clone() };
-            all.push((format!("stage[{i}].bilevel.{at}"), data));
-        }
+/// All generated tasks that a recipe speaks of.
+fn tasks(recipe: &Recipe) -> Vec<&PartSpec> {
+    let mut all: Vec<&PartSpec> = recipe.data.task.iter().map(|task| &task.part).collect();
+    for stage in &recipe.stage {
+        let own = stage.data.iter().filter_map(|data| data.task.as_ref());
+        all.extend(own.map(|task| &task.part));
+        let levels = &stage.bilevel.own;
+        let terms = match &levels.lower {
+            Some(LowerSpec::Sum(terms)) => terms.as_slice(),
+            _ => &[],
+        };
+        let data = terms.iter().filter_map(|term| term.own.data.as_ref()).chain(&levels.lower_data);
+        all.extend(data.filter_map(|data| match data {
+            TermData::Task(data) => Some(&data.task.part),
+            TermData::Rows(_) => None,
+        }));
     }
     all
 }
@@ -220,10 +264,8 @@ pub(super) fn tokenizer(document: &Document, recipe: &Recipe) -> Result<Tokenize
         (None, Some(folder)) => (folder, "model.path"),
         (None, None) => {
             let mut alphabet = String::new();
-            for (at, data) in datasets(recipe) {
-                if data.task.is_some() {
-                    alphabet += &generate(document, &data, &format!("{at}.task"), recipe.run.seed)?.alphabet;
-                }
+            for task in tasks(recipe) {
+                alphabet += &generate(document, task, recipe.run.seed)?.alphabet;
             }
             if alphabet.is_empty() {
                 let message = "a model with random weights that learns from files needs `model.tokenizer`";

@@ -9,46 +9,41 @@ use serde_json::{Map, Value};
 /// `[backend]`: the engine. `backend = "tch"` is short for a table with a name alone.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct BackendChoice {
+pub(crate) struct BackendSpec {
     /// Name of a registered backend; `spo-run list` shows them.
-    pub name: String,
+    pub(crate) name: String,
     /// `auto`, `cpu`, `cuda`, `cuda:1`, `metal`.
-    pub device: String,
+    pub(crate) device: String,
     /// Type of weights and activations: `f32`, or `bf16` where the device has it.
-    pub dtype: String,
+    pub(crate) dtype: String,
     /// The backend's own options; `spo-run describe NAME` shows them.
     #[serde(skip_serializing_if = "Map::is_empty")]
-    pub options: Map<String, Value>,
+    pub(crate) options: Map<String, Value>,
 }
 
-impl Default for BackendChoice {
+impl Default for BackendSpec {
     fn default() -> Self {
-        BackendChoice {
-            name: "candle".into(),
-            device: "auto".into(),
-            dtype: "f32".into(),
-            options: Map::new(),
-        }
+        BackendSpec { name: "candle".into(), device: "auto".into(), dtype: "f32".into(), options: Map::new() }
     }
 }
 
 /// Reads a backend from its name or its table.
-pub(super) fn name_or_table<'de, D: Deserializer<'de>>(from: D) -> Result<BackendChoice, D::Error> {
+pub(super) fn name_or_table<'de, D: Deserializer<'de>>(from: D) -> Result<BackendSpec, D::Error> {
     struct Either;
 
     impl<'de> Visitor<'de> for Either {
-        type Value = BackendChoice;
+        type Value = BackendSpec;
 
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             f.write_str("the name of a backend or a table")
         }
 
-        fn visit_str<E>(self, name: &str) -> Result<BackendChoice, E> {
-            Ok(BackendChoice { name: name.to_owned(), ..BackendChoice::default() })
+        fn visit_str<E>(self, name: &str) -> Result<BackendSpec, E> {
+            Ok(BackendSpec { name: name.to_owned(), ..BackendSpec::default() })
         }
 
-        fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<BackendChoice, A::Error> {
-            BackendChoice::deserialize(MapAccessDeserializer::new(table))
+        fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<BackendSpec, A::Error> {
+            BackendSpec::deserialize(MapAccessDeserializer::new(table))
         }
     }
 
@@ -57,6 +52,10 @@ pub(super) fn name_or_table<'de, D: Deserializer<'de>>(from: D) -> Result<Backen
 
 /// The schema of either form.
 pub(super) fn schema(generator: &mut SchemaGenerator) -> Schema {
-    let table = generator.subschema_for::<BackendChoice>();
-    json_schema!({ "anyOf": [{ "type": "string" }, table] })
+    let table = BackendSpec::json_schema(generator);
+    let default = BackendSpec::default().name;
+    json_schema!({
+        "anyOf": [{ "type": "string" }, table],
+        "x-spo-part": { "kind": "backend", "name": "name", "default": default, "under": "options" },
+    })
 }

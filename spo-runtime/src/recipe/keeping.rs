@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use spo_api::ConfigError;
 
 /// Names that stages cannot have: what a run calls the model it opened, and its own folders.
 pub(super) const RESERVED: [&str; 3] = ["model", "checkpoints", "nonfinite"];
@@ -12,7 +11,7 @@ pub(super) const RESERVED: [&str; 3] = ["model", "checkpoints", "nonfinite"];
 /// What happens when the output folder holds an unfinished run of the same recipe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Resume {
+pub(crate) enum Resume {
     /// It is left alone, and the recipe is refused.
     #[default]
     Never,
@@ -23,7 +22,7 @@ pub enum Resume {
 /// What happens when a loss or a gradient is not finite.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum OnNonfinite {
+pub(crate) enum OnNonfinite {
     /// The run stops.
     #[default]
     Stop,
@@ -35,42 +34,42 @@ pub enum OnNonfinite {
 /// when the run is asked to stop (Ctrl-C, SIGTERM), and the run's last ones are removed when it is complete.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Checkpoint {
+pub(crate) struct CheckpointSection {
     /// And after every so many steps of a stage; 0 for never.
-    pub every: usize,
+    pub(crate) every: usize,
     /// And after so many minutes; 0 for never.
     #[schemars(range(min = 0))]
-    pub minutes: f64,
+    pub(crate) minutes: f64,
     /// The newest ones that are kept. With more than one, a run survives that the newest is damaged.
     #[schemars(range(min = 1))]
-    pub keep_last: usize,
+    pub(crate) keep_last: usize,
     /// Save the model of a stage whenever a held-out figure is better than ever before in it, beside its
     /// final one (`STAGE/best`): `{ metric = "eval_loss" }`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub best: Option<Best>,
+    pub(crate) best: Option<Best>,
 }
 
-impl Default for Checkpoint {
+impl Default for CheckpointSection {
     fn default() -> Self {
-        Checkpoint { every: 0, minutes: 15.0, keep_last: 2, best: None }
+        CheckpointSection { every: 0, minutes: 15.0, keep_last: 2, best: None }
     }
 }
 
 /// `checkpoint.best`: what makes a model the best.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Best {
+pub(crate) struct Best {
     /// Name of a held-out figure: `eval_loss`, `eval_pair_accuracy`, ...
-    pub metric: String,
+    pub(crate) metric: String,
     /// Whether it is to be small or large.
     #[serde(default)]
-    pub goal: Goal,
+    pub(crate) goal: Goal,
 }
 
 /// Which way a figure is to go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Goal {
+pub(crate) enum Goal {
     /// Down, like a loss.
     #[default]
     Min,
@@ -80,7 +79,7 @@ pub enum Goal {
 
 impl Goal {
     /// Whether a figure is the best so far; one that is not finite never is.
-    pub fn improves(self, new: f64, best: Option<f64>) -> bool {
+    pub(crate) fn improves(self, new: f64, best: Option<f64>) -> bool {
         new.is_finite()
             && best.is_none_or(|best| match self {
                 Goal::Min => new < best,
@@ -93,46 +92,20 @@ impl Goal {
 /// hash of everything they depend on, the program included, so that a stale one is never found.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Cache {
+pub(crate) struct CacheSection {
     /// Use it.
-    pub enabled: bool,
+    pub(crate) enabled: bool,
     /// Where it lies; `.cache` beside the run's folder unless given. It can be deleted at any time.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub folder: Option<PathBuf>,
+    pub(crate) folder: Option<PathBuf>,
     /// Names of stages whose results are kept too, the first ones of the recipe without a gap: a run that
     /// begins with the same stages takes them from there. In a sweep this is found out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub stages: Vec<String>,
+    pub(crate) stages: Vec<String>,
 }
 
-impl Default for Cache {
+impl Default for CacheSection {
     fn default() -> Self {
-        Cache { enabled: true, folder: None, stages: Vec::new() }
+        CacheSection { enabled: true, folder: None, stages: Vec::new() }
     }
-}
-
-/// The rules that span sections.
-pub(super) fn validate(recipe: &super::Recipe) -> Result<(), ConfigError> {
-    if recipe.checkpoint.best.is_some() && recipe.evaluation.every == 0 {
-        let message = "has no effect unless `evaluation.every` says how often to look";
-        return Err(ConfigError::at("checkpoint.best", message));
-    }
-    let first = recipe.stage.iter().map(|stage| &stage.name);
-    for (i, (wanted, stage)) in recipe.cache.stages.iter().zip(first).enumerate() {
-        if wanted != stage {
-            let message = format!("the recipe's first stages are cached in their order: expected `{stage}`");
-            return Err(ConfigError::at(format!("cache.stages[{i}]"), message));
-        }
-    }
-    if recipe.cache.stages.len() > recipe.stage.len() {
-        return Err(ConfigError::at("cache.stages", "names more stages than the recipe has"));
-    }
-    if recipe.checkpoint.best.is_some() && !recipe.cache.stages.is_empty() {
-        let message = "excludes `checkpoint.best`: a stage from the cache has no best model";
-        return Err(ConfigError::at("cache.stages", message));
-    }
-    if !recipe.cache.enabled && !recipe.cache.stages.is_empty() {
-        return Err(ConfigError::at("cache.stages", "has no effect: the cache is not enabled"));
-    }
-    Ok(())
 }

@@ -9,33 +9,33 @@ use spo_api::ConfigError;
 /// for `--set`; a cell is an arm (a choice of values) with a seed.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Sweep {
+pub(crate) struct Sweep {
     /// Every combination of these values: `"stage.align.objective" = ["dpo", { name = "ipo", beta = 0.1 }]`.
     #[serde(skip_serializing_if = "Map::is_empty")]
-    pub grid: Map<String, Value>,
+    pub(crate) grid: Map<String, Value>,
     /// Lists of one length whose values go together, first with first; crossed with the grid.
     #[serde(skip_serializing_if = "Map::is_empty")]
-    pub zip: Map<String, Value>,
+    pub(crate) zip: Map<String, Value>,
     /// Further arms by name, each with its own changes:
     /// `{ name = "long", set = { "stage.align.epochs" = 3 } }`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub case: Vec<Case>,
+    pub(crate) case: Vec<Case>,
     /// Run every arm with each of these seeds; with `run.seed` alone unless given.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub seeds: Vec<u64>,
+    pub(crate) seeds: Vec<u64>,
     /// The arm that the others are compared with; the first unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub baseline: Option<String>,
+    pub(crate) baseline: Option<String>,
     /// Cells that run at the same time, each in a process of its own; the cores are divided between them.
     #[schemars(range(min = 1))]
-    pub jobs: usize,
+    pub(crate) jobs: usize,
     /// Memory for all cells together, GiB. Then one cell runs alone first and shows how much one takes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0))]
-    pub memory: Option<f64>,
+    pub(crate) memory: Option<f64>,
     /// What the table at the end shows of the last stage; held-out figures unless given.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub metrics: Vec<String>,
+    pub(crate) metrics: Vec<String>,
 }
 
 impl Default for Sweep {
@@ -56,12 +56,12 @@ impl Default for Sweep {
 /// `sweep.case`: an arm by name.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Case {
+pub(crate) struct Case {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// What it changes.
     #[serde(default)]
-    pub set: Map<String, Value>,
+    pub(crate) set: Map<String, Value>,
 }
 
 impl Sweep {

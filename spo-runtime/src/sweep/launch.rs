@@ -11,10 +11,10 @@ use anyhow::{Context, bail};
 use spo_api::Library;
 
 use super::Cell;
-use crate::output;
 use crate::recipe::{Recipe, Sweep};
 use crate::reporter::Reporter;
 use crate::stop::Stop;
+use crate::store::output;
 
 /// How often the cells are looked at.
 const POLL: Duration = Duration::from_millis(20);
@@ -36,7 +36,7 @@ struct Running {
 /// # Errors
 /// When cells failed, naming them; [`Interrupted`](crate::stop::Interrupted) when a signal came: then the
 /// cells at work were asked to stop too, and have.
-pub fn launch(
+pub(crate) fn launch(
     sweep: &Sweep,
     folder: &Path,
     cells: &[Cell],

@@ -11,17 +11,17 @@ use spo_report::table::Column;
 
 use super::{Cell, Plot};
 use crate::recipe::Sweep;
-use crate::summary::{COLUMNS, StageSummary, Summary};
+use crate::train::summary::{COLUMNS, StageSummary, Summary};
 
 /// The cells with the last stage of those that are complete.
-pub struct Results<'a> {
+pub(crate) struct Results<'a> {
     plot: &'a Plot,
     cells: Vec<(&'a Cell, Option<StageSummary>)>,
 }
 
 impl<'a> Results<'a> {
     /// Reads the summaries in a sweep's folder.
-    pub fn read(folder: &Path, plot: &'a Plot) -> Self {
+    pub(crate) fn read(folder: &Path, plot: &'a Plot) -> Self {
         let last = |cell: &Cell| -> Option<StageSummary> {
             let text = std::fs::read(folder.join(&cell.name).join("summary.json")).ok()?;
             serde_json::from_slice::<Summary>(&text).ok()?.stages.pop()
@@ -30,7 +30,7 @@ impl<'a> Results<'a> {
     }
 
     /// One row a cell: its name, arm and seed, whether it is complete, and every figure of its last stage.
-    pub fn export(&self) -> spo_report::table::Table {
+    pub(crate) fn export(&self) -> spo_report::table::Table {
         let mut names: Vec<String> = self
             .cells
             .iter()
@@ -55,7 +55,7 @@ impl<'a> Results<'a> {
     }
 
     /// Arms against figures; `None` when no cell is complete.
-    pub fn table(&self, sweep: &Sweep) -> Option<String> {
+    pub(crate) fn table(&self, sweep: &Sweep) -> Option<String> {
         let complete: Vec<Metrics> =
             self.cells.iter().filter_map(|(_, stage)| stage.as_ref()).map(figures).collect();
         let known = |name: &str| complete.iter().any(|figures| figures.contains_key(name));

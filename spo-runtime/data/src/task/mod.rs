@@ -9,6 +9,7 @@ use std::hash::Hash;
 use std::path::Path;
 use std::sync::Arc;
 
+use schemars::{Schema, schema_for};
 use serde_json::Value;
 use spo_api::{ConfigError, parse};
 
@@ -34,6 +35,11 @@ pub struct Generated {
 
 /// Names of all tasks.
 pub const NAMES: [&str; 3] = [Codewords::NAME, MarketReport::NAME, ModularChain::NAME];
+
+/// The name of every task and the schema of its table.
+pub fn schemas() -> impl Iterator<Item = (&'static str, Schema)> {
+    NAMES.into_iter().zip([schema_for!(Codewords), schema_for!(MarketReport), schema_for!(ModularChain)])
+}
 
 /// Judges an answer, given the prompt and the answer that is expected: names and figures from 0 to 1.
 pub type Judge = fn(prompt: &str, expected: &str, answer: &str) -> Vec<(&'static str, f64)>;

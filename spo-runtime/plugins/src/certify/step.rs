@@ -1,11 +1,9 @@
 //! What a bilevel step owes: the cost it states, no memory left behind, the same way from the same place.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 use spo_api::{
-    BilevelProblem, BilevelStep, Constructor, Error, LevelWeights, Losses, Passes, Progress, Result,
-    StepReport, Vector, VectorSpace, Weigh,
+    BilevelProblem, BilevelStep, Constructor, Error, LevelWeights, Losses, MemorySpace, Passes, Progress,
+    Result, StepReport, Vector, VectorSpace, Weigh,
 };
 
 use super::{Check, Outcome};
@@ -37,12 +35,12 @@ pub(super) fn checks<'a>(build: Constructor<dyn BilevelStep>, config: Value) -> 
 /// Two losses on a few parameters, `1/2 sum_i h_i (x_i - c_i)^2` with a quartic on top, and plain descent.
 #[derive(Clone)]
 struct World {
-    vectors: BTreeMap<u32, Vec<f64>>,
-    next: u32,
+    space: MemorySpace,
     passes: Passes,
     descents: usize,
     /// Evaluations until one fails.
     fuse: Option<usize>,
+    /// A call that no step may make.
     misuse: Option<String>,
     step: usize,
 }
@@ -65,21 +63,12 @@ fn curvature((center, curvature): ([f64; 4], [f64; 4]), x: &[f64]) -> Vec<f64> {
 
 impl World {
     fn new() -> Self {
-        let vectors = BTreeMap::from([(0, vec![0.3, 0.1, -0.2, 0.4]), (1, vec![0.0; 4])]);
-        let passes = Passes::default();
-        World { vectors, next: 2, passes, descents: 0, fuse: None, misuse: None, step: 0 }
+        let space = MemorySpace::new(vec![0.3, 0.1, -0.2, 0.4]);
+        World { space, passes: Passes::default(), descents: 0, fuse: None, misuse: None, step: 0 }
     }
 
     fn parameters(&self) -> &[f64] {
-        &self.vectors[&0]
-    }
-
-    fn at(&mut self, v: Vector) -> Result<&mut Vec<f64>> {
-        let misuse = format!("it uses vector {}, which is not allocated", v.0);
-        self.vectors.get_mut(&v.0).ok_or_else(|| {
-            self.misuse = Some(misuse.clone());
-            Error::Engine(misuse)
-        })
+        &self.space.vectors()[&Vector::PARAMETERS.0]
     }
 
     fn burn(&mut self) -> Result<()> {
@@ -98,53 +87,16 @@ impl World {
         (self.passes, self.descents) = Default::default();
         let report = step.step(self)?;
         self.step += 1;
-        match &self.misuse {
-            Some(words) => Err(words.clone().into()),
+        match self.misuse.as_deref().or(self.space.misuse()) {
+            Some(words) => Err(words.to_owned().into()),
             None => Ok(report),
         }
     }
 }
 
-impl VectorSpace for World {
-    fn dimension(&self) -> usize {
-        4
-    }
-    fn allocate(&mut self) -> Result<Vector> {
-        self.next += 1;
-        self.vectors.insert(self.next - 1, vec![0.0; 4]);
-        Ok(Vector(self.next - 1))
-    }
-    fn release(&mut self, v: Vector) {
-        if v.0 < 2 || self.vectors.remove(&v.0).is_none() {
-            self.misuse = Some(format!("it releases vector {}, which is not its own", v.0));
-        }
-    }
-    fn zero(&mut self, v: Vector) -> Result<()> {
-        self.at(v)?.fill(0.0);
-        Ok(())
-    }
-    fn copy(&mut self, from: Vector, to: Vector) -> Result<()> {
-        *self.at(to)? = self.at(from)?.clone();
-        Ok(())
-    }
-    fn scale(&mut self, a: f64, v: Vector) -> Result<()> {
-        self.at(v)?.iter_mut().for_each(|x| *x *= a);
-        Ok(())
-    }
-    fn axpy(&mut self, a: f64, x: Vector, y: Vector) -> Result<()> {
-        let x = self.at(x)?.clone();
-        self.at(y)?.iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
-        Ok(())
-    }
-    fn dot(&mut self, x: Vector, y: Vector) -> Result<f64> {
-        let x = self.at(x)?.clone();
-        Ok(self.at(y)?.iter().zip(x).map(|(y, x)| x * y).sum())
-    }
-}
-
 impl BilevelProblem for World {
     fn vectors(&mut self) -> &mut dyn VectorSpace {
-        self
+        &mut self.space
     }
 
     fn gradient(&mut self, weigh: Weigh<'_>, into: Vector) -> Result<Losses> {
@@ -167,8 +119,8 @@ impl BilevelProblem for World {
         };
         let (df, dg) = (slope(UPPER, &x), slope(LOWER, &x));
         // What the accumulator held is lost; a step that relies on it must not get away with it.
-        self.at(Vector::GRADIENT)?.fill(f64::NAN);
-        *self.at(into)? = df.iter().zip(&dg).map(|(f, g)| upper * f + lower * g).collect();
+        self.space.get_mut(Vector::GRADIENT)?.fill(f64::NAN);
+        *self.space.get_mut(into)? = df.iter().zip(&dg).map(|(f, g)| upper * f + lower * g).collect();
         Ok(losses)
     }
 
@@ -190,9 +142,9 @@ impl BilevelProblem for World {
             return Err(Error::Engine(words));
         }
         let hessian = curvature(LOWER, self.parameters());
-        let product = self.at(v)?.iter().zip(hessian).map(|(v, h)| h * v).collect();
-        self.at(Vector::GRADIENT)?.fill(f64::NAN);
-        *self.at(into)? = product;
+        let product = self.space.get_mut(v)?.iter().zip(hessian).map(|(v, h)| h * v).collect();
+        self.space.get_mut(Vector::GRADIENT)?.fill(f64::NAN);
+        *self.space.get_mut(into)? = product;
         Ok(())
     }
 
@@ -205,14 +157,14 @@ impl BilevelProblem for World {
     }
 
     fn descend(&mut self, lr_factor: f64) -> Result<()> {
-        if !(lr_factor.is_finite() && self.at(Vector::GRADIENT)?.iter().all(|x| x.is_finite())) {
+        if !(lr_factor.is_finite() && self.space.get_mut(Vector::GRADIENT)?.iter().all(|x| x.is_finite())) {
             let words =
                 "it descends with a gradient that is not finite; was it computed into vector 1?".to_owned();
             self.misuse = Some(words.clone());
             return Err(Error::NonFinite(words));
         }
         self.descents += 1;
-        self.axpy(-0.02 * lr_factor, Vector::GRADIENT, Vector::PARAMETERS)
+        self.space.axpy(-0.02 * lr_factor, Vector::GRADIENT, Vector::PARAMETERS)
     }
 
     fn progress(&self) -> Progress {
@@ -239,7 +191,7 @@ fn steps(subject: &Subject) -> Result<String, Outcome> {
             )
             .into());
         }
-        let here = world.vectors.len() - 2;
+        let here = world.space.vectors().len() - 2;
         if round >= 2 && here > kept {
             return Err(format!(
                 "it keeps more vectors every step ({here} after step {}): release them",
@@ -292,10 +244,10 @@ fn failures(subject: &Subject) -> Result<String, Outcome> {
         if !error.to_string().contains("the failure that was asked for") {
             return Err(format!("the problem's own error is lost; the step says instead: {error}").into());
         }
-        if world.vectors.len() > 2 {
+        if world.space.vectors().len() > 2 {
             return Err(format!(
                 "after a failure {} of its vectors are left behind",
-                world.vectors.len() - 2
+                world.space.vectors().len() - 2
             )
             .into());
         }

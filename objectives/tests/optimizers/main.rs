@@ -1,0 +1,3 @@
+//! Optimizers against reference implementations.
+
+mod goldens;

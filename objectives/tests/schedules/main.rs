@@ -1,0 +1,62 @@
+//! Schedules against transformers' own.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use spo_api::{Registry, Span};
+use spo_objectives as _;
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    config: Value,
+    warmup: usize,
+    total: usize,
+    /// The factor of the peak learning rate at every step, the warm-up's too.
+    factors: Vec<f64>,
+}
+
+#[test]
+fn every_step_has_the_factor_of_transformers() {
+    let cases: Vec<Case> =
+        serde_json::from_str(include_str!("../../../tests/goldens/schedules.json")).unwrap();
+    let registry = Registry::linked().unwrap();
+    for Case { name, config, warmup, total, factors } in &cases {
+        let schedule = registry.schedule(name, config).unwrap();
+        let span = Span { warmup: *warmup, total: *total };
+        assert_eq!(factors.len(), *total);
+        for (step, theirs) in factors.iter().enumerate().skip(*warmup) {
+            let ours = schedule.factor(step, span);
+            assert!((ours - theirs).abs() < 1e-14, "{name} {config} step {step}: {ours}, not {theirs}");
+        }
+    }
+    let covered: BTreeSet<_> = cases.iter().map(|case| &*case.name).collect();
+    for entry in registry.of_kind("schedule") {
+        assert!(covered.contains(entry.name), "{} has no reference", entry.name);
+    }
+}
+
+#[test]
+fn the_names_of_transformers_serve_as_well() {
+    let registry = Registry::linked().unwrap();
+    for name in [
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "constant",
+        "constant_with_warmup",
+        "inverse_sqrt",
+        "warmup_stable_decay",
+    ] {
+        registry.schedule(name, &json!({})).map(drop).unwrap();
+    }
+}
+
+#[test]
+fn options_that_contradict_each_other_are_refused() {
+    let error =
+        Registry::linked().unwrap().schedule("warmup-stable-decay", &json!({"decay": 0.1, "decay_steps": 3}));
+    assert_eq!(error.err().unwrap().key.as_deref(), Some("decay_steps"));
+}

@@ -1,0 +1,110 @@
+//! The command line: one file per command.
+
+mod audit;
+mod cache;
+mod check;
+mod describe;
+mod export;
+mod generate;
+mod list;
+mod loss;
+mod mass;
+mod options;
+mod plugin;
+mod replay;
+mod report;
+mod resume;
+mod run;
+mod saved_model;
+mod saved_run;
+mod schema;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use spo_api::Registry;
+
+use crate::error::{exit_code, report};
+use crate::plan::libraries;
+
+/// Tunes language models on human preferences.
+///
+/// `spo-run recipe.toml` runs a recipe.
+#[derive(Parser)]
+#[command(name = "spo-run", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    plugins: options::Plugins,
+    #[command(flatten)]
+    run: run::Run,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Validate a recipe and show what would be trained on; trains nothing.
+    Check(check::Check),
+    /// Continue a run that was interrupted, from its last checkpoint.
+    Resume(resume::Resume),
+    /// Compute a batch again whose numbers were not finite, row by row.
+    Replay(replay::Replay),
+    /// List the objectives, bilevel steps, optimizers, schedules and backends.
+    List,
+    /// Tell everything about one of them.
+    Describe(describe::Describe),
+    /// Continue prompts with a saved model.
+    Generate(generate::Generate),
+    /// Write a saved model with its adapter merged into the weights.
+    Export(export::Export),
+    /// Begin a plugin, or put one to the test.
+    Plugin {
+        #[command(subcommand)]
+        command: plugin::Plugin,
+    },
+    /// Tell what runs came to, and how they compare: one HTML page with words and pictures.
+    Report(spo_report::Arguments),
+    /// Tell where the stages of a run took the probability of the held-out prompts.
+    Mass(mass::Mass),
+    /// Measure what bilevel steps do to the parameters against exact hypergradients.
+    Audit(audit::Audit),
+    /// List what runs keep for each other in their cache, or remove what is old.
+    Cache(cache::Cache),
+    /// Print the JSON Schema of recipes, for editors.
+    Schema,
+    /// Evaluate an objective on a JSON batch of log-probs from standard input.
+    Loss(loss::Loss),
+}
+
+/// Runs the command line of this process, with the parts that the program links.
+pub fn main() -> ExitCode {
+    match dispatch(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", report(&error));
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn dispatch(arguments: &Arguments) -> anyhow::Result<()> {
+    let mut registry = Registry::linked()?;
+    libraries::load(&mut registry, &arguments.plugins.load)?;
+    let Some(command) = &arguments.command else { return arguments.run.run(&mut registry) };
+    match command {
+        Command::Check(check) => check.run(&mut registry),
+        Command::Resume(resume) => resume.run(&mut registry),
+        Command::Replay(replay) => replay.run(&mut registry),
+        Command::List => list::run(&mut registry),
+        Command::Describe(describe) => describe.run(&mut registry),
+        Command::Generate(generate) => generate.run(&mut registry),
+        Command::Export(export) => export.run(&mut registry),
+        Command::Plugin { command } => command.run(),
+        Command::Report(arguments) => report::run(arguments),
+        Command::Mass(mass) => mass.run(&mut registry),
+        Command::Audit(audit) => audit.run(&mut registry),
+        Command::Cache(cache) => cache.run(),
+        Command::Schema => schema::run(&mut registry),
+        Command::Loss(loss) => loss.run(&mut registry),
+    }
+}

@@ -1,0 +1,32 @@
+//! `spo-run export`: a saved model with its adapter merged into the weights.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use spo_api::Registry;
+
+use super::saved_model::SavedModel;
+use crate::error::BadInput;
+
+#[derive(clap::Args)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    model: SavedModel,
+    /// The folder to write.
+    output: PathBuf,
+}
+
+impl Export {
+    /// Writes a Hugging Face folder. One that holds something already is refused.
+    pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
+        let folder = &self.output;
+        if folder.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(BadInput(format!("error: {} is not empty", folder.display())).into());
+        }
+        let (tokenizer, mut session) = self.model.open(registry)?;
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        session.save(folder, spo_api::Export::Model)?;
+        tokenizer.save(folder)?;
+        Ok(())
+    }
+}

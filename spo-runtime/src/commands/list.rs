@@ -1,0 +1,45 @@
+//! `spo-run list`: what is registered, from the registry itself.
+
+use std::fmt::Write;
+
+use comfy_table::{ContentArrangement, Table, presets};
+use spo_api::Registry;
+
+use super::describe::needs;
+use crate::plan::libraries;
+use crate::reporter::say;
+
+pub(crate) fn run(registry: &mut Registry) -> anyhow::Result<()> {
+    libraries::load_all(registry, None)?;
+    say(&list(registry));
+    Ok(())
+}
+
+/// The kinds of parts, with their titles.
+const KINDS: [(&str, &str); 5] = [
+    ("objective", "Objectives"),
+    ("step", "Bilevel steps"),
+    ("optimizer", "Optimizers"),
+    ("schedule", "Schedules of the learning rate"),
+    ("backend", "Backends"),
+];
+
+/// A table of all parts.
+fn list(registry: &Registry) -> String {
+    let mut out = String::new();
+    for (kind, title) in KINDS {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        for entry in registry.iter().filter(|e| e.build.kind() == kind) {
+            let names: Vec<_> = std::iter::once(entry.name).chain(entry.aliases.iter().copied()).collect();
+            table.add_row([
+                names.join(", "),
+                entry.summary.to_owned(),
+                needs(entry),
+                entry.origin.to_owned(),
+            ]);
+        }
+        let _ = writeln!(out, "{title}\n{table}\n");
+    }
+    out + "spo-run describe NAME tells more.\n"
+}

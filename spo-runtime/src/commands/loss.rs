@@ -1,0 +1,163 @@
+//! `spo-run loss`: an objective on a batch of log-probs given as JSON, without a model.
+
+use std::io::{Read, Write};
+
+use anyhow::Context;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use spo_api::{Evaluation, Layout, Metrics, Part, PreferenceBatch, Ragged, Registry, Side};
+
+use crate::error::BadInput;
+use crate::plan::libraries;
+use crate::recipe::compose;
+use crate::recipe::document::Document;
+use crate::recipe::objective::ObjectiveSpec;
+use crate::recipe::part::PartSpec;
+
+/// Per-token log-probs, in nats: one list per answer. Further keys (figures of another program to
+/// compare with) are passed over.
+#[derive(Deserialize)]
+struct Input {
+    policy_chosen: Vec<Vec<f64>>,
+    #[serde(default)]
+    policy_rejected: Vec<Vec<f64>>,
+    reference_chosen: Option<Vec<Vec<f64>>>,
+    reference_rejected: Option<Vec<Vec<f64>>>,
+    /// `log sum_v p(v)^2` of each position.
+    collision_chosen: Option<Vec<Vec<f64>>>,
+    collision_rejected: Option<Vec<Vec<f64>>>,
+    /// Of each row's prompt with the answer of another row; unpaired data only.
+    policy_mismatched: Option<Vec<Vec<f64>>>,
+    reference_mismatched: Option<Vec<Vec<f64>>>,
+    /// Score of the chosen answer minus score of the rejected one, per pair.
+    gaps: Option<Vec<f64>>,
+    /// The rows are not pairs: `policy_chosen` holds desirable answers, `policy_rejected` undesirable ones.
+    #[serde(default)]
+    unpaired: bool,
+}
+
+/// What is printed.
+#[derive(Serialize)]
+struct Output {
+    loss: f64,
+    losses: Vec<f64>,
+    grad_chosen: Vec<Vec<f64>>,
+    grad_rejected: Vec<Vec<f64>>,
+    rewards_chosen: Vec<f64>,
+    rewards_rejected: Vec<f64>,
+    metrics: Metrics,
+}
+
+/// Flat values with offsets.
+struct Flat {
+    values: Vec<f64>,
+    offsets: Vec<usize>,
+}
+
+impl Flat {
+    fn new(rows: &[Vec<f64>]) -> Self {
+        let mut offsets = vec![0];
+        offsets.extend(rows.iter().scan(0, |end, row| {
+            *end += row.len();
+            Some(*end)
+        }));
+        Flat { values: rows.concat(), offsets }
+    }
+
+    fn ragged(&self) -> spo_api::Result<Ragged<'_>> {
+        Ragged::new(&self.values, &self.offsets)
+    }
+
+    fn split(&self, values: &[f64]) -> Vec<Vec<f64>> {
+        self.offsets.windows(2).map(|w| values[w[0]..w[1]].to_vec()).collect()
+    }
+}
+
+/// An objective on the command line.
+#[derive(Deserialize, JsonSchema)]
+struct Inline {
+    objective: ObjectiveSpec,
+}
+
+impl Part for Inline {}
+
+#[derive(clap::Args)]
+pub(crate) struct Loss {
+    /// The objective as inline TOML: '{ name = "dpo", beta = 0.1 }'.
+    #[arg(long)]
+    objective: String,
+}
+
+impl Loss {
+    pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
+        evaluate(registry, &self.objective, &mut std::io::stdin().lock(), &mut std::io::stdout().lock())
+    }
+}
+
+/// Reads a batch from `input`, evaluates `objective` (inline TOML) on it, writes JSON to `output`.
+///
+/// # Errors
+/// [`BadInput`] when the objective or the batch cannot be used.
+fn evaluate(
+    registry: &mut Registry,
+    objective: &str,
+    input: &mut dyn Read,
+    output: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let document = Document::parse("--objective", format!("objective = {objective}"), &[])?;
+    let Inline { objective: mut spec } = document.read_as()?;
+    spec.place("objective");
+    let parts: Vec<_> = spec.parts().into_iter().map(PartSpec::identity).collect();
+    libraries::load_if_unknown(registry, &parts, None)?;
+    let mut objective = compose::objective(registry, &spec).map_err(|e| document.locate("", e))?;
+
+    let mut text = String::new();
+    input.read_to_string(&mut text).context("cannot read standard input")?;
+    let input: Input =
+        serde_json::from_str(&text).map_err(|e| BadInput(format!("error: standard input: {e}")))?;
+
+    let flat = |rows: &Option<Vec<Vec<f64>>>| rows.as_deref().map(Flat::new);
+    let (chosen, rejected) = (Flat::new(&input.policy_chosen), Flat::new(&input.policy_rejected));
+    let references = [flat(&input.reference_chosen), flat(&input.reference_rejected)];
+    let collisions = [flat(&input.collision_chosen), flat(&input.collision_rejected)];
+    let bad = |e: spo_api::Error| BadInput(format!("error: standard input: {e}"));
+    fn side<'f>(
+        policy: &'f Flat,
+        reference: &'f Option<Flat>,
+        collision: &'f Option<Flat>,
+    ) -> spo_api::Result<Side<'f>> {
+        let optional = |flat: &'f Option<Flat>| flat.as_ref().map(Flat::ragged).transpose();
+        Ok(Side {
+            policy: policy.ragged()?,
+            reference: optional(reference)?,
+            collision: optional(collision)?,
+        })
+    }
+    let layout = match (input.unpaired, input.policy_rejected.is_empty()) {
+        (true, _) => Layout::Unpaired,
+        (false, true) => Layout::Demonstrations,
+        (false, false) => Layout::Pairs,
+    };
+    let chosen_side = side(&chosen, &references[0], &collisions[0]).map_err(bad)?;
+    let rejected_side = side(&rejected, &references[1], &collisions[1]).map_err(bad)?;
+    let mut batch = PreferenceBatch::new(layout, chosen_side, rejected_side).map_err(bad)?;
+    let mismatched = [flat(&input.policy_mismatched), flat(&input.reference_mismatched)];
+    if let Some(policy) = &mismatched[0] {
+        batch.mismatched = Some(side(policy, &mismatched[1], &None).map_err(bad)?);
+    }
+    batch.gaps = input.gaps.as_deref();
+    let mut evaluation = Evaluation::default();
+    evaluation.compute(&mut *objective, &batch).map_err(bad)?;
+    let answer = Output {
+        loss: evaluation.loss(&batch),
+        grad_chosen: chosen.split(&evaluation.grad_chosen),
+        grad_rejected: rejected.split(&evaluation.grad_rejected),
+        losses: evaluation.losses,
+        rewards_chosen: evaluation.rewards.chosen,
+        rewards_rejected: evaluation.rewards.rejected,
+        metrics: evaluation.metrics,
+    };
+    serde_json::to_writer(&mut *output, &answer)?;
+    writeln!(output)?;
+    Ok(())
+}

@@ -1,0 +1,37 @@
+//! Options that several commands share.
+
+use crate::reporter::{Reporter, Voice};
+
+#[derive(clap::Args)]
+pub(crate) struct Plugins {
+    /// A plugin to load: a path, or a name to look for in the search path. May be repeated.
+    #[arg(long = "plugin", value_name = "LIBRARY", global = true)]
+    pub(crate) load: Vec<String>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Overrides {
+    /// Override a key of the recipe: `--set stage.align.objective.beta=0.2`.
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Speech {
+    /// Speak JSON, one object a line.
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
+    /// Say nothing but errors.
+    #[arg(long)]
+    quiet: bool,
+}
+
+impl Speech {
+    pub(crate) fn reporter(&self) -> Reporter {
+        Reporter::new(match (self.json, self.quiet) {
+            (true, _) => Voice::Json,
+            (_, true) => Voice::Quiet,
+            _ => Voice::Human,
+        })
+    }
+}

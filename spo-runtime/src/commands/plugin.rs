@@ -1,0 +1,257 @@
+//! `spo-run plugin`: begin a plugin, and put one to the test.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use spo_api::Registry;
+use spo_plugins::certify::{self, Event, Options, Verdict};
+use spo_plugins::scaffold::{Language, New, scaffold};
+use spo_plugins::{library, search};
+
+use crate::error::BadInput;
+use crate::recipe::document::Document;
+use crate::reporter::say;
+
+#[derive(Subcommand)]
+pub(crate) enum Plugin {
+    /// Write a new plugin that builds and passes its own tests, to be changed into your own.
+    New {
+        /// Name of the objective, and of the folder: `my-loss`.
+        name: String,
+        /// The folder to make it in.
+        #[arg(long = "in", value_name = "FOLDER", default_value = ".")]
+        within: PathBuf,
+        /// Write it in C instead of Rust.
+        #[arg(long)]
+        c: bool,
+        /// The folder `spo-api` of a checkout of spo, for a Rust plugin to depend on; that of the checkout
+        /// this program was built from unless given.
+        #[arg(long, value_name = "FOLDER", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../spo-api"))]
+        api: PathBuf,
+    },
+    /// Hold every part of a plugin to its contract; exit code 1 if one fails.
+    Test(Test),
+}
+
+/// `spo-run plugin test`.
+#[derive(clap::Args)]
+pub(crate) struct Test {
+    /// The library, or the name of a built-in part.
+    library: String,
+    /// Only the part of this name.
+    #[arg(long)]
+    part: Option<String>,
+    /// The part's table as inline TOML, if it has required keys: '{ beta = 0.1 }'.
+    #[arg(long)]
+    config: Option<String>,
+    /// Leave out a check. May be repeated.
+    #[arg(long, value_name = "CHECK")]
+    skip: Vec<String>,
+    /// For backends: the Hugging Face folder to open, instead of a tiny model with random weights.
+    #[arg(long, value_name = "FOLDER")]
+    model: Option<PathBuf>,
+    /// Seconds a check may take.
+    #[arg(long, default_value_t = 60)]
+    patience: u64,
+    /// Run the checks here and report them as JSON: what the command does in a process of its own, so that a
+    /// crash is a finding.
+    #[arg(long, hide = true)]
+    worker: bool,
+}
+
+impl Plugin {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// [`BadInput`] for what cannot be begun or loaded; another error when a check fails.
+    pub(crate) fn run(&self) -> anyhow::Result<()> {
+        match self {
+            Plugin::New { name, within, c, api } => begin(name, within, *c, api),
+            Plugin::Test(test) if test.worker => test.work(),
+            Plugin::Test(test) => test.report(),
+        }
+    }
+}
+
+fn begin(name: &str, within: &Path, c: bool, api: &Path) -> anyhow::Result<()> {
+    let language = if c { Language::C } else { Language::Rust };
+    let folder =
+        scaffold(&New { name, within, api, language }).map_err(|e| BadInput(format!("error: {e}")))?;
+    let build = if c { "make" } else { "cargo test && cargo build --release" };
+    let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    let library = format!("{prefix}{}{suffix}", name.replace('-', "_"));
+    let library = if c { format!("./{library}") } else { format!("target/release/{library}") };
+    say(&format!(
+        "made {}; next:\n  cd {}\n  {build}\n  spo-run plugin test {library}",
+        folder.display(),
+        folder.display()
+    ));
+    Ok(())
+}
+
+impl Test {
+    /// The parts to be tested.
+    fn registry(&self) -> Result<(Registry, Vec<&'static spo_api::Entry>), BadInput> {
+        let bad = |e: String| BadInput(format!("error: {e}"));
+        let mut registry = Registry::linked().map_err(|e| bad(e.to_string()))?;
+        let built_in: Vec<_> = registry.iter().filter(|entry| entry.name == self.library).collect();
+        let entries = if built_in.is_empty() {
+            let before: Vec<_> = registry.iter().collect();
+            let path = search::resolve(&self.library).map_err(bad)?;
+            library::load(&mut registry, &path, None).map_err(|e| bad(e.to_string()))?;
+            registry.iter().filter(|entry| !before.iter().any(|b| std::ptr::eq(*b, *entry))).collect()
+        } else {
+            built_in
+        };
+        let wanted = |entry: &&spo_api::Entry| self.part.as_ref().is_none_or(|name| entry.name == name);
+        let (chosen, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(wanted);
+        if chosen.is_empty() {
+            let others: Vec<_> = others.iter().map(|entry| entry.name).collect();
+            return Err(bad(format!("it has no part of this name, only {}", others.join(", "))));
+        }
+        Ok((registry, chosen))
+    }
+
+    fn options(&self) -> Result<Options, BadInput> {
+        let config = match &self.config {
+            Some(text) => {
+                let document = Document::parse("--config", format!("config = {text}"), &[])?;
+                document.get("config").cloned()
+            }
+            None => None,
+        };
+        Ok(Options { config, skip: self.skip.clone(), model: self.model.clone() })
+    }
+
+    /// Runs the checks, each event a line of JSON.
+    fn work(&self) -> anyhow::Result<()> {
+        let (_registry, entries) = self.registry()?;
+        let options = self.options()?;
+        let mut out = std::io::stdout().lock();
+        for entry in entries {
+            certify::certify(entry, &options, &mut |event| {
+                let line = serde_json::to_string(&event).expect("text only");
+                // Nobody listens any more: the checks end with the process.
+                if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+                    std::process::exit(1);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Runs the checks in a process of their own, and reports what it says and how it ends.
+    fn report(&self) -> anyhow::Result<()> {
+        self.options()?;
+        let program = std::env::current_exe().context("cannot find this program to run the checks")?;
+        let mut child = Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .arg("--worker")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start a process for the checks")?;
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let mut stderr = child.stderr.take().expect("piped");
+        let words = std::thread::spawn(move || {
+            let mut words = Vec::new();
+            let _ = stderr.read_to_end(&mut words);
+            String::from_utf8_lossy(&words).into_owned()
+        });
+        let (send, events) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let Ok(event) = serde_json::from_str::<Event>(&line) else { continue };
+                if send.send(event).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut report = Report::default();
+        let ended = loop {
+            match events.recv_timeout(Duration::from_secs(self.patience.max(1))) {
+                Ok(event) => report.add(event),
+                Err(RecvTimeoutError::Disconnected) => break child.wait()?,
+                Err(RecvTimeoutError::Timeout) => {
+                    report.end(Verdict::Failed(format!(
+                        "it has not returned for {} s (--patience allows more); the checks end here",
+                        self.patience
+                    )));
+                    let _ = child.kill();
+                    break child.wait()?;
+                }
+            }
+        };
+        let words = words.join().unwrap_or_default();
+        if !report.began {
+            return Err(refusal(ended, &words));
+        }
+        if report.open.is_some() {
+            report.end(Verdict::Failed(format!("it ended the process ({ended}): {}", words.trim())));
+        }
+        say(&report.close().to_string());
+        if report.failed > 0 {
+            let checks = if report.failed == 1 { "check" } else { "checks" };
+            bail!("{} {checks} failed", report.failed);
+        }
+        Ok(())
+    }
+}
+
+/// The error of a worker that never began a check.
+fn refusal(ended: ExitStatus, words: &str) -> anyhow::Error {
+    let words = words.trim().to_owned();
+    match ended.code() {
+        Some(2) => BadInput(words).into(),
+        _ if words.is_empty() => anyhow::anyhow!("loading the library ended the process ({ended})"),
+        _ => anyhow::anyhow!("{}", words.trim_start_matches("error: ")),
+    }
+}
+
+/// The report of a certification, printed as it comes.
+#[derive(Default)]
+struct Report {
+    began: bool,
+    part: String,
+    open: Option<String>,
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+impl Report {
+    fn add(&mut self, event: Event) {
+        self.began = true;
+        match event {
+            Event::Began { part, check } => {
+                if part != self.part {
+                    say(&part.to_string());
+                    self.part = part;
+                }
+                self.open = Some(check);
+            }
+            Event::Ended(verdict) => self.end(verdict),
+        }
+    }
+
+    fn end(&mut self, verdict: Verdict) {
+        let check = self.open.take().unwrap_or_default();
+        let (mark, words, count) = match verdict {
+            Verdict::Passed(words) => ("ok", words, &mut self.passed),
+            Verdict::Failed(words) => ("FAILED", words, &mut self.failed),
+            Verdict::Skipped(words) => ("skipped", words, &mut self.skipped),
+        };
+        *count += 1;
+        say(&format!("  {check:20} {mark:8} {words}"));
+    }
+
+    fn close(&self) -> String {
+        let skipped = if self.skipped > 0 { format!(", {} skipped", self.skipped) } else { String::new() };
+        format!("{} passed, {} failed{skipped}", self.passed, self.failed)
+    }
+}

@@ -1,0 +1,188 @@
+//! `spo-run replay`: a batch whose numbers were not finite, computed again, row by row.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use spo_api::{Evaluation, LogProbs, Objective, Registry, Session, Statistics, Vector};
+use spo_data::{Dataset, MicroBatch};
+
+use super::resume;
+use crate::error::BadInput;
+use crate::plan::Plan;
+use crate::plan::view::View;
+use crate::reporter::say;
+use crate::store::scores::Scores;
+use crate::train::checkpoint::Found;
+use crate::train::incident::Incident;
+use crate::train::step::loss::score;
+use crate::train::step::rows::{Assembled, Batch};
+
+#[derive(clap::Args)]
+pub(crate) struct Replay {
+    /// The run's folder, or that of one batch in its `nonfinite` folder.
+    run: PathBuf,
+}
+
+impl Replay {
+    pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
+        say(&replay(registry, &self.run)?);
+        Ok(())
+    }
+}
+
+/// Computes a batch again that a run wrote down, and tells what it sees of every row. `path` is the run's
+/// folder, whose latest such batch is meant, or that of a batch.
+///
+/// # Errors
+/// [`BadInput`] when there is none, or the run's data or model are not there any more.
+fn replay(registry: &mut Registry, path: &Path) -> anyhow::Result<String> {
+    let (run, folder) = find(path)?;
+    let incident = Incident::read(&folder)?;
+    let document = resume::enter(registry, &run)?;
+    let mut plan = Plan::new(registry, &document)?;
+    let found = Found::read(&folder).with_context(|| format!("{} is damaged", folder.display()))?;
+    let Some(index) = plan.stages.iter().position(|stage| stage.recipe.name == incident.stage) else {
+        return Err(BadInput(format!("error: the recipe has no stage `{}` any more", incident.stage)).into());
+    };
+    if plan.stages[index].train.hash() != incident.data {
+        let message = "error: the data of the run have changed since: the batch cannot be put together again";
+        return Err(BadInput(message.into()).into());
+    }
+    found.restore(&mut *plan.session, &plan.stages)?;
+    let stage = &mut plan.stages[index];
+    if let Some(state) = &found.state.stage {
+        state.memory.restore(stage)?;
+    }
+    stage.objective.begin(incident.step - 1);
+
+    let mut out = format!("step {} of stage `{}`: {}\n", incident.step, incident.stage, incident.error);
+    let norm = plan.session.vectors().norm(Vector::PARAMETERS)?;
+    let _ = writeln!(out, "norm of the trained parameters: {norm:.4e}");
+    let (session, train) = (&mut *plan.session, &stage.train);
+    let rows =
+        Rows { data: train, rows: &incident.rows, view: stage.view, reference: found.scores.get("train") };
+    out += &rows.table(session, &mut *stage.objective)?;
+    let several = stage.lower.len() > 1;
+    for (i, term) in stage.lower.iter_mut().enumerate() {
+        let data = term.data.as_ref().unwrap_or(train);
+        let rows = incident.lower_rows.get(i).filter(|rows| !rows.is_empty()).unwrap_or(&incident.rows);
+        let title =
+            if several { format!("The lower level, term {}", i + 1) } else { "The lower level".to_owned() };
+        let _ = writeln!(out, "\n{title}:");
+        let rows = Rows { data, rows, view: View::DEMONSTRATIONS, reference: None };
+        out += &rows.table(session, &mut *term.objective)?;
+    }
+    Ok(out)
+}
+
+/// The run and the batch that are meant.
+fn find(path: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let none = || BadInput(format!("error: {} holds no batch whose numbers were not finite", path.display()));
+    let path = path.canonicalize().map_err(|_| none())?;
+    if let Some(latest) = Incident::all(&path).pop() {
+        return Ok((path, latest));
+    }
+    match path.parent().and_then(Path::parent) {
+        Some(run) if Incident::all(run).contains(&path) => Ok((run.to_owned(), path)),
+        _ => Err(none().into()),
+    }
+}
+
+/// Rows of one level's batch.
+struct Rows<'a> {
+    data: &'a Dataset,
+    rows: &'a [usize],
+    view: View,
+    reference: Option<&'a Scores>,
+}
+
+impl Rows<'_> {
+    /// What model and objective say of each.
+    fn table(&self, session: &mut dyn Session, objective: &mut dyn Objective) -> anyhow::Result<String> {
+        let batch = Batch::new(self.data, self.rows, self.view, Some(MicroBatch::Rows(1)));
+        let collision = objective.requirements().collision;
+        let scored = score(session, &batch.passes, Statistics { collision, ..Statistics::default() })?;
+        let mut scores = Scores::empty(self.data);
+        batch.store(&scored, &mut scores);
+        let assembled = Assembled::new(&batch, batch.passes.iter().zip(&scored), self.reference, self.data);
+        let seen = assembled.batch()?;
+        let mut evaluation = Evaluation::default();
+        let evaluated = evaluation.compute(objective, &seen);
+        let mut losses = vec![f64::NAN; self.data.examples.len()];
+        for (i, loss) in evaluation.losses.iter().enumerate() {
+            losses[assembled.row_of_loss(i)] = *loss;
+        }
+        let upstream =
+            assembled.upstream(
+                |chosen, i| {
+                    if chosen { evaluation.grad_chosen[i] } else { evaluation.grad_rejected[i] }
+                },
+            );
+
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+        let header = [
+            "row",
+            "log p(chosen)",
+            "log p(rejected)",
+            "reference: chosen",
+            "rejected",
+            "loss",
+            "|gradient|",
+            "not finite",
+        ];
+        table.set_header(header);
+        let mut rest = upstream.as_slice();
+        for ((part, scored), &row) in batch.passes.iter().zip(&scored).zip(self.rows) {
+            let (mine, others) = rest.split_at(scored.values.len());
+            rest = others;
+            session.vectors().zero(Vector::GRADIENT)?;
+            let norm = session
+                .backward(&part.tokens, Statistics::default(), &mut |_: &LogProbs| Ok(mine.to_vec()))
+                .and_then(|_| session.vectors().norm(Vector::GRADIENT))
+                .unwrap_or(f64::NAN);
+            let sum = |tokens: &[f64]| match tokens {
+                [] => "-".to_owned(),
+                tokens => format!("{:.4}", tokens.iter().sum::<f64>()),
+            };
+            let [chosen, rejected] = scores.answers(row).map(|(_, tokens)| sum(tokens));
+            let reference = self.reference.map(|scores| scores.answers(row).map(|(_, tokens)| sum(tokens)));
+            let [reference_chosen, reference_rejected] = reference.unwrap_or(["-".into(), "-".into()]);
+            table.add_row([
+                self.data.examples[row].place.to_string(),
+                chosen,
+                rejected,
+                reference_chosen,
+                reference_rejected,
+                format!("{:.4}", losses[row]),
+                format!("{norm:.4e}"),
+                self.culprit(&scores, row, losses[row], mine, norm),
+            ]);
+        }
+        session.vectors().zero(Vector::GRADIENT)?;
+        for column in table.column_iter_mut().skip(1).take(6) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        let complaint = evaluated.err().map_or(String::new(), |e| format!("the objective says: {e}\n"));
+        Ok(format!("{table}\n{complaint}"))
+    }
+
+    /// What is not finite first, in the order in which it is computed.
+    fn culprit(&self, scores: &Scores, row: usize, loss: f64, upstream: &[f64], norm: f64) -> String {
+        for (of, scores) in [("", Some(scores)), ("the reference's ", self.reference)] {
+            for (name, tokens) in scores.map(|scores| scores.answers(row)).into_iter().flatten() {
+                if let Some(i) = tokens.iter().position(|x| !x.is_finite()) {
+                    return format!("{of}log-prob of token {i} of the {name} answer");
+                }
+            }
+        }
+        match (loss.is_finite(), upstream.iter().all(|g| g.is_finite()), norm.is_finite()) {
+            (false, ..) => "the loss".into(),
+            (_, false, _) => "the gradient with respect to the log-probs".into(),
+            (_, _, false) => "the gradient with respect to the parameters".into(),
+            _ => String::new(),
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! `spo-run resume`: a run goes on where it was interrupted.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde_json::Value;
+use spo_api::Registry;
+
+use super::options::Speech;
+use crate::error::BadInput;
+use crate::plan::libraries;
+use crate::recipe::document::Document;
+use crate::reporter::Reporter;
+use crate::sweep;
+use crate::train::run;
+
+#[derive(clap::Args)]
+pub(crate) struct Resume {
+    /// The run's folder.
+    run: PathBuf,
+    #[command(flatten)]
+    speech: Speech,
+}
+
+impl Resume {
+    pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
+        resume(registry, &self.run, self.speech.reporter())
+    }
+}
+
+/// Continues the run or the sweep in a folder, from the folder it was started in: its relative paths begin there.
+///
+/// # Errors
+/// [`BadInput`] when there is no run, or what it was made from has changed; otherwise as [`run::run`].
+fn resume(registry: &mut Registry, folder: &Path, reporter: Reporter) -> anyhow::Result<()> {
+    if folder.join("sweep.json").exists() {
+        let document = open(registry, folder, "sweep.json", "sweep.toml", &[])?;
+        return sweep::run(registry, &document, &reporter);
+    }
+    let document = enter(registry, folder)?;
+    run::run(registry, &document, reporter)
+}
+
+/// Opens the recipe of the run in a folder, goes to the folder it was started in, and loads the plugins it had.
+///
+/// # Errors
+/// [`BadInput`] when there is no run, or a plugin is not what it was.
+pub(crate) fn enter(registry: &mut Registry, folder: &Path) -> anyhow::Result<Document> {
+    open(registry, folder, "run.json", "recipe.toml", &["run.resume=auto", "run.overwrite=false"])
+}
+
+/// Opens the recipe beside a record.
+fn open(
+    registry: &mut Registry,
+    folder: &Path,
+    record: &str,
+    recipe: &str,
+    overrides: &[&str],
+) -> anyhow::Result<Document> {
+    let none = || BadInput(format!("error: there is no run in {}: no {record}", folder.display()));
+    let record = std::fs::read(folder.join(record)).map_err(|_| none())?;
+    let folder = folder.canonicalize().with_context(|| format!("cannot enter {}", folder.display()))?;
+    let record: Value = serde_json::from_slice(&record).unwrap_or_default();
+    if let Some(started) = record["started_in"].as_str().map(Path::new).filter(|path| path.is_dir()) {
+        std::env::set_current_dir(started).with_context(|| format!("cannot enter {}", started.display()))?;
+    }
+    // The folder may have been moved since, and the recipe is not called what it was.
+    let own = [("output", Value::from(folder.display().to_string())), ("name", record["name"].clone())];
+    let own = own.into_iter().filter(|(_, value)| value.is_string());
+    let own = own.map(|(key, value)| format!("run.{key}={value}"));
+    let overrides: Vec<String> = overrides.iter().map(|text| text.to_string()).chain(own).collect();
+    let document = Document::read(&folder.join(recipe), &overrides)?;
+    libraries::load_again(registry, &document, &record)?;
+    Ok(document)
+}

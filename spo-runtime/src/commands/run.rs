@@ -1,0 +1,32 @@
+//! `spo-run RECIPE`: runs a recipe, or the sweep it describes.
+
+use std::path::PathBuf;
+
+use spo_api::Registry;
+
+use super::options::{Overrides, Speech};
+use crate::error::BadInput;
+use crate::recipe::document::Document;
+use crate::sweep;
+use crate::train::run;
+
+#[derive(clap::Args)]
+pub(crate) struct Run {
+    /// The recipe to run.
+    recipe: Option<PathBuf>,
+    #[command(flatten)]
+    overrides: Overrides,
+    #[command(flatten)]
+    speech: Speech,
+}
+
+impl Run {
+    pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
+        let recipe = self.recipe.as_ref().ok_or_else(|| BadInput("error: which recipe?".into()))?;
+        let document = Document::read(recipe, &self.overrides.set)?;
+        match document.get("sweep") {
+            Some(_) => sweep::run(registry, &document, &self.speech.reporter()),
+            None => run::run(registry, &document, self.speech.reporter()),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! `spo-run schema`: the JSON Schema of recipes.
+
+use spo_api::Registry;
+
+use crate::plan::libraries;
+use crate::recipe::schema::schema;
+use crate::reporter::say;
+
+/// Prints the schema with every part that is known, those of the search path included.
+pub(crate) fn run(registry: &mut Registry) -> anyhow::Result<()> {
+    libraries::load_all(registry, None)?;
+    say(&format!("{:#}", schema(registry)));
+    Ok(())
+}

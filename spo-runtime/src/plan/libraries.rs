@@ -1,0 +1,128 @@
+//! Which plugins a command loads: those it is told to, and those in the search path when a part is asked
+//! for that nothing else has.
+
+use std::path::Path;
+
+use serde_json::Value;
+use spo_api::{Library, Registry};
+use spo_data::hash;
+use spo_plugins::library::{self, Refusal};
+use spo_plugins::{libtorch, search};
+
+use crate::error::BadInput;
+use crate::recipe::Recipe;
+use crate::recipe::document::Document;
+
+/// Loads what the command line names.
+///
+/// # Errors
+/// When a library cannot be found or loaded.
+pub(crate) fn load(registry: &mut Registry, specs: &[String]) -> Result<(), BadInput> {
+    for spec in specs {
+        find_and_load(registry, spec, None).map_err(|problem| BadInput(format!("error: {problem}")))?;
+    }
+    Ok(())
+}
+
+/// Loads the libraries that a run of this recipe had when this record of it was written: they have to be the
+/// very same.
+///
+/// # Errors
+/// [`BadInput`] when one is not there any more, or has changed.
+pub(crate) fn load_again(
+    registry: &mut Registry,
+    document: &Document,
+    record: &Value,
+) -> Result<(), BadInput> {
+    let libraries: Vec<Library> = serde_json::from_value(record["plugins"].clone()).unwrap_or_default();
+    let started_in = Path::new(record["started_in"].as_str().unwrap_or_default());
+    let here = std::env::current_dir().unwrap_or_default();
+    for Library { name, version, path, sha256 } in libraries {
+        if registry.libraries().iter().any(|known| known.sha256 == sha256) {
+            continue;
+        }
+        let path = if here == started_in { path } else { started_in.join(path) };
+        let at = path.display();
+        let refused = |problem: &str| {
+            let remedy = "bring it back, or say with `--plugin LIBRARY` where it is now";
+            BadInput(format!(
+                "error: the run was made with plugin {name} {version}, {at}, {problem}: {remedy}"
+            ))
+        };
+        match hash::of_file(&path) {
+            Err(_) => return Err(refused("which is not there any more")),
+            Ok(now) if now != sha256 => {
+                return Err(refused("which is another file now (its SHA-256 differs)"));
+            }
+            Ok(_) => library::load(registry, &path, libtorch_of(document))
+                .map_err(|e| BadInput(format!("error: {e}")))?,
+        }
+    }
+    Ok(())
+}
+
+fn find_and_load(registry: &mut Registry, spec: &str, libtorch: Option<&Path>) -> Result<(), String> {
+    library::load(registry, &search::resolve(spec)?, libtorch).map_err(|refusal| refusal.to_string())
+}
+
+/// Loads what a recipe names under `plugins.load`; and if it uses a part that is then still unknown, what
+/// the search path holds.
+///
+/// # Errors
+/// [`BadInput`] with the place in the recipe.
+pub(crate) fn load_for(
+    registry: &mut Registry,
+    document: &Document,
+    recipe: &Recipe,
+) -> Result<(), BadInput> {
+    let folder = recipe.plugins.libtorch.as_deref();
+    for (i, spec) in recipe.plugins.load.iter().enumerate() {
+        find_and_load(registry, spec, folder)
+            .map_err(|problem| document.error(&format!("plugins.load[{i}]"), problem))?;
+    }
+    load_if_unknown(registry, &recipe.parts(), folder)?;
+    let backend = &recipe.backend.name;
+    match libtorch::remedy("backend", backend) {
+        Some(remedy) if registry.get("backend", backend).is_err() => {
+            Err(document.error("backend.name", format!("the {backend} backend is not installed: {remedy}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Loads what the search path holds if one of these parts, by kind and name, is unknown; with the folder of
+/// libtorch, if a recipe names one.
+///
+/// # Errors
+/// As [`load_all`].
+pub(crate) fn load_if_unknown(
+    registry: &mut Registry,
+    parts: &[(&str, &str)],
+    libtorch: Option<&Path>,
+) -> Result<(), BadInput> {
+    match parts.iter().any(|(kind, name)| registry.get(kind, name).is_err()) {
+        true => load_all(registry, libtorch),
+        false => Ok(()),
+    }
+}
+
+/// The folder of libtorch that a recipe names.
+fn libtorch_of(document: &Document) -> Option<&Path> {
+    document.get("plugins")?.get("libtorch")?.as_str().map(Path::new)
+}
+
+/// Loads all libraries of the search path, with the folder of libtorch, if a recipe names one. One that cannot
+/// be loaded is passed over, with a warning.
+///
+/// # Errors
+/// When two parts have one name.
+pub(crate) fn load_all(registry: &mut Registry, libtorch: Option<&Path>) -> Result<(), BadInput> {
+    for path in search::libraries() {
+        match library::load(registry, &path, libtorch) {
+            Ok(()) => {}
+            Err(Refusal::Unusable(problem)) => eprintln!("warning: {problem}"),
+            Err(Refusal::Clash(problem)) => return Err(BadInput(format!("error: {problem}"))),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! What results depend on, as hashes: the keys of the cache.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use spo_data::Dataset;
+
+use crate::plan::Plan;
+use crate::plan::stage::PlannedStage;
+use crate::plan::view::View;
+use crate::store::key::{key, own_hash};
+
+/// What the results of a run depend on.
+pub(crate) struct Provenance {
+    /// Hash of this very program, and of the libraries it has loaded.
+    program: Vec<String>,
+    /// The recipe, but for where it goes and what it keeps.
+    recipe: Value,
+    /// The hashes of the model's files.
+    weights: Value,
+    /// The device in use, with the number of threads.
+    device: String,
+    /// Of each stage the hashes of its data.
+    data: Vec<Value>,
+}
+
+impl Provenance {
+    /// That of a plan with these stages.
+    ///
+    /// # Errors
+    /// When the program's own file cannot be read.
+    pub(crate) fn new(plan: &Plan, stages: &[PlannedStage]) -> anyhow::Result<Self> {
+        let mut program = vec![own_hash()?.to_owned()];
+        program.extend(plan.libraries.iter().map(|library| library.sha256.clone()));
+        // Stages share data: each is hashed once.
+        let mut known = HashMap::new();
+        let mut hash = |data: &Arc<Dataset>| -> String {
+            known.entry(Arc::as_ptr(data)).or_insert_with(|| data.hash()).clone()
+        };
+        let data = |stage: &PlannedStage| {
+            let [train, eval] = [Some(&stage.train), stage.eval.as_ref()].map(|data| data.map(&mut hash));
+            let lower = stage.lower.iter().map(|term| term.data.as_ref().map(&mut hash));
+            json!({ "train": train, "eval": eval, "lower": lower.collect::<Vec<_>>() })
+        };
+        Ok(Provenance {
+            program,
+            recipe: plan.recipe.essence(),
+            weights: json!(plan.weights),
+            device: plan.session.info().device,
+            data: stages.iter().map(data).collect(),
+        })
+    }
+
+    /// Whose parameters: those of the model as it was opened, or those that so many stages made of it.
+    fn parameters(&self, stages: usize) -> Value {
+        let mut recipe = self.recipe.clone();
+        if stages == 0 {
+            let mut model = recipe["model"].take();
+            let random = model["config"].is_object() || model["adapter"].is_object();
+            for files in ["path", "tokenizer"] {
+                model[files].take();
+            }
+            // Weights that are all read from files are the same for every seed.
+            let seed = random.then(|| recipe["run"]["seed"].take());
+            recipe = json!({ "model": model, "backend": recipe["backend"], "seed": seed });
+        } else if let Some(list) = recipe["stage"].as_array_mut() {
+            list.truncate(stages);
+        }
+        json!({
+            "program": self.program,
+            "device": self.device,
+            "weights": self.weights,
+            "recipe": recipe,
+            "data": self.data[..stages],
+        })
+    }
+
+    /// The key of what the first `stages` stages come to, if the parameters under these names are kept.
+    pub(crate) fn result(&self, stages: usize, kept: &BTreeSet<String>) -> String {
+        key("stage", &json!({ "parameters": self.parameters(stages), "kept": kept }))
+    }
+
+    /// The key of log-probs: under the parameters that so many stages made, of these rows of the data of this
+    /// hash, so many at a time (which decides on the last digits).
+    pub(crate) fn log_probs(
+        &self,
+        stages: usize,
+        data: &str,
+        view: View,
+        rows: &[usize],
+        at_once: usize,
+    ) -> String {
+        let view = format!("{:?} {:?}", view.layout, view.mismatched);
+        let parameters = self.parameters(stages);
+        let what = json!({ "data": data, "view": view, "rows": rows, "at_once": at_once });
+        key("reference", &json!({ "parameters": parameters, "of": what }))
+    }
+}

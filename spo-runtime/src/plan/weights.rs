@@ -1,0 +1,34 @@
+//! The files a model is opened from, as hashes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use spo_api::{ModelSource, ModelSpec};
+use spo_data::hash;
+
+/// Hashes of the files a model is opened from, by name: configuration, weights, adapter.
+///
+/// # Errors
+/// When a file cannot be read.
+pub(crate) fn weights(spec: &ModelSpec) -> spo_api::Result<BTreeMap<String, String>> {
+    let mut hashes = BTreeMap::new();
+    if let ModelSource::Folder(folder) = &spec.source {
+        add(folder, "", &mut hashes)?;
+    }
+    if let Some(folder) = spec.adapter.as_ref().and_then(|adapter| adapter.path.as_ref()) {
+        add(folder, "adapter/", &mut hashes)?;
+    }
+    Ok(hashes)
+}
+
+fn add(folder: &Path, prefix: &str, hashes: &mut BTreeMap<String, String>) -> spo_api::Result<()> {
+    let failed = |error| spo_api::Error::io(folder, error);
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.ends_with("config.json") || name.ends_with(".safetensors") {
+            hashes.insert(format!("{prefix}{name}"), hash::of_file(&path).map_err(failed)?);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! From what a recipe says of its parts to the parts themselves. Errors name the place in the recipe.
+
+use spo_api::{BilevelStep, ConfigError, Layout, Objective, Optimizer, Registry, Schedule};
+use spo_objectives::losses::{Component, Mix, WeightSchedule};
+
+use super::bilevel::BilevelSpec;
+use super::data::TermData;
+use super::objective::{Factor, LowerSpec, ObjectiveSpec};
+use super::optimizer::OptimizerSpec;
+use super::part::PartSpec;
+
+/// Builds an objective, or the weighted sum of several.
+pub(crate) fn objective(
+    registry: &Registry,
+    spec: &ObjectiveSpec,
+) -> Result<Box<dyn Objective>, ConfigError> {
+    match spec {
+        ObjectiveSpec::One(spec) => spec.part.build(registry, Registry::objective),
+        ObjectiveSpec::Sum(terms) => {
+            let term = |term: &super::part::Spec<super::objective::Weighted>| {
+                component(registry, &term.part, term.own.weight, term.own.schedule)
+            };
+            let components = terms.iter().map(term).collect::<Result<_, _>>()?;
+            // The sum as a whole stands where its list does.
+            sum(components).map_err(|error| at(&terms[0].part.place, error))
+        }
+    }
+}
+
+/// The place of a list, from that of its first term.
+fn at(first: &str, error: ConfigError) -> ConfigError {
+    ConfigError { key: Some(first.trim_end_matches("[0]").to_owned()), ..error }
+}
+
+fn sum(components: Vec<Component>) -> Result<Box<dyn Objective>, ConfigError> {
+    Ok(Box::new(Mix::new(components)?))
+}
+
+/// A term of a sum.
+fn component(
+    registry: &Registry,
+    part: &PartSpec,
+    Factor(weight): Factor,
+    schedule: Option<WeightSchedule>,
+) -> Result<Component, ConfigError> {
+    let objective = part.build(registry, Registry::objective)?;
+    Ok(Component { name: part.name.clone(), weight, schedule, objective })
+}
+
+/// A bilevel step with its lower level.
+pub(crate) struct Bilevel {
+    /// How the levels become an update.
+    pub(crate) step: Box<dyn BilevelStep>,
+    /// The terms of the lower level, whose losses are added up; none if the step has no lower level.
+    pub(crate) lower: Vec<LowerPart>,
+}
+
+/// A term of a lower level.
+pub(crate) struct LowerPart {
+    /// Its loss on demonstrations.
+    pub(crate) objective: Box<dyn Objective>,
+    /// Where its demonstrations come from; `None` where it learns from the chosen answers of the upper level. At
+    /// most one term does.
+    pub(crate) data: Option<LowerData>,
+}
+
+/// Where demonstrations of a lower level come from.
+#[derive(Clone, Debug)]
+pub(crate) struct LowerData {
+    /// Where the recipe says so.
+    pub(crate) place: String,
+    /// What it says.
+    pub(crate) source: TermData,
+}
+
+/// Builds a bilevel step and its lower level.
+pub(crate) fn bilevel(registry: &Registry, spec: &BilevelSpec) -> Result<Bilevel, ConfigError> {
+    let (part, levels) = (&spec.part, &spec.own);
+    let step = part.build(registry, Registry::step)?;
+    if !step.needs().lower {
+        let given = [("lower", levels.lower.is_some()), ("lower_data", levels.lower_data.is_some())];
+        return match given.into_iter().find(|(_, given)| *given) {
+            Some((key, _)) => Err(part
+                .located(ConfigError::at(key, format!("has no effect: `{}` has no lower level", part.name)))),
+            None => Ok(Bilevel { step, lower: Vec::new() }),
+        };
+    }
+    let shared_data = levels
+        .lower_data
+        .as_ref()
+        .map(|source| LowerData { place: format!("{}.lower_data", part.place), source: source.clone() });
+    let place = format!("{}.lower", part.place);
+    let lower = match &levels.lower {
+        None => {
+            let sft = registry.objective("sft", &serde_json::json!({})).map_err(|error| at(&place, error))?;
+            vec![LowerPart { objective: sft, data: shared_data }]
+        }
+        Some(LowerSpec::One(spec)) => {
+            let objective = spec.part.build(registry, Registry::objective)?;
+            imitates(&*objective, &place)?;
+            vec![LowerPart { objective, data: shared_data }]
+        }
+        Some(LowerSpec::Sum(terms)) => {
+            let (mut summed, mut lower) = (Vec::new(), Vec::new());
+            for term in terms {
+                let component = component(registry, &term.part, term.own.weight, term.own.schedule)?;
+                imitates(&*component.objective, &term.part.place)?;
+                match &term.own.data {
+                    None => summed.push(component),
+                    Some(source) => {
+                        let objective = sum(vec![component]).map_err(|error| at(&term.part.place, error))?;
+                        let place = format!("{}.data", term.part.place);
+                        lower.push(LowerPart {
+                            objective,
+                            data: Some(LowerData { place, source: source.clone() }),
+                        });
+                    }
+                }
+            }
+            match summed.is_empty() {
+                // Terms on the same rows are one term.
+                false => {
+                    let objective = sum(summed).map_err(|error| at(&place, error))?;
+                    lower.insert(0, LowerPart { objective, data: shared_data });
+                }
+                true if shared_data.is_some() => {
+                    let message = "has no effect: every term of the lower level has data of its own";
+                    return Err(part.located(ConfigError::at("lower_data", message)));
+                }
+                true => {}
+            }
+            lower
+        }
+    };
+    Ok(Bilevel { step, lower })
+}
+
+/// A lower objective must learn from demonstrations alone.
+fn imitates(objective: &dyn Objective, place: &str) -> Result<(), ConfigError> {
+    let needs = objective.requirements();
+    let more = needs.reference || needs.whole_batch || needs.collision;
+    match needs.data != Layout::Demonstrations || more {
+        true => Err(ConfigError::at(
+            place,
+            "the lower objective must learn from demonstrations alone, as `sft` does",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Builds an optimizer and the schedule of its learning rate.
+pub(crate) fn optimizer(
+    registry: &Registry,
+    spec: &OptimizerSpec,
+) -> Result<(Box<dyn Optimizer>, Box<dyn Schedule>), ConfigError> {
+    let optimizer = spec.part.build(registry, Registry::optimizer)?;
+    let schedule = spec.own.schedule.part.build(registry, Registry::schedule)?;
+    Ok((optimizer, schedule))
+}

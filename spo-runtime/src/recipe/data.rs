@@ -1,0 +1,202 @@
+//! What a recipe says of data: files and generated tasks.
+
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::{MapAccessDeserializer, StrDeserializer};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+use spo_api::ConfigError;
+use spo_data::{Source, Truncation};
+
+use super::part::{Spec, Task};
+
+/// `[data]`: where rows come from and how they become tokens.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DataSection {
+    /// Rows to train on: a path, or a table `{ path = "rows.jsonl", columns = { prompt = "question" } }`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) train: Option<Rows>,
+    /// Held-out rows, in the same form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) eval: Option<Rows>,
+    /// Instead of files, a generated task with its options: `{ name = "modular-chain", train = 4000 }`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) task: Option<Spec<Task>>,
+    /// Longest prompt with answer, in tokens.
+    #[serde(default = "DataSection::default_max_length")]
+    #[schemars(range(min = 2))]
+    pub(crate) max_length: usize,
+    /// What happens to longer rows: `keep_start` cuts the end of the answer, `keep_end` the beginning of
+    /// the prompt, `drop` leaves them out.
+    #[serde(default)]
+    pub(crate) truncation: Truncation,
+    /// Make it an error when a row cannot be used as it is (empty answers, identical pairs, rows that
+    /// do not fit), instead of counting and reporting it.
+    #[serde(default)]
+    pub(crate) strict: bool,
+}
+
+impl DataSection {
+    fn default_max_length() -> usize {
+        1024
+    }
+
+    pub(super) fn validate(&self, at: &str) -> Result<(), ConfigError> {
+        match (&self.train, &self.task) {
+            (None, None) => Err(ConfigError::at(at, "needs `train` (a file) or `task` (a generated one)")),
+            (Some(_), Some(_)) => {
+                Err(ConfigError::at(format!("{at}.task"), "`train` and `task` exclude each other"))
+            }
+            (None, Some(_)) if self.eval.is_some() => Err(ConfigError::at(
+                format!("{at}.eval"),
+                "has no effect: a task has held-out rows of its own",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Says where in the recipe it stands.
+    pub(super) fn place(&mut self, at: &str) {
+        if let Some(task) = &mut self.task {
+            task.part.place = format!("{at}.task");
+        }
+    }
+}
+
+/// A file of rows: a path, or a table that says how to read it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Rows(pub(crate) Source);
+
+impl Serialize for Rows {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.0 == Source::new(&self.0.path) {
+            true => self.0.path.serialize(to),
+            false => self.0.serialize(to),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Rows {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct PathOrTable;
+
+        impl<'de> Visitor<'de> for PathOrTable {
+            type Value = Rows;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the path of a file or a table")
+            }
+
+            fn visit_str<E>(self, path: &str) -> Result<Rows, E> {
+                Ok(Rows(Source::new(path)))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Rows, A::Error> {
+                Source::deserialize(MapAccessDeserializer::new(table)).map(Rows)
+            }
+        }
+
+        from.deserialize_any(PathOrTable)
+    }
+}
+
+impl JsonSchema for Rows {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Rows".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let table = generator.subschema_for::<Source>();
+        json_schema!({ "anyOf": [{ "type": "string" }, table] })
+    }
+}
+
+/// What a term of a lower level learns from: rows of a file, or a generated task.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(crate) enum TermData {
+    Task(TaskData),
+    Rows(Rows),
+}
+
+impl TermData {
+    /// Says where in the recipe it stands.
+    pub(super) fn place(&mut self, at: &str) {
+        if let TermData::Task(data) = self {
+            data.task.part.place = format!("{at}.task");
+        }
+    }
+}
+
+/// `{ task = { name = "codewords" } }`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TaskData {
+    /// The generated task, with its options.
+    pub(crate) task: Spec<Task>,
+}
+
+impl<'de> Deserialize<'de> for TermData {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct RowsOrTask;
+
+        impl<'de> Visitor<'de> for RowsOrTask {
+            type Value = TermData;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the path of a file, a table, or `{ task = { ... } }`")
+            }
+
+            fn visit_str<E>(self, path: &str) -> Result<TermData, E> {
+                Ok(TermData::Rows(Rows(Source::new(path))))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<TermData, A::Error> {
+                let mut table = table;
+                let first = table.next_key::<String>()?;
+                let is_task = first.as_deref() == Some("task");
+                let table = MapAccessDeserializer::new(Reread { first, table });
+                match is_task {
+                    true => TaskData::deserialize(table).map(TermData::Task),
+                    false => Rows::deserialize(table).map(TermData::Rows),
+                }
+            }
+        }
+
+        from.deserialize_any(RowsOrTask)
+    }
+}
+
+/// A table whose first key was read already.
+struct Reread<A> {
+    first: Option<String>,
+    table: A,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Reread<A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+        match self.first.take() {
+            Some(key) => seed.deserialize(StrDeserializer::new(&key)).map(Some),
+            None => self.table.next_key_seed(seed),
+        }
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+        self.table.next_value_seed(seed)
+    }
+}
+
+impl JsonSchema for TermData {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "TermData".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (rows, task) = (generator.subschema_for::<Rows>(), generator.subschema_for::<TaskData>());
+        json_schema!({ "anyOf": [rows, task] })
+    }
+}

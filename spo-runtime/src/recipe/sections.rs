@@ -1,0 +1,130 @@
+//! The sections of a recipe that say where a run goes, what model it trains and what it measures.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::keeping::{OnNonfinite, Resume};
+
+/// `[run]`: what the run is called and where it goes.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RunSection {
+    /// Name of the run; that of the recipe's file unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    /// Seed of everything random: initialisation, order of the data, sampling.
+    pub(crate) seed: u64,
+    /// Folder for metrics and models; `runs/NAME` unless given. Relative paths in a recipe start at
+    /// the current folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) output: Option<PathBuf>,
+    /// Replace an earlier run in that folder. Without it, a folder that holds one is an error.
+    pub(crate) overwrite: bool,
+    /// `"auto"` continues an unfinished run of this recipe in that folder; one that is finished is left as it is.
+    pub(crate) resume: Resume,
+    /// When a loss or gradient is not finite: `"stop"`, or `"skip"` the batch. The first such batch of a stage
+    /// is written down for `spo-run replay`.
+    pub(crate) on_nonfinite: OnNonfinite,
+}
+
+/// `[model]`: a Hugging Face folder, or a configuration to initialise at random.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ModelSection {
+    /// Hugging Face folder: config.json, safetensors weights, tokenizer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<PathBuf>,
+    /// Instead of `path`: the keys of a config.json, for a model with random weights. `vocab_size` and
+    /// the special tokens' ids come from the tokenizer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) config: Option<Map<String, Value>>,
+    /// Folder with tokenizer.json, if not the model's own; a model with random weights that learns a
+    /// generated task uses the task's characters unless this is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// Train a low-rank adapter and freeze the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) adapter: Option<AdapterSection>,
+}
+
+/// `model.adapter`: a low-rank adapter, in PEFT's terms.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AdapterSection {
+    /// The kind of adapter.
+    #[serde(default)]
+    pub(crate) kind: AdapterKind,
+    /// Rank of the update.
+    #[schemars(range(min = 1))]
+    pub(crate) rank: usize,
+    /// Scale of the update: `alpha / rank`.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub(crate) alpha: f64,
+    /// Names of the linear layers to adapt.
+    #[schemars(length(min = 1))]
+    pub(crate) targets: Vec<String>,
+    /// Folder of an adapter in PEFT's layout to start from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<PathBuf>,
+}
+
+/// Kinds of adapter.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum AdapterKind {
+    /// Low-rank adaptation (Hu et al. 2021).
+    #[default]
+    Lora,
+}
+
+/// `[plugins]`: libraries whose objectives, steps and backends this recipe uses.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct PluginsSection {
+    /// Paths of libraries (`"target/release/libmy_loss.so"`), or names (`"my-loss"`) to be looked for in the
+    /// folders of `SPO_PLUGIN_PATH` and the user's own, `~/.local/share/spo/plugins`. Libraries in those
+    /// folders are found without being listed when the recipe uses a part that nothing else has.
+    pub(crate) load: Vec<String>,
+    /// The folder of libtorch, for libraries that need it (the tch backend): the `torch` package of a Python
+    /// environment, or an unpacked libtorch. Else `SPO_LIBTORCH`, `libtorch` beside the library, the active
+    /// virtual environment.
+    pub(crate) libtorch: Option<PathBuf>,
+}
+
+impl PluginsSection {
+    pub(super) fn is_empty(&self) -> bool {
+        self.load.is_empty() && self.libtorch.is_none()
+    }
+}
+
+/// `[evaluation]`: what is measured on `data.eval`. At the start and the end of a stage, always.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct EvaluationSection {
+    /// And every so many steps; 0 for never in between.
+    pub(crate) every: usize,
+    /// Rows scored at a time.
+    #[schemars(range(min = 1))]
+    pub(crate) batch_size: usize,
+    /// At the start and end of stages, answer every held-out prompt by greedy decoding and count the
+    /// answers that are the chosen one to the letter. By default only for generated tasks, whose
+    /// answers are right or wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) exact_match: Option<bool>,
+    /// At the start and end of stages, keep the greedy answers to so many held-out prompts, evenly spaced,
+    /// in `held_out.jsonl`. Those that exact match does not need anyway end after 128 tokens.
+    pub(crate) samples: usize,
+    /// Divide the probability of every held-out prompt between the preferred answer, the dispreferred one,
+    /// the answers of the other held-out rows and everything else: `eval_mass/...`. Scores every answer with
+    /// every prompt, so keep the held-out rows few.
+    pub(crate) mass: bool,
+}
+
+impl Default for EvaluationSection {
+    fn default() -> Self {
+        EvaluationSection { every: 0, batch_size: 16, exact_match: None, samples: 4, mass: false }
+    }
+}

@@ -1,0 +1,205 @@
+//! Folders that are there whole or not at all, and know when they are damaged: checkpoints, entries of the
+//! cache, batches kept for replay.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use serde::{Deserialize, Serialize};
+use spo_data::hash;
+
+/// The file that lists the others.
+const MANIFEST: &str = "manifest.json";
+
+/// What the manifest says: of every file its length and hash.
+#[derive(Deserialize, Serialize)]
+struct Manifest {
+    files: BTreeMap<String, Listed>,
+}
+
+#[derive(Deserialize, PartialEq, Serialize)]
+struct Listed {
+    bytes: u64,
+    sha256: String,
+}
+
+impl Listed {
+    fn new(file: &Path) -> std::io::Result<Self> {
+        Ok(Listed { bytes: fs::metadata(file)?.len(), sha256: hash::of_file(file)? })
+    }
+}
+
+/// Makes `folder` with the files that `fill` writes into the folder it is given, replacing what is there.
+/// Whatever happens on the way, `folder` is the old one, the new one, or not there; a process that dies
+/// leaves at most a folder called `.NAME.partial`, which the next call removes. At most one process may
+/// write a folder of this name.
+///
+/// # Errors
+/// Those of `fill`, and when the disk is full or the folder not to be written to.
+pub(crate) fn write(folder: &Path, fill: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let aside = aside(folder);
+    let made = clear(&aside).and_then(|()| fs::create_dir_all(&aside));
+    made.with_context(|| format!("cannot write {}", folder.display()))?;
+    let filled = fill(&aside).and_then(|()| seal(&aside, folder));
+    if filled.is_err() {
+        // What is left of a failed write helps nobody; the error to report is the first one.
+        let _ = clear(&aside);
+    }
+    filled
+}
+
+/// Writes the manifest and renames.
+fn seal(aside: &Path, folder: &Path) -> anyhow::Result<()> {
+    let mut manifest = Manifest { files: BTreeMap::new() };
+    for name in names(aside)? {
+        let file = aside.join(&name);
+        // Not everything that fills a folder flushes to disk.
+        let listed = File::open(&file).and_then(|f| f.sync_all()).and_then(|()| Listed::new(&file));
+        manifest.files.insert(name, listed.with_context(|| format!("cannot read {}", file.display()))?);
+    }
+    let path = aside.join(MANIFEST);
+    let text = serde_json::to_string_pretty(&manifest)?;
+    spo_api::write_whole(&path, |out| writeln!(out, "{text}").map_err(|e| spo_api::Error::io(&path, e)))?;
+    remove(folder)
+        .and_then(|()| fs::rename(aside, folder))
+        .and_then(|()| File::open(folder.parent().unwrap_or(Path::new(".")))?.sync_all())
+        .with_context(|| format!("cannot write {}", folder.display()))
+}
+
+/// Holds every file of a folder against its manifest.
+///
+/// # Errors
+/// What is damaged.
+pub(crate) fn verify(folder: &Path) -> anyhow::Result<()> {
+    let text = fs::read(folder.join(MANIFEST)).context("its manifest cannot be read")?;
+    let manifest: Manifest = serde_json::from_slice(&text).context("its manifest is damaged")?;
+    for name in names(folder)? {
+        ensure!(name == MANIFEST || manifest.files.contains_key(&name), "{name} is no part of it");
+    }
+    for (name, listed) in &manifest.files {
+        match Listed::new(&folder.join(name)) {
+            Ok(found) if found == *listed => {}
+            Ok(found) if found.bytes != listed.bytes => {
+                bail!("{name} has {} bytes, {} were written", found.bytes, listed.bytes)
+            }
+            Ok(_) => bail!("{name} is not what was written: its checksum differs"),
+            Err(error) => return Err(error).context(format!("{name} cannot be read")),
+        }
+    }
+    Ok(())
+}
+
+/// Removes a folder, if it is there, so that no half of it is ever seen.
+///
+/// # Errors
+/// When the file system refuses.
+pub(crate) fn remove(folder: &Path) -> std::io::Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    let doomed = hidden(folder, "removed");
+    clear(&doomed)?;
+    fs::rename(folder, &doomed)?;
+    fs::remove_dir_all(&doomed)
+}
+
+/// Removes what a process that died left of writing a folder.
+///
+/// # Errors
+/// When the file system refuses.
+pub(crate) fn remove_partial(folder: &Path) -> std::io::Result<()> {
+    clear(&aside(folder))?;
+    clear(&hidden(folder, "removed"))
+}
+
+fn aside(folder: &Path) -> PathBuf {
+    hidden(folder, "partial")
+}
+
+fn hidden(folder: &Path, suffix: &str) -> PathBuf {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    folder.with_file_name(format!(".{name}.{suffix}"))
+}
+
+fn clear(folder: &Path) -> std::io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn names(folder: &Path) -> std::io::Result<Vec<String>> {
+    fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn made(folder: &Path) {
+        write(folder, |aside| {
+            fs::write(aside.join("a"), b"some bytes")?;
+            Ok(fs::write(aside.join("b"), vec![7; 3000])?)
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_failed_write_leaves_what_was_there() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("bundle");
+        made(&folder);
+        let failed = write(&folder, |aside| {
+            fs::write(aside.join("a"), b"other")?;
+            bail!("the disk is full")
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "the disk is full");
+        verify(&folder).unwrap();
+        assert_eq!(fs::read(folder.join("a")).unwrap(), b"some bytes");
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1, "nothing is left aside");
+        made(&folder);
+        remove(&folder).unwrap();
+        remove(&folder).unwrap();
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn damage_is_found(at in any::<prop::sample::Index>(), bit in 0u8..8, cut in any::<bool>(), which in 0usize..3) {
+            let place = tempfile::tempdir().unwrap();
+            let folder = place.path().join("bundle");
+            made(&folder);
+            verify(&folder).unwrap();
+            let file = folder.join(["a", "b", MANIFEST][which]);
+            let whole = fs::read(&file).unwrap();
+            let mut damaged = whole.clone();
+            let at = at.index(whole.len());
+            damaged[at] ^= 1 << bit;
+            if cut {
+                damaged.truncate(at);
+            }
+            fs::write(&file, &damaged).unwrap();
+            // A flipped bit may turn a blank of the manifest into another one: nothing is lost then.
+            let same = which == 2
+                && serde_json::from_slice::<serde_json::Value>(&damaged).ok()
+                    == serde_json::from_slice(&whole).ok();
+            prop_assert_eq!(verify(&folder).is_ok(), same);
+        }
+    }
+
+    #[test]
+    fn missing_and_additional_files_are_damage() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("bundle");
+        made(&folder);
+        fs::write(folder.join("c"), b"").unwrap();
+        assert_eq!(verify(&folder).unwrap_err().to_string(), "c is no part of it");
+        fs::remove_file(folder.join("c")).unwrap();
+        fs::remove_file(folder.join("b")).unwrap();
+        assert_eq!(verify(&folder).unwrap_err().to_string(), "b cannot be read");
+        assert!(verify(&place.path().join("nowhere")).is_err());
+    }
+}

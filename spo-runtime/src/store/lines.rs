@@ -1,0 +1,77 @@
+//! Files of one JSON object a line that grow while a run goes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use serde::Serialize;
+use serde_json::Value;
+
+/// A file of JSON lines. Every line is flushed, so that a run that dies leaves all it said.
+pub(crate) struct JsonLines {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl JsonLines {
+    /// Opens the file to go on after so many bytes; what is there beyond is dropped.
+    ///
+    /// # Errors
+    /// When the file cannot be written to, or is shorter.
+    pub(crate) fn open(path: &Path, bytes: u64) -> anyhow::Result<Self> {
+        let open = || -> anyhow::Result<File> {
+            let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+            let found = file.metadata()?.len();
+            ensure!(found >= bytes, "it has {found} bytes, the checkpoint was written after {bytes}");
+            file.set_len(bytes)?;
+            file.seek(SeekFrom::End(0))?;
+            Ok(file)
+        };
+        let file = open().with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(JsonLines { path: path.to_owned(), file: BufWriter::new(file) })
+    }
+
+    /// Makes sure that all lines are on disk; how many bytes they are.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub(crate) fn sync(&mut self) -> anyhow::Result<u64> {
+        let file = self.file.get_ref();
+        let synced = file.sync_all().and_then(|()| Ok(file.metadata()?.len()));
+        synced.with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    /// Adds lines as they stand.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub(crate) fn append(&mut self, lines: &str) -> anyhow::Result<()> {
+        let written = self.file.write_all(lines.as_bytes()).and_then(|()| self.file.flush());
+        written.with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    /// The lines of a stage, as they stand in the file.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn of_stage(&self, stage: &str) -> anyhow::Result<String> {
+        let text = std::fs::read_to_string(&self.path);
+        let text = text.with_context(|| format!("cannot read {}", self.path.display()))?;
+        let is_of =
+            |line: &&str| serde_json::from_str::<Value>(line).is_ok_and(|line| line["stage"] == stage);
+        Ok(text.split_inclusive('\n').filter(is_of).collect())
+    }
+
+    /// Adds a line.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub(crate) fn write(&mut self, line: &impl Serialize) -> anyhow::Result<()> {
+        let written = serde_json::to_writer(&mut self.file, line)
+            .map_err(std::io::Error::from)
+            .and_then(|()| self.file.write_all(b"\n"))
+            .and_then(|()| self.file.flush());
+        written.with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}

@@ -1,0 +1,224 @@
+//! The folder of a run: one process writes into it, and its record says what run it holds.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::error::BadInput;
+use crate::recipe::{Recipe, Resume};
+use crate::store::bundle;
+use crate::store::logs;
+use crate::store::write::{write_json, write_text};
+
+/// The folder a run writes into, and no other process with it.
+pub(crate) struct Output {
+    folder: PathBuf,
+    _lock: File,
+}
+
+/// What the folder held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// No run, or one that is to be replaced.
+    Nothing,
+    /// This run, unfinished.
+    Unfinished,
+    /// This run, complete.
+    Finished,
+}
+
+/// What a run writes beside its stages' models.
+const RECORD: &str = "run.json";
+const RECIPE: &str = "recipe.toml";
+const SUMMARY: &str = "summary.json";
+
+impl Output {
+    /// Makes the folder and writes what is known before training: the resolved recipe, versions and
+    /// hashes of the data.
+    ///
+    /// # Errors
+    /// [`BadInput`] when another process writes to the folder, or it holds an earlier run that the recipe does
+    /// not allow to be continued or replaced.
+    pub(crate) fn open(folder: &Path, recipe: &Recipe, record: &Value) -> anyhow::Result<(Self, Before)> {
+        let folder = folder.to_owned();
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let output = Output { _lock: lock(&folder)?, folder };
+        let folder = &output.folder;
+        if folder.join(RECORD).exists() {
+            let run = &recipe.run;
+            let other = output.difference(recipe, record);
+            match (run.resume, &other) {
+                (Resume::Auto, None) => {
+                    let finished = folder.join(SUMMARY).exists();
+                    return Ok((output, if finished { Before::Finished } else { Before::Unfinished }));
+                }
+                (Resume::Auto, Some(difference)) if !run.overwrite => {
+                    return Err(BadInput(format!(
+                        "error: {} holds another run, which cannot be continued: {difference}; choose another \
+                         `run.output`, or set `run.overwrite = true`",
+                        folder.display()
+                    ))
+                    .into());
+                }
+                (Resume::Never, _) if !run.overwrite => return Err(output.taken().into()),
+                _ => {}
+            }
+            // Only what a run writes is removed: the folder may hold more.
+            bundle::remove(&folder.join("checkpoints"))
+                .and_then(|()| bundle::remove(&folder.join("nonfinite")))
+                .with_context(|| format!("cannot replace the run in {}", folder.display()))?;
+            for name in [RECORD, SUMMARY, RECIPE].into_iter().chain(logs::FILES) {
+                let _ = std::fs::remove_file(folder.join(name));
+            }
+        }
+        let recipe = toml::to_string_pretty(recipe).context("cannot write the resolved recipe as TOML")?;
+        write_text(&folder.join(RECIPE), &recipe)?;
+        // Its presence says that there is a run.
+        output.json(RECORD, record)?;
+        Ok((output, Before::Nothing))
+    }
+
+    fn taken(&self) -> BadInput {
+        let folder = self.folder.display();
+        let how = match self.folder.join(SUMMARY).exists() {
+            true => String::new(),
+            false => format!(" that is not finished: `spo-run resume {folder}` continues it; or"),
+        };
+        let how = if how.is_empty() { ":".to_owned() } else { how };
+        BadInput(format!(
+            "error: {folder} already holds a run{how} choose another `run.output`, or set `run.overwrite = true`"
+        ))
+    }
+
+    /// In what the run in the folder is another than the planned one.
+    fn difference(&self, recipe: &Recipe, now: &Value) -> Option<String> {
+        let kept = ["data", "tokenizer_sha256", "model"];
+        other_recipe(&self.folder, recipe).or_else(|| match self.record() {
+            Ok(record) => kept
+                .iter()
+                .find_map(|key| difference(&record[key], &now[key], key))
+                .or_else(|| difference(&libraries(&record), &libraries(now), "plugins")),
+            Err(error) => Some(format!("its {RECORD} cannot be read: {error:#}")),
+        })
+    }
+
+    /// What has changed since the run began that may change its last digits.
+    pub(crate) fn drift(&self, now: &Value) -> Option<String> {
+        let record = self.record().ok()?;
+        ["spo", "threads", "device"].iter().find_map(|key| difference(&record[key], &now[key], key))
+    }
+
+    fn record(&self) -> anyhow::Result<Value> {
+        Ok(serde_json::from_slice(&std::fs::read(self.folder.join(RECORD))?)?)
+    }
+
+    /// The folder.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where a stage's model goes.
+    pub(crate) fn stage(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Writes the run's summary: its presence says that the run came to its end.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn finish(&self, summary: &impl Serialize) -> anyhow::Result<()> {
+        self.json(SUMMARY, summary)
+    }
+
+    fn json(&self, name: &str, value: &impl Serialize) -> anyhow::Result<()> {
+        write_json(&self.folder.join(name), value)
+    }
+}
+
+/// In what the run in a folder was made from another recipe; `None` also where there is no run.
+pub(crate) fn other_recipe(folder: &Path, recipe: &Recipe) -> Option<String> {
+    if !folder.join(RECORD).exists() {
+        return None;
+    }
+    let text = std::fs::read_to_string(folder.join(RECIPE)).map_err(anyhow::Error::from);
+    match text.and_then(|text| Ok(toml::from_str::<Recipe>(&text)?)) {
+        Ok(recorded) => difference(&recorded.essence(), &recipe.essence(), ""),
+        Err(error) => Some(format!("its {RECIPE} cannot be read: {error:#}")),
+    }
+}
+
+/// The last thing to say of a finished run or sweep.
+pub(crate) fn closing(folder: &Path) -> String {
+    format!("`spo-run report {}` tells and draws what came of it", folder.display())
+}
+
+/// Whether a folder holds the complete run of a recipe.
+pub(crate) fn is_complete(folder: &Path, recipe: &Recipe) -> bool {
+    folder.join(SUMMARY).exists() && other_recipe(folder, recipe).is_none()
+}
+
+/// Makes sure that this process is the only one that writes into a folder. The lock goes with the process,
+/// however it ends.
+///
+/// # Errors
+/// [`BadInput`] naming the process that has it.
+pub(crate) fn lock(folder: &Path) -> anyhow::Result<File> {
+    let path = folder.join(".lock");
+    let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+    let mut file = opened.with_context(|| format!("cannot write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => {
+            let noted = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+            noted.with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let holder = std::fs::read_to_string(&path).unwrap_or_default();
+            Err(BadInput(format!("error: {} is in use by process {holder}", folder.display())).into())
+        }
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+/// Whether another process writes into a folder.
+pub(crate) fn in_use(folder: &Path) -> bool {
+    let file = File::open(folder.join(".lock"));
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+/// The hashes of a record's plugins by name: where they lie and in which order they were loaded is of no account.
+fn libraries(record: &Value) -> Value {
+    let libraries = record["plugins"].as_array().into_iter().flatten();
+    let named = libraries.filter_map(|library| {
+        Some((library["name"].as_str()?.to_owned(), json!({ "sha256": library["sha256"] })))
+    });
+    Value::Object(named.collect())
+}
+
+/// The first place where two values differ, in words.
+fn difference(old: &Value, new: &Value, path: &str) -> Option<String> {
+    let inner = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    match (old, new) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
+            keys.into_iter().find_map(|key| {
+                let (a, b) = (a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null));
+                difference(a, b, &inner(key))
+            })
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            let mut both = a.iter().zip(b).enumerate();
+            both.find_map(|(i, (a, b))| difference(a, b, &format!("{path}[{i}]")))
+        }
+        (Value::Null, new) if !new.is_null() => Some(format!("`{path}` was not there, now it is {new}")),
+        (old, Value::Null) if !old.is_null() => Some(format!("`{path}` was {old}, now it is not there")),
+        (old, new) if old != new => Some(format!("`{path}` was {old}, now it is {new}")),
+        _ => None,
+    }
+}

@@ -1,0 +1,19 @@
+//! Training: a run, its stages, their steps, and what is measured and kept on the way.
+
+pub(crate) mod checkpoint;
+pub(crate) mod diagnostics;
+pub(crate) mod evaluate;
+mod figures;
+pub(crate) mod incident;
+mod keeper;
+mod model_folder;
+pub(crate) mod optimization;
+pub(crate) mod progress;
+pub(crate) mod reference;
+pub(crate) mod run;
+mod schedule;
+mod stage;
+mod start_check;
+pub(crate) mod starts;
+pub(crate) mod step;
+pub(crate) mod summary;

@@ -1,0 +1,207 @@
+//! Checkpoints: everything that a run must know to go on as if nothing had happened.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use spo_api::Session;
+
+use crate::plan::stage::PlannedStage;
+use crate::recipe::CheckpointSection;
+use crate::store::bundle;
+use crate::store::logs::{Lengths, Logs};
+use crate::store::scores::{self, Scores};
+use crate::train::diagnostics::Evolution;
+use crate::train::optimization::Optimization;
+use crate::train::progress::{Clock, StageProgress};
+use crate::train::reference::MovingState;
+use crate::train::starts::Starts;
+use crate::train::summary::StageSummary;
+
+/// Scores by name, borrowed from wherever they are.
+pub(crate) type NamedScores<'a> = BTreeMap<String, &'a Scores>;
+
+const STATE: &str = "state.json";
+const SESSION: &str = "session.safetensors";
+const SCORES: &str = "scores.safetensors";
+
+/// Where a run stands, all but parameters and log-probs.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct RunState {
+    /// Lengths of the files that grow.
+    pub(crate) logs: Lengths,
+    /// The stages that are complete.
+    pub(crate) finished: Vec<StageSummary>,
+    /// Parameters kept for later stages.
+    pub(crate) starts: Starts,
+    /// The stage at work; none between stages.
+    pub(crate) stage: Option<StageState>,
+}
+
+/// Where a stage stands.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct StageState {
+    /// How far it has come.
+    pub(crate) progress: StageProgress,
+    /// How long that took.
+    pub(crate) clock: Clock,
+    /// The optimizer's state beside what the session keeps of it.
+    pub(crate) optimization: Optimization,
+    /// What objectives and step remember.
+    pub(crate) memory: Memory,
+    /// A reference that follows the policy.
+    pub(crate) moving: Option<MovingState>,
+    /// What follows where probability goes.
+    pub(crate) evolution: Option<Evolution>,
+}
+
+/// What goes from batch to batch beside the parameters: running means, multipliers.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Memory {
+    objective: Vec<u8>,
+    step: Vec<u8>,
+    /// Of each term of the lower level.
+    lower: Vec<Vec<u8>>,
+}
+
+impl Memory {
+    /// That of a stage's objectives and step, each in its own words.
+    pub(crate) fn of(stage: &PlannedStage) -> Self {
+        Memory {
+            objective: stage.objective.state(),
+            step: stage.step.state(),
+            lower: stage.lower.iter().map(|term| term.objective.state()).collect(),
+        }
+    }
+
+    /// Makes them remember it again. Fails when it is not theirs.
+    pub(crate) fn restore(&self, stage: &mut PlannedStage) -> spo_api::Result<()> {
+        stage.objective.restore(&self.objective)?;
+        stage.step.restore(&self.step)?;
+        stage.lower.iter_mut().zip(&self.lower).try_for_each(|(term, state)| term.objective.restore(state))
+    }
+}
+
+/// Writes a run's state into a folder.
+///
+/// # Errors
+/// When a file cannot be written.
+pub(crate) fn fill(
+    folder: &Path,
+    session: &mut dyn Session,
+    state: &RunState,
+    scores: &NamedScores<'_>,
+) -> anyhow::Result<()> {
+    session.save_state(&folder.join(SESSION))?;
+    scores::write(&folder.join(SCORES), scores.iter().map(|(name, scores)| (name.clone(), *scores)))?;
+    let (path, text) = (folder.join(STATE), serde_json::to_string_pretty(state)?);
+    Ok(spo_api::write_whole(&path, |out| {
+        writeln!(out, "{text}").map_err(|error| spo_api::Error::io(&path, error))
+    })?)
+}
+
+/// What [`fill`] wrote, all but the session's part.
+pub(crate) struct Found {
+    folder: PathBuf,
+    /// Where the run stood.
+    pub(crate) state: RunState,
+    /// Log-probs, by name.
+    pub(crate) scores: BTreeMap<String, Scores>,
+}
+
+impl Found {
+    /// Reads a folder, every file held against its checksum.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
+        bundle::verify(folder)?;
+        let text = fs::read(folder.join(STATE))?;
+        let state = serde_json::from_slice(&text).context("its state is of another version of spo")?;
+        Ok(Found { folder: folder.to_owned(), state, scores: scores::read(&folder.join(SCORES))? })
+    }
+
+    /// Puts the session of a run with these stages back to where it was.
+    pub(crate) fn restore(&self, session: &mut dyn Session, stages: &[PlannedStage]) -> spo_api::Result<()> {
+        let rule = self.state.stage.is_some().then(|| &stages[self.state.finished.len()].optimizer);
+        // A session takes back the state of the rule it has.
+        session.adopt_optimizer(rule.and_then(|rule| rule.kernel()).as_ref())?;
+        session.restore_state(&self.folder.join(SESSION))
+    }
+}
+
+/// The checkpoints of a run: `checkpoints/STEPS`, where STEPS counts through all stages.
+pub(crate) struct Checkpoints {
+    folder: PathBuf,
+    policy: CheckpointSection,
+    since: Instant,
+}
+
+impl Checkpoints {
+    /// Those of the run in this folder.
+    pub(crate) fn new(run: &Path, policy: CheckpointSection) -> Self {
+        Checkpoints { folder: run.join("checkpoints"), policy, since: Instant::now() }
+    }
+
+    /// Whether it is time for one after so many steps of a stage.
+    pub(crate) fn due(&self, steps: usize) -> bool {
+        let every = self.policy.every;
+        let minutes = Duration::try_from_secs_f64(60.0 * self.policy.minutes).unwrap_or(Duration::MAX);
+        (every > 0 && steps.is_multiple_of(every)) || (!minutes.is_zero() && self.since.elapsed() >= minutes)
+    }
+
+    /// Writes one, and removes those that are too many.
+    ///
+    /// # Errors
+    /// When it cannot be written: the earlier ones are then as they were.
+    pub(crate) fn save(
+        &mut self,
+        session: &mut dyn Session,
+        logs: &mut Logs,
+        mut state: RunState,
+        scores: &NamedScores<'_>,
+    ) -> anyhow::Result<()> {
+        state.logs = logs.sync()?;
+        let within = state.stage.as_ref().map_or(0, |stage| stage.progress.done);
+        let steps = within + state.finished.iter().map(|stage| stage.steps).sum::<usize>();
+        let folder = self.folder.join(format!("{steps:08}"));
+        bundle::write(&folder, |aside| fill(aside, session, &state, scores))
+            .with_context(|| format!("cannot write checkpoint {}", folder.display()))?;
+        self.since = Instant::now();
+        for (_, old) in self.list().into_iter().rev().skip(self.policy.keep_last) {
+            bundle::remove(&old).with_context(|| format!("cannot remove {}", old.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Steps and folders, the newest last.
+    fn list(&self) -> Vec<(usize, PathBuf)> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let numbered = |entry: fs::DirEntry| {
+            let steps = entry.file_name().to_str()?.parse().ok()?;
+            Some((steps, entry.path()))
+        };
+        let mut list: Vec<_> = entries.filter_map(numbered).collect();
+        list.sort_unstable();
+        list
+    }
+
+    /// The newest one that is whole. `damaged` is told of those that are not.
+    pub(crate) fn newest(&self, damaged: &mut dyn FnMut(&Path, &anyhow::Error)) -> Option<Found> {
+        self.list()
+            .into_iter()
+            .rev()
+            .find_map(|(_, folder)| Found::read(&folder).inspect_err(|error| damaged(&folder, error)).ok())
+    }
+
+    /// Removes all, and what a process that died left behind.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub(crate) fn remove(&self) -> anyhow::Result<()> {
+        bundle::remove(&self.folder).with_context(|| format!("cannot remove {}", self.folder.display()))
+    }
+}

@@ -1,0 +1,259 @@
+//! Pairs that are followed through a stage, with answers that nobody asked for.
+
+use serde::{Deserialize, Serialize};
+use spo_api::{Error, Group, LogProbs, Result, Sampling, Session, Statistics, TokenBatch};
+use spo_data::{Dataset, Tokenizer, epoch_order};
+
+/// The answers whose probability is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) enum Answer {
+    /// The preferred answer, y_w.
+    Chosen,
+    /// The dispreferred answer, y_l.
+    Rejected,
+    /// The preferred answer to another prompt.
+    Other,
+    /// The tokens of the preferred answer in random order, its end token in place.
+    Shuffled,
+    /// What the model itself answered when the stage began, if that is neither of the pair.
+    Own,
+}
+
+/// A prompt and the answers to it that are followed.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Probe {
+    place: String,
+    /// The prompt with its answers, the chosen one first. A rejected answer with a context of its own has
+    /// a group of its own.
+    groups: Vec<Group>,
+    /// What each completion of `groups` is.
+    answers: Vec<Answer>,
+    /// Where in the preferred answer its end token stands, if it has one (it may have been cut).
+    end: Option<usize>,
+}
+
+/// A probe in words, as it is logged.
+#[derive(Serialize)]
+pub(crate) struct ProbeText {
+    place: String,
+    prompt: String,
+    chosen: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejected: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    other: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shuffled: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    own: Option<String>,
+}
+
+/// Longest answer that the model is asked for, in tokens.
+const LONGEST_OWN: usize = 128;
+
+/// Draws before a probe goes without a shuffled answer, or one of the model's own.
+const DRAWS: u64 = 4;
+
+/// The probes of these rows, with answers from elsewhere. `context`: the longest sequence the model takes,
+/// in tokens.
+pub(crate) fn with_leakage(
+    data: &Dataset,
+    rows: &[usize],
+    stop: &[u32],
+    context: usize,
+    seed: u64,
+) -> Vec<Probe> {
+    let chosen = |row: usize| &data.examples[row].groups[0].completions[0];
+    let probe = |(i, &row): (usize, &usize)| {
+        let example = &data.examples[row];
+        let mut probe = Probe {
+            place: example.place.to_string(),
+            groups: example.groups.clone(),
+            answers: [Answer::Chosen, Answer::Rejected]
+                [..example.groups.iter().map(|g| g.completions.len()).sum()]
+                .to_vec(),
+            end: end_of(chosen(row), stop),
+        };
+        let room = context.saturating_sub(probe.groups[0].prompt.len());
+        let others = (1..rows.len()).map(|step| chosen(rows[(i + step) % rows.len()]));
+        if let Some(other) = others.map(|ids| &ids[..ids.len().min(room)]).find(|ids| probe.is_new(ids)) {
+            probe.add(Answer::Other, other.to_vec());
+        }
+        let streams = (0..DRAWS).map(|draw| i as u64 + draw * rows.len() as u64);
+        let mut shuffles = streams.map(|stream| shuffled(chosen(row), stop, seed, stream));
+        if let Some(shuffled) = shuffles.find(|ids| probe.is_new(ids)) {
+            probe.add(Answer::Shuffled, shuffled);
+        }
+        probe
+    };
+    rows.iter().enumerate().map(probe).collect()
+}
+
+/// Where an answer's end token stands. A chat template may put a line break behind it.
+fn end_of(ids: &[u32], stop: &[u32]) -> Option<usize> {
+    ids.iter().rposition(|id| stop.contains(id))
+}
+
+/// The tokens in another order, the end token and what follows it in their place.
+fn shuffled(ids: &[u32], stop: &[u32], seed: u64, stream: u64) -> Vec<u32> {
+    let end = end_of(ids, stop).unwrap_or(ids.len());
+    let order = epoch_order(end, seed, stream);
+    order.into_iter().map(|i| ids[i]).chain(ids[end..].iter().copied()).collect()
+}
+
+/// Lets the model answer the probes itself, at temperature 1, and adds what is neither answer of the pair.
+///
+/// # Errors
+/// Those of the session.
+pub(crate) fn add_own(
+    session: &mut dyn Session,
+    probes: &mut [Probe],
+    stop: &[u32],
+    seed: u64,
+) -> Result<()> {
+    let longest = probes.iter().map(|probe| probe.groups[0].completions[0].len()).max().unwrap_or(0);
+    let max_new_tokens = longest.min(LONGEST_OWN);
+    let context = session.info().context;
+    let mut open: Vec<usize> =
+        (0..probes.len()).filter(|&i| probes[i].groups[0].prompt.len() + max_new_tokens <= context).collect();
+    for draw in 0..DRAWS {
+        let prompts: Vec<Vec<u32>> = open.iter().map(|&i| probes[i].groups[0].prompt.clone()).collect();
+        let seed = seed.wrapping_add(draw);
+        let sampling = Sampling { max_new_tokens, temperature: 1.0, top_p: 1.0, seed, stop: stop.to_vec() };
+        let drawn = session.generate(&prompts, &sampling)?;
+        let mut left = Vec::new();
+        for (i, answer) in open.into_iter().zip(drawn) {
+            if probes[i].is_new(&answer) {
+                probes[i].add(Answer::Own, answer);
+            } else {
+                left.push(i);
+            }
+        }
+        open = left;
+    }
+    Ok(())
+}
+
+impl Probe {
+    /// Whether these tokens are an answer that the probe does not have yet.
+    fn is_new(&self, ids: &[u32]) -> bool {
+        !ids.is_empty() && self.groups.iter().flat_map(|g| &g.completions).all(|known| known != ids)
+    }
+
+    fn add(&mut self, answer: Answer, ids: Vec<u32>) {
+        let at = self.groups[0].completions.len();
+        self.groups[0].completions.push(ids);
+        self.answers.insert(at, answer);
+    }
+
+    /// The two answers of the pair alone, or the one there is.
+    pub(crate) fn pair(&self) -> (TokenBatch, Vec<Answer>) {
+        let mut answers = self.answers.iter();
+        let mut groups = Vec::new();
+        let mut kept = Vec::new();
+        for group in &self.groups {
+            let of_pair = |a: &Answer| matches!(a, Answer::Chosen | Answer::Rejected);
+            let taken: Vec<_> =
+                group.completions.iter().zip(&mut answers).filter(|(_, a)| of_pair(a)).collect();
+            kept.extend(taken.iter().map(|(_, answer)| **answer));
+            let completions = taken.into_iter().map(|(ids, _)| ids.clone()).collect();
+            groups.push(Group { prompt: group.prompt.clone(), completions });
+        }
+        (TokenBatch { groups }, kept)
+    }
+
+    /// The probe in words.
+    pub(crate) fn text(&self, tokenizer: &Tokenizer) -> ProbeText {
+        let text = |ids: &[u32]| tokenizer.decode(ids).unwrap_or_else(|e| format!("<{e}>"));
+        let completions: Vec<&Vec<u32>> = self.groups.iter().flat_map(|g| &g.completions).collect();
+        let of = |answer| self.answers.iter().position(|a| *a == answer).map(|i| text(completions[i]));
+        ProbeText {
+            place: self.place.clone(),
+            prompt: text(&self.groups[0].prompt),
+            chosen: of(Answer::Chosen).unwrap_or_default(),
+            rejected: of(Answer::Rejected),
+            other: of(Answer::Other),
+            shuffled: of(Answer::Shuffled),
+            own: of(Answer::Own),
+        }
+    }
+}
+
+/// Log-probs of the probes' answers at one moment, summed over tokens, in nats. One entry per probe; `None`
+/// where a probe has no such answer.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Snapshot {
+    /// s_w.
+    pub(crate) chosen: Vec<f64>,
+    /// The end token's part of s_w: whether the model knows where to stop.
+    pub(crate) chosen_end: Vec<Option<f64>>,
+    /// s_l.
+    pub(crate) rejected: Vec<Option<f64>>,
+    /// Of the preferred answer to another prompt.
+    pub(crate) other: Vec<Option<f64>>,
+    /// Of the shuffled tokens.
+    pub(crate) shuffled: Vec<Option<f64>>,
+    /// Of the model's own answer.
+    pub(crate) own: Vec<Option<f64>>,
+    /// Mean entropy of the next-token distribution along the preferred answers, nats.
+    pub(crate) entropy: f64,
+    /// Mean negative log-prob of the preferred answers, nats per token: G on the probes.
+    pub(crate) lower: f64,
+}
+
+impl Snapshot {
+    /// Scores the probes, so many at a time.
+    ///
+    /// # Errors
+    /// Those of the session, and [`Error::NonFinite`].
+    pub(crate) fn take(session: &mut dyn Session, probes: &[Probe], at_once: usize) -> Result<Self> {
+        let mut snapshot = Snapshot::default();
+        let (mut entropy, mut tokens) = (0.0, 0.0);
+        for chunk in probes.chunks(at_once) {
+            let groups = chunk.iter().flat_map(|probe| probe.groups.iter().cloned()).collect();
+            let statistics = Statistics { entropy: true, ..Statistics::default() };
+            let scored = session.log_probs(&TokenBatch { groups }, statistics)?;
+            let mut answers = spans(&scored);
+            for probe in chunk {
+                let mut found = [None; 5];
+                for &answer in &probe.answers {
+                    let span = answers.next().expect("a log-prob for every answer");
+                    let sum: f64 = scored.values[span.clone()].iter().sum();
+                    if !sum.is_finite() {
+                        let place = &probe.place;
+                        return Err(Error::NonFinite(format!(
+                            "the {answer:?} answer of probe {place} has log-prob {sum}: the model's numbers are not finite; \
+                             try a lower learning rate, or f32"
+                        )));
+                    }
+                    if answer == Answer::Chosen {
+                        tokens += span.len() as f64;
+                        snapshot.chosen_end.push(probe.end.map(|end| scored.values[span.start + end]));
+                        entropy += scored.entropy[span].iter().sum::<f64>();
+                    }
+                    found[answer as usize] = Some(sum);
+                }
+                let [chosen, rejected, other, shuffled, own] = found;
+                snapshot.chosen.push(chosen.expect("every probe has a chosen answer"));
+                snapshot.rejected.push(rejected);
+                snapshot.other.push(other);
+                snapshot.shuffled.push(shuffled);
+                snapshot.own.push(own);
+            }
+        }
+        snapshot.entropy = entropy / tokens;
+        snapshot.lower = -snapshot.chosen.iter().sum::<f64>() / tokens;
+        Ok(snapshot)
+    }
+
+    /// Share of probes whose preferred answer lost more than `by` nats since `start`.
+    pub(crate) fn displaced(&self, start: &Snapshot, by: f64) -> f64 {
+        let lost = self.chosen.iter().zip(&start.chosen).filter(|(now, then)| *now - *then < -by);
+        lost.count() as f64 / self.chosen.len() as f64
+    }
+}
+
+/// Where each completion's tokens lie in the values.
+pub(crate) fn spans(scored: &LogProbs) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+    scored.offsets.windows(2).map(|w| w[0]..w[1])
+}

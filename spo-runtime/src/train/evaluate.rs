@@ -1,0 +1,85 @@
+//! What a model does on held-out rows.
+
+pub(crate) mod answers;
+pub(crate) mod mass;
+
+use std::sync::Arc;
+
+use spo_api::{Metrics, Objective, Result, Session, Statistics};
+use spo_data::Dataset;
+
+use crate::store::scores::Scores;
+use crate::train::step::loss::{evaluate, score};
+use crate::train::step::observation::Observation;
+use crate::train::step::rows::{Assembled, Batch};
+
+/// Held-out figures at one moment, and the scores they came from.
+pub(crate) struct HeldOut {
+    /// Metrics, each named `eval_...`.
+    pub(crate) metrics: Metrics,
+    /// Log-probs of every row.
+    pub(crate) scores: Scores,
+}
+
+/// Held-out rows.
+pub(crate) struct HeldOutRows {
+    pub(crate) data: Arc<Dataset>,
+    pub(crate) batch: Batch,
+    /// What the reference says of them, where it is not the model as the stage found it.
+    pub(crate) reference: Option<Scores>,
+}
+
+/// Scores held-out rows. `start` is what they scored when the stage began, which is the reference unless
+/// another is given; before the stage has begun, the scores are their own.
+pub(crate) fn held_out(
+    session: &mut dyn Session,
+    objective: &mut dyn Objective,
+    HeldOutRows { data, batch, reference }: &HeldOutRows,
+    start: Option<&Scores>,
+) -> Result<HeldOut> {
+    let statistics =
+        Statistics { entropy: true, greedy: true, collision: objective.requirements().collision };
+    let scored = score(session, &batch.passes, statistics)?;
+    let mut scores = Scores::empty(data);
+    batch.store(&scored, &mut scores);
+    let start = start.unwrap_or(&scores);
+    let assembled = Assembled::new(
+        batch,
+        batch.passes.iter().zip(&scored),
+        Some(reference.as_ref().unwrap_or(start)),
+        data,
+    );
+    // Evaluating must not advance an objective's running values.
+    let state = objective.state();
+    let evaluation = evaluate(objective, &assembled, data)?;
+    objective.restore(&state)?;
+    let mut observation = Observation::default();
+    observation.add(&assembled, &evaluation)?;
+
+    let mut metrics: Metrics =
+        observation.metrics().into_iter().map(|(k, v)| (format!("eval_{k}"), v)).collect();
+    metrics.extend(displacement(&scores, start));
+    Ok(HeldOut { metrics, scores })
+}
+
+/// Where probability went since `start`.
+fn displacement(now: &Scores, start: &Scores) -> Metrics {
+    let sum = |tokens: &[f64]| tokens.iter().sum::<f64>();
+    let mean = |tokens: &[f64]| sum(tokens) / tokens.len() as f64;
+    let share = |count: usize, of: usize| count as f64 / of as f64;
+    let rows: Vec<usize> = (0..now.chosen.len()).filter(|&i| !now.chosen[i].is_empty()).collect();
+    let lost = rows.iter().filter(|&&i| sum(&now.chosen[i]) < sum(&start.chosen[i])).count();
+    let mut metrics = Metrics::from([("eval_displaced".to_owned(), share(lost, rows.len()))]);
+    let pairs: Vec<usize> = rows.into_iter().filter(|&i| !now.rejected[i].is_empty()).collect();
+    if !pairs.is_empty() {
+        let ranked = |score: &dyn Fn(&[f64]) -> f64| {
+            share(
+                pairs.iter().filter(|&&i| score(&now.chosen[i]) > score(&now.rejected[i])).count(),
+                pairs.len(),
+            )
+        };
+        metrics.insert("eval_pair_accuracy".into(), ranked(&sum));
+        metrics.insert("eval_pair_accuracy_per_token".into(), ranked(&mean));
+    }
+    metrics
+}

@@ -1,0 +1,27 @@
+//! The folder that a stage's model is saved in.
+
+use std::path::Path;
+
+use anyhow::Context;
+use spo_api::{Export, Session};
+use spo_data::Tokenizer;
+
+use crate::plan::Plan;
+
+/// What a stage's model is saved as.
+pub(super) fn export(plan: &Plan) -> Export {
+    if plan.recipe.model.adapter.is_some() { Export::Adapter } else { Export::Model }
+}
+
+/// Writes a stage's model beside its tokenizer.
+pub(super) fn save(
+    session: &mut dyn Session,
+    folder: &Path,
+    what: Export,
+    tokenizer: &Tokenizer,
+) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    session.save(folder, what)?;
+    tokenizer.save(folder)?;
+    Ok(())
+}

@@ -1,0 +1,225 @@
+//! A whole run: the stages in order, each from where it starts to where it is saved.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use spo_api::Registry;
+
+use crate::error::Unfinished;
+use crate::plan::Plan;
+use crate::plan::provenance::Provenance;
+use crate::plan::stage::PlannedStage;
+use crate::recipe::Reference;
+use crate::recipe::document::Document;
+use crate::reporter::Reporter;
+use crate::stop::Stop;
+use crate::store::cache::{Cache, Slot};
+use crate::store::logs::Logs;
+use crate::store::output::{self, Before, Output};
+use crate::train::checkpoint::{self, Checkpoints, Found, RunState};
+use crate::train::keeper::{KNOWN, Keeper, Known, Within, named};
+use crate::train::model_folder::{export, save};
+use crate::train::stage;
+use crate::train::starts::{self, Starts, Uses};
+use crate::train::summary::{StageSummary, Summary};
+
+/// Runs a recipe from beginning to end, or to its end from where it was interrupted.
+///
+/// # Errors
+/// [`BadInput`](crate::error::BadInput) before training begins when the recipe, the data or the model
+/// cannot be used; [`Interrupted`](crate::stop::Interrupted) when a signal came; anything else when the run
+/// fails.
+pub(crate) fn run(
+    registry: &mut Registry,
+    document: &Document,
+    mut reporter: Reporter,
+) -> anyhow::Result<()> {
+    let stop = Stop::on_signals()?;
+    let plan = Plan::with_cache(registry, document, &stop, &reporter)?;
+    let (output, before) = Output::open(&plan.output, &plan.recipe, &plan.record())?;
+    if before == Before::Finished {
+        reporter.note(&format!("{} is finished already", output.folder().display()));
+        return Ok(());
+    }
+    for line in plan.description() {
+        reporter.note(&line);
+    }
+    let folder = output.folder().to_owned();
+    Run::new(plan, output, before, stop, &mut reporter)?.go(&mut reporter).context(Unfinished { folder })
+}
+
+/// What goes from stage to stage.
+struct Run {
+    plan: Plan,
+    stages: Vec<PlannedStage>,
+    uses: Vec<Uses>,
+    output: Output,
+    logs: Logs,
+    keeper: Keeper,
+    known: Known,
+    cache: Cache,
+    /// None without a cache.
+    provenance: Option<Provenance>,
+    /// Where the next stage was interrupted.
+    within: Option<Within>,
+    stop: Stop,
+}
+
+/// In an entry of the cache, the lines that a stage logged.
+const LINES: &str = "lines.json";
+
+impl Run {
+    /// Before the first stage, or where the newest checkpoint says.
+    fn new(
+        mut plan: Plan,
+        output: Output,
+        before: Before,
+        stop: Stop,
+        reporter: &mut Reporter,
+    ) -> anyhow::Result<Self> {
+        let stages = std::mem::take(&mut plan.stages);
+        let uses = Uses::of(&plan.recipe);
+        let checkpoints = Checkpoints::new(output.folder(), plan.recipe.checkpoint.clone());
+        let cache = Cache::new(&plan.recipe.cache, output.folder());
+        let provenance = plan.recipe.cache.enabled.then(|| Provenance::new(&plan, &stages)).transpose()?;
+        let found = match before {
+            Before::Unfinished => {
+                if let Some(drift) = output.drift(&plan.record()) {
+                    reporter.note(&format!("the last digits may differ from now on: {drift}"));
+                }
+                checkpoints.newest(&mut |folder, error| {
+                    reporter.note(&format!("warning: {} is passed over: {error:#}", folder.display()));
+                })
+            }
+            _ => None,
+        };
+        let lengths = found.as_ref().map(|found| found.state.logs.clone()).unwrap_or_default();
+        let logs = Logs::open(output.folder(), &lengths, plan.recipe.diagnostics.is_some())?;
+        let starts = match &found {
+            Some(_) => Starts::default(),
+            None => Starts::new(&mut *plan.session, &uses)?,
+        };
+        let keeper = Keeper { checkpoints, finished: Vec::new(), starts };
+        let (known, within) = (Known::new(), None);
+        let mut run =
+            Run { plan, stages, uses, output, logs, keeper, known, cache, provenance, within, stop };
+        match found {
+            Some(found) => {
+                run.restore(found)?;
+                let done = run.within.as_ref().map_or(0, |within| within.state.progress.done);
+                let stage = &run.stages[run.keeper.finished.len()].recipe.name;
+                reporter.note(&format!("going on after step {done} of stage `{stage}`"));
+            }
+            None if before == Before::Unfinished => {
+                reporter.note("there is no checkpoint to go on from: from the beginning");
+            }
+            None => {}
+        }
+        Ok(run)
+    }
+
+    /// Goes to where a checkpoint stands.
+    fn restore(&mut self, found: Found) -> anyhow::Result<()> {
+        found.restore(&mut *self.plan.session, &self.stages)?;
+        let RunState { finished, starts, stage, .. } = found.state;
+        (self.keeper.finished, self.keeper.starts, self.known) = (finished, starts, Known::new());
+        let mut scores = BTreeMap::new();
+        for (name, of) in found.scores {
+            match name.strip_prefix(KNOWN) {
+                Some(key) => self.known.insert(key.to_owned(), of),
+                None => scores.insert(name, of),
+            };
+        }
+        self.within = stage.map(|state| Within { state, scores });
+        Ok(())
+    }
+
+    fn go(mut self, reporter: &mut Reporter) -> anyhow::Result<()> {
+        for index in self.keeper.finished.len()..self.stages.len() {
+            let name = self.stages[index].recipe.name.clone();
+            self.stage(index, reporter).with_context(|| format!("stage `{name}`"))?;
+        }
+        let summary = Summary { stages: self.keeper.finished };
+        self.output.finish(&summary)?;
+        self.keeper.checkpoints.remove()?;
+        reporter.note(&summary.to_string());
+        reporter.note(&output::closing(self.output.folder()));
+        Ok(())
+    }
+
+    fn stage(&mut self, index: usize, reporter: &mut Reporter) -> anyhow::Result<()> {
+        let name = self.stages[index].recipe.name.clone();
+        let slot = self.slot(index, reporter)?;
+        // What has begun here is brought to its end here.
+        let cached = slot.as_ref().filter(|_| self.within.is_none());
+        let cached = cached.and_then(|slot| {
+            slot.read(reporter, |folder| {
+                let lines = serde_json::from_slice(&std::fs::read(folder.join(LINES))?)?;
+                Ok((Found::read(folder)?, lines))
+            })
+        });
+        if let Some((found, lines)) = cached {
+            self.restore(found)?;
+            self.logs.append(&lines)?;
+            reporter.note(&format!("stage `{name}` is taken from the cache"));
+        } else {
+            let done = self.train(index, reporter)?;
+            self.keeper.starts.leave(&mut *self.plan.session, &self.uses, index)?;
+            self.keeper.finished.push(done);
+            if let Some(slot) = &slot {
+                let lines = serde_json::to_string(&self.logs.of_stage(&name)?)?;
+                slot.write(reporter, |folder| {
+                    let (state, scores) = (self.keeper.state(None), named(&self.known).collect());
+                    checkpoint::fill(folder, &mut *self.plan.session, &state, &scores)?;
+                    Ok(std::fs::write(folder.join(LINES), &lines)?)
+                });
+            }
+        }
+        if self.stages[index].recipe.save {
+            let folder = self.output.stage(&name);
+            let what = export(&self.plan);
+            save(&mut *self.plan.session, &folder, what, &self.plan.tokenizer)?;
+            reporter.note(&format!("saved {}", folder.display()));
+        }
+        if index + 1 < self.stages.len() {
+            self.keeper.save(&mut *self.plan.session, &mut self.logs, &self.known, None)?;
+            self.stop.check().context("after its last step")?;
+        }
+        Ok(())
+    }
+
+    /// The place of a stage's result in the cache, if the recipe wants it there.
+    fn slot(&self, index: usize, reporter: &Reporter) -> anyhow::Result<Option<Slot>> {
+        let name = &self.stages[index].recipe.name;
+        let Some(provenance) =
+            self.provenance.as_ref().filter(|_| self.plan.recipe.cache.stages.contains(name))
+        else {
+            return Ok(None);
+        };
+        let kept = starts::wanted(&self.uses, index + 1, name);
+        self.cache.slot(&provenance.result(index + 1, &kept), &self.stop, reporter)
+    }
+
+    fn train(&mut self, index: usize, reporter: &mut Reporter) -> anyhow::Result<StageSummary> {
+        let within = self.within.take();
+        if within.is_none() {
+            self.keeper.starts.enter(&mut *self.plan.session, &self.uses, index)?;
+        }
+        let stage = &mut self.stages[index];
+        let opened = self.keeper.starts.opened().filter(|_| stage.recipe.reference == Reference::Model);
+        let training = stage::Training {
+            plan: &mut self.plan,
+            stage,
+            opened,
+            known: &mut self.known,
+            logs: &mut self.logs,
+            reporter,
+            keeper: &mut self.keeper,
+            output: &self.output,
+            cache: &self.cache,
+            provenance: self.provenance.as_ref(),
+            stop: &self.stop,
+        };
+        stage::run(training, within)
+    }
+}

@@ -1,0 +1,42 @@
+//! One stage of a run: its references, its held-out rows, its steps, and what is kept of it.
+
+mod held_out;
+mod in_flight;
+mod order;
+mod references;
+mod steps;
+mod training;
+
+use crate::train::keeper::Within;
+use crate::train::summary::StageSummary;
+
+use in_flight::InFlight;
+pub(super) use training::Training;
+
+/// Trains a stage from its beginning, or from where it was interrupted, to its end.
+pub(super) fn run(mut training: Training<'_>, within: Option<Within>) -> anyhow::Result<StageSummary> {
+    training.reporter.begin(&training.stage.recipe.name, training.stage.steps);
+    let mut work = match within {
+        Some(within) => InFlight::again(&mut training, within)?,
+        None => InFlight::begin(&mut training)?,
+    };
+    training.steps(&mut work)?;
+    let after = training.evaluate(&mut work.evaluator, training.stage.steps, &mut work.progress)?;
+    training.reporter.end();
+    let (progress, clock) = work.end(&mut training)?;
+    Ok(StageSummary {
+        name: training.stage.recipe.name.clone(),
+        from: training.stage.from.clone(),
+        bilevel: training.stage.step_name().to_owned(),
+        steps: training.stage.steps,
+        seconds: clock.elapsed,
+        data_seconds: clock.data,
+        step_seconds: clock.median_step(),
+        tokens: progress.tokens,
+        reference_rows: progress.reference_rows,
+        skipped: progress.skipped,
+        train: progress.metrics,
+        before: progress.before,
+        after,
+    })
+}

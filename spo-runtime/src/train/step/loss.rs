@@ -1,0 +1,62 @@
+//! Log-probs of passes, and an objective's numbers on them, held to be finite.
+
+use spo_api::{Error, Evaluation, LogProbs, Objective, Result, Session, Statistics};
+use spo_data::Dataset;
+
+use crate::train::step::rows::{Assembled, Pass};
+
+/// Evaluates an objective and holds its numbers to be finite.
+///
+/// # Errors
+/// [`Error::NonFinite`] naming the rows at fault.
+pub(crate) fn evaluate(
+    objective: &mut dyn Objective,
+    assembled: &Assembled,
+    rows: &Dataset,
+) -> Result<Evaluation> {
+    let batch = assembled.batch()?;
+    for (name, side) in [("chosen", &batch.chosen), ("rejected", &batch.rejected)] {
+        if let Some(i) = side.policy.values().iter().position(|x| !x.is_finite()) {
+            let answer = side.policy.offsets().partition_point(|&start| start <= i) - 1;
+            let row = place(rows, assembled.row(name == "chosen", answer));
+            return Err(Error::NonFinite(format!(
+                "token {} of the {name} answer of {row} has log-prob {}: the model's numbers are not finite; try a lower \
+                 learning rate, or f32",
+                i - side.policy.offsets()[answer],
+                side.policy.values()[i],
+            )));
+        }
+    }
+    let mut evaluation = Evaluation::default();
+    evaluation.compute(objective, &batch)?;
+    if let Some(i) = evaluation.losses.iter().position(|x| !x.is_finite()) {
+        return Err(Error::NonFinite(format!(
+            "the loss of {} is {}, though its log-probs are finite: this is a fault of the objective",
+            place(rows, assembled.row_of_loss(i)),
+            evaluation.losses[i]
+        )));
+    }
+    if evaluation.grad_chosen.iter().chain(&evaluation.grad_rejected).any(|g| !g.is_finite()) {
+        let message =
+            "the gradient with respect to a log-prob is not finite: this is a fault of the objective";
+        return Err(Error::NonFinite(message.into()));
+    }
+    Ok(evaluation)
+}
+
+/// Scores passes without gradient.
+///
+/// # Errors
+/// Those of the session.
+pub(crate) fn score(
+    session: &mut dyn Session,
+    passes: &[Pass],
+    statistics: Statistics,
+) -> Result<Vec<LogProbs>> {
+    passes.iter().map(|pass| session.log_probs(&pass.tokens, statistics)).collect()
+}
+
+/// Where a row stands in its file.
+pub(super) fn place(rows: &Dataset, index: usize) -> String {
+    rows.examples[index].place.to_string()
+}

@@ -1,0 +1,89 @@
+//! What is logged of a batch, under TRL's metric names.
+
+use spo_api::{Evaluation, Layout, Metrics, Result, Rewards, Side};
+
+use crate::train::step::rows::Assembled;
+
+/// A mean in the making.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mean {
+    sum: f64,
+    count: f64,
+}
+
+impl Mean {
+    fn add(&mut self, values: &[f64]) {
+        self.sum += values.iter().sum::<f64>();
+        self.count += values.len() as f64;
+    }
+
+    fn value(self) -> Option<f64> {
+        (self.count > 0.0).then(|| self.sum / self.count)
+    }
+}
+
+/// Sums over a batch or a part of it, from which its metrics follow.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Observation {
+    rows: f64,
+    loss: f64,
+    log_prob_chosen: Mean,
+    log_prob_rejected: Mean,
+    reward_chosen: Mean,
+    reward_rejected: Mean,
+    accurate: Mean,
+    entropy: Mean,
+    greedy: Mean,
+    own: Metrics,
+}
+
+impl Observation {
+    /// Takes note of a part and its evaluation.
+    ///
+    /// # Errors
+    /// When the part does not make a batch.
+    pub(crate) fn add(&mut self, part: &Assembled, evaluation: &Evaluation) -> Result<()> {
+        let batch = part.batch()?;
+        let rows = batch.rows() as f64;
+        self.rows += rows;
+        self.loss += evaluation.loss(&batch);
+        let sums = |side: &Side<'_>| side.policy.iter().map(|row| row.iter().sum()).collect::<Vec<f64>>();
+        self.log_prob_chosen.add(&sums(&batch.chosen));
+        self.log_prob_rejected.add(&sums(&batch.rejected));
+        let Rewards { chosen, rejected } = &evaluation.rewards;
+        self.reward_chosen.add(chosen);
+        self.reward_rejected.add(rejected);
+        if batch.layout == Layout::Pairs {
+            let wins = chosen.iter().zip(rejected).map(|(c, r)| f64::from(c > r));
+            self.accurate.add(&wins.collect::<Vec<_>>());
+        }
+        self.entropy.add(&part.entropy);
+        self.greedy.add(&part.greedy);
+        for (name, value) in &evaluation.metrics {
+            *self.own.entry(name.clone()).or_default() += value * rows;
+        }
+        Ok(())
+    }
+
+    /// Metrics under TRL's names, and the objective's own.
+    pub(crate) fn metrics(&self) -> Metrics {
+        let mut metrics: Metrics = self.own.iter().map(|(k, v)| (k.clone(), v / self.rows)).collect();
+        let (chosen, rejected) = (self.reward_chosen.value(), self.reward_rejected.value());
+        for (name, value) in [
+            ("loss", Some(self.loss)),
+            ("logps/chosen", self.log_prob_chosen.value()),
+            ("logps/rejected", self.log_prob_rejected.value()),
+            ("rewards/chosen", chosen),
+            ("rewards/rejected", rejected),
+            ("rewards/margins", chosen.zip(rejected).map(|(c, r)| c - r)),
+            ("rewards/accuracies", self.accurate.value()),
+            ("entropy", self.entropy.value()),
+            ("mean_token_accuracy", self.greedy.value()),
+        ] {
+            if let Some(value) = value {
+                metrics.insert(name.to_owned(), value);
+            }
+        }
+        metrics
+    }
+}

@@ -1,0 +1,423 @@
+//! The training step as a bilevel problem: two losses on a batch, computed by a session.
+
+use std::time::{Duration, Instant};
+
+use spo_api::{
+    BilevelProblem, Error, Evaluation, LevelWeights, LogProbs, Losses, Objective, Optimizer, Progress,
+    Result, Session, Statistics, Vector, VectorSpace, Weigh,
+};
+use spo_data::{Dataset, MicroBatch};
+
+use crate::plan::view::View;
+use crate::store::scores::Scores;
+use crate::train::optimization::Optimization;
+use crate::train::step::curvature::hessian_vector;
+use crate::train::step::loss::{evaluate, place, score};
+use crate::train::step::observation::Observation;
+use crate::train::step::rows::{Assembled, Batch, Pass};
+
+/// A dataset with what the reference model says of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Scored<'a> {
+    /// Tokenised rows.
+    pub(crate) rows: &'a Dataset,
+    /// Log-probs under the reference, if the stage keeps one.
+    pub(crate) reference: Option<&'a Scores>,
+}
+
+/// F on its batch.
+pub(crate) struct UpperLevel<'a> {
+    pub(crate) objective: &'a mut dyn Objective,
+    pub(crate) data: Scored<'a>,
+    pub(crate) batch: Batch,
+}
+
+/// A term of G.
+pub(crate) struct LowerTerm<'a> {
+    pub(crate) objective: &'a mut dyn Objective,
+    /// Its demonstrations.
+    pub(crate) data: Scored<'a>,
+    /// Whether every step begins with the demonstrations of the upper batch, so that one forward serves both
+    /// levels. Else it begins with a batch of its own. At most one term shares the upper batch.
+    pub(crate) shared: bool,
+    /// Rows of the next batch.
+    pub(crate) draw: Box<dyn FnMut() -> Vec<usize> + 'a>,
+}
+
+/// How a step moves the parameters.
+pub(crate) struct Motion<'a> {
+    pub(crate) rule: &'a dyn Optimizer,
+    pub(crate) optimization: &'a mut Optimization,
+    /// The learning rate scheduled for this step.
+    pub(crate) lr: f64,
+    /// Longest gradient that is not scaled down; 0 for no limit.
+    pub(crate) max_grad_norm: f64,
+}
+
+/// One training step's problem.
+pub(crate) struct StepProblem<'a> {
+    session: &'a mut dyn Session,
+    upper: UpperLevel<'a>,
+    /// The terms of G, each with its batch; `None` while that is the upper one.
+    lower: Vec<(LowerTerm<'a>, Option<Batch>)>,
+    place: Place,
+    /// `None` where nothing descends by the optimizer.
+    motion: Option<Motion<'a>>,
+    /// Norm of the gradient of the last descent, before clipping.
+    pub(crate) grad_norm: Option<f64>,
+    /// What the first evaluation of the upper level saw, for the metrics.
+    pub(crate) observation: Option<Observation>,
+    /// Time in which lower batches were put together.
+    pub(crate) drawing: Duration,
+}
+
+/// Where a step stands and how much it takes at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) progress: Progress,
+    /// What goes through the session at once; everything if not given.
+    pub(crate) micro_batch: Option<MicroBatch>,
+}
+
+/// What the two levels say of some log-probs.
+struct Found {
+    losses: Losses,
+    weights: LevelWeights,
+    /// Gradient per log-prob, in the order of the passes' completions.
+    upstream: Vec<f64>,
+}
+
+impl<'a> StepProblem<'a> {
+    /// The problem of one step. Terms that do not share the upper batch draw their first.
+    pub(crate) fn new(
+        session: &'a mut dyn Session,
+        upper: UpperLevel<'a>,
+        lower: Vec<LowerTerm<'a>>,
+        place: Place,
+        motion: Option<Motion<'a>>,
+    ) -> Self {
+        let began = Instant::now();
+        let lower = lower.into_iter().map(|mut term| {
+            let batch = (!term.shared).then(|| term.next(place.micro_batch));
+            (term, batch)
+        });
+        let lower = lower.collect();
+        let drawing = began.elapsed();
+        StepProblem { session, upper, lower, place, motion, grad_norm: None, observation: None, drawing }
+    }
+
+    /// The rows of each term's batch; none where it is the upper one.
+    pub(crate) fn lower_rows(&self) -> Vec<Vec<usize>> {
+        self.lower.iter().map(|(_, batch)| batch.as_ref().map(Batch::rows).unwrap_or_default()).collect()
+    }
+
+    /// Forward and backward, part by part: the loss and the weights of each part are known as soon as
+    /// its log-probs are. `own` is the value of the terms of G that have batches of their own, if it is known.
+    fn one_pass(&mut self, weigh: &mut Weigh<'_>, own: f64) -> Result<(Losses, LevelWeights)> {
+        let mut total = Losses { upper: 0.0, lower: own };
+        let mut weights = None;
+        let statistics = statistics(self.observation.is_none(), self.upper.objective);
+        let mut observation = Observation::default();
+        let UpperLevel { objective, data, batch } = &mut self.upper;
+        for pass in &batch.passes {
+            self.session.backward(&pass.tokens, statistics, &mut |seen| {
+                let assembled = Assembled::new(batch, [(pass, seen)], data.reference, data.rows);
+                let mut levels = Levels { upper: &mut **objective, shared: shared(&mut self.lower), own };
+                let found = levels.evaluate(&assembled, data.rows, weigh, &mut observation)?;
+                total.upper += found.losses.upper;
+                total.lower += found.losses.lower;
+                weights = Some(found.weights);
+                Ok(found.upstream)
+            })?;
+        }
+        self.observation.get_or_insert(observation);
+        Ok((total, weights.expect("a batch has passes")))
+    }
+
+    /// Forward of all parts, then the losses of the whole batch, then forward and backward of each part.
+    fn two_pass(&mut self, weigh: &mut Weigh<'_>, own: f64) -> Result<(Losses, LevelWeights)> {
+        let statistics = statistics(self.observation.is_none(), self.upper.objective);
+        let UpperLevel { objective, data, batch } = &mut self.upper;
+        let scored = score(self.session, &batch.passes, statistics)?;
+        let assembled = Assembled::new(batch, batch.passes.iter().zip(&scored), data.reference, data.rows);
+        let mut observation = Observation::default();
+        let mut levels = Levels { upper: &mut **objective, shared: shared(&mut self.lower), own };
+        let Found { mut losses, weights, upstream } =
+            levels.evaluate(&assembled, data.rows, weigh, &mut observation)?;
+        losses.lower += own;
+        self.observation.get_or_insert(observation);
+        backward(self.session, &batch.passes, &upstream)?;
+        Ok((losses, weights))
+    }
+
+    /// The terms of G that have batches of their own; with a weight, their weighted gradient is added to the
+    /// accumulator.
+    fn own_terms(&mut self, weight: Option<f64>) -> Result<f64> {
+        let mut total = 0.0;
+        for (term, batch) in &mut self.lower {
+            if let Some(batch) = batch {
+                total += imitation(self.session, term.objective, batch, term.data.rows, weight)?;
+            }
+        }
+        Ok(total)
+    }
+
+    /// Does something with every term of G on its current batch: of one that shares the upper batch, on the
+    /// demonstrations of that.
+    fn each_term(
+        &mut self,
+        work: &mut dyn FnMut(&mut dyn Session, &mut dyn Objective, &Batch, &Dataset) -> Result<()>,
+    ) -> Result<()> {
+        if self.lower.is_empty() {
+            return Err(Error::Batch("the step asks for a lower level and has none".into()));
+        }
+        let demonstrations = || {
+            let rows = self.upper.batch.rows();
+            Batch::new(self.upper.data.rows, &rows, View::DEMONSTRATIONS, self.place.micro_batch)
+        };
+        for (term, batch) in &mut self.lower {
+            let of_upper;
+            let batch = match batch {
+                Some(batch) => batch,
+                None => {
+                    of_upper = demonstrations();
+                    &of_upper
+                }
+            };
+            work(self.session, term.objective, batch, term.data.rows)?;
+        }
+        Ok(())
+    }
+
+    /// The upper level, and the term of G that shares its batch, on one forward. Where the weights follow from the
+    /// losses, `own` is what the other terms of G come to.
+    fn upper_pass(&mut self, weigh: &mut Weigh<'_>, own: f64) -> Result<(Losses, LevelWeights)> {
+        let whole = matches!(weigh, Weigh::By(_)) || self.upper.objective.requirements().whole_batch;
+        match whole && self.upper.batch.passes.len() > 1 {
+            true => self.two_pass(weigh, own),
+            false => self.one_pass(weigh, own),
+        }
+    }
+
+    /// G on its current batches; with a weight, its weighted gradient is added to the accumulator.
+    fn lower_alone(&mut self, weight: Option<f64>) -> Result<f64> {
+        let mut total = 0.0;
+        self.each_term(&mut |session, objective, batch, rows| {
+            total += imitation(session, objective, batch, rows, weight)?;
+            Ok(())
+        })?;
+        Ok(total)
+    }
+}
+
+/// The term that learns from the upper batch now, if any.
+fn shared<'l>(lower: &'l mut [(LowerTerm<'_>, Option<Batch>)]) -> Option<&'l mut dyn Objective> {
+    let (term, _) = lower.iter_mut().find(|(_, batch)| batch.is_none())?;
+    Some(&mut *term.objective)
+}
+
+impl LowerTerm<'_> {
+    fn next(&mut self, micro_batch: Option<MicroBatch>) -> Batch {
+        Batch::new(self.data.rows, &(self.draw)(), View::DEMONSTRATIONS, micro_batch)
+    }
+}
+
+/// A loss on demonstrations, part by part; with a weight, its weighted gradient is added to the accumulator.
+fn imitation(
+    session: &mut dyn Session,
+    objective: &mut dyn Objective,
+    batch: &Batch,
+    rows: &Dataset,
+    weight: Option<f64>,
+) -> Result<f64> {
+    let mut total = 0.0;
+    for pass in &batch.passes {
+        let mut evaluate = |seen: &LogProbs| -> Result<Vec<f64>> {
+            let assembled = Assembled::new(batch, [(pass, seen)], None, rows);
+            let evaluation = evaluate(objective, &assembled, rows)?;
+            total += evaluation.loss(&assembled.batch()?);
+            Ok(assembled.upstream(|chosen, i| if chosen { evaluation.grad_chosen[i] } else { 0.0 }))
+        };
+        match weight {
+            None => {
+                evaluate(&session.log_probs(&pass.tokens, Statistics::default())?)?;
+            }
+            Some(weight) => {
+                session.backward(&pass.tokens, Statistics::default(), &mut |seen| {
+                    Ok(evaluate(seen)?.into_iter().map(|g| weight * g).collect())
+                })?;
+            }
+        }
+    }
+    Ok(total)
+}
+
+impl BilevelProblem for StepProblem<'_> {
+    fn vectors(&mut self) -> &mut dyn VectorSpace {
+        self.session.vectors()
+    }
+
+    fn gradient(&mut self, mut weigh: Weigh<'_>, into: Vector) -> Result<Losses> {
+        self.session.vectors().zero(Vector::GRADIENT)?;
+        let losses = match weigh {
+            Weigh::Fixed(LevelWeights { upper: 0.0, lower }) => {
+                Losses { upper: f64::NAN, lower: self.lower_alone(Some(lower))? }
+            }
+            Weigh::Fixed(LevelWeights { lower: 0.0, .. }) => {
+                let (losses, _) = self.upper_pass(&mut weigh, 0.0)?;
+                Losses { lower: f64::NAN, ..losses }
+            }
+            Weigh::Fixed(LevelWeights { lower, .. }) => {
+                let (mut losses, _) = self.upper_pass(&mut weigh, 0.0)?;
+                losses.lower += self.own_terms(Some(lower))?;
+                losses
+            }
+            Weigh::By(_) => {
+                let own = self.own_terms(None)?;
+                let (losses, weights) = self.upper_pass(&mut weigh, own)?;
+                if weights.lower != 0.0 {
+                    self.own_terms(Some(weights.lower))?;
+                }
+                losses
+            }
+        };
+        if into != Vector::GRADIENT {
+            self.session.vectors().copy(Vector::GRADIENT, into)?;
+        }
+        Ok(losses)
+    }
+
+    fn lower(&mut self) -> Result<f64> {
+        self.lower_alone(None)
+    }
+
+    fn lower_hessian_vector(&mut self, v: Vector, into: Vector) -> Result<()> {
+        if [v, into].iter().any(|v| [Vector::PARAMETERS, Vector::GRADIENT].contains(v)) {
+            let message = "a Hessian-vector product goes from one of the step's own vectors into another";
+            return Err(Error::Engine(message.into()));
+        }
+        self.session.vectors().zero(into)?;
+        self.each_term(&mut |session, objective, batch, rows| {
+            hessian_vector(session, objective, (batch, rows), v, into)
+        })
+    }
+
+    fn reference_lower(&mut self) -> Result<f64> {
+        let mut total = 0.0;
+        for (term, batch) in &mut self.lower {
+            total += of_reference(term.objective, batch.as_ref().unwrap_or(&self.upper.batch), term.data)?;
+        }
+        Ok(total)
+    }
+
+    fn next_lower(&mut self) -> Result<()> {
+        let began = Instant::now();
+        for (term, batch) in &mut self.lower {
+            *batch = Some(term.next(self.place.micro_batch));
+        }
+        self.drawing += began.elapsed();
+        Ok(())
+    }
+
+    fn descend(&mut self, lr_factor: f64) -> Result<()> {
+        let norm = self.session.vectors().norm(Vector::GRADIENT)?;
+        if !norm.is_finite() {
+            let UpperLevel { batch, data, .. } = &self.upper;
+            let rows: Vec<_> = batch.rows().into_iter().map(|i| place(data.rows, i)).collect();
+            return Err(Error::NonFinite(format!(
+                "the gradient's norm is {norm}: the parameters were left as they are. Rows of the batch: {}",
+                rows.join(", ")
+            )));
+        }
+        let Some(Motion { rule, optimization, lr, max_grad_norm }) = &mut self.motion else {
+            return Err(Error::Engine("this problem has no optimizer".into()));
+        };
+        // As PyTorch's clip_grad_norm_.
+        let gradient_scale =
+            if *max_grad_norm > 0.0 { (*max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        optimization.update(self.session, *rule, *lr * lr_factor, gradient_scale)?;
+        self.grad_norm = Some(norm);
+        Ok(())
+    }
+
+    fn progress(&self) -> Progress {
+        self.place.progress
+    }
+}
+
+/// A loss on demonstrations under the reference.
+fn of_reference(objective: &mut dyn Objective, batch: &Batch, data: Scored<'_>) -> Result<f64> {
+    let reference =
+        data.reference.ok_or_else(|| Error::Batch("this stage keeps no reference log-probs".into()))?;
+    if let Some(row) = batch.rows().into_iter().find(|&row| !reference.knows(row)) {
+        let message =
+            "was drawn for the lower level and has no reference log-probs: give the level data of its own";
+        return Err(Error::Batch(format!("{} {message}", place(data.rows, row))));
+    }
+    let assembled = Assembled::of_scores(batch, reference, data.rows);
+    Ok(evaluate(objective, &assembled, data.rows)?.loss(&assembled.batch()?))
+}
+
+/// The losses that are taken from one forward.
+struct Levels<'l> {
+    upper: &'l mut dyn Objective,
+    /// The term of G that learns from the same batch, if any.
+    shared: Option<&'l mut dyn Objective>,
+    /// The value of the other terms of G, for weights that follow from the losses.
+    own: f64,
+}
+
+impl Levels<'_> {
+    /// Evaluates what `weigh` asks for on one batch or a part of it.
+    fn evaluate(
+        &mut self,
+        assembled: &Assembled,
+        rows: &Dataset,
+        weigh: &mut Weigh<'_>,
+        observation: &mut Observation,
+    ) -> Result<Found> {
+        let batch = assembled.batch()?;
+        let upper = evaluate(self.upper, assembled, rows)?;
+        observation.add(assembled, &upper)?;
+        let wants_lower = !matches!(weigh, Weigh::Fixed(LevelWeights { lower: 0.0, .. }));
+        let lower = match &mut self.shared {
+            Some(shared) if wants_lower => Some(evaluate(*shared, assembled, rows)?),
+            _ => None,
+        };
+        let shared = lower.as_ref().map_or(0.0, |lower| lower.loss(&batch));
+        let losses = Losses { upper: upper.loss(&batch), lower: shared };
+        let weights = match weigh {
+            Weigh::Fixed(weights) => *weights,
+            Weigh::By(by) => by(Losses { lower: self.own + shared, ..losses })?,
+        };
+        let upstream = assembled.upstream(|chosen, i| {
+            let gradient = |e: &Evaluation| if chosen { e.grad_chosen[i] } else { e.grad_rejected[i] };
+            // A weight of 0 switches a level off, even where its gradient is not finite.
+            let weighted =
+                |weight: f64, e: &Evaluation| if weight == 0.0 { 0.0 } else { weight * gradient(e) };
+            weighted(weights.upper, &upper) + lower.as_ref().map_or(0.0, |l| weighted(weights.lower, l))
+        });
+        Ok(Found { losses, weights, upstream })
+    }
+}
+
+/// Adds the gradient of `<upstream, log-probs>` to the accumulator.
+fn backward(session: &mut dyn Session, passes: &[Pass], upstream: &[f64]) -> Result<()> {
+    let mut rest = upstream;
+    for pass in passes {
+        session.backward(&pass.tokens, Statistics::default(), &mut |seen| {
+            let (mine, others) = rest.split_at(seen.values.len());
+            rest = others;
+            Ok(mine.to_vec())
+        })?;
+    }
+    Ok(())
+}
+
+/// What the session must compute beside log-probs: what is logged, and what the objective reads.
+fn statistics(logged: bool, upper: &dyn Objective) -> Statistics {
+    Statistics { entropy: logged, greedy: logged, collision: upper.requirements().collision }
+}
+
+#[cfg(test)]
+mod tests;

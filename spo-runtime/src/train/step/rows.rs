@@ -1,0 +1,267 @@
+//! From tokenised rows to what a session scores and what an objective sees, and the gradient's way back.
+
+use spo_api::{Group, Layout, LogProbs, PreferenceBatch, Ragged, Side, TokenBatch, Totals};
+use spo_data::{Dataset, MicroBatch};
+
+use crate::plan::view::View;
+use crate::store::scores::Scores;
+
+/// What an answer is to an objective.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Chosen,
+    Rejected,
+    Mismatched,
+}
+
+/// Rows that go through a session in one pass.
+pub(crate) struct Pass {
+    /// Indices of the rows in their dataset.
+    pub(crate) rows: Vec<usize>,
+    /// What the session scores.
+    pub(crate) tokens: TokenBatch,
+    /// Of each completion of `tokens`: what it is, and of which row.
+    slots: Vec<(Role, usize)>,
+}
+
+impl Pass {
+    /// Puts rows of a dataset together.
+    pub(crate) fn new(dataset: &Dataset, rows: &[usize], view: View) -> Self {
+        let mut part = Pass { rows: rows.to_vec(), tokens: TokenBatch::default(), slots: Vec::new() };
+        for &row in rows {
+            let example = &dataset.examples[row];
+            let first = if example.desirable { Role::Chosen } else { Role::Rejected };
+            let answers = if view.layout == Layout::Pairs { 2 } else { 1 };
+            let mut roles = [first, Role::Rejected].into_iter().take(answers);
+            for group in &example.groups {
+                let taken: Vec<_> = roles.by_ref().take(group.completions.len()).collect();
+                if !taken.is_empty() {
+                    let completions = group.completions[..taken.len()].to_vec();
+                    part.tokens.groups.push(Group { prompt: group.prompt.clone(), completions });
+                    part.slots.extend(taken.into_iter().map(|role| (role, row)));
+                }
+            }
+            if let (Some(block), Some(group)) = (view.mismatched, part.tokens.groups.last_mut()) {
+                let start = row / block * block;
+                let end = (start + block).min(dataset.examples.len());
+                let other = if row > start { row - 1 } else { end - 1 };
+                group.completions.push(dataset.examples[other].groups[0].completions[0].clone());
+                part.slots.push((Role::Mismatched, row));
+            }
+        }
+        part
+    }
+
+    /// Files log-probs of this part under their rows.
+    fn store(&self, scored: &LogProbs, into: &mut Scores) {
+        for (i, &(role, row)) in self.slots.iter().enumerate() {
+            let values = scored.values[scored.offsets[i]..scored.offsets[i + 1]].to_vec();
+            match role {
+                Role::Chosen => into.chosen[row] = values,
+                Role::Rejected => into.rejected[row] = values,
+                Role::Mismatched => into.mismatched[row] = values,
+            }
+        }
+    }
+
+    fn chosen_tokens(&self) -> usize {
+        let answers = self.tokens.completions().zip(&self.slots);
+        answers.filter(|(_, (role, _))| *role == Role::Chosen).map(|(answer, _)| answer.len()).sum()
+    }
+
+    /// Tokens of this part, each prompt counted with each of its answers, as other trainers count.
+    pub(crate) fn unshared_tokens(&self) -> usize {
+        let tokens = |g: &Group| g.completions.iter().map(|c| g.prompt.len() + c.len()).sum::<usize>();
+        self.tokens.groups.iter().map(tokens).sum()
+    }
+
+    /// The log-probs that [`store`](Self::store) filed, as a session would give them.
+    fn recall(&self, scores: &Scores) -> LogProbs {
+        let mut recalled = LogProbs { offsets: vec![0], ..LogProbs::default() };
+        for &(role, row) in &self.slots {
+            recalled.values.extend(match role {
+                Role::Chosen => &scores.chosen[row],
+                Role::Rejected => &scores.rejected[row],
+                Role::Mismatched => &scores.mismatched[row],
+            });
+            recalled.offsets.push(recalled.values.len());
+        }
+        recalled
+    }
+}
+
+/// The rows of an optimizer batch, split into passes.
+pub(crate) struct Batch {
+    /// How the rows are seen.
+    pub(crate) view: View,
+    /// What goes through the session, pass by pass.
+    pub(crate) passes: Vec<Pass>,
+    /// Counts of the whole batch.
+    pub(crate) whole: Totals,
+}
+
+impl Batch {
+    /// Splits `rows` into passes, or makes one of them.
+    pub(crate) fn new(
+        dataset: &Dataset,
+        rows: &[usize],
+        view: View,
+        micro_batch: Option<MicroBatch>,
+    ) -> Self {
+        let tokens: Vec<usize> = rows.iter().map(|&row| dataset.examples[row].tokens()).collect();
+        let pieces = micro_batch.unwrap_or(MicroBatch::Rows(rows.len())).split(&tokens);
+        let passes: Vec<Pass> =
+            pieces.into_iter().map(|piece| Pass::new(dataset, &rows[piece], view)).collect();
+        let chosen_tokens = passes.iter().map(Pass::chosen_tokens).sum();
+        Batch { view, passes, whole: Totals { rows: rows.len(), chosen_tokens } }
+    }
+
+    /// All rows of a dataset.
+    pub(crate) fn whole(dataset: &Dataset, view: View, micro_batch: MicroBatch) -> Self {
+        let rows: Vec<usize> = (0..dataset.examples.len()).collect();
+        Batch::new(dataset, &rows, view, Some(micro_batch))
+    }
+
+    /// Files the log-probs of its passes under their rows.
+    pub(crate) fn store(&self, scored: &[LogProbs], into: &mut Scores) {
+        for (pass, seen) in self.passes.iter().zip(scored) {
+            pass.store(seen, into);
+        }
+    }
+
+    /// Indices of all rows in their dataset.
+    pub(crate) fn rows(&self) -> Vec<usize> {
+        self.passes.iter().flat_map(|pass| pass.rows.iter().copied()).collect()
+    }
+}
+
+/// The arrays behind one [`Side`].
+#[derive(Default)]
+struct SideArrays {
+    rows: Vec<usize>,
+    offsets: Vec<usize>,
+    policy: Vec<f64>,
+    reference: Vec<f64>,
+    collision: Vec<f64>,
+}
+
+impl SideArrays {
+    fn side<'a>(&'a self) -> spo_api::Result<Side<'a>> {
+        // A side without answers lacks nothing: all rows of a batch may be desirable.
+        let optional = |values: &'a [f64]| match values {
+            [] if !self.policy.is_empty() => Ok(None),
+            values => Ragged::new(values, &self.offsets).map(Some),
+        };
+        Ok(Side {
+            policy: Ragged::new(&self.policy, &self.offsets)?,
+            reference: optional(&self.reference)?,
+            collision: optional(&self.collision)?,
+        })
+    }
+}
+
+/// Log-probs of one or several passes, as an objective sees them.
+pub(crate) struct Assembled {
+    layout: Layout,
+    whole: Totals,
+    chosen: SideArrays,
+    rejected: SideArrays,
+    mismatched: SideArrays,
+    /// Score gaps of the pairs; empty where the data have none.
+    gaps: Vec<f64>,
+    /// Of each completion, in the order of the passes: its side and where its tokens lie there.
+    places: Vec<(Role, std::ops::Range<usize>)>,
+    /// Entropy of every scored position, where it was asked for.
+    pub(crate) entropy: Vec<f64>,
+    /// Of every token of the chosen answers: 1 where it was the most probable one.
+    pub(crate) greedy: Vec<f64>,
+}
+
+impl Assembled {
+    /// Lays out the log-probs of `passes` beside the reference's.
+    pub(crate) fn new<'a>(
+        batch: &Batch,
+        passes: impl IntoIterator<Item = (&'a Pass, &'a LogProbs)>,
+        reference: Option<&Scores>,
+        dataset: &Dataset,
+    ) -> Self {
+        let empty = || SideArrays { offsets: vec![0], ..SideArrays::default() };
+        let mut assembled = Assembled {
+            layout: batch.view.layout,
+            whole: batch.whole,
+            chosen: empty(),
+            rejected: empty(),
+            mismatched: empty(),
+            gaps: Vec::new(),
+            places: Vec::new(),
+            entropy: Vec::new(),
+            greedy: Vec::new(),
+        };
+        for (pass, scored) in passes {
+            assembled.gaps.extend(pass.rows.iter().filter_map(|&row| dataset.examples[row].gap));
+            for (i, &(role, row)) in pass.slots.iter().enumerate() {
+                let tokens = scored.offsets[i]..scored.offsets[i + 1];
+                let (side, reference) = match role {
+                    Role::Chosen => (&mut assembled.chosen, reference.map(|r| &r.chosen[row])),
+                    Role::Rejected => (&mut assembled.rejected, reference.map(|r| &r.rejected[row])),
+                    Role::Mismatched => (&mut assembled.mismatched, reference.map(|r| &r.mismatched[row])),
+                };
+                let start = side.policy.len();
+                side.policy.extend_from_slice(&scored.values[tokens.clone()]);
+                side.reference.extend(reference.into_iter().flatten());
+                // A statistic that was not asked for has no values at all.
+                let known = |statistic: &'a Vec<f64>| statistic.get(tokens.clone()).unwrap_or_default();
+                side.collision.extend_from_slice(known(&scored.collision));
+                assembled.entropy.extend_from_slice(known(&scored.entropy));
+                if role == Role::Chosen {
+                    assembled.greedy.extend_from_slice(known(&scored.greedy));
+                }
+                side.rows.push(row);
+                side.offsets.push(side.policy.len());
+                assembled.places.push((role, start..side.policy.len()));
+            }
+        }
+        assembled
+    }
+
+    /// Lays out stored scores as if they were the policy's.
+    pub(crate) fn of_scores(batch: &Batch, scores: &Scores, dataset: &Dataset) -> Self {
+        let scored: Vec<LogProbs> = batch.passes.iter().map(|pass| pass.recall(scores)).collect();
+        Self::new(batch, batch.passes.iter().zip(&scored), None, dataset)
+    }
+
+    /// The batch an objective evaluates.
+    ///
+    /// # Errors
+    /// When the sides do not fit the layout: a fault of the data.
+    pub(crate) fn batch(&self) -> spo_api::Result<PreferenceBatch<'_>> {
+        let batch = PreferenceBatch::new(self.layout, self.chosen.side()?, self.rejected.side()?)?;
+        let mismatched = (!self.mismatched.rows.is_empty()).then(|| self.mismatched.side()).transpose()?;
+        let gaps = (self.gaps.len() == batch.rows()).then_some(self.gaps.as_slice());
+        Ok(PreferenceBatch { mismatched, gaps, whole: self.whole, ..batch })
+    }
+
+    /// Gathers a number per token in the order of the completions, part after part. `gradient` is asked
+    /// for the side (is it the chosen one?) and the index in its flat values.
+    pub(crate) fn upstream(&self, gradient: impl Fn(bool, usize) -> f64) -> Vec<f64> {
+        let mut upstream = Vec::new();
+        for (role, range) in &self.places {
+            match role {
+                Role::Mismatched => upstream.resize(upstream.len() + range.len(), 0.0),
+                side => upstream.extend(range.clone().map(|i| gradient(*side == Role::Chosen, i))),
+            }
+        }
+        upstream
+    }
+
+    /// The dataset's row behind the `i`-th answer of a side.
+    pub(crate) fn row(&self, chosen: bool, i: usize) -> usize {
+        if chosen { self.chosen.rows[i] } else { self.rejected.rows[i] }
+    }
+
+    /// The dataset's row behind the `i`-th loss.
+    pub(crate) fn row_of_loss(&self, i: usize) -> usize {
+        let chosen = &self.chosen.rows;
+        if i < chosen.len() { chosen[i] } else { self.rejected.rows[i - chosen.len()] }
+    }
+}

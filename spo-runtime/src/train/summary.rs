@@ -1,0 +1,115 @@
+//! The table at the end of a run.
+
+use std::fmt;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde::{Deserialize, Serialize};
+use spo_api::Metrics;
+
+use crate::train::figures::{figures, optional_figures};
+
+/// What a stage came to.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct StageSummary {
+    /// Name of the stage.
+    pub(crate) name: String,
+    /// The stage it started from.
+    pub(crate) from: String,
+    /// Name of its bilevel step.
+    pub(crate) bilevel: String,
+    /// Optimizer steps.
+    pub(crate) steps: usize,
+    /// Seconds of training, evaluations on the way included.
+    pub(crate) seconds: f64,
+    /// Seconds of that in which training waited for its batches.
+    #[serde(default)]
+    pub(crate) data_seconds: f64,
+    /// Median seconds of a step.
+    pub(crate) step_seconds: f64,
+    /// Tokens trained on, each prompt counted with each of its answers.
+    pub(crate) tokens: usize,
+    /// Rows the reference scored for it; those that were known already are not counted.
+    pub(crate) reference_rows: usize,
+    /// Batches left out because their numbers were not finite.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) skipped: usize,
+    /// Metrics of the last step.
+    #[serde(deserialize_with = "figures")]
+    pub(crate) train: Metrics,
+    /// Held-out figures before the stage.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "optional_figures")]
+    pub(crate) before: Option<Metrics>,
+    /// Held-out figures after it.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "optional_figures")]
+    pub(crate) after: Option<Metrics>,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// What a run came to.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Summary {
+    /// Its stages, in order.
+    pub(crate) stages: Vec<StageSummary>,
+}
+
+/// A figure's column: title, metric, whether it is a share, whether its value before matters.
+pub(crate) const COLUMNS: [(&str, &str, bool, bool); 8] = [
+    ("exact match", "eval_exact_match", true, true),
+    ("ROUGE-L", "eval_rouge_l", true, true),
+    ("faithful", "eval_faithful", true, true),
+    ("pair accuracy", "eval_pair_accuracy", true, true),
+    ("reward accuracy", "eval_rewards/accuracies", true, false),
+    ("log p(chosen)", "eval_logps/chosen", false, true),
+    ("log p(rejected)", "eval_logps/rejected", false, true),
+    ("chosen lost probability", "eval_displaced", true, false),
+];
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held_out: Vec<_> =
+            self.stages.iter().filter_map(|s| Some((s, s.before.as_ref()?, s.after.as_ref()?))).collect();
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+        if held_out.is_empty() {
+            table.set_header(["stage", "from", "steps", "last loss", "seconds"]);
+            for s in &self.stages {
+                let loss = s.train.get("loss").map_or(String::new(), |l| format!("{l:.4}"));
+                table.add_row([
+                    s.name.clone(),
+                    s.from.clone(),
+                    s.steps.to_string(),
+                    loss,
+                    format!("{:.0}", s.seconds),
+                ]);
+            }
+            return write!(f, "{table}");
+        }
+        let known = |name: &str| held_out.iter().any(|(_, _, after)| after.contains_key(name));
+        let columns: Vec<_> = COLUMNS.into_iter().filter(|c| known(c.1)).collect();
+        table.set_header(["stage", "from"].into_iter().chain(columns.iter().map(|c| c.0)));
+        for (stage, before, after) in held_out {
+            let mut row = vec![stage.name.clone(), stage.from.clone()];
+            for (_, metric, share, with_before) in &columns {
+                let show = |m: &Metrics| match m.get(*metric) {
+                    Some(x) if *share => format!("{:.1}%", 100.0 * x),
+                    Some(x) => format!("{x:.3}"),
+                    None => "-".into(),
+                };
+                row.push(if *with_before {
+                    format!("{} -> {}", show(before), show(after))
+                } else {
+                    show(after)
+                });
+            }
+            table.add_row(row);
+        }
+        for column in table.column_iter_mut().skip(2) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        writeln!(f, "Held-out data, before -> after each stage:")?;
+        write!(f, "{table}")
+    }
+}
