@@ -97,14 +97,3 @@ fn the_lists_name_the_files_that_an_example_touched() {
     }
     assert!(wrong.is_empty(), "CONTRIBUTING.md:\n{wrong}");
 }
-
-/// Paths in running text must exist too.
-#[test]
-fn every_path_exists() {
-    let contributing = fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
-    let prose = contributing.split("```").step_by(2);
-    let quoted = prose.flat_map(|text| text.split('`').skip(1).step_by(2));
-    let paths = quoted.filter(|text| text.contains('/') && !text.contains([' ', '*', ':']));
-    let missing: Vec<_> = paths.filter(|path| !root().join(path).exists()).collect();
-    assert!(missing.is_empty(), "{missing:?}");
-}
