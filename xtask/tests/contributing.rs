@@ -23,7 +23,14 @@ const EXAMPLES: [(&str, &[&str]); 6] = [
     ("An optimizer", &["\"lion\"", "mod lion", "optimizers/lion.rs"]),
     (
         "A file format",
-        &["Format::Parquet", "`parquet`", "mod parquet", "read/parquet.rs", "damaged_parquet", "fn parquet_"],
+        &[
+            "Format::Parquet",
+            "`\"parquet\"`",
+            "mod parquet",
+            "read/parquet.rs",
+            "damaged_parquet",
+            "fn parquet_",
+        ],
     ),
     ("A command", &["spo-run export", "export::Export", "\"export\"", "commands/export.rs"]),
 ];
