@@ -20,7 +20,7 @@ const EXAMPLES: [(&str, &[&str]); 6] = [
         ],
     ),
     ("An architecture", &["qwen3", "Qwen3"]),
-    ("An optimizer", &["\"lion\"", "mod lion", "optimizers/lion.rs"]),
+    ("An optimizer", &["\"lion\"", "`lion`", "mod lion", "optimizers/lion.rs", "the sign of a running mean"]),
     (
         "A file format",
         &[
