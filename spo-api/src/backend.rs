@@ -308,7 +308,8 @@ pub trait Session: Send {
     fn save_state(&mut self, file: &Path) -> Result<()>;
 
     /// Takes back what [`save_state`](Self::save_state) wrote, bit for bit, from a session on the same
-    /// model. Vectors are found again under their handles; those the file does not hold are released.
+    /// model that had adopted the same optimizer. Vectors are found again under their handles; those the file does
+    /// not hold are released.
     ///
     /// # Errors
     /// [`Error::Model`] when the file is damaged or of another model. The session

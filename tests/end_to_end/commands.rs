@@ -139,28 +139,19 @@ fn reference(schema: &Value) -> String {
         *text += &format!("\n## {heading}\n\n{sentence}\n\n{}", keys(schema, about, &[]));
     };
     section(&mut text, schema);
-    for name in ["RunSection", "ModelSection", "AdapterSection", "PluginsSection", "DataSection"] {
+    for name in ["Run", "Model", "Adapter", "Plugins", "Data"] {
         section(&mut text, defined(name));
     }
     text += "\n## A data file\n\n";
     text += defined("Source")["description"].as_str().unwrap();
     text += &format!("\n\n{}", keys(schema, defined("Source"), &[]));
-    parts(&mut text, schema, "A generated task", &defined("DataSection")["properties"]["task"], &["name"]);
+    parts(&mut text, schema, "A generated task", &defined("Data")["properties"]["task"], &["name"]);
     section(&mut text, defined("Stage"));
     let optimizer = &defined("Stage")["properties"]["optimizer"];
     parts(&mut text, schema, "`stage.optimizer`", optimizer, &["name"]);
     let schedule = &variants(optimizer)[0]["properties"]["schedule"];
     parts(&mut text, schema, "`stage.optimizer.schedule`", schedule, &["name"]);
-    for name in [
-        "EvaluationSection",
-        "CheckpointSection",
-        "Best",
-        "CacheSection",
-        "Sweep",
-        "Case",
-        "Diagnostics",
-        "Guard",
-    ] {
+    for name in ["Evaluation", "Checkpoint", "Best", "Cache", "Sweep", "Case", "Diagnostics", "Guard"] {
         section(&mut text, defined(name));
     }
     let backend = &schema["properties"]["backend"];
@@ -192,9 +183,10 @@ fn parts(text: &mut String, schema: &Value, title: &str, choice: &Value, left_ou
         *text += &format!("\n{}", keys(schema, variants[0], &[&own, left_out].concat()));
     }
     for variant in variants {
-        let name = &variant["properties"]["name"]["enum"][0];
+        let names = variant["properties"]["name"]["enum"].as_array().unwrap();
+        let names: Vec<_> = names.iter().map(|name| format!("`{}`", name.as_str().unwrap())).collect();
         let about = variant["description"].as_str().unwrap_or_default();
-        *text += &format!("\n### `{}`\n\n{about}\n", name.as_str().unwrap());
+        *text += &format!("\n### {}\n\n{about}\n", names.join(", "));
         let options = &variant["properties"]["options"];
         for table in [variant, options].into_iter().filter(|table| table["properties"].is_object()) {
             let rows = keys(schema, table, &[&shared, left_out].concat());

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 use spo_api::{
-    AdamW, Build, Error, Export, Group, LogProbs, ModelSource, ModelSpec, Registry, Result, Sampling,
+    AdamW, Backend, Error, Export, Group, LogProbs, ModelSource, ModelSpec, Registry, Result, Sampling,
     Session, Statistics, TokenBatch, Vector, abi,
 };
 use spo_backend_tabular as _;
@@ -23,10 +23,8 @@ fn spec() -> ModelSpec {
 /// The session, linked and loaded.
 fn both() -> [Box<dyn Session>; 2] {
     let entry = Registry::linked().unwrap().get("backend", "tabular").unwrap();
-    [entry, abi::through(entry)].map(|entry| match entry.build {
-        Build::Backend(build) => build(&json!({})).unwrap().open(&spec()).unwrap(),
-        _ => unreachable!(),
-    })
+    [entry, abi::through(entry)]
+        .map(|entry| entry.make::<dyn Backend>(&json!({})).unwrap().open(&spec()).unwrap())
 }
 
 fn batch() -> TokenBatch {

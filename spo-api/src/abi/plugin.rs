@@ -257,7 +257,7 @@ pub(super) unsafe extern "C-unwind" fn destroy<P: ?Sized>(this: *mut c_void) {
 /// `this` came from [`create`] (of a session: from `open`) and nobody else uses it now: the contract of the tables.
 pub(super) unsafe fn part<'a, P: ?Sized>(this: *mut c_void) -> &'a mut P {
     // SAFETY: the caller's.
-    unsafe { &mut **this.cast::<Box<P>>() }
+    unsafe { &mut *this.cast::<Box<P>>() }
 }
 
 // The program's end.

@@ -20,12 +20,12 @@ use crate::train::step::loss::score;
 use crate::train::step::rows::{Assembled, Batch};
 
 #[derive(clap::Args)]
-pub(crate) struct Replay {
+pub(crate) struct ReplayArguments {
     /// The run's folder, or that of one batch in its `nonfinite` folder.
     run: PathBuf,
 }
 
-impl Replay {
+impl ReplayArguments {
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         say(&replay(registry, &self.run)?);
         Ok(())

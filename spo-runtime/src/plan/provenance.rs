@@ -27,9 +27,6 @@ pub(crate) struct Provenance {
 
 impl Provenance {
     /// That of a plan with these stages.
-    ///
-    /// # Errors
-    /// When the program's own file cannot be read.
     pub(crate) fn new(plan: &Plan, stages: &[PlannedStage]) -> anyhow::Result<Self> {
         let mut program = vec![own_hash()?.to_owned()];
         program.extend(plan.libraries.iter().map(|library| library.sha256.clone()));

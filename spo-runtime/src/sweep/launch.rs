@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use spo_api::Library;
 
-use super::Cell;
+use super::cells::Cell;
 use crate::recipe::{Recipe, Sweep};
 use crate::reporter::Reporter;
 use crate::stop::Stop;

@@ -85,9 +85,6 @@ pub(crate) struct Evolution {
 
 impl Evolution {
     /// Chooses the probes of a stage that is about to begin.
-    ///
-    /// # Errors
-    /// Those of the session, and of the disk.
     pub(crate) fn begin(
         recipe: &Diagnostics,
         stage: &StageFacts<'_>,
@@ -137,9 +134,6 @@ impl Evolution {
     }
 
     /// After a step, the `steps_done`-th: holds it against its prediction if it was measured.
-    ///
-    /// # Errors
-    /// Those of the session and of the disk.
     pub(crate) fn after_step(
         &mut self,
         session: &mut dyn Session,
@@ -156,9 +150,6 @@ impl Evolution {
     }
 
     /// After the last step.
-    ///
-    /// # Errors
-    /// As [`before_step`](Self::before_step).
     pub(crate) fn finish(
         mut self,
         session: &mut dyn Session,
