@@ -55,7 +55,9 @@ pub(crate) fn run(registry: &mut Registry, document: &Document, reporter: &Repor
         write::write_text(&folder.join(format!("{}.toml", cell.name)), &text)?;
     }
     let libraries = registry.libraries();
-    let outcome = launch::launch(&sweep, &folder, &plot.cells, &recipes, libraries, &stop, reporter);
+    let job =
+        launch::Job { sweep: &sweep, folder: &folder, cells: &plot.cells, recipes: &recipes, libraries };
+    let outcome = launch::launch(&job, &stop, reporter);
     let results = table::Results::read(&folder, &plot);
     let export = results.export();
     write::write_bytes(&folder.join("results.csv"), &export.csv())?;

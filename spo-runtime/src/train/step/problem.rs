@@ -79,6 +79,9 @@ pub(crate) struct StepSetting {
     pub(crate) micro_batch: Option<MicroBatch>,
 }
 
+/// Work on a term of G: its objective, on a batch of these rows.
+type OnTerm<'w> = dyn FnMut(&mut dyn Session, &mut dyn Objective, &Batch, &Dataset) -> Result<()> + 'w;
+
 /// What the two levels say of some log-probs.
 struct Found {
     losses: Losses,
@@ -164,10 +167,7 @@ impl<'a> StepProblem<'a> {
 
     /// Does something with every term of G on its current batch: of one that shares the upper batch, on the
     /// demonstrations of that.
-    fn each_term(
-        &mut self,
-        work: &mut dyn FnMut(&mut dyn Session, &mut dyn Objective, &Batch, &Dataset) -> Result<()>,
-    ) -> Result<()> {
+    fn each_term(&mut self, work: &mut OnTerm<'_>) -> Result<()> {
         if self.lower.is_empty() {
             return Err(Error::Batch("the step asks for a lower level and has none".into()));
         }
