@@ -49,7 +49,7 @@ enum Command {
     Resume(resume::Resume),
     /// Compute a batch again whose numbers were not finite, row by row.
     Replay(replay::Replay),
-    /// List the objectives, bilevel steps and backends.
+    /// List the objectives, bilevel steps, optimizers, schedules and backends.
     List,
     /// Tell everything about one of them.
     Describe(describe::Describe),

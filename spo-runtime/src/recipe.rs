@@ -24,7 +24,7 @@ pub(crate) use backend::BackendSpec;
 pub(crate) use data::DataSection;
 pub(crate) use diagnostics::{Action, Diagnostics, Guard};
 pub(crate) use keeping::{CacheSection, CheckpointSection, OnNonfinite, Resume};
-pub(crate) use sections::{AdapterSection, EvaluationSection, ModelSection, PluginsSection, RunSection};
+pub(crate) use sections::{EvaluationSection, ModelSection, PluginsSection, RunSection};
 pub(crate) use stage::{Moving, Reference, Stage};
 pub(crate) use sweep::Sweep;
 

@@ -7,6 +7,8 @@ mod figures;
 pub(crate) mod incident;
 mod keeper;
 mod model_folder;
+pub(crate) mod optimization;
+pub(crate) mod progress;
 pub(crate) mod reference;
 pub(crate) mod run;
 mod schedule;

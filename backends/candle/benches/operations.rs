@@ -2,13 +2,14 @@
 
 use std::hint::black_box;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use criterion::{Criterion, criterion_group, criterion_main};
 use serde_json::json;
 use spo_api::{AdamW, Group, Statistics, TokenBatch};
-use spo_backend_candle::CandleEngine;
+use spo_backend_candle::FusedEngine;
 use spo_transformer::{
-    AdamWStep, Cluster, Engine, Heads, Mat, Options, Precision, Rotation, Span, conformance,
+    Activation, AdamWStep, Cluster, Engine, Heads, Mat, Memory, Norm, NormKind, Options, Precision, Rotation,
+    Span, conformance,
 };
 
 #[global_allocator]
@@ -41,12 +42,12 @@ fn clusters() -> Vec<Cluster> {
 }
 
 fn operations(c: &mut Criterion) {
-    let e = CandleEngine::new(Device::Cpu, DType::F32);
+    let e = FusedEngine::default();
     let matrix = |rows: usize, columns: usize| -> Tensor {
         let values = (0..rows * columns).map(|i| ((i % 1009) as f32 / 504.5 - 1.0) * 0.1).collect();
-        e.upload(values, &[rows, columns], Precision::Compute).unwrap()
+        e.memory().upload(values, &[rows, columns], Precision::Compute).unwrap()
     };
-    let gain = e.upload(vec![1.0; HIDDEN], &[HIDDEN], Precision::Full).unwrap();
+    let gain = e.memory().upload(vec![1.0; HIDDEN], &[HIDDEN], Precision::Full).unwrap();
     let (x, w, inner) = (matrix(TOKENS, HIDDEN), matrix(INNER, HIDDEN), matrix(TOKENS, INNER));
     let d_w = matrix(INNER, HIDDEN);
 
@@ -57,13 +58,15 @@ fn operations(c: &mut Criterion) {
     c.bench_function("linear backward, weight", |b| {
         b.iter(|| e.matmul_add(&d_w, 1.0, Mat::t(black_box(&inner)), Mat::new(&x)).unwrap());
     });
-    c.bench_function("rms_norm", |b| b.iter(|| e.rms_norm(black_box(&x), &gain, 1e-5).unwrap()));
+    let norm = Norm { kind: NormKind::Rms, epsilon: 1e-5, weight: &gain, bias: None };
+    c.bench_function("rms_norm", |b| b.iter(|| e.norm(black_box(&x), norm).unwrap()));
     c.bench_function("rms_norm backward", |b| {
-        b.iter(|| e.rms_norm_backward(black_box(&x), &gain, 1e-5, &x, None).unwrap());
+        b.iter(|| e.norm_backward(black_box(&x), norm, &x, [None, None]).unwrap());
     });
-    c.bench_function("swiglu", |b| b.iter(|| e.swiglu(black_box(&inner), &inner).unwrap()));
+    let f = Activation::Silu;
+    c.bench_function("swiglu", |b| b.iter(|| e.gate(f, black_box(&inner), &inner).unwrap()));
     c.bench_function("swiglu backward", |b| {
-        b.iter(|| e.swiglu_backward(black_box(&inner), &inner, &inner).unwrap());
+        b.iter(|| e.gate_backward(f, black_box(&inner), &inner, &inner).unwrap());
     });
     let table = || matrix(TOKENS, HEADS.dim / 2);
     let rotation = Rotation { cos: table(), sin: table() };
@@ -95,7 +98,8 @@ fn operations(c: &mut Criterion) {
     });
 
     let vector = || matrix(INNER, HIDDEN);
-    let (p, g, m, v) = (vector(), vector(), vector(), e.zeros(&[INNER, HIDDEN], Precision::Full).unwrap());
+    let (p, g, m, v) =
+        (vector(), vector(), vector(), e.memory().zeros(&[INNER, HIDDEN], Precision::Full).unwrap());
     let hyper = AdamW {
         lr: 1e-5,
         beta1: 0.9,
@@ -119,7 +123,7 @@ fn packing(c: &mut Criterion) {
         "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1,
         "max_position_embeddings": 1024, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
     });
-    let engine = CandleEngine::new(Device::Cpu, DType::F32);
+    let engine = FusedEngine::default();
     let spec = conformance::random(&config, None);
     let session = conformance::open(engine, &spec, Options::default());
     let tokens = |n: u32, salt: u32| (0..n).map(|i| (i * i + salt) % 1024).collect::<Vec<_>>();

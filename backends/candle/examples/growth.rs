@@ -8,12 +8,11 @@
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use candle_core::{DType, Device};
 use serde_json::json;
 use spo_api::{AdamW, Group, ModelSource, ModelSpec, Session, Statistics, TokenBatch};
-use spo_backend_candle::CandleEngine;
+use spo_backend_candle::FusedEngine;
 use spo_report::chart::{Lines, Series, lines};
-use spo_transformer::{Engine, Mat, Options, Precision, TransformerSession};
+use spo_transformer::{Engine, Mat, Memory, Options, Precision, TransformerSession};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -103,8 +102,7 @@ impl Case {
             device: "cpu".into(),
             dtype: "f32".into(),
         };
-        let engine = || CandleEngine::new(Device::Cpu, DType::F32);
-        let mut session = TransformerSession::open(engine(), &spec, Options::default())?;
+        let mut session = TransformerSession::open(FusedEngine::default(), &spec, Options::default())?;
         let batch = self.batch();
         let hyper = AdamW {
             lr: 1e-5,
@@ -127,7 +125,7 @@ impl Case {
         let peak_mib = peak_mib();
         drop(session);
         let told: Vec<String> = seconds[1..].iter().map(f64::to_string).collect();
-        println!("{peak_mib} {} {}", yardstick(&engine())?, told.join(" "));
+        println!("{peak_mib} {} {}", yardstick(&FusedEngine::default())?, told.join(" "));
         Ok(())
     }
 
@@ -161,9 +159,9 @@ fn peak_mib() -> f64 {
 }
 
 /// GFLOP/s of the engine's product of two large matrices, the best of five.
-fn yardstick(engine: &CandleEngine) -> Result<f64, spo_api::Error> {
+fn yardstick(engine: &FusedEngine) -> Result<f64, spo_api::Error> {
     const N: usize = 2048;
-    let a = engine.upload(vec![0.5; N * N], &[N, N], Precision::Compute)?;
+    let a = engine.memory().upload(vec![0.5; N * N], &[N, N], Precision::Compute)?;
     let mut best = f64::INFINITY;
     for _ in 0..5 {
         let began = Instant::now();

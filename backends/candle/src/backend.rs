@@ -4,7 +4,7 @@ use serde::Deserialize;
 use spo_api::{Backend, Error, ModelSpec, Part, Result, Session, nearest, register};
 use spo_transformer::{Options, TransformerSession};
 
-use crate::CandleEngine;
+use crate::{ComposedEngine, FusedEngine};
 
 /// Runs the model with candle, in pure Rust: no Python, no libtorch.
 ///
@@ -50,7 +50,11 @@ impl Backend for Candle {
             return Err(Error::Engine("moments = \"bf16\": only the CPU has it, use \"f32\"".into()));
         }
         let options = Options { checkpoint: self.checkpoint, memory: self.memory, half_moments };
-        Ok(Box::new(TransformerSession::open(CandleEngine::new(device, dtype), spec, options)?))
+        // On the CPU there is f32 alone.
+        Ok(match device.is_cpu() {
+            true => Box::new(TransformerSession::open(FusedEngine::default(), spec, options)?),
+            false => Box::new(TransformerSession::open(ComposedEngine::new(device, dtype), spec, options)?),
+        })
     }
 }
 

@@ -1,15 +1,16 @@
 //! The candle backend: pure Rust, CPU, CUDA, Metal.
 //!
-//! On the CPU, in f32, the hot operations run as kernels of this crate on candle's memory; everywhere
-//! else they are composed of candle's own operations. Both are one [`Engine`](spo_transformer::Engine)
-//! and compute the same.
+//! It has two engines that compute the same: [`FusedEngine`], kernels of this crate for the CPU in f32, and
+//! [`ComposedEngine`], candle's own operations for every other device and type. Both keep their arrays in candle's
+//! memory.
 #![deny(unsafe_code)]
 
 mod backend;
 mod composed;
-mod engine;
 mod fused;
 mod memory;
 
 pub use backend::Candle;
-pub use engine::CandleEngine;
+pub use composed::ComposedEngine;
+pub use fused::FusedEngine;
+pub use memory::CandleMemory;

@@ -1,121 +1,101 @@
-//! Slices of the memory of CPU tensors.
+//! What both engines do alike: arrays on a device, and values moved without being changed.
 
-use std::cell::RefCell;
-use std::marker::PhantomData;
-use std::ops::{Deref, Range};
+use std::ops::Range;
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail};
-use half::bf16;
-use rayon::prelude::*;
+use candle_core::{DType, Device, DeviceLocation, Tensor};
+use spo_api::{Error, Result};
+use spo_transformer::{Memory, Precision};
 
-use crate::fused::{GRAIN, vectorised};
-
-/// The values of a contiguous CPU tensor in f32.
-pub(crate) enum Values<'a> {
-    /// Where they lie, locked for reading.
-    Lying { storage: StorageRef<'a>, range: Range<usize> },
-    /// Brought to f32.
-    Widened(Vec<f32>),
+/// Arrays of candle on one device.
+#[derive(Clone, Debug)]
+pub struct CandleMemory {
+    device: Device,
+    /// The type of [`Precision::Compute`].
+    pub(crate) dtype: DType,
 }
 
-impl<'a> Values<'a> {
-    pub fn of(x: &'a Tensor) -> Result<Self> {
-        let (storage, layout) = x.storage_and_layout();
-        let range = contiguous(layout)?;
-        match &*storage {
-            Storage::Cpu(CpuStorage::F32(_)) => Ok(Values::Lying { storage, range }),
-            _ => bail!("a fused operation was given a tensor that is not f32 on the CPU"),
-        }
+impl CandleMemory {
+    pub(crate) fn new(device: Device, dtype: DType) -> Self {
+        CandleMemory { device, dtype }
     }
 
-    /// As [`of`](Self::of), also of a tensor in bf16.
-    pub fn widened(x: &'a Tensor) -> Result<Self> {
-        let (storage, layout) = x.storage_and_layout();
-        if let Storage::Cpu(CpuStorage::BF16(values)) = &*storage {
-            return Ok(Values::Widened(widened(&values[contiguous(layout)?])));
-        }
-        // It is locked once more.
-        drop(storage);
-        Self::of(x)
-    }
-}
-
-/// bf16 is the upper half of f32: nothing is lost. `to_f32` looks for NaN first, and would not be vectorised.
-#[inline(always)]
-pub(crate) fn wide(x: bf16) -> f32 {
-    f32::from_bits(u32::from(x.to_bits()) << 16)
-}
-
-fn widened(values: &[bf16]) -> Vec<f32> {
-    let mut all = vec![0.0; values.len()];
-    all.par_chunks_mut(GRAIN).zip(values.par_chunks(GRAIN)).for_each(|(into, values)| {
-        vectorised(
-            #[inline(always)]
-            || {
-                for (y, &x) in into.iter_mut().zip(values) {
-                    *y = wide(x);
-                }
-            },
-        );
-    });
-    all
-}
-
-impl Deref for Values<'_> {
-    type Target = [f32];
-    fn deref(&self) -> &[f32] {
-        match self {
-            Values::Widened(values) => values,
-            Values::Lying { storage, range } => match &**storage {
-                Storage::Cpu(CpuStorage::F32(values)) => &values[range.clone()],
-                _ => unreachable!("checked when it was locked"),
-            },
+    fn type_of(&self, precision: Precision) -> DType {
+        match precision {
+            Precision::Full => DType::F32,
+            Precision::Half => DType::BF16,
+            Precision::Compute => self.dtype,
         }
     }
 }
 
-fn contiguous(layout: &Layout) -> Result<Range<usize>> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(start..end),
-        None => bail!("a fused operation was given a tensor that is not contiguous"),
-    }
-}
+impl Memory for CandleMemory {
+    type Tensor = Tensor;
 
-/// Runs `write` on the values of a contiguous CPU tensor, in place.
-pub(crate) fn write<T: Stored>(x: &Tensor, write: impl FnOnce(&mut [T]) -> Result<()>) -> Result<()> {
-    x.inplace_op1(&Write(RefCell::new(Some(write)), PhantomData))
-}
-
-/// Types of which a tensor's memory can be written.
-pub(crate) trait Stored: Sized {
-    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]>;
-}
-
-impl Stored for f32 {
-    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]> {
-        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
-    }
-}
-
-impl Stored for bf16 {
-    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]> {
-        if let CpuStorage::BF16(values) = storage { Some(values) } else { None }
-    }
-}
-
-/// candle lets go of mutable memory only inside an in-place operation.
-struct Write<F, T>(RefCell<Option<F>>, PhantomData<fn(T)>);
-
-impl<T: Stored, F: FnOnce(&mut [T]) -> Result<()>> InplaceOp1 for Write<F, T> {
-    fn name(&self) -> &'static str {
-        "write"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let range = contiguous(layout)?;
-        match (T::of(storage), self.0.take()) {
-            (Some(values), Some(write)) => write(&mut values[range]),
-            _ => bail!("an in-place operation was given a tensor of another type than it writes"),
+    fn device(&self) -> String {
+        match self.device.location() {
+            DeviceLocation::Cpu => format!("CPU, {} threads", rayon::current_num_threads()),
+            DeviceLocation::Cuda { gpu_id } => format!("CUDA device {gpu_id}"),
+            DeviceLocation::Metal { gpu_id } => format!("Metal device {gpu_id}"),
         }
     }
+
+    fn dtype(&self) -> &'static str {
+        self.dtype.as_str()
+    }
+
+    fn upload(&self, values: Vec<f32>, shape: &[usize], precision: Precision) -> Result<Tensor> {
+        let tensor = Tensor::from_vec(values, shape, &self.device).map_err(failed)?;
+        tensor.to_dtype(self.type_of(precision)).map_err(failed)
+    }
+
+    fn download(&self, x: &Tensor) -> Result<Vec<f32>> {
+        x.to_dtype(DType::F32).and_then(|x| x.flatten_all()?.to_vec1()).map_err(failed)
+    }
+
+    fn view(&self, x: &Tensor, start: usize, shape: &[usize]) -> Result<Tensor> {
+        let part = x.flatten_all().and_then(|x| x.narrow(0, start, shape.iter().product()));
+        part.and_then(|part| part.reshape(shape)).map_err(failed)
+    }
+
+    fn zeros(&self, shape: &[usize], precision: Precision) -> Result<Tensor> {
+        Tensor::zeros(shape, self.type_of(precision), &self.device).map_err(failed)
+    }
+
+    fn copy(&self, into: &Tensor, x: &Tensor) -> Result<()> {
+        copy(into, x).map_err(failed)
+    }
+}
+
+pub(crate) fn failed(e: candle_core::Error) -> Error {
+    Error::Engine(format!("candle: {e}"))
+}
+
+/// `into <- x`, whatever the types.
+pub(crate) fn copy(into: &Tensor, x: &Tensor) -> candle_core::Result<()> {
+    into.slice_set(&x.to_dtype(into.dtype())?.contiguous()?, 0, 0)
+}
+
+/// Some rows of a matrix, in place.
+pub(crate) fn rows(x: &Tensor, rows: &Range<usize>) -> candle_core::Result<Tensor> {
+    x.narrow(0, rows.start, rows.len())
+}
+
+/// Token ids as candle wants an index, on the device of another tensor.
+pub(crate) fn index(ids: &[u32], like: &Tensor) -> candle_core::Result<Tensor> {
+    Tensor::new(ids, like.device())
+}
+
+/// Rows `ids` of a matrix, in a type.
+pub(crate) fn gather(table: &Tensor, ids: &[u32], dtype: DType) -> candle_core::Result<Tensor> {
+    table.index_select(&index(ids, table)?, 0)?.to_dtype(dtype)
+}
+
+/// A range of columns of a matrix.
+pub(crate) fn columns(x: &Tensor, range: Range<usize>) -> candle_core::Result<Tensor> {
+    x.narrow(1, range.start, range.len())?.contiguous()
+}
+
+/// Matrices side by side.
+pub(crate) fn join_columns(parts: &[&Tensor]) -> candle_core::Result<Tensor> {
+    Tensor::cat(parts, 1)?.contiguous()
 }

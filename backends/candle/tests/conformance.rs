@@ -1,45 +1,24 @@
 //! The suite that every engine must pass, on the fused and on the composed operations.
 
 use candle_core::{DType, Device};
-use spo_backend_candle::CandleEngine;
-use spo_transformer::{Options, conformance as suite};
+use spo_backend_candle::{ComposedEngine, FusedEngine};
+use spo_transformer::conformance as suite;
 
-fn fused() -> CandleEngine {
-    CandleEngine::new(Device::Cpu, DType::F32)
+fn fused() -> FusedEngine {
+    FusedEngine::default()
 }
 
-fn composed() -> CandleEngine {
-    CandleEngine::composed(Device::Cpu, DType::F32)
+fn composed() -> ComposedEngine {
+    ComposedEngine::new(Device::Cpu, DType::F32)
 }
 
-macro_rules! both {
-    ($($check:ident),* $(,)?) => {
-        mod on_fused_operations {
-            $(#[test]
-            fn $check() {
-                super::suite::$check(super::fused);
-            })*
-        }
-        mod on_composed_operations {
-            $(#[test]
-            fn $check() {
-                super::suite::$check(super::composed);
-            })*
-        }
-    };
+mod on_fused_operations {
+    spo_transformer::engine_tests!(super::fused);
 }
 
-both!(
-    gradients_agree_with_finite_differences,
-    sharing_a_prompt_is_exact,
-    recomputation_is_exact,
-    statistics_follow_their_definitions,
-    vectors_behave,
-    adamw_follows_its_formula,
-    adapters_leave_the_rest_alone,
-    generation_is_that_of_recomputation,
-    sampling_follows_the_distribution,
-);
+mod on_composed_operations {
+    spo_transformer::engine_tests!(super::composed);
+}
 
 #[test]
 fn fused_and_composed_operations_agree() {
@@ -47,32 +26,12 @@ fn fused_and_composed_operations_agree() {
 }
 
 #[test]
-fn saving_and_opening_are_inverse() {
-    let folder = tempfile::tempdir().unwrap();
-    suite::saving_and_opening_are_inverse(fused, folder.path());
-}
-
-#[test]
-fn a_restored_state_continues_exactly() {
-    let half_moments = Options { half_moments: true, ..Options::default() };
-    for (engine, options) in
-        [(fused as fn() -> _, Options::default()), (fused, half_moments), (composed, Options::default())]
-    {
-        let folder = tempfile::tempdir().unwrap();
-        suite::a_restored_state_continues_exactly(engine, options, folder.path());
-    }
-}
-
-#[test]
-fn frozen_halves_lose_nothing() {
-    for engine in [fused, composed] {
-        let folder = tempfile::tempdir().unwrap();
-        suite::frozen_halves_lose_nothing(engine, folder.path());
-    }
+fn a_restored_state_with_half_moments_continues_exactly() {
+    suite::a_restored_state_with_half_moments_continues_exactly(fused);
 }
 
 /// bf16 is for devices that have it; the CPU computes the same, only slowly.
 #[test]
 fn bf16_stays_near_f32() {
-    suite::half_stays_near_full(fused, || CandleEngine::composed(Device::Cpu, DType::BF16));
+    suite::half_stays_near_full(fused, || ComposedEngine::new(Device::Cpu, DType::BF16));
 }

@@ -8,7 +8,8 @@ use spo_api::{
     Adapter, Backend, Error, Export, Group, ModelSource, ModelSpec, Sampling, Session, Statistics, TokenBatch,
 };
 use spo_backend_candle::Candle;
-use spo_transformer::conformance::{configurations, random};
+use spo_transformer::ModelType;
+use spo_transformer::conformance::{random, tiny};
 use tempfile::TempDir;
 
 fn open(spec: &ModelSpec) -> Result<Box<dyn Session>, Error> {
@@ -32,7 +33,7 @@ fn says(message: &str, parts: &[&str]) {
 /// A folder with the first tiny model, and a specification that reads it.
 fn saved() -> (TempDir, ModelSpec) {
     let folder = tempfile::tempdir().unwrap();
-    let mut spec = random(&configurations()[0].1, None);
+    let mut spec = random(&tiny(ModelType::Llama), None);
     open(&spec).unwrap().save(folder.path(), Export::Model).unwrap();
     spec.source = ModelSource::Folder(folder.path().to_owned());
     (folder, spec)
@@ -137,7 +138,7 @@ fn shards_are_read_and_checked() {
 #[test]
 fn half_precision_files_come_back_to_the_bit() {
     for (dtype, stored) in [("bfloat16", "BF16"), ("float16", "F16"), ("float32", "F32")] {
-        let mut config = configurations()[0].1.clone();
+        let mut config = tiny(ModelType::Llama);
         config["dtype"] = json!(dtype);
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let mut spec = random(&config, None);
@@ -156,7 +157,7 @@ fn half_precision_files_come_back_to_the_bit() {
 #[test]
 fn names_of_older_files_are_understood() {
     let folder = tempfile::tempdir().unwrap();
-    let mut spec = random(&configurations().pop().unwrap().1, None);
+    let mut spec = random(&tiny(ModelType::Gpt2), None);
     let mut session = open(&spec).unwrap();
     session.save(folder.path(), Export::Model).unwrap();
     spec.source = ModelSource::Folder(folder.path().to_owned());
@@ -197,7 +198,7 @@ fn log_probs(session: &mut dyn Session) -> Vec<f64> {
 #[test]
 fn configurations_that_would_be_computed_wrongly_are_refused() {
     let change = |key: &str, value: Value| {
-        let mut config = configurations()[0].1.clone();
+        let mut config = tiny(ModelType::Llama);
         config[key] = value;
         refused(&random(&config, None))
     };
@@ -211,14 +212,14 @@ fn configurations_that_would_be_computed_wrongly_are_refused() {
     says(&change("partial_rotary_factor", json!(0.5)), &["partial_rotary_factor"]);
     says(&change("rope_parameters", json!({ "rope_type": "yarn" })), &["rope_type", "yarn", "llama3"]);
     says(&change("rope_parameters", json!({ "rope_type": "linear" })), &["factor", "is missing"]);
-    let mut gpt2 = configurations().pop().unwrap().1;
+    let mut gpt2 = tiny(ModelType::Gpt2);
     gpt2["scale_attn_by_inverse_layer_idx"] = json!(true);
     says(&refused(&random(&gpt2, None)), &["scale_attn_by_inverse_layer_idx"]);
 }
 
 #[test]
 fn adapters_that_do_not_fit_are_refused() {
-    let config = &configurations()[0].1;
+    let config = &tiny(ModelType::Llama);
     let adapter =
         |rank: usize, target: &str| Adapter { rank, alpha: 8.0, targets: vec![target.into()], path: None };
     says(&refused(&random(config, Some(adapter(4, "q_prj")))), &["q_prj", "nearest: q_proj", "down_proj"]);
@@ -245,7 +246,7 @@ fn devices_and_types_that_are_not_there_are_refused() {
     let spec = |device: &str, dtype: &str| ModelSpec {
         device: device.into(),
         dtype: dtype.into(),
-        ..random(&configurations()[0].1, None)
+        ..random(&tiny(ModelType::Llama), None)
     };
     assert!(open(&spec("auto", "f32")).is_ok());
     says(&refused(&spec("cpu", "bf16")), &["bf16", "CPU", "f32"]);
@@ -259,7 +260,7 @@ fn devices_and_types_that_are_not_there_are_refused() {
 
 #[test]
 fn batches_that_the_model_cannot_read_are_refused() {
-    let mut session = open(&random(&configurations()[0].1, None)).unwrap();
+    let mut session = open(&random(&tiny(ModelType::Llama), None)).unwrap();
     let mut error = |prompt: Vec<u32>, completion: Vec<u32>| {
         let groups = vec![Group { prompt, completions: vec![completion] }];
         session.log_probs(&TokenBatch { groups }, Statistics::default()).unwrap_err().to_string()
@@ -269,7 +270,7 @@ fn batches_that_the_model_cannot_read_are_refused() {
     says(&error(vec![1], vec![40]), &["completion 0 of group 0", "40"]);
     says(&error(vec![1; 100], vec![1; 29]), &["129 tokens", "128"]);
 
-    let mut mistral = open(&random(&configurations()[3].1, None)).unwrap();
+    let mut mistral = open(&random(&tiny(ModelType::Mistral), None)).unwrap();
     let groups = vec![Group { prompt: vec![1; 90], completions: vec![vec![1; 11]] }];
     let error = mistral.log_probs(&TokenBatch { groups }, Statistics::default()).unwrap_err();
     says(&error.to_string(), &["101 tokens", "sliding_window", "100"]);
@@ -282,7 +283,7 @@ fn batches_that_the_model_cannot_read_are_refused() {
 
 #[test]
 fn upstream_gradients_that_make_no_sense_are_refused() {
-    let mut session = open(&random(&configurations()[0].1, None)).unwrap();
+    let mut session = open(&random(&tiny(ModelType::Llama), None)).unwrap();
     let batch = TokenBatch { groups: vec![Group { prompt: vec![1], completions: vec![vec![2, 3]] }] };
     let mut error = |upstream: Vec<f64>| {
         let result = session.backward(&batch, Statistics::default(), &mut |_| Ok(upstream.clone()));

@@ -1,15 +1,5 @@
 //! candle against transformers, TRL and PEFT.
 
-use candle_core::{DType, Device};
-use spo_backend_candle::{Candle, CandleEngine};
+use spo_backend_candle::{Candle, FusedEngine};
 
-#[path = "../../../tests/backends/trl.rs"]
-mod trl;
-
-fn backend() -> Candle {
-    Candle::default()
-}
-
-fn engine() -> CandleEngine {
-    CandleEngine::new(Device::Cpu, DType::F32)
-}
+test_support::compare_with_trl!(Candle::default(), FusedEngine::default);

@@ -1,15 +1,13 @@
 //! A backend that is loaded instead of linked behaves the same, to the last bit: sessions, vectors, the upstream
 //! gradient that goes back across the border, and every kind of failure.
 
-#[path = "../../../tests/support/valgrind.rs"]
-mod valgrind;
-
 use serde_json::json;
 use spo_api::{
     AdamW, Backend, Error, Export, Group, LogProbs, ModelSource, ModelSpec, Registry, Result, Sampling,
     Session, Statistics, TokenBatch, Vector, abi,
 };
 use spo_backend_tabular as _;
+use test_support::valgrind;
 
 const ALL: Statistics = Statistics { entropy: true, collision: true, greedy: true };
 

@@ -3,8 +3,8 @@
 use spo_transformer::{Cluster, Heads, Span};
 use tch::{Device, Kind, Tensor};
 
-use crate::engine::{Outcome, rows};
 use crate::shim::{self, Sight};
+use crate::tensor::{Outcome, rows};
 
 /// `[rows, heads * dim]` as `[1, heads, rows, dim]`.
 fn by_head(x: &Tensor, heads: usize, dim: usize) -> Outcome<Tensor> {

@@ -4,7 +4,9 @@ use spo_api::{Backend, Error, ModelSpec, Part, Result, Session, nearest, registe
 use spo_transformer::{Options, TransformerSession};
 use tch::{Cuda, Device, Kind};
 
-use crate::{TchEngine, shim};
+use crate::engine::TchEngine;
+use crate::shim;
+use crate::tensor::first_line;
 
 /// Runs the model with libtorch 2.11, the library inside PyTorch: CPU and NVIDIA GPUs.
 ///
@@ -49,7 +51,7 @@ fn settle() -> Result<()> {
         tch::set_num_threads(threads);
     }
     shim::keep_memory();
-    shim::deterministic().map_err(|e| Error::Engine(format!("libtorch: {}", crate::engine::first_line(e))))
+    shim::deterministic().map_err(|e| Error::Engine(format!("libtorch: {}", first_line(e))))
 }
 
 fn device(name: &str) -> Result<Device> {
@@ -70,7 +72,7 @@ fn device(name: &str) -> Result<Device> {
                 failed(format!(
                     "libtorch's CUDA parts cannot be loaded ({}); with plugins.libtorch in the recipe, or \
                      SPO_LIBTORCH, point to the `torch` folder of a Python environment whose PyTorch uses the GPU",
-                    crate::engine::first_line(e)
+                    first_line(e)
                 ))
             })?;
             match Cuda::device_count() {

@@ -1,167 +1,61 @@
+//! libtorch as the engine of the decoder.
+
 use std::ops::Range;
 
-use spo_api::{Error, Result, Statistics};
-use spo_transformer::{AdamWStep, Cluster, Engine, Heads, Mat, Precision, Rotation, Scores};
-use tch::{Device, Kind, TchError, Tensor};
+use spo_api::{Result, Statistics};
+use spo_transformer::{
+    Activation, AdamWStep, Cluster, Engine, HeadScores, Heads, Mat, Norm, Recorder, Rotation,
+};
+use tch::{Device, Kind, Tensor};
 
-use crate::{attention, explicit, head, norm, shim};
-
-/// What an operation of libtorch comes to.
-pub(crate) type Outcome<T> = std::result::Result<T, TchError>;
+use crate::activation::Slope;
+use crate::memory::{Array, Explained, TchMemory};
+use crate::tensor::{Outcome, index};
+use crate::{activation, attention, explicit, head, norm, shim};
 
 /// libtorch as the engine of the decoder.
 #[derive(Clone, Copy, Debug)]
 pub struct TchEngine {
-    device: Device,
-    compute: Kind,
+    memory: TchMemory,
     /// Whether operations are recorded: then all must be twice differentiable.
     recording: bool,
-}
-
-/// A handle on a tensor of libtorch.
-#[derive(Debug)]
-pub struct Array(pub(crate) Tensor);
-
-impl Clone for Array {
-    fn clone(&self) -> Self {
-        Array(self.0.shallow_clone())
-    }
 }
 
 impl TchEngine {
     /// An engine on a device that is there, computing in `compute`: [`Kind::Float`] or [`Kind::BFloat16`].
     pub fn new(device: Device, compute: Kind) -> Self {
-        TchEngine { device, compute, recording: false }
+        TchEngine { memory: TchMemory { device, compute }, recording: false }
     }
 
-    fn kind_of(&self, precision: Precision) -> Kind {
-        match precision {
-            Precision::Full => Kind::Float,
-            Precision::Half => Kind::BFloat16,
-            Precision::Compute => self.compute,
-        }
-    }
-
-    fn tensor_of(&self, values: &[f32], shape: &[usize], kind: Kind) -> Outcome<Tensor> {
-        let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
-        Tensor::f_from_slice(values)?.f_reshape(shape)?.f_to_device(self.device)?.f_to_kind(kind)
+    fn slope(&self) -> Slope {
+        if self.recording { Slope::Recorded } else { Slope::Fused }
     }
 
     /// A factor of a product, in the type products are computed in.
     fn factor(&self, of: &Mat<'_, Array>) -> Outcome<Tensor> {
-        let x = of.tensor.0.f_to_kind(self.compute)?;
+        let x = of.tensor.0.f_to_kind(self.memory.compute)?;
         if of.transposed { x.f_tr() } else { Ok(x) }
     }
 }
 
-/// Token ids as libtorch wants an index.
-pub(crate) fn index(ids: &[u32], device: Device) -> Outcome<Tensor> {
-    let ids: Vec<i64> = ids.iter().map(|&id| id.into()).collect();
-    Tensor::f_from_slice(&ids)?.f_to_device(device)
-}
-
-/// Whether this processor multiplies in bf16 itself. Without, libtorch takes some thirty times as long as in f32.
-fn bf16_instructions() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("avx512bf16");
-    #[cfg(not(target_arch = "x86_64"))]
-    true
-}
-
-/// Some rows of a matrix, in place.
-pub(crate) fn rows(x: &Tensor, range: &Range<usize>) -> Outcome<Tensor> {
-    x.f_narrow(0, range.start as i64, range.len() as i64)
-}
-
-/// libtorch's words for people: it appends a stack of its own functions.
-pub(crate) fn first_line(error: TchError) -> String {
-    let words = match error {
-        TchError::Torch(words) => words,
-        other => other.to_string(),
-    };
-    words.lines().next().unwrap_or("it did not say why").to_owned()
-}
-
-/// A failure with what was attempted, and on what.
-fn failed(operation: &str, operands: &[&Array], error: TchError) -> Error {
-    let shapes: Vec<String> =
-        operands.iter().map(|x| format!("{:?} {}", x.0.size(), name(x.0.kind()))).collect();
-    let on = if shapes.is_empty() { String::new() } else { format!(" of {}", shapes.join(", ")) };
-    Error::Engine(format!("libtorch: {operation}{on}: {}", first_line(error)))
-}
-
-fn name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Float => "f32",
-        Kind::BFloat16 => "bf16",
-        Kind::Int64 => "i64",
-        _ => "other",
-    }
-}
-
-/// Adds to a failure the operation and its operands.
-trait Explained<T> {
-    fn of(self, operation: &str, operands: &[&Array]) -> Result<T>;
-}
-
-impl<T> Explained<T> for Outcome<T> {
-    fn of(self, operation: &str, operands: &[&Array]) -> Result<T> {
-        self.map_err(|error| failed(operation, operands, error))
-    }
+fn tensors<'a>(norm: Norm<&'a Array>) -> Norm<&'a Tensor> {
+    let Norm { kind, epsilon, weight, bias } = norm;
+    Norm { kind, epsilon, weight: &weight.0, bias: bias.map(|bias| &bias.0) }
 }
 
 impl Engine for TchEngine {
     type Tensor = Array;
+    type Memory = TchMemory;
+    type Recorder = TchRecorder;
 
-    fn device(&self) -> String {
-        match self.device {
-            Device::Cpu => {
-                let threads = tch::get_num_threads();
-                let slow = self.compute == Kind::BFloat16 && !bf16_instructions();
-                let but = if slow { " (no instructions for bf16: f32 is far faster)" } else { "" };
-                format!("CPU, {threads} threads, libtorch{but}")
-            }
-            Device::Cuda(ordinal) => format!("CUDA device {ordinal}, libtorch"),
-            other => format!("{other:?}, libtorch"),
-        }
-    }
-
-    fn dtype(&self) -> &'static str {
-        name(self.compute)
-    }
-
-    fn upload(&self, values: Vec<f32>, shape: &[usize], precision: Precision) -> Result<Array> {
-        let made = self.tensor_of(&values, shape, self.kind_of(precision));
-        made.map(Array).of(&format!("upload of {shape:?}"), &[])
-    }
-
-    fn download(&self, x: &Array) -> Result<Vec<f32>> {
-        download(&x.0).of("download", &[x])
-    }
-
-    fn view(&self, x: &Array, start: usize, shape: &[usize]) -> Result<Array> {
-        let size: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
-        // Detached, because a tape would follow what is written to one view into all the others.
-        let part = || {
-            x.0.f_view(-1)?.f_narrow(0, start as i64, size.iter().product())?.f_view(&size[..])?.f_detach()
-        };
-        part().map(Array).of("view", &[x])
-    }
-
-    fn zeros(&self, shape: &[usize], precision: Precision) -> Result<Array> {
-        let size: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
-        let made = Tensor::f_zeros(size, (self.kind_of(precision), self.device));
-        made.map(Array).of(&format!("allocation of {shape:?}"), &[])
+    fn memory(&self) -> &TchMemory {
+        &self.memory
     }
 
     fn scale(&self, into: &Array, a: f64) -> Result<()> {
         let mut target = into.0.shallow_clone();
         let scaled = if a == 0.0 { target.f_zero_() } else { target.f_mul_scalar_(a) };
         scaled.map(|_| ()).of("scale", &[into])
-    }
-
-    fn copy(&self, into: &Array, x: &Array) -> Result<()> {
-        into.0.shallow_clone().f_copy_(&x.0).of("copy", &[into, x])
     }
 
     fn axpy(&self, into: &Array, a: f64, x: &Array) -> Result<()> {
@@ -183,13 +77,15 @@ impl Engine for TchEngine {
     }
 
     fn gather(&self, table: &Array, ids: &[u32]) -> Result<Array> {
-        let gathered = || table.0.f_index_select(0, &index(ids, self.device)?)?.f_to_kind(self.compute);
+        let gathered =
+            || table.0.f_index_select(0, &index(ids, self.memory.device)?)?.f_to_kind(self.memory.compute);
         gathered().map(Array).of(&format!("gather of {} rows", ids.len()), &[table])
     }
 
     fn scatter_add(&self, into: &Array, ids: &[u32], x: &Array) -> Result<()> {
         let mut target = into.0.shallow_clone();
-        let mut add = || target.f_index_add_(0, &index(ids, self.device)?, &x.0.f_to_kind(into.0.f_kind()?)?);
+        let mut add =
+            || target.f_index_add_(0, &index(ids, self.memory.device)?, &x.0.f_to_kind(into.0.f_kind()?)?);
         add().map(|_| ()).of("scatter_add", &[into, x])
     }
 
@@ -207,7 +103,7 @@ impl Engine for TchEngine {
         let product = || {
             let (x, w) = (self.factor(&Mat::new(x))?, self.factor(&Mat::t(w))?);
             match bias {
-                Some(bias) => bias.0.f_to_kind(self.compute)?.f_addmm(&x, &w),
+                Some(bias) => bias.0.f_to_kind(self.memory.compute)?.f_addmm(&x, &w),
                 None => x.f_mm(&w),
             }
         };
@@ -222,7 +118,7 @@ impl Engine for TchEngine {
     fn matmul_add(&self, into: &Array, scale: f64, a: Mat<'_, Array>, b: Mat<'_, Array>) -> Result<()> {
         let add = || {
             let (a, b) = (self.factor(&a)?, self.factor(&b)?);
-            match into.0.f_kind()? == self.compute {
+            match into.0.f_kind()? == self.memory.compute {
                 true => shim::add_product(&into.0, scale, &a, &b),
                 false => shim::axpy(&into.0, scale, &a.f_mm(&b)?),
             }
@@ -234,39 +130,21 @@ impl Engine for TchEngine {
         norm::sum_rows_add(&into.0, &x.0).of("sum_rows_add", &[into, x])
     }
 
-    fn rms_norm(&self, x: &Array, weight: &Array, epsilon: f64) -> Result<Array> {
-        norm::norm(&x.0, &weight.0, None, epsilon).map(Array).of("rms_norm", &[x, weight])
+    fn norm(&self, x: &Array, norm: Norm<&Array>) -> Result<Array> {
+        norm::norm(&x.0, tensors(norm)).map(Array).of("norm", &[x, norm.weight])
     }
 
-    fn rms_norm_backward(
+    fn norm_backward(
         &self,
         x: &Array,
-        weight: &Array,
-        epsilon: f64,
+        norm: Norm<&Array>,
         upstream: &Array,
-        weight_gradient: Option<&Array>,
+        gradients: [Option<&Array>; 2],
     ) -> Result<Array> {
-        norm::norm_backward(&x.0, &weight.0, false, epsilon, &upstream.0, weight_gradient.as_slice())
+        let gradients = gradients.map(|gradient| gradient.map(|x| &x.0));
+        norm::norm_backward(&x.0, tensors(norm), &upstream.0, gradients)
             .map(Array)
-            .of("rms_norm_backward", &[x, weight, upstream])
-    }
-
-    fn layer_norm(&self, x: &Array, weight: &Array, bias: &Array, epsilon: f64) -> Result<Array> {
-        norm::norm(&x.0, &weight.0, Some(&bias.0), epsilon).map(Array).of("layer_norm", &[x, weight, bias])
-    }
-
-    fn layer_norm_backward(
-        &self,
-        x: &Array,
-        weight: &Array,
-        epsilon: f64,
-        upstream: &Array,
-        gradients: Option<[&Array; 2]>,
-    ) -> Result<Array> {
-        let gradients = gradients.as_ref().map_or(&[][..], |g| g);
-        norm::norm_backward(&x.0, &weight.0, true, epsilon, &upstream.0, gradients)
-            .map(Array)
-            .of("layer_norm_backward", &[x, weight, upstream])
+            .of("norm_backward", &[x, norm.weight, upstream])
     }
 
     fn rope(&self, x: &Array, rotation: &Rotation<Array>, back: bool) -> Result<Array> {
@@ -307,32 +185,33 @@ impl Engine for TchEngine {
         .of("attention_backward", &qkv)
     }
 
-    fn swiglu(&self, gate: &Array, up: &Array) -> Result<Array> {
-        let product = || gate.0.f_silu()?.f_mul_(&up.0);
-        product().map(Array).of("swiglu", &[gate, up])
+    fn activate(&self, f: Activation, x: &Array) -> Result<Array> {
+        activation::activate(f, &x.0).map(Array).of("activate", &[x])
     }
 
-    fn swiglu_backward(&self, gate: &Array, up: &Array, upstream: &Array) -> Result<[Array; 2]> {
-        let slopes = || {
-            let d_silu = upstream.0.f_mul(&up.0)?;
-            let d_gate = match self.recording {
-                true => d_silu.f_mul(&silu_slope(&gate.0)?)?,
-                false => gate.0.f_silu_backward(&d_silu)?,
-            };
-            Ok([d_gate, gate.0.f_silu()?.f_mul_(&upstream.0)?].map(Array))
-        };
-        slopes().of("swiglu_backward", &[gate, up, upstream])
+    fn activate_backward(&self, f: Activation, x: &Array, upstream: &Array) -> Result<Array> {
+        activation::activate_backward(f, &x.0, &upstream.0, self.slope())
+            .map(Array)
+            .of("activate_backward", &[x, upstream])
     }
 
-    fn gelu(&self, x: &Array) -> Result<Array> {
-        x.0.f_gelu("tanh").map(Array).of("gelu", &[x])
+    fn gate(&self, f: Activation, gate: &Array, up: &Array) -> Result<Array> {
+        activation::gate(f, &gate.0, &up.0).map(Array).of("gate", &[gate, up])
     }
 
-    fn gelu_backward(&self, x: &Array, upstream: &Array) -> Result<Array> {
-        x.0.f_gelu_backward(&upstream.0, "tanh").map(Array).of("gelu_backward", &[x, upstream])
+    fn gate_backward(&self, f: Activation, gate: &Array, up: &Array, upstream: &Array) -> Result<[Array; 2]> {
+        activation::gate_backward(f, [&gate.0, &up.0], &upstream.0, self.slope())
+            .map(|gradients| gradients.map(Array))
+            .of("gate_backward", &[gate, up, upstream])
     }
 
-    fn score(&self, hidden: &Array, head: &Array, targets: &[u32], statistics: Statistics) -> Result<Scores> {
+    fn score(
+        &self,
+        hidden: &Array,
+        head: &Array,
+        targets: &[u32],
+        statistics: Statistics,
+    ) -> Result<HeadScores> {
         head::score(&hidden.0, &head.0, targets, statistics).of("score", &[hidden, head])
     }
 
@@ -351,7 +230,21 @@ impl Engine for TchEngine {
             .of("score_backward", &[hidden, head])
     }
 
-    fn recorded_score_backward(
+    fn recorder(&self) -> Option<TchRecorder> {
+        Some(TchRecorder(TchEngine { recording: true, ..*self }))
+    }
+}
+
+/// libtorch's own tape.
+#[derive(Clone, Copy, Debug)]
+pub struct TchRecorder(TchEngine);
+
+impl Recorder<TchEngine> for TchRecorder {
+    fn engine(&self) -> &TchEngine {
+        &self.0
+    }
+
+    fn score_backward(
         &self,
         hidden: &Array,
         head: &Array,
@@ -365,10 +258,6 @@ impl Engine for TchEngine {
             .of("score_backward", &[hidden, head])
     }
 
-    fn recording(&self) -> Option<Self> {
-        Some(TchEngine { recording: true, ..*self })
-    }
-
     fn watch(&self, tensors: &[&Array], watched: bool) -> Result<()> {
         tensors.iter().try_for_each(|x| shim::watch(&x.0, watched).of("watch", &[x]))
     }
@@ -378,19 +267,6 @@ impl Engine for TchEngine {
         let found = shim::pull_back(&tensors(outputs), &tensors(seeds), &tensors(inputs));
         Ok(found.of("pull_back", &[])?.into_iter().map(Array).collect())
     }
-}
-
-pub(crate) fn download(x: &Tensor) -> Outcome<Vec<f32>> {
-    let x = x.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?.f_contiguous()?;
-    let mut values = vec![0.0; x.numel()];
-    x.f_copy_data(&mut values, x.numel())?;
-    Ok(values)
-}
-
-/// The derivative of `x sigmoid(x)`; libtorch's own has none itself.
-fn silu_slope(x: &Tensor) -> Outcome<Tensor> {
-    let s = x.f_sigmoid()?;
-    s.f_add(&x.f_mul(&s)?.f_mul(&s.f_neg()?.f_add_scalar(1.0)?)?)
 }
 
 fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, back: bool) -> Outcome<Tensor> {

@@ -5,7 +5,7 @@ use spo_transformer::{Cluster, Heads, Span};
 use tch::{Kind, Tensor};
 
 use crate::attention::{scale, spans, visible};
-use crate::engine::{Outcome, rows};
+use crate::tensor::{Outcome, rows};
 
 /// `[rows, heads * dim]` as `[kv_heads, group * rows, dim]`: the queries that share a key side by side.
 fn queries(x: &Tensor, heads: Heads) -> Outcome<Tensor> {

@@ -4,11 +4,11 @@
 use std::ops::Range;
 
 use spo_api::Statistics;
-use spo_transformer::Scores;
+use spo_transformer::HeadScores;
 use tch::{Kind, Tensor};
 
-use crate::engine::{Outcome, index, rows};
 use crate::shim;
+use crate::tensor::{Outcome, index, rows};
 
 /// Ranges of rows whose logits are held together.
 fn chunks(count: usize, head: &Tensor) -> impl Iterator<Item = Range<usize>> {
@@ -39,10 +39,10 @@ pub(crate) fn score(
     head: &Tensor,
     targets: &[u32],
     statistics: Statistics,
-) -> Outcome<Scores> {
+) -> Outcome<HeadScores> {
     // What goes to the host is no part of a recording.
     let (hidden, head) = (&hidden.f_detach()?, &head.f_detach()?);
-    let mut scores = Scores::default();
+    let mut scores = HeadScores::default();
     for range in chunks(targets.len(), head) {
         let targets = &targets[range.clone()];
         let mut logits = logits(&rows(hidden, &range)?, head)?;

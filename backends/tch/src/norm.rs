@@ -1,9 +1,10 @@
-//! Both norms, in f32 whatever the type of their input.
+//! Norms, in f32 whatever the type of their input.
 
+use spo_transformer::{Norm, NormKind};
 use tch::{Kind, Tensor};
 
-use crate::engine::{Array, Outcome};
 use crate::shim;
+use crate::tensor::Outcome;
 
 /// `into <- into + sum of the rows of x`.
 pub(crate) fn sum_rows_add(into: &Tensor, x: &Tensor) -> Outcome<()> {
@@ -11,17 +12,18 @@ pub(crate) fn sum_rows_add(into: &Tensor, x: &Tensor) -> Outcome<()> {
 }
 
 /// The rows of `width` values of `x` in f32: normalised, and the factor that made them so.
-fn normalised(x: &Tensor, width: i64, centred: bool, epsilon: f64) -> Outcome<[Tensor; 2]> {
+fn normalised(x: &Tensor, width: i64, kind: NormKind, epsilon: f64) -> Outcome<[Tensor; 2]> {
     let mut x = x.f_to_kind(Kind::Float)?.f_reshape([-1, width])?;
-    if centred {
+    if kind.centred() {
         x = x.f_sub(&x.f_mean_dim(-1, true, Kind::Float)?)?;
     }
     let factor = x.f_square()?.f_mean_dim(-1, true, Kind::Float)?.f_add_scalar_(epsilon)?.f_rsqrt()?;
     Ok([x.f_mul(&factor)?, factor])
 }
 
-pub(crate) fn norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, epsilon: f64) -> Outcome<Tensor> {
-    let [mut y, _] = normalised(x, weight.size1()?, bias.is_some(), epsilon)?;
+pub(crate) fn norm(x: &Tensor, norm: Norm<&Tensor>) -> Outcome<Tensor> {
+    let Norm { kind, epsilon, weight, bias } = norm;
+    let [mut y, _] = normalised(x, weight.size1()?, kind, epsilon)?;
     y = y.f_mul_(&weight.f_to_kind(Kind::Float)?)?;
     if let Some(bias) = bias {
         y = y.f_add_(&bias.f_to_kind(Kind::Float)?)?;
@@ -33,24 +35,23 @@ pub(crate) fn norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, epsilon: 
 /// `f (g - mean(g) - n mean(g n))`, without the first mean if the row was not centred.
 pub(crate) fn norm_backward(
     x: &Tensor,
-    weight: &Tensor,
-    centred: bool,
-    epsilon: f64,
+    norm: Norm<&Tensor>,
     upstream: &Tensor,
-    gradients: &[&Array],
+    [d_weight, d_bias]: [Option<&Tensor>; 2],
 ) -> Outcome<Tensor> {
+    let Norm { kind, epsilon, weight, .. } = norm;
     let width = weight.size1()?;
-    let [normed, factor] = normalised(x, width, centred, epsilon)?;
+    let [normed, factor] = normalised(x, width, kind, epsilon)?;
     let upstream = upstream.f_to_kind(Kind::Float)?.f_reshape([-1, width])?;
-    if let Some(d_weight) = gradients.first() {
-        sum_rows_add(&d_weight.0, &upstream.f_mul(&normed)?)?;
+    if let Some(d_weight) = d_weight {
+        sum_rows_add(d_weight, &upstream.f_mul(&normed)?)?;
     }
-    if let Some(d_bias) = gradients.get(1) {
-        sum_rows_add(&d_bias.0, &upstream)?;
+    if let Some(d_bias) = d_bias {
+        sum_rows_add(d_bias, &upstream)?;
     }
     let mut g = upstream.f_mul(&weight.f_to_kind(Kind::Float)?)?;
     let along = g.f_mul(&normed)?.f_mean_dim(-1, true, Kind::Float)?;
-    if centred {
+    if kind.centred() {
         g = g.f_sub(&g.f_mean_dim(-1, true, Kind::Float)?)?;
     }
     // Not in place: a recording still needs what the mean along the row was taken of.

@@ -3,12 +3,12 @@
 use serde_json::json;
 use spo_api::{Backend, Error};
 use spo_backend_tch::{Array, Tch, TchEngine};
-use spo_transformer::conformance::{configurations, random};
-use spo_transformer::{Engine, Mat, Precision};
+use spo_transformer::conformance::{random, tiny};
+use spo_transformer::{Engine, Mat, Memory, ModelType, Precision};
 use tch::{Device, Kind};
 
 fn refused(device: &str, dtype: &str) -> String {
-    let mut spec = random(&configurations()[0].1, None);
+    let mut spec = random(&tiny(ModelType::Llama), None);
     (spec.device, spec.dtype) = (device.into(), dtype.into());
     let options: Tch = serde_json::from_value(json!({})).unwrap();
     options.open(&spec).err().map(|e| e.to_string()).unwrap_or_default()
@@ -37,7 +37,7 @@ fn devices_and_types_that_are_not_there_are_refused() {
 #[test]
 fn failures_name_the_operation_and_the_shapes() {
     let engine = TchEngine::new(Device::Cpu, Kind::Float);
-    let zeros = |shape: &[usize]| engine.zeros(shape, Precision::Full).unwrap();
+    let zeros = |shape: &[usize]| engine.memory().zeros(shape, Precision::Full).unwrap();
     let words = |failed: Result<Array, Error>| match failed {
         Err(Error::Engine(words)) => words,
         other => panic!("{other:?}"),
@@ -48,7 +48,7 @@ fn failures_name_the_operation_and_the_shapes() {
         &["libtorch: matmul of [2, 3] f32, [4, 5] f32: mat1 and mat2 shapes cannot be multiplied"],
     );
     assert!(!product.contains('\n'), "{product}");
-    let memory = words(engine.zeros(&[1 << 30, 1 << 20], Precision::Full));
+    let memory = words(engine.memory().zeros(&[1 << 30, 1 << 20], Precision::Full));
     says(&memory, &["libtorch: allocation of [1073741824, 1048576]", "memory"]);
     assert!(!memory.contains('\n'), "{memory}");
 }

@@ -1,106 +1,13 @@
-//! What an engine must be able to do: tensor operations, each beside its vector-Jacobian product.
+//! What an engine must be able to do: tensor operations, each beside its vector-Jacobian product; and what one that
+//! has a tape lends of it.
+
+mod operands;
 
 use std::ops::Range;
 
-use spo_api::{AdamW, Error, Result, Statistics};
+use spo_api::{AdamW, Result, Statistics};
 
-/// The type in which a tensor is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// f32, always: what is trained, its gradient, the optimizer's moments, snapshots.
-    Full,
-    /// bf16, always: frozen matrices that came in it, and the optimizer's moments where memory matters more
-    /// ([`Options::half_moments`]).
-    ///
-    /// [`Options::half_moments`]: crate::Options::half_moments
-    Half,
-    /// The type the session was opened with: activations and other frozen weights.
-    Compute,
-}
-
-/// A factor of a matrix product: a matrix `[rows, columns]`, or its transpose.
-#[derive(Clone, Copy, Debug)]
-pub struct Mat<'a, T> {
-    /// The matrix as it lies in memory.
-    pub tensor: &'a T,
-    /// Whether its transpose is meant.
-    pub transposed: bool,
-}
-
-impl<'a, T> Mat<'a, T> {
-    /// The matrix itself.
-    pub fn new(tensor: &'a T) -> Self {
-        Mat { tensor, transposed: false }
-    }
-
-    /// Its transpose.
-    pub fn t(tensor: &'a T) -> Self {
-        Mat { tensor, transposed: true }
-    }
-}
-
-/// Widths of the attention heads. Queries are `[rows, heads * dim]`, keys and values
-/// `[rows, kv_heads * dim]`; query head `h` reads key head `h / (heads / kv_heads)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Heads {
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads.
-    pub kv_heads: usize,
-    /// Width of one head.
-    pub dim: usize,
-}
-
-/// Query rows that see a common range of keys, and causally a range of their own.
-///
-/// The queries are the last of `own`: query `i` of `n` sees all of `prefix`, and `own` but for its
-/// last `n - 1 - i` keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Span {
-    /// Rows of the queries.
-    pub queries: Range<usize>,
-    /// Rows of keys and values that every query sees.
-    pub prefix: Range<usize>,
-    /// Rows of keys and values that are seen causally.
-    pub own: Range<usize>,
-}
-
-/// Spans that share keys; no key belongs to two clusters, so clusters may be computed in parallel.
-///
-/// The spans' queries fill `queries` in order, and their keys lie within `keys`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cluster {
-    /// All query rows.
-    pub queries: Range<usize>,
-    /// All key rows.
-    pub keys: Range<usize>,
-    /// Who sees what.
-    pub spans: Vec<Span>,
-}
-
-/// Rotary position embedding of some rows: cosine and sine, each `[rows, dim / 2]` in [`Precision::Full`].
-#[derive(Clone, Debug)]
-pub struct Rotation<T> {
-    /// Cosine of each row's angles.
-    pub cos: T,
-    /// Sine of each row's angles.
-    pub sin: T,
-}
-
-/// What the log-prob head says of each scored position.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Scores {
-    /// `log p(target)`, nats.
-    pub log_probs: Vec<f64>,
-    /// `log sum_v exp(logit_v)`: what the backward pass needs to recompute the softmax.
-    pub log_normalizers: Vec<f64>,
-    /// Entropy, nats, if asked for.
-    pub entropy: Vec<f64>,
-    /// `log sum_v p(v)^2`, nats, if asked for.
-    pub collision: Vec<f64>,
-    /// 1 where the target is the most probable token, if asked for.
-    pub greedy: Vec<f64>,
-}
+pub use operands::{Activation, Cluster, HeadScores, Heads, Mat, Norm, NormKind, Precision, Rotation, Span};
 
 /// One AdamW step on one tensor: `hyper` with its weight decay settled for this tensor, and the number
 /// of this step, from 1.
@@ -114,29 +21,15 @@ pub struct AdamWStep {
     pub count: u64,
 }
 
-/// Tensor operations on one device.
+/// Arrays on one device.
 ///
-/// The engine keeps no tape. Every operation of the network has its vector-Jacobian product as a second
-/// method, named `..._backward`, which is handed what the forward pass was given and the gradient of its
-/// result. So the order of the backward pass, what is kept for it and what is recomputed are decided
-/// once, in this crate; a frozen weight costs nothing because nobody asks for its gradient; and an
-/// operation cannot lose its gradient in silence.
-///
-/// A tensor is a handle: a clone shares its memory. Methods that write take the tensor they write to as
-/// their first argument, `into`, which never shares memory with another argument, nor is a [view] of the
-/// same tensor. Activations are
-/// matrices `[rows, features]` of packed tokens without padding, in [`Precision::Compute`]; gradients of
-/// weights are in [`Precision::Full`], and are *added to*. Weights may come in any precision: the factors of
-/// products, the table of [`gather`](Self::gather) and the head are brought to that of the activations where
-/// they are used.
-///
-/// [view]: Self::view
+/// A tensor is a handle: a clone shares its memory.
 ///
 /// # Errors
 /// Every method fails with [`spo_api::Error::Engine`] when the device does.
-pub trait Engine: Send + 'static {
+pub trait Memory {
     /// A handle on an array on the device.
-    type Tensor: Clone + Send;
+    type Tensor;
 
     /// The device in words.
     fn device(&self) -> String;
@@ -152,10 +45,39 @@ pub trait Engine: Send + 'static {
     /// A tensor of zeros.
     fn zeros(&self, shape: &[usize], precision: Precision) -> Result<Self::Tensor>;
 
-    /// `into <- a into`, where `a = 0` clears even what is not finite.
-    fn scale(&self, into: &Self::Tensor, a: f64) -> Result<()>;
     /// `into <- x`, which is in the precision of `into` or in [`Precision::Full`].
     fn copy(&self, into: &Self::Tensor, x: &Self::Tensor) -> Result<()>;
+}
+
+/// Tensor operations on one device.
+///
+/// An engine needs no tape. Every operation of the network has its vector-Jacobian product as a second
+/// method, named `..._backward`, which is handed what the forward pass was given and the gradient of its
+/// result. So the order of the backward pass, what is kept for it and what is recomputed are decided
+/// once, in this crate; a frozen weight costs nothing because nobody asks for its gradient; and an
+/// operation cannot lose its gradient in silence.
+///
+/// Methods that write take the tensor they write to as their first argument, `into`, which never shares memory with
+/// another argument, nor is a [view](Memory::view) of the same tensor. Activations are matrices `[rows, features]` of
+/// packed tokens without padding, in [`Precision::Compute`]; gradients of weights are in [`Precision::Full`], and are
+/// *added to*. Weights may come in any precision: the factors of products, the table of [`gather`](Self::gather) and
+/// the head are brought to that of the activations where they are used.
+///
+/// # Errors
+/// Every method fails with [`spo_api::Error::Engine`] when the device does.
+pub trait Engine: Send + Sized + 'static {
+    /// A handle on an array on the device.
+    type Tensor: Clone + Send;
+    /// The arrays of its device.
+    type Memory: Memory<Tensor = Self::Tensor>;
+    /// What records this engine's operations; [`NoTape`] where nothing can.
+    type Recorder: Recorder<Self>;
+
+    /// Where its tensors lie.
+    fn memory(&self) -> &Self::Memory;
+
+    /// `into <- a into`, where `a = 0` clears even what is not finite.
+    fn scale(&self, into: &Self::Tensor, a: f64) -> Result<()>;
     /// `into <- into + a x`.
     fn axpy(&self, into: &Self::Tensor, a: f64, x: &Self::Tensor) -> Result<()>;
     /// `<x, y>`, accumulated in f64.
@@ -197,36 +119,16 @@ pub trait Engine: Send + 'static {
     /// `into[j] <- into[j] + sum_i x[i][j]`.
     fn sum_rows_add(&self, into: &Self::Tensor, x: &Self::Tensor) -> Result<()>;
 
-    /// `x / sqrt(mean(x^2) + epsilon) * weight`, over consecutive stretches of `weight`'s length.
-    fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Tensor, epsilon: f64) -> Result<Self::Tensor>;
-    /// Gradient of [`rms_norm`](Self::rms_norm) with respect to `x`; that of the weight is added to
-    /// `weight_gradient`.
-    fn rms_norm_backward(
+    /// A norm over consecutive stretches of its weight's length: rows of `x`, or heads within them.
+    fn norm(&self, x: &Self::Tensor, norm: Norm<&Self::Tensor>) -> Result<Self::Tensor>;
+    /// Gradient of [`norm`](Self::norm) with respect to `x`; those of weight and bias are added to `gradients`,
+    /// where they are wanted.
+    fn norm_backward(
         &self,
         x: &Self::Tensor,
-        weight: &Self::Tensor,
-        epsilon: f64,
+        norm: Norm<&Self::Tensor>,
         upstream: &Self::Tensor,
-        weight_gradient: Option<&Self::Tensor>,
-    ) -> Result<Self::Tensor>;
-
-    /// `(x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias` over each row.
-    fn layer_norm(
-        &self,
-        x: &Self::Tensor,
-        weight: &Self::Tensor,
-        bias: &Self::Tensor,
-        epsilon: f64,
-    ) -> Result<Self::Tensor>;
-    /// Gradient of [`layer_norm`](Self::layer_norm) with respect to `x`; those of weight and bias are
-    /// added to `gradients`.
-    fn layer_norm_backward(
-        &self,
-        x: &Self::Tensor,
-        weight: &Self::Tensor,
-        epsilon: f64,
-        upstream: &Self::Tensor,
-        gradients: Option<[&Self::Tensor; 2]>,
+        gradients: [Option<&Self::Tensor>; 2],
     ) -> Result<Self::Tensor>;
 
     /// Rotates each head's first half against its second half by the row's angles, or back. A rotation's
@@ -252,20 +154,26 @@ pub trait Engine: Send + 'static {
         clusters: &[Cluster],
     ) -> Result<[Self::Tensor; 3]>;
 
-    /// `gate * sigmoid(gate) * up`.
-    fn swiglu(&self, gate: &Self::Tensor, up: &Self::Tensor) -> Result<Self::Tensor>;
-    /// Gradients of [`swiglu`](Self::swiglu) with respect to gate and up.
-    fn swiglu_backward(
+    /// `f(x)`, with `f` the activation.
+    fn activate(&self, f: Activation, x: &Self::Tensor) -> Result<Self::Tensor>;
+    /// Gradient of [`activate`](Self::activate).
+    fn activate_backward(
         &self,
+        f: Activation,
+        x: &Self::Tensor,
+        upstream: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+
+    /// `f(gate) * up`, with `f` the activation: SwiGLU and its relatives (Shazeer 2020).
+    fn gate(&self, f: Activation, gate: &Self::Tensor, up: &Self::Tensor) -> Result<Self::Tensor>;
+    /// Gradients of [`gate`](Self::gate) with respect to gate and up.
+    fn gate_backward(
+        &self,
+        f: Activation,
         gate: &Self::Tensor,
         up: &Self::Tensor,
         upstream: &Self::Tensor,
     ) -> Result<[Self::Tensor; 2]>;
-
-    /// `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`, the tanh form of GELU.
-    fn gelu(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
-    /// Gradient of [`gelu`](Self::gelu).
-    fn gelu_backward(&self, x: &Self::Tensor, upstream: &Self::Tensor) -> Result<Self::Tensor>;
 
     /// The log-prob head: row `i` of `hidden` `[rows, hidden]` against `head` `[vocabulary, hidden]`.
     /// Never holds the logits of all rows at once; they and their softmax are in f32 or better.
@@ -275,7 +183,7 @@ pub trait Engine: Send + 'static {
         head: &Self::Tensor,
         targets: &[u32],
         statistics: Statistics,
-    ) -> Result<Scores>;
+    ) -> Result<HeadScores>;
     /// Gradient of `sum_i upstream[i] * log_probs[i]` with respect to `hidden`; that of the head is added
     /// to `head_gradient`.
     fn score_backward(
@@ -288,48 +196,68 @@ pub trait Engine: Send + 'static {
         head_gradient: Option<&Self::Tensor>,
     ) -> Result<Self::Tensor>;
 
-    /// This engine with a tape, if it has one: every operation then leaves behind how its result depends on
-    /// tensors that are [watched](Self::watch), also those that write to a tensor, and those of the backward
-    /// pass. Slower, and it keeps everything.
-    fn recording(&self) -> Option<Self>
-    where
-        Self: Sized,
-    {
-        None
-    }
-
-    /// On a recording engine: [`score_backward`](Self::score_backward) with the upstream weights as a tensor
-    /// `[rows]` in [`Precision::Full`], which may be watched. The normalizers depend on `hidden` and `head` and
-    /// are computed anew.
-    fn recorded_score_backward(
-        &self,
-        _hidden: &Self::Tensor,
-        _head: &Self::Tensor,
-        _targets: &[u32],
-        _upstream: &Self::Tensor,
-        _head_gradient: Option<&Self::Tensor>,
-    ) -> Result<Self::Tensor> {
-        Err(no_tape())
-    }
-
-    /// On a recording engine: begins or ends to follow what is made of these tensors. One that was written to
-    /// meanwhile forgets what from.
-    fn watch(&self, _tensors: &[&Self::Tensor], _watched: bool) -> Result<()> {
-        Ok(())
-    }
-
-    /// On a recording engine: the gradient of `sum_i <outputs[i], seeds[i]>` with respect to each of the
-    /// watched `inputs`.
-    fn pull_back(
-        &self,
-        _outputs: &[&Self::Tensor],
-        _seeds: &[&Self::Tensor],
-        _inputs: &[&Self::Tensor],
-    ) -> Result<Vec<Self::Tensor>> {
-        Err(no_tape())
-    }
+    /// This engine with a tape, if it has one.
+    fn recorder(&self) -> Option<Self::Recorder>;
 }
 
-fn no_tape() -> Error {
-    Error::Engine("this engine records nothing".into())
+/// An engine that records: every operation leaves behind how its result depends on tensors that are
+/// [watched](Self::watch), also those that write to a tensor, and those of the backward pass. Slower, and it keeps
+/// everything.
+///
+/// # Errors
+/// As for an [`Engine`].
+pub trait Recorder<E: Engine> {
+    /// The engine whose operations are recorded.
+    fn engine(&self) -> &E;
+
+    /// [`Engine::score_backward`] with the upstream weights as a tensor `[rows]` in [`Precision::Full`], which may be watched. The normalizers depend on `hidden` and `head` and
+    /// are computed anew.
+    fn score_backward(
+        &self,
+        hidden: &E::Tensor,
+        head: &E::Tensor,
+        targets: &[u32],
+        upstream: &E::Tensor,
+        head_gradient: Option<&E::Tensor>,
+    ) -> Result<E::Tensor>;
+
+    /// Begins or ends to follow what is made of these tensors. One that was written to meanwhile forgets what from.
+    fn watch(&self, tensors: &[&E::Tensor], watched: bool) -> Result<()>;
+
+    /// The gradient of `sum_i <outputs[i], seeds[i]>` with respect to each of the watched `inputs`.
+    fn pull_back(
+        &self,
+        outputs: &[&E::Tensor],
+        seeds: &[&E::Tensor],
+        inputs: &[&E::Tensor],
+    ) -> Result<Vec<E::Tensor>>;
+}
+
+/// The recorder of engines that have no tape: there is none.
+#[derive(Clone, Copy, Debug)]
+pub enum NoTape {}
+
+impl<E: Engine> Recorder<E> for NoTape {
+    fn engine(&self) -> &E {
+        match *self {}
+    }
+
+    fn score_backward(
+        &self,
+        _: &E::Tensor,
+        _: &E::Tensor,
+        _: &[u32],
+        _: &E::Tensor,
+        _: Option<&E::Tensor>,
+    ) -> Result<E::Tensor> {
+        match *self {}
+    }
+
+    fn watch(&self, _: &[&E::Tensor], _: bool) -> Result<()> {
+        match *self {}
+    }
+
+    fn pull_back(&self, _: &[&E::Tensor], _: &[&E::Tensor], _: &[&E::Tensor]) -> Result<Vec<E::Tensor>> {
+        match *self {}
+    }
 }

@@ -5,19 +5,17 @@ use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardUniform};
 use spo_api::{Error, Result, Sampling};
 
-use crate::block::Cache;
-use crate::decoder::{Decoder, Rows};
-use crate::engine::{Cluster, Engine, Mat, Precision, Span};
+use crate::decoder::{KvCache, Rows};
+use crate::engine::{Cluster, Engine, Mat, Memory, Precision, Span};
+use crate::model::Model;
 use crate::packing::check;
-use crate::parameters::Parameters;
 
 /// Elements that the caches of prompts continued together may hold: half a gigabyte of f32.
 const CACHE_ELEMENTS: usize = 1 << 27;
 
 pub(crate) fn generate<E: Engine>(
     e: &E,
-    decoder: &Decoder,
-    p: &Parameters<E>,
+    model: &Model<E>,
     prompts: &[Vec<u32>],
     sampling: &Sampling,
 ) -> Result<Vec<Vec<u32>>> {
@@ -31,13 +29,13 @@ pub(crate) fn generate<E: Engine>(
     for (i, prompt) in prompts.iter().enumerate() {
         // The last new token is never read.
         let more = sampling.max_new_tokens.saturating_sub(1);
-        check(prompt, more, &decoder.architecture, || format!("prompt {i} with {more} new tokens"))?;
+        check(prompt, more, &model.decoder.architecture, || format!("prompt {i} with {more} new tokens"))?;
     }
     if sampling.max_new_tokens == 0 {
         return Ok(vec![Vec::new(); prompts.len()]);
     }
-    let a = &decoder.architecture;
-    let per_token = 2 * a.layers * a.kv_heads * a.head_dim;
+    let a = &model.decoder.architecture;
+    let per_token = 2 * a.layers.len() * a.heads.kv_heads * a.heads.dim;
     let mut results = Vec::with_capacity(prompts.len());
     let mut rest = prompts;
     while !rest.is_empty() {
@@ -47,7 +45,7 @@ pub(crate) fn generate<E: Engine>(
             elements <= CACHE_ELEMENTS
         });
         let (now, later) = rest.split_at(fitting.count().max(1));
-        results.extend(together(e, decoder, p, now, results.len(), sampling)?);
+        results.extend(together(e, model, now, results.len(), sampling)?);
         rest = later;
     }
     Ok(results)
@@ -67,12 +65,12 @@ struct Line {
 /// Continues prompts side by side; `first` is the number of the first of them.
 fn together<E: Engine>(
     e: &E,
-    decoder: &Decoder,
-    p: &Parameters<E>,
+    model: &Model<E>,
     prompts: &[Vec<u32>],
     first: usize,
     sampling: &Sampling,
 ) -> Result<Vec<Vec<u32>>> {
+    let decoder = &model.decoder;
     let mut capacity = 0;
     let mut lines: Vec<Line> = Vec::new();
     for (i, prompt) in prompts.iter().enumerate() {
@@ -82,12 +80,13 @@ fn together<E: Engine>(
         lines.push(Line { start: capacity, read: 0, new: Vec::new(), rng, done: false });
         capacity += prompt.len() + sampling.max_new_tokens;
     }
-    let width = decoder.architecture.kv_heads * decoder.architecture.head_dim;
-    let empty = || e.zeros(&[capacity, width], Precision::Compute);
+    let heads = decoder.architecture.heads;
+    let empty = || e.memory().zeros(&[capacity, heads.kv_heads * heads.dim], Precision::Compute);
     let caches = decoder
-        .blocks
+        .architecture
+        .layers
         .iter()
-        .map(|_| Ok(Cache { keys: empty()?, values: empty()? }))
+        .map(|_| Ok(KvCache { keys: empty()?, values: empty()? }))
         .collect::<Result<Vec<_>>>()?;
 
     while lines.iter().any(|line| !line.done) {
@@ -107,9 +106,9 @@ fn together<E: Engine>(
             let span = Span { queries: queries.clone(), prefix: keys.start..keys.start, own: keys.clone() };
             rows.clusters.push(Cluster { queries, keys, spans: vec![span] });
         }
-        let x = decoder.extend(e, p, &rows, &caches, &cached)?;
-        let hidden = decoder.norm().forward(e, p, &e.gather(&x, &last)?)?;
-        let logits = e.download(&e.matmul(Mat::new(&hidden), Mat::t(p.value(decoder.head)))?)?;
+        let x = decoder.extend(e, &model.parameters, &rows, &caches, &cached)?;
+        let hidden = decoder.norm.forward(e, &model.parameters, &e.gather(&x, &last)?)?;
+        let logits = e.memory().download(&e.matmul(Mat::new(&hidden), Mat::t(model.head()))?)?;
         let rows = logits.chunks_exact(decoder.architecture.vocabulary);
         for (line, logits) in lines.iter_mut().filter(|line| !line.done).zip(rows) {
             let token = choose(logits, sampling, &mut line.rng)?;

@@ -5,80 +5,61 @@
 //! The tape pulls v back through it: the derivative of `<g, v>` with respect to theta is the Hessian of
 //! `sum_i u_i log_probs[i]` times v, and that with respect to u is `J v`.
 
-use spo_api::{Error, Result, Statistics, Tangent, TokenBatch, Upstream, Vector, VectorSpace};
+use spo_api::{Result, Statistics, Tangent, Upstream};
 
-use crate::engine::{Engine, Precision};
+use crate::decoder::Keep;
+use crate::engine::{Engine, Memory, Precision, Recorder};
+use crate::model::Model;
 use crate::packing::Packed;
-use crate::pass::log_probs_of;
-use crate::session::TransformerSession;
+use crate::parameters::Flat;
+use crate::pass::Pass;
 
-/// [`Session::hessian_vector`](spo_api::Session::hessian_vector) of a session.
+/// The product with `v`, tensor by tensor, for a batch that has something to score. The gradient must be zero, and is
+/// left with nothing of use.
 pub(crate) fn times<E: Engine>(
-    session: &mut TransformerSession<E>,
-    batch: &TokenBatch,
+    recorder: &E::Recorder,
+    model: &Model<E>,
+    (packed, keep): (Packed, Keep),
     upstream: &mut Upstream<'_>,
-    v: Vector,
-    into: Vector,
-) -> Result<Tangent> {
-    let Some(recorder) = session.engine.recording() else {
-        let device = session.engine.device();
-        return Err(Error::Engine(format!("{device}: there are no exact Hessian-vector products")));
-    };
-    let packed = Packed::new(batch, &session.decoder.architecture)?;
-    if packed.targets.is_empty() {
-        let nothing = log_probs_of(&Default::default(), &packed);
-        upstream(&nothing)?;
-        return Ok(Tangent { log_probs: nothing, derivatives: Vec::new() });
-    }
-    session.zero(Vector::GRADIENT)?;
-    let plain = std::mem::replace(&mut session.engine, recorder);
-    let done = session.recorded(&packed, upstream, v);
-    let ended = [Vector::PARAMETERS, Vector::GRADIENT]
+    v: &Flat<E::Tensor>,
+) -> Result<(Tangent, Vec<E::Tensor>)> {
+    let done = recorded(recorder, model, (packed, keep), upstream, v);
+    let ended = [&model.parameters.trained, &model.parameters.gradient]
         .into_iter()
-        .try_for_each(|v| session.engine.watch(&session.parts(v)?, false));
-    session.engine = plain;
-    let (tangent, products) = done?;
+        .try_for_each(|flat| recorder.watch(&tensors(flat), false));
+    let done = done?;
     ended?;
-    let into = session.parts(into)?;
-    into.into_iter().zip(&products).try_for_each(|(y, x)| session.engine.axpy(y, 1.0, x))?;
-    Ok(tangent)
+    Ok(done)
 }
 
-impl<E: Engine> TransformerSession<E> {
-    /// The products, tensor by tensor, from a session whose engine records.
-    fn recorded(
-        &self,
-        packed: &Packed,
-        upstream: &mut Upstream<'_>,
-        v: Vector,
-    ) -> Result<(Tangent, Vec<E::Tensor>)> {
-        let e = &self.engine;
-        let parameters = self.parts(Vector::PARAMETERS)?;
-        e.watch(&parameters, true)?;
-        let keep = self.keep(packed.rows.ids.len());
-        let pass = self.pass(packed.clone(), keep, Statistics::default())?;
-        let log_probs = pass.log_probs();
-        let weights = pass.weights(&log_probs, upstream)?;
-        let weights =
-            e.upload(weights.iter().map(|&w| w as f32).collect(), &[weights.len()], Precision::Full)?;
-        e.watch(&[&weights], true)?;
-        let d_hidden = e.recorded_score_backward(
-            pass.hidden(),
-            self.head(),
-            &pass.packed.targets,
-            &weights,
-            self.parameters.gradient(self.decoder.head),
-        )?;
-        self.back(pass, d_hidden)?;
-        let inputs: Vec<_> = parameters.into_iter().chain([&weights]).collect();
-        let mut products = e.pull_back(&self.parts(Vector::GRADIENT)?, &self.parts(v)?, &inputs)?;
-        let along = products.pop().expect("one for each input");
-        let along: Vec<f64> = e.download(&along)?.into_iter().map(f64::from).collect();
-        let derivatives = packed.spread(&along);
-        Ok((Tangent { log_probs, derivatives }, products))
-    }
+fn recorded<E: Engine>(
+    recorder: &E::Recorder,
+    model: &Model<E>,
+    (packed, keep): (Packed, Keep),
+    upstream: &mut Upstream<'_>,
+    v: &Flat<E::Tensor>,
+) -> Result<(Tangent, Vec<E::Tensor>)> {
+    let e = recorder.engine();
+    let parameters = tensors(&model.parameters.trained);
+    recorder.watch(&parameters, true)?;
+    let pass = Pass::forward(e, model, packed.clone(), keep, Statistics::default())?;
+    let log_probs = pass.log_probs();
+    let weights: Vec<f32> = pass.weights(&log_probs, upstream)?.iter().map(|&w| w as f32).collect();
+    let scored = weights.len();
+    let weights = e.memory().upload(weights, &[scored], Precision::Full)?;
+    recorder.watch(&[&weights], true)?;
+    let targets = &pass.packed.targets;
+    let d_hidden =
+        recorder.score_backward(pass.hidden(), model.head(), targets, &weights, model.head_gradient())?;
+    pass.back(e, model, d_hidden)?;
+    let inputs: Vec<_> = parameters.into_iter().chain([&weights]).collect();
+    let mut products = recorder.pull_back(&tensors(&model.parameters.gradient), &tensors(v), &inputs)?;
+    let along = products.pop().expect("one for each input");
+    let along: Vec<f64> = e.memory().download(&along)?.into_iter().map(f64::from).collect();
+    let derivatives = packed.spread(&along);
+    Ok((Tangent { log_probs, derivatives }, products))
+}
 
-    fn parts(&self, v: Vector) -> Result<Vec<&E::Tensor>> {
-        Ok(self.flat(v)?.parts.iter().collect())
-    }
+fn tensors<T>(flat: &Flat<T>) -> Vec<&T> {
+    flat.parts.iter().collect()
 }

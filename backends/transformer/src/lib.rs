@@ -1,4 +1,4 @@
-//! The decoder, written once over the tensor operations of an engine.
+//! Not a backend, but what backends are made of: the decoder, written once over the tensor operations of an engine.
 //!
 //! A backend implements [`Engine`] for its tensor library and opens a [`TransformerSession`] on it; that
 //! is the whole backend. Everything else is here: the architectures, how weights are read and written,
@@ -8,32 +8,44 @@
 //! is fixed, so this is the shorter way, and it decides in one place what is kept and what is computed
 //! again. The `conformance` module proves it against finite differences, for every parameter of every
 //! architecture.
+//!
+//! Each module imports only from those above it:
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | `engine` | the operations |
+//! | `config` | `config.json` as the shape of a decoder, one file for each family |
+//! | `parameters` | values and gradients, side by side in memory |
+//! | `decoder` | which parameters a shape has, and the passes through its blocks |
+//! | `files` | JSON and safetensors |
+//! | `model` | a decoder with its parameters, opened from a folder or at random |
+//! | `export` | a model into a folder |
+//! | `packing` | a batch as rows without padding |
+//! | `pass`, `hessian`, `generate` | from a batch to log-probs and back |
+//! | `state` | what training changes, on disk |
+//! | `session` | all of it as a [`Session`](spo_api::Session) |
+//! | `conformance` | what every engine must pass |
 #![deny(unsafe_code)]
 
-mod adapter;
-mod block;
 mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod decoder;
 mod engine;
+mod export;
 mod files;
-mod flat;
 mod generate;
 mod hessian;
-mod init;
-mod linear;
-mod norm;
+mod model;
 mod packing;
 mod parameters;
 mod pass;
-mod rotary;
-mod save;
 mod session;
 mod state;
-mod weights;
 
-pub use config::Architecture;
-pub use engine::{AdamWStep, Cluster, Engine, Heads, Mat, Precision, Rotation, Scores, Span};
-pub use rotary::{Rope, Scaling};
+pub use config::ModelType;
+pub use engine::{
+    Activation, AdamWStep, Cluster, Engine, HeadScores, Heads, Mat, Memory, NoTape, Norm, NormKind,
+    Precision, Recorder, Rotation, Span,
+};
 pub use session::{Options, TransformerSession};

@@ -119,7 +119,7 @@ pub(crate) fn check(
             what()
         )));
     }
-    match architecture.window {
+    match architecture.window() {
         Some(window) if length > window => Err(Error::Batch(format!(
             "{}: {length} tokens, but beyond {window} (sliding_window) the model's attention is cut, \
              which is not supported",

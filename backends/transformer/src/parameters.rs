@@ -1,10 +1,12 @@
 //! The parameters of a model: what each is called and how it lies on disk, its value on the device,
 //! and, for those that are trained, their gradient.
 
+mod flat;
+
 use spo_api::Result;
 
-use crate::engine::{Engine, Precision};
-use crate::flat::Flat;
+use crate::engine::{Engine, Memory, Precision};
+pub(crate) use flat::Flat;
 
 /// Index of a parameter.
 pub(crate) type Id = usize;
@@ -89,8 +91,8 @@ impl<E: Engine> Parameters<E> {
         mut load: impl FnMut(Id, &Spec) -> Result<Vec<f32>>,
     ) -> Result<Self> {
         let flat = |those: Kept, precision| {
-            let specs: Vec<&Spec> = specs.iter().filter(|spec| kept(spec) == those).collect();
-            Flat::zeros(engine, &specs, precision)
+            let specs = specs.iter().filter(|spec| kept(spec) == those);
+            Flat::zeros(engine, specs.map(|spec| &spec.shape[..]), precision)
         };
         let trained = flat(Kept::Trained, Precision::Full)?;
         let gradient = flat(Kept::Trained, Precision::Full)?;
@@ -110,7 +112,9 @@ impl<E: Engine> Parameters<E> {
                 }
             };
             let value = part.expect("a part for every parameter");
-            engine.copy(&value, &engine.upload(load(id, spec)?, &spec.shape, Precision::Full)?)?;
+            engine
+                .memory()
+                .copy(&value, &engine.memory().upload(load(id, spec)?, &spec.shape, Precision::Full)?)?;
             parameters.values.push(value);
             parameters.gradients.push(gradient);
         }

@@ -1,26 +1,20 @@
 //! A model on an engine as a [`Session`]: batches in, log-probs out, gradients collected.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use safetensors::Dtype;
-use serde_json::Value;
 use spo_api::{
-    AdamW, Adapter, Error, Export, LogProbs, ModelInfo, ModelSource, ModelSpec, Result, Sampling, Session,
-    Statistics, Tangent, TokenBatch, Upstream, Vector, VectorSpace,
+    AdamW, Error, Export, LogProbs, ModelInfo, ModelSpec, Result, Sampling, Session, Statistics, Tangent,
+    TokenBatch, Upstream, Vector, VectorSpace,
 };
 
-use crate::adapter;
-use crate::config::Architecture;
-use crate::decoder::{Decoder, Keep};
-use crate::engine::{AdamWStep, Engine, Precision, Scores};
-use crate::files::read_json;
-use crate::flat::Flat;
-use crate::init::random;
+use crate::decoder::Keep;
+use crate::engine::{AdamWStep, Engine, HeadScores, Memory, Precision};
+use crate::model::Model;
 use crate::packing::Packed;
-use crate::parameters::{Id, Kept, Parameters, Role};
-use crate::pass::log_probs_of;
-use crate::{generate, hessian, save, state};
+use crate::parameters::{Flat, Parameters, Role, Spec};
+use crate::pass::{Pass, log_probs_of};
+use crate::state::State;
+use crate::{export, generate, hessian, state};
 
 /// What a session trades computation, memory and precision for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -38,22 +32,10 @@ pub struct Options {
 
 /// A decoder opened on an engine.
 pub struct TransformerSession<E: Engine> {
-    pub(crate) engine: E,
-    pub(crate) decoder: Decoder,
-    pub(crate) parameters: Parameters<E>,
-    pub(crate) adapter: Option<Adapter>,
-    /// The configuration as it was given.
-    pub(crate) config: Value,
-    /// The folder the weights came from, if they did.
-    pub(crate) source: Option<PathBuf>,
-    /// Names and types of the base parameters on disk. Base parameters come first among the ids.
-    pub(crate) stored: Vec<(String, Dtype)>,
+    engine: E,
+    pub(crate) model: Model<E>,
     options: Options,
-    /// The trained parameters, in order: what a vector is made of.
-    pub(crate) trained: Vec<Id>,
-    pub(crate) vectors: BTreeMap<u32, Flat<E::Tensor>>,
-    pub(crate) moments: Option<[Flat<E::Tensor>; 2]>,
-    pub(crate) steps: u64,
+    state: State<E::Tensor>,
 }
 
 impl<E: Engine> TransformerSession<E> {
@@ -62,62 +44,13 @@ impl<E: Engine> TransformerSession<E> {
     /// # Errors
     /// [`Error::Model`] when the folder, the configuration or the adapter cannot be used.
     pub fn open(engine: E, spec: &ModelSpec, options: Options) -> Result<Self> {
-        let (config, source) = match &spec.source {
-            ModelSource::Random(config) => (config.clone(), None),
-            ModelSource::Folder(folder) => (read_json(&folder.join("config.json"))?, Some(folder.clone())),
-        };
-        let origin = match &source {
-            Some(folder) => folder.join("config.json").display().to_string(),
-            None => "model configuration".to_owned(),
-        };
-        let mut decoder = Decoder::new(Architecture::parse(&config, &origin)?);
-        if let Some(adapter) = &spec.adapter {
-            adapter::attach(&mut decoder, adapter)?;
-        }
-        let weights =
-            source.as_deref().map(|folder| save::BaseWeights::open(folder, &decoder)).transpose()?;
-        let tuned = spec.adapter.as_ref().and_then(|a| a.path.as_deref());
-        let tuned = tuned.map(|folder| adapter::open(folder, &decoder)).transpose()?;
-        let adapted = spec.adapter.is_some();
-        let range = decoder.architecture.initializer_range;
-        let parameters = Parameters::upload(
-            &engine,
-            &decoder.specs,
-            |wanted| match &weights {
-                _ if wanted.role.of_adapter() == adapted => Kept::Trained,
-                Some(weights) if wanted.role == Role::Matrix && weights.in_half(wanted) => Kept::Half,
-                _ => Kept::Frozen,
-            },
-            |id, wanted| match (wanted.role.of_adapter(), &weights, &tuned) {
-                (true, _, Some(tuned)) => tuned.read(&adapter::peft_name(&wanted.name), wanted),
-                (false, Some(weights), _) => weights.read(wanted),
-                _ => Ok(random(wanted, id, spec.seed, range)),
-            },
-        )?;
-        let trained = (0..decoder.specs.len()).filter(|&id| parameters.gradient(id).is_some()).collect();
-        let stored = save::stored(&decoder, weights.as_ref());
-        Ok(TransformerSession {
-            engine,
-            decoder,
-            parameters,
-            adapter: spec.adapter.clone(),
-            config,
-            source,
-            stored,
-            options,
-            trained,
-            vectors: BTreeMap::new(),
-            moments: None,
-            steps: 0,
-        })
+        let model = Model::open(&engine, spec)?;
+        Ok(TransformerSession { engine, model, options, state: State::default() })
     }
 
     /// Names and numbers of elements of the trained parameters, in the order in which vectors hold them.
     pub fn trained(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.trained.iter().map(|&id| {
-            let spec = &self.decoder.specs[id];
-            (spec.name.as_str(), spec.elements())
-        })
+        self.model.trained().map(|spec| (spec.name.as_str(), spec.elements()))
     }
 
     /// Tokens that a pass over a batch computes: each prompt once, and with it what its completions begin with alike.
@@ -125,7 +58,7 @@ impl<E: Engine> TransformerSession<E> {
     /// # Errors
     /// As [`Session::log_probs`].
     pub fn packed(&self, batch: &TokenBatch) -> Result<usize> {
-        Ok(Packed::new(batch, &self.decoder.architecture)?.rows.ids.len())
+        Ok(self.pack(batch)?.rows.ids.len())
     }
 
     /// Bytes that training on a batch of so many packed tokens will hold: weights, gradient, moments and
@@ -133,12 +66,13 @@ impl<E: Engine> TransformerSession<E> {
     /// is not in it.
     pub fn forecast(&self, tokens: usize) -> u64 {
         let moment = if self.options.half_moments { 2 } else { 4 };
-        let compute = if self.engine.dtype() == "f32" { 4 } else { 2 };
-        let trained: usize = self.trained().map(|(_, elements)| elements).sum();
-        let all: usize = self.decoder.specs.iter().map(|s| s.elements()).sum();
-        let per_trained = 4 + 4 + 2 * moment + 4 * self.vectors.len();
-        let activations = tokens * self.decoder.traced_per_token();
-        let halves = self.parameters.halves;
+        let compute = if self.engine.memory().dtype() == "f32" { 4 } else { 2 };
+        let Model { decoder, parameters, .. } = &self.model;
+        let trained = self.model.dimension();
+        let all: usize = decoder.specs.iter().map(Spec::elements).sum();
+        let per_trained = 4 + 4 + 2 * moment + 4 * self.state.vectors.len();
+        let activations = tokens * decoder.traced_per_token();
+        let halves = parameters.halves;
         (trained * per_trained + 2 * halves + (all - trained - halves + activations) * compute) as u64
     }
 
@@ -155,7 +89,7 @@ impl<E: Engine> TransformerSession<E> {
     /// # Errors
     /// For a vector that is not there.
     pub fn read(&self, v: Vector) -> Result<Vec<f32>> {
-        self.engine.download(&self.flat(v)?.all)
+        self.engine.memory().download(&self.flat(v)?.all)
     }
 
     /// Overwrites a vector.
@@ -167,71 +101,59 @@ impl<E: Engine> TransformerSession<E> {
         if values.len() != expected {
             return Err(Error::Engine(format!("a vector has {expected} values, got {}", values.len())));
         }
-        let values = self.engine.upload(values.to_vec(), &[expected], Precision::Full)?;
-        self.engine.copy(&self.flat(v)?.all, &values)
+        let values = self.engine.memory().upload(values.to_vec(), &[expected], Precision::Full)?;
+        self.engine.memory().copy(&self.flat(v)?.all, &values)
     }
 
-    pub(crate) fn flat(&self, v: Vector) -> Result<&Flat<E::Tensor>> {
+    fn flat(&self, v: Vector) -> Result<&Flat<E::Tensor>> {
         match v {
-            Vector::PARAMETERS => Ok(&self.parameters.trained),
-            Vector::GRADIENT => Ok(&self.parameters.gradient),
-            other => self.vectors.get(&other.0).ok_or_else(|| {
+            Vector::PARAMETERS => Ok(&self.model.parameters.trained),
+            Vector::GRADIENT => Ok(&self.model.parameters.gradient),
+            other => self.state.vectors.get(&other.0).ok_or_else(|| {
                 Error::Engine(format!("vector {} was never allocated, or was released", other.0))
             }),
         }
     }
 
-    pub(crate) fn new_vector(&self, precision: Precision) -> Result<Flat<E::Tensor>> {
-        let specs: Vec<_> = self.trained.iter().map(|&id| &self.decoder.specs[id]).collect();
-        Flat::zeros(&self.engine, &specs, precision)
+    fn pack(&self, batch: &TokenBatch) -> Result<Packed> {
+        Packed::new(batch, &self.model.decoder.architecture)
     }
 
     fn allocate_moments(&mut self) -> Result<()> {
-        if self.moments.is_none() {
-            let new = || self.new_vector(self.moment_precision());
-            self.moments = Some([new()?, new()?]);
+        if self.state.moments.is_none() {
+            let new = || self.model.new_vector(&self.engine, self.moment_precision());
+            self.state.moments = Some([new()?, new()?]);
         }
         Ok(())
     }
 
     /// How the optimizer's moments are kept.
-    pub(crate) fn moment_precision(&self) -> Precision {
+    fn moment_precision(&self) -> Precision {
         if self.options.half_moments { Precision::Half } else { Precision::Full }
-    }
-
-    /// Hidden states of some rows of the last block's output, before and after the final norm.
-    pub(crate) fn hidden(&self, last: &E::Tensor, rows: &[u32]) -> Result<[E::Tensor; 2]> {
-        let before = self.engine.gather(last, rows)?;
-        let after = self.decoder.norm().forward(&self.engine, &self.parameters, &before)?;
-        Ok([before, after])
-    }
-
-    pub(crate) fn head(&self) -> &E::Tensor {
-        self.parameters.value(self.decoder.head)
     }
 }
 
 impl<E: Engine> Session for TransformerSession<E> {
     fn info(&self) -> ModelInfo {
-        let specs = &self.decoder.specs;
+        let decoder = &self.model.decoder;
         ModelInfo {
-            architecture: self.decoder.architecture.model_type.clone(),
-            parameters: specs.iter().map(|s| s.elements()).sum(),
+            architecture: decoder.architecture.model_type.name().to_owned(),
+            parameters: decoder.specs.iter().map(Spec::elements).sum(),
             trainable: self.dimension(),
-            vocabulary: self.decoder.architecture.vocabulary,
-            context: self.decoder.architecture.context,
-            device: self.engine.device(),
-            dtype: self.engine.dtype().to_owned(),
-            hessian_vectors: self.engine.recording().is_some(),
+            vocabulary: decoder.architecture.vocabulary,
+            context: decoder.architecture.context,
+            device: self.engine.memory().device(),
+            dtype: self.engine.memory().dtype().to_owned(),
+            hessian_vectors: self.engine.recorder().is_some(),
         }
     }
 
     fn log_probs(&mut self, batch: &TokenBatch, statistics: Statistics) -> Result<LogProbs> {
-        let packed = Packed::new(batch, &self.decoder.architecture)?;
+        let packed = self.pack(batch)?;
         if packed.targets.is_empty() {
-            return Ok(log_probs_of(&Scores::default(), &packed));
+            return Ok(log_probs_of(&HeadScores::default(), &packed));
         }
-        Ok(self.pass(packed, Keep::Nothing, statistics)?.log_probs())
+        Ok(Pass::forward(&self.engine, &self.model, packed, Keep::Nothing, statistics)?.log_probs())
     }
 
     fn backward(
@@ -240,9 +162,9 @@ impl<E: Engine> Session for TransformerSession<E> {
         statistics: Statistics,
         upstream: &mut Upstream<'_>,
     ) -> Result<LogProbs> {
-        let packed = Packed::new(batch, &self.decoder.architecture)?;
+        let packed = self.pack(batch)?;
         if packed.targets.is_empty() {
-            let nothing = log_probs_of(&Scores::default(), &packed);
+            let nothing = log_probs_of(&HeadScores::default(), &packed);
             upstream(&nothing)?;
             return Ok(nothing);
         }
@@ -250,7 +172,8 @@ impl<E: Engine> Session for TransformerSession<E> {
         // the next activations from them.
         self.allocate_moments()?;
         let keep = self.keep(packed.rows.ids.len());
-        let mut pass = self.pass(packed, keep, statistics)?;
+        let (e, model) = (&self.engine, &self.model);
+        let mut pass = Pass::forward(e, model, packed, keep, statistics)?;
         let log_probs = pass.log_probs();
         let mut weights = pass.weights(&log_probs, upstream)?;
         // Tokens that do not matter to the loss (one side of a pair, say) cost no backward pass.
@@ -260,17 +183,17 @@ impl<E: Engine> Session for TransformerSession<E> {
         }
         if active.len() < weights.len() {
             weights = active.iter().map(|&i| weights[i]).collect();
-            self.narrow(&mut pass, &active)?;
+            pass.narrow(e, model, &active)?;
         }
-        let d_hidden = self.engine.score_backward(
+        let d_hidden = e.score_backward(
             pass.hidden(),
-            self.head(),
+            model.head(),
             &pass.packed.targets,
             &pass.scores.log_normalizers,
             &weights,
-            self.parameters.gradient(self.decoder.head),
+            model.head_gradient(),
         )?;
-        self.back(pass, d_hidden)?;
+        pass.back(e, model, d_hidden)?;
         Ok(log_probs)
     }
 
@@ -281,7 +204,23 @@ impl<E: Engine> Session for TransformerSession<E> {
         v: Vector,
         into: Vector,
     ) -> Result<Tangent> {
-        hessian::times(self, batch, upstream, v, into)
+        let Some(recorder) = self.engine.recorder() else {
+            let device = self.engine.memory().device();
+            return Err(Error::Engine(format!("{device}: there are no exact Hessian-vector products")));
+        };
+        let packed = self.pack(batch)?;
+        if packed.targets.is_empty() {
+            let nothing = log_probs_of(&HeadScores::default(), &packed);
+            upstream(&nothing)?;
+            return Ok(Tangent { log_probs: nothing, derivatives: Vec::new() });
+        }
+        self.zero(Vector::GRADIENT)?;
+        let keep = self.keep(packed.rows.ids.len());
+        let (tangent, products) =
+            hessian::times(&recorder, &self.model, (packed, keep), upstream, self.flat(v)?)?;
+        let into = &self.flat(into)?.parts;
+        into.iter().zip(&products).try_for_each(|(y, x)| self.engine.axpy(y, 1.0, x))?;
+        Ok(tangent)
     }
 
     fn vectors(&mut self) -> &mut dyn VectorSpace {
@@ -290,14 +229,13 @@ impl<E: Engine> Session for TransformerSession<E> {
 
     fn optimizer_step(&mut self, hyper: &AdamW) -> Result<()> {
         self.allocate_moments()?;
-        self.steps += 1;
-        let Some([first, second]) = &self.moments else { unreachable!("allocated above") };
-        let Parameters { trained, gradient, .. } = &self.parameters;
-        for (i, &id) in self.trained.iter().enumerate() {
-            let exempt =
-                hyper.exempt_bias_and_norm && matches!(self.decoder.specs[id].role, Role::Bias | Role::Gain);
+        self.state.steps += 1;
+        let Some([first, second]) = &self.state.moments else { unreachable!("allocated above") };
+        let Parameters { trained, gradient, .. } = &self.model.parameters;
+        for (i, spec) in self.model.trained().enumerate() {
+            let exempt = hyper.exempt_bias_and_norm && matches!(spec.role, Role::Bias | Role::Gain);
             let weight_decay = if exempt { 0.0 } else { hyper.weight_decay };
-            let step = AdamWStep { hyper: *hyper, weight_decay, count: self.steps };
+            let step = AdamWStep { hyper: *hyper, weight_decay, count: self.state.steps };
             let moments = [&first.parts[i], &second.parts[i]];
             self.engine.adamw(&trained.parts[i], &gradient.parts[i], moments, &step)?;
         }
@@ -305,43 +243,45 @@ impl<E: Engine> Session for TransformerSession<E> {
     }
 
     fn reset_optimizer(&mut self) {
-        self.moments = None;
-        self.steps = 0;
+        self.state.moments = None;
+        self.state.steps = 0;
     }
 
     fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Vec<Vec<u32>>> {
-        generate::generate(&self.engine, &self.decoder, &self.parameters, prompts, sampling)
+        generate::generate(&self.engine, &self.model, prompts, sampling)
     }
 
     fn save(&mut self, folder: &Path, what: Export) -> Result<()> {
         match what {
-            Export::Model => save::model(self, folder),
-            Export::Adapter => adapter::save(self, folder),
+            Export::Model => export::save_model(&self.engine, &self.model, folder),
+            Export::Adapter => export::save_adapter(&self.engine, &self.model, folder),
         }
     }
 
     fn save_state(&mut self, file: &Path) -> Result<()> {
-        state::save(self, file)
+        state::save(&self.engine, &self.model, &self.state, file)
     }
 
     fn restore_state(&mut self, file: &Path) -> Result<()> {
-        state::restore(self, file)
+        let moments = self.moment_precision();
+        self.state = state::restore(&self.engine, &self.model, moments, file)?;
+        Ok(())
     }
 }
 
 impl<E: Engine> VectorSpace for TransformerSession<E> {
     fn dimension(&self) -> usize {
-        self.trained.iter().map(|&id| self.decoder.specs[id].elements()).sum()
+        self.model.dimension()
     }
 
     fn allocate(&mut self) -> Result<Vector> {
-        let last = self.vectors.keys().next_back().copied().unwrap_or(Vector::GRADIENT.0);
-        self.vectors.insert(last + 1, self.new_vector(Precision::Full)?);
+        let last = self.state.vectors.keys().next_back().copied().unwrap_or(Vector::GRADIENT.0);
+        self.state.vectors.insert(last + 1, self.model.new_vector(&self.engine, Precision::Full)?);
         Ok(Vector(last + 1))
     }
 
     fn release(&mut self, v: Vector) {
-        self.vectors.remove(&v.0);
+        self.state.vectors.remove(&v.0);
     }
 
     fn zero(&mut self, v: Vector) -> Result<()> {
@@ -352,7 +292,7 @@ impl<E: Engine> VectorSpace for TransformerSession<E> {
         if from == to {
             return Ok(());
         }
-        self.engine.copy(&self.flat(to)?.all, &self.flat(from)?.all)
+        self.engine.memory().copy(&self.flat(to)?.all, &self.flat(from)?.all)
     }
 
     fn scale(&mut self, a: f64, v: Vector) -> Result<()> {

@@ -6,12 +6,26 @@ use std::path::Path;
 use safetensors::Dtype;
 use spo_api::{Error, Result, Vector};
 
-use crate::engine::{Engine, Precision};
-use crate::flat::Flat;
-use crate::parameters::Spec;
-use crate::save::{Entry, write_safetensors};
-use crate::session::TransformerSession;
-use crate::weights::Weights;
+use crate::engine::{Engine, Memory, Precision};
+use crate::files::{TensorEntry, Weights, write_safetensors};
+use crate::model::Model;
+use crate::parameters::{Flat, Spec};
+
+/// What training changes beside the parameters.
+pub(crate) struct State<T> {
+    /// The allocated vectors, by their handles.
+    pub vectors: BTreeMap<u32, Flat<T>>,
+    /// The optimizer's moments, once they are there.
+    pub moments: Option<[Flat<T>; 2]>,
+    /// The optimizer's steps since it was last reset.
+    pub steps: u64,
+}
+
+impl<T> Default for State<T> {
+    fn default() -> Self {
+        State { vectors: BTreeMap::new(), moments: None, steps: 0 }
+    }
+}
 
 /// Where the optimizer's step count is noted.
 const STEPS: &str = "optimizer_steps";
@@ -25,35 +39,45 @@ fn entry_name(kind: &str, parameter: &str) -> String {
 }
 
 /// Writes parameters, moments, step count and allocated vectors.
-pub(crate) fn save<E: Engine>(session: &TransformerSession<E>, file: &Path) -> Result<()> {
-    let mut kept = vec![(PARAMETERS.to_owned(), &session.parameters.trained)];
-    if let Some(moments) = &session.moments {
+pub(crate) fn save<E: Engine>(
+    engine: &E,
+    model: &Model<E>,
+    state: &State<E::Tensor>,
+    file: &Path,
+) -> Result<()> {
+    let mut kept = vec![(PARAMETERS.to_owned(), &model.parameters.trained)];
+    if let Some(moments) = &state.moments {
         kept.extend(MOMENTS.iter().zip(moments).map(|(kind, moment)| (kind.to_string(), moment)));
     }
-    kept.extend(session.vectors.iter().map(|(handle, v)| (format!("{VECTOR}{handle}"), v)));
+    kept.extend(state.vectors.iter().map(|(handle, v)| (format!("{VECTOR}{handle}"), v)));
 
     let mut entries = Vec::new();
     for (kind, _) in &kept {
-        entries.extend(session.trained.iter().map(|&id| &session.decoder.specs[id]).map(|spec| Entry {
+        entries.extend(model.trained().map(|spec| TensorEntry {
             name: entry_name(kind, &spec.name),
             shape: spec.shape.clone(),
             dtype: Dtype::F32,
         }));
     }
     let tensors: Vec<&E::Tensor> = kept.into_iter().flat_map(|(_, flat)| &flat.parts).collect();
-    let steps = [(STEPS, session.steps.to_string())];
-    write_safetensors(file, steps, &entries, |i| session.engine.download(tensors[i]))
+    let steps = [(STEPS, state.steps.to_string())];
+    write_safetensors(file, steps, &entries, |i| engine.memory().download(tensors[i]))
 }
 
-/// Takes back what [`save`] wrote. Everything is read before anything is changed.
-pub(crate) fn restore<E: Engine>(session: &mut TransformerSession<E>, file: &Path) -> Result<()> {
+/// Takes back what [`save`] wrote: the parameters into the model, the rest as it is returned. Everything is read before
+/// anything is changed.
+pub(crate) fn restore<E: Engine>(
+    engine: &E,
+    model: &Model<E>,
+    moments: Precision,
+    file: &Path,
+) -> Result<State<E::Tensor>> {
     let weights = Weights::open(vec![file.to_owned()])?;
     let foreign = |what: String| Error::Model(format!("{}: {what}", file.display()));
     let steps = weights.note(STEPS).and_then(|steps| steps.parse().ok());
     let steps = steps.ok_or_else(|| foreign(format!("not a saved state: `{STEPS}` is missing")))?;
     // In memory nothing is transposed, and here it lies as it does in memory.
-    let specs = session.trained.iter().map(|&id| session.decoder.specs[id].clone());
-    let specs: Vec<Spec> = specs.map(|spec| Spec { transposed: false, ..spec }).collect();
+    let specs: Vec<Spec> = model.trained().map(|spec| Spec { transposed: false, ..spec.clone() }).collect();
     let kinds: BTreeSet<&str> = weights.names().filter_map(|n| n.split_once('/')).map(|(k, _)| k).collect();
     if let Some(name) = weights.names().find(|name| {
         let parameter = name.split_once('/').map(|(_, parameter)| parameter);
@@ -62,19 +86,16 @@ pub(crate) fn restore<E: Engine>(session: &mut TransformerSession<E>, file: &Pat
         return Err(foreign(format!("{name} is no part of what is trained here")));
     }
     let read = |kind: &str, precision| -> Result<Flat<E::Tensor>> {
-        let flat = session.new_vector(precision)?;
+        let flat = model.new_vector(engine, precision)?;
         for (spec, part) in specs.iter().zip(&flat.parts) {
             let values = weights.read(&entry_name(kind, &spec.name), spec)?;
-            session.engine.copy(part, &session.engine.upload(values, &spec.shape, precision)?)?;
+            engine.memory().copy(part, &engine.memory().upload(values, &spec.shape, precision)?)?;
         }
         Ok(flat)
     };
     let parameters = read(PARAMETERS, Precision::Full)?;
     let moments = match kinds.contains(MOMENTS[0]) {
-        true => Some([
-            read(MOMENTS[0], session.moment_precision())?,
-            read(MOMENTS[1], session.moment_precision())?,
-        ]),
+        true => Some([read(MOMENTS[0], moments)?, read(MOMENTS[1], moments)?]),
         false => None,
     };
     let mut vectors = BTreeMap::new();
@@ -85,7 +106,6 @@ pub(crate) fn restore<E: Engine>(session: &mut TransformerSession<E>, file: &Pat
             vectors.insert(handle, read(kind, Precision::Full)?);
         }
     }
-    session.engine.copy(&session.parameters.trained.all, &parameters.all)?;
-    (session.moments, session.vectors, session.steps) = (moments, vectors, steps);
-    Ok(())
+    engine.memory().copy(&model.parameters.trained.all, &parameters.all)?;
+    Ok(State { vectors, moments, steps })
 }

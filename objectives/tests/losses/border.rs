@@ -1,10 +1,8 @@
 //! An objective that is loaded instead of linked behaves the same, to the last bit.
 
-#[path = "../../../tests/support/valgrind.rs"]
-mod valgrind;
-
 use serde_json::json;
 use spo_api::{Entry, Objective, Side, abi};
+use test_support::valgrind;
 
 use crate::batches::registry;
 use crate::specimens::{Specimen, all, batch};

@@ -1,14 +1,12 @@
 //! A step that is loaded instead of linked behaves the same, to the last bit: the problem crosses one way,
 //! the step the other.
 
-#[path = "../../../tests/support/valgrind.rs"]
-mod valgrind;
-
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde_json::Value;
 use spo_api::{BilevelStep, Entry, Registry, abi};
+use test_support::valgrind;
 
 use crate::contract::{all_modes, world};
 use crate::world::build;

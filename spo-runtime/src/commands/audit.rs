@@ -6,21 +6,23 @@ mod measured;
 use std::path::PathBuf;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use spo_api::{AdamW, Objective, Passes, Progress, Registry, Result, Session, Vector};
+use spo_api::{Objective, Part, Passes, Progress, Registry, Result, Session, Vector};
 use spo_data::epoch_order;
 
 use super::saved_run::SavedRun;
 use crate::error::BadInput;
 use crate::plan::view::View;
 use crate::recipe::Reference;
+use crate::recipe::bilevel::BilevelSpec;
 use crate::recipe::compose;
 use crate::recipe::document::Document;
 use crate::reporter::say;
 use crate::store::scores::Scores;
-use crate::train::reference::fill;
-use crate::train::step::problem::{Levels, Motion, Scored, StepProblem};
+use crate::train::reference::Scoring;
+use crate::train::step::problem::{LowerTerm, Place, Scored, StepProblem, UpperLevel};
 use crate::train::step::rows::Batch;
 use hypergradient::{Inner, implicit, sharpness, unrolled, value_function};
 use measured::Measured;
@@ -136,14 +138,19 @@ fn audit(registry: &mut Registry, arguments: &Audit) -> anyhow::Result<String> {
     let batches: Vec<&[usize]> = rows.chunks_exact(stage.recipe.batch_size).take(arguments.batches).collect();
     let mut scores = Scores::empty(&stage.train);
     let at_once = run.plan.recipe.evaluation.batch_size;
-    fill(&mut scores, &mut *reference, &stage.train, stage.view, &rows, at_once, None, &mut |_, _| Ok(()))?;
+    let (data, view) = (&stage.train, stage.view);
+    Scoring { data, view, rows: &rows, at_once, parameters: None }.fill(
+        &mut scores,
+        &mut *reference,
+        &mut |_, _| Ok(()),
+    )?;
     drop(reference);
     let mut scene = Scene {
         session: &mut *policy,
         objective: &mut *stage.objective,
-        lower: match stage.bilevel.lower.take() {
-            Some(lower) => lower,
-            None => compose::objective(registry, &"sft".into())?,
+        lower: match stage.lower.is_empty() {
+            false => stage.lower.swap_remove(0).objective,
+            true => registry.objective("sft", &json!({}))?,
         },
         data: Scored { rows: &stage.train, reference: Some(&scores) },
         view: stage.view,
@@ -303,21 +310,17 @@ impl Scene<'_> {
     /// Does something with the problem of a batch.
     fn on<T>(&mut self, rows: &[usize], work: impl FnOnce(&mut StepProblem<'_>) -> Result<T>) -> Result<T> {
         let state = self.objective.state();
-        let levels = Levels { upper: self.objective, lower: Some(&mut *self.lower) };
         let batch = Batch::new(self.data.rows, rows, self.view, None);
-        // Nothing here descends by the optimizer.
-        let optimizer = AdamW {
-            lr: 0.0,
-            beta1: 0.0,
-            beta2: 0.0,
-            epsilon: 1.0,
-            weight_decay: 0.0,
-            exempt_bias_and_norm: false,
-            gradient_scale: 1.0,
+        let upper = UpperLevel { objective: self.objective, data: self.data, batch };
+        let lower = LowerTerm {
+            objective: &mut *self.lower,
+            data: self.data,
+            shared: true,
+            draw: Box::new(|| rows.to_vec()),
         };
-        let motion = Motion { micro_batch: None, optimizer, max_grad_norm: 0.0, progress: self.progress };
-        let done =
-            work(&mut StepProblem::new(self.session, levels, self.data, batch, None, Vec::new(), motion)?);
+        let place = Place { progress: self.progress, micro_batch: None };
+        // Nothing here descends by the optimizer.
+        let done = work(&mut StepProblem::new(self.session, upper, vec![lower], place, None));
         // Every step meets the objective as the others do.
         self.objective.restore(&state)?;
         done

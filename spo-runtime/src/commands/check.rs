@@ -47,7 +47,11 @@ fn check(registry: &mut Registry, document: &Document) -> anyhow::Result<String>
         let _ = writeln!(
             out,
             "\nstage {}: from {}, step {}, {} steps of {} rows",
-            recipe.name, stage.from, stage.bilevel.name, stage.steps, recipe.batch_size
+            recipe.name,
+            stage.from,
+            stage.step_name(),
+            stage.steps,
+            recipe.batch_size
         );
         let train = &*stage.train;
         if !shown.contains(&std::ptr::from_ref(train)) {

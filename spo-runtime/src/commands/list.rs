@@ -15,10 +15,19 @@ pub(crate) fn run(registry: &mut Registry) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The kinds of parts, with their titles.
+const KINDS: [(&str, &str); 5] = [
+    ("objective", "Objectives"),
+    ("step", "Bilevel steps"),
+    ("optimizer", "Optimizers"),
+    ("schedule", "Schedules of the learning rate"),
+    ("backend", "Backends"),
+];
+
 /// A table of all parts.
 fn list(registry: &Registry) -> String {
     let mut out = String::new();
-    for (kind, title) in [("objective", "Objectives"), ("step", "Bilevel steps"), ("backend", "Backends")] {
+    for (kind, title) in KINDS {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         for entry in registry.iter().filter(|e| e.build.kind() == kind) {

@@ -3,13 +3,16 @@
 use std::io::{Read, Write};
 
 use anyhow::Context;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use spo_api::{Evaluation, Layout, Metrics, PreferenceBatch, Ragged, Registry, Side};
+use spo_api::{Evaluation, Layout, Metrics, Part, PreferenceBatch, Ragged, Registry, Side};
 
 use crate::error::BadInput;
 use crate::plan::libraries;
 use crate::recipe::compose;
 use crate::recipe::document::Document;
+use crate::recipe::objective::ObjectiveSpec;
+use crate::recipe::part::PartSpec;
 
 /// Per-token log-probs, in nats: one list per answer. Further keys (figures of another program to
 /// compare with) are passed over.

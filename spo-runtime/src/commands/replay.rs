@@ -43,14 +43,15 @@ fn replay(registry: &mut Registry, path: &Path) -> anyhow::Result<String> {
     let document = resume::enter(registry, &run)?;
     let mut plan = Plan::new(registry, &document)?;
     let found = Found::read(&folder).with_context(|| format!("{} is damaged", folder.display()))?;
-    let Some(stage) = plan.stages.iter_mut().find(|stage| stage.recipe.name == incident.stage) else {
+    let Some(index) = plan.stages.iter().position(|stage| stage.recipe.name == incident.stage) else {
         return Err(BadInput(format!("error: the recipe has no stage `{}` any more", incident.stage)).into());
     };
-    if stage.train.hash() != incident.data {
+    if plan.stages[index].train.hash() != incident.data {
         let message = "error: the data of the run have changed since: the batch cannot be put together again";
         return Err(BadInput(message.into()).into());
     }
-    found.restore(&mut *plan.session)?;
+    found.restore(&mut *plan.session, &plan.stages)?;
+    let stage = &mut plan.stages[index];
     if let Some(state) = &found.state.stage {
         state.memory.restore(stage)?;
     }
@@ -63,21 +64,15 @@ fn replay(registry: &mut Registry, path: &Path) -> anyhow::Result<String> {
     let rows =
         Rows { data: train, rows: &incident.rows, view: stage.view, reference: found.scores.get("train") };
     out += &rows.table(session, &mut *stage.objective)?;
-    if let Some(lower) = &mut stage.bilevel.lower {
-        let (data, rows) = match incident.lower_rows.is_empty() {
-            true => (train, &incident.rows),
-            false if incident.lower_own => (stage.lower_data.as_ref().unwrap_or(train), &incident.lower_rows),
-            false => (train, &incident.lower_rows),
-        };
-        out += "\nThe lower level:\n";
+    let several = stage.lower.len() > 1;
+    for (i, term) in stage.lower.iter_mut().enumerate() {
+        let data = term.data.as_ref().unwrap_or(train);
+        let rows = incident.lower_rows.get(i).filter(|rows| !rows.is_empty()).unwrap_or(&incident.rows);
+        let title =
+            if several { format!("The lower level, term {}", i + 1) } else { "The lower level".to_owned() };
+        let _ = writeln!(out, "\n{title}:");
         let rows = Rows { data, rows, view: View::DEMONSTRATIONS, reference: None };
-        out += &rows.table(session, &mut **lower)?;
-    }
-    let tasks = stage.bilevel.tasks.iter_mut().zip(&stage.tasks).zip(&incident.task_rows);
-    for (i, (((task, _), data), rows)) in tasks.enumerate() {
-        let _ = writeln!(out, "\nThe lower level, further term {}:", i + 1);
-        let rows = Rows { data, rows, view: View::DEMONSTRATIONS, reference: None };
-        out += &rows.table(session, &mut **task)?;
+        out += &rows.table(session, &mut *term.objective)?;
     }
     Ok(out)
 }
@@ -108,10 +103,10 @@ impl Rows<'_> {
     fn table(&self, session: &mut dyn Session, objective: &mut dyn Objective) -> anyhow::Result<String> {
         let batch = Batch::new(self.data, self.rows, self.view, Some(MicroBatch::Rows(1)));
         let collision = objective.requirements().collision;
-        let scored = score(session, &batch.parts, Statistics { collision, ..Statistics::default() })?;
+        let scored = score(session, &batch.passes, Statistics { collision, ..Statistics::default() })?;
         let mut scores = Scores::empty(self.data);
         batch.store(&scored, &mut scores);
-        let assembled = Assembled::new(&batch, batch.parts.iter().zip(&scored), self.reference, self.data);
+        let assembled = Assembled::new(&batch, batch.passes.iter().zip(&scored), self.reference, self.data);
         let seen = assembled.batch()?;
         let mut evaluation = Evaluation::default();
         let evaluated = evaluation.compute(objective, &seen);
@@ -140,7 +135,7 @@ impl Rows<'_> {
         ];
         table.set_header(header);
         let mut rest = upstream.as_slice();
-        for ((part, scored), &row) in batch.parts.iter().zip(&scored).zip(self.rows) {
+        for ((part, scored), &row) in batch.passes.iter().zip(&scored).zip(self.rows) {
             let (mine, others) = rest.split_at(scored.values.len());
             rest = others;
             session.vectors().zero(Vector::GRADIENT)?;

@@ -10,7 +10,7 @@ use spo_data::task::{self, Generated};
 use spo_data::{Dataset, Fit, Source, Tokenizer};
 
 use crate::error::BadInput;
-use crate::plan::stage::{LowerTerm, PlannedStage};
+use crate::plan::stage::{PlannedStage, PlannedTerm};
 use crate::plan::tokens::TokenCache;
 use crate::plan::view::View;
 use crate::recipe::compose::{self, Bilevel, LowerData};
@@ -84,7 +84,7 @@ impl Loader<'_> {
                 None if layout == Layout::Unpaired => Some(self.desirable(&train, index)?),
                 None => None,
             };
-            lower.push(LowerTerm { objective: term.objective, data });
+            lower.push(PlannedTerm { objective: term.objective, data });
         }
         if objective.requirements().gaps
             && let Some(row) = train.examples.iter().find(|example| example.gap.is_none())

@@ -30,7 +30,7 @@ pub(crate) struct PlannedStage {
     /// Who judges its answers beyond that.
     pub(crate) judge: Option<Judge>,
     /// The terms of its lower level.
-    pub(crate) lower: Vec<LowerTerm>,
+    pub(crate) lower: Vec<PlannedTerm>,
     /// How the gradient moves the parameters.
     pub(crate) optimizer: Box<dyn Optimizer>,
     /// How the learning rate goes after the warm-up.
@@ -40,7 +40,7 @@ pub(crate) struct PlannedStage {
 }
 
 /// A term of a lower level.
-pub(crate) struct LowerTerm {
+pub(crate) struct PlannedTerm {
     /// Its loss on demonstrations.
     pub(crate) objective: Box<dyn Objective>,
     /// Its own demonstrations; `None` where it learns from those of the upper batch. At most one term does.
@@ -54,7 +54,7 @@ impl PlannedStage {
     }
 
     /// The demonstrations that a term of the lower level draws from.
-    pub(crate) fn demonstrations(&self, term: &LowerTerm) -> Arc<Dataset> {
+    pub(crate) fn demonstrations(&self, term: &PlannedTerm) -> Arc<Dataset> {
         term.data.as_ref().unwrap_or(&self.train).clone()
     }
 }

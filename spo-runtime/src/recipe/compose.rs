@@ -5,9 +5,9 @@ use spo_objectives::losses::{Component, Mix, WeightSchedule};
 
 use super::bilevel::BilevelSpec;
 use super::data::TermData;
-use super::objective::{Factor, LowerSpec, ObjectiveSpec};
+use super::objective::{Factor, LowerSpec, ObjectiveSpec, Weighted};
 use super::optimizer::OptimizerSpec;
-use super::part::PartSpec;
+use super::part::Spec;
 
 /// Builds an objective, or the weighted sum of several.
 pub(crate) fn objective(
@@ -17,9 +17,7 @@ pub(crate) fn objective(
     match spec {
         ObjectiveSpec::One(spec) => spec.part.build(registry, Registry::objective),
         ObjectiveSpec::Sum(terms) => {
-            let term = |term: &super::part::Spec<super::objective::Weighted>| {
-                component(registry, &term.part, term.own.weight, term.own.schedule)
-            };
+            let term = |term: &Spec<Weighted>| component(registry, term, term.own.weight, term.own.schedule);
             let components = terms.iter().map(term).collect::<Result<_, _>>()?;
             // The sum as a whole stands where its list does.
             sum(components).map_err(|error| at(&terms[0].part.place, error))
@@ -37,9 +35,9 @@ fn sum(components: Vec<Component>) -> Result<Box<dyn Objective>, ConfigError> {
 }
 
 /// A term of a sum.
-fn component(
+fn component<O>(
     registry: &Registry,
-    part: &PartSpec,
+    Spec { part, .. }: &Spec<O>,
     Factor(weight): Factor,
     schedule: Option<WeightSchedule>,
 ) -> Result<Component, ConfigError> {
@@ -49,8 +47,6 @@ fn component(
 
 /// A bilevel step with its lower level.
 pub(crate) struct Bilevel {
-    /// Name of the step.
-    pub(crate) name: String,
     /// How the levels become an update.
     pub(crate) step: Box<dyn BilevelStep>,
     /// The terms of the lower level, whose losses are added up; none if the step has no lower level.
@@ -78,15 +74,13 @@ pub(crate) struct LowerData {
 /// Builds a bilevel step and its lower level.
 pub(crate) fn bilevel(registry: &Registry, spec: &BilevelSpec) -> Result<Bilevel, ConfigError> {
     let (part, levels) = (&spec.part, &spec.own);
-    let name = part.name.clone();
     let step = part.build(registry, Registry::step)?;
     if !step.needs().lower {
         let given = [("lower", levels.lower.is_some()), ("lower_data", levels.lower_data.is_some())];
         return match given.into_iter().find(|(_, given)| *given) {
-            Some((key, _)) => {
-                Err(part.located(ConfigError::at(key, format!("has no effect: `{name}` has no lower level"))))
-            }
-            None => Ok(Bilevel { name, step, lower: Vec::new() }),
+            Some((key, _)) => Err(part
+                .located(ConfigError::at(key, format!("has no effect: `{}` has no lower level", part.name)))),
+            None => Ok(Bilevel { step, lower: Vec::new() }),
         };
     }
     let shared_data = levels
@@ -107,7 +101,7 @@ pub(crate) fn bilevel(registry: &Registry, spec: &BilevelSpec) -> Result<Bilevel
         Some(LowerSpec::Sum(terms)) => {
             let (mut summed, mut lower) = (Vec::new(), Vec::new());
             for term in terms {
-                let component = component(registry, &term.part, term.own.weight, term.own.schedule)?;
+                let component = component(registry, term, term.own.weight, term.own.schedule)?;
                 imitates(&*component.objective, &term.part.place)?;
                 match &term.own.data {
                     None => summed.push(component),
@@ -136,7 +130,7 @@ pub(crate) fn bilevel(registry: &Registry, spec: &BilevelSpec) -> Result<Bilevel
             lower
         }
     };
-    Ok(Bilevel { name, step, lower })
+    Ok(Bilevel { step, lower })
 }
 
 /// A lower objective must learn from demonstrations alone.

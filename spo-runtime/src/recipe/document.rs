@@ -389,8 +389,9 @@ optimizer = { lr = 1e-5, warmup = 0.1 }
         ])
         .unwrap();
         let recipe: Recipe = document.to_recipe().unwrap();
-        assert_eq!(recipe.stage[1].objective, serde_json::json!({"name": "dpo", "beta": 0.2}));
-        assert_eq!(recipe.stage[0].optimizer.lr, 1e-3);
+        let objective = serde_json::to_value(&recipe.stage[1].objective).unwrap();
+        assert_eq!(objective, serde_json::json!({"name": "dpo", "beta": 0.2}));
+        assert_eq!(recipe.stage[0].optimizer.own.lr, 1e-3);
         assert_eq!(recipe.run.seed, 7);
         assert_eq!((recipe.stage[1].steps, recipe.stage[1].epochs), (Some(5), None), "the later one holds");
         assert_eq!(recipe.stage[1].from.as_deref(), Some("model"));

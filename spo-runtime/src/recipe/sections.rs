@@ -95,7 +95,7 @@ pub(crate) struct PluginsSection {
 }
 
 impl PluginsSection {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.load.is_empty() && self.libtorch.is_none()
     }
 }

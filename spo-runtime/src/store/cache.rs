@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 
-use crate::recipe;
+use crate::recipe::CacheSection;
 use crate::reporter::Reporter;
 use crate::stop::Stop;
 use crate::store::bundle;
@@ -23,7 +23,7 @@ pub(crate) struct Cache {
 
 impl Cache {
     /// That of a run with this output folder.
-    pub(crate) fn new(recipe: &recipe::Cache, output: &Path) -> Self {
+    pub(crate) fn new(recipe: &CacheSection, output: &Path) -> Self {
         let folder = || recipe.folder.clone().unwrap_or_else(|| output.with_file_name(".cache"));
         Cache { folder: recipe.enabled.then(folder) }
     }

@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
-use spo_api::{Metrics, Session};
+use spo_api::Session;
 
 use crate::plan::stage::PlannedStage;
-use crate::recipe;
+use crate::recipe::CheckpointSection;
 use crate::store::bundle;
 use crate::store::logs::{Lengths, Logs};
 use crate::store::scores::{self, Scores};
 use crate::train::diagnostics::Evolution;
-use crate::train::figures::{figures, optional_figures};
+use crate::train::optimization::Optimization;
+use crate::train::progress::{Clock, StageProgress};
 use crate::train::reference::MovingState;
 use crate::train::starts::Starts;
 use crate::train::summary::StageSummary;
@@ -43,8 +44,12 @@ pub(crate) struct RunState {
 /// Where a stage stands.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct StageState {
-    /// Its steps so far.
-    pub(crate) steps: Steps,
+    /// How far it has come.
+    pub(crate) progress: StageProgress,
+    /// How long that took.
+    pub(crate) clock: Clock,
+    /// The optimizer's state beside what the session keeps of it.
+    pub(crate) optimization: Optimization,
     /// What objectives and step remember.
     pub(crate) memory: Memory,
     /// A reference that follows the policy.
@@ -57,68 +62,27 @@ pub(crate) struct StageState {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Memory {
     objective: Vec<u8>,
-    bilevel: Vec<u8>,
-    lower: Vec<u8>,
-    tasks: Vec<Vec<u8>>,
+    step: Vec<u8>,
+    /// Of each term of the lower level.
+    lower: Vec<Vec<u8>>,
 }
 
 impl Memory {
     /// That of a stage's objectives and step, each in its own words.
     pub(crate) fn of(stage: &PlannedStage) -> Self {
-        let lower = stage.bilevel.lower.as_ref();
         Memory {
             objective: stage.objective.state(),
-            bilevel: stage.bilevel.step.state(),
-            lower: lower.map(|lower| lower.state()).unwrap_or_default(),
-            tasks: stage.bilevel.tasks.iter().map(|(task, _)| task.state()).collect(),
+            step: stage.step.state(),
+            lower: stage.lower.iter().map(|term| term.objective.state()).collect(),
         }
     }
 
-    /// Makes them remember it again.
-    ///
-    /// # Errors
-    /// When it is not theirs.
+    /// Makes them remember it again. Fails when it is not theirs.
     pub(crate) fn restore(&self, stage: &mut PlannedStage) -> spo_api::Result<()> {
         stage.objective.restore(&self.objective)?;
-        stage.bilevel.step.restore(&self.bilevel)?;
-        for ((task, _), state) in stage.bilevel.tasks.iter_mut().zip(&self.tasks) {
-            task.restore(state)?;
-        }
-        stage.bilevel.lower.as_mut().map_or(Ok(()), |lower| lower.restore(&self.lower))
+        stage.step.restore(&self.step)?;
+        stage.lower.iter_mut().zip(&self.lower).try_for_each(|(term, state)| term.objective.restore(state))
     }
-}
-
-/// What the steps of a stage came to so far.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub(crate) struct Steps {
-    /// Steps done.
-    pub(crate) done: usize,
-    /// Batches left out because their numbers were not finite.
-    pub(crate) skipped: usize,
-    /// Those since the last one that was not left out.
-    pub(crate) skipped_in_a_row: usize,
-    /// Lower batches drawn.
-    pub(crate) lower_draws: usize,
-    /// Batches drawn for each further term of the lower level.
-    pub(crate) task_draws: Vec<usize>,
-    /// Tokens trained on.
-    pub(crate) tokens: usize,
-    /// Rows the reference scored.
-    pub(crate) reference_rows: usize,
-    /// Metrics of the last step.
-    #[serde(deserialize_with = "figures")]
-    pub(crate) metrics: Metrics,
-    /// Held-out figures before the first.
-    #[serde(deserialize_with = "optional_figures")]
-    pub(crate) before: Option<Metrics>,
-    /// The best held-out figure.
-    pub(crate) best: Option<f64>,
-    /// Seconds in which batches were put together.
-    pub(crate) data_seconds: f64,
-    /// Seconds of each step.
-    pub(crate) seconds: Vec<f64>,
-    /// Seconds of the whole, evaluations included.
-    pub(crate) elapsed: f64,
 }
 
 /// Writes a run's state into a folder.
@@ -160,11 +124,11 @@ impl Found {
         Ok(Found { folder: folder.to_owned(), state, scores: scores::read(&folder.join(SCORES))? })
     }
 
-    /// Puts a session back to where it was.
-    ///
-    /// # Errors
-    /// Those of the session.
-    pub(crate) fn restore(&self, session: &mut dyn Session) -> spo_api::Result<()> {
+    /// Puts the session of a run with these stages back to where it was.
+    pub(crate) fn restore(&self, session: &mut dyn Session, stages: &[PlannedStage]) -> spo_api::Result<()> {
+        let rule = self.state.stage.is_some().then(|| &stages[self.state.finished.len()].optimizer);
+        // A session takes back the state of the rule it has.
+        session.adopt_optimizer(rule.and_then(|rule| rule.kernel()).as_ref())?;
         session.restore_state(&self.folder.join(SESSION))
     }
 }
@@ -172,13 +136,13 @@ impl Found {
 /// The checkpoints of a run: `checkpoints/STEPS`, where STEPS counts through all stages.
 pub(crate) struct Checkpoints {
     folder: PathBuf,
-    policy: recipe::Checkpoint,
+    policy: CheckpointSection,
     since: Instant,
 }
 
 impl Checkpoints {
     /// Those of the run in this folder.
-    pub(crate) fn new(run: &Path, policy: recipe::Checkpoint) -> Self {
+    pub(crate) fn new(run: &Path, policy: CheckpointSection) -> Self {
         Checkpoints { folder: run.join("checkpoints"), policy, since: Instant::now() }
     }
 
@@ -201,7 +165,7 @@ impl Checkpoints {
         scores: &NamedScores<'_>,
     ) -> anyhow::Result<()> {
         state.logs = logs.sync()?;
-        let within = state.stage.as_ref().map_or(0, |stage| stage.steps.done);
+        let within = state.stage.as_ref().map_or(0, |stage| stage.progress.done);
         let steps = within + state.finished.iter().map(|stage| stage.steps).sum::<usize>();
         let folder = self.folder.join(format!("{steps:08}"));
         bundle::write(&folder, |aside| fill(aside, session, &state, scores))

@@ -3,6 +3,8 @@
 pub(crate) mod answers;
 pub(crate) mod mass;
 
+use std::sync::Arc;
+
 use spo_api::{Metrics, Objective, Result, Session, Statistics};
 use spo_data::Dataset;
 
@@ -19,27 +21,34 @@ pub(crate) struct HeldOut {
     pub(crate) scores: Scores,
 }
 
+/// Held-out rows.
+pub(crate) struct HeldOutRows {
+    pub(crate) data: Arc<Dataset>,
+    pub(crate) batch: Batch,
+    /// What the reference says of them, where it is not the model as the stage found it.
+    pub(crate) reference: Option<Scores>,
+}
+
 /// Scores held-out rows. `start` is what they scored when the stage began, which is the reference unless
 /// another is given; before the stage has begun, the scores are their own.
-///
-/// # Errors
-/// Those of the session and the objective.
 pub(crate) fn held_out(
     session: &mut dyn Session,
     objective: &mut dyn Objective,
-    batch: &Batch,
-    data: &Dataset,
+    HeldOutRows { data, batch, reference }: &HeldOutRows,
     start: Option<&Scores>,
-    reference: Option<&Scores>,
 ) -> Result<HeldOut> {
     let statistics =
         Statistics { entropy: true, greedy: true, collision: objective.requirements().collision };
-    let scored = score(session, &batch.parts, statistics)?;
+    let scored = score(session, &batch.passes, statistics)?;
     let mut scores = Scores::empty(data);
     batch.store(&scored, &mut scores);
     let start = start.unwrap_or(&scores);
-    let assembled =
-        Assembled::new(batch, batch.parts.iter().zip(&scored), Some(reference.unwrap_or(start)), data);
+    let assembled = Assembled::new(
+        batch,
+        batch.passes.iter().zip(&scored),
+        Some(reference.as_ref().unwrap_or(start)),
+        data,
+    );
     // Evaluating must not advance an objective's running values.
     let state = objective.state();
     let evaluation = evaluate(objective, &assembled, data)?;

@@ -28,12 +28,8 @@ pub(crate) struct Incident {
     pub(crate) rows: Vec<usize>,
     /// Hash of the stage's rows.
     pub(crate) data: String,
-    /// Indices of the lower level's rows, where it has a batch of its own.
-    pub(crate) lower_rows: Vec<usize>,
-    /// Whether those are rows of the lower level's own data.
-    pub(crate) lower_own: bool,
-    /// Indices of the rows of each further term of the lower level.
-    pub(crate) task_rows: Vec<Vec<usize>>,
+    /// Of each term of the lower level the indices of its rows, where it has a batch of its own.
+    pub(crate) lower_rows: Vec<Vec<usize>>,
 }
 
 impl Incident {
@@ -65,7 +61,8 @@ impl Incident {
     pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join(BATCH);
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
+        serde_json::from_slice(&text)
+            .with_context(|| format!("{} is damaged, or of another version of spo", path.display()))
     }
 
     /// Where those of a run are, the latest last.

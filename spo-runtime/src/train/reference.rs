@@ -11,30 +11,35 @@ use crate::store::scores::Scores;
 use crate::train::step::loss::score;
 use crate::train::step::rows::Batch;
 
-/// Scores rows under the current parameters or under others that are put in place for it, `at_once` rows at
-/// a time. `progress` may end it.
-///
-/// # Errors
-/// Those of the session and of `progress`.
-#[allow(clippy::too_many_arguments, reason = "what, where, and how much at a time")]
-pub(crate) fn fill(
-    scores: &mut Scores,
-    session: &mut dyn Session,
-    data: &Dataset,
-    view: View,
-    rows: &[usize],
-    at_once: usize,
-    parameters: Option<Vector>,
-    progress: &mut dyn FnMut(usize, usize) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    with(session, parameters, |session| {
-        for (i, chunk) in rows.chunks(at_once).enumerate() {
-            progress(i * at_once, rows.len())?;
-            let batch = Batch::new(data, chunk, view, None);
-            batch.store(&score(session, &batch.parts, Statistics::default())?, scores);
-        }
-        Ok(())
-    })
+/// What a reference is to score.
+pub(crate) struct Scoring<'a> {
+    pub(crate) data: &'a Dataset,
+    pub(crate) view: View,
+    /// Indices of the rows in the dataset.
+    pub(crate) rows: &'a [usize],
+    /// Rows scored at a time.
+    pub(crate) at_once: usize,
+    /// Parameters that are put in place for it; the current ones unless given.
+    pub(crate) parameters: Option<Vector>,
+}
+
+impl Scoring<'_> {
+    /// Scores the rows. `progress` is told how many are done of how many, and may end it.
+    pub(crate) fn fill(
+        &self,
+        scores: &mut Scores,
+        session: &mut dyn Session,
+        progress: &mut dyn FnMut(usize, usize) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        with(session, self.parameters, |session| {
+            for (i, chunk) in self.rows.chunks(self.at_once).enumerate() {
+                progress(i * self.at_once, self.rows.len())?;
+                let batch = Batch::new(self.data, chunk, self.view, None);
+                batch.store(&score(session, &batch.passes, Statistics::default())?, scores);
+            }
+            Ok(())
+        })
+    }
 }
 
 /// Does something under other parameters.
@@ -98,7 +103,7 @@ impl MovingReference {
             return Ok(());
         }
         with(session, Some(self.parameters), |session| {
-            batch.store(&score(session, &batch.parts, Statistics::default())?, scores);
+            batch.store(&score(session, &batch.passes, Statistics::default())?, scores);
             Ok(())
         })
     }

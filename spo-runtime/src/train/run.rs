@@ -106,7 +106,7 @@ impl Run {
         match found {
             Some(found) => {
                 run.restore(found)?;
-                let done = run.within.as_ref().map_or(0, |within| within.state.steps.done);
+                let done = run.within.as_ref().map_or(0, |within| within.state.progress.done);
                 let stage = &run.stages[run.keeper.finished.len()].recipe.name;
                 reporter.note(&format!("going on after step {done} of stage `{stage}`"));
             }
@@ -120,7 +120,7 @@ impl Run {
 
     /// Goes to where a checkpoint stands.
     fn restore(&mut self, found: Found) -> anyhow::Result<()> {
-        found.restore(&mut *self.plan.session)?;
+        found.restore(&mut *self.plan.session, &self.stages)?;
         let RunState { finished, starts, stage, .. } = found.state;
         (self.keeper.finished, self.keeper.starts, self.known) = (finished, starts, Known::new());
         let mut scores = BTreeMap::new();
@@ -207,7 +207,7 @@ impl Run {
         }
         let stage = &mut self.stages[index];
         let opened = self.keeper.starts.opened().filter(|_| stage.recipe.reference == Reference::Model);
-        stage::Training {
+        let training = stage::Training {
             plan: &mut self.plan,
             stage,
             opened,
@@ -219,7 +219,7 @@ impl Run {
             cache: &self.cache,
             provenance: self.provenance.as_ref(),
             stop: &self.stop,
-        }
-        .run(within)
+        };
+        stage::run(training, within)
     }
 }

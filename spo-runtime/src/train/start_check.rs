@@ -37,7 +37,7 @@ pub(crate) fn check(
     let tolerance = tolerance(&session.info().dtype);
     let mut scores = |batch: &Batch| -> spo_api::Result<Scores> {
         let mut scores = Scores::empty(data);
-        batch.store(&score(session, &batch.parts, Statistics::default())?, &mut scores);
+        batch.store(&score(session, &batch.passes, Statistics::default())?, &mut scores);
         Ok(scores)
     };
     let policy = scores(batch)?;
@@ -174,7 +174,7 @@ mod tests {
         let view = View { layout: Layout::Pairs, mismatched: None };
         let all = Batch::new(&data, &[0, 1, 2], view, None);
         let mut reference = Scores::empty(&data);
-        let scored = score(&mut session, &all.parts, Statistics::default()).unwrap();
+        let scored = score(&mut session, &all.passes, Statistics::default()).unwrap();
         all.store(&scored, &mut reference);
         spoil(&mut reference);
         let batch = Batch::new(&data, &[2, 1], view, None);

@@ -93,7 +93,6 @@ impl Starts {
             session.vectors().copy(Vector(self.kept[from]), Vector::PARAMETERS)?;
             self.current = from.clone();
         }
-        session.reset_optimizer();
         self.settle(session, uses, stage)
     }
 
@@ -103,7 +102,6 @@ impl Starts {
     /// When memory runs out.
     pub(crate) fn leave(&mut self, session: &mut dyn Session, uses: &[Uses], stage: usize) -> Result<()> {
         self.current = uses[stage].name.clone();
-        session.reset_optimizer();
         self.settle(session, uses, stage + 1)
     }
 

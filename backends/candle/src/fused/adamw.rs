@@ -5,8 +5,8 @@ use half::bf16;
 use rayon::prelude::*;
 use spo_transformer::AdamWStep;
 
-use super::{GRAIN, vectorised};
-use crate::memory::{Stored, Values, wide, write};
+use super::slices::{Stored, Values, wide, write};
+use super::tasks::{GRAIN, vectorised};
 
 /// A moment as it is kept.
 trait Moment: Stored + Copy + Send + Sync {
@@ -50,7 +50,7 @@ fn scramble(counter: u32) -> u32 {
 }
 
 /// AdamW as torch has it: decay before the step, epsilon outside the root of the corrected moment.
-pub(crate) fn adamw(into: &Tensor, gradient: &Tensor, moments: [&Tensor; 2], step: &AdamWStep) -> Result<()> {
+pub(super) fn adamw(into: &Tensor, gradient: &Tensor, moments: [&Tensor; 2], step: &AdamWStep) -> Result<()> {
     match moments[0].dtype() {
         DType::BF16 => step_of::<bf16>(into, gradient, moments, step),
         _ => step_of::<f32>(into, gradient, moments, step),

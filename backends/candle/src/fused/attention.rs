@@ -7,8 +7,8 @@ use spo_transformer::{Cluster, Heads, Span};
 
 use super::gemm::{Target, Threads, View, product};
 use super::math::{dot, exp, max};
-use super::vectorised;
-use crate::memory::Values;
+use super::slices::Values;
+use super::tasks::vectorised;
 
 /// Queries computed together.
 const BLOCK: usize = 64;
@@ -244,7 +244,7 @@ fn assemble_keys(rows: usize, tasks: &[Task<'_>], heads: Heads, parts: &[Vec<f32
     assemble(rows, heads.kv_heads * heads.dim, placed)
 }
 
-pub(crate) fn attention(
+pub(super) fn attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
@@ -259,7 +259,7 @@ pub(crate) fn attention(
     assemble_queries(rows, &tasks, heads, &parts)
 }
 
-pub(crate) fn attention_backward(
+pub(super) fn attention_backward(
     [q, k, v]: [&Tensor; 3],
     out: &Tensor,
     upstream: &Tensor,

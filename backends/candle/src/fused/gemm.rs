@@ -5,7 +5,7 @@ use gemm::Parallelism;
 
 /// A matrix in a slice: element (i, j) is `values[i * row_stride + j * column_stride]`.
 #[derive(Clone, Copy)]
-pub(crate) struct View<'a> {
+pub(super) struct View<'a> {
     pub values: &'a [f32],
     pub rows: usize,
     pub columns: usize,
@@ -45,20 +45,20 @@ fn fits(len: usize, rows: usize, row_stride: usize, columns: usize, column_strid
 }
 
 /// Where a product goes: the columns `0..columns` of rows `stride` apart.
-pub(crate) struct Target<'a> {
+pub(super) struct Target<'a> {
     pub values: &'a mut [f32],
     pub stride: usize,
 }
 
 /// Whether a product is computed by all threads or, inside a task, by this one.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Threads {
+pub(super) enum Threads {
     All,
     One,
 }
 
 /// `into <- keep * into + scale * a b`. With `keep` 0, `into` is only written.
-pub(crate) fn product(into: Target<'_>, keep: f32, scale: f32, a: View<'_>, b: View<'_>, threads: Threads) {
+pub(super) fn product(into: Target<'_>, keep: f32, scale: f32, a: View<'_>, b: View<'_>, threads: Threads) {
     let Target { values, stride } = into;
     assert!(stride >= b.columns && fits(values.len(), a.rows, stride, b.columns, 1));
     // SAFETY: the elements of the target are within `values`, no two of them at one place, and
@@ -67,7 +67,7 @@ pub(crate) fn product(into: Target<'_>, keep: f32, scale: f32, a: View<'_>, b: V
 }
 
 /// `a b`, row-major.
-pub(crate) fn multiplied(a: View<'_>, b: View<'_>) -> Vec<f32> {
+pub(super) fn multiplied(a: View<'_>, b: View<'_>) -> Vec<f32> {
     let n = a.rows * b.columns;
     if a.columns == 0 {
         return vec![0.0; n];

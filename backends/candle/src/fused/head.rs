@@ -3,12 +3,12 @@
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 use spo_api::Statistics;
-use spo_transformer::Scores;
+use spo_transformer::HeadScores;
 
 use super::gemm::{Target, Threads, View, multiplied, product};
 use super::math::{exp, max, sum};
-use super::vectorised;
-use crate::memory::{Values, write};
+use super::slices::{Values, write};
+use super::tasks::vectorised;
 
 /// Logits held at a time: 64 MB. With fewer rows, the product spends its time arranging the head's weights.
 const LOGITS: usize = 1 << 24;
@@ -106,12 +106,12 @@ impl Row {
     }
 }
 
-pub(crate) fn score(
+pub(super) fn score(
     hidden: &Tensor,
     head: &Tensor,
     targets: &[u32],
     statistics: Statistics,
-) -> Result<Scores> {
+) -> Result<HeadScores> {
     let (vocabulary, width) = head.dims2()?;
     let (hidden, head) = (Values::of(hidden)?, stretches(head)?);
     let at_once = rows_at_once(vocabulary);
@@ -130,7 +130,7 @@ pub(crate) fn score(
         true => rows.iter().map(f).collect(),
         false => Vec::new(),
     };
-    Ok(Scores {
+    Ok(HeadScores {
         log_probs: column(true, |r| r.log_prob),
         log_normalizers: column(true, |r| r.log_normalizer),
         entropy: column(statistics.entropy, |r| r.entropy),
@@ -140,7 +140,7 @@ pub(crate) fn score(
 }
 
 /// The gradient of a log-prob with respect to the logits is `onehot(target) - softmax`.
-pub(crate) fn score_backward(
+pub(super) fn score_backward(
     hidden: &Tensor,
     head: &Tensor,
     targets: &[u32],

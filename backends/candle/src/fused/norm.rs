@@ -2,33 +2,34 @@
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
+use spo_transformer::{Norm, NormKind};
 
 use super::math::{dot, sum};
-use super::{rows_per_task, shaped_as, vectorised};
-use crate::memory::{Values, write};
+use super::slices::{Values, write};
+use super::tasks::{rows_per_task, shaped_as, vectorised};
 
-/// What a norm subtracts and multiplies by.
+/// What a row is moved by, and then multiplied by.
 #[derive(Clone, Copy)]
-struct Moments {
+struct Standard {
     mean: f32,
-    /// `1 / sqrt(variance + epsilon)`.
+    /// `1 / sqrt(mean square + epsilon)`, of the row without its mean.
     scale: f32,
 }
 
-impl Moments {
+impl Standard {
     #[inline(always)]
-    fn of(row: &[f32], centred: bool, epsilon: f32) -> Self {
+    fn of(row: &[f32], kind: NormKind, epsilon: f32) -> Self {
         let n = row.len() as f32;
-        let mean = if centred { sum(row, |x| x) / n } else { 0.0 };
-        let variance = sum(row, |x| (x - mean) * (x - mean)) / n;
-        Moments { mean, scale: 1.0 / (variance + epsilon).sqrt() }
+        let mean = if kind.centred() { sum(row, |x| x) / n } else { 0.0 };
+        let square = sum(row, |x| (x - mean) * (x - mean)) / n;
+        Standard { mean, scale: 1.0 / (square + epsilon).sqrt() }
     }
 }
 
-/// Layer norm if there is a bias, else RMS norm.
-pub(crate) fn norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, epsilon: f64) -> Result<Tensor> {
-    let (values, weight) = (Values::of(x)?, Values::of(weight)?);
-    let bias = bias.map(Values::of).transpose()?;
+pub(super) fn norm(x: &Tensor, norm: Norm<&Tensor>) -> Result<Tensor> {
+    let Norm { kind, epsilon, .. } = norm;
+    let (values, weight) = (Values::of(x)?, Values::of(norm.weight)?);
+    let bias = norm.bias.map(Values::of).transpose()?;
     let width = weight.len();
     let task = rows_per_task(width) * width;
     let mut out = vec![0.0; values.len()];
@@ -37,7 +38,7 @@ pub(crate) fn norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, epsilon: 
             #[inline(always)]
             || {
                 for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                    let Moments { mean, scale } = Moments::of(x, bias.is_some(), epsilon as f32);
+                    let Standard { mean, scale } = Standard::of(x, kind, epsilon as f32);
                     for ((out, &x), &w) in out.iter_mut().zip(x).zip(weight.iter()) {
                         *out = (x - mean) * scale * w;
                     }
@@ -53,26 +54,25 @@ pub(crate) fn norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, epsilon: 
     shaped_as(out, x)
 }
 
-/// Gradient with respect to `x`. `gradients` are of the weight, and of the bias if there is one.
-pub(crate) fn norm_backward(
+/// Gradient with respect to `x`; those of weight and bias are added to `gradients`.
+pub(super) fn norm_backward(
     x: &Tensor,
-    weight: &Tensor,
-    centred: bool,
-    epsilon: f64,
+    norm: Norm<&Tensor>,
     upstream: &Tensor,
-    gradients: &[&Tensor],
+    gradients: [Option<&Tensor>; 2],
 ) -> Result<Tensor> {
-    let (values, weight, d) = (Values::of(x)?, Values::of(weight)?, Values::of(upstream)?);
+    let Norm { kind, epsilon, .. } = norm;
+    let (values, weight, d) = (Values::of(x)?, Values::of(norm.weight)?, Values::of(upstream)?);
     let width = weight.len();
     let task = rows_per_task(width) * width;
     let mut dx = vec![0.0; values.len()];
     // Each task sums the gradients of weight and bias over its own rows; the sums are added in order.
-    let sums: Vec<Vec<f32>> = dx
+    let sums: Vec<[Vec<f32>; 2]> = dx
         .par_chunks_mut(task)
         .zip(values.par_chunks(task))
         .zip(d.par_chunks(task))
         .map(|((dx, x), d)| {
-            let mut sums = vec![0.0; gradients.len() * width];
+            let mut sums = gradients.map(|wanted| vec![0.0; if wanted.is_some() { width } else { 0 }]);
             vectorised(
                 #[inline(always)]
                 || {
@@ -81,27 +81,23 @@ pub(crate) fn norm_backward(
                     let rows =
                         dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(d.chunks_exact(width));
                     for ((dx, x), d) in rows {
-                        let Moments { mean, scale } = Moments::of(x, centred, epsilon as f32);
+                        let Standard { mean, scale } = Standard::of(x, kind, epsilon as f32);
                         for i in 0..width {
                             normed[i] = (x[i] - mean) * scale;
                             pulled[i] = d[i] * weight[i];
                         }
                         let n = width as f32;
                         let along = dot(&normed, &pulled) / n;
-                        let shift = if centred { sum(&pulled, |p| p) / n } else { 0.0 };
+                        let shift = if kind.centred() { sum(&pulled, |p| p) / n } else { 0.0 };
                         for i in 0..width {
                             dx[i] = scale * (pulled[i] - shift - normed[i] * along);
                         }
-                        let mut sums = sums.chunks_exact_mut(width);
-                        if let Some(d_weight) = sums.next() {
-                            for i in 0..width {
-                                d_weight[i] += d[i] * normed[i];
-                            }
+                        let [d_weight, d_bias] = &mut sums;
+                        for (sum, (&d, &normed)) in d_weight.iter_mut().zip(d.iter().zip(&normed)) {
+                            *sum += d * normed;
                         }
-                        if let Some(d_bias) = sums.next() {
-                            for i in 0..width {
-                                d_bias[i] += d[i];
-                            }
+                        for (sum, &d) in d_bias.iter_mut().zip(d) {
+                            *sum += d;
                         }
                     }
                 },
@@ -109,10 +105,11 @@ pub(crate) fn norm_backward(
             sums
         })
         .collect();
-    for (i, gradient) in gradients.iter().enumerate() {
+    for (i, gradient) in gradients.into_iter().enumerate() {
+        let Some(gradient) = gradient else { continue };
         write(gradient, |gradient: &mut [f32]| {
             for part in &sums {
-                for (g, s) in gradient.iter_mut().zip(&part[i * width..]) {
+                for (g, s) in gradient.iter_mut().zip(&part[i]) {
                     *g += s;
                 }
             }

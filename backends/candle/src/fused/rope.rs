@@ -2,12 +2,12 @@
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
+use spo_transformer::Rotation;
 
-use super::{rows_per_task, shaped_as, vectorised};
-use crate::memory::Values;
+use super::slices::Values;
+use super::tasks::{rows_per_task, shaped_as, vectorised};
 
-/// Rotates `[rows, heads * dim]` by the angles whose cosines and sines are `[rows, dim / 2]`.
-pub(crate) fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, back: bool) -> Result<Tensor> {
+pub(super) fn rope(x: &Tensor, Rotation { cos, sin }: &Rotation<Tensor>, back: bool) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
     let half = cos.dim(1)?;
     let direction = if back { -1.0 } else { 1.0 };

@@ -3,10 +3,10 @@
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::{GRAIN, vectorised};
-use crate::memory::{Values, write};
+use super::slices::{Values, write};
+use super::tasks::{GRAIN, vectorised};
 
-pub(crate) fn scale(into: &Tensor, a: f64) -> Result<()> {
+pub(super) fn scale(into: &Tensor, a: f64) -> Result<()> {
     let a = a as f32;
     write(into, |y: &mut [f32]| {
         y.par_chunks_mut(GRAIN).for_each(|y| match a == 0.0 {
@@ -17,15 +17,7 @@ pub(crate) fn scale(into: &Tensor, a: f64) -> Result<()> {
     })
 }
 
-pub(crate) fn copy(into: &Tensor, x: &Tensor) -> Result<()> {
-    let x = Values::of(x)?;
-    write(into, |y: &mut [f32]| {
-        y.copy_from_slice(&x);
-        Ok(())
-    })
-}
-
-pub(crate) fn axpy(into: &Tensor, a: f64, x: &Tensor) -> Result<()> {
+pub(super) fn axpy(into: &Tensor, a: f64, x: &Tensor) -> Result<()> {
     let a = a as f32;
     let x = Values::of(x)?;
     write(into, |y: &mut [f32]| {
@@ -38,7 +30,7 @@ pub(crate) fn axpy(into: &Tensor, a: f64, x: &Tensor) -> Result<()> {
     })
 }
 
-pub(crate) fn dot(x: &Tensor, y: &Tensor) -> Result<f64> {
+pub(super) fn dot(x: &Tensor, y: &Tensor) -> Result<f64> {
     let (x, y) = (Values::of(x)?, Values::of(y)?);
     let partial = |(x, y): (&[f32], &[f32])| {
         vectorised(
@@ -63,7 +55,7 @@ pub(crate) fn dot(x: &Tensor, y: &Tensor) -> Result<f64> {
 }
 
 /// `into[j] <- into[j] + sum_i x[i][j]`.
-pub(crate) fn sum_rows_add(into: &Tensor, x: &Tensor) -> Result<()> {
+pub(super) fn sum_rows_add(into: &Tensor, x: &Tensor) -> Result<()> {
     let x = Values::of(x)?;
     write(into, |sums: &mut [f32]| {
         for row in x.chunks_exact(sums.len()) {
@@ -76,7 +68,7 @@ pub(crate) fn sum_rows_add(into: &Tensor, x: &Tensor) -> Result<()> {
 }
 
 /// `into[i][j] <- into[i][j] + bias[j]`.
-pub(crate) fn add_bias(into: &mut [f32], bias: &Tensor) -> Result<()> {
+pub(super) fn add_bias(into: &mut [f32], bias: &Tensor) -> Result<()> {
     let bias = Values::of(bias)?;
     into.par_chunks_mut(bias.len()).with_min_len(16).for_each(|row| {
         for (y, b) in row.iter_mut().zip(bias.iter()) {
@@ -87,7 +79,7 @@ pub(crate) fn add_bias(into: &mut [f32], bias: &Tensor) -> Result<()> {
 }
 
 /// `into[ids[i]] <- into[ids[i]] + x[i]`.
-pub(crate) fn scatter_add(into: &Tensor, ids: &[u32], x: &Tensor) -> Result<()> {
+pub(super) fn scatter_add(into: &Tensor, ids: &[u32], x: &Tensor) -> Result<()> {
     let width = into.dim(1)?;
     let x = Values::of(x)?;
     write(into, |table: &mut [f32]| {

@@ -1,4 +1,4 @@
-//! The pictures of a report: which numbers go into which chart.
+//! The charts of a report, and the numbers that each of them shows.
 
 mod arms;
 mod gradients;
@@ -11,21 +11,21 @@ pub use probes::masses;
 use crate::load::{Evolution, Stage};
 use crate::svg::Svg;
 
-/// A picture with what to know of it.
+/// A chart with its name and caption.
 pub struct Plot {
     /// Its name in files.
     pub name: String,
-    /// The picture.
+    /// The chart.
     pub svg: Svg,
     /// How to read it.
     pub caption: &'static str,
 }
 
-/// What the answers are called in pictures, in the order of [`Evolution::answers`].
+/// The names of the answers in charts, in the order of [`Evolution::answers`].
 const ANSWERS: [&str; 5] =
     ["preferred", "dispreferred", "other prompts\u{2019}", "shuffled tokens", "model\u{2019}s own"];
 
-/// All pictures of a stage that its numbers allow.
+/// All charts of a stage for which it has the numbers.
 pub fn of_stage(stage: &Stage) -> Vec<Plot> {
     let all = [probes::all(stage), gradients::all(stage), metrics::all(stage)];
     let named = all.into_iter().flatten().map(|(name, caption, svg)| {
@@ -34,21 +34,21 @@ pub fn of_stage(stage: &Stage) -> Vec<Plot> {
     named.flatten().collect()
 }
 
-/// A picture that may be wanting: its name, its caption, itself.
+/// A chart, if there are numbers for it, with its name and caption.
 type Drawn = (&'static str, &'static str, Option<Svg>);
 
-/// Differences where both are known.
+/// Differences; `None` where one of the values is missing.
 pub fn changes(from: &[Option<f64>], to: &[Option<f64>]) -> Vec<Option<f64>> {
     from.iter().zip(to).map(|(from, to)| Some((*to)? - (*from)?)).collect()
 }
 
-/// The probes when the stage began, and the last time they were looked at.
+/// The first and the last measurement of the probes.
 pub fn ends(stage: &Stage) -> Option<(&Evolution, &Evolution)> {
     let (first, last) = (stage.evolution.first()?, stage.evolution.last()?);
     (last.step > first.step).then_some((first, last))
 }
 
-/// The values that there are.
+/// The values without the missing ones.
 fn known(values: &[Option<f64>]) -> Vec<f64> {
     values.iter().copied().flatten().collect()
 }

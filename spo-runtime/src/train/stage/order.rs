@@ -2,8 +2,9 @@
 
 use spo_data::epoch_order;
 
-use super::Training;
-use crate::train::checkpoint::Steps;
+use crate::plan::stage::PlannedStage;
+use crate::recipe::Stage as StageRecipe;
+use crate::train::progress::StageProgress;
 
 /// Rows in the order in which training sees them: epoch after epoch, each in an order of its own.
 pub(super) struct Order {
@@ -17,35 +18,36 @@ pub(super) struct Order {
 /// The orders in which a stage draws its rows.
 pub(super) struct Orders {
     /// Those it trains on.
-    pub(crate) train: Order,
-    /// The lower level's, where it draws for itself.
-    pub(crate) lower: Order,
-    /// Those of each further task of the lower level.
-    pub(crate) tasks: Vec<Order>,
+    pub(super) train: Order,
+    /// Those of each term of the lower level, where it draws for itself.
+    pub(super) lower: Vec<Order>,
 }
 
 impl Orders {
     /// Those of a stage that has come this far.
-    pub(crate) fn new(of: &Training<'_>, steps: &mut Steps) -> Self {
-        let (stage, seed) = (&of.stage, of.plan.recipe.run.seed);
-        let batch_size = stage.recipe.batch_size;
-        let drawn = |stream: u64, rows: usize, draws: usize| {
-            let mut order = Order::new(seed.wrapping_add(stream), rows, true);
+    pub(super) fn new(stage: &PlannedStage, seed: u64, progress: &mut StageProgress) -> Self {
+        let StageRecipe { batch_size, shuffle, .. } = stage.recipe;
+        let mut train = Order::of_training_rows(stage, seed);
+        train.skip(progress.done * batch_size);
+        progress.draws.resize(stage.lower.len(), 0);
+        let terms = stage.lower.iter().zip(&progress.draws).zip(1..);
+        let lower = terms.map(|((term, draws), stream)| {
+            let rows = stage.demonstrations(term).examples.len();
+            let mut order = Order::new(seed.wrapping_add(stream), rows, shuffle);
             order.skip(draws * batch_size);
             order
-        };
-        let mut train = of.order();
-        train.skip(steps.done * batch_size);
-        let lower = stage.lower_data.as_ref().unwrap_or(&stage.train).examples.len();
-        steps.task_draws.resize(stage.tasks.len(), 0);
-        let tasks = stage.tasks.iter().zip(&steps.task_draws).zip(2..);
-        let tasks = tasks.map(|((task, draws), stream)| drawn(stream, task.examples.len(), *draws));
-        Orders { train, lower: drawn(1, lower, steps.lower_draws), tasks: tasks.collect() }
+        });
+        Orders { train, lower: lower.collect() }
     }
 }
 
 impl Order {
-    pub(crate) fn new(seed: u64, rows: usize, shuffle: bool) -> Self {
+    /// The order of the rows that a stage trains on.
+    pub(super) fn of_training_rows(stage: &PlannedStage, seed: u64) -> Self {
+        Order::new(seed, stage.train.examples.len(), stage.recipe.shuffle)
+    }
+
+    fn new(seed: u64, rows: usize, shuffle: bool) -> Self {
         Order { seed, rows, shuffle, epoch: 0, waiting: Vec::new().into_iter() }
     }
 

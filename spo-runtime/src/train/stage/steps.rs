@@ -3,225 +3,198 @@
 use std::time::Instant;
 
 use anyhow::Context;
-use spo_api::{AdamW, Error, Losses, Metrics, Objective, Progress, Vector};
+use spo_api::{Error, Losses, Metrics, Progress, Span, StepReport, Vector};
 use spo_data::Dataset;
 
-use crate::recipe::{OnNonfinite, Optimizer, Stage};
+use crate::recipe::OnNonfinite;
 use crate::store::scores::Scores;
-use crate::train::checkpoint::{Memory, StageState, Steps};
+use crate::train::checkpoint::Memory;
 use crate::train::diagnostics::Evolution;
 use crate::train::incident::{Incident, PATIENCE};
-use crate::train::reference::MovingReference;
 use crate::train::schedule::LearningRate;
 use crate::train::step::observation::Observation;
-use crate::train::step::problem::{Levels, LowerSource, LowerTask, Motion, Scored, StepProblem};
-use crate::train::step::rows::{Batch, Part};
+use crate::train::step::problem::{LowerTerm, Motion, Place, Scored, StepProblem, UpperLevel};
+use crate::train::step::rows::{Batch, Pass};
 
-use super::order::Orders;
-use super::{Evaluator, References, Training};
+use super::in_flight::{InFlight, lower_name};
+use super::training::Training;
+
+/// What a step came to.
+struct Solved {
+    outcome: spo_api::Result<StepReport>,
+    /// What the first evaluation of the upper level saw.
+    seen: Option<Observation>,
+    grad_norm: Option<f64>,
+    /// Rows of each term of the lower level with a batch of its own.
+    lower_rows: Vec<Vec<usize>>,
+}
 
 impl Training<'_> {
     /// Trains, from where the stage stands to its end.
-    pub(super) fn steps(
-        &mut self,
-        mut references: References,
-        evaluator: &mut Evaluator,
-        mut evolution: Option<Evolution>,
-        steps: &mut Steps,
-    ) -> anyhow::Result<()> {
+    pub(super) fn steps(&mut self, work: &mut InFlight) -> anyhow::Result<()> {
         let total = self.stage.steps;
-        let rate = LearningRate::new(&self.stage.recipe.optimizer, total);
-        let mut orders = Orders::new(self, steps);
-        let (stage_began, before) = (Instant::now(), steps.elapsed);
-        for step in steps.done..total {
-            if let (Some(evolution), Some(log)) = (&mut evolution, &mut self.logs.diagnostics) {
+        let (began, before) = (Instant::now(), work.clock.elapsed);
+        for step in work.progress.done..total {
+            if let (Some(evolution), Some(log)) = (&mut work.evolution, &mut self.logs.diagnostics) {
                 let note = |text: &str| self.reporter.note(text);
                 evolution.before_step(&mut *self.plan.session, log, step, &note)?;
             }
-            let lr = rate.at(step) * evolution.as_ref().map_or(1.0, Evolution::lr_factor);
-            let (began, tokens_before) = (Instant::now(), steps.tokens);
-            let metrics = self.step(lr, &mut orders, &mut references, steps)?;
-            if let Some(moving) = &mut references.moving {
+            let (step_began, tokens_before) = (Instant::now(), work.progress.tokens);
+            let metrics = self.step(work)?;
+            if let Some(moving) = &mut work.references.moving {
                 moving.follow(&mut *self.plan.session, step + 1)?;
             }
             self.logs.metrics(&self.stage.recipe.name, step + 1, &metrics)?;
-            let took = began.elapsed().as_secs_f64();
-            self.reporter.step(step + 1, &metrics, (steps.tokens - tokens_before) as f64 / took);
-            steps.seconds.push(took);
-            if let (Some(evolution), Some(log)) = (&mut evolution, &mut self.logs.diagnostics) {
+            let took = step_began.elapsed().as_secs_f64();
+            let tokens = work.progress.tokens - tokens_before;
+            self.reporter.step(step + 1, &metrics, tokens as f64 / took);
+            work.clock.steps.push(took);
+            if let (Some(evolution), Some(log)) = (&mut work.evolution, &mut self.logs.diagnostics) {
                 evolution.after_step(&mut *self.plan.session, log, step + 1, &metrics)?;
             }
-            (steps.done, steps.metrics) = (step + 1, metrics);
-            if steps.done == total {
+            (work.progress.done, work.progress.metrics) = (step + 1, metrics);
+            if work.progress.done == total {
                 break;
             }
             let every = self.plan.recipe.evaluation.every;
-            if every > 0 && steps.done.is_multiple_of(every) {
-                self.evaluate(evaluator, steps.done, steps)?;
+            if every > 0 && work.progress.done.is_multiple_of(every) {
+                self.evaluate(&mut work.evaluator, work.progress.done, &mut work.progress)?;
             }
-            steps.elapsed = before + stage_began.elapsed().as_secs_f64();
+            work.clock.elapsed = before + began.elapsed().as_secs_f64();
             let asked = self.stop.check();
-            if asked.is_err() || self.keeper.checkpoints.due(steps.done) {
-                self.keep(&references, evaluator, &evolution, steps)?;
+            if asked.is_err() || self.keeper.checkpoints.due(work.progress.done) {
+                work.keep(self)?;
             }
-            asked.with_context(|| format!("after step {} of {total}", steps.done))?;
+            asked.with_context(|| format!("after step {} of {total}", work.progress.done))?;
         }
-        if let (Some(evolution), Some(log)) = (evolution, &mut self.logs.diagnostics) {
+        if let (Some(evolution), Some(log)) = (work.evolution.take(), &mut self.logs.diagnostics) {
             evolution.finish(&mut *self.plan.session, log, &|text| self.reporter.note(text))?;
         }
-        steps.elapsed = before + stage_began.elapsed().as_secs_f64();
-        match (references.moving, references.train) {
-            (Some(moving), _) => moving.release(&mut *self.plan.session),
-            (None, Some(scores)) => {
-                self.known.insert(self.key(&self.stage.train, self.stage.view), scores);
-            }
-            (None, None) => {}
-        }
+        work.clock.elapsed = before + began.elapsed().as_secs_f64();
         Ok(())
     }
 
     /// One step on the next batch, and its metrics: counts alone if the batch had to be left out.
-    fn step(
-        &mut self,
-        lr: f64,
-        orders: &mut Orders,
-        references: &mut References,
-        steps: &mut Steps,
-    ) -> anyhow::Result<Metrics> {
-        let (stage, session) = (&mut *self.stage, &mut *self.plan.session);
-        let (step, total) = (steps.done, stage.steps);
-        let began = Instant::now();
-        let rows = orders.train.take(stage.recipe.batch_size);
-        let batch = Batch::new(&stage.train, &rows, stage.view, stage.recipe.micro_batch);
-        steps.data_seconds += began.elapsed().as_secs_f64();
-        steps.tokens += batch.parts.iter().map(Part::unshared_tokens).sum::<usize>();
-        if let (Some(moving), Some(scores)) = (&references.moving, &mut references.train) {
-            moving.score(session, &batch, scores)?;
+    fn step(&mut self, work: &mut InFlight) -> anyhow::Result<Metrics> {
+        let lr = self.learning_rate(work);
+        let (rows, batch) = self.draw(work);
+        if let (Some(moving), Some(scores)) = (&work.references.moving, &mut work.references.train) {
+            moving.score(&mut *self.plan.session, &batch, scores)?;
         }
-        let memory = Memory::of(stage);
-        stage.objective.begin(step);
-        let motion = motion(&stage.recipe, lr, Progress { step, total });
-        let data = Scored { rows: &stage.train, reference: references.train.as_ref() };
-        let bilevel = &mut stage.bilevel;
-        let (batch_size, own) = (stage.recipe.batch_size, stage.lower_data.is_some());
-        let mut draw = || {
-            steps.lower_draws += 1;
-            orders.lower.take(batch_size)
+        let memory = Memory::of(self.stage);
+        let Solved { outcome, seen, grad_norm, lower_rows } = self.solve(work, batch, lr);
+        let step = work.progress.done + 1;
+        let (mut metrics, losses) = match outcome {
+            Ok(report) => {
+                work.progress.skipped_in_a_row = 0;
+                let mut metrics = seen.as_ref().map(Observation::metrics).unwrap_or_default();
+                metrics.extend(report.metrics);
+                metrics.extend(grad_norm.map(|norm| ("grad_norm".to_owned(), norm)));
+                (metrics, report.losses)
+            }
+            Err(Error::NonFinite(error)) => {
+                let (stage, data) = (self.stage.recipe.name.clone(), self.stage.train.hash());
+                self.leave_out(Incident { stage, step, error, rows, data, lower_rows }, memory, work)?;
+                (Metrics::new(), Losses { upper: f64::NAN, lower: f64::NAN })
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("step {step} of {}", self.stage.steps));
+            }
         };
-        let source = bilevel.lower.is_some().then_some(LowerSource {
-            data: match &stage.lower_data {
-                Some(rows) => Scored { rows, reference: references.lower.as_ref() },
+        self.count(&mut metrics, losses, lr, work);
+        Ok(metrics)
+    }
+
+    fn learning_rate(&self, work: &InFlight) -> f64 {
+        let (rate, total) = (&self.stage.recipe.optimizer.own, self.stage.steps);
+        let span = Span { warmup: rate.warmup.steps(total), total };
+        let rate = LearningRate { peak: rate.lr, schedule: &*self.stage.schedule, span };
+        rate.at(work.progress.done) * work.evolution.as_ref().map_or(1.0, Evolution::lr_factor)
+    }
+
+    /// The next batch, and the rows it was made of.
+    fn draw(&self, work: &mut InFlight) -> (Vec<usize>, Batch) {
+        let (stage, began) = (&*self.stage, Instant::now());
+        let rows = work.orders.train.take(stage.recipe.batch_size);
+        let batch = Batch::new(&stage.train, &rows, stage.view, stage.recipe.micro_batch);
+        work.clock.data += began.elapsed().as_secs_f64();
+        work.progress.tokens += batch.passes.iter().map(Pass::unshared_tokens).sum::<usize>();
+        (rows, batch)
+    }
+
+    /// Puts a batch before the stage's bilevel step.
+    fn solve(&mut self, work: &mut InFlight, batch: Batch, lr: f64) -> Solved {
+        let stage = &mut *self.stage;
+        let (batch_size, progress) =
+            (stage.recipe.batch_size, Progress { step: work.progress.done, total: stage.steps });
+        stage.objective.begin(progress.step);
+        let data = Scored { rows: &stage.train, reference: work.references.train.as_ref() };
+        let drawing = work.orders.lower.iter_mut().zip(&mut work.progress.draws);
+        let terms = stage.lower.iter_mut().zip(&work.references.lower).zip(drawing);
+        let lower = terms.map(|((term, reference), (order, draws))| LowerTerm {
+            objective: &mut *term.objective,
+            data: match &term.data {
+                Some(rows) => Scored { rows, reference: reference.as_ref() },
                 None => data,
             },
-            own,
-            draw: &mut draw,
-        });
-        let drawing = orders.tasks.iter_mut().zip(&mut steps.task_draws);
-        let tasks = bilevel.tasks.iter_mut().zip(&stage.tasks).zip(drawing).enumerate();
-        let tasks = tasks.map(|(i, (((objective, _), rows), (order, draws)))| LowerTask {
-            objective: &mut **objective,
-            data: Scored { rows, reference: references.tasks.get(i) },
+            shared: term.data.is_none(),
             draw: Box::new(|| {
                 *draws += 1;
                 order.take(batch_size)
             }),
         });
-        let tasks = tasks.collect();
-        let lower = bilevel.lower.as_mut().map(|lower| &mut **lower as &mut dyn Objective);
-        let levels = Levels { upper: &mut *stage.objective, lower };
-        let mut problem = StepProblem::new(session, levels, data, batch, source, tasks, motion)?;
-        let outcome = bilevel.step.step(&mut problem);
-        let (seen, grad_norm) = (problem.observation.take(), problem.grad_norm);
-        let (lower_rows, task_rows) = (problem.lower_rows(), problem.task_rows());
+        let motion = Motion {
+            rule: &*stage.optimizer,
+            optimization: &mut work.optimization,
+            lr,
+            max_grad_norm: stage.recipe.optimizer.own.max_grad_norm,
+        };
+        let upper = UpperLevel { objective: &mut *stage.objective, data, batch };
+        let place = Place { progress, micro_batch: stage.recipe.micro_batch };
+        let session = &mut *self.plan.session;
+        let mut problem = StepProblem::new(session, upper, lower.collect(), place, Some(motion));
+        let outcome = stage.step.step(&mut problem);
+        let (seen, grad_norm, lower_rows) =
+            (problem.observation.take(), problem.grad_norm, problem.lower_rows());
         let drawing = problem.drawing.as_secs_f64();
         drop(problem);
-        steps.data_seconds += drawing;
-        let (mut metrics, losses) = match outcome {
-            Ok(report) => {
-                let mut metrics = seen.as_ref().map(Observation::metrics).unwrap_or_default();
-                metrics.extend(report.metrics);
-                (metrics, report.losses)
-            }
-            Err(Error::NonFinite(error)) => {
-                let incident = Incident {
-                    stage: stage.recipe.name.clone(),
-                    step: step + 1,
-                    error,
-                    rows,
-                    data: stage.train.hash(),
-                    lower_rows,
-                    lower_own: own,
-                    task_rows,
-                };
-                self.leave_out(incident, memory, references, steps)?;
-                (Metrics::new(), Losses { upper: f64::NAN, lower: f64::NAN })
-            }
-            Err(error) => return Err(error).with_context(|| format!("step {} of {total}", step + 1)),
-        };
-        if !metrics.is_empty() {
-            steps.skipped_in_a_row = 0;
-        }
-        let stage = &*self.stage;
-        let epoch = ((step + 1) * batch_size) as f64 / stage.train.examples.len() as f64;
+        work.clock.data += drawing;
+        Solved { outcome, seen, grad_norm, lower_rows }
+    }
+
+    /// Adds what is counted at every step to its metrics.
+    fn count(&self, metrics: &mut Metrics, losses: Losses, lr: f64, work: &InFlight) {
+        let (stage, progress) = (&*self.stage, &work.progress);
+        let seen = (progress.done + 1) * stage.recipe.batch_size;
         for (name, value) in [
-            ("grad_norm", grad_norm.filter(|_| !metrics.is_empty())),
-            ("loss/upper", stage.bilevel.lower.is_some().then_some(losses.upper)),
+            ("loss/upper", (!stage.lower.is_empty()).then_some(losses.upper)),
             ("loss/lower", Some(losses.lower)),
-            ("skipped", (steps.skipped > 0).then_some(steps.skipped as f64)),
+            ("skipped", (progress.skipped > 0).then_some(progress.skipped as f64)),
             ("learning_rate", Some(lr)),
-            ("num_tokens", Some(steps.tokens as f64)),
-            ("epoch", Some(epoch)),
+            ("num_tokens", Some(progress.tokens as f64)),
+            ("epoch", Some(seen as f64 / stage.train.examples.len() as f64)),
         ] {
             // A level that was not computed has no loss.
             if let Some(value) = value.filter(|v| v.is_finite()) {
                 metrics.insert(name.into(), value);
             }
         }
-        Ok(metrics)
     }
 
     /// A batch is left out, if the recipe allows it: what it made objectives and step remember is forgotten.
     /// Parameters that the step had moved before it failed stay where they are.
-    fn leave_out(
-        &mut self,
-        incident: Incident,
-        memory: Memory,
-        references: &References,
-        steps: &mut Steps,
-    ) -> anyhow::Result<()> {
+    fn leave_out(&mut self, incident: Incident, memory: Memory, work: &mut InFlight) -> anyhow::Result<()> {
         memory.restore(self.stage)?;
-        let session = &mut *self.plan.session;
-        let why = if self.plan.recipe.run.on_nonfinite == OnNonfinite::Stop {
-            Some(String::new())
-        } else if !session.vectors().norm(Vector::PARAMETERS)?.is_finite() {
-            Some("; the parameters themselves are not finite".to_owned())
-        } else {
-            (steps.skipped_in_a_row + 1 >= PATIENCE)
-                .then(|| format!("; it is the {PATIENCE}th batch in a row"))
-        };
         let place = format!("step {} of {}", incident.step, self.stage.steps);
+        let why = self.reason_to_stop(work)?;
         if why.is_none() {
             let skipped = format!("warning: {place} is left out: {}", incident.error);
             self.reporter.note(&skipped);
         }
-        if why.is_some() || steps.skipped == 0 {
-            let moving = references.moving.as_ref().map(MovingReference::state);
-            let state = StageState { steps: steps.clone(), memory, moving, evolution: None };
-            let lower = self.stage.lower_data.as_ref().unwrap_or(&self.stage.train);
-            let only = |scores: &Scores, data: &Dataset, rows: &[usize]| {
-                let mut taken = Scores::empty(data);
-                taken.merge(scores, rows);
-                taken
-            };
-            let train = references.train.as_ref().map(|of| only(of, &self.stage.train, &incident.rows));
-            let lower = references.lower.as_ref().map(|of| only(of, lower, &incident.lower_rows));
-            let scores = [("train", &train), ("lower", &lower)];
-            let scores = scores.into_iter().filter_map(|(name, of)| Some((name.to_owned(), of.as_ref()?)));
-            let state = self.keeper.state(Some(state));
-            let written = incident.write(self.output.folder(), session, &state, &scores.collect());
-            let note = match written {
+        if why.is_some() || work.progress.skipped == 0 {
+            let note = match self.write_down(&incident, memory, work) {
                 Ok(folder) => {
-                    format!("the batch is in {0}: `spo-run replay {0}` recomputes it", folder.display())
+                    format!("the batch is in {folder}: `spo-run replay {folder}` recomputes it")
                 }
                 Err(error) => format!("{error:#}"),
             };
@@ -232,27 +205,45 @@ impl Training<'_> {
                 None => self.reporter.note(&note),
             }
         }
-        steps.skipped += 1;
-        steps.skipped_in_a_row += 1;
+        work.progress.skipped += 1;
+        work.progress.skipped_in_a_row += 1;
         Ok(())
     }
-}
 
-/// How one step of a stage moves.
-fn motion(recipe: &Stage, lr: f64, progress: Progress) -> Motion {
-    let Optimizer { betas: [beta1, beta2], epsilon, weight_decay, .. } = recipe.optimizer;
-    Motion {
-        micro_batch: recipe.micro_batch,
-        optimizer: AdamW {
-            lr,
-            beta1,
-            beta2,
-            epsilon,
-            weight_decay,
-            exempt_bias_and_norm: !recipe.optimizer.decay_bias_and_norm,
-            gradient_scale: 1.0,
-        },
-        max_grad_norm: recipe.optimizer.max_grad_norm,
-        progress,
+    /// Why a batch cannot be left out, in words that go after the error; `None` if it can.
+    fn reason_to_stop(&mut self, work: &InFlight) -> anyhow::Result<Option<String>> {
+        if self.plan.recipe.run.on_nonfinite == OnNonfinite::Stop {
+            return Ok(Some(String::new()));
+        }
+        if !self.plan.session.vectors().norm(Vector::PARAMETERS)?.is_finite() {
+            return Ok(Some("; the parameters themselves are not finite".to_owned()));
+        }
+        let last = work.progress.skipped_in_a_row + 1 >= PATIENCE;
+        Ok(last.then(|| format!("; it is the {PATIENCE}th batch in a row")))
+    }
+
+    /// Writes a batch down for `spo-run replay`, with what the reference says of its rows; where.
+    fn write_down(&mut self, incident: &Incident, memory: Memory, work: &InFlight) -> anyhow::Result<String> {
+        let only = |scores: &Scores, data: &Dataset, rows: &[usize]| {
+            let mut taken = Scores::empty(data);
+            taken.merge(scores, rows);
+            taken
+        };
+        let mut scores = Vec::new();
+        if let Some(of) = &work.references.train {
+            scores.push(("train".to_owned(), only(of, &self.stage.train, &incident.rows)));
+        }
+        let terms = self.stage.lower.iter().zip(&work.references.lower).zip(&incident.lower_rows);
+        for (i, ((term, of), rows)) in terms.enumerate() {
+            if let Some(of) = of {
+                scores.push((lower_name(i), only(of, &self.stage.demonstrations(term), rows)));
+            }
+        }
+        let scores = scores.iter().map(|(name, of)| (name.clone(), of)).collect();
+        let mut state = work.state(memory);
+        state.evolution = None;
+        let state = self.keeper.state(Some(state));
+        let folder = incident.write(self.output.folder(), &mut *self.plan.session, &state, &scores)?;
+        Ok(folder.display().to_string())
     }
 }

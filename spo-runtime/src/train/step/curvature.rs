@@ -11,7 +11,7 @@ use spo_data::Dataset;
 use crate::train::step::loss::evaluate;
 use crate::train::step::rows::{Assembled, Batch};
 
-/// Adds `H v` to `into`. The objective is left in the state it was in, and every evaluation meets it in that
+/// Adds `H v` to `into`, H being the Hessian of the objective on a batch of the rows. The objective is left in the state it was in, and every evaluation meets it in that
 /// state.
 ///
 /// # Errors
@@ -19,26 +19,25 @@ use crate::train::step::rows::{Assembled, Batch};
 pub(crate) fn hessian_vector(
     session: &mut dyn Session,
     objective: &mut dyn Objective,
-    batch: &Batch,
-    rows: &Dataset,
+    (batch, rows): (&Batch, &Dataset),
     v: Vector,
     into: Vector,
 ) -> Result<()> {
     let state = objective.state();
-    let done = batch.parts.iter().try_for_each(|part| {
+    let done = batch.passes.iter().try_for_each(|pass| {
         let mut gradient = |seen: &LogProbs| -> Result<Vec<f64>> {
             objective.restore(&state)?;
-            let assembled = Assembled::new(batch, [(part, seen)], None, rows);
+            let assembled = Assembled::new(batch, [(pass, seen)], None, rows);
             let evaluation = evaluate(objective, &assembled, rows)?;
             Ok(assembled.upstream(|chosen, i| if chosen { evaluation.grad_chosen[i] } else { 0.0 }))
         };
-        let tangent = session.hessian_vector(&part.tokens, &mut gradient, v, into)?;
+        let tangent = session.hessian_vector(&pass.tokens, &mut gradient, v, into)?;
         let second = derivative(&mut gradient, &tangent)?;
         if second.iter().all(|w| *w == 0.0) {
             return Ok(());
         }
         session.vectors().zero(Vector::GRADIENT)?;
-        session.backward(&part.tokens, Statistics::default(), &mut |_| Ok(second.clone()))?;
+        session.backward(&pass.tokens, Statistics::default(), &mut |_| Ok(second.clone()))?;
         session.vectors().axpy(1.0, Vector::GRADIENT, into)
     });
     objective.restore(&state)?;

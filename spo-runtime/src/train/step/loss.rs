@@ -1,9 +1,9 @@
-//! Log-probs of parts, and an objective's numbers on them, held to be finite.
+//! Log-probs of passes, and an objective's numbers on them, held to be finite.
 
 use spo_api::{Error, Evaluation, LogProbs, Objective, Result, Session, Statistics};
 use spo_data::Dataset;
 
-use crate::train::step::rows::{Assembled, Part};
+use crate::train::step::rows::{Assembled, Pass};
 
 /// Evaluates an objective and holds its numbers to be finite.
 ///
@@ -44,16 +44,16 @@ pub(crate) fn evaluate(
     Ok(evaluation)
 }
 
-/// Scores parts without gradient.
+/// Scores passes without gradient.
 ///
 /// # Errors
 /// Those of the session.
 pub(crate) fn score(
     session: &mut dyn Session,
-    parts: &[Part],
+    passes: &[Pass],
     statistics: Statistics,
 ) -> Result<Vec<LogProbs>> {
-    parts.iter().map(|part| session.log_probs(&part.tokens, statistics)).collect()
+    passes.iter().map(|pass| session.log_probs(&pass.tokens, statistics)).collect()
 }
 
 /// Where a row stands in its file.

@@ -3,17 +3,18 @@
 use std::time::{Duration, Instant};
 
 use spo_api::{
-    AdamW, BilevelProblem, Error, Evaluation, LevelWeights, LogProbs, Losses, Objective, Progress, Result,
-    Session, Statistics, Vector, VectorSpace, Weigh,
+    BilevelProblem, Error, Evaluation, LevelWeights, LogProbs, Losses, Objective, Optimizer, Progress,
+    Result, Session, Statistics, Vector, VectorSpace, Weigh,
 };
 use spo_data::{Dataset, MicroBatch};
 
 use crate::plan::view::View;
 use crate::store::scores::Scores;
+use crate::train::optimization::Optimization;
 use crate::train::step::curvature::hessian_vector;
 use crate::train::step::loss::{evaluate, place, score};
 use crate::train::step::observation::Observation;
-use crate::train::step::rows::{Assembled, Batch, Part};
+use crate::train::step::rows::{Assembled, Batch, Pass};
 
 /// A dataset with what the reference model says of it.
 #[derive(Clone, Copy)]
@@ -24,69 +25,44 @@ pub(crate) struct Scored<'a> {
     pub(crate) reference: Option<&'a Scores>,
 }
 
-/// The two objectives of a stage.
-pub(crate) struct Levels<'a> {
-    /// F.
-    pub(crate) upper: &'a mut dyn Objective,
-    /// G, if the step has a lower level.
-    pub(crate) lower: Option<&'a mut dyn Objective>,
-}
-
-/// Where lower batches come from.
-pub(crate) struct LowerSource<'a> {
-    /// The demonstrations.
+/// F on its batch.
+pub(crate) struct UpperLevel<'a> {
+    pub(crate) objective: &'a mut dyn Objective,
     pub(crate) data: Scored<'a>,
-    /// Whether they are the lower level's own. If not, every step begins with the demonstrations of the
-    /// upper batch, and one forward serves both levels.
-    pub(crate) own: bool,
-    /// Rows of the next batch.
-    pub(crate) draw: &'a mut dyn FnMut() -> Vec<usize>,
+    pub(crate) batch: Batch,
 }
 
-/// A further term of the lower level, on a batch of its own.
-pub(crate) struct LowerTask<'a> {
-    /// Its loss, which is added to G.
+/// A term of G.
+pub(crate) struct LowerTerm<'a> {
     pub(crate) objective: &'a mut dyn Objective,
     /// Its demonstrations.
     pub(crate) data: Scored<'a>,
+    /// Whether every step begins with the demonstrations of the upper batch, so that one forward serves both
+    /// levels. Else it begins with a batch of its own. At most one term shares the upper batch.
+    pub(crate) shared: bool,
     /// Rows of the next batch.
     pub(crate) draw: Box<dyn FnMut() -> Vec<usize> + 'a>,
 }
 
-/// What G has beside the terms on the upper batch.
-#[derive(Clone, Copy, Debug)]
-struct Elsewhere {
-    /// The first term, where it has a batch of its own.
-    first: Option<f64>,
-    /// The further tasks.
-    tasks: f64,
-}
-
 /// How a step moves the parameters.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Motion {
-    /// What goes through the session at once; everything if not given.
-    pub(crate) micro_batch: Option<MicroBatch>,
-    /// The optimizer; its learning rate is the one scheduled for this step.
-    pub(crate) optimizer: AdamW,
+pub(crate) struct Motion<'a> {
+    pub(crate) rule: &'a dyn Optimizer,
+    pub(crate) optimization: &'a mut Optimization,
+    /// The learning rate scheduled for this step.
+    pub(crate) lr: f64,
     /// Longest gradient that is not scaled down; 0 for no limit.
     pub(crate) max_grad_norm: f64,
-    /// Where the stage stands.
-    pub(crate) progress: Progress,
 }
 
 /// One training step's problem.
 pub(crate) struct StepProblem<'a> {
     session: &'a mut dyn Session,
-    levels: Levels<'a>,
-    data: Scored<'a>,
-    batch: Batch,
-    source: Option<LowerSource<'a>>,
-    /// A lower batch of its own.
-    drawn: Option<Batch>,
-    /// Further terms of the lower level with their batches.
-    tasks: Vec<(LowerTask<'a>, Batch)>,
-    motion: Motion,
+    upper: UpperLevel<'a>,
+    /// The terms of G, each with its batch; `None` while that is the upper one.
+    lower: Vec<(LowerTerm<'a>, Option<Batch>)>,
+    place: Place,
+    /// `None` where nothing descends by the optimizer.
+    motion: Option<Motion<'a>>,
     /// Norm of the gradient of the last descent, before clipping.
     pub(crate) grad_norm: Option<f64>,
     /// What the first evaluation of the upper level saw, for the metrics.
@@ -95,77 +71,59 @@ pub(crate) struct StepProblem<'a> {
     pub(crate) drawing: Duration,
 }
 
+/// Where a step stands and how much it takes at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) progress: Progress,
+    /// What goes through the session at once; everything if not given.
+    pub(crate) micro_batch: Option<MicroBatch>,
+}
+
 /// What the two levels say of some log-probs.
 struct Found {
     losses: Losses,
     weights: LevelWeights,
-    /// Gradient per log-prob, in the order of the parts' completions.
+    /// Gradient per log-prob, in the order of the passes' completions.
     upstream: Vec<f64>,
 }
 
 impl<'a> StepProblem<'a> {
-    /// The problem of one step.
-    ///
-    /// # Errors
-    /// When the lower level's data cannot be drawn.
+    /// The problem of one step. Terms that do not share the upper batch draw their first.
     pub(crate) fn new(
         session: &'a mut dyn Session,
-        levels: Levels<'a>,
-        data: Scored<'a>,
-        batch: Batch,
-        source: Option<LowerSource<'a>>,
-        tasks: Vec<LowerTask<'a>>,
-        motion: Motion,
-    ) -> Result<Self> {
+        upper: UpperLevel<'a>,
+        lower: Vec<LowerTerm<'a>>,
+        place: Place,
+        motion: Option<Motion<'a>>,
+    ) -> Self {
         let began = Instant::now();
-        let own = source.as_ref().is_some_and(|s| s.own);
-        let tasks = tasks.into_iter().map(|mut task| {
-            let batch = task.next(motion.micro_batch);
-            (task, batch)
+        let lower = lower.into_iter().map(|mut term| {
+            let batch = (!term.shared).then(|| term.next(place.micro_batch));
+            (term, batch)
         });
-        let mut problem = StepProblem {
-            session,
-            levels,
-            data,
-            batch,
-            source,
-            drawn: None,
-            tasks: tasks.collect(),
-            motion,
-            grad_norm: None,
-            observation: None,
-            drawing: Duration::ZERO,
-        };
-        if own {
-            problem.draw_first()?;
-        }
-        problem.drawing = began.elapsed();
-        Ok(problem)
+        let lower = lower.collect();
+        let drawing = began.elapsed();
+        StepProblem { session, upper, lower, place, motion, grad_norm: None, observation: None, drawing }
     }
 
-    /// The rows of the lower level's batch, where it is not that of the upper one.
-    pub(crate) fn lower_rows(&self) -> Vec<usize> {
-        self.drawn.as_ref().map(Batch::rows).unwrap_or_default()
-    }
-
-    /// The rows of each further task's batch.
-    pub(crate) fn task_rows(&self) -> Vec<Vec<usize>> {
-        self.tasks.iter().map(|(_, batch)| batch.rows()).collect()
+    /// The rows of each term's batch; none where it is the upper one.
+    pub(crate) fn lower_rows(&self) -> Vec<Vec<usize>> {
+        self.lower.iter().map(|(_, batch)| batch.as_ref().map(Batch::rows).unwrap_or_default()).collect()
     }
 
     /// Forward and backward, part by part: the loss and the weights of each part are known as soon as
-    /// its log-probs are.
-    fn one_pass(&mut self, weigh: &mut Weigh<'_>, elsewhere: Elsewhere) -> Result<(Losses, LevelWeights)> {
-        let mut total = Losses::default();
+    /// its log-probs are. `own` is the value of the terms of G that have batches of their own, if it is known.
+    fn one_pass(&mut self, weigh: &mut Weigh<'_>, own: f64) -> Result<(Losses, LevelWeights)> {
+        let mut total = Losses { upper: 0.0, lower: own };
         let mut weights = None;
-        let statistics = statistics(self.observation.is_none(), self.levels.upper);
+        let statistics = statistics(self.observation.is_none(), self.upper.objective);
         let mut observation = Observation::default();
-        for part in &self.batch.parts {
-            self.session.backward(&part.tokens, statistics, &mut |seen| {
-                let assembled =
-                    Assembled::new(&self.batch, [(part, seen)], self.data.reference, self.data.rows);
-                let found =
-                    self.levels.evaluate(&assembled, self.data.rows, weigh, elsewhere, &mut observation)?;
+        let UpperLevel { objective, data, batch } = &mut self.upper;
+        for pass in &batch.passes {
+            self.session.backward(&pass.tokens, statistics, &mut |seen| {
+                let assembled = Assembled::new(batch, [(pass, seen)], data.reference, data.rows);
+                let mut levels = Levels { upper: &mut **objective, shared: shared(&mut self.lower), own };
+                let found = levels.evaluate(&assembled, data.rows, weigh, &mut observation)?;
                 total.upper += found.losses.upper;
                 total.lower += found.losses.lower;
                 weights = Some(found.weights);
@@ -173,72 +131,92 @@ impl<'a> StepProblem<'a> {
             })?;
         }
         self.observation.get_or_insert(observation);
-        Ok((total, weights.expect("a batch has parts")))
+        Ok((total, weights.expect("a batch has passes")))
     }
 
     /// Forward of all parts, then the losses of the whole batch, then forward and backward of each part.
-    fn two_pass(&mut self, weigh: &mut Weigh<'_>, elsewhere: Elsewhere) -> Result<(Losses, LevelWeights)> {
-        let statistics = statistics(self.observation.is_none(), self.levels.upper);
-        let scored = score(self.session, &self.batch.parts, statistics)?;
-        let assembled = Assembled::new(
-            &self.batch,
-            self.batch.parts.iter().zip(&scored),
-            self.data.reference,
-            self.data.rows,
-        );
+    fn two_pass(&mut self, weigh: &mut Weigh<'_>, own: f64) -> Result<(Losses, LevelWeights)> {
+        let statistics = statistics(self.observation.is_none(), self.upper.objective);
+        let UpperLevel { objective, data, batch } = &mut self.upper;
+        let scored = score(self.session, &batch.passes, statistics)?;
+        let assembled = Assembled::new(batch, batch.passes.iter().zip(&scored), data.reference, data.rows);
         let mut observation = Observation::default();
-        let found = self.levels.evaluate(&assembled, self.data.rows, weigh, elsewhere, &mut observation)?;
+        let mut levels = Levels { upper: &mut **objective, shared: shared(&mut self.lower), own };
+        let Found { mut losses, weights, upstream } =
+            levels.evaluate(&assembled, data.rows, weigh, &mut observation)?;
+        losses.lower += own;
         self.observation.get_or_insert(observation);
-        backward(self.session, &self.batch.parts, &found.upstream)?;
-        Ok((found.losses, found.weights))
+        backward(self.session, &batch.passes, &upstream)?;
+        Ok((losses, weights))
     }
 
-    /// Does something with the first term of G on its current batch.
-    fn first<T>(
-        &mut self,
-        work: impl FnOnce(&mut dyn Session, &mut dyn Objective, &Batch, &Dataset) -> Result<T>,
-    ) -> Result<T> {
-        let of_upper_batch;
-        let (batch, data) = match (&self.drawn, &self.source) {
-            (Some(drawn), Some(source)) => (drawn, source.data),
-            _ => {
-                let rows = self.batch.rows();
-                of_upper_batch =
-                    Batch::new(self.data.rows, &rows, View::DEMONSTRATIONS, self.motion.micro_batch);
-                (&of_upper_batch, self.data)
-            }
-        };
-        let lower = self.levels.lower.as_mut().ok_or_else(no_lower)?;
-        work(self.session, &mut **lower, batch, data.rows)
-    }
-
-    /// The first term of G; with a weight, its weighted gradient is added to the accumulator.
-    fn first_alone(&mut self, weight: Option<f64>) -> Result<f64> {
-        self.first(|session, lower, batch, rows| imitation(session, lower, batch, rows, weight))
-    }
-
-    /// The further terms of G, in the same way.
-    fn tasks_alone(&mut self, weight: Option<f64>) -> Result<f64> {
+    /// The terms of G that have batches of their own; with a weight, their weighted gradient is added to the
+    /// accumulator.
+    fn own_terms(&mut self, weight: Option<f64>) -> Result<f64> {
         let mut total = 0.0;
-        for (task, batch) in &mut self.tasks {
-            total += imitation(self.session, task.objective, batch, task.data.rows, weight)?;
+        for (term, batch) in &mut self.lower {
+            if let Some(batch) = batch {
+                total += imitation(self.session, term.objective, batch, term.data.rows, weight)?;
+            }
         }
         Ok(total)
     }
 
-    fn lower_alone(&mut self, weight: Option<f64>) -> Result<f64> {
-        Ok(self.first_alone(weight)? + self.tasks_alone(weight)?)
+    /// Does something with every term of G on its current batch: of one that shares the upper batch, on the
+    /// demonstrations of that.
+    fn each_term(
+        &mut self,
+        work: &mut dyn FnMut(&mut dyn Session, &mut dyn Objective, &Batch, &Dataset) -> Result<()>,
+    ) -> Result<()> {
+        if self.lower.is_empty() {
+            return Err(Error::Batch("the step asks for a lower level and has none".into()));
+        }
+        let demonstrations = || {
+            let rows = self.upper.batch.rows();
+            Batch::new(self.upper.data.rows, &rows, View::DEMONSTRATIONS, self.place.micro_batch)
+        };
+        for (term, batch) in &mut self.lower {
+            let of_upper;
+            let batch = match batch {
+                Some(batch) => batch,
+                None => {
+                    of_upper = demonstrations();
+                    &of_upper
+                }
+            };
+            work(self.session, term.objective, batch, term.data.rows)?;
+        }
+        Ok(())
     }
 
-    fn draw_first(&mut self) -> Result<()> {
-        let source = self.source.as_mut().ok_or_else(no_lower)?;
-        let rows = (source.draw)();
-        self.drawn = Some(Batch::new(source.data.rows, &rows, View::DEMONSTRATIONS, self.motion.micro_batch));
-        Ok(())
+    /// The upper level, and the term of G that shares its batch, on one forward. Where the weights follow from the
+    /// losses, `own` is what the other terms of G come to.
+    fn upper_pass(&mut self, weigh: &mut Weigh<'_>, own: f64) -> Result<(Losses, LevelWeights)> {
+        let whole = matches!(weigh, Weigh::By(_)) || self.upper.objective.requirements().whole_batch;
+        match whole && self.upper.batch.passes.len() > 1 {
+            true => self.two_pass(weigh, own),
+            false => self.one_pass(weigh, own),
+        }
+    }
+
+    /// G on its current batches; with a weight, its weighted gradient is added to the accumulator.
+    fn lower_alone(&mut self, weight: Option<f64>) -> Result<f64> {
+        let mut total = 0.0;
+        self.each_term(&mut |session, objective, batch, rows| {
+            total += imitation(session, objective, batch, rows, weight)?;
+            Ok(())
+        })?;
+        Ok(total)
     }
 }
 
-impl LowerTask<'_> {
+/// The term that learns from the upper batch now, if any.
+fn shared<'l>(lower: &'l mut [(LowerTerm<'_>, Option<Batch>)]) -> Option<&'l mut dyn Objective> {
+    let (term, _) = lower.iter_mut().find(|(_, batch)| batch.is_none())?;
+    Some(&mut *term.objective)
+}
+
+impl LowerTerm<'_> {
     fn next(&mut self, micro_batch: Option<MicroBatch>) -> Batch {
         Batch::new(self.data.rows, &(self.draw)(), View::DEMONSTRATIONS, micro_batch)
     }
@@ -253,19 +231,19 @@ fn imitation(
     weight: Option<f64>,
 ) -> Result<f64> {
     let mut total = 0.0;
-    for part in &batch.parts {
+    for pass in &batch.passes {
         let mut evaluate = |seen: &LogProbs| -> Result<Vec<f64>> {
-            let assembled = Assembled::new(batch, [(part, seen)], None, rows);
+            let assembled = Assembled::new(batch, [(pass, seen)], None, rows);
             let evaluation = evaluate(objective, &assembled, rows)?;
             total += evaluation.loss(&assembled.batch()?);
             Ok(assembled.upstream(|chosen, i| if chosen { evaluation.grad_chosen[i] } else { 0.0 }))
         };
         match weight {
             None => {
-                evaluate(&session.log_probs(&part.tokens, Statistics::default())?)?;
+                evaluate(&session.log_probs(&pass.tokens, Statistics::default())?)?;
             }
             Some(weight) => {
-                session.backward(&part.tokens, Statistics::default(), &mut |seen| {
+                session.backward(&pass.tokens, Statistics::default(), &mut |seen| {
                     Ok(evaluate(seen)?.into_iter().map(|g| weight * g).collect())
                 })?;
             }
@@ -285,28 +263,20 @@ impl BilevelProblem for StepProblem<'_> {
             Weigh::Fixed(LevelWeights { upper: 0.0, lower }) => {
                 Losses { upper: f64::NAN, lower: self.lower_alone(Some(lower))? }
             }
-            _ => {
-                let by_losses = matches!(weigh, Weigh::By(_));
-                let first = match (&self.drawn, by_losses) {
-                    (Some(_), true) => Some(self.first_alone(None)?),
-                    (Some(_), false) => Some(f64::NAN),
-                    (None, _) => None,
-                };
-                let tasks = if by_losses { self.tasks_alone(None)? } else { 0.0 };
-                let elsewhere = Elsewhere { first, tasks };
-                let whole = by_losses || self.levels.upper.requirements().whole_batch;
-                let (mut losses, weights) = if whole && self.batch.parts.len() > 1 {
-                    self.two_pass(&mut weigh, elsewhere)?
-                } else {
-                    self.one_pass(&mut weigh, elsewhere)?
-                };
+            Weigh::Fixed(LevelWeights { lower: 0.0, .. }) => {
+                let (losses, _) = self.upper_pass(&mut weigh, 0.0)?;
+                Losses { lower: f64::NAN, ..losses }
+            }
+            Weigh::Fixed(LevelWeights { lower, .. }) => {
+                let (mut losses, _) = self.upper_pass(&mut weigh, 0.0)?;
+                losses.lower += self.own_terms(Some(lower))?;
+                losses
+            }
+            Weigh::By(_) => {
+                let own = self.own_terms(None)?;
+                let (losses, weights) = self.upper_pass(&mut weigh, own)?;
                 if weights.lower != 0.0 {
-                    if first.is_some() {
-                        losses.lower = self.first_alone(Some(weights.lower))? + tasks;
-                    }
-                    let now = self.tasks_alone(Some(weights.lower))?;
-                    // Of fixed weights, the tasks were not evaluated before.
-                    losses.lower += now - tasks;
+                    self.own_terms(Some(weights.lower))?;
                 }
                 losses
             }
@@ -327,31 +297,24 @@ impl BilevelProblem for StepProblem<'_> {
             return Err(Error::Engine(message.into()));
         }
         self.session.vectors().zero(into)?;
-        self.first(|session, lower, batch, rows| hessian_vector(session, lower, batch, rows, v, into))?;
-        self.tasks.iter_mut().try_for_each(|(task, batch)| {
-            hessian_vector(self.session, task.objective, batch, task.data.rows, v, into)
+        self.each_term(&mut |session, objective, batch, rows| {
+            hessian_vector(session, objective, (batch, rows), v, into)
         })
     }
 
     fn reference_lower(&mut self) -> Result<f64> {
-        let (batch, data) = match (&self.drawn, &self.source) {
-            (Some(drawn), Some(source)) => (drawn, source.data),
-            _ => (&self.batch, self.data),
-        };
-        let lower = self.levels.lower.as_mut().ok_or_else(no_lower)?;
-        let mut total = of_reference(&mut **lower, batch, data)?;
-        for (task, batch) in &mut self.tasks {
-            total += of_reference(task.objective, batch, task.data)?;
+        let mut total = 0.0;
+        for (term, batch) in &mut self.lower {
+            total += of_reference(term.objective, batch.as_ref().unwrap_or(&self.upper.batch), term.data)?;
         }
         Ok(total)
     }
 
     fn next_lower(&mut self) -> Result<()> {
         let began = Instant::now();
-        for (task, batch) in &mut self.tasks {
-            *batch = task.next(self.motion.micro_batch);
+        for (term, batch) in &mut self.lower {
+            *batch = Some(term.next(self.place.micro_batch));
         }
-        self.draw_first()?;
         self.drawing += began.elapsed();
         Ok(())
     }
@@ -359,23 +322,26 @@ impl BilevelProblem for StepProblem<'_> {
     fn descend(&mut self, lr_factor: f64) -> Result<()> {
         let norm = self.session.vectors().norm(Vector::GRADIENT)?;
         if !norm.is_finite() {
-            let rows: Vec<_> = self.batch.rows().into_iter().map(|i| place(self.data.rows, i)).collect();
+            let UpperLevel { batch, data, .. } = &self.upper;
+            let rows: Vec<_> = batch.rows().into_iter().map(|i| place(data.rows, i)).collect();
             return Err(Error::NonFinite(format!(
                 "the gradient's norm is {norm}: the parameters were left as they are. Rows of the batch: {}",
                 rows.join(", ")
             )));
         }
-        let limit = self.motion.max_grad_norm;
+        let Some(Motion { rule, optimization, lr, max_grad_norm }) = &mut self.motion else {
+            return Err(Error::Engine("this problem has no optimizer".into()));
+        };
         // As PyTorch's clip_grad_norm_.
-        let gradient_scale = if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        let optimizer = self.motion.optimizer;
-        self.session.optimizer_step(&AdamW { lr: optimizer.lr * lr_factor, gradient_scale, ..optimizer })?;
+        let gradient_scale =
+            if *max_grad_norm > 0.0 { (*max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        optimization.update(self.session, *rule, *lr * lr_factor, gradient_scale)?;
         self.grad_norm = Some(norm);
         Ok(())
     }
 
     fn progress(&self) -> Progress {
-        self.motion.progress
+        self.place.progress
     }
 }
 
@@ -392,6 +358,15 @@ fn of_reference(objective: &mut dyn Objective, batch: &Batch, data: Scored<'_>) 
     Ok(evaluate(objective, &assembled, data.rows)?.loss(&assembled.batch()?))
 }
 
+/// The losses that are taken from one forward.
+struct Levels<'l> {
+    upper: &'l mut dyn Objective,
+    /// The term of G that learns from the same batch, if any.
+    shared: Option<&'l mut dyn Objective>,
+    /// The value of the other terms of G, for weights that follow from the losses.
+    own: f64,
+}
+
 impl Levels<'_> {
     /// Evaluates what `weigh` asks for on one batch or a part of it.
     fn evaluate(
@@ -399,30 +374,21 @@ impl Levels<'_> {
         assembled: &Assembled,
         rows: &Dataset,
         weigh: &mut Weigh<'_>,
-        elsewhere: Elsewhere,
         observation: &mut Observation,
     ) -> Result<Found> {
         let batch = assembled.batch()?;
         let upper = evaluate(self.upper, assembled, rows)?;
         observation.add(assembled, &upper)?;
-        let wants_lower = match weigh {
-            Weigh::Fixed(weights) => weights.lower != 0.0,
-            Weigh::By(_) => true,
-        };
-        let lower = match &mut self.lower {
-            Some(lower) if wants_lower && elsewhere.first.is_none() => {
-                Some(evaluate(&mut **lower, assembled, rows)?)
-            }
+        let wants_lower = !matches!(weigh, Weigh::Fixed(LevelWeights { lower: 0.0, .. }));
+        let lower = match &mut self.shared {
+            Some(shared) if wants_lower => Some(evaluate(*shared, assembled, rows)?),
             _ => None,
         };
-        let losses = Losses {
-            upper: upper.loss(&batch),
-            lower: elsewhere.tasks
-                + lower.as_ref().map_or(elsewhere.first.unwrap_or(f64::NAN), |l| l.loss(&batch)),
-        };
+        let shared = lower.as_ref().map_or(0.0, |lower| lower.loss(&batch));
+        let losses = Losses { upper: upper.loss(&batch), lower: shared };
         let weights = match weigh {
             Weigh::Fixed(weights) => *weights,
-            Weigh::By(by) => by(losses)?,
+            Weigh::By(by) => by(Losses { lower: self.own + shared, ..losses })?,
         };
         let upstream = assembled.upstream(|chosen, i| {
             let gradient = |e: &Evaluation| if chosen { e.grad_chosen[i] } else { e.grad_rejected[i] };
@@ -436,10 +402,10 @@ impl Levels<'_> {
 }
 
 /// Adds the gradient of `<upstream, log-probs>` to the accumulator.
-fn backward(session: &mut dyn Session, parts: &[Part], upstream: &[f64]) -> Result<()> {
+fn backward(session: &mut dyn Session, passes: &[Pass], upstream: &[f64]) -> Result<()> {
     let mut rest = upstream;
-    for part in parts {
-        session.backward(&part.tokens, Statistics::default(), &mut |seen| {
+    for pass in passes {
+        session.backward(&pass.tokens, Statistics::default(), &mut |seen| {
             let (mine, others) = rest.split_at(seen.values.len());
             rest = others;
             Ok(mine.to_vec())
@@ -451,10 +417,6 @@ fn backward(session: &mut dyn Session, parts: &[Part], upstream: &[f64]) -> Resu
 /// What the session must compute beside log-probs: what is logged, and what the objective reads.
 fn statistics(logged: bool, upper: &dyn Objective) -> Statistics {
     Statistics { entropy: logged, greedy: logged, collision: upper.requirements().collision }
-}
-
-fn no_lower() -> Error {
-    Error::Batch("the step asks for a lower level and has none".into())
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ enum Role {
 }
 
 /// Rows that go through a session in one pass.
-pub(crate) struct Part {
+pub(crate) struct Pass {
     /// Indices of the rows in their dataset.
     pub(crate) rows: Vec<usize>,
     /// What the session scores.
@@ -24,10 +24,10 @@ pub(crate) struct Part {
     slots: Vec<(Role, usize)>,
 }
 
-impl Part {
+impl Pass {
     /// Puts rows of a dataset together.
     pub(crate) fn new(dataset: &Dataset, rows: &[usize], view: View) -> Self {
-        let mut part = Part { rows: rows.to_vec(), tokens: TokenBatch::default(), slots: Vec::new() };
+        let mut part = Pass { rows: rows.to_vec(), tokens: TokenBatch::default(), slots: Vec::new() };
         for &row in rows {
             let example = &dataset.examples[row];
             let first = if example.desirable { Role::Chosen } else { Role::Rejected };
@@ -90,18 +90,18 @@ impl Part {
     }
 }
 
-/// The rows of an optimizer batch, split into parts.
+/// The rows of an optimizer batch, split into passes.
 pub(crate) struct Batch {
     /// How the rows are seen.
     pub(crate) view: View,
     /// What goes through the session, pass by pass.
-    pub(crate) parts: Vec<Part>,
+    pub(crate) passes: Vec<Pass>,
     /// Counts of the whole batch.
     pub(crate) whole: Totals,
 }
 
 impl Batch {
-    /// Splits `rows` into parts, or makes one of them.
+    /// Splits `rows` into passes, or makes one of them.
     pub(crate) fn new(
         dataset: &Dataset,
         rows: &[usize],
@@ -110,10 +110,10 @@ impl Batch {
     ) -> Self {
         let tokens: Vec<usize> = rows.iter().map(|&row| dataset.examples[row].tokens()).collect();
         let pieces = micro_batch.unwrap_or(MicroBatch::Rows(rows.len())).split(&tokens);
-        let parts: Vec<Part> =
-            pieces.into_iter().map(|piece| Part::new(dataset, &rows[piece], view)).collect();
-        let chosen_tokens = parts.iter().map(Part::chosen_tokens).sum();
-        Batch { view, parts, whole: Totals { rows: rows.len(), chosen_tokens } }
+        let passes: Vec<Pass> =
+            pieces.into_iter().map(|piece| Pass::new(dataset, &rows[piece], view)).collect();
+        let chosen_tokens = passes.iter().map(Pass::chosen_tokens).sum();
+        Batch { view, passes, whole: Totals { rows: rows.len(), chosen_tokens } }
     }
 
     /// All rows of a dataset.
@@ -122,16 +122,16 @@ impl Batch {
         Batch::new(dataset, &rows, view, Some(micro_batch))
     }
 
-    /// Files the log-probs of its parts under their rows.
+    /// Files the log-probs of its passes under their rows.
     pub(crate) fn store(&self, scored: &[LogProbs], into: &mut Scores) {
-        for (part, seen) in self.parts.iter().zip(scored) {
-            part.store(seen, into);
+        for (pass, seen) in self.passes.iter().zip(scored) {
+            pass.store(seen, into);
         }
     }
 
     /// Indices of all rows in their dataset.
     pub(crate) fn rows(&self) -> Vec<usize> {
-        self.parts.iter().flat_map(|part| part.rows.iter().copied()).collect()
+        self.passes.iter().flat_map(|pass| pass.rows.iter().copied()).collect()
     }
 }
 
@@ -160,7 +160,7 @@ impl SideArrays {
     }
 }
 
-/// Log-probs of one or several parts, as an objective sees them.
+/// Log-probs of one or several passes, as an objective sees them.
 pub(crate) struct Assembled {
     layout: Layout,
     whole: Totals,
@@ -169,7 +169,7 @@ pub(crate) struct Assembled {
     mismatched: SideArrays,
     /// Score gaps of the pairs; empty where the data have none.
     gaps: Vec<f64>,
-    /// Of each completion, in the order of the parts: its side and where its tokens lie there.
+    /// Of each completion, in the order of the passes: its side and where its tokens lie there.
     places: Vec<(Role, std::ops::Range<usize>)>,
     /// Entropy of every scored position, where it was asked for.
     pub(crate) entropy: Vec<f64>,
@@ -178,10 +178,10 @@ pub(crate) struct Assembled {
 }
 
 impl Assembled {
-    /// Lays out the log-probs of `parts` beside the reference's.
+    /// Lays out the log-probs of `passes` beside the reference's.
     pub(crate) fn new<'a>(
         batch: &Batch,
-        parts: impl IntoIterator<Item = (&'a Part, &'a LogProbs)>,
+        passes: impl IntoIterator<Item = (&'a Pass, &'a LogProbs)>,
         reference: Option<&Scores>,
         dataset: &Dataset,
     ) -> Self {
@@ -197,9 +197,9 @@ impl Assembled {
             entropy: Vec::new(),
             greedy: Vec::new(),
         };
-        for (part, scored) in parts {
-            assembled.gaps.extend(part.rows.iter().filter_map(|&row| dataset.examples[row].gap));
-            for (i, &(role, row)) in part.slots.iter().enumerate() {
+        for (pass, scored) in passes {
+            assembled.gaps.extend(pass.rows.iter().filter_map(|&row| dataset.examples[row].gap));
+            for (i, &(role, row)) in pass.slots.iter().enumerate() {
                 let tokens = scored.offsets[i]..scored.offsets[i + 1];
                 let (side, reference) = match role {
                     Role::Chosen => (&mut assembled.chosen, reference.map(|r| &r.chosen[row])),
@@ -226,8 +226,8 @@ impl Assembled {
 
     /// Lays out stored scores as if they were the policy's.
     pub(crate) fn of_scores(batch: &Batch, scores: &Scores, dataset: &Dataset) -> Self {
-        let scored: Vec<LogProbs> = batch.parts.iter().map(|part| part.recall(scores)).collect();
-        Self::new(batch, batch.parts.iter().zip(&scored), None, dataset)
+        let scored: Vec<LogProbs> = batch.passes.iter().map(|pass| pass.recall(scores)).collect();
+        Self::new(batch, batch.passes.iter().zip(&scored), None, dataset)
     }
 
     /// The batch an objective evaluates.

@@ -1,15 +1,15 @@
-//! A lower level of several tasks: its value, gradient and Hessian are those of the weighted sum, wherever its
-//! batches come from.
+//! A lower level of several tasks has the value, gradient and Hessian of the weighted sum, wherever its batches come
+//! from.
 
-use super::{Levels, LowerSource, LowerTask, Motion, Scored, StepProblem};
+use super::{LowerTerm, Place, Scored, StepProblem, UpperLevel};
 use crate::plan::view::View;
 use crate::recipe::compose;
 use crate::store::scores::Scores;
-use crate::train::reference::fill;
+use crate::train::reference::Scoring;
 use crate::train::step::rows::Batch;
 use spo_api::{
-    AdamW, Backend, BilevelProblem, Error, EvaluationMut, Layout, LevelWeights, ModelSource, ModelSpec,
-    Objective, PreferenceBatch, Progress, Registry, Requirements, Result, Session, Vector, Weigh,
+    Backend, BilevelProblem, Error, EvaluationMut, Layout, LevelWeights, ModelSource, ModelSpec, Objective,
+    PreferenceBatch, Progress, Registry, Requirements, Result, Session, Vector, Weigh,
 };
 use spo_backend_tabular::Tabular;
 use spo_data::{Dataset, Fit, MicroBatch, Tokenizer, task};
@@ -17,7 +17,7 @@ use spo_objectives as _;
 
 const WEIGHTS: [f64; 3] = [0.5, 2.0, 0.25];
 
-/// A session, pairs, and the demonstrations of two other tasks, all in one vocabulary.
+/// A session, pairs, and demonstrations of two other tasks, all in one vocabulary.
 struct Scene {
     session: Box<dyn Session>,
     pairs: Dataset,
@@ -51,12 +51,12 @@ fn scene() -> Scene {
 }
 
 fn sft(weight: f64) -> Box<dyn Objective> {
-    let spec = serde_json::json!([{ "name": "sft", "weight": weight }]);
+    let spec = serde_json::from_value(serde_json::json!([{ "name": "sft", "weight": weight }])).unwrap();
     compose::objective(&Registry::linked().unwrap(), &spec).unwrap()
 }
 
-/// `weight (1 + seen) ln(1 + e^(-s/8))` of an answer's log-prob s: no linear function of it, and, where it counts the
-/// evaluations it has seen, one that changes as it is evaluated.
+/// `weight (1 + seen) ln(1 + e^(-s/8))` of an answer's log-prob s. It is not linear in s. If it counts its
+/// evaluations (`seen`), it also changes with each of them.
 struct Curved {
     weight: f64,
     counts: bool,
@@ -98,35 +98,20 @@ fn counting(weight: f64) -> Box<dyn Objective> {
     Box::new(Curved { weight, counts: true, seen: 0 })
 }
 
-fn motion(micro_batch: Option<MicroBatch>) -> Motion {
-    Motion {
-        micro_batch,
-        optimizer: AdamW {
-            lr: 0.1,
-            beta1: 0.9,
-            beta2: 0.9,
-            epsilon: 1e-8,
-            weight_decay: 0.0,
-            exempt_bias_and_norm: false,
-            gradient_scale: 1.0,
-        },
-        max_grad_norm: 0.0,
-        progress: Progress { step: 0, total: 1 },
-    }
-}
-
 impl Scene {
     fn reference(&mut self, data: usize) -> Scores {
         let data = if data == 0 { &self.pairs } else { &self.others[data - 1] };
         let view = View { layout: data.layout, mismatched: None };
         let mut scores = Scores::empty(data);
         let all: Vec<usize> = (0..data.examples.len()).collect();
-        fill(&mut scores, &mut *self.session, data, view, &all, 4, None, &mut |_, _| Ok(())).unwrap();
+        Scoring { data, view, rows: &all, at_once: 4, parameters: None }
+            .fill(&mut scores, &mut *self.session, &mut |_, _| Ok(()))
+            .unwrap();
         scores
     }
 
-    /// Does something with the problem: the first term on the upper batch or (`own`) on that of the first other
-    /// task, and the further tasks `tasks`. Batches are rows 0..4, then 4..8, ...
+    /// Calls a function on a problem with the further tasks `tasks`. Its first term uses the upper batch, or, with
+    /// `own`, that of the first other task. Batches are rows 0..4, then 4..8, ...
     fn on<T>(
         &mut self,
         own: bool,
@@ -135,9 +120,11 @@ impl Scene {
         work: impl FnOnce(&mut StepProblem<'_>) -> T,
     ) -> T {
         let scores = [0, 1, 2].map(|i| self.reference(i));
-        let mut dpo = compose::objective(&Registry::linked().unwrap(), &"dpo".into()).unwrap();
-        let mut first = (self.objective)(WEIGHTS[0]);
-        let mut further: Vec<_> = tasks.iter().map(|&i| (self.objective)(WEIGHTS[i])).collect();
+        let mut dpo = Registry::linked().unwrap().objective("dpo", &serde_json::json!({})).unwrap();
+        let first = usize::from(own);
+        let terms: Vec<(usize, f64)> =
+            [(first, WEIGHTS[0])].into_iter().chain(tasks.iter().map(|&i| (i, WEIGHTS[i]))).collect();
+        let mut objectives: Vec<_> = terms.iter().map(|(_, weight)| (self.objective)(*weight)).collect();
         let datasets = [&self.pairs, &self.others[0], &self.others[1]];
         let scored = |i: usize| Scored { rows: datasets[i], reference: Some(&scores[i]) };
         let drawing = || {
@@ -147,45 +134,30 @@ impl Scene {
                 (start - 4..start).collect::<Vec<_>>()
             }
         };
-        let mut draw = drawing();
-        let source = LowerSource { data: scored(usize::from(own)), own, draw: &mut draw };
-        let tasks = further.iter_mut().zip(tasks).map(|(objective, &i)| LowerTask {
+        let lower = objectives.iter_mut().zip(&terms).map(|(objective, &(i, _))| LowerTerm {
             objective: &mut **objective,
             data: scored(i),
+            shared: i == 0,
             draw: Box::new(drawing()),
         });
-        let batch = Batch::new(
-            &self.pairs,
-            &[3, 1, 4, 0],
-            View { layout: Layout::Pairs, mismatched: None },
-            micro_batch,
-        );
-        let levels = Levels { upper: &mut *dpo, lower: Some(&mut *first) };
-        let motion = motion(micro_batch);
-        let mut problem = StepProblem::new(
-            &mut *self.session,
-            levels,
-            scored(0),
-            batch,
-            Some(source),
-            tasks.collect(),
-            motion,
-        )
-        .unwrap();
-        work(&mut problem)
+        let view = View { layout: Layout::Pairs, mismatched: None };
+        let batch = Batch::new(&self.pairs, &[3, 1, 4, 0], view, micro_batch);
+        let upper = UpperLevel { objective: &mut *dpo, data: scored(0), batch };
+        let place = Place { progress: Progress { step: 0, total: 1 }, micro_batch };
+        work(&mut StepProblem::new(&mut *self.session, upper, lower.collect(), place, None))
     }
 
-    /// G on these terms alone: the upper batch's chosen answers (0), the first rows of another task.
+    /// G on these terms alone: 0 is the chosen answers of the upper batch, the others are the first rows of a task.
     fn term(&mut self, term: usize) -> f64 {
         match term {
             0 => self.on(false, &[], None, |p| p.lower().unwrap()),
-            // A first term of weight WEIGHTS[0] on the batch of the upper level comes along.
+            // The problem always has a first term, of weight WEIGHTS[0], on the upper batch.
             i => self.on(false, &[i], None, |p| p.lower().unwrap()) - self.term(0),
         }
     }
 }
 
-/// The slope of G or of `F + 3 G` along a gradient, by differences, is its squared length.
+/// The slope of G, or of `F + 3 G`, along its gradient equals the squared length of the gradient.
 fn slope(
     problem: &mut StepProblem<'_>,
     gradient: Vector,
@@ -253,7 +225,7 @@ fn the_gradient_is_that_of_the_weighted_sum() {
                     assert!((found - squared).abs() < 1e-7 * squared, "{own} {tasks:?}: {found} {squared}");
                     assert!((fixed.lower - problem.lower().unwrap()).abs() < 1e-12);
 
-                    // Weighed by the losses, it is the same.
+                    // Weights that are computed from the losses give the same.
                     let w = problem.vectors().allocate().unwrap();
                     problem.gradient(Weigh::By(&mut |_| Ok(weights)), w).unwrap();
                     problem.vectors().axpy(-1.0, v, w).unwrap();
@@ -266,17 +238,17 @@ fn the_gradient_is_that_of_the_weighted_sum() {
     }
 }
 
-/// `H dG`, and dG at places around.
+/// `H dG`, and dG at points along dG.
 fn hessian_times_gradient(problem: &mut StepProblem<'_>) -> (Vector, Vector) {
     let [v, product] = [(); 2].map(|()| problem.vectors().allocate().unwrap());
     problem.gradient(Weigh::Fixed(LevelWeights::LOWER), v).unwrap();
-    // What it holds is overwritten.
+    // Its content must be overwritten.
     problem.vectors().copy(Vector::PARAMETERS, product).unwrap();
     problem.lower_hessian_vector(v, product).unwrap();
     (v, product)
 }
 
-/// Against differences of dG of fourth order.
+/// Compares with differences of dG of fourth order.
 #[test]
 fn the_hessian_is_that_of_the_weighted_sum() {
     for objective in [sft, curved] {

@@ -1,0 +1,184 @@
+//! The engine of f32 kernels for the CPU.
+//!
+//! Loops are written so that the compiler vectorises them, and run through [`tasks::vectorised`], which picks
+//! the widest instructions of the processor when the program runs. Sums that cross rows are taken over
+//! fixed stretches in a fixed order: results do not depend on how threads share the work.
+
+mod activation;
+mod adamw;
+mod attention;
+mod gemm;
+mod head;
+mod math;
+mod norm;
+mod product;
+mod rope;
+mod slices;
+mod tasks;
+mod vector;
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Tensor};
+use spo_api::{Result, Statistics};
+use spo_transformer::{
+    Activation, AdamWStep, Cluster, Engine, HeadScores, Heads, Mat, NoTape, Norm, Rotation,
+};
+
+use crate::memory::{self, CandleMemory, failed};
+
+/// Kernels of this crate on candle's memory: the CPU, in f32.
+#[derive(Clone, Debug)]
+pub struct FusedEngine(CandleMemory);
+
+impl Default for FusedEngine {
+    fn default() -> Self {
+        FusedEngine(CandleMemory::new(Device::Cpu, DType::F32))
+    }
+}
+
+impl Engine for FusedEngine {
+    type Tensor = Tensor;
+    type Memory = CandleMemory;
+    type Recorder = NoTape;
+
+    fn memory(&self) -> &CandleMemory {
+        &self.0
+    }
+
+    fn scale(&self, into: &Tensor, a: f64) -> Result<()> {
+        vector::scale(into, a).map_err(failed)
+    }
+
+    fn axpy(&self, into: &Tensor, a: f64, x: &Tensor) -> Result<()> {
+        vector::axpy(into, a, x).map_err(failed)
+    }
+
+    fn dot(&self, x: &Tensor, y: &Tensor) -> Result<f64> {
+        vector::dot(x, y).map_err(failed)
+    }
+
+    fn adamw(&self, into: &Tensor, gradient: &Tensor, moments: [&Tensor; 2], step: &AdamWStep) -> Result<()> {
+        adamw::adamw(into, gradient, moments, step).map_err(failed)
+    }
+
+    fn gather(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor> {
+        memory::gather(table, ids, self.0.dtype).map_err(failed)
+    }
+
+    fn scatter_add(&self, into: &Tensor, ids: &[u32], x: &Tensor) -> Result<()> {
+        vector::scatter_add(into, ids, x).map_err(failed)
+    }
+
+    fn columns(&self, x: &Tensor, range: Range<usize>) -> Result<Tensor> {
+        memory::columns(x, range).map_err(failed)
+    }
+
+    fn join_columns(&self, parts: &[&Tensor]) -> Result<Tensor> {
+        memory::join_columns(parts).map_err(failed)
+    }
+
+    fn linear(&self, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        product::linear(x, w, bias).map_err(failed)
+    }
+
+    fn matmul(&self, a: Mat<'_, Tensor>, b: Mat<'_, Tensor>) -> Result<Tensor> {
+        product::matmul(a, b).map_err(failed)
+    }
+
+    fn matmul_add(&self, into: &Tensor, scale: f64, a: Mat<'_, Tensor>, b: Mat<'_, Tensor>) -> Result<()> {
+        product::matmul_add(into, scale, a, b).map_err(failed)
+    }
+
+    fn sum_rows_add(&self, into: &Tensor, x: &Tensor) -> Result<()> {
+        vector::sum_rows_add(into, x).map_err(failed)
+    }
+
+    fn norm(&self, x: &Tensor, norm: Norm<&Tensor>) -> Result<Tensor> {
+        norm::norm(x, norm).map_err(failed)
+    }
+
+    fn norm_backward(
+        &self,
+        x: &Tensor,
+        norm: Norm<&Tensor>,
+        upstream: &Tensor,
+        gradients: [Option<&Tensor>; 2],
+    ) -> Result<Tensor> {
+        norm::norm_backward(x, norm, upstream, gradients).map_err(failed)
+    }
+
+    fn rope(&self, x: &Tensor, rotation: &Rotation<Tensor>, back: bool) -> Result<Tensor> {
+        rope::rope(x, rotation, back).map_err(failed)
+    }
+
+    fn attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        heads: Heads,
+        clusters: &[Cluster],
+    ) -> Result<Tensor> {
+        attention::attention(q, k, v, heads, clusters).map_err(failed)
+    }
+
+    fn attention_backward(
+        &self,
+        qkv: [&Tensor; 3],
+        out: &Tensor,
+        upstream: &Tensor,
+        heads: Heads,
+        clusters: &[Cluster],
+    ) -> Result<[Tensor; 3]> {
+        attention::attention_backward(qkv, out, upstream, heads, clusters).map_err(failed)
+    }
+
+    fn activate(&self, f: Activation, x: &Tensor) -> Result<Tensor> {
+        activation::activate(f, x).map_err(failed)
+    }
+
+    fn activate_backward(&self, f: Activation, x: &Tensor, upstream: &Tensor) -> Result<Tensor> {
+        activation::activate_backward(f, x, upstream).map_err(failed)
+    }
+
+    fn gate(&self, f: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        activation::gate(f, gate, up).map_err(failed)
+    }
+
+    fn gate_backward(
+        &self,
+        f: Activation,
+        gate: &Tensor,
+        up: &Tensor,
+        upstream: &Tensor,
+    ) -> Result<[Tensor; 2]> {
+        activation::gate_backward(f, gate, up, upstream).map_err(failed)
+    }
+
+    fn score(
+        &self,
+        hidden: &Tensor,
+        head: &Tensor,
+        targets: &[u32],
+        statistics: Statistics,
+    ) -> Result<HeadScores> {
+        head::score(hidden, head, targets, statistics).map_err(failed)
+    }
+
+    fn score_backward(
+        &self,
+        hidden: &Tensor,
+        head: &Tensor,
+        targets: &[u32],
+        log_normalizers: &[f64],
+        upstream: &[f64],
+        head_gradient: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        head::score_backward(hidden, head, targets, log_normalizers, upstream, head_gradient).map_err(failed)
+    }
+
+    fn recorder(&self) -> Option<NoTape> {
+        None
+    }
+}

@@ -1,0 +1,104 @@
+//! Access to a `config.json` with errors that name the file and the key.
+
+use serde_json::Value;
+use spo_api::{Error, Result};
+
+pub(crate) struct Fields<'a> {
+    pub config: &'a Value,
+    pub origin: &'a str,
+}
+
+impl Fields<'_> {
+    pub fn error(&self, key: &str, problem: impl std::fmt::Display) -> Error {
+        Error::Model(format!("{}: `{key}` {problem}", self.origin))
+    }
+
+    /// The value of a key; null counts as absent, as transformers has it.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.config.get(key).filter(|v| !v.is_null())
+    }
+
+    fn typed<'v, T>(
+        &'v self,
+        key: &str,
+        kind: &str,
+        read: impl Fn(&'v Value) -> Option<T>,
+    ) -> Result<Option<T>> {
+        self.get(key)
+            .map(|v| read(v).ok_or_else(|| self.error(key, format!("must be {kind}, got {v}"))))
+            .transpose()
+    }
+
+    pub fn required<T>(&self, key: &str, value: Option<T>) -> Result<T> {
+        value.ok_or_else(|| self.error(key, "is missing"))
+    }
+
+    /// A size that memory is asked for: what no model has is a mistake, and is found before the asking.
+    pub fn maybe_size(&self, key: &str) -> Result<Option<usize>> {
+        self.bounded(key, "a positive whole number of at most 2^24", 1 << 24)
+    }
+
+    pub fn size(&self, key: &str) -> Result<usize> {
+        self.required(key, self.maybe_size(key)?)
+    }
+
+    fn bounded(&self, key: &str, kind: &str, most: u64) -> Result<Option<usize>> {
+        self.typed(key, kind, |v| v.as_u64().filter(|n| (1..=most).contains(n)).map(|n| n as usize))
+    }
+
+    pub fn layers(&self, key: &str) -> Result<usize> {
+        self.required(key, self.bounded(key, "a positive whole number of at most 10,000", 10_000)?)
+    }
+
+    /// The longest sequence: nothing is allocated for it.
+    pub fn context(&self, key: &str) -> Result<usize> {
+        self.required(key, self.bounded(key, "a positive whole number of at most 2^32", 1 << 32)?)
+    }
+
+    pub fn maybe_number(&self, key: &str) -> Result<Option<f64>> {
+        self.typed(key, "a number", Value::as_f64)
+    }
+
+    pub fn number(&self, key: &str) -> Result<f64> {
+        self.required(key, self.maybe_number(key)?)
+    }
+
+    pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
+        Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(default))
+    }
+
+    pub fn maybe_text(&self, key: &str) -> Result<Option<&str>> {
+        self.typed(key, "a string", Value::as_str)
+    }
+
+    /// Rejects an option whose value is not the one implemented.
+    pub fn only_flag(&self, key: &str, implemented: bool) -> Result<()> {
+        match self.flag(key, implemented)? == implemented {
+            true => Ok(()),
+            false => Err(self.error(key, format!("= {} is not supported", !implemented))),
+        }
+    }
+
+    pub fn only_text(&self, key: &str, implemented: &[&str]) -> Result<()> {
+        match self.maybe_text(key)? {
+            Some(other) if !implemented.contains(&other) => Err(self.error(
+                key,
+                format!("= \"{other}\" is not supported, only \"{}\"", implemented.join("\", \"")),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The width of a head that is not given: the hidden size divided among the heads.
+    pub fn head_width(&self, hidden: usize, heads: usize, key: &str) -> Result<usize> {
+        match hidden.is_multiple_of(heads) {
+            true => Ok(hidden / heads),
+            false => Err(self.error(key, format!("= {heads} must divide the hidden size, {hidden}"))),
+        }
+    }
+
+    /// The type the weights were published in.
+    pub fn dtype(&self) -> Result<String> {
+        Ok(self.maybe_text("dtype")?.or(self.maybe_text("torch_dtype")?).unwrap_or("float32").to_owned())
+    }
+}

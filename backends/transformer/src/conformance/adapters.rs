@@ -1,0 +1,40 @@
+//! Adapters.
+
+use spo_api::{AdamW, Session, Statistics, Vector, VectorSpace};
+
+use super::models::{adapter, configurations, random};
+use super::support::{batch, gradient, open};
+use crate::engine::Engine;
+use crate::session::{Options, TransformerSession};
+
+/// Training an adapter moves nothing else, and keeps no gradient of anything else.
+pub fn adapters_leave_the_rest_alone<E: Engine>(engine: impl Fn() -> E) {
+    for (name, config) in configurations() {
+        let mut bare = open(engine(), &random(&config, None), Options::default());
+        let expected = bare.log_probs(&batch(), Statistics::default()).expect("a valid batch");
+        let spec = random(&config, Some(adapter()));
+        let mut session =
+            TransformerSession::open(engine(), &spec, Options::default()).expect("a valid model");
+        assert!(session.trained().all(|(tensor, _)| tensor.contains(".lora_")), "{name}");
+        assert_eq!(session.info().parameters, bare.info().parameters + session.info().trainable);
+        let fresh = session.log_probs(&batch(), Statistics::default()).expect("a valid batch");
+        assert_eq!(fresh, expected, "{name}: an adapter begins as the identity");
+
+        gradient(&mut session, &batch());
+        let step = AdamW {
+            lr: 0.1,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            exempt_bias_and_norm: false,
+            gradient_scale: 1.0,
+        };
+        session.optimizer_step(&step).expect("a step");
+        let moved = session.log_probs(&batch(), Statistics::default()).expect("a valid batch");
+        assert!(moved != expected, "{name}");
+        session.zero(Vector::PARAMETERS).expect("a vector");
+        let off = session.log_probs(&batch(), Statistics::default()).expect("a valid batch");
+        assert_eq!(off, expected, "{name}: without the adapter");
+    }
+}

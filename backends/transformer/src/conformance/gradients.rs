@@ -1,0 +1,47 @@
+//! Gradients against finite differences.
+
+use spo_api::Vector;
+
+use super::models::cases;
+use super::support::{batch, gradient, loss, norm, open, wave};
+use crate::engine::Engine;
+use crate::session::Options;
+
+/// Every trained tensor of every architecture has the gradient that central differences find, along the
+/// gradient itself and along an arbitrary direction.
+pub fn gradients_agree_with_finite_differences<E: Engine>(engine: impl Fn() -> E) {
+    for (name, spec) in cases() {
+        let mut session = open(engine(), &spec, Options::default());
+        let batch = batch();
+        let (gradient, _) = gradient(&mut session, &batch);
+        let start = session.read(Vector::PARAMETERS).expect("parameters");
+        let trained: Vec<(String, usize)> = session.trained().map(|(n, len)| (n.to_owned(), len)).collect();
+        let mut first = 0;
+        for (tensor, len) in trained {
+            let own = &gradient[first..first + len];
+            let size = norm(own);
+            let arbitrary = wave(len, 1.0);
+            for (direction, scale) in [(own, 1.0 / size), (&arbitrary, 1.0 / norm(&arbitrary))] {
+                let slope: f64 =
+                    own.iter().zip(direction).map(|(&g, &d)| f64::from(g) * f64::from(d) * scale).sum();
+                let mut at = |step: f64| {
+                    let mut moved = start.clone();
+                    for (value, d) in moved[first..first + len].iter_mut().zip(direction) {
+                        *value += (step * scale * f64::from(*d)) as f32;
+                    }
+                    session.write(Vector::PARAMETERS, &moved).expect("as many values as parameters");
+                    loss(&mut session, &batch)
+                };
+                // Fourth order: a step long enough for the noise of f32 is too long for second order.
+                let h = 4e-3;
+                let difference = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
+                let error = (difference - slope).abs();
+                assert!(
+                    size > 1e-6 && error < 1e-2 * size.max(0.05),
+                    "{name}: {tensor}: gradient {slope}, finite difference {difference}, norm {size}"
+                );
+            }
+            first += len;
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Tiny random models of every architecture, with every option that changes the computation.
+
+use serde_json::{Value, json};
+use spo_api::{Adapter, ModelSource, ModelSpec};
+
+use crate::config::ModelType;
+
+pub(super) const VOCABULARY: u32 = 37;
+
+/// Configurations of every model type that can be read.
+pub fn configurations() -> Vec<(&'static str, Value)> {
+    ModelType::ALL.into_iter().flat_map(configurations_of).collect()
+}
+
+/// The plainest configuration of a model type.
+pub fn tiny(model_type: ModelType) -> Value {
+    configurations_of(model_type).swap_remove(0).1
+}
+
+/// The configurations of a model type that its tests run on, the plainest first. One that is not listed here does not
+/// compile.
+fn configurations_of(model_type: ModelType) -> Vec<(&'static str, Value)> {
+    match model_type {
+        ModelType::Llama => vec![
+            ("llama", llama(json!({}))),
+            (
+                "llama with biases, tied, linear rope",
+                llama(json!({
+                    "attention_bias": true, "mlp_bias": true, "tie_word_embeddings": true,
+                    "rope_parameters": null, "rope_theta": 5000.0,
+                    "rope_scaling": { "type": "linear", "factor": 2.0 },
+                })),
+            ),
+            (
+                "llama 3 rope",
+                llama(json!({
+                    "rope_parameters": {
+                        "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+                        "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+                    },
+                })),
+            ),
+        ],
+        ModelType::Mistral => {
+            vec![("mistral", llama(json!({ "model_type": "mistral", "sliding_window": 100 })))]
+        }
+        ModelType::Qwen2 => {
+            let changes = json!({ "model_type": "qwen2", "head_dim": null, "tie_word_embeddings": true });
+            vec![("qwen2", llama(changes))]
+        }
+        ModelType::Qwen3 => vec![("qwen3", llama(json!({ "model_type": "qwen3", "head_dim": 8 })))],
+        ModelType::Gpt2 => vec![(
+            "gpt2",
+            json!({
+                "model_type": "gpt2", "vocab_size": VOCABULARY, "n_embd": 24, "n_head": 4, "n_layer": 2,
+                "n_positions": 128, "initializer_range": 0.3,
+            }),
+        )],
+    }
+}
+
+/// A Llama with these changes; null takes a key away.
+fn llama(changes: Value) -> Value {
+    let mut config = json!({
+        "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 24, "intermediate_size": 20,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6,
+        "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "initializer_range": 0.3,
+        "tie_word_embeddings": false,
+        "rope_parameters": { "rope_theta": 10000.0, "rope_type": "default" },
+    });
+    let fields = config.as_object_mut().expect("it is a table");
+    for (key, value) in changes.as_object().into_iter().flatten() {
+        fields.insert(key.clone(), value.clone());
+    }
+    fields.retain(|_, value| !value.is_null());
+    config
+}
+
+/// The specification of a model to be initialised at random.
+pub fn random(config: &Value, adapter: Option<Adapter>) -> ModelSpec {
+    ModelSpec {
+        source: ModelSource::Random(config.clone()),
+        adapter,
+        seed: 7,
+        device: "cpu".into(),
+        dtype: "f32".into(),
+    }
+}
+
+/// An adapter on every linear layer.
+pub fn adapter() -> Adapter {
+    Adapter { rank: 3, alpha: 6.0, targets: vec!["all-linear".into()], path: None }
+}
+
+/// Every model to check: each configuration trained in full, and by an adapter.
+pub(super) fn cases() -> Vec<(String, ModelSpec)> {
+    let both = |(name, config): (&str, Value)| {
+        [
+            (format!("{name}, full"), random(&config, None)),
+            (format!("{name}, adapter"), random(&config, Some(adapter()))),
+        ]
+    };
+    configurations().into_iter().flat_map(both).collect()
+}

@@ -1,0 +1,77 @@
+//! What checks begin from: a batch that has everything in it, a model at a place where nothing is zero, and distances.
+
+use spo_api::{Group, ModelSpec, Session, Statistics, TokenBatch, Vector, VectorSpace};
+
+use super::models::VOCABULARY;
+use crate::engine::Engine;
+use crate::session::{Options, TransformerSession};
+
+/// Shared prompts, completions of very different lengths, among them 1 and 0 tokens, and some that begin alike,
+/// end within another or are the same.
+pub fn batch() -> TokenBatch {
+    let tokens =
+        |n: u32, salt: u32| -> Vec<u32> { (0..n).map(|i| (i * i * 5 + i * 3 + salt) % VOCABULARY).collect() };
+    let alike = |end: u32| [tokens(4, 10), vec![end, 1, 2]].concat();
+    TokenBatch {
+        groups: vec![
+            Group { prompt: tokens(5, 1), completions: vec![tokens(7, 2), tokens(1, 3), tokens(4, 4)] },
+            Group { prompt: tokens(1, 5), completions: vec![tokens(3, 6), vec![]] },
+            Group { prompt: tokens(70, 7), completions: vec![tokens(6, 8), tokens(20, 9)] },
+            Group { prompt: tokens(3, 11), completions: vec![alike(6), alike(7)] },
+            Group { prompt: tokens(3, 12), completions: vec![tokens(6, 13), tokens(2, 13)] },
+            Group { prompt: tokens(2, 14), completions: vec![tokens(3, 15), tokens(3, 15)] },
+        ],
+    }
+}
+
+/// Weights of the loss `sum_i w_i log_prob_i`: of both signs, some zero.
+pub(super) fn weights(n: usize) -> Vec<f64> {
+    (0..n).map(|i| [0.7, -1.1, 0.0, 0.4, 1.3, -0.2][i % 6]).collect()
+}
+
+/// Opens a model, and moves an adapter off its beginning, where B = 0 hides half of the gradient.
+pub fn open<E: Engine>(engine: E, spec: &ModelSpec, options: Options) -> TransformerSession<E> {
+    let mut session = TransformerSession::open(engine, spec, options).expect("a valid model");
+    if spec.adapter.is_some() {
+        let values = wave(session.dimension(), 0.2);
+        session.write(Vector::PARAMETERS, &values).expect("as many values as parameters");
+    }
+    session
+}
+
+pub(super) fn wave(n: usize, size: f64) -> Vec<f32> {
+    (0..n).map(|i| (size * (i as f64 * 0.7 + (i as f64).sqrt()).sin()) as f32).collect()
+}
+
+pub(super) fn loss<E: Engine>(session: &mut TransformerSession<E>, batch: &TokenBatch) -> f64 {
+    let log_probs = session.log_probs(batch, Statistics::default()).expect("a valid batch");
+    log_probs.values.iter().zip(weights(log_probs.values.len())).map(|(l, w)| l * w).sum()
+}
+
+/// The gradient, and the log-probs it is of.
+pub fn gradient<E: Engine>(session: &mut TransformerSession<E>, batch: &TokenBatch) -> (Vec<f32>, Vec<f64>) {
+    session.zero(Vector::GRADIENT).expect("a gradient");
+    let log_probs = session
+        .backward(batch, Statistics::default(), &mut |l| Ok(weights(l.values.len())))
+        .expect("a valid batch");
+    (session.read(Vector::GRADIENT).expect("a gradient"), log_probs.values)
+}
+
+pub(super) fn norm(x: &[f32]) -> f64 {
+    x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt()
+}
+
+pub(super) fn distance(x: &[f32], y: &[f32]) -> f64 {
+    assert_eq!(x.len(), y.len());
+    x.iter().zip(y).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum::<f64>().sqrt()
+}
+
+pub(super) fn worst(x: &[f64], y: &[f64]) -> f64 {
+    assert_eq!(x.len(), y.len());
+    x.iter().zip(y).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+/// A folder that goes when it is dropped.
+pub(super) fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a writable folder")
+}

@@ -1,0 +1,84 @@
+//! A model into a Hugging Face folder, an adapter into one of PEFT's.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use safetensors::Dtype;
+use serde_json::json;
+use spo_api::{Error, Result};
+
+use crate::config::Family;
+use crate::decoder::LowRank;
+use crate::engine::{Engine, Mat, Memory, Precision};
+use crate::files::{TensorEntry, transposed, write_json, write_safetensors};
+use crate::model::{Model, adapter};
+use crate::parameters::{Id, Spec};
+
+/// Writes `config.json` and `model.safetensors`: the names and types the weights came with, an adapter
+/// merged into them.
+pub(crate) fn save_model<E: Engine>(engine: &E, model: &Model<E>, folder: &Path) -> Result<()> {
+    let decoder = &model.decoder;
+    let entries: Vec<TensorEntry> = model
+        .stored
+        .iter()
+        .enumerate()
+        .map(|(id, (name, dtype))| TensorEntry {
+            name: name.clone(),
+            shape: decoder.specs[id].stored_shape(),
+            dtype: *dtype,
+        })
+        .collect();
+    let deltas: BTreeMap<Id, LowRank> = decoder.adapted.iter().copied().collect();
+    let p = &model.parameters;
+    write_safetensors(&folder.join("model.safetensors"), [], &entries, |id| {
+        let spec = &decoder.specs[id];
+        let mut values = engine.memory().download(p.value(id))?;
+        if let Some(low_rank) = deltas.get(&id) {
+            let merged = engine.memory().upload(values, &spec.shape, Precision::Full)?;
+            let (a, b) = (p.value(low_rank.a), p.value(low_rank.b));
+            engine.matmul_add(&merged, low_rank.scale, Mat::new(b), Mat::new(a))?;
+            values = engine.memory().download(&merged)?;
+        }
+        if spec.transposed {
+            values = transposed(&values, spec.shape[0], spec.shape[1]);
+        }
+        Ok(values)
+    })?;
+    write_json(&folder.join("config.json"), &model.config)
+}
+
+/// Writes the adapter so that PEFT loads it.
+pub(crate) fn save_adapter<E: Engine>(engine: &E, model: &Model<E>, folder: &Path) -> Result<()> {
+    let Some(wanted) = &model.adapter else {
+        return Err(Error::Model("the model has no adapter to export".into()));
+    };
+    // Beside an adapter nothing is trained.
+    let entry = |spec: &Spec| TensorEntry {
+        name: adapter::peft_name(&spec.name),
+        shape: spec.shape.clone(),
+        dtype: Dtype::F32,
+    };
+    let entries: Vec<TensorEntry> = model.trained().map(entry).collect();
+    write_safetensors(&folder.join(adapter::WEIGHTS), [], &entries, |i| {
+        engine.memory().download(&model.parameters.trained.parts[i])
+    })?;
+    let targets = match &wanted.targets[..] {
+        [only] if only == adapter::ALL => json!(adapter::ALL),
+        list => json!(list),
+    };
+    let base = model.source.as_ref().map(|folder| folder.display().to_string());
+    let config = json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": wanted.rank,
+        "lora_alpha": wanted.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": targets,
+        "bias": "none",
+        "fan_in_fan_out": model.decoder.architecture.family == Family::Gpt2,
+        "init_lora_weights": true,
+        "inference_mode": true,
+    });
+    write_json(&folder.join(adapter::CONFIG), &config)
+}

@@ -1,0 +1,159 @@
+//! Weights in safetensors files, memory-mapped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::{Dtype, SafeTensors};
+use spo_api::{Error, Result, nearest};
+
+use super::json::read_json;
+use crate::parameters::Spec;
+
+/// One or several safetensors files that hold a set of named tensors.
+pub(crate) struct Weights {
+    files: Vec<Mapped>,
+    /// Which file holds each tensor.
+    holders: BTreeMap<String, usize>,
+}
+
+struct Mapped {
+    path: PathBuf,
+    map: Mmap,
+    /// Where the tensors' bytes begin.
+    start: usize,
+    metadata: Metadata,
+}
+
+impl Weights {
+    /// `model.safetensors` of a folder, or the shards that `model.safetensors.index.json` lists.
+    pub fn of_model(folder: &Path) -> Result<Self> {
+        let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
+        if single.exists() {
+            return Self::open(vec![single]);
+        }
+        if !index.exists() {
+            return Err(Error::Model(format!(
+                "{}: neither model.safetensors nor model.safetensors.index.json is there",
+                folder.display()
+            )));
+        }
+        let listed = read_json(&index)?;
+        let Some(map) = listed["weight_map"].as_object() else {
+            return Err(Error::Model(format!("{}: `weight_map` is missing", index.display())));
+        };
+        let shards: BTreeSet<&str> = map.values().filter_map(|file| file.as_str()).collect();
+        let weights = Self::open(shards.into_iter().map(|name| folder.join(name)).collect())?;
+        match map.keys().find(|name| !weights.holders.contains_key(*name)) {
+            None => Ok(weights),
+            Some(name) => {
+                Err(Error::Model(format!("{}: lists {name}, but no shard holds it", index.display())))
+            }
+        }
+    }
+
+    pub fn open(paths: Vec<PathBuf>) -> Result<Self> {
+        let files = paths.into_iter().map(Mapped::open).collect::<Result<Vec<_>>>()?;
+        let mut holders = BTreeMap::new();
+        for (index, file) in files.iter().enumerate() {
+            for name in file.metadata.offset_keys() {
+                if let Some(other) = holders.insert(name.clone(), index) {
+                    return Err(Error::Model(format!(
+                        "{}: {name} is also in {}",
+                        file.path.display(),
+                        files[other].path.display()
+                    )));
+                }
+            }
+        }
+        Ok(Weights { files, holders })
+    }
+
+    /// The files in words.
+    pub fn origin(&self) -> String {
+        self.files.iter().map(|f| f.path.display().to_string()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What the first file says of itself under this name.
+    pub fn note(&self, name: &str) -> Option<&str> {
+        self.files.first()?.metadata.metadata().as_ref()?.get(name).map(String::as_str)
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.holders.contains_key(name)
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.holders.keys().map(String::as_str)
+    }
+
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.find(name).map(|(_, info)| info.dtype)
+    }
+
+    fn find(&self, name: &str) -> Option<(&Mapped, &TensorInfo)> {
+        let file = &self.files[*self.holders.get(name)?];
+        Some((file, file.metadata.info(name)?))
+    }
+
+    /// The values of `spec` as it lies in memory, read from the tensor called `name`.
+    pub fn read(&self, name: &str, spec: &Spec) -> Result<Vec<f32>> {
+        let Some((file, info)) = self.find(name) else {
+            let hint = nearest(name, self.names()).map(|n| format!(" (nearest: {n})")).unwrap_or_default();
+            return Err(Error::Model(format!("{}: {name} is missing{hint}", self.origin())));
+        };
+        let error = |problem: String| Error::Model(format!("{}: {name}: {problem}", file.path.display()));
+        let expected = spec.stored_shape();
+        if info.shape != expected {
+            return Err(error(format!(
+                "shape {:?}, but the configuration makes it {expected:?}",
+                info.shape
+            )));
+        }
+        let (begin, end) = info.data_offsets;
+        let bytes = &file.map[file.start + begin..file.start + end];
+        let values: Vec<f32> = match info.dtype {
+            Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+            Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+            other => return Err(error(format!("type {other:?} is not supported, only F32, F16, BF16"))),
+        };
+        file.let_go(file.start + begin, end - begin);
+        match spec.transposed {
+            true => Ok(transposed(&values, expected[0], expected[1])),
+            false => Ok(values),
+        }
+    }
+}
+
+/// The transpose of a matrix `[rows, columns]`.
+pub(crate) fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|j| (0..rows).map(move |i| values[i * columns + j])).collect()
+}
+
+impl Mapped {
+    /// Takes a range that was read out of this process's memory; it is still in the file.
+    #[allow(unsafe_code)]
+    fn let_go(&self, offset: usize, len: usize) {
+        // SAFETY: the map is shared, read-only and of a file: pages that are let go are read again from it. That
+        // they are is a matter of memory alone, so that a system which refuses changes nothing.
+        #[cfg(unix)]
+        let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, len) };
+    }
+
+    #[allow(unsafe_code)]
+    fn open(path: PathBuf) -> Result<Self> {
+        let file = File::open(&path).map_err(|source| Error::io(&path, source))?;
+        // SAFETY: the map is read-only, and read through slices whose bounds the header check below
+        // settles. Another process that truncates the file meanwhile would kill this one with a bus
+        // error; copying gigabytes of weights through the heap instead would double the peak memory.
+        let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io(&path, source))?;
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
+            Error::Model(format!("{}: truncated or not a safetensors file: {e}", path.display()))
+        })?;
+        Ok(Mapped { path, map, start: header + 8, metadata })
+    }
+}

@@ -1,0 +1,62 @@
+//! Writing safetensors files.
+
+use std::path::Path;
+
+use half::{bf16, f16};
+use safetensors::Dtype;
+use serde_json::json;
+use spo_api::{Error, Result, write_whole};
+
+/// A tensor of a safetensors file.
+pub(crate) struct TensorEntry {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub dtype: Dtype,
+}
+
+impl TensorEntry {
+    fn bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * if self.dtype == Dtype::F32 { 4 } else { 2 }
+    }
+}
+
+/// Writes a safetensors file, one tensor in memory at a time: `values` is asked for the entries by their
+/// index. `notes` go into its metadata.
+pub(crate) fn write_safetensors<const N: usize>(
+    path: &Path,
+    notes: [(&str, String); N],
+    entries: &[TensorEntry],
+    values: impl Fn(usize) -> Result<Vec<f32>>,
+) -> Result<()> {
+    let mut header = serde_json::Map::new();
+    // transformers refuses files that do not say so.
+    let mut metadata = json!({ "format": "pt" });
+    notes.into_iter().for_each(|(name, value)| metadata[name] = value.into());
+    header.insert("__metadata__".into(), metadata);
+    let mut offset = 0;
+    for entry in entries {
+        let end = offset + entry.bytes();
+        let about = json!({ "dtype": entry.dtype, "shape": entry.shape, "data_offsets": [offset, end] });
+        header.insert(entry.name.clone(), about);
+        offset = end;
+    }
+    let mut header = serde_json::Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    write_whole(path, |out| {
+        let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(|source| Error::io(path, source));
+        put(&(header.len() as u64).to_le_bytes())?;
+        put(&header)?;
+        for (i, entry) in entries.iter().enumerate() {
+            put(&encode(&values(i)?, entry.dtype))?;
+        }
+        Ok(())
+    })
+}
+
+fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
+    match dtype {
+        Dtype::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+        Dtype::BF16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+        _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+    }
+}

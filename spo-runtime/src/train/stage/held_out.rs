@@ -1,0 +1,137 @@
+//! Held-out rows of a stage: what they score at its beginning, on the way and at its end.
+
+use anyhow::Context;
+use spo_api::{Metrics, nearest};
+use spo_data::{Dataset, MicroBatch};
+
+use crate::error::BadInput;
+use crate::plan::view::View;
+use crate::store::bundle;
+use crate::store::scores::Scores;
+use crate::train::diagnostics::{Evolution, StageFacts};
+use crate::train::evaluate::answers::{HeldOutLine, Wanted};
+use crate::train::evaluate::mass::{Ledger, ledgers};
+use crate::train::evaluate::{HeldOut, HeldOutRows, held_out};
+use crate::train::model_folder::{export, save};
+use crate::train::progress::StageProgress;
+use crate::train::step::rows::Batch;
+
+use super::training::Training;
+
+/// Held-out rows of a stage, with what they scored when it began.
+pub(super) struct Evaluator {
+    /// `None` when the recipe has no held-out rows.
+    pub(super) held_out: Option<HeldOutRows>,
+    pub(super) start: Option<Scores>,
+}
+
+impl Training<'_> {
+    pub(super) fn evaluator(&mut self, progress: &mut StageProgress) -> anyhow::Result<Evaluator> {
+        let reference = match self.stage.eval.clone().filter(|_| self.opened.is_some()) {
+            Some(data) => {
+                let all = (0..data.examples.len()).collect();
+                Some(self.scores(&data, self.held_out_view(&data), all, progress)?)
+            }
+            None => None,
+        };
+        Ok(self.evaluator_against(reference))
+    }
+
+    fn held_out_view(&self, data: &Dataset) -> View {
+        View { layout: data.layout, mismatched: self.stage.view.mismatched }
+    }
+
+    pub(super) fn evaluator_against(&self, reference: Option<Scores>) -> Evaluator {
+        let rows = MicroBatch::Rows(self.plan.recipe.evaluation.batch_size);
+        let held_out = self.stage.eval.clone().map(|data| {
+            let batch = Batch::whole(&data, self.held_out_view(&data), rows);
+            HeldOutRows { data, batch, reference }
+        });
+        Evaluator { held_out, start: None }
+    }
+
+    /// What follows where probability goes, if the recipe asks for it.
+    pub(super) fn evolution(&mut self) -> anyhow::Result<Option<Evolution>> {
+        let (Some(recipe), Some(log)) = (&self.plan.recipe.diagnostics, &mut self.logs.diagnostics) else {
+            return Ok(None);
+        };
+        let facts = StageFacts {
+            name: &self.stage.recipe.name,
+            steps: self.stage.steps,
+            data: self.stage.eval.as_ref().unwrap_or(&self.stage.train),
+            held_out: self.stage.eval.is_some(),
+            at_once: self.plan.recipe.evaluation.batch_size,
+            seed: self.plan.recipe.run.seed,
+        };
+        Evolution::begin(recipe, &facts, &mut *self.plan.session, &self.plan.tokenizer, log).map(Some)
+    }
+
+    /// Held-out figures after `step` steps, logged and shown. At the beginning and at the end prompts are
+    /// answered too, and every row is kept.
+    pub(super) fn evaluate(
+        &mut self,
+        evaluator: &mut Evaluator,
+        step: usize,
+        progress: &mut StageProgress,
+    ) -> anyhow::Result<Option<Metrics>> {
+        let answer = step == 0 || step == self.stage.steps;
+        let Some(rows) = &evaluator.held_out else { return Ok(None) };
+        let data = &rows.data;
+        let (session, objective) = (&mut *self.plan.session, &mut *self.stage.objective);
+        let HeldOut { mut metrics, scores } = held_out(session, objective, rows, evaluator.start.as_ref())?;
+        let name = &self.stage.recipe.name;
+        if answer {
+            let mut line = HeldOutLine::new(name, step, data, &scores);
+            let wanted = Wanted {
+                exact_match: self.stage.exact_match,
+                judge: self.stage.judge,
+                samples: self.plan.recipe.evaluation.samples,
+            };
+            metrics.extend(line.answer(session, data, &self.plan.tokenizer, &wanted)?);
+            self.logs.held_out.write(&line)?;
+        }
+        if self.plan.recipe.evaluation.mass {
+            metrics.extend(Ledger::mean(&ledgers(session, data)?).metrics());
+        }
+        evaluator.start.get_or_insert(scores);
+        self.logs.metrics(name, step, &metrics)?;
+        self.reporter.evaluation(step, &metrics);
+        self.keep_best(step, &metrics, progress)?;
+        Ok(Some(metrics))
+    }
+
+    /// Saves the model if it is the best of the stage so far. The one the stage began with is none of its own.
+    fn keep_best(
+        &mut self,
+        step: usize,
+        metrics: &Metrics,
+        progress: &mut StageProgress,
+    ) -> anyhow::Result<()> {
+        let plan = &mut *self.plan;
+        let Some(best) = &plan.recipe.checkpoint.best else { return Ok(()) };
+        let Some(&figure) = metrics.get(&best.metric) else {
+            let names = || metrics.keys().map(String::as_str);
+            let hint =
+                nearest(&best.metric, names()).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
+            let listed = names().collect::<Vec<_>>().join(", ");
+            let message = format!(
+                "error: checkpoint.best.metric: no held-out figure is called `{}`{hint} There are {listed}",
+                best.metric
+            );
+            return Err(BadInput(message).into());
+        };
+        if step == 0 || !best.goal.improves(figure, progress.best) {
+            return Ok(());
+        }
+        let folder = self.output.stage(&self.stage.recipe.name);
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let what = export(plan);
+        bundle::write(&folder.join("best"), |aside| {
+            save(&mut *plan.session, aside, what, &plan.tokenizer)?;
+            let about = serde_json::json!({ "step": step, &best.metric: figure });
+            Ok(std::fs::write(aside.join("best.json"), format!("{about:#}\n"))?)
+        })?;
+        progress.best = Some(figure);
+        Ok(())
+    }
+}

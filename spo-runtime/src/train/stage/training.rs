@@ -1,0 +1,36 @@
+//! A stage at work: what it has of the run.
+
+use spo_api::Vector;
+
+use crate::plan::Plan;
+use crate::plan::provenance::Provenance;
+use crate::plan::stage::PlannedStage;
+use crate::reporter::Reporter;
+use crate::stop::Stop;
+use crate::store::cache::Cache;
+use crate::store::logs::Logs;
+use crate::store::output::Output;
+use crate::train::keeper::{Keeper, Known};
+use crate::train::starts::MODEL;
+
+pub(crate) struct Training<'a> {
+    pub(crate) plan: &'a mut Plan,
+    pub(crate) stage: &'a mut PlannedStage,
+    /// The parameters of the model as it was opened, if they are the reference.
+    pub(crate) opened: Option<Vector>,
+    pub(crate) known: &'a mut Known,
+    pub(crate) logs: &'a mut Logs,
+    pub(crate) reporter: &'a mut Reporter,
+    pub(crate) keeper: &'a mut Keeper,
+    pub(crate) output: &'a Output,
+    pub(crate) cache: &'a Cache,
+    pub(crate) provenance: Option<&'a Provenance>,
+    pub(crate) stop: &'a Stop,
+}
+
+impl Training<'_> {
+    /// The name of the stage whose parameters are the reference, or `model`.
+    pub(super) fn reference_by(&self) -> &str {
+        if self.opened.is_some() { MODEL } else { &self.stage.from }
+    }
+}
