@@ -3,8 +3,8 @@
 
 use serde_json::json;
 use spo_api::{
-    AdamW, Backend, Error, Export, Group, LogProbs, ModelSource, ModelSpec, Registry, Result, Sampling,
-    Session, Statistics, TokenBatch, Vector, abi,
+    Backend, Combine, Error, Export, Group, Kernel, LogProbs, Map, ModelSource, ModelSpec, Registry, Result,
+    Sampling, Session, Statistics, TokenBatch, Update, Vector, abi,
 };
 use spo_backend_tabular as _;
 use test_support::valgrind;
@@ -62,16 +62,22 @@ fn sessions_cross_unchanged() {
         let seen =
             s.backward(&batch(), ALL, &mut |seen| Ok(seen.entropy.iter().map(|e| e - 0.3).collect()))?;
         let norm = s.vectors().norm(Vector::GRADIENT)?;
-        let step = AdamW {
-            lr: 0.05,
-            beta1: 0.9,
-            beta2: 0.99,
-            epsilon: 1e-8,
-            weight_decay: 0.1,
-            exempt_bias_and_norm: true,
-            gradient_scale: 0.5,
-        };
-        s.optimizer_step(&step)?;
+        // Every operation on elements, on the way to a step of a kind.
+        let space = s.vectors();
+        let v = space.allocate()?;
+        space.copy(Vector::GRADIENT, v)?;
+        space.combine(Combine::Multiply, Vector::GRADIENT, v)?;
+        space.map(Map::SquareRoot, v)?;
+        space.map(Map::Add(1e-8), v)?;
+        space.combine(Combine::Divide, v, Vector::GRADIENT)?;
+        space.map(Map::Divide(3.0), Vector::GRADIENT)?;
+        space.combine(Combine::Maximum, Vector::GRADIENT, v)?;
+        space.map(Map::Sign, v)?;
+        space.map(Map::Absolute, v)?;
+        space.combine(Combine::Multiply, v, Vector::GRADIENT)?;
+        space.decay(0.9, Vector::PARAMETERS)?;
+        space.axpy(-0.05, Vector::GRADIENT, Vector::PARAMETERS)?;
+        space.release(v);
         Ok((seen, norm))
     };
     for _ in 0..3 {
@@ -108,11 +114,12 @@ fn sessions_cross_unchanged() {
         Ok(std::fs::read(state).unwrap())
     };
     alike(&mut sessions, saved).unwrap();
-    alike(&mut sessions, |s| {
-        s.reset_optimizer();
-        train(s)
-    })
-    .unwrap();
+    // It has no kernel of its own, and runs none.
+    let adamw = Kernel { name: "adamw".into(), config: json!({"betas": [0.9, 0.999]}) };
+    for kernel in [None, Some(&adamw)] {
+        assert!(!alike(&mut sessions, |s| s.adopt_optimizer(kernel)).unwrap());
+    }
+    alike(&mut sessions, |s| s.optimize(&Update { lr: 0.1, gradient_scale: 1.0, count: 1 })).unwrap_err();
 }
 
 #[test]
