@@ -1,12 +1,10 @@
 //! An optimizer that is loaded instead of linked behaves the same, to the last bit: the space crosses one way, the
 //! optimizer the other.
 
-#[path = "../../../tests/support/valgrind.rs"]
-mod valgrind;
-
 use serde_json::Value;
 use spo_api::{MemorySpace, Optimizer, Registry, Update, Vector, VectorSpace, abi};
 use spo_plugins::certify::modes;
+use test_support::valgrind;
 
 const UPDATE: Update = Update { lr: 0.01, gradient_scale: 0.5, count: 1 };
 
