@@ -8,6 +8,7 @@ mod activation;
 mod adamw;
 mod adamw_8bit;
 mod attention;
+mod codes;
 mod elementwise;
 mod gemm;
 mod head;

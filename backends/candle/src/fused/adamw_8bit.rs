@@ -2,9 +2,10 @@
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
-use spo_transformer::{AdamWStep, BLOCK, Blockwise, DynamicMap, SIGNED, UNSIGNED};
+use spo_transformer::{AdamWStep, BLOCK, Blockwise};
 
 use super::adamw::Factors;
+use super::codes::{Codes, SIGNED_CODES, UNSIGNED_CODES};
 use super::math::max;
 use super::slices::{Values, write};
 use super::tasks::{GRAIN, vectorised};
@@ -52,7 +53,7 @@ fn blocks<'a>((codes, scales): Blocks<'a>) -> impl Iterator<Item = (&'a mut [u8]
 
 #[inline(always)]
 fn update(p: &mut [f32], g: &[f32], first: Blocks<'_>, second: Blocks<'_>, factors: Factors) {
-    let (signed, unsigned) = (&*SIGNED, &*UNSIGNED);
+    let (signed, unsigned) = (&*SIGNED_CODES, &*UNSIGNED_CODES);
     let operands = p.chunks_mut(BLOCK).zip(g.chunks(BLOCK));
     for ((p, g), (first, second)) in operands.zip(blocks(first).zip(blocks(second))) {
         let (mut m, mut v) = (widened(first.0, *first.1, signed), widened(second.0, *second.1, unsigned));
@@ -66,30 +67,21 @@ fn update(p: &mut [f32], g: &[f32], first: Blocks<'_>, second: Blocks<'_>, facto
 
 /// The values of a block, and 0 beyond its end.
 #[inline(always)]
-fn widened(codes: &[u8], scale: f32, map: &DynamicMap) -> [f32; BLOCK] {
+fn widened(codes: &[u8], scale: f32, of: &Codes) -> [f32; BLOCK] {
     let mut values = [0.0; BLOCK];
     for (value, &code) in values.iter_mut().zip(codes) {
-        *value = map.values[usize::from(code)] * scale;
+        *value = of.value(code) * scale;
     }
     values
 }
 
 /// Writes the code nearest to each value of a block, and returns the block's scale.
 #[inline(always)]
-fn rounded(values: &[f32; BLOCK], codes: &mut [u8], map: &DynamicMap) -> f32 {
+fn rounded(values: &[f32; BLOCK], codes: &mut [u8], of: &Codes) -> f32 {
     let scale = max(&values.map(f32::abs)[..codes.len()]);
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-    let scaled = values.map(|value| value * inverse);
-    // How many middles lie below each value, by bisection, all values of the block side by side.
-    let mut below = [0u32; BLOCK];
-    for half in [128, 64, 32, 16, 8, 4, 2, 1] {
-        for (below, &value) in below.iter_mut().zip(&scaled) {
-            let middle = map.middles[(*below + half - 1) as usize];
-            *below += if value > middle { half } else { 0 };
-        }
-    }
-    for (code, below) in codes.iter_mut().zip(below) {
-        *code = below as u8;
+    for (code, value) in codes.iter_mut().zip(values) {
+        *code = of.nearest(value * inverse);
     }
     scale
 }
