@@ -13,6 +13,7 @@ mod diagnostics;
 mod enumerable;
 mod hostile;
 mod nonfinite;
+mod optimizers;
 #[cfg(target_os = "linux")]
 mod plugins;
 mod report;

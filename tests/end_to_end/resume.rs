@@ -132,7 +132,7 @@ fn when(place: &Place, arguments: &[&str], file: &str, act: impl FnOnce(&mut Chi
 }
 
 /// Starts a run and kills it once it has this checkpoint.
-fn killed(place: &Place, run: &str, checkpoint: &str) {
+pub fn killed(place: &Place, run: &str, checkpoint: &str) {
     let output = format!("run.output={run}");
     when(place, &["recipe.toml", "--set", &output], &format!("{run}/checkpoints/{checkpoint}"), |child| {
         child.kill().unwrap();
