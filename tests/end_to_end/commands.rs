@@ -125,46 +125,110 @@ fn reference(schema: &Value) -> String {
     let mut text = String::from(
         "# Recipes\n\nThis page is generated from the program's own types; `spo-run schema` prints them as a JSON Schema for editors. \
          Unknown keys, wrong types and values out of range are errors. `--set PATH=VALUE` overrides any key. An element of \
-         a list is selected by its index or its name: `--set stage.align.objective.beta=0.2`.\n",
+         a list is selected by its index or its name: `--set stage.align.objective.beta=0.2`.\n\n\
+         The keys of objectives are on [their own page](objectives.md); `spo-run describe NAME` shows those of a \
+         [bilevel step](bilevel-steps.md).\n",
     );
-    let sections = [
-        ("Recipe", schema),
-        ("Run", &schema["$defs"]["Run"]),
-        ("Model", &schema["$defs"]["Model"]),
-        ("Adapter", &schema["$defs"]["Adapter"]),
-        ("Data", &schema["$defs"]["Data"]),
-        ("Stage", &schema["$defs"]["Stage"]),
-        ("Optimizer", &schema["$defs"]["Optimizer"]),
-        ("Evaluation", &schema["$defs"]["Evaluation"]),
-        ("Checkpoint", &schema["$defs"]["Checkpoint"]),
-        ("Best", &schema["$defs"]["Best"]),
-        ("Cache", &schema["$defs"]["Cache"]),
-        ("Sweep", &schema["$defs"]["Sweep"]),
-        ("Case", &schema["$defs"]["Case"]),
-        ("Diagnostics", &schema["$defs"]["Diagnostics"]),
-        ("Guard", &schema["$defs"]["Guard"]),
-        ("BackendChoice", &schema["$defs"]["BackendChoice"]),
-    ];
-    for (name, section) in sections {
-        let about = section["description"].as_str().unwrap_or_else(|| panic!("{name} has no description"));
+    let defined = |name: &str| &schema["$defs"][name];
+    let section = |text: &mut String, about: &Value| {
         // "`[run]`: what it is" becomes a heading and a sentence.
-        let (heading, about) = about.split_once(": ").unwrap_or_else(|| panic!("{name}: {about}"));
-        let (first, rest) = about.split_at(1);
-        let about = first.to_uppercase() + &rest.replace('\n', " ");
-        text += &format!("\n## {heading}\n\n{about}\n\n| key | default | meaning |\n|---|---|---|\n");
-        for (key, property) in section["properties"].as_object().unwrap() {
-            let required = section["required"].as_array().is_some_and(|r| r.contains(&json!(key)));
-            let default = match property.get("default") {
-                Some(value) if value.is_object() => "see below".to_owned(),
-                Some(Value::Null) => String::new(),
-                Some(value) => format!("`{value}`"),
-                None if required => "required".to_owned(),
-                None => String::new(),
-            };
-            let about =
-                property["description"].as_str().unwrap_or_default().replace('\n', " ").replace('|', "\\|");
-            text += &format!("| `{key}` | {default} | {about} |\n");
+        let description = about["description"].as_str().expect("every section has a description");
+        let (heading, about_it) = description.split_once(": ").expect("a heading and a sentence");
+        let (first, rest) = about_it.split_at(1);
+        let sentence = first.to_uppercase() + &rest.replace('\n', " ");
+        *text += &format!("\n## {heading}\n\n{sentence}\n\n{}", keys(schema, about, &[]));
+    };
+    section(&mut text, schema);
+    for name in ["Run", "Model", "Adapter", "Plugins", "Data"] {
+        section(&mut text, defined(name));
+    }
+    text += "\n## A data file\n\n";
+    text += defined("Source")["description"].as_str().unwrap();
+    text += &format!("\n\n{}", keys(schema, defined("Source"), &[]));
+    parts(&mut text, schema, "A generated task", &defined("Data")["properties"]["task"], &["name"]);
+    section(&mut text, defined("Stage"));
+    let optimizer = &defined("Stage")["properties"]["optimizer"];
+    parts(&mut text, schema, "`stage.optimizer`", optimizer, &["name"]);
+    let schedule = &variants(optimizer)[0]["properties"]["schedule"];
+    parts(&mut text, schema, "`stage.optimizer.schedule`", schedule, &["name"]);
+    for name in ["Evaluation", "Checkpoint", "Best", "Cache", "Sweep", "Case", "Diagnostics", "Guard"] {
+        section(&mut text, defined(name));
+    }
+    let backend = &schema["properties"]["backend"];
+    parts(&mut text, schema, "`[backend]`", backend, &["name", "options"]);
+    text
+}
+
+/// The tables that a value may be: those among its alternatives that have keys.
+fn variants(value: &Value) -> Vec<&Value> {
+    match value["anyOf"].as_array() {
+        Some(alternatives) => alternatives.iter().flat_map(variants).collect(),
+        None if value["properties"].is_object() => vec![value],
+        None => Vec::new(),
+    }
+}
+
+/// A section on a choice of parts: the keys that all of them have, then each part with its own. The keys in `left_out`
+/// are in no table.
+fn parts(text: &mut String, schema: &Value, title: &str, choice: &Value, left_out: &[&str]) {
+    let about = choice["description"].as_str().expect("a choice has a description").replace('\n', " ");
+    *text += &format!("\n## {title}\n\n{about}\n");
+    let variants = variants(choice);
+    let first = variants[0]["properties"].as_object().unwrap();
+    let of_all =
+        |key: &&String| variants.iter().all(|v| v["properties"][key.as_str()] == first[key.as_str()]);
+    let shared: Vec<&str> = first.keys().filter(of_all).map(String::as_str).collect();
+    let own: Vec<&str> = first.keys().map(String::as_str).filter(|key| !shared.contains(key)).collect();
+    if !shared.is_empty() {
+        *text += &format!("\n{}", keys(schema, variants[0], &[&own, left_out].concat()));
+    }
+    for variant in variants {
+        let names = variant["properties"]["name"]["enum"].as_array().unwrap();
+        let names: Vec<_> = names.iter().map(|name| format!("`{}`", name.as_str().unwrap())).collect();
+        let about = variant["description"].as_str().unwrap_or_default();
+        *text += &format!("\n### {}\n\n{about}\n", names.join(", "));
+        let options = &variant["properties"]["options"];
+        for table in [variant, options].into_iter().filter(|table| table["properties"].is_object()) {
+            let rows = keys(schema, table, &[&shared, left_out].concat());
+            if !rows.is_empty() {
+                *text += &format!("\n{rows}");
+            }
         }
     }
-    text
+}
+
+/// A table of the keys of a table, without some; nothing if none is left.
+fn keys(schema: &Value, table: &Value, left_out: &[&str]) -> String {
+    let mut rows = String::new();
+    for (key, property) in table["properties"].as_object().unwrap() {
+        if left_out.contains(&key.as_str()) {
+            continue;
+        }
+        let required = table["required"].as_array().is_some_and(|r| r.contains(&json!(key)));
+        let default = match property.get("default") {
+            Some(value) if value.is_object() => "see below".to_owned(),
+            Some(Value::Null) => String::new(),
+            Some(value) => format!("`{value}`"),
+            None if required => "required".to_owned(),
+            None => String::new(),
+        };
+        let mut about = property["description"].as_str().unwrap_or_default().replace('\n', " ");
+        let choices = choices(schema, property);
+        if !choices.is_empty() && !choices.iter().any(|choice| about.contains(choice)) {
+            let quoted: Vec<String> = choices.iter().map(|choice| format!("`\"{choice}\"`")).collect();
+            about += &format!(" One of {}.", quoted.join(", "));
+        }
+        rows += &format!("| `{key}` | {default} | {} |\n", about.replace('|', "\\|"));
+    }
+    if rows.is_empty() { rows } else { format!("| key | default | meaning |\n|---|---|---|\n{rows}") }
+}
+
+/// The words that a value is chosen from, if it is.
+fn choices<'a>(schema: &'a Value, value: &'a Value) -> Vec<&'a str> {
+    let alternatives = ["anyOf", "oneOf"].iter().find_map(|key| value[key].as_array());
+    match (value["$ref"].as_str(), alternatives) {
+        (Some(target), _) => choices(schema, &schema["$defs"][target.trim_start_matches("#/$defs/")]),
+        (None, Some(alternatives)) => alternatives.iter().flat_map(|a| choices(schema, a)).collect(),
+        (None, None) => value["const"].as_str().into_iter().collect(),
+    }
 }

@@ -20,10 +20,17 @@ const EXAMPLES: [(&str, &[&str]); 6] = [
         ],
     ),
     ("An architecture", &["qwen3", "Qwen3"]),
-    ("An optimizer", &["\"lion\"", "mod lion", "optimizers/lion.rs"]),
+    ("An optimizer", &["\"lion\"", "`lion`", "mod lion", "optimizers/lion.rs", "the sign of a running mean"]),
     (
         "A file format",
-        &["Format::Parquet", "`parquet`", "mod parquet", "read/parquet.rs", "damaged_parquet", "fn parquet_"],
+        &[
+            "Format::Parquet",
+            "`\"parquet\"`",
+            "mod parquet",
+            "read/parquet.rs",
+            "damaged_parquet",
+            "fn parquet_",
+        ],
     ),
     ("A command", &["spo-run export", "export::Export", "\"export\"", "commands/export.rs"]),
 ];
@@ -96,15 +103,4 @@ fn the_lists_name_the_files_that_an_example_touched() {
         }
     }
     assert!(wrong.is_empty(), "CONTRIBUTING.md:\n{wrong}");
-}
-
-/// Paths in running text must exist too.
-#[test]
-fn every_path_exists() {
-    let contributing = fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
-    let prose = contributing.split("```").step_by(2);
-    let quoted = prose.flat_map(|text| text.split('`').skip(1).step_by(2));
-    let paths = quoted.filter(|text| text.contains('/') && !text.contains([' ', '*', ':']));
-    let missing: Vec<_> = paths.filter(|path| !root().join(path).exists()).collect();
-    assert!(missing.is_empty(), "{missing:?}");
 }

@@ -1,4 +1,4 @@
-//! What the documents say of the project's files holds: every link leads somewhere.
+//! Markdown files: every link leads somewhere, and every file of the project that they name exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,13 +10,15 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 struct Document {
     /// Where its links lead.
     links: Vec<String>,
+    /// What it sets in code within its text.
+    code: Vec<String>,
     /// The anchors of its headings.
     anchors: BTreeSet<String>,
 }
 
 impl Document {
     fn parse(text: &str) -> Self {
-        let mut document = Document { links: Vec::new(), anchors: BTreeSet::new() };
+        let mut document = Document { links: Vec::new(), code: Vec::new(), anchors: BTreeSet::new() };
         let mut heading: Option<String> = None;
         for event in Parser::new_ext(text, Options::ENABLE_TABLES) {
             match event {
@@ -36,10 +38,10 @@ impl Document {
                     };
                     document.anchors.insert(free.unwrap_or(anchor));
                 }
-                Event::Text(text) | Event::Code(text) => {
-                    if let Some(heading) = &mut heading {
-                        heading.push_str(&text);
-                    }
+                Event::Text(text) => heading.iter_mut().for_each(|heading| heading.push_str(&text)),
+                Event::Code(text) => {
+                    heading.iter_mut().for_each(|heading| heading.push_str(&text));
+                    document.code.push(text.into_string());
                 }
                 _ => {}
             }
@@ -117,10 +119,27 @@ fn every_link_leads_somewhere() {
 }
 
 #[test]
+fn every_file_that_is_named_exists() {
+    let mut missing = Vec::new();
+    for (path, document) in &documents() {
+        for name in document.code.iter().filter(|name| !name.contains([' ', '*'])) {
+            let top = name.split_once('/').map(|(top, _)| top);
+            // Other paths are those of a user's files.
+            let ours = top.is_some_and(|top| !["target", "runs"].contains(&top) && root().join(top).is_dir());
+            if ours && !root().join(name).exists() {
+                missing.push(format!("{}: {name}", path.display()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "files that do not exist:\n{}", missing.join("\n"));
+}
+
+#[test]
 fn headings_have_the_anchors_that_code_hosts_give_them() {
     let text = "# Where, `how`?\n## The same\n## The same\n### a_b-c (d)\n[x](y.md#z) `[no](link)`\n\n    [no](link)\n";
     let document = Document::parse(text);
     let anchors: Vec<&str> = document.anchors.iter().map(String::as_str).collect();
     assert_eq!(anchors, ["a_b-c-d", "the-same", "the-same-1", "where-how"]);
     assert_eq!(document.links, ["y.md#z"]);
+    assert_eq!(document.code, ["how", "[no](link)"]);
 }

@@ -5,11 +5,11 @@ use std::hint::black_box;
 use candle_core::Tensor;
 use criterion::{Criterion, criterion_group, criterion_main};
 use serde_json::json;
-use spo_api::{AdamW, Group, Statistics, TokenBatch};
+use spo_api::{Group, Statistics, TokenBatch};
 use spo_backend_candle::FusedEngine;
 use spo_transformer::{
-    Activation, AdamWStep, Cluster, Engine, Heads, Mat, Memory, Norm, NormKind, Options, Precision, Rotation,
-    Span, conformance,
+    Activation, AdamWStep, BLOCK, Blockwise, Cluster, Engine, Heads, Mat, Memory, Norm, NormKind, Options,
+    Precision, Rotation, Span, conformance,
 };
 
 #[global_allocator]
@@ -100,18 +100,24 @@ fn operations(c: &mut Criterion) {
     let vector = || matrix(INNER, HIDDEN);
     let (p, g, m, v) =
         (vector(), vector(), vector(), e.memory().zeros(&[INNER, HIDDEN], Precision::Full).unwrap());
-    let hyper = AdamW {
+    let step = AdamWStep {
         lr: 1e-5,
-        beta1: 0.9,
-        beta2: 0.999,
+        betas: [0.9, 0.999],
         epsilon: 1e-8,
         weight_decay: 0.1,
-        exempt_bias_and_norm: false,
         gradient_scale: 1.0,
+        count: 10,
     };
-    let step = AdamWStep { hyper, weight_decay: 0.1, count: 10 };
     c.bench_function("adamw, 885k parameters", |b| {
         b.iter(|| e.adamw(&p, black_box(&g), [&m, &v], &step).unwrap())
+    });
+    let blocks = || Blockwise {
+        codes: e.memory().zeros(&[INNER * HIDDEN], Precision::Byte).unwrap(),
+        scales: e.memory().zeros(&[INNER * HIDDEN / BLOCK], Precision::Full).unwrap(),
+    };
+    let (first, second) = (blocks(), blocks());
+    c.bench_function("adamw in 8 bits, 885k parameters", |b| {
+        b.iter(|| e.adamw_8bit(&p, black_box(&g), [first.as_ref(), second.as_ref()], &step).unwrap())
     });
     c.bench_function("dot, 885k parameters", |b| b.iter(|| e.dot(black_box(&p), &g).unwrap()));
 }

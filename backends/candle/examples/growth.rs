@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use serde_json::json;
-use spo_api::{AdamW, Group, ModelSource, ModelSpec, Session, Statistics, TokenBatch};
+use spo_api::{Group, Kernel, ModelSource, ModelSpec, Session, Statistics, TokenBatch, Update};
 use spo_backend_candle::FusedEngine;
 use spo_report::chart::{Lines, Series, lines};
 use spo_transformer::{Engine, Mat, Memory, Options, Precision, TransformerSession};
@@ -104,22 +104,17 @@ impl Case {
         };
         let mut session = TransformerSession::open(FusedEngine::default(), &spec, Options::default())?;
         let batch = self.batch();
-        let hyper = AdamW {
-            lr: 1e-5,
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            weight_decay: 0.0,
-            exempt_bias_and_norm: true,
-            gradient_scale: 1.0,
-        };
+        let hyper = json!({
+            "betas": [0.9, 0.999], "epsilon": 1e-8, "weight_decay": 0.0, "decay_bias_and_norm": false,
+        });
+        session.adopt_optimizer(Some(&Kernel { name: "adamw".into(), config: hyper }))?;
         let mut seconds = Vec::new();
-        for _ in 0..=REPEATS {
+        for count in 1..=REPEATS as u64 + 1 {
             let began = Instant::now();
             session.vectors().zero(spo_api::Vector::GRADIENT)?;
             session
                 .backward(&batch, Statistics::default(), &mut |seen| Ok(vec![-1e-3; seen.values.len()]))?;
-            session.optimizer_step(&hyper)?;
+            session.optimize(&Update { lr: 1e-5, gradient_scale: 1.0, count })?;
             seconds.push(began.elapsed().as_secs_f64());
         }
         let peak_mib = peak_mib();

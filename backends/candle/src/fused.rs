@@ -6,7 +6,10 @@
 
 mod activation;
 mod adamw;
+mod adamw_8bit;
 mod attention;
+mod codes;
+mod elementwise;
 mod gemm;
 mod head;
 mod math;
@@ -20,9 +23,9 @@ mod vector;
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
-use spo_api::{Result, Statistics};
+use spo_api::{Combine, Map, Result, Statistics};
 use spo_transformer::{
-    Activation, AdamWStep, Cluster, Engine, HeadScores, Heads, Mat, NoTape, Norm, Rotation,
+    Activation, AdamWStep, Blockwise, Cluster, Engine, HeadScores, Heads, Mat, NoTape, Norm, Rotation,
 };
 
 use crate::memory::{self, CandleMemory, failed};
@@ -58,8 +61,26 @@ impl Engine for FusedEngine {
         vector::dot(x, y).map_err(failed)
     }
 
+    fn map(&self, f: Map, into: &Tensor) -> Result<()> {
+        elementwise::map(f, into).map_err(failed)
+    }
+
+    fn combine(&self, op: Combine, into: &Tensor, x: &Tensor) -> Result<()> {
+        elementwise::combine(op, into, x).map_err(failed)
+    }
+
     fn adamw(&self, into: &Tensor, gradient: &Tensor, moments: [&Tensor; 2], step: &AdamWStep) -> Result<()> {
         adamw::adamw(into, gradient, moments, step).map_err(failed)
+    }
+
+    fn adamw_8bit(
+        &self,
+        into: &Tensor,
+        gradient: &Tensor,
+        moments: [Blockwise<&Tensor>; 2],
+        step: &AdamWStep,
+    ) -> Result<()> {
+        adamw_8bit::adamw_8bit(into, gradient, moments, step).map_err(failed)
     }
 
     fn gather(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor> {

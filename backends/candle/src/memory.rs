@@ -24,6 +24,7 @@ impl CandleMemory {
             Precision::Full => DType::F32,
             Precision::Half => DType::BF16,
             Precision::Compute => self.dtype,
+            Precision::Byte => DType::U8,
         }
     }
 }

@@ -2,16 +2,16 @@
 
 use std::ops::Range;
 
-use spo_api::{Result, Statistics};
+use spo_api::{Combine, Map, Result, Statistics};
 use spo_transformer::{
-    Activation, AdamWStep, Cluster, Engine, HeadScores, Heads, Mat, Norm, Recorder, Rotation,
+    Activation, AdamWStep, Blockwise, Cluster, Engine, HeadScores, Heads, Mat, Norm, Recorder, Rotation,
 };
 use tch::{Device, Kind, Tensor};
 
 use crate::activation::Slope;
 use crate::memory::{Array, Explained, TchMemory};
 use crate::tensor::{Outcome, index};
-use crate::{activation, attention, explicit, head, norm, shim};
+use crate::{activation, attention, elementwise, explicit, head, norm, optimizer, shim};
 
 /// libtorch as the engine of the decoder.
 #[derive(Clone, Copy, Debug)]
@@ -67,13 +67,27 @@ impl Engine for TchEngine {
         flat(x).and_then(|a| shim::dot(&a, &flat(y)?)).of("dot", &[x, y])
     }
 
+    fn map(&self, f: Map, into: &Array) -> Result<()> {
+        elementwise::map(f, &into.0).of(&format!("{f:?}"), &[into])
+    }
+
+    fn combine(&self, op: Combine, into: &Array, x: &Array) -> Result<()> {
+        elementwise::combine(op, &into.0, &x.0).of(&format!("{op:?}"), &[into, x])
+    }
+
     fn adamw(&self, into: &Array, gradient: &Array, moments: [&Array; 2], step: &AdamWStep) -> Result<()> {
-        let flat = |x: &Array| x.0.f_view(-1);
-        let update = || {
-            let [first, second] = [flat(moments[0])?, flat(moments[1])?];
-            shim::adamw(&flat(into)?, &flat(gradient)?, [&first, &second], step)
-        };
-        update().of("adamw", &[into])
+        optimizer::adamw(&into.0, &gradient.0, moments.map(|moment| &moment.0), step).of("adamw", &[into])
+    }
+
+    fn adamw_8bit(
+        &self,
+        into: &Array,
+        gradient: &Array,
+        moments: [Blockwise<&Array>; 2],
+        step: &AdamWStep,
+    ) -> Result<()> {
+        let moments = moments.map(|moment| Blockwise { codes: &moment.codes.0, scales: &moment.scales.0 });
+        optimizer::adamw_8bit(&into.0, &gradient.0, moments, step).of("adamw_8bit", &[into])
     }
 
     fn gather(&self, table: &Array, ids: &[u32]) -> Result<Array> {

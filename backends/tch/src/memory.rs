@@ -30,6 +30,7 @@ impl TchMemory {
             Precision::Full => Kind::Float,
             Precision::Half => Kind::BFloat16,
             Precision::Compute => self.compute,
+            Precision::Byte => Kind::Uint8,
         }
     }
 
@@ -109,6 +110,7 @@ fn name(kind: Kind) -> &'static str {
         Kind::Float => "f32",
         Kind::BFloat16 => "bf16",
         Kind::Int64 => "i64",
+        Kind::Uint8 => "u8",
         _ => "other",
     }
 }

@@ -130,7 +130,6 @@ pub(crate) fn adamw(
     [first, second]: [&Tensor; 2],
     step: &AdamWStep,
 ) -> Result<(), TchError> {
-    let h = &step.hyper;
     // SAFETY: as above.
     done(unsafe {
         spo_adamw(
@@ -138,12 +137,12 @@ pub(crate) fn adamw(
             at(gradient),
             at(first),
             at(second),
-            h.lr,
-            h.beta1,
-            h.beta2,
-            h.epsilon,
+            step.lr,
+            step.betas[0],
+            step.betas[1],
+            step.epsilon,
             step.weight_decay,
-            h.gradient_scale,
+            step.gradient_scale,
             step.count as f64,
         )
     })

@@ -5,6 +5,7 @@
 
 mod adapters;
 mod agreement;
+mod bitsandbytes;
 mod files;
 mod generation;
 mod gradients;
@@ -22,6 +23,7 @@ mod vectors;
 
 pub use adapters::adapters_leave_the_rest_alone;
 pub use agreement::{engines_agree, half_stays_near_full};
+pub use bitsandbytes::adamw_8bit_is_that_of_bitsandbytes;
 pub use files::{frozen_halves_lose_nothing, saving_and_opening_are_inverse};
 pub use generation::{generation_is_that_of_recomputation, sampling_follows_the_distribution};
 pub use gradients::gradients_agree_with_finite_differences;
@@ -29,13 +31,19 @@ pub use hessian::hessian_vector_products_agree_with_finite_differences;
 pub use layers::layers_may_differ;
 pub use models::{adapter, configurations, random, tiny};
 pub use operations::operations_agree_with_finite_differences;
-pub use optimizer::adamw_follows_its_formula;
+pub use optimizer::{
+    adamw_follows_its_formula, moments_in_8_bits_are_small, optimizers_are_adopted_or_left_to_others,
+    the_kernel_is_its_rule,
+};
 pub use recomputation::recomputation_is_exact;
 pub use sharing::sharing_a_prompt_is_exact;
-pub use state::{a_restored_state_continues_exactly, a_restored_state_with_half_moments_continues_exactly};
+pub use state::{
+    a_restored_state_continues_exactly, a_restored_state_with_half_moments_continues_exactly,
+    a_restored_state_with_moments_in_8_bits_continues_exactly,
+};
 pub use statistics::statistics_follow_their_definitions;
 pub use support::{batch, gradient, open};
-pub use vectors::vectors_behave;
+pub use vectors::{elementwise_operations_follow_their_definitions, vectors_behave};
 
 /// A test for each check that needs nothing but an engine: `engine_tests!(engine)`, with the name of a function that
 /// makes one.
@@ -45,18 +53,24 @@ macro_rules! engine_tests {
         $crate::engine_tests! {
             $engine:
             a_restored_state_continues_exactly,
+            a_restored_state_with_moments_in_8_bits_continues_exactly,
+            adamw_8bit_is_that_of_bitsandbytes,
             adamw_follows_its_formula,
             adapters_leave_the_rest_alone,
+            elementwise_operations_follow_their_definitions,
             frozen_halves_lose_nothing,
             generation_is_that_of_recomputation,
             gradients_agree_with_finite_differences,
             layers_may_differ,
+            moments_in_8_bits_are_small,
             operations_agree_with_finite_differences,
+            optimizers_are_adopted_or_left_to_others,
             recomputation_is_exact,
             sampling_follows_the_distribution,
             saving_and_opening_are_inverse,
             sharing_a_prompt_is_exact,
             statistics_follow_their_definitions,
+            the_kernel_is_its_rule,
             vectors_behave,
         }
     };

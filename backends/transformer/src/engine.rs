@@ -1,25 +1,17 @@
 //! What an engine must be able to do: tensor operations, each beside its vector-Jacobian product; and what one that
 //! has a tape lends of it.
 
+mod blockwise;
 mod operands;
 
 use std::ops::Range;
 
-use spo_api::{AdamW, Result, Statistics};
+use spo_api::{Combine, Map, Result, Statistics};
 
-pub use operands::{Activation, Cluster, HeadScores, Heads, Mat, Norm, NormKind, Precision, Rotation, Span};
-
-/// One AdamW step on one tensor: `hyper` with its weight decay settled for this tensor, and the number
-/// of this step, from 1.
-#[derive(Clone, Copy, Debug)]
-pub struct AdamWStep {
-    /// The hyper-parameters.
-    pub hyper: AdamW,
-    /// Decoupled weight decay of this tensor.
-    pub weight_decay: f64,
-    /// Number of the step, for the bias correction.
-    pub count: u64,
-}
+pub use blockwise::{BLOCK, Blockwise, DynamicMap, SIGNED, UNSIGNED};
+pub use operands::{
+    Activation, AdamWStep, Cluster, HeadScores, Heads, Mat, Norm, NormKind, Precision, Rotation, Span,
+};
 
 /// Arrays on one device.
 ///
@@ -82,15 +74,30 @@ pub trait Engine: Send + Sized + 'static {
     fn axpy(&self, into: &Self::Tensor, a: f64, x: &Self::Tensor) -> Result<()>;
     /// `<x, y>`, accumulated in f64.
     fn dot(&self, x: &Self::Tensor, y: &Self::Tensor) -> Result<f64>;
-    /// AdamW on one tensor, with its first and second moment, all in [`Precision::Full`]; or the moments
-    /// in [`Precision::Half`], rounded up or down at random in proportion to what is lost: to the nearest,
-    /// a second moment that changes by a thousandth a step would not change at all. The same step rounds
-    /// the same way again.
+    /// `into <- f(into)`, element by element.
+    fn map(&self, f: Map, into: &Self::Tensor) -> Result<()>;
+    /// `into <- into op x`, element by element.
+    fn combine(&self, op: Combine, into: &Self::Tensor, x: &Self::Tensor) -> Result<()>;
+
+    /// AdamW on one tensor, with its first and second moment: decay first, epsilon outside the root of the corrected
+    /// moment, as torch has it. All are in [`Precision::Full`]; or the moments in [`Precision::Half`], on engines that
+    /// can, rounded up or down at random in proportion to what is lost: to the nearest, a second moment that changes by
+    /// a thousandth an update would not change at all. The same update rounds the same way again.
     fn adamw(
         &self,
         into: &Self::Tensor,
         gradient: &Self::Tensor,
         moments: [&Self::Tensor; 2],
+        step: &AdamWStep,
+    ) -> Result<()>;
+    /// [`adamw`](Self::adamw) with moments in 8 bits, by the map of [`SIGNED`] and of [`UNSIGNED`] values. The
+    /// parameters move by the moments as they are before they are rounded to the nearest code again. Moments of zeros,
+    /// codes and scales alike, are moments of 0.
+    fn adamw_8bit(
+        &self,
+        into: &Self::Tensor,
+        gradient: &Self::Tensor,
+        moments: [Blockwise<&Self::Tensor>; 2],
         step: &AdamWStep,
     ) -> Result<()>;
 

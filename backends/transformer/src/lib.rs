@@ -22,6 +22,7 @@
 //! | `export` | a model into a folder |
 //! | `packing` | a batch as rows without padding |
 //! | `pass`, `hessian`, `generate` | from a batch to log-probs and back |
+//! | `optimizer` | the rules that a session runs itself, and their moments |
 //! | `state` | what training changes, on disk |
 //! | `session` | all of it as a [`Session`](spo_api::Session) |
 //! | `conformance` | what every engine must pass |
@@ -37,6 +38,7 @@ mod files;
 mod generate;
 mod hessian;
 mod model;
+mod optimizer;
 mod packing;
 mod parameters;
 mod pass;
@@ -45,7 +47,7 @@ mod state;
 
 pub use config::ModelType;
 pub use engine::{
-    Activation, AdamWStep, Cluster, Engine, HeadScores, Heads, Mat, Memory, NoTape, Norm, NormKind,
-    Precision, Recorder, Rotation, Span,
+    Activation, AdamWStep, BLOCK, Blockwise, Cluster, DynamicMap, Engine, HeadScores, Heads, Mat, Memory,
+    NoTape, Norm, NormKind, Precision, Recorder, Rotation, SIGNED, Span, UNSIGNED,
 };
 pub use session::{Options, TransformerSession};

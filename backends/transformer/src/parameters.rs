@@ -30,6 +30,11 @@ impl Role {
     pub fn of_adapter(self) -> bool {
         matches!(self, Role::AdapterA | Role::AdapterB)
     }
+
+    /// Whether weight decay usually spares it.
+    pub fn of_bias_or_norm(self) -> bool {
+        matches!(self, Role::Bias | Role::Gain)
+    }
 }
 
 /// A parameter as the architecture wants it.

@@ -3,15 +3,16 @@
 use std::path::Path;
 
 use spo_api::{
-    AdamW, Error, Export, LogProbs, ModelInfo, ModelSpec, Result, Sampling, Session, Statistics, Tangent,
-    TokenBatch, Upstream, Vector, VectorSpace,
+    AdamW, Combine, Error, Export, Kernel, LogProbs, Map, ModelInfo, ModelSpec, Result, Sampling, Session,
+    Statistics, Tangent, TokenBatch, Update, Upstream, Vector, VectorSpace,
 };
 
 use crate::decoder::Keep;
-use crate::engine::{AdamWStep, Engine, HeadScores, Memory, Precision};
+use crate::engine::{Engine, HeadScores, Memory, Precision};
 use crate::model::Model;
+use crate::optimizer::Adopted;
 use crate::packing::Packed;
-use crate::parameters::{Flat, Parameters, Role, Spec};
+use crate::parameters::{Flat, Spec};
 use crate::pass::{Pass, log_probs_of};
 use crate::state::State;
 use crate::{export, generate, hessian, state};
@@ -25,7 +26,7 @@ pub struct Options {
     /// GiB. A batch whose [`forecast`](TransformerSession::forecast) exceeds them is computed as with
     /// [`checkpoint`](Self::checkpoint).
     pub memory: Option<f64>,
-    /// Keep the optimizer's moments in bf16: half their memory, and other numbers. Only for engines whose
+    /// Keep AdamW's moments in bf16: half their memory, and other numbers. Only for engines whose
     /// [`Engine::adamw`] can.
     pub half_moments: bool,
 }
@@ -65,15 +66,16 @@ impl<E: Engine> TransformerSession<E> {
     /// vectors, and the activations that the backward pass needs. What comes and goes within an operation
     /// is not in it.
     pub fn forecast(&self, tokens: usize) -> u64 {
-        let moment = if self.options.half_moments { 2 } else { 4 };
         let compute = if self.engine.memory().dtype() == "f32" { 4 } else { 2 };
         let Model { decoder, parameters, .. } = &self.model;
         let trained = self.model.dimension();
         let all: usize = decoder.specs.iter().map(Spec::elements).sum();
-        let per_trained = 4 + 4 + 2 * moment + 4 * self.state.vectors.len();
+        let moments = self.state.optimizer.as_ref().map_or(0, |rule| rule.bytes(self.model.trained()));
+        let vectors = 2 + self.state.vectors.len();
         let activations = tokens * decoder.traced_per_token();
         let halves = parameters.halves;
-        (trained * per_trained + 2 * halves + (all - trained - halves + activations) * compute) as u64
+        (trained * 4 * vectors + moments + 2 * halves + (all - trained - halves + activations) * compute)
+            as u64
     }
 
     pub(crate) fn keep(&self, tokens: usize) -> Keep {
@@ -118,19 +120,6 @@ impl<E: Engine> TransformerSession<E> {
     fn pack(&self, batch: &TokenBatch) -> Result<Packed> {
         Packed::new(batch, &self.model.decoder.architecture)
     }
-
-    fn allocate_moments(&mut self) -> Result<()> {
-        if self.state.moments.is_none() {
-            let new = || self.model.new_vector(&self.engine, self.moment_precision());
-            self.state.moments = Some([new()?, new()?]);
-        }
-        Ok(())
-    }
-
-    /// How the optimizer's moments are kept.
-    fn moment_precision(&self) -> Precision {
-        if self.options.half_moments { Precision::Half } else { Precision::Full }
-    }
 }
 
 impl<E: Engine> Session for TransformerSession<E> {
@@ -170,7 +159,9 @@ impl<E: Engine> Session for TransformerSession<E> {
         }
         // Before the first activations: allocated into the gaps that these leave behind, the moments would keep
         // the next activations from them.
-        self.allocate_moments()?;
+        if let Some(optimizer) = &mut self.state.optimizer {
+            optimizer.lay_out(&self.engine, &self.model)?;
+        }
         let keep = self.keep(packed.rows.ids.len());
         let (e, model) = (&self.engine, &self.model);
         let mut pass = Pass::forward(e, model, packed, keep, statistics)?;
@@ -227,24 +218,37 @@ impl<E: Engine> Session for TransformerSession<E> {
         self
     }
 
-    fn optimizer_step(&mut self, hyper: &AdamW) -> Result<()> {
-        self.allocate_moments()?;
-        self.state.steps += 1;
-        let Some([first, second]) = &self.state.moments else { unreachable!("allocated above") };
-        let Parameters { trained, gradient, .. } = &self.model.parameters;
-        for (i, spec) in self.model.trained().enumerate() {
-            let exempt = hyper.exempt_bias_and_norm && matches!(spec.role, Role::Bias | Role::Gain);
-            let weight_decay = if exempt { 0.0 } else { hyper.weight_decay };
-            let step = AdamWStep { hyper: *hyper, weight_decay, count: self.state.steps };
-            let moments = [&first.parts[i], &second.parts[i]];
-            self.engine.adamw(&trained.parts[i], &gradient.parts[i], moments, &step)?;
+    fn adopt_optimizer(&mut self, kernel: Option<&Kernel>) -> Result<bool> {
+        let adopted = kernel.map(|kernel| Adopted::new(kernel, self.options.half_moments)).transpose()?;
+        self.state.optimizer = adopted.flatten();
+        Ok(self.state.optimizer.is_some())
+    }
+
+    fn optimize(&mut self, update: &Update) -> Result<()> {
+        match &mut self.state.optimizer {
+            Some(optimizer) => optimizer.update(&self.engine, &self.model, update),
+            None => Err(Error::Engine("the session has adopted no optimizer".into())),
         }
-        Ok(())
+    }
+
+    fn optimizer_step(&mut self, hyper: &AdamW) -> Result<()> {
+        if self.state.optimizer.is_none() {
+            let config = serde_json::json!({
+                "betas": [hyper.beta1, hyper.beta2],
+                "epsilon": hyper.epsilon,
+                "weight_decay": hyper.weight_decay,
+                "decay_bias_and_norm": !hyper.exempt_bias_and_norm,
+            });
+            self.adopt_optimizer(Some(&Kernel { name: "adamw".into(), config }))?;
+            self.state.steps = 0;
+        }
+        self.state.steps += 1;
+        let AdamW { lr, gradient_scale, .. } = *hyper;
+        self.optimize(&Update { lr, gradient_scale, count: self.state.steps })
     }
 
     fn reset_optimizer(&mut self) {
-        self.state.moments = None;
-        self.state.steps = 0;
+        self.state.optimizer = None;
     }
 
     fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Vec<Vec<u32>>> {
@@ -263,9 +267,7 @@ impl<E: Engine> Session for TransformerSession<E> {
     }
 
     fn restore_state(&mut self, file: &Path) -> Result<()> {
-        let moments = self.moment_precision();
-        self.state = state::restore(&self.engine, &self.model, moments, file)?;
-        Ok(())
+        state::restore(&self.engine, &self.model, self.options.half_moments, &mut self.state, file)
     }
 }
 
@@ -308,5 +310,25 @@ impl<E: Engine> VectorSpace for TransformerSession<E> {
 
     fn dot(&mut self, x: Vector, y: Vector) -> Result<f64> {
         self.engine.dot(&self.flat(x)?.all, &self.flat(y)?.all)
+    }
+
+    fn map(&mut self, f: Map, v: Vector) -> Result<()> {
+        self.engine.map(f, &self.flat(v)?.all)
+    }
+
+    fn combine(&mut self, op: Combine, x: Vector, y: Vector) -> Result<()> {
+        if x == y {
+            // An engine's operand is never its target.
+            let copy = self.model.new_vector(&self.engine, Precision::Full)?;
+            self.engine.memory().copy(&copy.all, &self.flat(x)?.all)?;
+            return self.engine.combine(op, &self.flat(y)?.all, &copy.all);
+        }
+        self.engine.combine(op, &self.flat(y)?.all, &self.flat(x)?.all)
+    }
+
+    fn decay(&mut self, a: f64, v: Vector) -> Result<()> {
+        let parts = self.model.trained().zip(&self.flat(v)?.parts);
+        let decayed = parts.filter(|(spec, _)| !spec.role.of_bias_or_norm());
+        decayed.map(|(_, part)| part).try_for_each(|part| self.engine.scale(part, a))
     }
 }

@@ -4,108 +4,131 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use safetensors::Dtype;
-use spo_api::{Error, Result, Vector};
+use serde_json::json;
+use spo_api::{Error, Kernel, Result, Vector};
 
 use crate::engine::{Engine, Memory, Precision};
 use crate::files::{TensorEntry, Weights, write_safetensors};
 use crate::model::Model;
+use crate::optimizer::Adopted;
 use crate::parameters::{Flat, Spec};
 
 /// What training changes beside the parameters.
 pub(crate) struct State<T> {
     /// The allocated vectors, by their handles.
     pub vectors: BTreeMap<u32, Flat<T>>,
-    /// The optimizer's moments, once they are there.
-    pub moments: Option<[Flat<T>; 2]>,
-    /// The optimizer's steps since it was last reset.
+    /// The rule that the session runs, with its moments.
+    pub optimizer: Option<Adopted<T>>,
+    /// Updates of [`Session::optimizer_step`](spo_api::Session::optimizer_step), which does not say their number.
     pub steps: u64,
 }
 
 impl<T> Default for State<T> {
     fn default() -> Self {
-        State { vectors: BTreeMap::new(), moments: None, steps: 0 }
+        State { vectors: BTreeMap::new(), optimizer: None, steps: 0 }
     }
 }
 
-/// Where the optimizer's step count is noted.
-const STEPS: &str = "optimizer_steps";
+/// Where the rule that the session runs is noted, in JSON; null if there is none.
+const OPTIMIZER: &str = "optimizer";
+/// The updates that are counted here.
+const STEPS: &str = "steps";
+/// Whether the rule has moments already.
+const MOMENTS: &str = "moments";
 const PARAMETERS: &str = "parameters";
-const MOMENTS: [&str; 2] = ["moment1", "moment2"];
 const VECTOR: &str = "vector";
 
-/// The name of a trained parameter's share in one of the vectors.
-fn entry_name(kind: &str, parameter: &str) -> String {
-    format!("{kind}/{parameter}")
+impl<T: Clone> State<T> {
+    fn kernel(&self) -> Option<&Kernel> {
+        self.optimizer.as_ref().map(|optimizer| &optimizer.kernel)
+    }
+
+    /// All that a saved state holds.
+    fn tensors<'a, E: Engine<Tensor = T>>(
+        &'a self,
+        model: &'a Model<E>,
+        parameters: &'a Flat<T>,
+    ) -> Vec<(TensorEntry, &'a T)> {
+        let vectors = self.vectors.iter().map(|(handle, v)| (format!("{VECTOR}{handle}"), v));
+        let mut tensors = Vec::new();
+        for (kind, flat) in [(PARAMETERS.to_owned(), parameters)].into_iter().chain(vectors) {
+            let entry = |spec: &Spec| TensorEntry {
+                name: format!("{kind}/{}", spec.name),
+                shape: spec.shape.clone(),
+                dtype: Dtype::F32,
+            };
+            tensors.extend(model.trained().map(entry).zip(&flat.parts));
+        }
+        tensors.extend(self.optimizer.iter().flat_map(|optimizer| optimizer.tensors(model.trained())));
+        tensors
+    }
 }
 
-/// Writes parameters, moments, step count and allocated vectors.
+/// Writes parameters, the optimizer's moments and allocated vectors.
 pub(crate) fn save<E: Engine>(
     engine: &E,
     model: &Model<E>,
     state: &State<E::Tensor>,
     file: &Path,
 ) -> Result<()> {
-    let mut kept = vec![(PARAMETERS.to_owned(), &model.parameters.trained)];
-    if let Some(moments) = &state.moments {
-        kept.extend(MOMENTS.iter().zip(moments).map(|(kind, moment)| (kind.to_string(), moment)));
-    }
-    kept.extend(state.vectors.iter().map(|(handle, v)| (format!("{VECTOR}{handle}"), v)));
-
-    let mut entries = Vec::new();
-    for (kind, _) in &kept {
-        entries.extend(model.trained().map(|spec| TensorEntry {
-            name: entry_name(kind, &spec.name),
-            shape: spec.shape.clone(),
-            dtype: Dtype::F32,
-        }));
-    }
-    let tensors: Vec<&E::Tensor> = kept.into_iter().flat_map(|(_, flat)| &flat.parts).collect();
-    let steps = [(STEPS, state.steps.to_string())];
-    write_safetensors(file, steps, &entries, |i| engine.memory().download(tensors[i]))
+    let (entries, tensors): (Vec<_>, Vec<_>) =
+        state.tensors(model, &model.parameters.trained).into_iter().unzip();
+    let moments = state.optimizer.as_ref().is_some_and(Adopted::is_laid_out);
+    let notes = [
+        (OPTIMIZER, json!(state.kernel()).to_string()),
+        (MOMENTS, moments.to_string()),
+        (STEPS, state.steps.to_string()),
+    ];
+    write_safetensors(file, notes, &entries, |i| engine.memory().download(tensors[i]))
 }
 
-/// Takes back what [`save`] wrote: the parameters into the model, the rest as it is returned. Everything is read before
+/// Takes back what [`save`] wrote: the parameters into the model, the rest into `state`. Everything is read before
 /// anything is changed.
 pub(crate) fn restore<E: Engine>(
     engine: &E,
     model: &Model<E>,
-    moments: Precision,
+    half_moments: bool,
+    state: &mut State<E::Tensor>,
     file: &Path,
-) -> Result<State<E::Tensor>> {
+) -> Result<()> {
     let weights = Weights::open(vec![file.to_owned()])?;
     let foreign = |what: String| Error::Model(format!("{}: {what}", file.display()));
-    let steps = weights.note(STEPS).and_then(|steps| steps.parse().ok());
-    let steps = steps.ok_or_else(|| foreign(format!("not a saved state: `{STEPS}` is missing")))?;
-    // In memory nothing is transposed, and here it lies as it does in memory.
-    let specs: Vec<Spec> = model.trained().map(|spec| Spec { transposed: false, ..spec.clone() }).collect();
+    let noted = weights.note(OPTIMIZER).and_then(|text| serde_json::from_str(text).ok());
+    let noted: Option<Kernel> = noted.ok_or_else(|| {
+        foreign("not a saved state, or of another version of spo: `optimizer` is missing".into())
+    })?;
+    if let Some(own) = state.kernel().filter(|own| Some(*own) != noted.as_ref()) {
+        let name = noted.map_or("none".to_owned(), |kernel| format!("`{}` {}", kernel.name, kernel.config));
+        return Err(foreign(format!(
+            "its optimizer is {name}, that of the session `{}` {}",
+            own.name, own.config
+        )));
+    }
+    let optimizer = noted.map(|kernel| Adopted::new(&kernel, half_moments)).transpose()?.flatten();
+    let steps = weights.note(STEPS).and_then(|steps| steps.parse().ok()).unwrap_or_default();
+    let mut restored = State { vectors: BTreeMap::new(), optimizer, steps };
+    if weights.note(MOMENTS) == Some("true") {
+        restored.optimizer.iter_mut().try_for_each(|optimizer| optimizer.lay_out(engine, model))?;
+    }
     let kinds: BTreeSet<&str> = weights.names().filter_map(|n| n.split_once('/')).map(|(k, _)| k).collect();
-    if let Some(name) = weights.names().find(|name| {
-        let parameter = name.split_once('/').map(|(_, parameter)| parameter);
-        !specs.iter().any(|spec| parameter == Some(&spec.name))
-    }) {
+    for number in kinds.iter().filter_map(|kind| kind.strip_prefix(VECTOR)) {
+        let handle = number.parse().ok().filter(|handle| *handle > Vector::GRADIENT.0);
+        let handle = handle.ok_or_else(|| foreign(format!("`{VECTOR}{number}` is no vector")))?;
+        restored.vectors.insert(handle, model.new_vector(engine, Precision::Full)?);
+    }
+    let parameters = model.new_vector(engine, Precision::Full)?;
+
+    let tensors = restored.tensors(model, &parameters);
+    let known: BTreeSet<&str> = tensors.iter().map(|(entry, _)| entry.name.as_str()).collect();
+    if let Some(name) = weights.names().find(|name| !known.contains(name)) {
         return Err(foreign(format!("{name} is no part of what is trained here")));
     }
-    let read = |kind: &str, precision| -> Result<Flat<E::Tensor>> {
-        let flat = model.new_vector(engine, precision)?;
-        for (spec, part) in specs.iter().zip(&flat.parts) {
-            let values = weights.read(&entry_name(kind, &spec.name), spec)?;
-            engine.memory().copy(part, &engine.memory().upload(values, &spec.shape, precision)?)?;
-        }
-        Ok(flat)
-    };
-    let parameters = read(PARAMETERS, Precision::Full)?;
-    let moments = match kinds.contains(MOMENTS[0]) {
-        true => Some([read(MOMENTS[0], moments)?, read(MOMENTS[1], moments)?]),
-        false => None,
-    };
-    let mut vectors = BTreeMap::new();
-    for kind in kinds {
-        if let Some(handle) = kind.strip_prefix(VECTOR) {
-            let handle = handle.parse().ok().filter(|handle| *handle > Vector::GRADIENT.0);
-            let handle = handle.ok_or_else(|| foreign(format!("`{kind}` is no vector")))?;
-            vectors.insert(handle, read(kind, Precision::Full)?);
-        }
+    for (entry, into) in tensors {
+        let values = weights.stored(&entry.name, &entry.shape, &[entry.dtype])?;
+        let precision = if entry.dtype == Dtype::U8 { Precision::Byte } else { Precision::Full };
+        engine.memory().copy(into, &engine.memory().upload(values, &entry.shape, precision)?)?;
     }
     engine.memory().copy(&model.parameters.trained.all, &parameters.all)?;
-    Ok(State { vectors, moments, steps })
+    *state = restored;
+    Ok(())
 }

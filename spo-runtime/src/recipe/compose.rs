@@ -1,12 +1,11 @@
 //! From what a recipe says of its parts to the parts themselves. Errors name the place in the recipe.
 
-use spo_api::{BilevelStep, ConfigError, Layout, Objective, Optimizer, Registry, Schedule};
+use spo_api::{BilevelStep, ConfigError, Layout, Objective, Registry};
 use spo_objectives::losses::{Component, Mix, WeightSchedule};
 
 use super::bilevel::BilevelSpec;
 use super::data::TermData;
 use super::objective::{Factor, LowerSpec, ObjectiveSpec, Weighted};
-use super::optimizer::OptimizerSpec;
 use super::part::Spec;
 
 /// Builds an objective, or the weighted sum of several.
@@ -144,14 +143,4 @@ fn imitates(objective: &dyn Objective, place: &str) -> Result<(), ConfigError> {
         )),
         false => Ok(()),
     }
-}
-
-/// Builds an optimizer and the schedule of its learning rate.
-pub(crate) fn optimizer(
-    registry: &Registry,
-    spec: &OptimizerSpec,
-) -> Result<(Box<dyn Optimizer>, Box<dyn Schedule>), ConfigError> {
-    let optimizer = spec.part.build(registry, Registry::optimizer)?;
-    let schedule = spec.own.schedule.part.build(registry, Registry::schedule)?;
-    Ok((optimizer, schedule))
 }

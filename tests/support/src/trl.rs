@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use spo_api::{
-    AdamW, Adapter, Backend, Group, LogProbs, ModelSource, ModelSpec, Sampling, Session, Statistics,
-    TokenBatch, Vector,
+    Adapter, Backend, Group, Kernel, LogProbs, ModelSource, ModelSpec, Sampling, Session, Statistics,
+    TokenBatch, Update, Vector,
 };
 use spo_transformer::{Engine, Options, TransformerSession};
 
@@ -93,16 +93,18 @@ fn over_chosen(values: &[f64], offsets: &[usize]) -> f64 {
     chosen().map(|i| values[i]).sum::<f64>() / chosen().count() as f64
 }
 
-fn hyper(lr: f64, weight_decay: f64, norm: f64) -> AdamW {
-    AdamW {
-        lr,
-        beta1: 0.9,
-        beta2: 0.999,
-        epsilon: 1e-8,
-        weight_decay,
-        exempt_bias_and_norm: false,
-        gradient_scale: (1.0 / (norm + 1e-6)).min(1.0),
-    }
+/// Has a session run AdamW as torch has it by default, but for the weight decay.
+fn adopt_adamw(session: &mut dyn Session, weight_decay: f64) {
+    let config = json!({
+        "betas": [0.9, 0.999], "epsilon": 1e-8, "weight_decay": weight_decay, "decay_bias_and_norm": true,
+    });
+    assert!(session.adopt_optimizer(Some(&Kernel { name: "adamw".into(), config })).unwrap());
+}
+
+/// An update whose gradient has this norm, clipped at 1.
+fn update(session: &mut dyn Session, lr: f64, norm: f64, steps_before: usize) {
+    let gradient_scale = (1.0 / (norm + 1e-6)).min(1.0);
+    session.optimize(&Update { lr, gradient_scale, count: steps_before as u64 + 1 }).unwrap();
 }
 
 fn compare(what: &str, step: &Value, figures: &[(&str, f64)], tolerance: f64) {
@@ -119,6 +121,7 @@ fn dpo_step(
     reference: &mut dyn Session,
     batch: &TokenBatch,
     [beta, lr]: [f64; 2],
+    steps_before: usize,
 ) -> Vec<(&'static str, f64)> {
     let anchors = sums(&reference.log_probs(batch, Statistics::default()).unwrap());
     let size = anchors.len() as f64;
@@ -139,7 +142,7 @@ fn dpo_step(
     let statistics = Statistics { entropy: true, greedy: true, ..Statistics::default() };
     let log_probs = session.backward(batch, statistics, &mut upstream).unwrap();
     let norm = session.vectors().norm(Vector::GRADIENT).unwrap();
-    session.optimizer_step(&hyper(lr, 0.0, norm)).unwrap();
+    update(session, lr, norm, steps_before);
     let mean = |column: usize| seen.iter().map(|s| s[column]).sum::<f64>() / size;
     vec![
         ("loss", mean(0)),
@@ -173,9 +176,10 @@ pub fn full_dpo_steps_are_those_of_trl(backend: &dyn Backend) {
     let runs = golden("trl_dpo_runs.json");
     for_each_model(&runs["models"], |name, folder| {
         let (mut session, mut reference) = (open(backend, folder.clone()), open(backend, folder));
+        adopt_adamw(&mut *session, 0.0);
         for (i, step) in runs["models"][name]["train"]["steps"].as_array().unwrap().iter().enumerate() {
             let batch = pairs(&rows(&runs, name)[i * 4..][..4]);
-            let figures = dpo_step(&mut *session, &mut *reference, &batch, [0.1, 1e-3]);
+            let figures = dpo_step(&mut *session, &mut *reference, &batch, [0.1, 1e-3], i);
             compare(&format!("{name}, step {i}"), step, &figures, 1e-3);
         }
     });
@@ -206,9 +210,11 @@ pub fn lora_dpo_steps_are_those_of_peft<E: Engine>(backend: &dyn Backend, engine
             start.extend((0..n).map(|i| if is_a { a(i) } else { 0.0 }));
         }
         session.write(Vector::PARAMETERS, &start).unwrap();
+        adopt_adamw(&mut session, 0.0);
         for (i, step) in golden["f64"].as_array().unwrap().iter().enumerate() {
             let batch = pairs(&rows(&runs, name)[i * 4..][..4]);
-            let figures = dpo_step(&mut session, &mut *reference, &batch, [number("beta"), number("lr")]);
+            let rates = [number("beta"), number("lr")];
+            let figures = dpo_step(&mut session, &mut *reference, &batch, rates, i);
             compare(&format!("{name}, step {i}"), step, &figures[..6], 1e-3);
         }
     });
@@ -220,6 +226,7 @@ pub fn sft_steps_with_schedules_are_those_of_torch(backend: &dyn Backend) {
     for_each_model(&sft["models"], |name, folder| {
         for (schedule, golden) in sft["models"][name].as_object().unwrap() {
             let mut session = open(backend, folder.clone());
+            adopt_adamw(&mut *session, 0.1);
             for (i, step) in golden["f64"].as_array().unwrap().iter().enumerate() {
                 let batch = batch(&rows(&runs, name)[i * 4..][..4], &["chosen_ids"]);
                 let mut loss = 0.0;
@@ -231,7 +238,7 @@ pub fn sft_steps_with_schedules_are_those_of_torch(backend: &dyn Backend) {
                 session.vectors().zero(Vector::GRADIENT).unwrap();
                 session.backward(&batch, Statistics::default(), &mut upstream).unwrap();
                 let norm = session.vectors().norm(Vector::GRADIENT).unwrap();
-                session.optimizer_step(&hyper(step["lr"].as_f64().unwrap(), 0.1, norm)).unwrap();
+                update(&mut *session, step["lr"].as_f64().unwrap(), norm, i);
                 let figures = [("loss", loss), ("grad_norm", norm)];
                 compare(&format!("{name}, {schedule}, step {i}"), step, &figures, 1e-3);
             }

@@ -5,7 +5,7 @@ use candle_core::{DType, Result, Tensor};
 use crate::memory::{copy, index};
 
 /// The values of a tensor, a stretch at a time: what is computed of them then needs little memory.
-fn stretches(x: &Tensor) -> Result<Vec<Tensor>> {
+pub(super) fn stretches(x: &Tensor) -> Result<Vec<Tensor>> {
     const LONGEST: usize = 1 << 24;
     if !x.is_contiguous() {
         candle_core::bail!("a vector operation was given a tensor that is not contiguous");

@@ -49,6 +49,45 @@ fn scramble(counter: u32) -> u32 {
     x ^ (x >> 16)
 }
 
+/// What an update multiplies by, in f32.
+#[derive(Clone, Copy)]
+pub(super) struct Factors {
+    pub decay: f32,
+    pub rate: f32,
+    /// One over the root of the second moment's correction.
+    pub root: f32,
+    pub epsilon: f32,
+    pub betas: [f32; 2],
+    /// What the betas leave.
+    pub rests: [f32; 2],
+    pub scale: f32,
+}
+
+impl Factors {
+    pub fn of(step: &AdamWStep) -> Self {
+        let correction = step.betas.map(|beta| 1.0 - beta.powf(step.count as f64));
+        Factors {
+            decay: (1.0 - step.lr * step.weight_decay) as f32,
+            rate: (step.lr / correction[0]) as f32,
+            root: (1.0 / correction[1].sqrt()) as f32,
+            epsilon: step.epsilon as f32,
+            betas: step.betas.map(|beta| beta as f32),
+            rests: step.betas.map(|beta| (1.0 - beta) as f32),
+            scale: step.gradient_scale as f32,
+        }
+    }
+
+    /// Moves a parameter, and returns its moments as they are then.
+    #[inline(always)]
+    pub fn update(self, p: &mut f32, g: f32, [first, second]: [f32; 2]) -> [f32; 2] {
+        let g = g * self.scale;
+        let first = self.betas[0] * first + self.rests[0] * g;
+        let second = self.betas[1] * second + self.rests[1] * g * g;
+        *p = *p * self.decay - self.rate * first / (second.sqrt() * self.root + self.epsilon);
+        [first, second]
+    }
+}
+
 /// AdamW as torch has it: decay before the step, epsilon outside the root of the corrected moment.
 pub(super) fn adamw(into: &Tensor, gradient: &Tensor, moments: [&Tensor; 2], step: &AdamWStep) -> Result<()> {
     match moments[0].dtype() {
@@ -63,15 +102,7 @@ fn step_of<M: Moment>(
     [first, second]: [&Tensor; 2],
     step: &AdamWStep,
 ) -> Result<()> {
-    let h = &step.hyper;
-    let count = step.count as f64;
-    let correction = [h.beta1, h.beta2].map(|beta| 1.0 - beta.powf(count));
-    let decay = (1.0 - h.lr * step.weight_decay) as f32;
-    let rate = (h.lr / correction[0]) as f32;
-    let root = (1.0 / correction[1].sqrt()) as f32;
-    let (beta1, beta2, epsilon) = (h.beta1 as f32, h.beta2 as f32, h.epsilon as f32);
-    let (rest1, rest2) = ((1.0 - h.beta1) as f32, (1.0 - h.beta2) as f32);
-    let scale = h.gradient_scale as f32;
+    let factors = Factors::of(step);
     let seed = scramble(step.count as u32);
     let g = Values::of(gradient)?;
     write(into, |p: &mut [f32]| {
@@ -86,10 +117,7 @@ fn step_of<M: Moment>(
                         || {
                             let all = p.iter_mut().zip(g).zip(m).zip(v);
                             for (i, (((p, &g), m), v)) in all.enumerate() {
-                                let g = g * scale;
-                                let first = beta1 * m.value() + rest1 * g;
-                                let second = beta2 * v.value() + rest2 * g * g;
-                                *p = *p * decay - rate * first / (second.sqrt() * root + epsilon);
+                                let [first, second] = factors.update(p, g, [m.value(), v.value()]);
                                 let noise = scramble(start.wrapping_add(i as u32));
                                 (*m, *v) =
                                     (M::rounded(first, noise >> 16), M::rounded(second, noise & 0xffff));
@@ -106,7 +134,6 @@ fn step_of<M: Moment>(
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
-    use spo_api::AdamW;
 
     use super::*;
 
@@ -118,17 +145,16 @@ mod tests {
         let tensor = |value: f32| Tensor::from_vec(vec![value; n], n, &Device::Cpu).unwrap();
         let half = || tensor(0.0).to_dtype(DType::BF16).unwrap();
         let (p, g, m, v) = (tensor(1.0), tensor(0.3), half(), half());
-        let hyper = AdamW {
+        let step = |count| AdamWStep {
             lr: 1e-4,
-            beta1: 0.9,
-            beta2: 0.999,
+            betas: [0.9, 0.999],
             epsilon: 1e-8,
             weight_decay: 0.0,
-            exempt_bias_and_norm: true,
             gradient_scale: 1.0,
+            count,
         };
         for count in 1..=4000 {
-            adamw(&p, &g, [&m, &v], &AdamWStep { hyper, weight_decay: 0.0, count }).unwrap();
+            adamw(&p, &g, [&m, &v], &step(count)).unwrap();
         }
         let mean =
             |t: &Tensor| t.to_dtype(DType::F32).unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();

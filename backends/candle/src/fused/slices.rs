@@ -97,6 +97,12 @@ impl Stored for f32 {
     }
 }
 
+impl Stored for u8 {
+    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::U8(values) = storage { Some(values) } else { None }
+    }
+}
+
 impl Stored for bf16 {
     fn of(storage: &mut CpuStorage) -> Option<&mut [Self]> {
         if let CpuStorage::BF16(values) = storage { Some(values) } else { None }

@@ -1,8 +1,9 @@
 //! Adapters.
 
-use spo_api::{AdamW, Session, Statistics, Vector, VectorSpace};
+use spo_api::{Session, Statistics, Update, Vector, VectorSpace};
 
 use super::models::{adapter, configurations, random};
+use super::optimizer::adamw;
 use super::support::{batch, gradient, open};
 use crate::engine::Engine;
 use crate::session::{Options, TransformerSession};
@@ -21,16 +22,8 @@ pub fn adapters_leave_the_rest_alone<E: Engine>(engine: impl Fn() -> E) {
         assert_eq!(fresh, expected, "{name}: an adapter begins as the identity");
 
         gradient(&mut session, &batch());
-        let step = AdamW {
-            lr: 0.1,
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            weight_decay: 0.1,
-            exempt_bias_and_norm: false,
-            gradient_scale: 1.0,
-        };
-        session.optimizer_step(&step).expect("a step");
+        assert!(session.adopt_optimizer(Some(&adamw(0.1, true))).expect("a kernel"));
+        session.optimize(&Update { lr: 0.1, gradient_scale: 1.0, count: 1 }).expect("an update");
         let moved = session.log_probs(&batch(), Statistics::default()).expect("a valid batch");
         assert!(moved != expected, "{name}");
         session.zero(Vector::PARAMETERS).expect("a vector");

@@ -17,6 +17,11 @@ pub fn tiny(model_type: ModelType) -> Value {
     configurations_of(model_type).swap_remove(0).1
 }
 
+/// A Llama some of whose tensors are large enough for moments in 8 bits, and not whole blocks.
+pub(super) fn wide() -> Value {
+    llama(json!({ "hidden_size": 72, "intermediate_size": 60, "head_dim": 18 }))
+}
+
 /// The configurations of a model type that its tests run on, the plainest first. One that is not listed here does not
 /// compile.
 fn configurations_of(model_type: ModelType) -> Vec<(&'static str, Value)> {

@@ -14,6 +14,8 @@ pub enum Precision {
     Half,
     /// The type the session was opened with: activations and other frozen weights.
     Compute,
+    /// u8: the codes of [`Blockwise`](super::Blockwise) tensors, which hold whole numbers from 0 to 255.
+    Byte,
 }
 
 /// A factor of a matrix product: a matrix `[rows, columns]`, or its transpose.
@@ -138,4 +140,21 @@ pub struct HeadScores {
     pub collision: Vec<f64>,
     /// 1 where the target is the most probable token, if asked for.
     pub greedy: Vec<f64>,
+}
+
+/// One AdamW update of one tensor (Loshchilov & Hutter 2019).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWStep {
+    /// Learning rate of this update.
+    pub lr: f64,
+    /// Decay of the first and of the second moment.
+    pub betas: [f64; 2],
+    /// Added to the root of the corrected second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay of this tensor.
+    pub weight_decay: f64,
+    /// The gradient is multiplied by this first.
+    pub gradient_scale: f64,
+    /// Number of the update, from 1, for the correction of the moments.
+    pub count: u64,
 }

@@ -101,31 +101,38 @@ impl Weights {
 
     /// The values of `spec` as it lies in memory, read from the tensor called `name`.
     pub fn read(&self, name: &str, spec: &Spec) -> Result<Vec<f32>> {
+        let stored = spec.stored_shape();
+        let values = self.stored(name, &stored, &[Dtype::F32, Dtype::F16, Dtype::BF16])?;
+        match spec.transposed {
+            true => Ok(transposed(&values, stored[0], stored[1])),
+            false => Ok(values),
+        }
+    }
+
+    /// The values of the tensor called `name` as it lies in its file: of this shape, and of one of these types.
+    pub fn stored(&self, name: &str, shape: &[usize], types: &[Dtype]) -> Result<Vec<f32>> {
         let Some((file, info)) = self.find(name) else {
             let hint = nearest(name, self.names()).map(|n| format!(" (nearest: {n})")).unwrap_or_default();
             return Err(Error::Model(format!("{}: {name} is missing{hint}", self.origin())));
         };
         let error = |problem: String| Error::Model(format!("{}: {name}: {problem}", file.path.display()));
-        let expected = spec.stored_shape();
-        if info.shape != expected {
-            return Err(error(format!(
-                "shape {:?}, but the configuration makes it {expected:?}",
-                info.shape
-            )));
+        if info.shape != shape {
+            return Err(error(format!("shape {:?}, but the configuration makes it {shape:?}", info.shape)));
         }
         let (begin, end) = info.data_offsets;
         let bytes = &file.map[file.start + begin..file.start + end];
         let values: Vec<f32> = match info.dtype {
-            Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            other if !types.contains(&other) => {
+                let known: Vec<String> = types.iter().map(|known| format!("{known:?}")).collect();
+                return Err(error(format!("type {other:?} is not supported, only {}", known.join(", "))));
+            }
+            Dtype::U8 => bytes.iter().map(|&b| f32::from(b)).collect(),
             Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
             Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-            other => return Err(error(format!("type {other:?} is not supported, only F32, F16, BF16"))),
+            _ => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
         };
         file.let_go(file.start + begin, end - begin);
-        match spec.transposed {
-            true => Ok(transposed(&values, expected[0], expected[1])),
-            false => Ok(values),
-        }
+        Ok(values)
     }
 }
 

@@ -16,7 +16,12 @@ pub(crate) struct TensorEntry {
 
 impl TensorEntry {
     fn bytes(&self) -> usize {
-        self.shape.iter().product::<usize>() * if self.dtype == Dtype::F32 { 4 } else { 2 }
+        let each = match self.dtype {
+            Dtype::U8 => 1,
+            Dtype::F16 | Dtype::BF16 => 2,
+            _ => 4,
+        };
+        each * self.shape.iter().product::<usize>()
     }
 }
 
@@ -55,6 +60,7 @@ pub(crate) fn write_safetensors<const N: usize>(
 
 fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
     match dtype {
+        Dtype::U8 => values.iter().map(|&v| v as u8).collect(),
         Dtype::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
         Dtype::BF16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
         _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),

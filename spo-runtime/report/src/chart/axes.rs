@@ -101,8 +101,8 @@ impl Axes {
         (self.x.at(point.0), self.y.at(point.1))
     }
 
-    /// Grid, ticks and titles.
-    pub fn draw(&self, svg: &mut Svg, x_title: &str, y_title: &str, x_unit: Unit, y_unit: Unit) {
+    /// Grid and ticks; of each axis its title and its unit.
+    pub fn draw(&self, svg: &mut Svg, (x_title, x_unit): (&str, Unit), (y_title, y_unit): (&str, Unit)) {
         let write = |(x, text): (f64, String), unit| match unit {
             Unit::Plain | Unit::Count => text,
             Unit::Share => number(100.0 * x, 0) + "%",

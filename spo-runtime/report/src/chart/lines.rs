@@ -63,7 +63,8 @@ pub fn lines(chart: &Lines) -> Svg {
     );
     svg.text("title", (LEFT, 18.0), Anchor::Start, &chart.title);
     let unit = if chart.share { Unit::Share } else { Unit::Plain };
-    axes.draw(&mut svg, chart.x.as_deref().unwrap_or("training step"), &chart.y, Unit::Count, unit);
+    let x_title = chart.x.as_deref().unwrap_or("training step");
+    axes.draw(&mut svg, (x_title, Unit::Count), (&chart.y, unit));
     if let Some(level) = chart.level {
         axes.level(&mut svg, "dashed", level);
     }
@@ -111,7 +112,7 @@ pub fn areas(chart: &Lines) -> Svg {
     let (first, last) = (steps.first().copied().unwrap_or(0.0), steps.last().copied().unwrap_or(1.0));
     let axes = Axes::new(Scale::exactly(first, last, LEFT, right), Scale::exactly(0.0, 1.0, BOTTOM, TOP));
     svg.text("title", (LEFT, 18.0), Anchor::Start, &chart.title);
-    axes.draw(&mut svg, "training step", &chart.y, Unit::Count, Unit::Share);
+    axes.draw(&mut svg, ("training step", Unit::Count), (&chart.y, Unit::Share));
     let mut floor = vec![0.0; steps.len()];
     let mut middles = Vec::new();
     for series in &chart.series {

@@ -27,10 +27,8 @@ pub fn quadrants(chart: &Quadrants) -> Svg {
     svg.rect("wash", (LEFT, TOP), (zero_x - LEFT, bottom - TOP));
     axes.draw(
         &mut svg,
-        "change of the preferred answer's log-prob, nats",
-        "change of the dispreferred's, nats",
-        Unit::Plain,
-        Unit::Plain,
+        ("change of the preferred answer's log-prob, nats", Unit::Plain),
+        ("change of the dispreferred's, nats", Unit::Plain),
     );
     svg.line("rule", (zero_x, TOP), (zero_x, bottom));
     svg.line("rule", (LEFT, zero_y), (right, zero_y));
@@ -98,7 +96,7 @@ pub fn scatter(chart: &Scatter) -> Svg {
     let axes =
         Axes::new(Scale::over(all().map(|p| p.0), LEFT, right), Scale::over(all().map(|p| p.1), bottom, TOP));
     svg.text("title", (LEFT, 18.0), Anchor::Start, &chart.title);
-    axes.draw(&mut svg, &chart.x, &chart.y, Unit::Plain, Unit::Plain);
+    axes.draw(&mut svg, (&chart.x, Unit::Plain), (&chart.y, Unit::Plain));
     axes.diagonal(&mut svg);
     axes.level(&mut svg, "grid", 0.0);
     for (i, group) in chart.groups.iter().enumerate() {
@@ -156,7 +154,7 @@ pub fn pareto(chart: &Pareto) -> Svg {
     let ys = chart.points.iter().flat_map(|p| reach(p.at.1, p.y_interval));
     let axes = Axes::new(Scale::over(xs, LEFT, right), Scale::over(ys, bottom, TOP));
     svg.text("title", (LEFT, 18.0), Anchor::Start, &chart.title);
-    axes.draw(&mut svg, &chart.x, &chart.y, Unit::Share, Unit::Share);
+    axes.draw(&mut svg, (&chart.x, Unit::Share), (&chart.y, Unit::Share));
     let mut front: Vec<(f64, f64)> =
         chart.points.iter().map(|p| p.at).filter(|p| !beaten(*p, chart)).collect();
     front.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));

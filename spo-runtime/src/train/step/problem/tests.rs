@@ -1,7 +1,7 @@
 //! A lower level of several tasks has the value, gradient and Hessian of the weighted sum, wherever its batches come
 //! from.
 
-use super::{LowerTerm, Place, Scored, StepProblem, UpperLevel};
+use super::{LowerTerm, Scored, StepProblem, StepSetting, UpperLevel};
 use crate::plan::view::View;
 use crate::recipe::compose;
 use crate::store::scores::Scores;
@@ -143,8 +143,8 @@ impl Scene {
         let view = View { layout: Layout::Pairs, mismatched: None };
         let batch = Batch::new(&self.pairs, &[3, 1, 4, 0], view, micro_batch);
         let upper = UpperLevel { objective: &mut *dpo, data: scored(0), batch };
-        let place = Place { progress: Progress { step: 0, total: 1 }, micro_batch };
-        work(&mut StepProblem::new(&mut *self.session, upper, lower.collect(), place, None))
+        let setting = StepSetting { progress: Progress { step: 0, total: 1 }, micro_batch };
+        work(&mut StepProblem::new(&mut *self.session, upper, lower.collect(), setting, None))
     }
 
     /// G on these terms alone: 0 is the chosen answers of the upper batch, the others are the first rows of a task.

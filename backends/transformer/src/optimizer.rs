@@ -1,0 +1,181 @@
+//! The rules that a session runs itself, by kernels of its engine, and the moments they keep.
+
+use safetensors::Dtype;
+use serde::Deserialize;
+use spo_api::{Error, Kernel, Result, Update};
+
+use crate::engine::{AdamWStep, BLOCK, Blockwise, Engine, Precision};
+use crate::files::TensorEntry;
+use crate::model::Model;
+use crate::parameters::{Flat, Spec};
+
+/// Tensors of fewer elements keep their moments in f32 where others have them in 8 bits, as bitsandbytes has it: they
+/// weigh nothing.
+const LEAST_IN_BLOCKS: usize = 4096;
+
+/// What the tensors of the two moments are called in a saved state.
+const MOMENTS: [&str; 2] = ["moment1", "moment2"];
+
+/// AdamW's hyper-parameters, by the names that a [`Kernel`] gives them.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Hyper {
+    betas: [f64; 2],
+    epsilon: f64,
+    weight_decay: f64,
+    decay_bias_and_norm: bool,
+}
+
+/// How moments are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeping {
+    /// In f32 or bf16.
+    In(Precision),
+    /// In 8 bits, the larger tensors' at least.
+    InBlocks,
+}
+
+/// A moment of one parameter.
+enum Moment<T> {
+    Plain(T),
+    Blocks(Blockwise<T>),
+}
+
+/// A rule that a session has adopted, with its moments once they are laid out.
+pub(crate) struct Adopted<T> {
+    pub kernel: Kernel,
+    hyper: Hyper,
+    keeping: Keeping,
+    /// Of each trained parameter, in order.
+    moments: Option<Vec<[Moment<T>; 2]>>,
+}
+
+impl<T: Clone> Adopted<T> {
+    /// The rule of a kernel; `None` if there is none for it. Moments in bf16 are asked for by `half`.
+    ///
+    /// # Errors
+    /// For hyper-parameters that the kernel does not have, and for moments in bf16 of another rule than AdamW.
+    pub fn new(kernel: &Kernel, half: bool) -> Result<Option<Self>> {
+        let keeping = match (kernel.name.as_str(), half) {
+            ("adamw", false) => Keeping::In(Precision::Full),
+            ("adamw", true) => Keeping::In(Precision::Half),
+            (other, true) => {
+                return Err(Error::Engine(format!(
+                    "moments = \"bf16\" is for the optimizer `adamw`, and `{other}` does not keep its state so"
+                )));
+            }
+            ("adamw-8bit", false) => Keeping::InBlocks,
+            (_, false) => return Ok(None),
+        };
+        let hyper = Hyper::deserialize(&kernel.config)
+            .map_err(|e| Error::Engine(format!("the kernel of `{}` cannot run it so: {e}", kernel.name)))?;
+        Ok(Some(Adopted { kernel: kernel.clone(), hyper, keeping, moments: None }))
+    }
+
+    pub fn is_laid_out(&self) -> bool {
+        self.moments.is_some()
+    }
+
+    fn in_blocks(&self, spec: &Spec) -> bool {
+        self.keeping == Keeping::InBlocks && spec.elements() >= LEAST_IN_BLOCKS
+    }
+
+    /// Bytes that the moments take.
+    pub fn bytes<'a>(&self, trained: impl Iterator<Item = &'a Spec>) -> usize {
+        let of = |spec: &Spec| match self.keeping {
+            Keeping::In(Precision::Half) => 2 * spec.elements(),
+            _ if self.in_blocks(spec) => spec.elements() + 4 * spec.elements().div_ceil(BLOCK),
+            _ => 4 * spec.elements(),
+        };
+        2 * trained.map(of).sum::<usize>()
+    }
+
+    /// Lays out moments of 0, if there are none yet.
+    pub fn lay_out<E: Engine<Tensor = T>>(&mut self, engine: &E, model: &Model<E>) -> Result<()> {
+        if self.moments.is_none() {
+            let [first, second] = [self.zeros(engine, model)?, self.zeros(engine, model)?];
+            self.moments = Some(first.into_iter().zip(second).map(<[_; 2]>::from).collect());
+        }
+        Ok(())
+    }
+
+    /// One moment of every trained parameter: what is alike side by side in memory.
+    fn zeros<E: Engine<Tensor = T>>(&self, engine: &E, model: &Model<E>) -> Result<Vec<Moment<T>>> {
+        let precision = match self.keeping {
+            Keeping::In(precision) => precision,
+            Keeping::InBlocks => Precision::Full,
+        };
+        let plain = model.trained().filter(|spec| !self.in_blocks(spec)).map(|spec| &spec.shape[..]);
+        let mut plain = Flat::zeros(engine, plain, precision)?.parts.into_iter();
+        let blocks: Vec<[usize; 2]> = model
+            .trained()
+            .filter(|spec| self.in_blocks(spec))
+            .map(|spec| [spec.elements(), spec.elements().div_ceil(BLOCK)])
+            .collect();
+        let codes = Flat::zeros(engine, blocks.iter().map(|n| &n[..1]), Precision::Byte)?;
+        let scales = Flat::zeros(engine, blocks.iter().map(|n| &n[1..]), Precision::Full)?;
+        let mut blocks = codes.parts.into_iter().zip(scales.parts);
+        let moment = |spec: &Spec| match self.in_blocks(spec) {
+            true => blocks.next().map(|(codes, scales)| Moment::Blocks(Blockwise { codes, scales })),
+            false => plain.next().map(Moment::Plain),
+        };
+        Ok(model.trained().map(moment).map(|moment| moment.expect("one for every parameter")).collect())
+    }
+
+    /// Moves the trained parameters along their gradient.
+    pub fn update<E: Engine<Tensor = T>>(
+        &mut self,
+        engine: &E,
+        model: &Model<E>,
+        update: &Update,
+    ) -> Result<()> {
+        self.lay_out(engine, model)?;
+        let Hyper { betas, epsilon, weight_decay, decay_bias_and_norm } = self.hyper;
+        let [trained, gradient] = [&model.parameters.trained, &model.parameters.gradient];
+        let operands = model.trained().zip(trained.parts.iter().zip(&gradient.parts));
+        for ((spec, (into, gradient)), moments) in operands.zip(self.moments.iter().flatten()) {
+            let spared = !decay_bias_and_norm && spec.role.of_bias_or_norm();
+            let step = AdamWStep {
+                lr: update.lr,
+                betas,
+                epsilon,
+                weight_decay: if spared { 0.0 } else { weight_decay },
+                gradient_scale: update.gradient_scale,
+                count: update.count,
+            };
+            match moments {
+                [Moment::Plain(first), Moment::Plain(second)] => {
+                    engine.adamw(into, gradient, [first, second], &step)?;
+                }
+                [Moment::Blocks(first), Moment::Blocks(second)] => {
+                    engine.adamw_8bit(into, gradient, [first.as_ref(), second.as_ref()], &step)?;
+                }
+                _ => unreachable!("both moments of a parameter are kept alike"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The tensors of the moments as a saved state has them; none if there are no moments.
+    pub fn tensors<'a>(&'a self, trained: impl Iterator<Item = &'a Spec>) -> Vec<(TensorEntry, &'a T)> {
+        let mut tensors = Vec::new();
+        for (spec, moments) in trained.zip(self.moments.iter().flatten()) {
+            for (kind, moment) in MOMENTS.iter().zip(moments) {
+                let entry = |part: &str, shape: &[usize], dtype| TensorEntry {
+                    name: format!("{kind}{part}/{}", spec.name),
+                    shape: shape.to_vec(),
+                    dtype,
+                };
+                let n = spec.elements();
+                match moment {
+                    Moment::Plain(values) => tensors.push((entry("", &spec.shape, Dtype::F32), values)),
+                    Moment::Blocks(Blockwise { codes, scales }) => {
+                        tensors.push((entry(".codes", &[n], Dtype::U8), codes));
+                        tensors.push((entry(".scales", &[n.div_ceil(BLOCK)], Dtype::F32), scales));
+                    }
+                }
+            }
+        }
+        tensors
+    }
+}
