@@ -301,13 +301,6 @@ typedef struct {
 
 typedef struct {
     uint32_t size;
-    uint32_t exempt_bias_and_norm;
-    double lr, beta1, beta2, epsilon, weight_decay;
-    double gradient_scale; /* the gradient is multiplied by this first */
-} spo_adamw;
-
-typedef struct {
-    uint32_t size;
     const spo_vectors *vectors; /* their owner is the session */
     void (*destroy)(void *session);
     void (*info)(void *session, const spo_sink *out); /* JSON, see docs/plugin-abi.md */
@@ -316,8 +309,6 @@ typedef struct {
     /* The same, and adds to vector 1 the gradient of sum_i gradient[i] * values[i]. */
     int32_t (*backward)(void *session, const spo_tokens *batch, uint32_t statistics, const spo_show *show,
                         const spo_error *error);
-    int32_t (*optimizer_step)(void *session, const spo_adamw *step, const spo_error *error);
-    void (*reset_optimizer)(void *session);
     /* `sampling` is JSON; writes a JSON array with an array of new token ids per prompt. */
     int32_t (*generate)(void *session, const spo_tokens *prompts, spo_text sampling, const spo_sink *out,
                         const spo_error *error);

@@ -44,8 +44,9 @@ pub struct ModelSpec {
     pub dtype: String,
 }
 
-/// What a session says of its model.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+/// What a session says of its model. To make one, begin with the default and set every field.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[non_exhaustive]
 pub struct ModelInfo {
     /// `model_type` of the configuration: `llama`, `qwen2`, ...
     pub architecture: String,
@@ -108,8 +109,10 @@ pub struct Statistics {
 }
 
 /// Log-probs of the completions of a [`TokenBatch`], ragged: completion `i` is
-/// `values[offsets[i]..offsets[i + 1]]`, in the order of [`TokenBatch::completions`].
+/// `values[offsets[i]..offsets[i + 1]]`, in the order of [`TokenBatch::completions`]. Made by [`LogProbs::new`]; the
+/// statistics that were asked for are set then.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct LogProbs {
     /// `log p(token | everything before it)`, nats.
     pub values: Vec<f64>,
@@ -133,6 +136,11 @@ pub struct Tangent {
 }
 
 impl LogProbs {
+    /// Log-probs without statistics.
+    pub fn new(values: Vec<f64>, offsets: Vec<usize>) -> Self {
+        LogProbs { values, offsets, ..LogProbs::default() }
+    }
+
     /// Asks for the upstream gradient of these log-probs, and makes sure of it.
     ///
     /// # Errors
@@ -159,26 +167,6 @@ impl LogProbs {
 
 /// Computes the upstream gradient: one number per value of the [`LogProbs`] it is shown.
 pub type Upstream<'a> = dyn FnMut(&LogProbs) -> Result<Vec<f64>> + 'a;
-
-/// AdamW (Loshchilov & Hutter 2019), one step, from the gradient in
-/// [`Vector::GRADIENT`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamW {
-    /// Learning rate of this step.
-    pub lr: f64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// Leave biases and norms undecayed.
-    pub exempt_bias_and_norm: bool,
-    /// The gradient is multiplied by this first (clipping).
-    pub gradient_scale: f64,
-}
 
 /// How to continue a prompt.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -214,7 +202,7 @@ pub trait Backend: Send {
     fn open(&self, spec: &ModelSpec) -> Result<Box<dyn Session>>;
 }
 
-/// A model on a device: its parameters, their gradient, the optimizer's moments.
+/// A model on a device: its parameters, their gradient, the state of the optimizer it runs.
 pub trait Session: Send {
     /// What was opened.
     fn info(&self) -> ModelInfo;
@@ -258,17 +246,6 @@ pub trait Session: Send {
 
     /// The space of trainable parameters.
     fn vectors(&mut self) -> &mut dyn VectorSpace;
-
-    /// Moves the parameters by one optimizer step.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    fn optimizer_step(&mut self, _step: &AdamW) -> Result<()> {
-        Err(Error::Engine("the session has no step of this kind".into()))
-    }
-
-    /// Forgets the optimizer's moments and step count.
-    fn reset_optimizer(&mut self) {}
 
     /// Forgets the optimizer before, its state and its count, and takes on another. True if the session has a
     /// kernel for it and will run it: [`optimize`](Self::optimize) then moves the parameters. False if not, or

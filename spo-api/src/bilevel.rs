@@ -107,8 +107,10 @@ pub trait BilevelProblem {
     fn progress(&self) -> Progress;
 }
 
-/// What a step needs of the run.
+/// What a step needs of the run: `StepNeeds::two_levels().hessian(true)`, or the default for a step without a lower
+/// level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StepNeeds {
     /// It has a lower level.
     pub lower: bool,
@@ -119,8 +121,26 @@ pub struct StepNeeds {
     pub hessian: bool,
 }
 
+impl StepNeeds {
+    /// A lower level, and nothing else.
+    pub fn two_levels() -> Self {
+        StepNeeds { lower: true, ..StepNeeds::default() }
+    }
+
+    /// Sets [`reference_lower`](field@Self::reference_lower).
+    pub fn reference_lower(self, reference_lower: bool) -> Self {
+        StepNeeds { reference_lower, ..self }
+    }
+
+    /// Sets [`hessian`](field@Self::hessian).
+    pub fn hessian(self, hessian: bool) -> Self {
+        StepNeeds { hessian, ..self }
+    }
+}
+
 /// Cost of a step, in passes over one batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Passes {
     /// Forward passes.
     pub forward: usize,
@@ -128,8 +148,16 @@ pub struct Passes {
     pub backward: usize,
 }
 
-/// What a step says of itself.
+impl Passes {
+    /// So many of each.
+    pub fn new(forward: usize, backward: usize) -> Self {
+        Passes { forward, backward }
+    }
+}
+
+/// What a step says of itself: `StepReport::new(losses).with([("bilevel/weight", weight)])`.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct StepReport {
     /// The losses at the parameters the step began with, unless its documentation names another
     /// place; NaN for a level it did not compute.
@@ -137,6 +165,19 @@ pub struct StepReport {
     /// Its own figures, all finite: `bilevel/weight` (the factor of dG in the update),
     /// `bilevel/constraint`, `bilevel/cosine`, ...
     pub metrics: Metrics,
+}
+
+impl StepReport {
+    /// These losses, and no figures of its own.
+    pub fn new(losses: Losses) -> Self {
+        StepReport { losses, metrics: Metrics::new() }
+    }
+
+    /// Adds figures.
+    pub fn with<N: Into<String>>(mut self, metrics: impl IntoIterator<Item = (N, f64)>) -> Self {
+        self.metrics.extend(metrics.into_iter().map(|(name, value)| (name.into(), value)));
+        self
+    }
 }
 
 /// How two levels become one update.

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 /// A configuration that cannot be used. The runtime turns `key` into a place in the recipe.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[error("{}{message}", key.as_ref().map(|k| format!("{k}: ")).unwrap_or_default())]
 pub struct ConfigError {
     /// What sort of mistake it is: for code that must tell them apart.

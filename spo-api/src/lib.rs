@@ -62,7 +62,7 @@ mod schedule;
 mod vector;
 
 pub use backend::{
-    AdamW, Adapter, Backend, Export, Group, LogProbs, ModelInfo, ModelSource, ModelSpec, Sampling, Session,
+    Adapter, Backend, Export, Group, LogProbs, ModelInfo, ModelSource, ModelSpec, Sampling, Session,
     Statistics, Tangent, TokenBatch, Upstream,
 };
 pub use batch::{Layout, PreferenceBatch, Ragged, Side, Totals};

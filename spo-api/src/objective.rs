@@ -6,8 +6,9 @@ use crate::{Layout, PreferenceBatch, Result};
 /// over rows.
 pub type Metrics = BTreeMap<String, f64>;
 
-/// What an objective needs beside the policy's log-probs.
+/// What an objective needs beside the policy's log-probs: `Requirements::of(Layout::Unpaired).reference(true)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Requirements {
     /// The kind of data.
     pub data: Layout,
@@ -26,6 +27,36 @@ pub struct Requirements {
 }
 
 impl Requirements {
+    /// Data of this layout, and nothing else.
+    pub fn of(data: Layout) -> Self {
+        Requirements { data, ..Requirements::default() }
+    }
+
+    /// Sets [`reference`](field@Self::reference).
+    pub fn reference(self, reference: bool) -> Self {
+        Requirements { reference, ..self }
+    }
+
+    /// Sets [`collision`](field@Self::collision).
+    pub fn collision(self, collision: bool) -> Self {
+        Requirements { collision, ..self }
+    }
+
+    /// Sets [`mismatched`](field@Self::mismatched).
+    pub fn mismatched(self, mismatched: bool) -> Self {
+        Requirements { mismatched, ..self }
+    }
+
+    /// Sets [`gaps`](field@Self::gaps).
+    pub fn gaps(self, gaps: bool) -> Self {
+        Requirements { gaps, ..self }
+    }
+
+    /// Sets [`whole_batch`](field@Self::whole_batch).
+    pub fn whole_batch(self, whole_batch: bool) -> Self {
+        Requirements { whole_batch, ..self }
+    }
+
     /// Adds the needs of another objective.
     ///
     /// Demonstrations yield to the more demanding kind of data; the runtime rejects a mix of pairs

@@ -51,8 +51,10 @@ impl<S: Scalar> Pair<S> {
     }
 }
 
-/// How the token log-probs of a pair become what a [`PairLoss`] sees, and how much the pair counts.
+/// How the token log-probs of a pair become what a [`PairLoss`] sees, and how much the pair counts:
+/// `Reading::default().ld_alpha(0.5)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Reading {
     /// Length desensitisation (Liu et al. 2024, LD-DPO): tokens beyond the length of the pair's
     /// shorter answer count this much, under policy and reference alike. 1 is the plain sum.
@@ -70,6 +72,16 @@ impl Default for Reading {
 }
 
 impl Reading {
+    /// Sets [`ld_alpha`](field@Self::ld_alpha).
+    pub fn ld_alpha(self, ld_alpha: f64) -> Self {
+        Reading { ld_alpha, ..self }
+    }
+
+    /// Sets [`weighting`](field@Self::weighting).
+    pub fn weighting(self, weighting: bool) -> Self {
+        Reading { weighting, ..self }
+    }
+
     /// Pair `i` of a batch, read this way.
     ///
     /// # Errors
@@ -174,13 +186,10 @@ pub trait PairLoss: Send {
 
 impl<L: PairLoss> Objective for L {
     fn requirements(&self) -> Requirements {
-        Requirements {
-            data: Layout::Pairs,
-            reference: self.needs_reference(),
-            collision: self.reading().weighting,
-            gaps: self.needs_gaps(),
-            ..Requirements::default()
-        }
+        Requirements::of(Layout::Pairs)
+            .reference(self.needs_reference())
+            .collision(self.reading().weighting)
+            .gaps(self.needs_gaps())
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {

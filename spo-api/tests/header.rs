@@ -6,8 +6,8 @@ use std::mem::{offset_of, size_of};
 use std::process::Command;
 
 use spo_api::abi::{
-    self, AdamWView, BackendTable, BatchView, ByteSink, EntryTable, ErrorSink, EvaluationView, LogProbsView,
-    LossesView, NeedsView, ObjectiveTable, OptimizerTable, PluginTable, ProblemTable, RaggedView, ReportView,
+    self, BackendTable, BatchView, ByteSink, EntryTable, ErrorSink, EvaluationView, LogProbsView, LossesView,
+    NeedsView, ObjectiveTable, OptimizerTable, PluginTable, ProblemTable, RaggedView, ReportView,
     RequirementsView, ScheduleTable, SessionTable, ShowSink, SideView, SpaceView, StepTable, Text,
     TokensView, UpdateView, VectorTable, WeighView,
 };
@@ -56,11 +56,8 @@ fn layouts() -> Vec<Layout> {
         }
         "spo_log_probs" LogProbsView { size, length, values, entropy, collision, greedy }
         "spo_show" ShowSink { context, show }
-        "spo_adamw" AdamWView {
-            size, exempt_bias_and_norm, lr, beta1, beta2, epsilon, weight_decay, gradient_scale
-        }
         "spo_session" SessionTable {
-            size, vectors, destroy, info, log_probs, backward, optimizer_step, reset_optimizer, generate, save, save_state,
+            size, vectors, destroy, info, log_probs, backward, generate, save, save_state,
             restore_state, hessian_vector, adopt_optimizer, optimize
         }
         "spo_backend" BackendTable { size, session, create, destroy, open }

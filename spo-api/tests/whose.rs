@@ -9,10 +9,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 use spo_api::{
-    AdamW, Backend, BilevelProblem, BilevelStep, Combine, Export, LevelWeights, LogProbs, Losses, Map,
-    ModelInfo, ModelSource, ModelSpec, Optimizer, Part, Passes, Progress, Registry, Result, Sampling,
-    Session, Statistics, StepNeeds, StepReport, TokenBatch, Update, Upstream, Vector, VectorSpace, Weigh,
-    abi, register,
+    Backend, BilevelProblem, BilevelStep, Combine, Export, LevelWeights, LogProbs, Losses, Map, ModelInfo,
+    ModelSource, ModelSpec, Optimizer, Part, Passes, Progress, Registry, Result, Sampling, Session,
+    Statistics, StepNeeds, StepReport, TokenBatch, Update, Upstream, Vector, VectorSpace, Weigh, abi,
+    register,
 };
 
 /// The part at work now, in words; nothing for the program's own code.
@@ -137,7 +137,7 @@ impl Session for WatchedSession {
     }
     fn backward(&mut self, _: &TokenBatch, _: Statistics, upstream: &mut Upstream<'_>) -> Result<LogProbs> {
         assert_eq!(at_work(), Some(BACKEND));
-        let found = LogProbs { offsets: vec![0], ..LogProbs::default() };
+        let found = LogProbs::new(vec![], vec![0]);
         upstream(&found)?;
         assert_eq!(at_work(), Some(BACKEND));
         Ok(found)
@@ -145,10 +145,6 @@ impl Session for WatchedSession {
     fn vectors(&mut self) -> &mut dyn VectorSpace {
         &mut self.space
     }
-    fn optimizer_step(&mut self, _: &AdamW) -> Result<()> {
-        unreachable!()
-    }
-    fn reset_optimizer(&mut self) {}
     fn generate(&mut self, _: &[Vec<u32>], _: &Sampling) -> Result<Vec<Vec<u32>>> {
         unreachable!()
     }

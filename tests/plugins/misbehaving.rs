@@ -31,7 +31,7 @@ impl Part for Misbehaving {
 
 impl Objective for Misbehaving {
     fn requirements(&self) -> Requirements {
-        Requirements { data: Layout::Pairs, ..Requirements::default() }
+        Requirements::of(Layout::Pairs)
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
@@ -63,14 +63,14 @@ impl BilevelStep for Hoarder {
     }
 
     fn passes(&self) -> Passes {
-        Passes { forward: 1, backward: 1 }
+        Passes::new(1, 1)
     }
 
     fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport> {
         problem.vectors().allocate()?;
         let losses = problem.gradient(Weigh::Fixed(LevelWeights::UPPER), Vector::GRADIENT)?;
         problem.descend(1.0)?;
-        Ok(StepReport { losses, ..StepReport::default() })
+        Ok(StepReport::new(losses))
     }
 }
 

@@ -87,13 +87,12 @@ impl TabularSession {
             let scored = windows.scored.iter().filter(|_| wanted);
             scored.map(|&(window, token)| statistic(rows[window], token)).collect()
         };
-        LogProbs {
-            values: of(true, &|row, token| row[token as usize]),
-            offsets: windows.offsets.clone(),
-            entropy: of(wanted.entropy, &|row, _| -row.iter().map(|l| l.exp() * l).sum::<f64>()),
-            collision: of(wanted.collision, &|row, _| row.iter().map(|l| (2.0 * l).exp()).sum::<f64>().ln()),
-            greedy: of(wanted.greedy, &|row, token| f64::from(u8::from(best(row) == token as usize))),
-        }
+        let mut found = LogProbs::new(of(true, &|row, token| row[token as usize]), windows.offsets.clone());
+        found.entropy = of(wanted.entropy, &|row, _| -row.iter().map(|l| l.exp() * l).sum::<f64>());
+        found.collision =
+            of(wanted.collision, &|row, _| row.iter().map(|l| (2.0 * l).exp()).sum::<f64>().ln());
+        found.greedy = of(wanted.greedy, &|row, token| f64::from(u8::from(best(row) == token as usize)));
+        found
     }
 
     /// The next token: the most probable one (the first of equals), or one sampled.
@@ -133,17 +132,14 @@ fn best(row: &[f64]) -> usize {
 
 impl Session for TabularSession {
     fn info(&self) -> ModelInfo {
-        let size = self.parameters().len();
-        ModelInfo {
-            architecture: "tabular".into(),
-            parameters: size,
-            trainable: size,
-            vocabulary: self.limits.vocabulary,
-            context: self.limits.context,
-            device: "CPU, one thread".into(),
-            dtype: "f64".into(),
-            hessian_vectors: true,
-        }
+        let mut info = ModelInfo::default();
+        info.architecture = "tabular".into();
+        (info.parameters, info.trainable) = (self.parameters().len(), self.parameters().len());
+        (info.vocabulary, info.context) = (self.limits.vocabulary, self.limits.context);
+        info.device = "CPU, one thread".into();
+        info.dtype = "f64".into();
+        info.hessian_vectors = true;
+        info
     }
 
     fn log_probs(&mut self, batch: &TokenBatch, statistics: Statistics) -> Result<LogProbs> {

@@ -85,11 +85,9 @@ fn hidden<E: Engine>(e: &E, model: &Model<E>, last: &E::Tensor, rows: &[u32]) ->
 }
 
 pub(crate) fn log_probs_of(scores: &HeadScores, packed: &Packed) -> LogProbs {
-    LogProbs {
-        values: packed.spread(&scores.log_probs),
-        offsets: packed.offsets.clone(),
-        entropy: packed.spread(&scores.entropy),
-        collision: packed.spread(&scores.collision),
-        greedy: packed.spread(&scores.greedy),
-    }
+    let mut found = LogProbs::new(packed.spread(&scores.log_probs), packed.offsets.clone());
+    found.entropy = packed.spread(&scores.entropy);
+    found.collision = packed.spread(&scores.collision);
+    found.greedy = packed.spread(&scores.greedy);
+    found
 }

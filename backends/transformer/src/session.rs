@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use spo_api::{
-    AdamW, Combine, Error, Export, Kernel, LogProbs, Map, ModelInfo, ModelSpec, Result, Sampling, Session,
+    Combine, Error, Export, Kernel, LogProbs, Map, ModelInfo, ModelSpec, Result, Sampling, Session,
     Statistics, Tangent, TokenBatch, Update, Upstream, Vector, VectorSpace,
 };
 
@@ -125,16 +125,16 @@ impl<E: Engine> TransformerSession<E> {
 impl<E: Engine> Session for TransformerSession<E> {
     fn info(&self) -> ModelInfo {
         let decoder = &self.model.decoder;
-        ModelInfo {
-            architecture: decoder.architecture.model_type.name().to_owned(),
-            parameters: decoder.specs.iter().map(Spec::elements).sum(),
-            trainable: self.dimension(),
-            vocabulary: decoder.architecture.vocabulary,
-            context: decoder.architecture.context,
-            device: self.engine.memory().device(),
-            dtype: self.engine.memory().dtype().to_owned(),
-            hessian_vectors: self.engine.recorder().is_some(),
-        }
+        let mut info = ModelInfo::default();
+        info.architecture = decoder.architecture.model_type.name().to_owned();
+        info.parameters = decoder.specs.iter().map(Spec::elements).sum();
+        info.trainable = self.dimension();
+        info.vocabulary = decoder.architecture.vocabulary;
+        info.context = decoder.architecture.context;
+        info.device = self.engine.memory().device();
+        info.dtype = self.engine.memory().dtype().to_owned();
+        info.hessian_vectors = self.engine.recorder().is_some();
+        info
     }
 
     fn log_probs(&mut self, batch: &TokenBatch, statistics: Statistics) -> Result<LogProbs> {
@@ -229,26 +229,6 @@ impl<E: Engine> Session for TransformerSession<E> {
             Some(optimizer) => optimizer.update(&self.engine, &self.model, update),
             None => Err(Error::Engine("the session has adopted no optimizer".into())),
         }
-    }
-
-    fn optimizer_step(&mut self, hyper: &AdamW) -> Result<()> {
-        if self.state.optimizer.is_none() {
-            let config = serde_json::json!({
-                "betas": [hyper.beta1, hyper.beta2],
-                "epsilon": hyper.epsilon,
-                "weight_decay": hyper.weight_decay,
-                "decay_bias_and_norm": !hyper.exempt_bias_and_norm,
-            });
-            self.adopt_optimizer(Some(&Kernel { name: "adamw".into(), config }))?;
-            self.state.steps = 0;
-        }
-        self.state.steps += 1;
-        let AdamW { lr, gradient_scale, .. } = *hyper;
-        self.optimize(&Update { lr, gradient_scale, count: self.state.steps })
-    }
-
-    fn reset_optimizer(&mut self) {
-        self.state.optimizer = None;
     }
 
     fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Vec<Vec<u32>>> {

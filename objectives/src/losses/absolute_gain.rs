@@ -44,7 +44,7 @@ impl Part for AbsoluteGain {}
 
 impl Objective for AbsoluteGain {
     fn requirements(&self) -> Requirements {
-        Requirements { data: Layout::Demonstrations, reference: true, ..Requirements::default() }
+        Requirements::of(Layout::Demonstrations).reference(true)
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {

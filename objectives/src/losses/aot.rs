@@ -33,11 +33,11 @@ impl Part for Aot {}
 
 impl Objective for Aot {
     fn requirements(&self) -> Requirements {
-        Requirements { data: Layout::Pairs, reference: true, whole_batch: true, ..Requirements::default() }
+        Requirements::of(Layout::Pairs).reference(true).whole_batch(true)
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
-        let reading = Reading { ld_alpha: self.ld_alpha, ..Reading::default() };
+        let reading = Reading::default().ld_alpha(self.ld_alpha);
         let (mut policy, mut reference) = (Vec::new(), Vec::new());
         for i in 0..batch.rows_of_whole()? {
             let pair = reading.pair(batch, i, true)?;

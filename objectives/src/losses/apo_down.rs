@@ -23,7 +23,7 @@ impl Part for ApoDown {}
 
 impl PairLoss for ApoDown {
     fn reading(&self) -> Reading {
-        Reading { ld_alpha: self.ld_alpha, weighting: self.use_weighting }
+        Reading::default().ld_alpha(self.ld_alpha).weighting(self.use_weighting)
     }
 
     fn loss<S: Scalar>(&self, pair: &Pair<S>) -> S {

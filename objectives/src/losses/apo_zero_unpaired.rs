@@ -37,7 +37,7 @@ impl Part for ApoZeroUnpaired {}
 
 impl Objective for ApoZeroUnpaired {
     fn requirements(&self) -> Requirements {
-        Requirements { data: Layout::Unpaired, reference: true, ..Requirements::default() }
+        Requirements::of(Layout::Unpaired).reference(true)
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {

@@ -51,7 +51,7 @@ impl Bco {
 
 impl Objective for Bco {
     fn requirements(&self) -> Requirements {
-        Requirements { data: Layout::Unpaired, reference: true, whole_batch: true, ..Requirements::default() }
+        Requirements::of(Layout::Unpaired).reference(true).whole_batch(true)
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {

@@ -48,7 +48,7 @@ impl PairLoss for Dpo {
     }
 
     fn reading(&self) -> Reading {
-        Reading { ld_alpha: self.ld_alpha, weighting: self.use_weighting }
+        Reading::default().ld_alpha(self.ld_alpha).weighting(self.use_weighting)
     }
 
     fn loss<S: Scalar>(&self, pair: &Pair<S>) -> S {

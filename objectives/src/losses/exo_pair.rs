@@ -43,7 +43,7 @@ impl ExoPair {
 
 impl PairLoss for ExoPair {
     fn reading(&self) -> Reading {
-        Reading { ld_alpha: self.ld_alpha, weighting: self.use_weighting }
+        Reading::default().ld_alpha(self.ld_alpha).weighting(self.use_weighting)
     }
 
     fn loss<S: Scalar>(&self, pair: &Pair<S>) -> S {

@@ -42,13 +42,7 @@ impl Part for Kto {}
 
 impl Objective for Kto {
     fn requirements(&self) -> Requirements {
-        Requirements {
-            data: Layout::Unpaired,
-            reference: true,
-            mismatched: true,
-            whole_batch: true,
-            ..Requirements::default()
-        }
+        Requirements::of(Layout::Unpaired).reference(true).mismatched(true).whole_batch(true)
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {

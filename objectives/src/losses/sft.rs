@@ -17,7 +17,7 @@ impl Part for Sft {}
 
 impl Objective for Sft {
     fn requirements(&self) -> Requirements {
-        Requirements { data: Layout::Demonstrations, ..Requirements::default() }
+        Requirements::of(Layout::Demonstrations)
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {

@@ -34,11 +34,11 @@ impl Part for Alternating {}
 
 impl BilevelStep for Alternating {
     fn needs(&self) -> StepNeeds {
-        StepNeeds { lower: true, ..StepNeeds::default() }
+        StepNeeds::two_levels()
     }
 
     fn passes(&self) -> Passes {
-        Passes { forward: self.sft_steps + 1, backward: self.sft_steps + 1 }
+        Passes::new(self.sft_steps + 1, self.sft_steps + 1)
     }
 
     fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport> {
@@ -55,7 +55,7 @@ impl BilevelStep for Alternating {
         }
         let Losses { upper, .. } = problem.gradient(Weigh::Fixed(LevelWeights::UPPER), Vector::GRADIENT)?;
         problem.descend(1.0)?;
-        Ok(StepReport { losses: Losses { upper, lower }, ..StepReport::default() })
+        Ok(StepReport::new(Losses { upper, lower }))
     }
 }
 

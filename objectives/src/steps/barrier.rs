@@ -87,12 +87,12 @@ impl Part for Barrier {
 impl BilevelStep for Barrier {
     fn needs(&self) -> StepNeeds {
         let reference_lower = self.value().is_some_and(NumberOr::needs_reference);
-        StepNeeds { lower: true, reference_lower, hessian: false }
+        StepNeeds::two_levels().reference_lower(reference_lower)
     }
 
     fn passes(&self) -> Passes {
         let value = self.value().map(NumberOr::passes).unwrap_or_default();
-        Passes { forward: value.forward + 2, backward: value.backward + 2 }
+        Passes::new(value.forward + 2, value.backward + 2)
     }
 
     fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport> {

@@ -50,6 +50,6 @@ pub(super) fn descend_with(
             metrics.insert("bilevel/cosine".into(), cosine);
         }
         problem.descend(1.0)?;
-        Ok(StepReport { losses: geometry.losses, metrics })
+        Ok(StepReport::new(geometry.losses).with(metrics))
     })
 }

@@ -170,7 +170,7 @@ impl Lookahead {
 
 impl BilevelStep for Lookahead {
     fn needs(&self) -> StepNeeds {
-        StepNeeds { lower: true, reference_lower: false, hessian: self.double_backward() }
+        StepNeeds::two_levels().hessian(self.double_backward())
     }
 
     fn passes(&self) -> Passes {
@@ -179,7 +179,7 @@ impl BilevelStep for Lookahead {
             // A product is two gradients, or one that is recorded with the way back through it.
             Gradient::Exact => 3 * self.inner_steps,
         };
-        Passes { forward: ahead + 1, backward: ahead + 1 }
+        Passes::new(ahead + 1, ahead + 1)
     }
 
     fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport> {
@@ -188,7 +188,7 @@ impl BilevelStep for Lookahead {
             Gradient::Exact => self.exact(problem, home),
         })?;
         problem.descend(1.0)?;
-        Ok(StepReport { losses, ..StepReport::default() })
+        Ok(StepReport::new(losses))
     }
 }
 

@@ -153,12 +153,12 @@ impl Part for Penalty {
 
 impl BilevelStep for Penalty {
     fn needs(&self) -> StepNeeds {
-        StepNeeds { lower: true, reference_lower: self.value.needs_reference(), hessian: false }
+        StepNeeds::two_levels().reference_lower(self.value.needs_reference())
     }
 
     fn passes(&self) -> Passes {
         let value = self.value.passes();
-        Passes { forward: value.forward + 1, backward: value.backward + 1 }
+        Passes::new(value.forward + 1, value.backward + 1)
     }
 
     fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport> {
@@ -179,7 +179,7 @@ impl BilevelStep for Penalty {
         };
         let losses = problem.gradient(Weigh::By(&mut weigh), Vector::GRADIENT)?;
         problem.descend(1.0)?;
-        Ok(StepReport { losses, metrics })
+        Ok(StepReport::new(losses).with(metrics))
     }
 
     fn state(&self) -> Vec<u8> {

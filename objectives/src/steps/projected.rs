@@ -18,11 +18,11 @@ impl Part for Projected {}
 
 impl BilevelStep for Projected {
     fn needs(&self) -> StepNeeds {
-        StepNeeds { lower: true, ..StepNeeds::default() }
+        StepNeeds::two_levels()
     }
 
     fn passes(&self) -> Passes {
-        Passes { forward: 2, backward: 2 }
+        Passes::new(2, 2)
     }
 
     fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport> {

@@ -18,13 +18,13 @@ impl BilevelStep for Single {
     }
 
     fn passes(&self) -> Passes {
-        Passes { forward: 1, backward: 1 }
+        Passes::new(1, 1)
     }
 
     fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport> {
         let losses = problem.gradient(Weigh::Fixed(LevelWeights::UPPER), Vector::GRADIENT)?;
         problem.descend(1.0)?;
-        Ok(StepReport { losses, ..StepReport::default() })
+        Ok(StepReport::new(losses))
     }
 }
 

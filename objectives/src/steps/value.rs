@@ -28,7 +28,7 @@ impl NumberOr<Value> {
     /// What the estimate costs beside the step's own passes.
     pub(super) fn passes(self) -> Passes {
         match self {
-            NumberOr::Form(Value::Inner { steps, .. }) => Passes { forward: steps + 1, backward: steps },
+            NumberOr::Form(Value::Inner { steps, .. }) => Passes::new(steps + 1, steps),
             _ => Passes::default(),
         }
     }

@@ -30,18 +30,18 @@ impl Part for Weighted {}
 
 impl BilevelStep for Weighted {
     fn needs(&self) -> StepNeeds {
-        StepNeeds { lower: true, ..StepNeeds::default() }
+        StepNeeds::two_levels()
     }
 
     fn passes(&self) -> Passes {
-        Passes { forward: 1, backward: 1 }
+        Passes::new(1, 1)
     }
 
     fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport> {
         let weights = LevelWeights { upper: 1.0, lower: self.lambda };
         let losses = problem.gradient(Weigh::Fixed(weights), Vector::GRADIENT)?;
         problem.descend(1.0)?;
-        Ok(StepReport { losses, metrics: [("bilevel/weight".into(), self.lambda)].into() })
+        Ok(StepReport::new(losses).with([("bilevel/weight", self.lambda)]))
     }
 }
 

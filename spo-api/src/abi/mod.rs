@@ -45,7 +45,7 @@ pub use objective::{BatchView, EvaluationView, ObjectiveTable, RaggedView, Requi
 pub use optimizer::{OptimizerTable, UpdateView};
 pub use plugin::{ABI_VERSION, EntryTable, ExportedBy, LoadedPlugin, PluginTable, SYMBOL, import, through};
 pub use schedule::ScheduleTable;
-pub use session::{AdamWView, LogProbsView, SessionTable, ShowSink};
+pub use session::{LogProbsView, SessionTable, ShowSink};
 pub use status::{ErrorSink, Status};
 pub use step::{LossesView, NeedsView, ProblemTable, ReportView, StepTable, WeighView};
 pub use text::{ByteSink, Text};

@@ -49,28 +49,6 @@ pub struct ShowSink {
     ) -> i32,
 }
 
-/// See [`AdamW`](crate::AdamW).
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct AdamWView {
-    /// Bytes of this struct.
-    pub size: u32,
-    /// 1 to leave biases and norms undecayed.
-    pub exempt_bias_and_norm: u32,
-    /// Learning rate.
-    pub lr: f64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// Factor of the gradient.
-    pub gradient_scale: f64,
-}
-
 table! {
     /// [`Session`](crate::Session) as functions. `this` is what `open` made.
     SessionTable, "table of session functions";
@@ -99,10 +77,6 @@ table! {
             show: *const ShowSink,
             error: *const ErrorSink
         ) -> i32;
-        /// One optimizer step from vector 1.
-        optimizer_step: fn(this: *mut c_void, step: *const AdamWView, error: *const ErrorSink) -> i32;
-        /// Forgets the optimizer's moments and step count.
-        reset_optimizer: fn(this: *mut c_void);
         /// Continues prompts (the completions of the batch are empty); `sampling` is a [`Sampling`](crate::Sampling)
         /// as JSON. Writes a JSON array with an array of token ids per prompt.
         generate: fn(

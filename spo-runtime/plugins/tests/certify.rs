@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use spo_api::{
-    AdamW, Backend, Combine, Error, Export, Kernel, LogProbs, Map, ModelInfo, ModelSpec, Optimizer, Part,
-    Registry, Result, Sampling, Schedule, Session, Span, Statistics, Tangent, TokenBatch, Update, Upstream,
-    Vector, VectorSpace, parse, register, with_scratch,
+    Backend, Combine, Error, Export, Kernel, LogProbs, Map, ModelInfo, ModelSpec, Optimizer, Part, Registry,
+    Result, Sampling, Schedule, Session, Span, Statistics, Tangent, TokenBatch, Update, Upstream, Vector,
+    VectorSpace, parse, register, with_scratch,
 };
 use spo_backend_tabular::Tabular;
 use spo_objectives::optimizers;
@@ -246,12 +246,6 @@ impl Session for FusedSession {
     }
     fn vectors(&mut self) -> &mut dyn VectorSpace {
         self.inner.vectors()
-    }
-    fn optimizer_step(&mut self, step: &AdamW) -> Result<()> {
-        self.inner.optimizer_step(step)
-    }
-    fn reset_optimizer(&mut self) {
-        self.inner.reset_optimizer();
     }
     fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Vec<Vec<u32>>> {
         self.inner.generate(prompts, sampling)

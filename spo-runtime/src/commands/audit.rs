@@ -286,7 +286,7 @@ impl Scene<'_> {
                 space.axpy(-1.0, Vector::PARAMETERS, update)?;
                 space.scale(1.0 / options.lr, update)?;
                 if audited.len() == i {
-                    let (Passes { forward, backward }, vectors) = cost;
+                    let (Passes { forward, backward, .. }, vectors) = cost;
                     let agreement = Default::default();
                     audited.push(Audited {
                         step: serde_json::to_value(spec)?,

@@ -25,8 +25,9 @@ pub(crate) fn objective(
 }
 
 /// The place of a list, from that of its first term.
-fn at(first: &str, error: ConfigError) -> ConfigError {
-    ConfigError { key: Some(first.trim_end_matches("[0]").to_owned()), ..error }
+fn at(first: &str, mut error: ConfigError) -> ConfigError {
+    error.key = Some(first.trim_end_matches("[0]").to_owned());
+    error
 }
 
 fn sum(components: Vec<Component>) -> Result<Box<dyn Objective>, ConfigError> {

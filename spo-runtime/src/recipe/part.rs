@@ -78,14 +78,15 @@ impl PartSpec {
     }
 
     /// An error about the part's table, at its place in the recipe.
-    pub(crate) fn located(&self, error: ConfigError) -> ConfigError {
+    pub(crate) fn located(&self, mut error: ConfigError) -> ConfigError {
         let key = match (&error.key, error.kind) {
             (Some(key), _) if key.starts_with('[') => format!("{}{key}", self.place),
             (Some(key), _) => format!("{}.{key}", self.place),
             (None, ConfigErrorKind::UnknownName) if !self.bare => format!("{}.{}", self.place, self.key),
             (None, _) => self.place.clone(),
         };
-        ConfigError { key: Some(key), ..error }
+        error.key = Some(key);
+        error
     }
 
     /// Says of an unknown key which of the runtime's is near, and which other parts have it: an option of one loss

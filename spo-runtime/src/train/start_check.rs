@@ -85,9 +85,7 @@ fn mismatch(policy: &Scores, reference: &Scores, rows: &[usize], tolerance: f64)
 mod tests {
     use std::path::Path;
 
-    use spo_api::{
-        AdamW, Export, Layout, LogProbs, ModelInfo, Result, Sampling, TokenBatch, Upstream, VectorSpace,
-    };
+    use spo_api::{Export, Layout, LogProbs, ModelInfo, Result, Sampling, TokenBatch, Upstream, VectorSpace};
     use spo_data::{Dataset, Fit, Source, Tokenizer};
 
     use super::*;
@@ -108,16 +106,9 @@ mod tests {
 
     impl Session for Fake {
         fn info(&self) -> ModelInfo {
-            ModelInfo {
-                architecture: "fake".into(),
-                parameters: 1,
-                trainable: 1,
-                vocabulary: 100,
-                context: 100,
-                device: "none".into(),
-                dtype: "f32".into(),
-                hessian_vectors: false,
-            }
+            let mut info = ModelInfo::default();
+            info.dtype = "f32".into();
+            info
         }
 
         fn log_probs(&mut self, batch: &TokenBatch, _: Statistics) -> Result<LogProbs> {
@@ -127,7 +118,7 @@ mod tests {
                 Fault::Neighbours => 0.1 * batch.groups.len() as f64,
                 Fault::Time => 0.1 * self.calls as f64,
             };
-            let mut log_probs = LogProbs { offsets: vec![0], ..LogProbs::default() };
+            let mut log_probs = LogProbs::new(vec![], vec![0]);
             for completion in batch.completions() {
                 log_probs.values.extend(completion.iter().map(|&id| -f64::from(id) - shift));
                 log_probs.offsets.push(log_probs.values.len());
@@ -141,10 +132,6 @@ mod tests {
         fn vectors(&mut self) -> &mut dyn VectorSpace {
             unreachable!("the check trains nothing")
         }
-        fn optimizer_step(&mut self, _: &AdamW) -> Result<()> {
-            unreachable!("the check trains nothing")
-        }
-        fn reset_optimizer(&mut self) {}
         fn generate(&mut self, _: &[Vec<u32>], _: &Sampling) -> Result<Vec<Vec<u32>>> {
             unreachable!("the check trains nothing")
         }

@@ -130,7 +130,7 @@ impl World {
         let report = step.step(self).unwrap();
         self.step += 1;
         self.assert_tidy();
-        let Passes { forward, backward } = step.passes();
+        let Passes { forward, backward, .. } = step.passes();
         assert_eq!((self.trace.forward, self.trace.backward), (forward, backward), "the cost it states");
         assert_eq!(self.trace.upper_evaluations, 1, "running values of the upper level advance once");
         assert!(report.metrics.values().all(|x| x.is_finite()), "{:?}", report.metrics);

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::path::Path;
 
-use super::{AdamWView, LogProbsView, SessionTable, ShowSink};
+use super::{LogProbsView, SessionTable, ShowSink};
 use crate::abi::optimizer::UpdateView;
 use crate::abi::plugin;
 use crate::abi::status::{ErrorSink, answer, answers, call};
@@ -11,8 +11,7 @@ use crate::abi::text::{ByteSink, Text, from_json, to_json};
 use crate::abi::tokens::TokensView;
 use crate::abi::vectors::{self, Owner, VectorTable};
 use crate::{
-    AdamW, Error, Export, Kernel, LogProbs, Result, Sampling, Session, Statistics, Tangent, Vector,
-    VectorSpace,
+    Error, Export, Kernel, LogProbs, Result, Sampling, Session, Statistics, Tangent, Vector, VectorSpace,
 };
 
 /// The table of every session written in Rust.
@@ -23,8 +22,6 @@ pub(in crate::abi) static TABLE: SessionTable = SessionTable {
     info,
     log_probs,
     backward,
-    optimizer_step,
-    reset_optimizer,
     generate,
     save,
     save_state,
@@ -62,11 +59,6 @@ unsafe fn session<'a>(this: *mut c_void) -> &'a mut dyn Session {
 unsafe extern "C-unwind" fn info(this: *mut c_void, out: *const ByteSink) {
     // SAFETY: as above.
     unsafe { ByteSink::put(out, &to_json(&session(this).info())) }
-}
-
-unsafe extern "C-unwind" fn reset_optimizer(this: *mut c_void) {
-    // SAFETY: as above.
-    unsafe { session(this).reset_optimizer() }
 }
 
 fn statistics(bits: u32) -> Statistics {
@@ -127,19 +119,6 @@ answers! { Box<dyn Session>:
         assert_eq!(found.len(), log_probs.values.len(), "one derivative per log-prob");
         std::ptr::copy_nonoverlapping(found.as_ptr(), derivatives, found.len());
         Ok(())
-    }
-    fn optimizer_step(session, step: *const AdamWView) {
-        let AdamWView { lr, beta1, beta2, epsilon, weight_decay, gradient_scale, .. } = *step;
-        let exempt_bias_and_norm = (*step).exempt_bias_and_norm != 0;
-        session.optimizer_step(&AdamW {
-            lr,
-            beta1,
-            beta2,
-            epsilon,
-            weight_decay,
-            exempt_bias_and_norm,
-            gradient_scale,
-        })
     }
     fn adopt_optimizer(session, kernel: Text, taken: *mut u32) {
         let kernel: Option<Kernel> = match kernel.bytes() {

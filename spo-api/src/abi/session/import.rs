@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::path::Path;
 
-use super::{AdamWView, LogProbsView, SessionTable, ShowSink};
+use super::{LogProbsView, SessionTable, ShowSink};
 use crate::abi::handle::Handle;
 use crate::abi::layout::TableError;
 use crate::abi::optimizer::UpdateView;
@@ -13,8 +13,8 @@ use crate::abi::tokens::Flat;
 use crate::abi::vectors::RemoteSpace;
 use crate::abi::watch::{self, At};
 use crate::{
-    AdamW, Error, Export, Kernel, LogProbs, ModelInfo, Result, Sampling, Session, Statistics, Tangent,
-    TokenBatch, Update, Upstream, Vector, VectorSpace,
+    Error, Export, Kernel, LogProbs, ModelInfo, Result, Sampling, Session, Statistics, Tangent, TokenBatch,
+    Update, Upstream, Vector, VectorSpace,
 };
 
 /// A session on the other side.
@@ -148,13 +148,10 @@ impl Session for ImportedSession {
         let text = ByteSink::collect(|sink| self.part.ask(|t, this| unsafe { (t.info)(this, sink) }));
         let told = from_json("the model's description", &text).unwrap_or_else(|e| ModelInfo {
             architecture: e.to_string(),
-            parameters: 0,
             trainable: self.space.dimension(),
-            vocabulary: 0,
-            context: 0,
             device: "unknown".into(),
             dtype: "unknown".into(),
-            hessian_vectors: false,
+            ..ModelInfo::default()
         });
         let offered = self.part.table().hessian_vector.is_some();
         ModelInfo { hessian_vectors: told.hessian_vectors && offered, ..told }
@@ -201,27 +198,6 @@ impl Session for ImportedSession {
 
     fn vectors(&mut self) -> &mut dyn VectorSpace {
         &mut self.space
-    }
-
-    fn optimizer_step(&mut self, step: &AdamW) -> Result<()> {
-        let AdamW { lr, beta1, beta2, epsilon, weight_decay, exempt_bias_and_norm, gradient_scale } = *step;
-        let view = AdamWView {
-            size: size_of::<AdamWView>() as u32,
-            exempt_bias_and_norm: exempt_bias_and_norm.into(),
-            lr,
-            beta1,
-            beta2,
-            epsilon,
-            weight_decay,
-            gradient_scale,
-        };
-        // SAFETY: as above.
-        self.part.call(|t, this, error| unsafe { (t.optimizer_step)(this, &view, error) })
-    }
-
-    fn reset_optimizer(&mut self) {
-        // SAFETY: as above.
-        self.part.ask(|t, this| unsafe { (t.reset_optimizer)(this) });
     }
 
     fn adopt_optimizer(&mut self, kernel: Option<&Kernel>) -> Result<bool> {

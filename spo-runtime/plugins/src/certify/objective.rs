@@ -101,7 +101,7 @@ fn evaluation(subject: &Subject) -> Result<String, Outcome> {
     }
     if needs.reference {
         let sample = subject.sample(2, 0)?;
-        let bare = sample.view(Requirements { reference: false, ..needs });
+        let bare = sample.view(needs.reference(false));
         if evaluate(&mut *subject.make()?, &bare).is_ok() {
             let words = "it asks for reference log-probs and is content without them: either it does not need them, or it \
                          must return an error when they are missing";

@@ -184,7 +184,7 @@ fn steps(subject: &Subject) -> Result<String, Outcome> {
             return Err(format!("its metric `{name}` is {x}").into());
         }
         if world.passes != stated {
-            let Passes { forward, backward } = world.passes;
+            let Passes { forward, backward, .. } = world.passes;
             return Err(format!(
                 "it states {} forward and {} backward passes a step, and makes {forward} and {backward}",
                 stated.forward, stated.backward

@@ -77,7 +77,7 @@ impl Pass {
 
     /// The log-probs that [`store`](Self::store) filed, as a session would give them.
     fn recall(&self, scores: &Scores) -> LogProbs {
-        let mut recalled = LogProbs { offsets: vec![0], ..LogProbs::default() };
+        let mut recalled = LogProbs::new(vec![], vec![0]);
         for &(role, row) in &self.slots {
             recalled.values.extend(match role {
                 Role::Chosen => &scores.chosen[row],

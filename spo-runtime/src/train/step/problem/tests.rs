@@ -65,7 +65,7 @@ struct Curved {
 
 impl Objective for Curved {
     fn requirements(&self) -> Requirements {
-        Requirements { data: Layout::Demonstrations, ..Requirements::default() }
+        Requirements::of(Layout::Demonstrations)
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
