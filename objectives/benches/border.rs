@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use serde_json::json;
-use spo_api::{Build, Evaluation, Layout, Objective, PreferenceBatch, Ragged, Registry, Side, abi};
+use spo_api::{Evaluation, Layout, Objective, PreferenceBatch, Ragged, Registry, Side, abi};
 use spo_objectives as _;
 
 const TOKENS: usize = 256;
@@ -15,12 +15,6 @@ const TOKENS: usize = 256;
 fn border(c: &mut Criterion) {
     let registry = Registry::linked().unwrap();
     let entry = registry.get("objective", "dpo").unwrap();
-    let build = |build| -> Box<dyn Objective> {
-        match build {
-            Build::Objective(build) => build(&json!({})).unwrap(),
-            _ => unreachable!(),
-        }
-    };
     for pairs in [1, 64] {
         let offsets: Vec<_> = (0..=pairs).map(|i| i * TOKENS).collect();
         let values: Vec<f64> = (0..pairs * TOKENS).map(|i| -0.1 - (i % 17) as f64 / 10.0).collect();
@@ -28,9 +22,8 @@ fn border(c: &mut Criterion) {
         let side = Side { reference: Some(ragged), ..Side::policy_only(ragged) };
         let batch = PreferenceBatch::new(Layout::Pairs, side, side).unwrap();
         let mut group = c.benchmark_group(format!("dpo on {pairs} pairs of {TOKENS}-token answers"));
-        for (name, mut objective) in
-            [("linked", build(entry.build)), ("loaded", build(abi::through(entry).build))]
-        {
+        for (name, entry) in [("linked", entry), ("loaded", abi::through(entry))] {
+            let mut objective = entry.make::<dyn Objective>(&json!({})).unwrap();
             let mut out = Evaluation::default();
             group.bench_function(name, |b| {
                 b.iter(|| {

@@ -24,7 +24,7 @@
 extern "C" {
 #endif
 
-#define SPO_ABI_VERSION 1
+#define SPO_ABI_VERSION 2
 
 #if defined(_WIN32)
 #define SPO_EXPORT __declspec(dllexport)
@@ -139,7 +139,8 @@ typedef struct {
 /* ------------------------------------------------------------- vector spaces ---- */
 
 /* Vectors of the size of the trainable parameters, wherever they live. Vector 0 are the parameters, vector 1
- * the gradient. `owner` is the session, or the context of the problem. */
+ * the gradient. `owner` is the session, the context of the problem, or the owner in a spo_space. The two vectors of
+ * an operation may be one and the same. */
 typedef struct {
     uint32_t size;
     size_t (*dimension)(void *owner);
@@ -150,7 +151,24 @@ typedef struct {
     int32_t (*scale)(void *owner, double a, uint32_t v, const spo_error *error);            /* v <- a v */
     int32_t (*axpy)(void *owner, double a, uint32_t x, uint32_t y, const spo_error *error); /* y <- y + a x */
     int32_t (*dot)(void *owner, uint32_t x, uint32_t y, double *out, const spo_error *error);
+    /* Optional: element by element, v <- f(v) and y <- y op x. `a` is of SPO_ADD and SPO_DIVIDE. */
+    int32_t (*map)(void *owner, uint32_t f, double a, uint32_t v, const spo_error *error);
+    int32_t (*combine)(void *owner, uint32_t op, uint32_t x, uint32_t y, const spo_error *error);
+    /* Optional: v <- a v, but for biases and norms, which weight decay usually spares. */
+    int32_t (*decay)(void *owner, double a, uint32_t v, const spo_error *error);
 } spo_vectors;
+
+/* Of `map`: v + a, v / a, the square root, -1 or 0 or 1, the magnitude. */
+enum { SPO_ADD = 1, SPO_DIVIDE = 2, SPO_SQUARE_ROOT = 3, SPO_SIGN = 4, SPO_ABSOLUTE = 5 };
+
+/* Of `combine`: y * x, y / x, the greater. */
+enum { SPO_MULTIPLY = 1, SPO_QUOTIENT = 2, SPO_MAXIMUM = 3 };
+
+/* A space as it is lent. */
+typedef struct {
+    const spo_vectors *table;
+    void *owner; /* first argument of its functions */
+} spo_space;
 
 /* ------------------------------------------------------------- bilevel steps ---- */
 
@@ -188,22 +206,64 @@ typedef struct {
     int32_t (*descend)(void *context, double lr_factor, const spo_error *error); /* hands vector 1 to the optimizer */
     void (*progress)(void *context, uint64_t *step, uint64_t *total);
     /* Writes H v into a vector, H the Hessian of G on the current lower batch: exactly, not by differences. Neither
-     * may be vector 0 or 1; vector 1 is then of no use. Fails where the backend has no such products. */
+     * may be vector 0 or 1; vector 1 is then of no use. Fails where the backend has no such products: a step that asks
+     * for it says so in its needs. */
     int32_t (*lower_hessian_vector)(void *context, uint32_t v, uint32_t into, const spo_error *error);
 } spo_problem;
+
+/* Flags are 0 or 1. */
+typedef struct {
+    uint32_t size;
+    uint32_t lower;           /* it has a lower level */
+    uint32_t reference_lower; /* it asks for reference_lower */
+    uint32_t hessian;         /* it asks for lower_hessian_vector, which not every backend has */
+} spo_needs;
 
 typedef struct {
     uint32_t size;
     int32_t (*create)(const void *context, spo_text config, void **out, const spo_error *error);
     void (*destroy)(void *self);
-    void (*needs)(void *self, uint32_t *lower, uint32_t *reference_lower);
+    void (*needs)(void *self, spo_needs *out);                     /* *out holds zeros */
     void (*passes)(void *self, size_t *forward, size_t *backward); /* over one batch, both levels sharing it */
     int32_t (*step)(void *self, const spo_problem *problem, spo_report *report, const spo_error *error);
     void (*state)(void *self, const spo_sink *out); /* optional, with restore */
     int32_t (*restore)(void *self, spo_text state, const spo_error *error);
-    /* Optional: 1 if it asks for lower_hessian_vector, which not every backend has, else 0. */
-    uint32_t (*needs_hessian)(void *self);
 } spo_step;
+
+/* ---------------------------------------------------------------- optimizers ---- */
+
+typedef struct {
+    uint32_t size;
+    double lr;
+    double gradient_scale; /* the gradient is multiplied by this first */
+    uint64_t count;        /* number of this update, from 1 */
+} spo_update;
+
+/* An optimizer keeps nothing from one update to the next but vectors, which it is given. */
+typedef struct {
+    uint32_t size;
+    int32_t (*create)(const void *context, spo_text config, void **out, const spo_error *error);
+    void (*destroy)(void *self);
+    size_t (*states)(void *self); /* how many such vectors; they hold zeros at first */
+    /* Moves vector 0 once, along vector 1, which may be overwritten. `state`: `states` numbers of vectors. */
+    int32_t (*step)(void *self, const spo_space *space, const uint32_t *state, const spo_update *update,
+                    const spo_error *error);
+    /* Optional: writes the rule by name and settled hyper-parameters, {"name": "adamw", "config": {...}}, for sessions
+     * that have a kernel of their own for it; nothing if there is none. */
+    void (*kernel)(void *self, const spo_sink *out);
+    uint32_t (*needs_kernel)(void *self); /* optional: 1 if only such a kernel can run it */
+} spo_optimizer;
+
+/* ----------------------------------------------------------------- schedules ---- */
+
+typedef struct {
+    uint32_t size;
+    int32_t (*create)(const void *context, spo_text config, void **out, const spo_error *error);
+    void (*destroy)(void *self);
+    /* The learning rate of the step after `step` others, as a share of its peak: after the warm-up, which is a straight
+     * line from 0. All are steps; step >= warmup. */
+    double (*factor)(void *self, uint64_t step, uint64_t warmup, uint64_t total);
+} spo_schedule;
 
 /* ------------------------------------------------------------------ backends ---- */
 
@@ -248,6 +308,7 @@ typedef struct {
 
 typedef struct {
     uint32_t size;
+    const spo_vectors *vectors; /* their owner is the session */
     void (*destroy)(void *session);
     void (*info)(void *session, const spo_sink *out); /* JSON, see docs/plugin-abi.md */
     int32_t (*log_probs)(void *session, const spo_tokens *batch, uint32_t statistics, const spo_show *show,
@@ -255,7 +316,6 @@ typedef struct {
     /* The same, and adds to vector 1 the gradient of sum_i gradient[i] * values[i]. */
     int32_t (*backward)(void *session, const spo_tokens *batch, uint32_t statistics, const spo_show *show,
                         const spo_error *error);
-    const spo_vectors *vectors; /* their owner is the session */
     int32_t (*optimizer_step)(void *session, const spo_adamw *step, const spo_error *error);
     void (*reset_optimizer)(void *session);
     /* `sampling` is JSON; writes a JSON array with an array of new token ids per prompt. */
@@ -270,19 +330,31 @@ typedef struct {
      * overwritten. */
     int32_t (*hessian_vector)(void *session, const spo_tokens *batch, const spo_show *show, uint32_t v, uint32_t into,
                               double *derivatives, const spo_error *error);
+    /* Optional, both or none. Forgets the optimizer before, its state and its count, and takes on another: `kernel` is
+     * JSON as of a spo_optimizer, or none. *taken becomes 1 if the session has a kernel for the rule and will run it:
+     * `optimize` then moves the parameters, from vector 1. Fail if you know the rule, but not with these
+     * hyper-parameters. */
+    int32_t (*adopt_optimizer)(void *session, spo_text kernel, uint32_t *taken, const spo_error *error);
+    int32_t (*optimize)(void *session, const spo_update *update, const spo_error *error);
 } spo_session;
 
 typedef struct {
     uint32_t size;
+    const spo_session *session;
     int32_t (*create)(const void *context, spo_text config, void **out, const spo_error *error);
     void (*destroy)(void *self); /* its sessions live on */
     int32_t (*open)(void *self, spo_text spec, void **session, const spo_error *error); /* JSON */
-    const spo_session *session;
 } spo_backend;
 
 /* --------------------------------------------------------- table of contents ---- */
 
-enum { SPO_KIND_OBJECTIVE = 1, SPO_KIND_STEP = 2, SPO_KIND_BACKEND = 3 };
+enum {
+    SPO_KIND_OBJECTIVE = 1,
+    SPO_KIND_STEP = 2,
+    SPO_KIND_BACKEND = 3,
+    SPO_KIND_OPTIMIZER = 4,
+    SPO_KIND_SCHEDULE = 5
+};
 
 typedef struct {
     uint32_t size;
@@ -292,7 +364,7 @@ typedef struct {
     spo_text source;  /* paper and equation, one line */
     spo_text schema;  /* JSON Schema of its table in a recipe; `description` is its documentation */
     const void *context; /* handed to `create` */
-    const void *functions; /* a spo_objective, spo_step or spo_backend */
+    const void *functions; /* a spo_objective, spo_step, ... */
     const spo_text *aliases; /* optional */
     size_t alias_count;
 } spo_entry;

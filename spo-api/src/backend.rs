@@ -263,10 +263,12 @@ pub trait Session: Send {
     ///
     /// # Errors
     /// When the engine fails.
-    fn optimizer_step(&mut self, step: &AdamW) -> Result<()>;
+    fn optimizer_step(&mut self, _step: &AdamW) -> Result<()> {
+        Err(Error::Engine("the session has no step of this kind".into()))
+    }
 
     /// Forgets the optimizer's moments and step count.
-    fn reset_optimizer(&mut self);
+    fn reset_optimizer(&mut self) {}
 
     /// Forgets the optimizer before, its state and its count, and takes on another. True if the session has a
     /// kernel for it and will run it: [`optimize`](Self::optimize) then moves the parameters. False if not, or
@@ -308,7 +310,8 @@ pub trait Session: Send {
     fn save_state(&mut self, file: &Path) -> Result<()>;
 
     /// Takes back what [`save_state`](Self::save_state) wrote, bit for bit, from a session on the same
-    /// model. Vectors are found again under their handles; those the file does not hold are released.
+    /// model that had adopted the same optimizer. Vectors are found again under their handles; those the file does
+    /// not hold are released.
     ///
     /// # Errors
     /// [`Error::Model`] when the file is damaged or of another model. The session

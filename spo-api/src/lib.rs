@@ -76,7 +76,7 @@ pub use memory_space::MemorySpace;
 pub use objective::{Evaluation, EvaluationMut, Metrics, Objective, Requirements, Rewards};
 pub use optimizer::{Kernel, Optimizer, Update};
 pub use pair::{Answer, Pair, PairLoss, Reading};
-pub use registry::{Build, Constructor, Entry, Library, Registry};
+pub use registry::{Build, Constructor, Entry, Kind, Library, Registry};
 pub use scalar::{Dual, Scalar};
 pub use schedule::{Schedule, Span};
 pub use vector::{Combine, Map, SpaceOwner, Vector, VectorSpace, with_scratch};

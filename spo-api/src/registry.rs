@@ -8,32 +8,72 @@ use crate::{Backend, BilevelStep, ConfigError, Objective, Optimizer, Schedule};
 /// Makes a part from its table in the recipe.
 pub type Constructor<P> = &'static (dyn Fn(&Value) -> Result<Box<P>, ConfigError> + Send + Sync);
 
-/// Constructor of a part, by kind.
-#[derive(Clone, Copy)]
-pub enum Build {
-    /// Of an objective.
-    Objective(Constructor<dyn Objective>),
-    /// Of a bilevel step.
-    Step(Constructor<dyn BilevelStep>),
-    /// Of an optimizer.
-    Optimizer(Constructor<dyn Optimizer>),
-    /// Of a schedule of the learning rate.
-    Schedule(Constructor<dyn Schedule>),
-    /// Of a backend.
-    Backend(Constructor<dyn Backend>),
+/// A kind of part: the trait that its parts implement.
+pub trait Kind: 'static {
+    /// What recipes and messages call it.
+    const NAME: &'static str;
+    /// The constructor of a part of this kind; none of another.
+    fn constructor(build: Build) -> Option<Constructor<Self>>;
+    /// The way back.
+    fn build(constructor: Constructor<Self>) -> Build;
 }
 
-impl Build {
-    /// The kind in words, as recipes and messages call it.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Build::Objective(_) => "objective",
-            Build::Step(_) => "step",
-            Build::Optimizer(_) => "optimizer",
-            Build::Schedule(_) => "schedule",
-            Build::Backend(_) => "backend",
+/// Lists the kinds: each trait's name among the variants of [`Build`], and in words.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $variant:ident: $trait:ident, $name:literal;)+) => {
+        /// Constructor of a part, by kind.
+        #[derive(Clone, Copy)]
+        pub enum Build {
+            $($(#[$doc])* $variant(Constructor<dyn $trait>),)+
         }
-    }
+
+        impl Build {
+            /// The kind in words, as recipes and messages call it.
+            pub fn kind(&self) -> &'static str {
+                match self {
+                    $(Build::$variant(_) => $name,)+
+                }
+            }
+
+            /// Makes the part and throws it away.
+            ///
+            /// # Errors
+            /// When the table is not one it accepts.
+            pub fn check(&self, config: &Value) -> Result<(), ConfigError> {
+                match self {
+                    $(Build::$variant(build) => build(config).map(drop),)+
+                }
+            }
+        }
+
+        $(impl Kind for dyn $trait {
+            const NAME: &'static str = $name;
+
+            fn constructor(build: Build) -> Option<Constructor<Self>> {
+                match build {
+                    Build::$variant(constructor) => Some(constructor),
+                    _ => None,
+                }
+            }
+
+            fn build(constructor: Constructor<Self>) -> Build {
+                Build::$variant(constructor)
+            }
+        })+
+    };
+}
+
+kinds! {
+    /// Of an objective.
+    Objective: Objective, "objective";
+    /// Of a bilevel step.
+    Step: BilevelStep, "step";
+    /// Of an optimizer.
+    Optimizer: Optimizer, "optimizer";
+    /// Of a schedule of the learning rate.
+    Schedule: Schedule, "schedule";
+    /// Of a backend.
+    Backend: Backend, "backend";
 }
 
 /// A registered part: everything the runtime knows of it. Written by [`register!`](crate::register).
@@ -55,6 +95,20 @@ pub struct Entry {
 }
 
 inventory::collect!(Entry);
+
+impl Entry {
+    /// Makes the part.
+    ///
+    /// # Errors
+    /// For a bad table.
+    ///
+    /// # Panics
+    /// When it is of another kind.
+    pub fn make<K: Kind + ?Sized>(&self, config: &Value) -> Result<Box<K>, ConfigError> {
+        let constructor = K::constructor(self.build);
+        constructor.unwrap_or_else(|| panic!("`{}` is no {}", self.name, K::NAME))(config)
+    }
+}
 
 /// Registers a part under a name, for every program that links the crate.
 ///
@@ -195,10 +249,7 @@ impl Registry {
     /// # Errors
     /// For an unknown name or a bad table; so for the others below.
     pub fn objective(&self, name: &str, config: &Value) -> Result<Box<dyn Objective>, ConfigError> {
-        match self.get("objective", name)?.build {
-            Build::Objective(build) => build(config),
-            _ => unreachable!("entries are filed under their kind"),
-        }
+        self.get("objective", name)?.make(config)
     }
 
     /// Builds a bilevel step.
@@ -206,10 +257,7 @@ impl Registry {
     /// # Errors
     /// As [`objective`](Self::objective).
     pub fn step(&self, name: &str, config: &Value) -> Result<Box<dyn BilevelStep>, ConfigError> {
-        match self.get("step", name)?.build {
-            Build::Step(build) => build(config),
-            _ => unreachable!("entries are filed under their kind"),
-        }
+        self.get("step", name)?.make(config)
     }
 
     /// Builds an optimizer.
@@ -217,10 +265,7 @@ impl Registry {
     /// # Errors
     /// As [`objective`](Self::objective).
     pub fn optimizer(&self, name: &str, config: &Value) -> Result<Box<dyn Optimizer>, ConfigError> {
-        match self.get("optimizer", name)?.build {
-            Build::Optimizer(build) => build(config),
-            _ => unreachable!("entries are filed under their kind"),
-        }
+        self.get("optimizer", name)?.make(config)
     }
 
     /// Builds a schedule of the learning rate.
@@ -228,10 +273,7 @@ impl Registry {
     /// # Errors
     /// As [`objective`](Self::objective).
     pub fn schedule(&self, name: &str, config: &Value) -> Result<Box<dyn Schedule>, ConfigError> {
-        match self.get("schedule", name)?.build {
-            Build::Schedule(build) => build(config),
-            _ => unreachable!("entries are filed under their kind"),
-        }
+        self.get("schedule", name)?.make(config)
     }
 
     /// Builds a backend.
@@ -239,9 +281,6 @@ impl Registry {
     /// # Errors
     /// As [`objective`](Self::objective).
     pub fn backend(&self, name: &str, config: &Value) -> Result<Box<dyn Backend>, ConfigError> {
-        match self.get("backend", name)?.build {
-            Build::Backend(build) => build(config),
-            _ => unreachable!("entries are filed under their kind"),
-        }
+        self.get("backend", name)?.make(config)
     }
 }

@@ -7,8 +7,9 @@ use std::process::Command;
 
 use spo_api::abi::{
     self, AdamWView, BackendTable, BatchView, ByteSink, EntryTable, ErrorSink, EvaluationView, LogProbsView,
-    LossesView, ObjectiveTable, PluginTable, ProblemTable, RaggedView, ReportView, RequirementsView,
-    SessionTable, ShowSink, SideView, StepTable, Text, TokensView, VectorTable, WeighView,
+    LossesView, NeedsView, ObjectiveTable, OptimizerTable, PluginTable, ProblemTable, RaggedView, ReportView,
+    RequirementsView, ScheduleTable, SessionTable, ShowSink, SideView, SpaceView, StepTable, Text,
+    TokensView, UpdateView, VectorTable, WeighView,
 };
 
 /// A struct of the border: its names in C and Rust, and its fields in order.
@@ -34,7 +35,10 @@ fn layouts() -> Vec<Layout> {
         }
         "spo_requirements" RequirementsView { size, data, reference, collision, mismatched, gaps, whole_batch }
         "spo_objective" ObjectiveTable { size, create, destroy, requirements, evaluate, begin, state, restore }
-        "spo_vectors" VectorTable { size, dimension, allocate, release, zero, copy, scale, axpy, dot }
+        "spo_vectors" VectorTable {
+            size, dimension, allocate, release, zero, copy, scale, axpy, dot, map, combine, decay
+        }
+        "spo_space" SpaceView { table, owner }
         "spo_losses" LossesView { upper, lower }
         "spo_weigh" WeighView { fixed, context, by }
         "spo_report" ReportView { size, losses, context, metric }
@@ -42,7 +46,11 @@ fn layouts() -> Vec<Layout> {
             size, context, vectors, gradient, lower, reference_lower, next_lower, descend, progress,
             lower_hessian_vector
         }
-        "spo_step" StepTable { size, create, destroy, needs, passes, step, state, restore, needs_hessian }
+        "spo_needs" NeedsView { size, lower, reference_lower, hessian }
+        "spo_step" StepTable { size, create, destroy, needs, passes, step, state, restore }
+        "spo_update" UpdateView { size, lr, gradient_scale, count }
+        "spo_optimizer" OptimizerTable { size, create, destroy, states, step, kernel, needs_kernel }
+        "spo_schedule" ScheduleTable { size, create, destroy, factor }
         "spo_tokens" TokensView {
             size, groups, prompts, prompt_offsets, group_offsets, completions, completion_offsets
         }
@@ -52,10 +60,10 @@ fn layouts() -> Vec<Layout> {
             size, exempt_bias_and_norm, lr, beta1, beta2, epsilon, weight_decay, gradient_scale
         }
         "spo_session" SessionTable {
-            size, destroy, info, log_probs, backward, vectors, optimizer_step, reset_optimizer, generate, save, save_state,
-            restore_state, hessian_vector
+            size, vectors, destroy, info, log_probs, backward, optimizer_step, reset_optimizer, generate, save, save_state,
+            restore_state, hessian_vector, adopt_optimizer, optimize
         }
-        "spo_backend" BackendTable { size, create, destroy, open, session }
+        "spo_backend" BackendTable { size, session, create, destroy, open }
         "spo_entry" EntryTable {
             size, kind, name, summary, source, schema, context, functions, aliases, alias_count
         }
@@ -96,7 +104,7 @@ fn a_c_compiler_sees_the_same_layout() {
             .args(["-Wall", "-Wextra", "-Werror", "-o", "layout", "layout.c"])
             .output();
         let Ok(compiled) = compiled else {
-            eprintln!("SKIPPED: there is no {compiler} to read spo.h with");
+            test_support::skip("there is no C or C++ compiler to read spo.h with");
             continue;
         };
         assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));

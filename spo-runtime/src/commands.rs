@@ -36,44 +36,44 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    plugins: options::Plugins,
+    plugins: options::PluginArguments,
     #[command(flatten)]
-    run: run::Run,
+    run: run::RunArguments,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Validate a recipe and show what would be trained on; trains nothing.
-    Check(check::Check),
+    Check(check::CheckArguments),
     /// Continue a run that was interrupted, from its last checkpoint.
-    Resume(resume::Resume),
+    Resume(resume::ResumeArguments),
     /// Compute a batch again whose numbers were not finite, row by row.
-    Replay(replay::Replay),
+    Replay(replay::ReplayArguments),
     /// List the objectives, bilevel steps, optimizers, schedules and backends.
     List,
     /// Tell everything about one of them.
-    Describe(describe::Describe),
+    Describe(describe::DescribeArguments),
     /// Continue prompts with a saved model.
-    Generate(generate::Generate),
+    Generate(generate::GenerateArguments),
     /// Write a saved model with its adapter merged into the weights.
-    Export(export::Export),
+    Export(export::ExportArguments),
     /// Begin a plugin, or put one to the test.
     Plugin {
         #[command(subcommand)]
-        command: plugin::Plugin,
+        command: plugin::PluginCommand,
     },
     /// Tell what runs came to, and how they compare: one HTML page with words and pictures.
     Report(spo_report::Arguments),
     /// Tell where the stages of a run took the probability of the held-out prompts.
-    Mass(mass::Mass),
+    Mass(mass::MassArguments),
     /// Measure what bilevel steps do to the parameters against exact hypergradients.
-    Audit(audit::Audit),
+    Audit(audit::AuditArguments),
     /// List what runs keep for each other in their cache, or remove what is old.
-    Cache(cache::Cache),
+    Cache(cache::CacheArguments),
     /// Print the JSON Schema of recipes, for editors.
     Schema,
     /// Evaluate an objective on a JSON batch of log-probs from standard input.
-    Loss(loss::Loss),
+    Loss(loss::LossArguments),
 }
 
 /// Runs the command line of this process, with the parts that the program links.

@@ -110,9 +110,6 @@ impl Plan {
 
     /// Checks a recipe as [`new`](Self::new) does, and keeps nothing but the resolved recipe. What was
     /// `checked` before is not read again.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
     pub(crate) fn check(
         registry: &mut Registry,
         document: &Document,

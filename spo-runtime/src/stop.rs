@@ -15,9 +15,6 @@ pub(crate) struct Stop(Arc<AtomicUsize>);
 
 impl Stop {
     /// Takes over SIGINT and SIGTERM.
-    ///
-    /// # Errors
-    /// When the operating system refuses.
     pub(crate) fn on_signals() -> anyhow::Result<Self> {
         let stop = Stop::default();
         let asked = Arc::new(AtomicBool::new(false));

@@ -1,6 +1,7 @@
 //! Sweeps: one recipe, many runs. Every cell is an ordinary run in a folder of its own, from a recipe of its
 //! own that is written beside it; all are checked before the first begins.
 
+mod cells;
 mod launch;
 mod table;
 
@@ -8,9 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use spo_api::{Library, Registry, nearest};
+use spo_api::{Registry, nearest};
 use spo_data::hash;
 
 use crate::error::{BadInput, Unfinished};
@@ -22,35 +22,7 @@ use crate::stop::Stop;
 use crate::store::{output, write};
 use crate::train::starts::{self, Uses};
 
-/// A sweep that is ready to run. In this form it is written to `sweep.json`.
-#[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct Plot {
-    /// Name of the sweep.
-    pub(crate) name: String,
-    /// The folder its recipe was run in.
-    pub(crate) started_in: PathBuf,
-    /// The arm that the others are compared with.
-    pub(crate) baseline: String,
-    /// The libraries that parts were loaded from.
-    #[serde(default)]
-    pub(crate) plugins: Vec<Library>,
-    /// The cells, arm by arm.
-    pub(crate) cells: Vec<Cell>,
-}
-
-/// One run of a sweep.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(crate) struct Cell {
-    /// Its name, and that of its folder inside the sweep's; its recipe is `NAME.toml`, what it printed
-    /// `NAME.log`.
-    pub(crate) name: String,
-    /// Name of its arm.
-    pub(crate) arm: String,
-    /// Its seed.
-    pub(crate) seed: u64,
-    /// What it changes in the recipe, the seed aside.
-    pub(crate) set: Map<String, Value>,
-}
+use cells::{Cell, Plot};
 
 /// Runs all cells that are not complete, then tells what they came to.
 ///
@@ -83,7 +55,9 @@ pub(crate) fn run(registry: &mut Registry, document: &Document, reporter: &Repor
         write::write_text(&folder.join(format!("{}.toml", cell.name)), &text)?;
     }
     let libraries = registry.libraries();
-    let outcome = launch::launch(&sweep, &folder, &plot.cells, &recipes, libraries, &stop, reporter);
+    let job =
+        launch::Job { sweep: &sweep, folder: &folder, cells: &plot.cells, recipes: &recipes, libraries };
+    let outcome = launch::launch(&job, &stop, reporter);
     let results = table::Results::read(&folder, &plot);
     let export = results.export();
     write::write_bytes(&folder.join("results.csv"), &export.csv())?;

@@ -43,6 +43,18 @@ impl Module {
                 }
             }
         }
+        // A module reaches its children by their names alone.
+        let children = known.iter().filter_map(|name| {
+            let child = name.strip_prefix(&self.name())?.strip_prefix("::")?;
+            (!child.contains("::")).then_some((name, format!("{child}::")))
+        });
+        let named = |path: &str| {
+            self.text.match_indices(path).any(|(at, _)| {
+                let before = self.text[..at].chars().next_back();
+                !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+            })
+        };
+        found.extend(children.filter(|(_, path)| named(path)).map(|(name, _)| name.clone()));
         found.retain(|name| !name.is_empty() && *name != self.name());
         found
     }

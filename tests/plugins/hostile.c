@@ -1,4 +1,4 @@
-/* A plugin that misbehaves in the one way it is compiled for. Without a mode it is well-behaved. */
+/* A plugin that misbehaves in one way, chosen by a macro at compile time. Without a macro it is well-behaved. */
 
 #include "spo.h"
 

@@ -1,4 +1,4 @@
-//! The candle backend once more, as a library: what it does when it is loaded must be what it does linked.
+//! The candle backend as a library. Loaded, it must do exactly what it does when it is linked.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -11,7 +11,7 @@ spo_api::export_plugins!();
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct LoadedCandle {
-    /// As the linked one's.
+    /// As in the linked backend.
     #[serde(default)]
     checkpoint: bool,
 }

@@ -1,4 +1,4 @@
-//! Parts in Rust that misbehave, as a library to be loaded.
+//! A library of parts that misbehave, written in Rust.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -9,7 +9,7 @@ use spo_api::{
 
 spo_api::export_plugins!();
 
-/// Misbehaves in the way it is told.
+/// Misbehaves in the way that `how` names.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Misbehaving {
@@ -50,7 +50,7 @@ register!(objective Misbehaving {
     source: "a test",
 });
 
-/// Keeps a vector more every step, and lies about its cost.
+/// Leaks a vector at every step.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Hoarder {}

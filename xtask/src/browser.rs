@@ -1,22 +1,22 @@
-//! `cargo xtask browser`: a headless browser for the test that opens a report.
+//! `cargo xtask browser`: installs a headless browser for the test that opens a report.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Chromium as an npm package: one file that needs no system libraries.
+/// Chromium as an npm package, which needs no system libraries.
 const PACKAGE: &str = "@sparticuz/chromium@153.0.0";
 
-/// Unpacks it into the temporary folder and says where.
+/// Unpacks the browser into the temporary folder and prints its path.
 const UNPACK: &str = r#"import c from "@sparticuz/chromium"; console.log(await c.executablePath())"#;
 
-/// No command takes longer.
+/// The longest time that a command may take.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// The browser's program, installed into `target/browser` unless it is there.
+/// The path of the browser, which is installed into `target/browser` if it is not there yet.
 ///
 /// # Errors
-/// When there is no npm, no network, or the browser does not start here.
+/// When there is no npm or no network, or the browser does not start on this machine.
 pub fn install() -> Result<PathBuf, String> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     let target = target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"));
@@ -24,7 +24,7 @@ pub fn install() -> Result<PathBuf, String> {
     let program = folder.join("unpacked/chromium");
     if !program.exists() {
         let failed = |e: std::io::Error| format!("{}: {e}", folder.display());
-        // Whole or not at all: what is left of an attempt before is no browser.
+        // Installed in another folder and renamed, so that an attempt that was interrupted leaves no broken browser.
         let aside = target.join("browser.partial");
         let _ = std::fs::remove_dir_all(&aside);
         let _ = std::fs::remove_dir_all(&folder);

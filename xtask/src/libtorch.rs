@@ -1,4 +1,4 @@
-//! `cargo xtask libtorch`: libtorch, the tch backend built against it, and both where `spo-run` finds them.
+//! `cargo xtask libtorch`: gets libtorch, builds the tch backend with it, and installs both where `spo-run` finds them.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,26 +9,26 @@ use std::process::Command;
 use spo_plugins::libtorch::{self, VERSION};
 use spo_plugins::search;
 
-/// The wheel, and what of NVIDIA's its CPU library is linked to even where there is no GPU (on Linux).
+/// The wheel of PyTorch, and the NVIDIA libraries that, on Linux, even its CPU library is linked to.
 const WHEELS: [&str; 3] = ["torch==2.11.0", "nvidia-cuda-runtime==13.0.96", "nvidia-cuda-cupti==13.0.85"];
 
-/// What in the wheel serves GPUs, and cannot be loaded without gigabytes of further packages: a machine with a
-/// GPU has a PyTorch that brings them. And what serves Python.
+/// Libraries of the wheel that are removed: those for Python, and those for GPUs, which need gigabytes of further
+/// packages. A machine with a GPU has a PyTorch that includes them.
 const UNUSED: [&str; 4] = ["libtorch_cuda", "libc10_cuda", "libtorch_nvshmem", "libtorch_python"];
 
-/// libtorch where it was found, and a folder to link with.
+/// A libtorch, and a folder to link with.
 pub struct Libtorch {
     /// The `torch` package, or an unpacked libtorch.
     folder: PathBuf,
-    /// What the tch crate is pointed to: headers and the libraries of the CPU alone. A plugin that is linked
-    /// to these uses a GPU all the same, and starts where there is none.
+    /// What the tch crate is built with: headers, and only the CPU libraries. A plugin that is linked to these can
+    /// still use a GPU, and also starts where there is none.
     link: PathBuf,
 }
 
-/// Sets everything up: `cargo xtask libtorch`.
+/// Gets libtorch, builds the backend and installs both: `cargo xtask libtorch`.
 ///
 /// # Errors
-/// In words.
+/// When libtorch cannot be had, or the backend cannot be built or installed.
 pub fn install() -> Result<(), String> {
     let libtorch = Libtorch::obtain()?;
     libtorch.cargo(["build"])?;
@@ -49,36 +49,25 @@ pub fn install() -> Result<(), String> {
     Ok(())
 }
 
-/// A cargo command on the crate of the tch backend: `cargo xtask libtorch test`.
+/// Runs a cargo command on the crate of the tch backend: `cargo xtask libtorch test`.
 ///
 /// # Errors
-/// In words.
+/// When libtorch cannot be had, or the command fails.
 pub fn cargo(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<(), String> {
     Libtorch::obtain()?.cargo(arguments)
 }
 
-/// Lints and tests the tch backend. Without libtorch nothing is done, and said; only a build server (`CI` is
-/// set) downloads it for this.
+/// Runs a cargo command.
 ///
 /// # Errors
-/// In words.
-pub fn test() -> Result<(), String> {
-    let server = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
-    let found = if server { Libtorch::obtain() } else { Libtorch::present() };
-    let libtorch = match found {
-        Ok(libtorch) => libtorch,
-        Err(words) => {
-            eprintln!("SKIPPED: every test of the tch backend: {words}");
-            return Ok(());
-        }
-    };
-    libtorch.cargo(["clippy", "--all-targets", "--", "-D", "warnings"])?;
-    libtorch.cargo(["build"])?;
-    libtorch.cargo(["test"])
+/// `failure` when the command fails; another message when it cannot be started.
+pub fn succeed(mut command: Command, failure: &str) -> Result<(), String> {
+    let status = command.status().map_err(|e| format!("cannot start cargo: {e}"))?;
+    status.success().then_some(()).ok_or_else(|| failure.to_owned())
 }
 
 impl Libtorch {
-    /// What the user names, what was downloaded before, or else a download.
+    /// The libtorch that the user names or that was downloaded before. If there is none, it is downloaded.
     fn obtain() -> Result<Self, String> {
         if named().is_none() && !libtorch::is_at(&downloaded()?) {
             download(&downloaded()?)?;
@@ -86,7 +75,7 @@ impl Libtorch {
         Self::present()
     }
 
-    /// What the user names, or what was downloaded before.
+    /// The libtorch that the user names or that was downloaded before.
     fn present() -> Result<Self, String> {
         let folder = match named() {
             Some(named) => named?,
@@ -105,17 +94,45 @@ impl Libtorch {
         Ok(Libtorch { folder, link })
     }
 
+    /// The libtorch to test with. Only a build server (`CI` is set) downloads one for this.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub fn for_tests() -> Result<Self, String> {
+        let server = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+        if server { Self::obtain() } else { Self::present() }
+    }
+
+    /// Lints and tests the tch backend. Skipped tests are noted in the file `skipped`.
+    ///
+    /// # Errors
+    /// When a lint or a test fails.
+    pub fn test(&self, skipped: &Path) -> Result<(), String> {
+        self.cargo(["clippy", "--all-targets", "--", "-D", "warnings"])?;
+        self.cargo(["build"])?;
+        let mut tests = self.command("test");
+        tests.env(test_support::SKIPPED, skipped);
+        succeed(tests, "`cargo test` failed on the tch backend")
+    }
+
     fn cargo(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<(), String> {
         let mut arguments = arguments.into_iter();
         let command = arguments.next().expect("a command of cargo");
+        let mut cargo = self.command(&command);
+        cargo.args(arguments);
+        succeed(cargo, &format!("`cargo {}` failed on the tch backend", command.as_ref().display()))
+    }
+
+    /// A cargo command on the crate of the tch backend, with the environment that it needs.
+    fn command(&self, command: impl AsRef<OsStr>) -> Command {
         let mut cargo = Command::new(env!("CARGO"));
         cargo
-            .arg(&command)
+            .arg(command)
             .arg("--release")
             .arg("--manifest-path")
             .arg(root().join("backends/tch/Cargo.toml"));
-        cargo.args(arguments).env("LIBTORCH", &self.link).env("CARGO_TARGET_DIR", target());
-        // For the end-to-end tests, which run `spo-run` itself.
+        cargo.env("LIBTORCH", &self.link).env("CARGO_TARGET_DIR", target());
+        // For the end-to-end tests of the backend, which run `spo-run`.
         cargo.env("SPO_RUN", target().with_file_name("release").join("spo-run"));
         cargo
             .env("SPO_TCH_PLUGIN", target().join("release").join(library()))
@@ -123,9 +140,7 @@ impl Libtorch {
         for other in ["LIBTORCH_USE_PYTORCH", "LIBTORCH_INCLUDE", "LIBTORCH_LIB", "LIBTORCH_STATIC"] {
             cargo.env_remove(other);
         }
-        let status = cargo.status().map_err(|e| format!("cannot start cargo: {e}"))?;
-        let words = || format!("`cargo {}` failed on the tch backend", command.as_ref().display());
-        status.success().then_some(()).ok_or_else(words)
+        cargo
     }
 }
 
@@ -133,7 +148,7 @@ fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// Its dependencies are its own, and so is the folder they are built in.
+/// The build folder of the tch backend, which has its own dependencies.
 fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from).join("tch")
 }
@@ -142,8 +157,8 @@ fn library() -> String {
     format!("{}spo_backend_tch{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)
 }
 
-/// Where everything of this version is kept, beside the user's plugins. It must not move: the C++ part is
-/// built again when it does.
+/// The folder for this version of libtorch, beside the user's plugins. If its path changes, the C++ part is built
+/// again.
 fn home() -> Result<PathBuf, String> {
     let plugins = search::folders().pop().ok_or("neither HOME nor XDG_DATA_HOME is set")?;
     Ok(plugins.with_file_name(format!("libtorch-{VERSION}")))
@@ -175,12 +190,12 @@ fn named() -> Option<Result<PathBuf, String>> {
     })
 }
 
-/// That of the active environment, if there is one.
+/// The name of the Python interpreter, that of the active environment if there is one.
 fn python() -> &'static str {
     if std::env::var_os("VIRTUAL_ENV").is_some() { "python" } else { "python3" }
 }
 
-/// Gets the wheels and unpacks them, with pip or uv.
+/// Downloads and unpacks the wheels, with pip or uv.
 fn download(package: &Path) -> Result<(), String> {
     let packages = package.parent().expect("a package stands in a folder");
     let aside = packages.with_file_name("partial");
@@ -191,7 +206,7 @@ fn download(package: &Path) -> Result<(), String> {
     fs::create_dir_all(&aside).map_err(failed)?;
     eprintln!("getting libtorch {VERSION} (about 530 MB, once) into {}", packages.display());
     let wheels = if cfg!(target_os = "linux") { &WHEELS[..] } else { &WHEELS[..1] };
-    // Nothing of Python's is used, so any version of its wheel will do, whatever Python there is.
+    // The wheel's Python parts are not used, so its Python version need not be that of the interpreter.
     let options = ["install", "--no-deps", "--only-binary=:all:", "--python-version", "3.12", "--target"];
     let pip: &[&str] = &[python(), "-m", "pip"];
     let installed = [pip, &["uv", "pip"]].into_iter().any(|program| {
@@ -217,7 +232,7 @@ fn download(package: &Path) -> Result<(), String> {
     fs::rename(&aside, packages).map_err(failed)
 }
 
-/// Makes the folder to link with.
+/// Creates the folder to link with.
 fn arrange(folder: &Path, at: &Path) -> IoResult<()> {
     fs::create_dir_all(at.join("lib"))?;
     link(&folder.join("include"), &at.join("include"))?;
@@ -226,7 +241,7 @@ fn arrange(folder: &Path, at: &Path) -> IoResult<()> {
     for name in ["torch_cpu", "c10"] {
         link(&folder.join(file(name)), &at.join(file(name)))?;
     }
-    // The tch crate links `torch`, which is nothing but a name for the rest.
+    // The tch crate links `torch`, which only refers to the other libraries.
     match cfg!(target_os = "linux") {
         true => write(&at.join(file("torch")), "INPUT(-ltorch_cpu)\n")?,
         false => link(&folder.join(file("torch")), &at.join(file("torch")))?,
@@ -234,7 +249,7 @@ fn arrange(folder: &Path, at: &Path) -> IoResult<()> {
     write(&at.join("build-version"), VERSION)
 }
 
-/// Writes a file that is not so already: cargo looks at its time.
+/// Writes a file unless it has this content already: cargo rebuilds when its time changes.
 fn write(path: &Path, content: &str) -> IoResult<()> {
     match fs::read_to_string(path) {
         Ok(present) if present == content => Ok(()),
@@ -242,7 +257,7 @@ fn write(path: &Path, content: &str) -> IoResult<()> {
     }
 }
 
-/// Makes or redirects a symbolic link.
+/// Creates or redirects a symbolic link.
 fn link(to: &Path, at: &Path) -> IoResult<()> {
     if fs::read_link(at).is_ok_and(|present| present == to) {
         return Ok(());

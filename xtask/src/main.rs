@@ -4,35 +4,38 @@
 mod browser;
 mod libtorch;
 mod table;
+mod test;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 const HELP: &str = "\
-cargo xtask test [ARGUMENTS]   every test of the workspace, in a release build, and those of the tch backend
-                               where libtorch is set up; with arguments, which go to `cargo test`, of
-                               the workspace only
+cargo xtask test [ARGUMENTS]   runs every test of the workspace in a release build, and those of the tch backend
+                               if libtorch is set up. ARGUMENTS go to `cargo test`; then only the
+                               workspace is tested. The last lines count what was skipped, and say why
 
-cargo xtask libtorch           the tch backend: gets libtorch (530 MB, once), builds the plugin, and puts
-                               both where spo-run finds them. LIBTORCH=FOLDER takes an unpacked
-                               libtorch instead, LIBTORCH_USE_PYTORCH=1 Python's
-cargo xtask libtorch COMMAND   a cargo command on the crate of the tch backend: `clippy`, `test`
+cargo xtask libtorch           sets up the tch backend: gets libtorch (530 MB, once), builds the plugin, and
+                               installs both where spo-run finds them. LIBTORCH=FOLDER uses an unpacked
+                               libtorch instead, LIBTORCH_USE_PYTORCH=1 that of Python
+cargo xtask libtorch COMMAND   runs a cargo command on the crate of the tch backend: `clippy`, `test`
 
 cargo xtask browser            installs a headless Chromium from npm into target/browser and prints its
-                               path: with SPO_BROWSER=PATH the tests open a report in it
+                               path. With SPO_BROWSER=PATH, the tests open a report in it
 
 cargo xtask table [--against STAGE] RUN...
-                               held-out figures of equal recipes under several seeds: mean and 95%
-                               confidence interval of every stage, or of its difference to STAGE,
-                               in Markdown
+                               prints a Markdown table of the held-out figures of one recipe under several
+                               seeds: the mean and 95% confidence interval of every stage, or of its
+                               difference to STAGE
 
-SPO_SHARED=FOLDER makes the tests on reference models and real data run too; without it they say
-that they are skipped.
+SPO_SHARED=FOLDER names the folder of reference models and real data. Without it, the tests that need
+it are skipped.
 ";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
-        Some("test") => test(&arguments.collect::<Vec<_>>()),
+        Some("test") => {
+            test::run(&arguments.collect::<Vec<_>>()).map_or_else(failure, |()| ExitCode::SUCCESS)
+        }
         Some("libtorch") => {
             let command: Vec<_> = arguments.collect();
             let done = if command.is_empty() { libtorch::install() } else { libtorch::cargo(command) };
@@ -62,22 +65,6 @@ fn main() -> ExitCode {
             eprint!("{HELP}");
             ExitCode::from(2)
         }
-    }
-}
-
-/// Release, because the tests train models: the build is the one `cargo run --release` uses.
-fn test(arguments: &[String]) -> ExitCode {
-    match std::env::var("SPO_SHARED") {
-        Ok(folder) => eprintln!("reference models and data: {folder}"),
-        Err(_) => eprintln!("SPO_SHARED is not set: tests on reference models and real data will be SKIPPED"),
-    }
-    let status =
-        Command::new(env!("CARGO")).args(["test", "--release", "--workspace"]).args(arguments).status();
-    match status {
-        Ok(status) if !status.success() => ExitCode::FAILURE,
-        Ok(_) if arguments.is_empty() => libtorch::test().map_or_else(failure, |()| ExitCode::SUCCESS),
-        Ok(_) => ExitCode::SUCCESS,
-        Err(e) => failure(format!("cannot start cargo: {e}")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask table`: the held-out figures of equal recipes under several seeds, as a Markdown table.
+//! `cargo xtask table`: held-out figures of one recipe under several seeds, as a Markdown table.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,27 +11,27 @@ const COLUMNS: [(&str, &str, f64, usize); 11] = [
     ("exact match, %", "eval_exact_match", 100.0, 1),
     ("ROUGE-L, %", "eval_rouge_l", 100.0, 1),
     ("faithful, %", "eval_faithful", 100.0, 1),
-    ("log p(preferred)", "eval_logps/chosen", 1.0, 2),
-    ("log p(dispreferred)", "eval_logps/rejected", 1.0, 2),
+    ("log p(chosen)", "eval_logps/chosen", 1.0, 2),
+    ("log p(rejected)", "eval_logps/rejected", 1.0, 2),
     ("displaced, %", "eval_displaced", 100.0, 1),
-    ("mass on preferred, %", "eval_mass/preferred", 100.0, 1),
+    ("mass on chosen, %", "eval_mass/preferred", 100.0, 1),
     ("mass elsewhere, %", "eval_mass/everything_else", 100.0, 1),
-    ("Δ log p(of others)", "leak/other", 1.0, 2),
+    ("Δ log p(other)", "leak/other", 1.0, 2),
     ("Δ log p(shuffled)", "leak/shuffled", 1.0, 2),
     ("Δ log p(own)", "leak/own", 1.0, 2),
 ];
 
-/// A stage of a run, with its held-out figures, and what leaked while it lasted.
+/// A stage of a run, with its held-out figures and its leakage.
 struct Stage {
     name: String,
     figures: BTreeMap<String, f64>,
 }
 
-/// A line for each stage: mean over the runs, and half the width of its 95% confidence interval. With
-/// `--against STAGE` first, of the differences to that stage, run by run.
+/// A line for each stage: the mean over the runs, and half of its 95% confidence interval. If `--against STAGE` comes
+/// first, the figures are differences to that stage, run by run.
 ///
 /// # Errors
-/// When a run has no summary, or its stages are not those of the first, or have no such stage.
+/// When a run has no summary, has other stages than the first run, or lacks the stage of `--against`.
 pub fn table(arguments: &[String]) -> Result<String, String> {
     let (against, runs) = match arguments {
         [option, stage, runs @ ..] if option == "--against" => (Some(stage), runs),
@@ -85,7 +85,8 @@ fn stages(run: &Path) -> Result<Vec<Stage>, String> {
     Ok(stages.iter().map(stage).collect())
 }
 
-/// By stage: mean change of the log-probs of answers that nobody asked for, from its start to its end.
+/// The leakage of each stage: the mean change of the log-probs of answers that are not in the data, from its start to
+/// its end.
 fn leaks(path: &Path) -> Result<BTreeMap<String, BTreeMap<String, f64>>, String> {
     let Ok(text) = std::fs::read_to_string(path) else { return Ok(BTreeMap::new()) };
     let lines = text.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>();
@@ -126,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    /// Two runs of two stages; `align` gains 1 and 3 points on `sft`, and what it leaks grows by 1 nat.
+    /// Two runs of two stages. `align` gains 1 and 3 points on `sft`, and its leakage is 1 nat.
     fn runs(name: &str) -> Vec<String> {
         let root: PathBuf = std::env::temp_dir().join(format!("spo-table-{}-{name}", std::process::id()));
         let run = |i: usize, gain: f64| {
@@ -145,9 +146,9 @@ mod tests {
 
     #[test]
     fn figures_are_means_with_student_s_intervals() {
-        // Two values: 12.706 times half their distance.
+        // For two values, half of the interval is 12.706 times half their distance.
         let lines = [
-            "| stage | exact match, % | Δ log p(of others) |",
+            "| stage | exact match, % | Δ log p(other) |",
             "|---|---:|---:|",
             "| sft | 50.0 ± 0.0 | - |",
             "| align | 52.0 ± 12.7 | 1.00 ± 0.00 |\n",

@@ -2,13 +2,4 @@
 
 use spo_backend_candle::{Candle, FusedEngine};
 
-#[path = "../../../tests/backends/trl.rs"]
-mod trl;
-
-fn backend() -> Candle {
-    Candle::default()
-}
-
-fn engine() -> FusedEngine {
-    FusedEngine::default()
-}
+test_support::compare_with_trl!(Candle::default(), FusedEngine::default);

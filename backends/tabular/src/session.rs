@@ -7,8 +7,8 @@ use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardUniform};
 use serde_json::Value;
 use spo_api::{
-    AdamW, Dual, Error, Export, LogProbs, MemorySpace, ModelInfo, Result, Sampling, Scalar, Session,
-    Statistics, Tangent, TokenBatch, Upstream, Vector, VectorSpace,
+    Dual, Error, Export, LogProbs, MemorySpace, ModelInfo, Result, Sampling, Scalar, Session, Statistics,
+    Tangent, TokenBatch, Upstream, Vector, VectorSpace,
 };
 
 use crate::config::Config;
@@ -16,20 +16,17 @@ use crate::model::Model;
 use crate::storage;
 use crate::windows::{Limits, Windows};
 
-/// A model with its parameters, their gradient and the optimizer's moments.
+/// A model with its parameters, their gradient, and whatever vectors were allocated beside them.
 pub(crate) struct TabularSession {
     pub model: Model,
     /// The configuration as it was given.
     pub config: Value,
     limits: Limits,
     pub space: MemorySpace,
-    pub moments: [Vec<f64>; 2],
-    pub steps: u64,
 }
 
 impl TabularSession {
     pub fn new(parsed: Config, config: Value, parameters: Vec<f64>) -> Self {
-        let n = parameters.len();
         let limits = Limits {
             vocabulary: parsed.vocab_size,
             context: parsed.max_position_embeddings,
@@ -39,7 +36,7 @@ impl TabularSession {
         let biases = model.tensors();
         let biases = biases.iter().flat_map(|t| std::iter::repeat_n(t.bias, t.elements()));
         let space = MemorySpace::new(parameters).sparing(biases);
-        TabularSession { model, config, limits, space, moments: [vec![0.0; n], vec![0.0; n]], steps: 0 }
+        TabularSession { model, config, limits, space }
     }
 
     pub fn parameters(&self) -> &[f64] {
@@ -196,34 +193,6 @@ impl Session for TabularSession {
 
     fn vectors(&mut self) -> &mut dyn VectorSpace {
         &mut self.space
-    }
-
-    fn optimizer_step(&mut self, hyper: &AdamW) -> Result<()> {
-        self.steps += 1;
-        let count = self.steps as f64;
-        let correction = [hyper.beta1, hyper.beta2].map(|beta| 1.0 - beta.powf(count));
-        let gradient = self.space.get(Vector::GRADIENT)?.clone();
-        let mut parameters = std::mem::take(self.space.get_mut(Vector::PARAMETERS)?);
-        let [first, second] = &mut self.moments;
-        let biases = self.model.tensors();
-        let biases = biases.iter().flat_map(|t| std::iter::repeat_n(t.bias, t.elements()));
-        let moments = first.iter_mut().zip(second);
-        for (((p, g), (m, v)), bias) in parameters.iter_mut().zip(gradient).zip(moments).zip(biases) {
-            let g = g * hyper.gradient_scale;
-            *m = hyper.beta1 * *m + (1.0 - hyper.beta1) * g;
-            *v = hyper.beta2 * *v + (1.0 - hyper.beta2) * g * g;
-            let exempt = bias && hyper.exempt_bias_and_norm;
-            let decay = if exempt { 0.0 } else { hyper.lr * hyper.weight_decay };
-            let update = (*m / correction[0]) / ((*v / correction[1]).sqrt() + hyper.epsilon);
-            *p = *p * (1.0 - decay) - hyper.lr * update;
-        }
-        *self.space.get_mut(Vector::PARAMETERS)? = parameters;
-        Ok(())
-    }
-
-    fn reset_optimizer(&mut self) {
-        self.moments.iter_mut().for_each(|m| m.fill(0.0));
-        self.steps = 0;
     }
 
     fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Vec<Vec<u32>>> {

@@ -91,18 +91,15 @@ pub(crate) fn open(folder: &Path) -> Result<TabularSession> {
     Ok(TabularSession::new(parsed, config, parameters))
 }
 
-const STEPS: &str = "optimizer_steps";
 const PARAMETERS: &str = "parameters";
-const MOMENTS: [&str; 2] = ["moment1", "moment2"];
 const VECTOR: &str = "vector";
+/// Marks the file as a state; older ones, with the moments of an optimizer in them, do not have it.
+const STATE: &str = "spo_tabular_state";
 
-/// Writes parameters, moments, step count and allocated vectors.
+/// Writes the parameters and all allocated vectors but the gradient.
 pub(crate) fn save_state(session: &TabularSession, file: &Path) -> Result<()> {
     let shape = vec![session.parameters().len()];
     let mut entries: Vec<Entry<'_>> = Vec::new();
-    for (name, values) in MOMENTS.iter().zip(&session.moments) {
-        entries.push((name.to_string(), shape.clone(), values));
-    }
     for (&handle, values) in
         session.space.vectors().iter().filter(|(handle, _)| **handle != Vector::GRADIENT.0)
     {
@@ -110,7 +107,7 @@ pub(crate) fn save_state(session: &TabularSession, file: &Path) -> Result<()> {
             if handle == Vector::PARAMETERS.0 { PARAMETERS.to_owned() } else { format!("{VECTOR}{handle}") };
         entries.push((name, shape.clone(), values));
     }
-    write(file, &entries, Some((STEPS, session.steps.to_string())))
+    write(file, &entries, Some((STATE, "1".into())))
 }
 
 /// Takes back what [`save_state`] wrote. Everything is read before anything is changed.
@@ -118,10 +115,10 @@ pub(crate) fn restore_state(session: &mut TabularSession, file: &Path) -> Result
     let bytes = bytes_of(file)?;
     let stored = Stored::of(file, &bytes)?;
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(file, e))?;
-    let steps = header.metadata().as_ref().and_then(|notes| notes.get(STEPS)?.parse().ok());
-    let steps = steps.ok_or_else(|| bad(file, format!("not a saved state: `{STEPS}` is missing")))?;
+    if !header.metadata().as_ref().is_some_and(|notes| notes.contains_key(STATE)) {
+        return Err(bad(file, format!("not a saved state of this version: `{STATE}` is missing")));
+    }
     let shape = [session.parameters().len()];
-    let moments = [stored.read(MOMENTS[0], &shape)?, stored.read(MOMENTS[1], &shape)?];
     let mut vectors = BTreeMap::from([
         (Vector::PARAMETERS.0, stored.read(PARAMETERS, &shape)?),
         (Vector::GRADIENT.0, vec![0.0; shape[0]]),
@@ -134,6 +131,5 @@ pub(crate) fn restore_state(session: &mut TabularSession, file: &Path) -> Result
         }
     }
     session.space.replace(vectors);
-    (session.moments, session.steps) = (moments, steps);
     Ok(())
 }

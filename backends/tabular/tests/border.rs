@@ -1,15 +1,13 @@
 //! A backend that is loaded instead of linked behaves the same, to the last bit: sessions, vectors, the upstream
 //! gradient that goes back across the border, and every kind of failure.
 
-#[path = "../../../tests/support/valgrind.rs"]
-mod valgrind;
-
 use serde_json::json;
 use spo_api::{
-    AdamW, Build, Error, Export, Group, LogProbs, ModelSource, ModelSpec, Registry, Result, Sampling,
-    Session, Statistics, TokenBatch, Vector, abi,
+    Backend, Combine, Error, Export, Group, Kernel, LogProbs, Map, ModelSource, ModelSpec, Registry, Result,
+    Sampling, Session, Statistics, TokenBatch, Update, Vector, abi,
 };
 use spo_backend_tabular as _;
+use test_support::valgrind;
 
 const ALL: Statistics = Statistics { entropy: true, collision: true, greedy: true };
 
@@ -25,10 +23,8 @@ fn spec() -> ModelSpec {
 /// The session, linked and loaded.
 fn both() -> [Box<dyn Session>; 2] {
     let entry = Registry::linked().unwrap().get("backend", "tabular").unwrap();
-    [entry, abi::through(entry)].map(|entry| match entry.build {
-        Build::Backend(build) => build(&json!({})).unwrap().open(&spec()).unwrap(),
-        _ => unreachable!(),
-    })
+    [entry, abi::through(entry)]
+        .map(|entry| entry.make::<dyn Backend>(&json!({})).unwrap().open(&spec()).unwrap())
 }
 
 fn batch() -> TokenBatch {
@@ -66,16 +62,22 @@ fn sessions_cross_unchanged() {
         let seen =
             s.backward(&batch(), ALL, &mut |seen| Ok(seen.entropy.iter().map(|e| e - 0.3).collect()))?;
         let norm = s.vectors().norm(Vector::GRADIENT)?;
-        let step = AdamW {
-            lr: 0.05,
-            beta1: 0.9,
-            beta2: 0.99,
-            epsilon: 1e-8,
-            weight_decay: 0.1,
-            exempt_bias_and_norm: true,
-            gradient_scale: 0.5,
-        };
-        s.optimizer_step(&step)?;
+        // Every operation on elements, on the way to a step of a kind.
+        let space = s.vectors();
+        let v = space.allocate()?;
+        space.copy(Vector::GRADIENT, v)?;
+        space.combine(Combine::Multiply, Vector::GRADIENT, v)?;
+        space.map(Map::SquareRoot, v)?;
+        space.map(Map::Add(1e-8), v)?;
+        space.combine(Combine::Divide, v, Vector::GRADIENT)?;
+        space.map(Map::Divide(3.0), Vector::GRADIENT)?;
+        space.combine(Combine::Maximum, Vector::GRADIENT, v)?;
+        space.map(Map::Sign, v)?;
+        space.map(Map::Absolute, v)?;
+        space.combine(Combine::Multiply, v, Vector::GRADIENT)?;
+        space.decay(0.9, Vector::PARAMETERS)?;
+        space.axpy(-0.05, Vector::GRADIENT, Vector::PARAMETERS)?;
+        space.release(v);
         Ok((seen, norm))
     };
     for _ in 0..3 {
@@ -112,11 +114,12 @@ fn sessions_cross_unchanged() {
         Ok(std::fs::read(state).unwrap())
     };
     alike(&mut sessions, saved).unwrap();
-    alike(&mut sessions, |s| {
-        s.reset_optimizer();
-        train(s)
-    })
-    .unwrap();
+    // It has no kernel of its own, and runs none.
+    let adamw = Kernel { name: "adamw".into(), config: json!({"betas": [0.9, 0.999]}) };
+    for kernel in [None, Some(&adamw)] {
+        assert!(!alike(&mut sessions, |s| s.adopt_optimizer(kernel)).unwrap());
+    }
+    alike(&mut sessions, |s| s.optimize(&Update { lr: 0.1, gradient_scale: 1.0, count: 1 })).unwrap_err();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tempfile::TempDir;
+use test_support::Place;
 
 /// Every architecture feature that differs between the engines' kernels matters here: norms of q and k,
 /// grouped heads, a shared prompt, statistics, a clipped gradient, two levels.
@@ -55,42 +55,29 @@ fn told(variable: &str) -> PathBuf {
     })
 }
 
-/// A folder in which `spo-run` is run, with the plugin in its search path and nothing else of the user's.
-struct Place(TempDir);
+/// A folder in which `spo-run` is run, with the recipe, and the plugin in its search path.
+fn place() -> Place {
+    let place = Place::new(told("SPO_RUN"));
+    place.write("recipe.toml", RECIPE);
+    let plugin = told("SPO_TCH_PLUGIN");
+    let name = plugin.file_name().unwrap().to_str().unwrap();
+    place.write(&format!("spo/plugins/{name}"), std::fs::read(&plugin).unwrap());
+    place
+}
 
-impl Place {
-    fn new() -> Self {
-        let place = Place(tempfile::tempdir().unwrap());
-        std::fs::write(place.path("recipe.toml"), RECIPE).unwrap();
-        std::fs::create_dir_all(place.path("spo/plugins")).unwrap();
-        let plugin = told("SPO_TCH_PLUGIN");
-        std::fs::copy(&plugin, place.path("spo/plugins").join(plugin.file_name().unwrap())).unwrap();
-        place
-    }
+/// `spo-run` without libtorch.
+fn bare(place: &Place, arguments: &[&str]) -> Command {
+    let mut command = place.command(arguments);
+    command.env_remove("SPO_PLUGIN_PATH").env_remove("SPO_LIBTORCH").env_remove("VIRTUAL_ENV");
+    // Tests run beside one another.
+    command.env_remove("LD_LIBRARY_PATH").env("RAYON_NUM_THREADS", "1");
+    command
+}
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// Without libtorch.
-    fn bare(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(told("SPO_RUN"));
-        command.args(arguments).current_dir(self.0.path()).env("XDG_DATA_HOME", self.0.path());
-        command.env_remove("SPO_PLUGIN_PATH").env_remove("SPO_LIBTORCH").env_remove("VIRTUAL_ENV");
-        // Tests run beside one another.
-        command.env_remove("LD_LIBRARY_PATH").env("RAYON_NUM_THREADS", "1");
-        command
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.bare(arguments);
-        command.env("SPO_LIBTORCH", told("SPO_TCH_LIBTORCH"));
-        command
-    }
-
-    fn metrics(&self, run: &str) -> String {
-        std::fs::read_to_string(self.path(run).join("metrics.jsonl")).unwrap()
-    }
+fn command(place: &Place, arguments: &[&str]) -> Command {
+    let mut command = bare(place, arguments);
+    command.env("SPO_LIBTORCH", told("SPO_TCH_LIBTORCH"));
+    command
 }
 
 fn train<'a>(backend: &'a str, output: &'a str) -> [&'a str; 6] {
@@ -130,20 +117,23 @@ fn refused(mut command: Command, words: &[&str]) {
 }
 
 /// All figures of a run: by line, by name.
-fn figures(metrics: &str) -> Vec<BTreeMap<String, f64>> {
+fn figures(place: &Place, run: &str) -> Vec<BTreeMap<String, f64>> {
     let number = |(name, value): (&String, &Value)| Some((name.clone(), value.as_f64()?));
-    let line = |line: &str| -> Value { serde_json::from_str(line).unwrap() };
-    metrics.lines().map(|text| line(text).as_object().unwrap().iter().filter_map(number).collect()).collect()
+    place
+        .metrics(run)
+        .iter()
+        .map(|line| line.as_object().unwrap().iter().filter_map(number).collect())
+        .collect()
 }
 
 #[test]
 fn fifty_steps_are_those_of_candle() {
-    let place = Place::new();
+    let place = place();
     for backend in ["tch", "candle"] {
         let (name, output) = (format!("backend.name={backend}"), format!("run.output={backend}"));
-        succeeded(place.command(&train(&name, &output)).output().unwrap());
+        succeeded(command(&place, &train(&name, &output)).output().unwrap());
     }
-    let [tch, candle] = ["tch", "candle"].map(|run| figures(&place.metrics(run)));
+    let [tch, candle] = ["tch", "candle"].map(|run| figures(&place, run));
     assert!(tch.iter().filter(|line| line.contains_key("grad_norm")).count() >= 50);
     let (largest, where_) = largest_difference(&tch, &candle);
     println!("largest difference: {largest} ({where_})");
@@ -154,15 +144,15 @@ fn fifty_steps_are_those_of_candle() {
 /// enough for the curvature here.
 #[test]
 fn looking_ahead_by_double_backward_is_looking_ahead_by_differences() {
-    let place = Place::new();
+    let place = place();
     let run = |backend: &str, output: &str, gradient: &str| {
         let bilevel = format!(
             "stage.align.bilevel={{ step = \"lookahead\", inner_steps = 2, inner_lr = 0.1, {gradient} }}"
         );
         let (backend, folder) = (format!("backend={backend}"), format!("run.output={output}"));
         let more = ["--set", &bilevel, "--set", "stage.sft.steps=10", "--set", "stage.align.steps=15"];
-        succeeded(place.command(&[&train(&backend, &folder)[..], &more].concat()).output().unwrap());
-        let mut lines = figures(&place.metrics(output));
+        succeeded(command(&place, &[&train(&backend, &folder)[..], &more].concat()).output().unwrap());
+        let mut lines = figures(&place, output);
         // Not those that jump: the most probable token may be another for a last digit.
         let smooth = |name: &str| ["loss", "logps", "grad_norm"].iter().any(|start| name.starts_with(start));
         lines.iter_mut().for_each(|line| line.retain(|name, _| smooth(name)));
@@ -171,7 +161,11 @@ fn looking_ahead_by_double_backward_is_looking_ahead_by_differences() {
     let double_backward = "gradient = \"exact\", hessian = \"double-backward\"";
     let exact = run("tch", "exact", double_backward);
     run("tch", "again", double_backward);
-    assert_eq!(place.metrics("exact"), place.metrics("again"), "the same to the last bit");
+    assert_eq!(
+        place.read("exact/metrics.jsonl"),
+        place.read("again/metrics.jsonl"),
+        "the same to the last bit"
+    );
     let differences = run("candle", "differences", "gradient = \"exact\", difference = 1e-3");
     let first_order = run("tch", "first-order", "gradient = \"first-order\"");
     let (largest, where_) = largest_difference(&exact, &differences);
@@ -183,9 +177,9 @@ fn looking_ahead_by_double_backward_is_looking_ahead_by_differences() {
 
 #[test]
 fn a_run_that_is_killed_goes_on_to_the_same_bits() {
-    let place = Place::new();
-    succeeded(place.command(&train("backend.name=tch", "run.output=whole")).output().unwrap());
-    let mut child = place.command(&train("backend.name=tch", "run.output=killed")).spawn().unwrap();
+    let place = place();
+    succeeded(command(&place, &train("backend.name=tch", "run.output=whole")).output().unwrap());
+    let mut child = command(&place, &train("backend.name=tch", "run.output=killed")).spawn().unwrap();
     let checkpoint = |number: &str| place.path("killed").join("checkpoints").join(number).exists();
     let began = Instant::now();
     while !checkpoint("00000030") && !checkpoint("00000035") && began.elapsed() < Duration::from_secs(60) {
@@ -193,15 +187,15 @@ fn a_run_that_is_killed_goes_on_to_the_same_bits() {
     }
     child.kill().unwrap();
     assert!(!child.wait().unwrap().success(), "it ended before it could be killed");
-    succeeded(place.command(&["resume", "killed", "--quiet"]).output().unwrap());
-    assert_eq!(place.metrics("killed"), place.metrics("whole"));
+    succeeded(command(&place, &["resume", "killed", "--quiet"]).output().unwrap());
+    assert_eq!(place.read("killed/metrics.jsonl"), place.read("whole/metrics.jsonl"));
 }
 
 #[test]
 fn what_is_missing_is_said() {
-    let place = Place::new();
+    let place = place();
     let tch = ["recipe.toml", "--set", "backend.name=tch"];
-    refused(place.bare(&tch), &["it needs libtorch 2.11.0", "cargo xtask libtorch", "not installed"]);
+    refused(bare(&place, &tch), &["it needs libtorch 2.11.0", "cargo xtask libtorch", "not installed"]);
 
     let other = place.path("other");
     std::fs::create_dir_all(other.join("lib")).unwrap();
@@ -211,23 +205,23 @@ fn what_is_missing_is_said() {
     std::os::unix::fs::symlink(real.join(library("torch_cpu")), other.join("lib").join(library("torch_cpu")))
         .unwrap();
     std::fs::write(other.join("version.py"), "__version__ = '2.7.1+cu126'\n").unwrap();
-    let mut wrong = place.bare(&tch);
+    let mut wrong = bare(&place, &tch);
     wrong.env("SPO_LIBTORCH", &other);
     refused(wrong, &["holds libtorch 2.7.1, but 2.11.0 is needed"]);
 
     let device = ["recipe.toml", "--set", "backend.name=tch", "--set", "backend.device=gpu"];
-    refused(place.command(&device), &["unknown device `gpu`", "expected one of auto, cpu, cuda"]);
+    refused(command(&place, &device), &["unknown device `gpu`", "expected one of auto, cpu, cuda"]);
 }
 
 #[test]
 fn libtorch_is_found_where_the_recipe_says_and_beside_the_plugin() {
-    let place = Place::new();
+    let place = place();
     let libtorch = told("SPO_TCH_LIBTORCH");
     let named = format!("plugins.libtorch={}", libtorch.display());
     let check = ["check", "recipe.toml", "--set", "backend.name=tch"];
-    succeeded(place.bare(&[&check[..], &["--set", &named]].concat()).output().unwrap());
+    succeeded(bare(&place, &[&check[..], &["--set", &named]].concat()).output().unwrap());
     std::os::unix::fs::symlink(Path::new(&libtorch), place.path("spo/plugins/libtorch")).unwrap();
-    succeeded(place.bare(&check).output().unwrap());
-    let described = place.bare(&["describe", "tch"]).output().unwrap();
+    succeeded(bare(&place, &check).output().unwrap());
+    let described = bare(&place, &["describe", "tch"]).output().unwrap();
     assert!(String::from_utf8_lossy(&described.stdout).contains("libtorch 2.11"));
 }

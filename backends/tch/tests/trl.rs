@@ -3,13 +3,4 @@
 use spo_backend_tch::{Tch, TchEngine};
 use tch::{Device, Kind};
 
-#[path = "../../../tests/backends/trl.rs"]
-mod trl;
-
-fn backend() -> Tch {
-    Tch::default()
-}
-
-fn engine() -> TchEngine {
-    TchEngine::new(Device::Cpu, Kind::Float)
-}
+test_support::compare_with_trl!(Tch::default(), || TchEngine::new(Device::Cpu, Kind::Float));

@@ -15,6 +15,7 @@ use super::{average, average_square, check_betas};
 /// Adam with decoupled weight decay. Two vectors of state.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(inline)]
 pub struct AdamW {
     /// Decay of the two running means.
     #[serde(default = "default_betas")]

@@ -27,7 +27,7 @@ pub struct RmsProp {
     pub weight_decay: f64,
     /// How much of the direction before is kept.
     #[serde(default)]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub momentum: f64,
     /// Divide by the standard deviation instead of the root mean square.
     #[serde(default)]

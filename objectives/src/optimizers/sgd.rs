@@ -12,10 +12,11 @@ use spo_api::{ConfigError, Optimizer, Part, Result, Update, Vector, VectorSpace,
 pub struct Sgd {
     /// How much of the direction before is kept; 0 for plain descent.
     #[serde(default)]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub momentum: f64,
     /// Share of the gradient that is left out of the momentum.
     #[serde(default)]
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub dampening: f64,
     /// Look ahead along the momentum (Nesterov 1983).
     #[serde(default)]

@@ -26,6 +26,11 @@ use super::{
 /// about d: an adaptive optimizer, which scales each coordinate, keeps it only roughly.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("examples" = [
+    { "value": "reference" },
+    { "value": { "inner": { "steps": 3, "lr": 0.1 } } },
+    { "phi": "gradient" },
+]))]
 pub struct Barrier {
     /// What G must fall by: `"constraint"` or `"gradient"`.
     #[serde(default)]

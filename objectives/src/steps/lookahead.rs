@@ -30,6 +30,11 @@ use super::scratch::excursion;
 /// The losses it reports are F at theta' and G at theta.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("examples" = [
+    { "inner_steps": 3, "inner_lr": 0.1 },
+    { "inner_steps": 3, "inner_lr": 0.1, "gradient": "exact" },
+    { "inner_steps": 3, "inner_lr": 0.1, "gradient": "exact", "hessian": "double-backward" },
+]))]
 pub struct Lookahead {
     /// K, the number of inner SFT steps.
     #[serde(default = "default_inner_steps")]

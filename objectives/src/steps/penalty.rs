@@ -28,6 +28,10 @@ use super::{
 /// `inner`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("examples" = [
+    { "lambda": 1.0, "value": "reference" },
+    { "lambda": 1.0, "value": { "inner": { "steps": 3, "lr": 0.1 } } },
+]))]
 pub struct Penalty {
     /// Strength of the penalty: a number; `{ ramp = { to = 1.0, steps = 100 } }`, growing linearly from
     /// 0; or `{ dual-ascent = { rho = 0.1 } }`, which finds it.

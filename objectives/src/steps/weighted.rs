@@ -12,6 +12,9 @@ use spo_api::{
 /// and so in what a given lambda means.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("examples" = [
+    { "lambda": 1.0 },
+]))]
 pub struct Weighted {
     /// Factor of the SFT loss. 0 leaves `single`, and the SFT loss unmeasured.
     #[serde(default = "default_lambda")]

@@ -1,20 +1,15 @@
 //! An objective that is loaded instead of linked behaves the same, to the last bit.
 
-#[path = "../../../tests/support/valgrind.rs"]
-mod valgrind;
-
 use serde_json::json;
-use spo_api::{Build, Objective, Side, abi};
+use spo_api::{Entry, Objective, Side, abi};
+use test_support::valgrind;
 
 use crate::batches::registry;
 use crate::specimens::{Specimen, all, batch};
 
 /// The specimen as it would be had it been loaded.
 fn loaded(specimen: &Specimen) -> Box<dyn Objective> {
-    match abi::through(registry().get("objective", specimen.name).unwrap()).build {
-        Build::Objective(build) => build(&specimen.config).unwrap(),
-        _ => unreachable!(),
-    }
+    abi::through(registry().get("objective", specimen.name).unwrap()).make(&specimen.config).unwrap()
 }
 
 #[test]
@@ -51,12 +46,9 @@ fn failures_cross_as_they_are() {
     assert_eq!(error.to_string(), "this objective needs reference log-probs and got none");
 
     for config in [json!({"bta": 1}), json!({"beta": -1}), json!({"label_smoothing": "x"})] {
-        let refuse = |build: Build| match build {
-            Build::Objective(build) => build(&config).err().unwrap(),
-            _ => unreachable!(),
-        };
+        let refuse = |entry: &Entry| entry.make::<dyn Objective>(&config).err().unwrap();
         let entry = registry().get("objective", "dpo").unwrap();
-        assert_eq!(refuse(entry.build), refuse(abi::through(entry).build));
+        assert_eq!(refuse(entry), refuse(abi::through(entry)));
     }
 }
 

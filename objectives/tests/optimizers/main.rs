@@ -1,3 +1,5 @@
-//! Optimizers against reference implementations.
+//! Optimizers against reference implementations, their contract, and the border.
 
+mod border;
+mod contract;
 mod goldens;

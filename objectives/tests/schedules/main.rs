@@ -1,11 +1,12 @@
-//! Schedules against transformers' own.
+//! Schedules against transformers' own, their contract, and the border.
 
 use std::collections::BTreeSet;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use spo_api::{Registry, Span};
+use spo_api::{Registry, Schedule, Span, abi};
 use spo_objectives as _;
+use spo_plugins::certify::{Event, Options, Verdict, certify, modes};
 
 #[derive(Deserialize)]
 struct Case {
@@ -51,6 +52,29 @@ fn the_names_of_transformers_serve_as_well() {
         "warmup_stable_decay",
     ] {
         registry.schedule(name, &json!({})).map(drop).unwrap();
+    }
+}
+
+/// Their contract, and the same to the last bit when they are loaded instead of linked.
+#[test]
+fn every_schedule_is_certified_and_crosses_the_border_in_every_mode() {
+    let registry = Registry::linked().unwrap();
+    for entry in registry.of_kind("schedule") {
+        for config in modes(entry) {
+            let options = Options { config: Some(config.clone()), ..Options::default() };
+            certify(entry, &options, &mut |event| {
+                if let Event::Ended(Verdict::Failed(words)) = event {
+                    panic!("{} {config}: {words}", entry.name);
+                }
+            });
+            let make = |entry: &spo_api::Entry| entry.make::<dyn Schedule>(&config).unwrap();
+            let (linked, loaded) = (make(entry), make(abi::through(entry)));
+            let span = Span { warmup: 3, total: 30 };
+            for step in 3..30 {
+                let (ours, theirs) = (linked.factor(step, span), loaded.factor(step, span));
+                assert_eq!(ours.to_bits(), theirs.to_bits(), "{} {config} step {step}", entry.name);
+            }
+        }
     }
 }
 

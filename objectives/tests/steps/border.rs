@@ -1,21 +1,23 @@
 //! A step that is loaded instead of linked behaves the same, to the last bit: the problem crosses one way,
 //! the step the other.
 
-#[path = "../../../tests/support/valgrind.rs"]
-mod valgrind;
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde_json::Value;
-use spo_api::{BilevelStep, Build, Registry, abi};
+use spo_api::{BilevelStep, Entry, Registry, abi};
+use test_support::valgrind;
 
 use crate::contract::{all_modes, world};
 use crate::world::build;
 
 /// The step as it would be had it been loaded.
 fn loaded(name: &str, config: &Value) -> Box<dyn BilevelStep> {
-    match abi::through(Registry::linked().unwrap().get("step", name).unwrap()).build {
-        Build::Step(build) => build(config).unwrap(),
-        _ => unreachable!(),
-    }
+    static LOADED: LazyLock<BTreeMap<&str, &Entry>> = LazyLock::new(|| {
+        let registry = Registry::linked().unwrap();
+        registry.of_kind("step").map(|entry| (entry.name, abi::through(entry))).collect()
+    });
+    LOADED[name].make(config).unwrap()
 }
 
 #[test]

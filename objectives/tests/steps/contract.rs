@@ -1,30 +1,30 @@
-use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use spo_api::Registry;
+use spo_plugins::certify::modes;
 
 use crate::world::{Loss, World, build};
 
-/// Each step in each of its modes.
+/// Each registered step in each of its modes.
 pub fn all_modes() -> Vec<(&'static str, Value)> {
-    vec![
-        ("single", json!({})),
-        ("weighted", json!({})),
-        ("alternating", json!({"sft_steps": 3})),
-        ("penalty", json!({})),
-        ("penalty", json!({"value": 0.3, "lambda": {"dual-ascent": {"rho": 0.3}}})),
-        ("penalty", json!({"value": "running-min", "shape": "softplus"})),
-        ("penalty", json!({"value": {"inner": {"steps": 2, "lr": 0.1}}})),
-        ("barrier", json!({})),
-        ("barrier", json!({"phi": "gradient"})),
-        ("barrier", json!({"value": "running-min", "epsilon": 0.1})),
-        ("barrier", json!({"value": {"inner": {"steps": 2, "lr": 0.1}}})),
-        ("lookahead", json!({"inner_lr": 0.1, "inner_steps": 2})),
-        ("lookahead", json!({"inner_lr": 0.1, "inner_steps": 1, "gradient": "exact"})),
-        ("lookahead", json!({"inner_lr": 0.1, "inner_steps": 3, "gradient": "exact"})),
-        (
-            "lookahead",
-            json!({"inner_lr": 0.1, "inner_steps": 3, "gradient": "exact", "hessian": "double-backward"}),
-        ),
-        ("projected", json!({})),
-    ]
+    let registry = Registry::linked().unwrap();
+    let modes_of = |entry| modes(entry).into_iter().map(|mode| (entry.name, mode));
+    registry.of_kind("step").flat_map(modes_of).collect()
+}
+
+#[test]
+fn the_modes_reach_what_steps_can_do() {
+    let modes: BTreeSet<_> = all_modes().iter().map(|(name, config)| format!("{name} {config}")).collect();
+    for known in [
+        r#"single {}"#,
+        r#"penalty {"value":{"inner":{"steps":1,"lr":0.1}}}"#,
+        r#"penalty {"value":"running-min","shape":"softplus"}"#,
+        r#"barrier {"phi":"gradient"}"#,
+        r#"lookahead {"inner_lr":0.1,"gradient":"exact","hessian":"double-backward"}"#,
+    ] {
+        assert!(modes.contains(known), "no {known} among {modes:#?}");
+    }
 }
 
 pub fn world() -> World {

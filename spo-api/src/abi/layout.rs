@@ -1,19 +1,22 @@
-//! How a table is read that may be shorter or longer than the one this crate was built with.
+//! Tables of functions, and how one is read that may be shorter or longer than the one this crate was built with.
 
 use std::mem::{MaybeUninit, size_of};
 
-/// A table of functions that begins with its size in bytes, as a `u32`.
+/// A struct of the border that begins with its size in bytes, as a `u32`, and grows at its end.
 ///
 /// # Safety
-/// The type is `#[repr(C)]`, its first field is `size: u32`, and a value of all zeros is valid.
+/// The type is `#[repr(C)]`, its first field is `size: u32`, and a value is valid if the functions it lists are not
+/// null, whatever else is zero.
 pub unsafe trait Table: Copy {
     /// What it is called in messages.
     const NAME: &'static str;
     /// Bytes that must be there: up to the first optional field.
-    const REQUIRED: usize;
+    const LEAST: usize;
+    /// The functions that must be there: names and offsets.
+    const FUNCTIONS: &'static [(&'static str, usize)];
 }
 
-/// A table that cannot be read.
+/// A table that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("its {table} {problem}")]
 pub struct TableError {
@@ -29,7 +32,21 @@ impl TableError {
     }
 }
 
+/// Makes sure of two functions that go together: both are there, or none is.
+pub(super) fn both_or_none<T: Table>(names: [&str; 2], there: [bool; 2]) -> Result<(), TableError> {
+    match there {
+        [true, true] | [false, false] => Ok(()),
+        _ => {
+            let [one, other] = names;
+            Err(TableError::new::<T>(format!("has one of `{one}` and `{other}` without the other")))
+        }
+    }
+}
+
 /// Copies a table, leaving what lies beyond its size absent.
+///
+/// # Errors
+/// When it is too short, or lacks a function that it must have. So whoever holds a table need not ask again.
 ///
 /// # Safety
 /// `table` is null or points to as many readable bytes as its first four say.
@@ -42,32 +59,99 @@ pub(super) unsafe fn read<T: Table>(table: *const T) -> Result<T, TableError> {
     }
     // SAFETY: not null, aligned, and a size is always there.
     let size = unsafe { *table.cast::<u32>() } as usize;
-    if size < T::REQUIRED {
+    if size < T::LEAST {
         return Err(TableError::new::<T>(format!(
             "is truncated: it says that it has {size} bytes, at least {} are needed",
-            T::REQUIRED
+            T::LEAST
         )));
     }
     let mut copy = MaybeUninit::<T>::zeroed();
     let length = size.min(size_of::<T>());
-    // SAFETY: the caller vouches for `size` bytes; the rest stays zero, which is valid.
+    // SAFETY: the caller vouches for `size` bytes; the functions lie within them.
     unsafe {
         std::ptr::copy_nonoverlapping(table.cast::<u8>(), copy.as_mut_ptr().cast::<u8>(), length);
+        for (name, offset) in T::FUNCTIONS {
+            if copy.as_ptr().byte_add(*offset).cast::<*const ()>().read().is_null() {
+                return Err(TableError::new::<T>(format!("has no function `{name}`")));
+            }
+        }
         Ok(copy.assume_init())
     }
 }
 
-/// The function in a field, or a [`TableError`] that names the field.
-macro_rules! required {
-    ($table:expr, $type:ty, $($field:ident),+ $(,)?) => {
-        $(if $table.$field.is_none() {
-            return Err($crate::abi::layout::TableError::new::<$type>(
-                concat!("has no function `", stringify!($field), "`"),
-            ));
-        })+
+/// Defines a table of functions: its name in messages, then data, functions that must be there, and functions that
+/// may be null or lie beyond the size of an older table. The table of a `part` begins with `create` and `destroy`.
+macro_rules! table {
+    (
+        $(#[$meta:meta])*
+        part $name:ident, $words:literal;
+        data { $($data:tt)* }
+        required { $($required:tt)* }
+        optional { $($optional:tt)* }
+    ) => {
+        $crate::abi::layout::table! {
+            $(#[$meta])*
+            $name, $words;
+            data { $($data)* }
+            required {
+                /// Makes a part from its table in the recipe, as JSON. `context` is that of the entry.
+                create: fn(
+                    context: *const std::ffi::c_void,
+                    config: $crate::abi::Text,
+                    out: *mut *mut std::ffi::c_void,
+                    error: *const $crate::abi::ErrorSink
+                ) -> i32;
+                /// Frees it.
+                destroy: fn(this: *mut std::ffi::c_void);
+                $($required)*
+            }
+            optional { $($optional)* }
+        }
+        impl $crate::abi::handle::PartTable for $name {
+            fn create(&self) -> $crate::abi::Create {
+                self.create
+            }
+            fn destroy(&self) -> $crate::abi::handle::Destroy {
+                self.destroy
+            }
+        }
+    };
+    (
+        $(#[$meta:meta])*
+        $name:ident, $words:literal;
+        data { $($(#[$data_doc:meta])* $data:ident: $data_type:ty;)* }
+        required { $($(#[$required_doc:meta])* $required:ident: fn($($in:tt)*) $(-> $out:ty)?;)+ }
+        optional { $($(#[$optional_doc:meta])* $optional:ident: fn($($optional_in:tt)*) $(-> $optional_out:ty)?;)* }
+    ) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy)]
+        pub struct $name {
+            /// Bytes of this table.
+            pub size: u32,
+            $($(#[$data_doc])* pub $data: $data_type,)*
+            $($(#[$required_doc])* pub $required: unsafe extern "C-unwind" fn($($in)*) $(-> $out)?,)+
+            $(
+                $(#[$optional_doc])*
+                pub $optional: Option<unsafe extern "C-unwind" fn($($optional_in)*) $(-> $optional_out)?>,
+            )*
+        }
+
+        // SAFETY: repr(C), begins with its size. Data are pointers, which may be null, as may optional functions.
+        unsafe impl $crate::abi::layout::Table for $name {
+            const NAME: &'static str = $words;
+            const LEAST: usize = Self::FUNCTIONS[Self::FUNCTIONS.len() - 1].1 + size_of::<fn()>();
+            const FUNCTIONS: &'static [(&'static str, usize)] =
+                &[$((stringify!($required), std::mem::offset_of!(Self, $required))),+];
+        }
+
+        // SAFETY: by the contract a table, and what it points to, is immutable and read by any thread.
+        unsafe impl Send for $name {}
+        // SAFETY: as above.
+        unsafe impl Sync for $name {}
     };
 }
-pub(super) use required;
+pub(super) use table;
 
 #[cfg(test)]
 mod tests {
@@ -75,38 +159,38 @@ mod tests {
 
     use super::*;
 
-    #[repr(C)]
-    #[derive(Clone, Copy, Debug, PartialEq)]
-    struct Example {
-        size: u32,
-        needed: u32,
-        extra: u64,
-    }
-
-    // SAFETY: repr(C), begins with its size, integers may be zero.
-    unsafe impl Table for Example {
-        const NAME: &'static str = "example";
-        const REQUIRED: usize = std::mem::offset_of!(Example, extra);
+    table! {
+        /// For the test.
+        Example, "example";
+        data { extra: *const (); }
+        required { needed: fn(); }
+        optional { later: fn(u32) -> u32; }
     }
 
     proptest! {
         /// Memory of any content: what its size covers is read, no more, and too little is refused.
         #[test]
-        fn a_table_of_any_size_is_read_as_far_as_it_goes(content in prop::collection::vec(any::<u64>(), 1..6)) {
-            let bytes = content.len() * 8;
+        fn a_table_of_any_size_is_read_as_far_as_it_goes(content in prop::collection::vec(any::<u64>(), 1..6), null: bool) {
             let mut content = content;
+            if null && content.len() > 2 {
+                content[2] = 0;
+            }
+            let bytes = content.len() * 8;
             let claimed = (content[0] as u32 as usize) % (bytes + 1);
             content[0] = (content[0] & !0xffff_ffff) | claimed as u64;
-            // SAFETY: the size was cut to what is there.
+            // SAFETY: the size was cut to what is there. No function is called.
             let table = unsafe { read(content.as_ptr().cast::<Example>()) };
-            if claimed < 8 {
-                prop_assert!(table.unwrap_err().to_string().contains("truncated"));
+            if claimed < 24 {
+                prop_assert!(table.err().unwrap().to_string().contains("truncated"));
+            } else if content[2] == 0 {
+                prop_assert_eq!(table.err().unwrap().to_string(), "its example has no function `needed`");
             } else {
-                let table = table.unwrap();
-                prop_assert_eq!(table.needed, (content[0] >> 32) as u32);
-                let covered = claimed.saturating_sub(8).min(8);
+                let table = table.unwrap_or_else(|e| panic!("{e}"));
+                prop_assert_eq!(table.extra as u64, content[1]);
+                let covered = claimed.saturating_sub(24).min(8);
                 let mask = if covered == 8 { u64::MAX } else { (1 << (8 * covered)) - 1 };
-                prop_assert_eq!(table.extra, content.get(1).copied().unwrap_or(0) & mask);
+                let later = table.later.map_or(0, |later| later as usize as u64);
+                prop_assert_eq!(later, content.get(3).copied().unwrap_or(0) & mask);
             }
         }
     }
@@ -117,7 +201,7 @@ mod tests {
         let (null, odd) = unsafe {
             (read(std::ptr::null::<Example>()), read(std::ptr::dangling::<u8>().cast::<Example>()))
         };
-        assert!(null.unwrap_err().to_string().contains("null pointer"));
-        assert!(odd.unwrap_err().to_string().contains("aligned"));
+        assert!(null.err().unwrap().to_string().contains("null pointer"));
+        assert!(odd.err().unwrap().to_string().contains("aligned"));
     }
 }

@@ -23,10 +23,13 @@
 //! - A library is never unloaded.
 
 mod backend;
+mod handle;
 mod layout;
-mod memory;
+mod lent;
 mod objective;
+mod optimizer;
 mod plugin;
+mod schedule;
 mod session;
 mod status;
 mod step;
@@ -36,17 +39,18 @@ mod vectors;
 mod watch;
 
 pub use backend::BackendTable;
+pub use handle::Create;
 pub use layout::{Table, TableError};
 pub use objective::{BatchView, EvaluationView, ObjectiveTable, RaggedView, RequirementsView, SideView};
-pub use plugin::{
-    ABI_VERSION, Create, EntryTable, ExportedBy, LoadedPlugin, PluginTable, SYMBOL, import, through,
-};
+pub use optimizer::{OptimizerTable, UpdateView};
+pub use plugin::{ABI_VERSION, EntryTable, ExportedBy, LoadedPlugin, PluginTable, SYMBOL, import, through};
+pub use schedule::ScheduleTable;
 pub use session::{AdamWView, LogProbsView, SessionTable, ShowSink};
 pub use status::{ErrorSink, Status};
-pub use step::{LossesView, ProblemTable, ReportView, StepTable, WeighView};
+pub use step::{LossesView, NeedsView, ProblemTable, ReportView, StepTable, WeighView};
 pub use text::{ByteSink, Text};
 pub use tokens::TokensView;
-pub use vectors::VectorTable;
+pub use vectors::{SpaceView, VectorTable};
 pub use watch::{At, current};
 
 /// `spo.h`: this border for C.

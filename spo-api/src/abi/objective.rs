@@ -2,17 +2,14 @@
 
 use std::ffi::c_void;
 
-use super::layout::{Table, TableError, required};
-use super::memory;
-use super::plugin::{self, Create, Exported};
-use super::status::{ErrorSink, answer, call};
+use super::handle::Handle;
+use super::layout::{TableError, both_or_none, table};
+use super::plugin::{self, Crossing};
+use super::status::{ErrorSink, answers};
 use super::text::{ByteSink, Text};
-use super::watch::{self, At, fence};
-use serde_json::Value;
-
 use crate::{
-    Build, ConfigError, Entry, Error, EvaluationMut, Layout, Metrics, Objective, PreferenceBatch, Ragged,
-    Requirements, Result, Rewards, Side, Totals,
+    Error, EvaluationMut, Layout, Metrics, Objective, PreferenceBatch, Ragged, Requirements, Result, Rewards,
+    Side, Totals,
 };
 
 /// Rows of different lengths: row `i` is `values[offsets[i]..offsets[i + 1]]`. `offsets` is null where
@@ -106,126 +103,83 @@ pub struct RequirementsView {
     pub whole_batch: u32,
 }
 
-/// [`Objective`] as functions. `this` is what `create` made.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct ObjectiveTable {
-    /// Bytes of this table.
-    pub size: u32,
-    /// Makes an objective from its table in the recipe, as JSON. `context` is that of the entry.
-    pub create: Option<Create>,
-    /// Frees it.
-    pub destroy: Option<unsafe extern "C-unwind" fn(this: *mut c_void)>,
-    /// Says what it needs. `out` holds zeros.
-    pub requirements: Option<
-        unsafe extern "C-unwind" fn(
-            this: *mut c_void,
-            out: *mut RequirementsView,
-            error: *const ErrorSink,
-        ) -> i32,
-    >,
-    /// Computes losses and gradient.
-    pub evaluate: Option<
-        unsafe extern "C-unwind" fn(
+table! {
+    /// [`Objective`] as functions. `this` is what `create` made.
+    part ObjectiveTable, "table of objective functions";
+    data {}
+    required {
+        /// Says what it needs. `out` holds zeros.
+        requirements: fn(this: *mut c_void, out: *mut RequirementsView, error: *const ErrorSink) -> i32;
+        /// Computes losses and gradient.
+        evaluate: fn(
             this: *mut c_void,
             batch: *const BatchView,
             out: *mut EvaluationView,
-            error: *const ErrorSink,
-        ) -> i32,
-    >,
-    /// Optional: a training step begins.
-    pub begin: Option<unsafe extern "C-unwind" fn(this: *mut c_void, steps_done: u64)>,
-    /// Optional: writes the state that must survive a resume.
-    pub state: Option<unsafe extern "C-unwind" fn(this: *mut c_void, out: *const ByteSink)>,
-    /// Optional, goes with `state`: takes it back.
-    pub restore:
-        Option<unsafe extern "C-unwind" fn(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32>,
+            error: *const ErrorSink
+        ) -> i32;
+    }
+    optional {
+        /// A training step begins.
+        begin: fn(this: *mut c_void, steps_done: u64);
+        /// Writes the state that must survive a resume.
+        state: fn(this: *mut c_void, out: *const ByteSink);
+        /// Goes with `state`: takes it back.
+        restore: fn(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32;
+    }
 }
 
-// SAFETY: repr(C), begins with its size, absent functions are null.
-unsafe impl Table for ObjectiveTable {
-    const NAME: &'static str = "table of objective functions";
-    const REQUIRED: usize = std::mem::offset_of!(Self, begin);
+impl Crossing for dyn Objective {
+    const NUMBER: u32 = 1;
+    const TABLE: &'static ObjectiveTable = &ObjectiveTable {
+        size: size_of::<ObjectiveTable>() as u32,
+        create: plugin::create::<Self>,
+        destroy: plugin::destroy::<Self>,
+        requirements,
+        evaluate,
+        begin: Some(begin),
+        state: Some(state),
+        restore: Some(restore),
+    };
+    type Table = ObjectiveTable;
+
+    unsafe fn check(table: &ObjectiveTable) -> Result<(), TableError> {
+        both_or_none::<ObjectiveTable>(["state", "restore"], [table.state.is_some(), table.restore.is_some()])
+    }
+
+    fn import(part: Handle<ObjectiveTable>) -> Result<Box<Self>> {
+        let needs = ask_requirements(&part)?;
+        Ok(Box::new(ImportedObjective { part, needs }))
+    }
 }
 
 // The plugin's end.
 
-/// The table of every objective written in Rust; `create` finds the entry behind its context.
-pub(super) static TABLE: ObjectiveTable = ObjectiveTable {
-    size: size_of::<ObjectiveTable>() as u32,
-    create: Some(plugin::create::<dyn Objective>),
-    destroy: Some(plugin::destroy::<dyn Objective>),
-    requirements: Some(requirements),
-    evaluate: Some(evaluate),
-    begin: Some(begin),
-    state: Some(state),
-    restore: Some(restore),
-};
-
-impl Exported for dyn Objective {
-    fn build(entry: &Entry, config: &Value) -> Result<Box<Self>, ConfigError> {
-        match entry.build {
-            Build::Objective(build) => build(config),
-            _ => unreachable!("the table of a kind stands in entries of that kind"),
-        }
+answers! { Box<dyn Objective>:
+    fn requirements(objective, out: *mut RequirementsView) {
+        let needs = objective.requirements();
+        (*out).data = needs.data as u32;
+        (*out).reference = needs.reference.into();
+        (*out).collision = needs.collision.into();
+        (*out).mismatched = needs.mismatched.into();
+        (*out).gaps = needs.gaps.into();
+        (*out).whole_batch = needs.whole_batch.into();
+        Ok(())
     }
-}
-
-/// # Safety
-/// `this` came from `create` and nobody else uses it now: the contract of the table.
-unsafe fn objective<'a>(this: *mut c_void) -> &'a mut dyn Objective {
-    // SAFETY: the caller's.
-    unsafe { &mut **this.cast::<Box<dyn Objective>>() }
-}
-
-unsafe extern "C-unwind" fn requirements(
-    this: *mut c_void,
-    out: *mut RequirementsView,
-    error: *const ErrorSink,
-) -> i32 {
-    // SAFETY: by the contract of the table.
-    unsafe {
-        answer(error, || {
-            let needs = objective(this).requirements();
-            (*out).data = needs.data as u32;
-            (*out).reference = needs.reference.into();
-            (*out).collision = needs.collision.into();
-            (*out).mismatched = needs.mismatched.into();
-            (*out).gaps = needs.gaps.into();
-            (*out).whole_batch = needs.whole_batch.into();
-            Ok(())
-        })
+    fn evaluate(objective, batch: *const BatchView, out: *mut EvaluationView) {
+        let batch = (*batch).batch()?;
+        (*out).fill(&batch, &mut **objective)
     }
-}
-
-unsafe extern "C-unwind" fn evaluate(
-    this: *mut c_void,
-    batch: *const BatchView,
-    out: *mut EvaluationView,
-    error: *const ErrorSink,
-) -> i32 {
-    // SAFETY: by the contract of the table.
-    unsafe {
-        answer(error, || {
-            let batch = (*batch).batch()?;
-            (*out).fill(&batch, objective(this))
-        })
-    }
+    fn restore(objective, state: Text) { objective.restore(state.bytes()) }
 }
 
 unsafe extern "C-unwind" fn begin(this: *mut c_void, steps_done: u64) {
     // SAFETY: by the contract of the table.
-    unsafe { objective(this).begin(steps_done as usize) }
+    unsafe { plugin::part::<dyn Objective>(this).begin(steps_done as usize) }
 }
 
 unsafe extern "C-unwind" fn state(this: *mut c_void, out: *const ByteSink) {
     // SAFETY: by the contract of the table.
-    unsafe { ByteSink::put(out, &objective(this).state()) }
-}
-
-unsafe extern "C-unwind" fn restore(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32 {
-    // SAFETY: by the contract of the table.
-    unsafe { answer(error, || objective(this).restore(state.bytes())) }
+    unsafe { ByteSink::put(out, &plugin::part::<dyn Objective>(this).state()) }
 }
 
 impl RaggedView {
@@ -370,71 +324,28 @@ thread_local! {
 
 // The program's end.
 
-/// An objective on the other side.
-struct Imported {
-    table: ObjectiveTable,
-    this: *mut c_void,
-    at: &'static At,
+/// An objective on the other side, and what it asked for when it was made.
+struct ImportedObjective {
+    part: Handle<ObjectiveTable>,
     needs: Requirements,
 }
 
-// SAFETY: the contract of the table lets a part move between threads.
-unsafe impl Send for Imported {}
-
-/// Makes an objective by a table.
-///
-/// # Safety
-/// The table and the context are those of one entry, and obey the contract.
-pub(super) unsafe fn import(
-    table: &ObjectiveTable,
-    context: *const c_void,
-    at: &'static At,
-    config: &serde_json::Value,
-) -> Result<Box<dyn Objective>> {
-    // SAFETY: the caller's.
-    unsafe {
-        let this = plugin::make(table.create.expect("checked on import"), context, at, config)?;
-        let mut new = Imported { table: *table, this, at, needs: Requirements::default() };
-        new.needs = new.ask()?;
-        Ok(Box::new(new))
-    }
-}
-
-/// Makes sure of a table before anything is called.
-///
-/// # Safety
-/// As [`read`](super::layout::read).
-pub(super) unsafe fn check(table: *const ObjectiveTable) -> Result<ObjectiveTable, TableError> {
-    // SAFETY: the caller's.
-    let table = unsafe { super::layout::read(table) }?;
-    required!(table, ObjectiveTable, create, destroy, requirements, evaluate);
-    if table.state.is_some() != table.restore.is_some() {
-        return Err(TableError::new::<ObjectiveTable>("has one of `state` and `restore` without the other"));
-    }
-    Ok(table)
-}
-
-impl Imported {
-    fn ask(&self) -> Result<Requirements> {
-        // SAFETY: a struct of numbers may be zero.
-        let mut out: RequirementsView = unsafe { std::mem::zeroed() };
-        out.size = size_of::<RequirementsView>() as u32;
-        let _inside = watch::enter(self.at);
-        // SAFETY: by the contract of the table, here and below.
-        call(self.at, |error| unsafe {
-            self.table.requirements.expect("checked on import")(self.this, &mut out, error)
-        })?;
-        Ok(Requirements {
-            data: layout(out.data).ok_or_else(|| {
-                Error::Engine(format!("{} asks for data of the unknown kind {}", self.at, out.data))
-            })?,
-            reference: out.reference != 0,
-            collision: out.collision != 0,
-            mismatched: out.mismatched != 0,
-            gaps: out.gaps != 0,
-            whole_batch: out.whole_batch != 0,
-        })
-    }
+fn ask_requirements(part: &Handle<ObjectiveTable>) -> Result<Requirements> {
+    // SAFETY: a struct of numbers may be zero.
+    let mut out: RequirementsView = unsafe { std::mem::zeroed() };
+    out.size = size_of::<RequirementsView>() as u32;
+    // SAFETY: by the contract of the table.
+    part.call(|t, this, error| unsafe { (t.requirements)(this, &mut out, error) })?;
+    Ok(Requirements {
+        data: layout(out.data).ok_or_else(|| {
+            Error::Engine(format!("{} asks for data of the unknown kind {}", part.at(), out.data))
+        })?,
+        reference: out.reference != 0,
+        collision: out.collision != 0,
+        mismatched: out.mismatched != 0,
+        gaps: out.gaps != 0,
+        whole_batch: out.whole_batch != 0,
+    })
 }
 
 unsafe extern "C-unwind" fn metric(context: *mut c_void, name: Text, value: f64) {
@@ -442,7 +353,7 @@ unsafe extern "C-unwind" fn metric(context: *mut c_void, name: Text, value: f64)
     unsafe { (*context.cast::<Metrics>()).insert(name.lossy(), value) };
 }
 
-impl Objective for Imported {
+impl Objective for ImportedObjective {
     fn requirements(&self) -> Requirements {
         self.needs
     }
@@ -463,11 +374,8 @@ impl Objective for Imported {
             metric,
         };
         let seen = BatchView::of(batch);
-        let _inside = watch::enter(self.at);
         // SAFETY: the buffers have the batch's size and outlive the call.
-        call(self.at, |error| unsafe {
-            self.table.evaluate.expect("checked on import")(self.this, &seen, &mut view, error)
-        })?;
+        self.part.call(|t, this, error| unsafe { (t.evaluate)(this, &seen, &mut view, error) })?;
         if view.has_rewards == 0 {
             out.rewards.chosen.clear();
             out.rewards.rejected.clear();
@@ -476,28 +384,17 @@ impl Objective for Imported {
     }
 
     fn begin(&mut self, steps_done: usize) {
-        if let Some(begin) = self.table.begin {
-            let _inside = watch::enter(self.at);
-            // SAFETY: by the contract of the table; so below.
-            fence(|| unsafe { begin(self.this, steps_done as u64) });
+        if let Some(begin) = self.part.table().begin {
+            // SAFETY: by the contract of the table.
+            self.part.ask(|_, this| unsafe { begin(this, steps_done as u64) });
         }
     }
 
     fn state(&self) -> Vec<u8> {
-        // SAFETY: as above.
-        unsafe { memory::read(self.this, self.table.state, self.at) }
+        self.part.state(self.part.table().state)
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<()> {
-        // SAFETY: as above.
-        unsafe { memory::write(self.this, self.table.restore, state, self.at) }
-    }
-}
-
-impl Drop for Imported {
-    fn drop(&mut self) {
-        let _inside = watch::enter(self.at);
-        // SAFETY: made by `create`, not used again.
-        fence(|| unsafe { self.table.destroy.expect("checked on import")(self.this) });
+        self.part.restore(self.part.table().restore, state)
     }
 }

@@ -6,16 +6,18 @@ use std::sync::OnceLock;
 use schemars::Schema;
 use serde_json::Value;
 
-use super::layout::{Table, read};
-use super::status::{ErrorSink, answer, call};
+use super::handle::{Handle, PartTable};
+use super::layout::{Table, TableError, read};
+use super::status::{ErrorSink, answer};
 use super::text::Text;
-use super::watch::{self, At};
-use super::{BackendTable, ObjectiveTable, StepTable, backend, objective, step};
-use crate::{Build, ConfigError, Entry, Error, Result};
+use super::watch::At;
+use crate::{
+    Backend, BilevelStep, Build, ConfigError, Entry, Error, Kind, Objective, Optimizer, Result, Schedule,
+};
 
 /// Version of the border. It changes when a function changes its meaning or its arguments; tables that
 /// grow at their end leave it alone.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Name of the one symbol of a plugin: a function without arguments that returns a [`PluginTable`].
 pub const SYMBOL: &str = "spo_plugin";
@@ -41,7 +43,8 @@ pub struct PluginTable {
 // SAFETY: repr(C), begins with its size, pointers may be null.
 unsafe impl Table for PluginTable {
     const NAME: &'static str = "table of contents";
-    const REQUIRED: usize = size_of::<Self>();
+    const LEAST: usize = size_of::<Self>();
+    const FUNCTIONS: &'static [(&'static str, usize)] = &[];
 }
 
 /// One part of a plugin.
@@ -50,7 +53,7 @@ unsafe impl Table for PluginTable {
 pub struct EntryTable {
     /// Bytes of this table.
     pub size: u32,
-    /// 1 objective, 2 step, 3 backend.
+    /// 1 objective, 2 step, 3 backend, 4 optimizer, 5 schedule.
     pub kind: u32,
     /// The name recipes use: lower-case letters, digits, `-`, `_`.
     pub name: Text,
@@ -62,7 +65,7 @@ pub struct EntryTable {
     pub schema: Text,
     /// For `create`.
     pub context: *const c_void,
-    /// An [`ObjectiveTable`], [`StepTable`] or [`BackendTable`].
+    /// The table of functions of its kind: an [`ObjectiveTable`](super::ObjectiveTable), ...
     pub functions: *const c_void,
     /// Optional: other names for the same thing.
     pub aliases: *const Text,
@@ -73,7 +76,8 @@ pub struct EntryTable {
 // SAFETY: repr(C), begins with its size, pointers may be null.
 unsafe impl Table for EntryTable {
     const NAME: &'static str = "entry";
-    const REQUIRED: usize = std::mem::offset_of!(Self, aliases);
+    const LEAST: usize = std::mem::offset_of!(Self, aliases);
+    const FUNCTIONS: &'static [(&'static str, usize)] = &[];
 }
 
 /// A crate that exports its parts, by [`export_plugins!`](crate::export_plugins).
@@ -100,6 +104,56 @@ macro_rules! export_plugins {
     };
 }
 
+/// A kind of part that can cross the border.
+pub(super) trait Crossing: Kind {
+    /// Its number in an [`EntryTable`].
+    const NUMBER: u32;
+    /// The functions of every part of the kind that is written in Rust; `create` finds the entry behind its context.
+    const TABLE: &'static Self::Table;
+    /// Its table of functions.
+    type Table: PartTable;
+
+    /// What a table must be, beyond having its functions.
+    ///
+    /// # Safety
+    /// What the table points to is readable.
+    unsafe fn check(_table: &Self::Table) -> Result<(), TableError> {
+        Ok(())
+    }
+
+    /// A part on the other side behind the trait of its kind.
+    fn import(part: Handle<Self::Table>) -> Result<Box<Self>>;
+}
+
+/// A [`Crossing`], for those who do not know it by its type.
+struct Row {
+    kind: &'static str,
+    number: u32,
+    /// [`Crossing::TABLE`].
+    functions: *const c_void,
+    /// [`constructor`].
+    build: unsafe fn(&EntryTable, &'static At, Value) -> Result<Build, TableError>,
+}
+
+fn row<K: Crossing + ?Sized>() -> Row {
+    Row {
+        kind: K::NAME,
+        number: K::NUMBER,
+        functions: std::ptr::from_ref(K::TABLE).cast(),
+        build: constructor::<K>,
+    }
+}
+
+fn rows() -> [Row; 5] {
+    [
+        row::<dyn Objective>(),
+        row::<dyn BilevelStep>(),
+        row::<dyn Backend>(),
+        row::<dyn Optimizer>(),
+        row::<dyn Schedule>(),
+    ]
+}
+
 // The plugin's end.
 
 /// The entry point of a plugin written in Rust. It stands here, once, so that any number of crates that
@@ -114,7 +168,6 @@ pub extern "C" fn spo_plugin() -> *const PluginTable {
         let entries = inventory::iter::<Entry>
             .into_iter()
             .filter(|entry| exporters.iter().any(|by| by.name == entry.origin))
-            .filter(|entry| !matches!(entry.build, Build::Optimizer(_) | Build::Schedule(_)))
             .map(export)
             .collect();
         let by = exporters.first().map_or(("", ""), |by| (by.name, by.version));
@@ -152,46 +205,28 @@ impl Contents {
 
 /// An entry as a table; both live as long as the program.
 fn export(entry: &'static Entry) -> &'static EntryTable {
-    let (kind, functions) = match entry.build {
-        Build::Objective(_) => (1, (&raw const objective::TABLE).cast()),
-        Build::Step(_) => (2, (&raw const step::TABLE).cast()),
-        Build::Backend(_) => (3, (&raw const backend::TABLE).cast()),
-        Build::Optimizer(_) | Build::Schedule(_) => unreachable!("they do not cross yet"),
-    };
+    let row = rows().into_iter().find(|row| row.kind == entry.build.kind());
+    let row = row.expect("every kind crosses");
     let schema: &str = Box::leak((entry.schema)().as_value().to_string().into_boxed_str());
     let aliases: &[Text] =
         Box::leak(entry.aliases.iter().map(|alias| Text::of(alias)).collect::<Vec<_>>().into_boxed_slice());
     Box::leak(Box::new(EntryTable {
         size: size_of::<EntryTable>() as u32,
-        kind,
+        kind: row.number,
         name: Text::of(entry.name),
         summary: Text::of(entry.summary),
         source: Text::of(entry.source),
         schema: Text::of(schema),
         context: std::ptr::from_ref(entry).cast(),
-        functions,
+        functions: row.functions,
         aliases: aliases.as_ptr(),
         alias_count: aliases.len(),
     }))
 }
 
-/// A kind of part that can be exported.
-pub(super) trait Exported {
-    /// Makes one from its table in the recipe.
-    fn build(entry: &Entry, config: &Value) -> Result<Box<Self>, ConfigError>;
-}
-
-/// `create` of a kind: makes a part from its table in the recipe, as JSON. `context` is that of the entry.
-pub type Create = unsafe extern "C-unwind" fn(
-    context: *const c_void,
-    config: Text,
-    out: *mut *mut c_void,
-    error: *const ErrorSink,
-) -> i32;
-
 /// # Safety
 /// `context` is that of a table that [`export`] made; the rest by the contract of the table.
-pub(super) unsafe extern "C-unwind" fn create<P: Exported + ?Sized>(
+pub(super) unsafe extern "C-unwind" fn create<K: Crossing + ?Sized>(
     context: *const c_void,
     config: Text,
     out: *mut *mut c_void,
@@ -203,18 +238,26 @@ pub(super) unsafe extern "C-unwind" fn create<P: Exported + ?Sized>(
             let config = config.strict("the configuration").map_err(ConfigError::whole)?;
             let config = serde_json::from_str(config)
                 .map_err(|e| ConfigError::whole(format!("the configuration is not JSON: {e}")))?;
-            let part = P::build(&*context.cast::<Entry>(), &config)?;
-            *out = Box::into_raw(Box::new(part)).cast();
+            *out = Box::into_raw(Box::new((*context.cast::<Entry>()).make::<K>(&config)?)).cast();
             Ok(())
         })
     }
 }
 
 /// # Safety
-/// `this` came from [`create`] and is not used again.
+/// `this` came from [`create`] (of a session: from `open`) and is not used again.
 pub(super) unsafe extern "C-unwind" fn destroy<P: ?Sized>(this: *mut c_void) {
     // SAFETY: the caller's.
     drop(unsafe { Box::from_raw(this.cast::<Box<P>>()) });
+}
+
+/// The part behind the first argument of a function.
+///
+/// # Safety
+/// `this` came from [`create`] (of a session: from `open`) and nobody else uses it now: the contract of the tables.
+pub(super) unsafe fn part<'a, P: ?Sized>(this: *mut c_void) -> &'a mut P {
+    // SAFETY: the caller's.
+    unsafe { &mut *this.cast::<Box<P>>() }
 }
 
 // The program's end.
@@ -291,11 +334,11 @@ unsafe fn import_entry(
                 aliases.push(self::name(text("an alias", *table.aliases.add(i))?)?);
             }
         }
-        let kind = ["objective", "step", "backend"].get((table.kind as usize).wrapping_sub(1));
-        let kind = kind.ok_or_else(|| format!("`{name}` is of the unknown kind {}", table.kind))?;
-        let at: &'static At =
-            Box::leak(Box::new(At { part: format!("{kind} `{name}`"), library: library.to_owned() }));
-        let build = build(&table, at, schema.as_value().clone())
+        let row = rows().into_iter().find(|row| row.number == table.kind);
+        let row = row.ok_or_else(|| format!("`{name}` is of the unknown kind {}", table.kind))?;
+        let part = format!("{} `{name}`", row.kind);
+        let at: &'static At = Box::leak(Box::new(At { part, library: library.to_owned() }));
+        let build = (row.build)(&table, at, schema.as_value().clone())
             .map_err(|e| format!("`{name}` cannot be used: {e}"))?;
         Ok(Box::leak(Box::new(Entry {
             name,
@@ -337,66 +380,35 @@ impl Context {
 ///
 /// # Safety
 /// As [`import`].
-unsafe fn build(table: &EntryTable, at: &'static At, schema: Value) -> Result<Build, String> {
-    let words = |e: super::TableError| e.to_string();
-    let context = Context(table.context);
-    // A constructor speaks of configurations; any other failure is one of the table as a whole.
-    fn refused(error: Error, config: &Value, schema: &Value) -> ConfigError {
-        match error {
-            // Words and key cross the border; the kind is found again here.
-            Error::Config(e) => {
-                let (kind, _) = crate::config::diagnose(config, schema, e.key.as_deref());
-                e.of_kind(kind)
-            }
-            other => ConfigError::whole(other.to_string()),
-        }
-    }
-    // Its own words come first; what it lets pass, its schema must allow.
-    fn allowed<P>(made: Result<P>, config: &Value, schema: &Value) -> Result<P, ConfigError> {
-        let part = made.map_err(|e| refused(e, config, schema))?;
-        crate::config::check_schema(config, schema).map(|()| part)
-    }
+unsafe fn constructor<K: Crossing + ?Sized>(
+    entry: &EntryTable,
+    at: &'static At,
+    schema: Value,
+) -> Result<Build, TableError> {
+    let context = Context(entry.context);
     // SAFETY: the caller's; the tables live as long as the program.
-    unsafe {
-        Ok(match table.kind {
-            1 => {
-                let table = objective::check(table.functions.cast::<ObjectiveTable>()).map_err(words)?;
-                Build::Objective(Box::leak(Box::new(move |config: &Value| {
-                    allowed(objective::import(&table, context.get(), at, config), config, &schema)
-                })))
-            }
-            2 => {
-                let table = step::check(table.functions.cast::<StepTable>()).map_err(words)?;
-                Build::Step(Box::leak(Box::new(move |config: &Value| {
-                    allowed(step::import(&table, context.get(), at, config), config, &schema)
-                })))
-            }
-            _ => {
-                let table = backend::check(table.functions.cast::<BackendTable>()).map_err(words)?;
-                Build::Backend(Box::leak(Box::new(move |config: &Value| {
-                    allowed(backend::import(&table, context.get(), at, config), config, &schema)
-                })))
-            }
-        })
-    }
+    let table = unsafe { read(entry.functions.cast::<K::Table>()) }?;
+    // SAFETY: as above.
+    unsafe { K::check(&table) }?;
+    Ok(K::build(Box::leak(Box::new(move |config: &Value| {
+        // SAFETY: as above.
+        let part = unsafe { Handle::create(table, context.get(), config, at) };
+        // Its own words come first; what it lets pass, its schema must allow.
+        let part = part.and_then(K::import).map_err(|e| refusal(e, config, &schema))?;
+        crate::config::check_schema(config, &schema).map(|()| part)
+    }))))
 }
 
-/// Makes an instance of a part.
-///
-/// # Safety
-/// The function and the context are those of one entry.
-pub(super) unsafe fn make(
-    create: Create,
-    context: *const c_void,
-    at: &'static At,
-    config: &Value,
-) -> Result<*mut c_void> {
-    let config = config.to_string();
-    let mut this = std::ptr::null_mut();
-    let _inside = watch::enter(at);
-    // SAFETY: the caller's.
-    call(at, |error| unsafe { create(context, Text::of(&config), &mut this, error) })?;
-    Ok(this)
+/// A constructor speaks of configurations; any other failure is one of the table as a whole.
+fn refusal(error: Error, config: &Value, schema: &Value) -> ConfigError {
+    match error {
+        // Words and key cross the border; the kind is found again here.
+        Error::Config(e) => {
+            let (kind, _) = crate::config::diagnose(config, schema, e.key.as_deref());
+            e.of_kind(kind)
+        }
+        other => ConfigError::whole(other.to_string()),
+    }
 }
 
 /// A linked part as it would be had it been loaded: exported, and imported again. For tests and

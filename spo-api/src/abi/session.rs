@@ -5,16 +5,17 @@ mod import;
 
 use std::ffi::c_void;
 
-use super::layout::{Table, TableError, read, required};
+use super::layout::{TableError, both_or_none, read, table};
+use super::optimizer::UpdateView;
 use super::status::ErrorSink;
 use super::text::{ByteSink, Text};
 use super::tokens::TokensView;
-use super::vectors::{self, VectorTable};
+use super::vectors::{RemoteSpace, VectorTable};
 
 pub(super) use export::TABLE;
-pub(super) use import::Imported;
+pub(super) use import::ImportedSession;
 
-/// [`LogProbs`] as flat arrays; the offsets are those of the completions.
+/// [`LogProbs`](crate::LogProbs) as flat arrays; the offsets are those of the completions.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct LogProbsView {
@@ -48,7 +49,7 @@ pub struct ShowSink {
     ) -> i32,
 }
 
-/// See [`AdamW`].
+/// See [`AdamW`](crate::AdamW).
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct AdamWView {
@@ -70,116 +71,85 @@ pub struct AdamWView {
     pub gradient_scale: f64,
 }
 
-type ScoreFunction = unsafe extern "C-unwind" fn(
-    this: *mut c_void,
-    batch: *const TokensView,
-    statistics: u32,
-    show: *const ShowSink,
-    error: *const ErrorSink,
-) -> i32;
-
-type PathFunction =
-    unsafe extern "C-unwind" fn(this: *mut c_void, path: Text, error: *const ErrorSink) -> i32;
-
-/// [`Session`] as functions. `this` is what `open` made.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct SessionTable {
-    /// Bytes of this table.
-    pub size: u32,
-    /// Frees it.
-    pub destroy: Option<unsafe extern "C-unwind" fn(this: *mut c_void)>,
-    /// Writes a [`ModelInfo`] as JSON.
-    pub info: Option<unsafe extern "C-unwind" fn(this: *mut c_void, out: *const ByteSink)>,
-    /// Scores completions. `statistics`: 1 entropy, 2 collision, 4 greedy, added up.
-    pub log_probs: Option<ScoreFunction>,
-    /// The same, and adds to vector 1 the gradient of the sum of log-probs times what `show` wrote.
-    pub backward: Option<ScoreFunction>,
-    /// The space of trainable parameters; first argument of its functions is the session.
-    pub vectors: *const VectorTable,
-    /// One optimizer step from vector 1.
-    pub optimizer_step: Option<
-        unsafe extern "C-unwind" fn(
+table! {
+    /// [`Session`](crate::Session) as functions. `this` is what `open` made.
+    SessionTable, "table of session functions";
+    data {
+        /// The space of trainable parameters; first argument of its functions is the session.
+        vectors: *const VectorTable;
+    }
+    required {
+        /// Frees it.
+        destroy: fn(this: *mut c_void);
+        /// Writes a [`ModelInfo`](crate::ModelInfo) as JSON.
+        info: fn(this: *mut c_void, out: *const ByteSink);
+        /// Scores completions. `statistics`: 1 entropy, 2 collision, 4 greedy, added up.
+        log_probs: fn(
             this: *mut c_void,
-            step: *const AdamWView,
-            error: *const ErrorSink,
-        ) -> i32,
-    >,
-    /// Forgets the optimizer's moments and step count.
-    pub reset_optimizer: Option<unsafe extern "C-unwind" fn(this: *mut c_void)>,
-    /// Continues prompts (the completions of the batch are empty); `sampling` is a [`Sampling`] as JSON.
-    /// Writes a JSON array with an array of token ids per prompt.
-    pub generate: Option<
-        unsafe extern "C-unwind" fn(
+            batch: *const TokensView,
+            statistics: u32,
+            show: *const ShowSink,
+            error: *const ErrorSink
+        ) -> i32;
+        /// The same, and adds to vector 1 the gradient of the sum of log-probs times what `show` wrote.
+        backward: fn(
+            this: *mut c_void,
+            batch: *const TokensView,
+            statistics: u32,
+            show: *const ShowSink,
+            error: *const ErrorSink
+        ) -> i32;
+        /// One optimizer step from vector 1.
+        optimizer_step: fn(this: *mut c_void, step: *const AdamWView, error: *const ErrorSink) -> i32;
+        /// Forgets the optimizer's moments and step count.
+        reset_optimizer: fn(this: *mut c_void);
+        /// Continues prompts (the completions of the batch are empty); `sampling` is a [`Sampling`](crate::Sampling)
+        /// as JSON. Writes a JSON array with an array of token ids per prompt.
+        generate: fn(
             this: *mut c_void,
             prompts: *const TokensView,
             sampling: Text,
             out: *const ByteSink,
-            error: *const ErrorSink,
-        ) -> i32,
-    >,
-    /// Writes the model (`what` 0) or its adapter (1) into an existing folder.
-    pub save: Option<
-        unsafe extern "C-unwind" fn(
-            this: *mut c_void,
-            folder: Text,
-            what: u32,
-            error: *const ErrorSink,
-        ) -> i32,
-    >,
-    /// Writes everything that training has changed into a file.
-    pub save_state: Option<PathFunction>,
-    /// Takes it back.
-    pub restore_state: Option<PathFunction>,
-    /// Optional: scores completions and adds to vector `into` the Hessian of the sum of log-probs times what
-    /// `show` wrote, times vector `v`; `derivatives`, a number per log-prob, are those of the log-probs along v.
-    pub hessian_vector: Option<
-        unsafe extern "C-unwind" fn(
+            error: *const ErrorSink
+        ) -> i32;
+        /// Writes the model (`what` 0) or its adapter (1) into an existing folder.
+        save: fn(this: *mut c_void, folder: Text, what: u32, error: *const ErrorSink) -> i32;
+        /// Writes everything that training has changed into a file.
+        save_state: fn(this: *mut c_void, file: Text, error: *const ErrorSink) -> i32;
+        /// Takes it back.
+        restore_state: fn(this: *mut c_void, file: Text, error: *const ErrorSink) -> i32;
+    }
+    optional {
+        /// Scores completions and adds to vector `into` the Hessian of the sum of log-probs times what `show` wrote,
+        /// times vector `v`; `derivatives`, a number per log-prob, are those of the log-probs along v.
+        hessian_vector: fn(
             this: *mut c_void,
             batch: *const TokensView,
             show: *const ShowSink,
             v: u32,
             into: u32,
             derivatives: *mut f64,
-            error: *const ErrorSink,
-        ) -> i32,
-    >,
+            error: *const ErrorSink
+        ) -> i32;
+        /// Forgets the optimizer before and takes on another: a [`Kernel`](crate::Kernel) as JSON, or none.
+        /// `taken` becomes 1 if the session will run it, else 0.
+        adopt_optimizer: fn(this: *mut c_void, kernel: Text, taken: *mut u32, error: *const ErrorSink) -> i32;
+        /// Goes with `adopt_optimizer`: moves the parameters once, by the rule it adopted.
+        optimize: fn(this: *mut c_void, update: *const UpdateView, error: *const ErrorSink) -> i32;
+    }
 }
-
-// SAFETY: repr(C), begins with its size, absent functions and pointers are null.
-unsafe impl Table for SessionTable {
-    const NAME: &'static str = "table of session functions";
-    const REQUIRED: usize = std::mem::offset_of!(Self, hessian_vector);
-}
-
-// SAFETY: as for the table of a backend.
-unsafe impl Sync for SessionTable {}
 
 /// Makes sure of a table before anything is called.
 ///
 /// # Safety
 /// As [`read`].
-pub(super) unsafe fn check(table: *const SessionTable) -> Result<SessionTable, TableError> {
+pub(super) unsafe fn check(table: *const SessionTable) -> Result<(), TableError> {
     // SAFETY: the caller's.
-    unsafe {
-        let table = read(table)?;
-        required!(
-            table,
-            SessionTable,
-            destroy,
-            info,
-            log_probs,
-            backward,
-            optimizer_step,
-            reset_optimizer,
-            generate,
-            save,
-            save_state,
-            restore_state,
-        );
-        vectors::Imported::new(table.vectors, std::ptr::null_mut())?;
-        Ok(table)
-    }
+    let table = unsafe { read(table)? };
+    let pair = [table.adopt_optimizer.is_some(), table.optimize.is_some()];
+    both_or_none::<SessionTable>(["adopt_optimizer", "optimize"], pair)?;
+    // SAFETY: as above; nothing is called.
+    unsafe { RemoteSpace::new(table.vectors, std::ptr::null_mut(), None) }.map(drop)
 }
 
 #[cfg(test)]
@@ -190,11 +160,13 @@ mod tests {
     fn what_tables_gained_later_may_be_absent() {
         let size = std::mem::offset_of!(SessionTable, hessian_vector) as u32;
         let older = SessionTable { size, ..TABLE };
-        // SAFETY: a valid table, of which the end is not to be read.
-        let table = unsafe { check(&older) }.unwrap();
-        assert!(table.hessian_vector.is_none() && table.restore_state.is_some());
-        // SAFETY: as above.
-        let cut = unsafe { check(&SessionTable { size: size - 1, ..TABLE }) };
-        assert!(cut.err().unwrap().to_string().contains("truncated"));
+        // SAFETY: valid tables, of which the end is not to be read.
+        unsafe {
+            assert!(check(&older).is_ok() && read(&older).is_ok_and(|table| table.hessian_vector.is_none()));
+            let cut = check(&SessionTable { size: size - 1, ..TABLE });
+            assert!(cut.unwrap_err().to_string().contains("truncated"));
+            let half = check(&SessionTable { optimize: None, ..TABLE });
+            assert!(half.unwrap_err().to_string().contains("without the other"));
+        }
     }
 }

@@ -117,6 +117,28 @@ pub(super) unsafe fn answer(sink: *const ErrorSink, body: impl FnOnce() -> Resul
     status
 }
 
+/// Functions of a table that may fail, on the side of the object they work on: the body of each sees the object
+/// behind the first argument, and the rest as it came.
+macro_rules! answers {
+    ($object_type:ty: $(fn $name:ident($object:ident $(, $argument:ident: $type:ty)*) $body:block)+) => {
+        $(unsafe extern "C-unwind" fn $name(
+            this: *mut std::ffi::c_void,
+            $($argument: $type,)*
+            error: *const $crate::abi::ErrorSink,
+        ) -> i32 {
+            // SAFETY: by the contract of the table: `this` is such an object, nobody else uses it now, and what is
+            // lent is valid for the call.
+            unsafe {
+                $crate::abi::status::answer(error, || {
+                    let $object = &mut *this.cast::<$object_type>();
+                    $body
+                })
+            }
+        })+
+    };
+}
+pub(super) use answers;
+
 /// What a panic said.
 fn words(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());

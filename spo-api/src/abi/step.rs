@@ -1,22 +1,19 @@
 //! A bilevel step across the border. The step is on the plugin's side, the problem on the program's: so
 //! here both sides export and import.
 
-use std::any::Any;
 use std::ffi::c_void;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::layout::{Table, TableError, required};
-use super::memory;
-use super::plugin::{self, Create, Exported};
-use super::status::{ErrorSink, Status, answer, call};
+use super::handle::Handle;
+use super::layout::{TableError, both_or_none, read, table};
+use super::lent::Lent;
+use super::plugin::{self, Crossing};
+use super::status::{ErrorSink, answer, answers, call};
 use super::text::{ByteSink, Text};
-use super::vectors::{self, Owner, VectorTable};
-use super::watch::{self, At, fence};
-use serde_json::Value;
-
+use super::vectors::{self, RemoteSpace, VectorTable};
+use super::watch;
 use crate::{
-    BilevelProblem, BilevelStep, Build, ConfigError, Entry, Error, LevelWeights, Losses, Metrics, Passes,
-    Progress, Result, StepNeeds, StepReport, Vector, VectorSpace, Weigh,
+    BilevelProblem, BilevelStep, Error, LevelWeights, Losses, Metrics, Passes, Progress, Result, StepNeeds,
+    StepReport, Vector, VectorSpace, Weigh,
 };
 
 /// A pair of numbers, one per level.
@@ -62,215 +59,167 @@ pub struct ReportView {
     pub metric: unsafe extern "C-unwind" fn(context: *mut c_void, name: Text, value: f64),
 }
 
-type Number = unsafe extern "C-unwind" fn(*mut c_void, *mut f64, *const ErrorSink) -> i32;
-
-/// [`BilevelProblem`] as functions, their first argument being `context`.
+/// See [`StepNeeds`]; flags are 0 or 1.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct ProblemTable {
-    /// Bytes of this table.
+pub struct NeedsView {
+    /// Bytes of this struct.
     pub size: u32,
-    /// First argument of all functions, those of `vectors` too.
-    pub context: *mut c_void,
-    /// The space of trainable parameters: 0 are the parameters, 1 is the gradient.
-    pub vectors: *const VectorTable,
-    /// Evaluates both levels and writes the weighted gradient into a vector.
-    pub gradient: Option<
-        unsafe extern "C-unwind" fn(
+    /// It has a lower level.
+    pub lower: u32,
+    /// It asks for the problem's `reference_lower`.
+    pub reference_lower: u32,
+    /// It asks for the problem's `lower_hessian_vector`.
+    pub hessian: u32,
+}
+
+table! {
+    /// [`BilevelProblem`] as functions, their first argument being `context`.
+    ProblemTable, "table of the bilevel problem";
+    data {
+        /// First argument of all functions, those of `vectors` too.
+        context: *mut c_void;
+        /// The space of trainable parameters: 0 are the parameters, 1 is the gradient.
+        vectors: *const VectorTable;
+    }
+    required {
+        /// Evaluates both levels and writes the weighted gradient into a vector.
+        gradient: fn(
             context: *mut c_void,
             weigh: *const WeighView,
             into: u32,
             losses: *mut LossesView,
-            error: *const ErrorSink,
-        ) -> i32,
-    >,
-    /// G, without gradient.
-    pub lower: Option<Number>,
-    /// G of the reference.
-    pub reference_lower: Option<Number>,
-    /// Draws another lower batch.
-    pub next_lower: Option<unsafe extern "C-unwind" fn(*mut c_void, *const ErrorSink) -> i32>,
-    /// Hands vector 1 to the optimizer.
-    pub descend: Option<unsafe extern "C-unwind" fn(*mut c_void, lr_factor: f64, *const ErrorSink) -> i32>,
-    /// Steps done and steps of the whole stage.
-    pub progress: Option<unsafe extern "C-unwind" fn(*mut c_void, step: *mut u64, total: *mut u64)>,
-    /// Writes the Hessian of G times vector `v` into vector `into`.
-    pub lower_hessian_vector:
-        Option<unsafe extern "C-unwind" fn(*mut c_void, v: u32, into: u32, *const ErrorSink) -> i32>,
+            error: *const ErrorSink
+        ) -> i32;
+        /// G, without gradient.
+        lower: fn(context: *mut c_void, out: *mut f64, error: *const ErrorSink) -> i32;
+        /// G of the reference.
+        reference_lower: fn(context: *mut c_void, out: *mut f64, error: *const ErrorSink) -> i32;
+        /// Draws another lower batch.
+        next_lower: fn(context: *mut c_void, error: *const ErrorSink) -> i32;
+        /// Hands vector 1 to the optimizer.
+        descend: fn(context: *mut c_void, lr_factor: f64, error: *const ErrorSink) -> i32;
+        /// Steps done and steps of the whole stage.
+        progress: fn(context: *mut c_void, step: *mut u64, total: *mut u64);
+        /// Writes the Hessian of G times vector `v` into vector `into`.
+        lower_hessian_vector: fn(context: *mut c_void, v: u32, into: u32, error: *const ErrorSink) -> i32;
+    }
+    optional {}
 }
 
-// SAFETY: repr(C), begins with its size, absent functions and pointers are null.
-unsafe impl Table for ProblemTable {
-    const NAME: &'static str = "table of the bilevel problem";
-    const REQUIRED: usize = std::mem::offset_of!(Self, lower_hessian_vector);
-}
-
-/// [`BilevelStep`] as functions. `this` is what `create` made.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct StepTable {
-    /// Bytes of this table.
-    pub size: u32,
-    /// Makes a step from its table in the recipe, as JSON. `context` is that of the entry.
-    pub create: Option<Create>,
-    /// Frees it.
-    pub destroy: Option<unsafe extern "C-unwind" fn(this: *mut c_void)>,
-    /// Whether it has a lower level, and whether it asks for the reference's G: 0 or 1 each.
-    pub needs:
-        Option<unsafe extern "C-unwind" fn(this: *mut c_void, lower: *mut u32, reference_lower: *mut u32)>,
-    /// Its cost in passes over a batch.
-    pub passes:
-        Option<unsafe extern "C-unwind" fn(this: *mut c_void, forward: *mut usize, backward: *mut usize)>,
-    /// Moves the parameters once.
-    pub step: Option<
-        unsafe extern "C-unwind" fn(
+table! {
+    /// [`BilevelStep`] as functions. `this` is what `create` made.
+    part StepTable, "table of step functions";
+    data {}
+    required {
+        /// What it needs of the run. `out` holds zeros.
+        needs: fn(this: *mut c_void, out: *mut NeedsView);
+        /// Its cost in passes over a batch.
+        passes: fn(this: *mut c_void, forward: *mut usize, backward: *mut usize);
+        /// Moves the parameters once.
+        step: fn(
             this: *mut c_void,
             problem: *const ProblemTable,
             report: *mut ReportView,
-            error: *const ErrorSink,
-        ) -> i32,
-    >,
-    /// Optional: writes the state that must survive a resume.
-    pub state: Option<unsafe extern "C-unwind" fn(this: *mut c_void, out: *const ByteSink)>,
-    /// Optional, goes with `state`: takes it back.
-    pub restore:
-        Option<unsafe extern "C-unwind" fn(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32>,
-    /// Optional: 1 if it asks for the problem's `lower_hessian_vector`, else 0.
-    pub needs_hessian: Option<unsafe extern "C-unwind" fn(this: *mut c_void) -> u32>,
+            error: *const ErrorSink
+        ) -> i32;
+    }
+    optional {
+        /// Writes the state that must survive a resume.
+        state: fn(this: *mut c_void, out: *const ByteSink);
+        /// Goes with `state`: takes it back.
+        restore: fn(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32;
+    }
 }
 
-// SAFETY: repr(C), begins with its size, absent functions are null.
-unsafe impl Table for StepTable {
-    const NAME: &'static str = "table of step functions";
-    const REQUIRED: usize = std::mem::offset_of!(Self, state);
+impl Crossing for dyn BilevelStep {
+    const NUMBER: u32 = 2;
+    const TABLE: &'static StepTable = &StepTable {
+        size: size_of::<StepTable>() as u32,
+        create: plugin::create::<Self>,
+        destroy: plugin::destroy::<Self>,
+        needs,
+        passes,
+        step,
+        state: Some(state),
+        restore: Some(restore),
+    };
+    type Table = StepTable;
+
+    unsafe fn check(table: &StepTable) -> Result<(), TableError> {
+        both_or_none::<StepTable>(["state", "restore"], [table.state.is_some(), table.restore.is_some()])
+    }
+
+    fn import(part: Handle<StepTable>) -> Result<Box<Self>> {
+        Ok(Box::new(part))
+    }
 }
 
 // The plugin's end: the step.
 
-/// The table of every step written in Rust; `create` finds the entry behind its context.
-pub(super) static TABLE: StepTable = StepTable {
-    size: size_of::<StepTable>() as u32,
-    create: Some(plugin::create::<dyn BilevelStep>),
-    destroy: Some(plugin::destroy::<dyn BilevelStep>),
-    needs: Some(needs),
-    passes: Some(passes),
-    step: Some(step),
-    state: Some(state),
-    restore: Some(restore),
-    needs_hessian: Some(needs_hessian),
-};
-
-impl Exported for dyn BilevelStep {
-    fn build(entry: &Entry, config: &Value) -> Result<Box<Self>, ConfigError> {
-        match entry.build {
-            Build::Step(build) => build(config),
-            _ => unreachable!("the table of a kind stands in entries of that kind"),
-        }
-    }
-}
-
-/// # Safety
-/// `this` came from `create` and nobody else uses it now: the contract of the table.
-unsafe fn part<'a>(this: *mut c_void) -> &'a mut dyn BilevelStep {
-    // SAFETY: the caller's.
-    unsafe { &mut **this.cast::<Box<dyn BilevelStep>>() }
-}
-
-unsafe extern "C-unwind" fn needs(this: *mut c_void, lower: *mut u32, reference_lower: *mut u32) {
+unsafe extern "C-unwind" fn needs(this: *mut c_void, out: *mut NeedsView) {
     // SAFETY: by the contract of the table, here and below.
     unsafe {
-        let needs = part(this).needs();
-        *lower = needs.lower.into();
-        *reference_lower = needs.reference_lower.into();
+        let needs = plugin::part::<dyn BilevelStep>(this).needs();
+        (*out).lower = needs.lower.into();
+        (*out).reference_lower = needs.reference_lower.into();
+        (*out).hessian = needs.hessian.into();
     }
-}
-
-unsafe extern "C-unwind" fn needs_hessian(this: *mut c_void) -> u32 {
-    // SAFETY: as above.
-    unsafe { part(this).needs().hessian.into() }
 }
 
 unsafe extern "C-unwind" fn passes(this: *mut c_void, forward: *mut usize, backward: *mut usize) {
     // SAFETY: as above.
     unsafe {
-        let passes = part(this).passes();
+        let passes = plugin::part::<dyn BilevelStep>(this).passes();
         *forward = passes.forward;
         *backward = passes.backward;
     }
 }
 
-unsafe extern "C-unwind" fn step(
-    this: *mut c_void,
-    problem: *const ProblemTable,
-    report: *mut ReportView,
-    error: *const ErrorSink,
-) -> i32 {
-    // SAFETY: as above.
-    unsafe {
-        answer(error, || {
-            let mut problem = ImportedProblem::new(problem)?;
-            let StepReport { losses, metrics } = part(this).step(&mut problem)?;
-            (*report).losses = losses.into();
-            for (name, value) in &metrics {
-                ((*report).metric)((*report).context, Text::of(name), *value);
-            }
-            Ok(())
-        })
-    }
-}
-
 unsafe extern "C-unwind" fn state(this: *mut c_void, out: *const ByteSink) {
     // SAFETY: as above.
-    unsafe { ByteSink::put(out, &part(this).state()) }
+    unsafe { ByteSink::put(out, &plugin::part::<dyn BilevelStep>(this).state()) }
 }
 
-unsafe extern "C-unwind" fn restore(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32 {
-    // SAFETY: as above.
-    unsafe { answer(error, || part(this).restore(state.bytes())) }
+answers! { Box<dyn BilevelStep>:
+    fn step(step, problem: *const ProblemTable, report: *mut ReportView) {
+        let StepReport { losses, metrics } = step.step(&mut RemoteProblem::new(problem)?)?;
+        (*report).losses = losses.into();
+        for (name, value) in &metrics {
+            ((*report).metric)((*report).context, Text::of(name), *value);
+        }
+        Ok(())
+    }
+    fn restore(step, state: Text) { step.restore(state.bytes()) }
 }
 
 /// The program's problem, as a step in a plugin sees it.
-struct ImportedProblem {
+struct RemoteProblem {
     table: ProblemTable,
-    vectors: vectors::Imported,
+    vectors: RemoteSpace,
 }
 
-impl ImportedProblem {
+impl RemoteProblem {
     /// # Safety
     /// `table` is null or a valid table, whose functions may be called while the result lives.
     unsafe fn new(table: *const ProblemTable) -> Result<Self> {
-        let bad = |e: TableError| Error::Engine(format!("the problem cannot be used: {e}"));
         // SAFETY: the caller's.
-        unsafe {
-            let table = super::layout::read(table).map_err(bad)?;
-            let complete = || {
-                required!(
-                    table,
-                    ProblemTable,
-                    gradient,
-                    lower,
-                    reference_lower,
-                    next_lower,
-                    descend,
-                    progress
-                );
-                Ok(())
-            };
-            complete().map_err(bad)?;
-            Ok(ImportedProblem {
-                table,
-                vectors: vectors::Imported::new(table.vectors, table.context).map_err(bad)?,
+        let usable = unsafe {
+            read(table).and_then(|table: ProblemTable| {
+                let vectors = RemoteSpace::new(table.vectors, table.context, None)?;
+                Ok(RemoteProblem { table, vectors })
             })
-        }
+        };
+        usable.map_err(|e| Error::Engine(format!("the problem cannot be used: {e}")))
     }
 
-    fn number(&mut self, name: &str, function: Option<Number>) -> Result<f64> {
-        let mut value = f64::NAN;
-        // SAFETY: by the contract of the table.
-        call(&name, |error| unsafe {
-            function.expect("checked on import")(self.table.context, &mut value, error)
-        })?;
-        Ok(value)
+    /// Calls a function of the problem; `name` is what failed, in messages.
+    fn call(
+        &self,
+        name: &str,
+        function: impl FnOnce(&ProblemTable, *mut c_void, *const ErrorSink) -> i32,
+    ) -> Result<()> {
+        call(&name, |error| function(&self.table, self.table.context, error))
     }
 }
 
@@ -291,228 +240,123 @@ unsafe extern "C-unwind" fn weigh_by(
     }
 }
 
-impl BilevelProblem for ImportedProblem {
+impl BilevelProblem for RemoteProblem {
     fn vectors(&mut self) -> &mut dyn VectorSpace {
         &mut self.vectors
     }
 
     fn gradient(&mut self, weigh: Weigh<'_>, into: Vector) -> Result<Losses> {
-        let (mut fixed, mut rule);
-        let (weights, context, by): (_, _, Option<_>) = match weigh {
-            Weigh::Fixed(weights) => {
-                fixed = LossesView { upper: weights.upper, lower: weights.lower };
-                (&mut fixed, std::ptr::null_mut(), None)
+        let mut rule;
+        let view = match weigh {
+            Weigh::Fixed(LevelWeights { upper, lower }) => {
+                WeighView { fixed: LossesView { upper, lower }, context: std::ptr::null_mut(), by: None }
             }
             Weigh::By(function) => {
                 rule = function;
-                fixed = LossesView { upper: 0.0, lower: 0.0 };
-                (&mut fixed, (&raw mut rule).cast(), Some(weigh_by as _))
+                let fixed = LossesView { upper: 0.0, lower: 0.0 };
+                WeighView { fixed, context: (&raw mut rule).cast(), by: Some(weigh_by) }
             }
         };
-        let view = WeighView { fixed: *weights, context, by };
         let mut losses = LossesView { upper: f64::NAN, lower: f64::NAN };
-        // SAFETY: by the contract of the table, here and below.
-        call(&"the problem's gradient", |error| unsafe {
-            let gradient = self.table.gradient.expect("checked on import");
-            gradient(self.table.context, &view, into.0, &mut losses, error)
+        // SAFETY: by the contract of the table, here and below; what is lent outlives the call.
+        self.call("the problem's gradient", |t, context, error| unsafe {
+            (t.gradient)(context, &view, into.0, &mut losses, error)
         })?;
         Ok(losses.into())
     }
 
     fn lower(&mut self) -> Result<f64> {
-        self.number("the problem's lower loss", self.table.lower)
+        let mut value = f64::NAN;
+        // SAFETY: as above.
+        self.call("the problem's lower loss", |t, context, error| unsafe {
+            (t.lower)(context, &mut value, error)
+        })?;
+        Ok(value)
     }
 
     fn lower_hessian_vector(&mut self, v: Vector, into: Vector) -> Result<()> {
-        let Some(function) = self.table.lower_hessian_vector else {
-            return Err(Error::Engine("this program offers steps no exact Hessian-vector products".into()));
-        };
         // SAFETY: as above.
-        call(&"the Hessian of the problem's lower loss", |error| unsafe {
-            function(self.table.context, v.0, into.0, error)
+        self.call("the Hessian of the problem's lower loss", |t, context, error| unsafe {
+            (t.lower_hessian_vector)(context, v.0, into.0, error)
         })
     }
 
     fn reference_lower(&mut self) -> Result<f64> {
-        self.number("the reference's lower loss", self.table.reference_lower)
+        let mut value = f64::NAN;
+        // SAFETY: as above.
+        self.call("the reference's lower loss", |t, context, error| unsafe {
+            (t.reference_lower)(context, &mut value, error)
+        })?;
+        Ok(value)
     }
 
     fn next_lower(&mut self) -> Result<()> {
         // SAFETY: as above.
-        call(&"the next lower batch", |error| unsafe {
-            self.table.next_lower.expect("checked on import")(self.table.context, error)
-        })
+        self.call("the next lower batch", |t, context, error| unsafe { (t.next_lower)(context, error) })
     }
 
     fn descend(&mut self, lr_factor: f64) -> Result<()> {
         // SAFETY: as above.
-        call(&"the descent", |error| unsafe {
-            self.table.descend.expect("checked on import")(self.table.context, lr_factor, error)
-        })
+        self.call("the descent", |t, context, error| unsafe { (t.descend)(context, lr_factor, error) })
     }
 
     fn progress(&self) -> Progress {
         let (mut step, mut total) = (0, 0);
         // SAFETY: as above.
-        unsafe { self.table.progress.expect("checked on import")(self.table.context, &mut step, &mut total) };
+        unsafe { (self.table.progress)(self.table.context, &mut step, &mut total) };
         Progress { step: step as usize, total: total as usize }
     }
 }
 
-// The program's end: the problem.
+// The program's end: the problem, and the step on the other side.
 
-/// A problem while it is lent to a plugin. What the program itself throws or returns must not be lost in
-/// translation: a panic goes on where it began, an error keeps its type.
-struct Lent<'a> {
-    problem: &'a mut dyn BilevelProblem,
-    panic: Option<Box<dyn Any + Send>>,
-    error: Option<Error>,
+type Loan<'a> = Lent<'a, dyn BilevelProblem + 'a>;
+
+static VECTORS: VectorTable = vectors::export::<Loan<'static>>();
+
+/// Functions of the problem that may fail. Their bodies see the problem, and whose step asks.
+macro_rules! problem {
+    ($(fn $name:ident($problem:ident, $at:pat_param $(, $argument:ident: $type:ty)*) $body:block)+) => {
+        $(unsafe extern "C-unwind" fn $name(
+            context: *mut c_void,
+            $($argument: $type,)*
+            error: *const ErrorSink,
+        ) -> i32 {
+            // SAFETY: by the contract of the table: the context is that of the loan; what is written to is valid.
+            unsafe { Loan::answer(context, error, |$problem, $at| $body) }
+        })+
+    };
 }
 
-impl Owner for Lent<'_> {
-    fn vectors(&mut self) -> &mut dyn VectorSpace {
-        self.problem.vectors()
-    }
-}
-
-impl Lent<'_> {
-    /// Answers a call of the plugin, keeping the original of a failure.
-    ///
-    /// # Safety
-    /// `context` is the `Lent` of the step at work; `error` is null or valid.
-    unsafe fn answer(
-        context: *mut c_void,
-        error: *const ErrorSink,
-        body: impl FnOnce(&mut dyn BilevelProblem) -> Result<()>,
-    ) -> i32 {
-        // SAFETY: the caller's.
-        let lent = unsafe { &mut *context.cast::<Lent<'_>>() };
-        let told = match catch_unwind(AssertUnwindSafe(|| body(lent.problem))) {
-            Ok(Ok(())) => return Status::OK,
-            Ok(Err(e)) => {
-                let text = e.to_string();
-                lent.error = Some(e);
-                Error::Engine(text)
-            }
-            Err(panic) => {
-                lent.panic = Some(panic);
-                Error::Engine("the program panicked".into())
+problem! {
+    fn gradient(problem, at, weigh: *const WeighView, into: u32, losses: *mut LossesView) {
+        let WeighView { fixed, context, by } = *weigh;
+        let mut rule;
+        let weigh = match by {
+            None => Weigh::Fixed(LevelWeights { upper: fixed.upper, lower: fixed.lower }),
+            Some(by) => {
+                rule = move |seen: Losses| {
+                    let mut weights = LossesView { upper: f64::NAN, lower: f64::NAN };
+                    let _inside = watch::enter(Some(at));
+                    call(&"the step's weights", |error| by(context, seen.into(), &mut weights, error))?;
+                    Ok(LevelWeights { upper: weights.upper, lower: weights.lower })
+                };
+                Weigh::By(&mut rule)
             }
         };
-        // SAFETY: the caller's.
-        unsafe { answer(error, || Err(told)) }
+        *losses = problem.gradient(weigh, Vector(into))?.into();
+        Ok(())
     }
-}
-
-static VECTORS: VectorTable = vectors::export::<Lent<'static>>();
-
-unsafe extern "C-unwind" fn gradient(
-    context: *mut c_void,
-    weigh: *const WeighView,
-    into: u32,
-    losses: *mut LossesView,
-    error: *const ErrorSink,
-) -> i32 {
-    // SAFETY: by the contract of the table, here and below.
-    unsafe {
-        let weigh = *weigh;
-        Lent::answer(context, error, |problem| {
-            let mut rule = |seen: Losses| {
-                let mut weights = LossesView { upper: f64::NAN, lower: f64::NAN };
-                let by = weigh.by.expect("asked only if there");
-                call(&"the step's weights", |error| by(weigh.context, seen.into(), &mut weights, error))?;
-                Ok(LevelWeights { upper: weights.upper, lower: weights.lower })
-            };
-            let weigh = match weigh.by {
-                Some(_) => Weigh::By(&mut rule),
-                None => Weigh::Fixed(LevelWeights { upper: weigh.fixed.upper, lower: weigh.fixed.lower }),
-            };
-            *losses = problem.gradient(weigh, Vector(into))?.into();
-            Ok(())
-        })
-    }
-}
-
-unsafe extern "C-unwind" fn lower(context: *mut c_void, out: *mut f64, error: *const ErrorSink) -> i32 {
-    // SAFETY: as above.
-    unsafe { Lent::answer(context, error, |problem| problem.lower().map(|g| *out = g)) }
-}
-
-unsafe extern "C-unwind" fn lower_hessian_vector(
-    context: *mut c_void,
-    v: u32,
-    into: u32,
-    error: *const ErrorSink,
-) -> i32 {
-    // SAFETY: as above.
-    unsafe { Lent::answer(context, error, |problem| problem.lower_hessian_vector(Vector(v), Vector(into))) }
-}
-
-unsafe extern "C-unwind" fn reference_lower(
-    context: *mut c_void,
-    out: *mut f64,
-    error: *const ErrorSink,
-) -> i32 {
-    // SAFETY: as above.
-    unsafe { Lent::answer(context, error, |problem| problem.reference_lower().map(|g| *out = g)) }
-}
-
-unsafe extern "C-unwind" fn next_lower(context: *mut c_void, error: *const ErrorSink) -> i32 {
-    // SAFETY: as above.
-    unsafe { Lent::answer(context, error, |problem| problem.next_lower()) }
-}
-
-unsafe extern "C-unwind" fn descend(context: *mut c_void, lr_factor: f64, error: *const ErrorSink) -> i32 {
-    // SAFETY: as above.
-    unsafe { Lent::answer(context, error, |problem| problem.descend(lr_factor)) }
+    fn lower(problem, _, out: *mut f64) { problem.lower().map(|g| *out = g) }
+    fn reference_lower(problem, _, out: *mut f64) { problem.reference_lower().map(|g| *out = g) }
+    fn lower_hessian_vector(problem, _, v: u32, into: u32) { problem.lower_hessian_vector(Vector(v), Vector(into)) }
+    fn next_lower(problem, _) { problem.next_lower() }
+    fn descend(problem, _, lr_factor: f64) { problem.descend(lr_factor) }
 }
 
 unsafe extern "C-unwind" fn progress(context: *mut c_void, step: *mut u64, total: *mut u64) {
-    // SAFETY: as above.
-    unsafe {
-        let progress = (*context.cast::<Lent<'_>>()).problem.progress();
-        *step = progress.step as u64;
-        *total = progress.total as u64;
-    }
-}
-
-/// A step on the other side.
-struct Imported {
-    table: StepTable,
-    this: *mut c_void,
-    at: &'static At,
-}
-
-// SAFETY: the contract of the table lets a part move between threads.
-unsafe impl Send for Imported {}
-
-/// Makes a step by a table.
-///
-/// # Safety
-/// The table and the context are those of one entry, and obey the contract.
-pub(super) unsafe fn import(
-    table: &StepTable,
-    context: *const c_void,
-    at: &'static At,
-    config: &serde_json::Value,
-) -> Result<Box<dyn BilevelStep>> {
-    // SAFETY: the caller's.
-    let this = unsafe { plugin::make(table.create.expect("checked on import"), context, at, config)? };
-    Ok(Box::new(Imported { table: *table, this, at }))
-}
-
-/// Makes sure of a table before anything is called.
-///
-/// # Safety
-/// As [`read`](super::layout::read).
-pub(super) unsafe fn check(table: *const StepTable) -> Result<StepTable, TableError> {
-    // SAFETY: the caller's.
-    let table = unsafe { super::layout::read(table) }?;
-    required!(table, StepTable, create, destroy, needs, passes, step);
-    if table.state.is_some() != table.restore.is_some() {
-        return Err(TableError::new::<StepTable>("has one of `state` and `restore` without the other"));
-    }
-    Ok(table)
+    // SAFETY: by the contract of the table.
+    unsafe { (*step, *total) = Loan::ask(context, |p| (p.progress().step as u64, p.progress().total as u64)) }
 }
 
 unsafe extern "C-unwind" fn metric(context: *mut c_void, name: Text, value: f64) {
@@ -520,42 +364,39 @@ unsafe extern "C-unwind" fn metric(context: *mut c_void, name: Text, value: f64)
     unsafe { (*context.cast::<Metrics>()).insert(name.lossy(), value) };
 }
 
-impl BilevelStep for Imported {
+impl BilevelStep for Handle<StepTable> {
     fn needs(&self) -> StepNeeds {
-        let (mut lower, mut reference_lower) = (0, 0);
-        let _inside = watch::enter(self.at);
+        let size = size_of::<NeedsView>() as u32;
+        let mut needs = NeedsView { size, lower: 0, reference_lower: 0, hessian: 0 };
         // SAFETY: by the contract of the table, here and below.
-        fence(|| unsafe {
-            self.table.needs.expect("checked on import")(self.this, &mut lower, &mut reference_lower)
-        });
-        // SAFETY: as above.
-        let hessian = fence(|| unsafe { self.table.needs_hessian.is_some_and(|f| f(self.this) != 0) });
-        StepNeeds { lower: lower != 0, reference_lower: reference_lower != 0, hessian }
+        self.ask(|t, this| unsafe { (t.needs)(this, &mut needs) });
+        StepNeeds {
+            lower: needs.lower != 0,
+            reference_lower: needs.reference_lower != 0,
+            hessian: needs.hessian != 0,
+        }
     }
 
     fn passes(&self) -> Passes {
         let (mut forward, mut backward) = (0, 0);
-        let _inside = watch::enter(self.at);
         // SAFETY: as above.
-        fence(|| unsafe {
-            self.table.passes.expect("checked on import")(self.this, &mut forward, &mut backward)
-        });
+        self.ask(|t, this| unsafe { (t.passes)(this, &mut forward, &mut backward) });
         Passes { forward, backward }
     }
 
     fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport> {
-        let mut lent = Lent { problem, panic: None, error: None };
+        let mut lent = Loan::to(self.at(), problem);
         let table = ProblemTable {
             size: size_of::<ProblemTable>() as u32,
-            context: (&raw mut lent).cast(),
+            context: lent.context(),
             vectors: &VECTORS,
-            gradient: Some(gradient),
-            lower: Some(lower),
-            reference_lower: Some(reference_lower),
-            next_lower: Some(next_lower),
-            descend: Some(descend),
-            progress: Some(progress),
-            lower_hessian_vector: Some(lower_hessian_vector),
+            gradient,
+            lower,
+            reference_lower,
+            next_lower,
+            descend,
+            progress,
+            lower_hessian_vector,
         };
         let mut metrics = Metrics::new();
         let mut report = ReportView {
@@ -564,39 +405,18 @@ impl BilevelStep for Imported {
             context: (&raw mut metrics).cast(),
             metric,
         };
-        let inside = watch::enter(self.at);
-        // SAFETY: as above.
-        let stepped = call(self.at, |error| unsafe {
-            self.table.step.expect("checked on import")(self.this, &table, &mut report, error)
-        });
-        drop(inside);
-        if let Some(panic) = lent.panic {
-            resume_unwind(panic);
-        }
-        if let Some(error) = lent.error {
-            // Whatever the step made of it, this is why.
-            return Err(error);
-        }
-        stepped?;
+        // SAFETY: as above; what is lent outlives the call.
+        let stepped = self.call(|t, this, error| unsafe { (t.step)(this, &table, &mut report, error) });
+        lent.settle(stepped)?;
         Ok(StepReport { losses: report.losses.into(), metrics })
     }
 
     fn state(&self) -> Vec<u8> {
-        // SAFETY: as above.
-        unsafe { memory::read(self.this, self.table.state, self.at) }
+        Handle::state(self, self.table().state)
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<()> {
-        // SAFETY: as above.
-        unsafe { memory::write(self.this, self.table.restore, state, self.at) }
-    }
-}
-
-impl Drop for Imported {
-    fn drop(&mut self) {
-        let _inside = watch::enter(self.at);
-        // SAFETY: made by `create`, not used again.
-        fence(|| unsafe { self.table.destroy.expect("checked on import")(self.this) });
+        Handle::restore(self, self.table().restore, state)
     }
 }
 

@@ -20,7 +20,12 @@ impl Text {
 
     /// Lends a string for as long as it stays where it is.
     pub const fn of(text: &str) -> Self {
-        Text { bytes: text.as_ptr(), length: text.len() }
+        Text::bytes_of(text.as_bytes())
+    }
+
+    /// The same of bytes that need not be text.
+    pub(super) const fn bytes_of(bytes: &[u8]) -> Self {
+        Text { bytes: bytes.as_ptr(), length: bytes.len() }
     }
 
     /// The bytes; none for null.

@@ -28,11 +28,12 @@ pub fn current() -> (Option<&'static At>, u64) {
     (at, CALLS.load(Ordering::Relaxed))
 }
 
-/// Marks a part as being at work until the result is dropped. Calls nest: a step calls back, and what it
-/// calls may be loaded too.
-pub(super) fn enter(at: &'static At) -> Inside {
+/// Marks a part, or the program itself, as being at work until the result is dropped. Calls nest: a step calls
+/// back, and what it calls may be loaded too.
+pub(super) fn enter(at: Option<&'static At>) -> Inside {
     CALLS.fetch_add(1, Ordering::Relaxed);
-    Inside { before: CURRENT.swap(std::ptr::from_ref(at).cast_mut(), Ordering::AcqRel) }
+    let at = at.map_or(std::ptr::null_mut(), |at| std::ptr::from_ref(at).cast_mut());
+    Inside { before: CURRENT.swap(at, Ordering::AcqRel) }
 }
 
 /// See [`enter`].

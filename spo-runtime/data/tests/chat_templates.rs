@@ -9,8 +9,7 @@ const KNOWN_DIFFERENCES: [&str; 2] = ["strings/exotic", "python values"];
 
 #[test]
 fn every_case_is_rendered_as_transformers_renders_it() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/goldens/chat_templates.json");
-    let goldens: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let goldens = test_support::golden("chat_templates.json");
     let mut wrong = Vec::new();
     for case in goldens["cases"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();

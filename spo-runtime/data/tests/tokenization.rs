@@ -2,24 +2,12 @@
 //! reference runs). The tokenizers and data sets lie in the folder that SPO_SHARED names.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 use spo_api::Layout;
 use spo_data::{Dataset, Finding, Fit, Format, Source, Tokenizer, Truncation};
-
-fn shared() -> Option<PathBuf> {
-    let folder = std::env::var_os("SPO_SHARED").map(PathBuf::from);
-    if folder.is_none() {
-        eprintln!("SKIPPED: SPO_SHARED does not name the folder of models and data sets");
-    }
-    folder
-}
-
-fn goldens() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/goldens/tokenized_prefs.json");
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
-}
+use test_support::{golden, shared};
 
 fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
@@ -51,7 +39,7 @@ fn rows_become_the_ids_that_trl_makes_of_them() {
     let folder = tempfile::tempdir().unwrap();
     let uncut = Fit { max_length: 4096, ..Fit::default() };
     let mut compared = 0;
-    for golden in goldens()["rows"].as_array().unwrap() {
+    for golden in golden("tokenized_prefs.json")["rows"].as_array().unwrap() {
         let about = golden["about"].as_str().unwrap();
         if about == WRAPPED || golden.get("error").is_some() {
             continue;
@@ -76,7 +64,7 @@ fn rows_are_cut_where_trl_cuts_them() {
     let Some(shared) = shared() else { return };
     let tokenizer = Tokenizer::open(&shared.join("models/llama-tiny")).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let goldens = goldens();
+    let goldens = golden("tokenized_prefs.json");
     for golden in goldens["truncation"].as_array().unwrap() {
         let row = &goldens["rows"][golden["row"].as_u64().unwrap() as usize];
         let max_length = golden["max_length"].as_u64().unwrap() as usize;
@@ -108,8 +96,7 @@ fn rows_are_cut_where_trl_cuts_them() {
 #[test]
 fn the_reference_runs_have_the_same_ids() {
     let Some(shared) = shared() else { return };
-    let runs: Value =
-        serde_json::from_slice(&fs::read(shared.join("goldens/trl_dpo_runs.json")).unwrap()).unwrap();
+    let runs = golden("trl_dpo_runs.json");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.json");
     fs::write(&path, runs["rows"].to_string()).unwrap();

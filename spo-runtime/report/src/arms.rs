@@ -1,4 +1,4 @@
-//! What is compared: stages, those of runs that differ by their seed alone taken together.
+//! What is compared: stages. Those of runs that differ only by their seed form one arm.
 
 use serde_json::Value;
 
@@ -7,31 +7,31 @@ use crate::figures::Figure;
 use crate::load::{Run, Stage};
 use crate::stats::{Estimate, bootstrap, student, wilson};
 
-/// A stage of one run, or of several that differ by their seed alone.
+/// A stage of one run, or of several runs that differ only by their seed.
 #[derive(Clone, Debug)]
 pub struct Arm<'a> {
-    /// What it is called.
+    /// Its name in the report.
     pub label: String,
     /// The stage in each run, with the run's seed.
     pub members: Vec<(Option<u64>, &'a Stage)>,
 }
 
-/// What an arm's intervals are taken over.
+/// The population that an arm's intervals cover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
-    /// Seeds: the whole of training was repeated.
+    /// Seeds: the whole training was repeated.
     Seeds,
     /// Held-out rows of one run.
     Rows,
 }
 
 impl<'a> Arm<'a> {
-    /// The stage of its first run, which stands for the others in pictures.
+    /// The stage of its first run, which represents the others in charts.
     pub fn first(&self) -> &'a Stage {
         self.members[0].1
     }
 
-    /// What its intervals are taken over.
+    /// The population that its intervals cover.
     pub fn over(&self) -> Over {
         if self.members.len() > 1 { Over::Seeds } else { Over::Rows }
     }
@@ -51,8 +51,8 @@ impl<'a> Arm<'a> {
         }
     }
 
-    /// The mean difference to another arm, paired by seed, or row by row where both are one run on the same
-    /// held-out rows. `None` where nothing pairs up.
+    /// The mean difference to another arm: paired by seed, or row by row where both arms are single runs on the same
+    /// held-out rows. `None` if nothing can be paired.
     pub fn difference(&self, baseline: &Arm<'_>, figure: &Figure) -> Option<Estimate> {
         let rows_of_both = |mine: &Stage, theirs: &Stage| -> Option<Vec<f64>> {
             let same = mine.after.as_ref()?.data == theirs.after.as_ref()?.data;
@@ -73,14 +73,13 @@ impl<'a> Arm<'a> {
     }
 }
 
-/// An interval of a share (or of a difference of two) without what no share can be.
+/// The interval of a share (or of a difference of two) cut to the values that are possible.
 fn within(estimate: Estimate, figure: &Figure, least: f64) -> Estimate {
     let cut = |(low, high): (f64, f64)| (low.max(least), high.min(1.0));
     Estimate { interval: estimate.interval.map(|i| if figure.share { cut(i) } else { i }), ..estimate }
 }
 
-/// The arms among these runs: the stages that learn preferences, all stages if none does, or those of one
-/// name.
+/// The arms of these runs: the stages that learn preferences (all stages if none does), or those of the given name.
 ///
 /// # Errors
 /// [`Error::Input`] when no stage has that name.
@@ -121,7 +120,7 @@ pub fn arms<'a>(runs: &'a [Run], stage: Option<&str>) -> Result<Vec<Arm<'a>>, Er
     Ok(arms.collect())
 }
 
-/// A recipe without what tells a repetition from its original, and what has no part in its results.
+/// A recipe without the keys that differ between repetitions, or do not affect results.
 fn without_identity(recipe: &Value) -> Value {
     let mut recipe = recipe.clone();
     for (table, keys) in [
@@ -140,7 +139,7 @@ fn shares_run(group: &[(&Run, &Stage)], other: &[(&Run, &Stage)]) -> bool {
     group.iter().any(|(run, _)| other.iter().any(|(theirs, _)| std::ptr::eq(*run, *theirs)))
 }
 
-/// The shortest name that tells an arm from the others. `of_run`: arms that come from the same run.
+/// The shortest name that is unique among the arms. `of_run`: the number of arms from the same run.
 fn label(members: &[(&Run, &Stage)], runs: &[Run], of_run: usize) -> String {
     let stage = &members[0].1.name;
     let names: Vec<&str> = members.iter().map(|(run, _)| run.label.as_str()).collect();
@@ -152,8 +151,8 @@ fn label(members: &[(&Run, &Stage)], runs: &[Run], of_run: usize) -> String {
     }
 }
 
-/// What runs that differ by their seed alone are called: what their names share, without the word that
-/// announces the seed. `dpo-seed=10` and `dpo-seed=11` are `dpo`.
+/// The common name of runs that differ only by their seed: the common beginning of their names, without the word
+/// for the seed. `dpo-seed=10` and `dpo-seed=11` become `dpo`.
 fn shared_name<'a>(names: &[&'a str]) -> &'a str {
     let first = names[0];
     let shared = |other: &str| {
@@ -164,7 +163,7 @@ fn shared_name<'a>(names: &[&'a str]) -> &'a str {
     if end == first.len() {
         return first;
     }
-    // Half a number is no name.
+    // A common beginning must not end in the middle of a number.
     let whole = match first[end..].starts_with(|c: char| c.is_ascii_digit()) {
         true => first[..end].trim_end_matches(|c: char| c.is_ascii_digit()),
         false => &first[..end],

@@ -1,4 +1,4 @@
-//! What was read and computed, as tables.
+//! Metrics, held-out rows and the comparison as tables.
 
 use crate::arms::{Arm, Over};
 use crate::load::{Run, Stage};
@@ -14,7 +14,7 @@ fn stages(runs: &[Run]) -> impl Iterator<Item = (&Run, &Stage)> {
     runs.iter().flat_map(|run| run.stages.iter().map(move |stage| (run, stage)))
 }
 
-/// A column of what a function says of every record.
+/// A column with the value of a function on every record.
 fn texts<T>(records: &[T], of: impl Fn(&T) -> String) -> Column {
     Column::Text(records.iter().map(of).collect())
 }

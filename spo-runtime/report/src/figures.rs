@@ -2,17 +2,16 @@
 
 use crate::load::{HeldOut, Stage};
 
-/// What a figure is.
+/// A figure: how it is named, and how it is computed.
 #[derive(Clone, Copy, Debug)]
 pub struct Figure {
     /// Its name in files.
     pub key: &'static str,
-    /// Its name in words.
+    /// Its name in text.
     pub title: &'static str,
-    /// Whether it is a share (else nats).
+    /// Whether it is a share; otherwise it is in nats.
     pub share: bool,
-    /// What it comes to on each row, given both ends of a stage: before it, if that means anything, and
-    /// after it.
+    /// Its value on a row, given the held-out rows before and after a stage.
     value: fn(&HeldOut, &HeldOut, usize) -> Option<f64>,
 }
 
@@ -33,7 +32,7 @@ fn right(held_out: &HeldOut, row: usize) -> Option<f64> {
     Some(f64::from(u8::from(held_out.exact_match.get(row).copied()??)))
 }
 
-/// Greedy answers that are the preferred one to the letter.
+/// Share of greedy answers that equal the chosen one to the letter.
 pub const EXACT_MATCH: Figure = Figure {
     key: "exact_match",
     title: "exact match",
@@ -41,7 +40,7 @@ pub const EXACT_MATCH: Figure = Figure {
     value: |_, after, row| right(after, row),
 };
 
-/// Pairs whose preferred answer has the higher log-prob.
+/// Share of pairs whose chosen answer has the higher log-prob.
 pub const PAIR_ACCURACY: Figure = Figure {
     key: "pair_accuracy",
     title: "pair accuracy",
@@ -49,7 +48,7 @@ pub const PAIR_ACCURACY: Figure = Figure {
     value: |_, after, row| ranked(after, row),
 };
 
-/// Pairs whose preferred answer lost probability.
+/// Share of pairs whose chosen answer lost probability.
 pub const DISPLACED: Figure = Figure {
     key: "displaced",
     title: "displaced",
@@ -59,11 +58,11 @@ pub const DISPLACED: Figure = Figure {
     },
 };
 
-/// Change of the preferred answer's log-prob.
+/// Change of the chosen answer's log-prob, in nats.
 pub const CHOSEN_CHANGE: Figure =
     Figure { key: "chosen_change", title: "change of log p(preferred)", share: false, value: chosen_change };
 
-/// Change of the dispreferred answer's log-prob.
+/// Change of the rejected answer's log-prob, in nats.
 pub const REJECTED_CHANGE: Figure = Figure {
     key: "rejected_change",
     title: "change of log p(dispreferred)",
@@ -71,18 +70,18 @@ pub const REJECTED_CHANGE: Figure = Figure {
     value: rejected_change,
 };
 
-/// All of them, the most telling first.
+/// All figures, the most informative first.
 pub const ALL: [Figure; 5] = [EXACT_MATCH, PAIR_ACCURACY, DISPLACED, CHOSEN_CHANGE, REJECTED_CHANGE];
 
 impl Figure {
-    /// Its value on each held-out row; `None` where a row has none. Nothing if the stage has no end yet.
+    /// Its value on each held-out row, `None` where a row has none; no list while the stage has not ended.
     pub fn rows(&self, stage: &Stage) -> Option<Vec<Option<f64>>> {
         let (before, after) = (stage.before.as_ref()?, stage.after.as_ref()?);
         let rows: Vec<_> = (0..after.chosen.len()).map(|row| (self.value)(before, after, row)).collect();
         rows.iter().any(Option::is_some).then_some(rows)
     }
 
-    /// Its mean before the stage, for a figure that needs no change to be one.
+    /// Its mean before the stage, for a figure that is not a change.
     pub fn before(&self, stage: &Stage) -> Option<f64> {
         let before = stage.before.as_ref().filter(|_| self.share && self.key != DISPLACED.key)?;
         let known: Vec<f64> =

@@ -1,7 +1,7 @@
-//! Reports on runs: one HTML page with pictures and words, and files for other tools.
+//! Reports on runs: one HTML page with charts and text, and files for other tools.
 //!
-//! [`load`] reads run folders, [`arms`] finds what is to be compared, [`figures`] and [`stats`] say how it
-//! compares, [`plots`] and [`words`] tell it, [`page`] puts it together.
+//! [`load`] reads run folders, [`arms`] finds what to compare, [`figures`] and [`stats`] compare it,
+//! [`plots`] and [`words`] draw and describe the result, and [`page`] assembles the page.
 #![forbid(unsafe_code)]
 
 pub mod arms;
@@ -48,10 +48,10 @@ pub struct Arguments {
     tensorboard: Option<PathBuf>,
 }
 
-/// Why there is no report.
+/// Why a report could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// What was asked for cannot be done with what is there.
+    /// The folders or options that were given cannot be used.
     #[error("{0}")]
     Input(String),
     /// A file cannot be written.
@@ -59,7 +59,7 @@ pub enum Error {
     Write(#[from] spo_api::Error),
 }
 
-/// Writes what is asked for. Returns what to tell: the files that were written, and what was missing.
+/// Writes the page and the files that were asked for. Returns what to print: the files written, and what was missing.
 ///
 /// # Errors
 /// [`Error`].

@@ -1,4 +1,4 @@
-//! Run folders as they are found: whole, still growing, or left by a run that died.
+//! Reads run folders in any state: complete, still being written, or left by a run that was killed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,20 +9,20 @@ use serde_json::Value;
 
 use crate::Error;
 
-/// A run.
+/// A run, as far as its folder can be read.
 #[derive(Clone, Debug, Default)]
 pub struct Run {
     /// Its folder.
     pub folder: PathBuf,
-    /// What it is called here.
+    /// Its name in the report.
     pub label: String,
-    /// The resolved recipe; null if there is none to be read.
+    /// The resolved recipe; null if there is none that can be read.
     pub recipe: Value,
     /// Its seed.
     pub seed: Option<u64>,
     /// Its stages, as far as they have begun.
     pub stages: Vec<Stage>,
-    /// What is missing or cannot be read, a sentence each.
+    /// What is missing or cannot be read, one sentence each.
     pub gaps: Vec<String>,
 }
 
@@ -31,7 +31,7 @@ pub struct Run {
 pub struct Stage {
     /// Its name.
     pub name: String,
-    /// What the recipe says of it; null if it is not known.
+    /// Its table in the recipe; null if that is not known.
     pub recipe: Value,
     /// Every metric over steps, by name.
     pub curves: BTreeMap<String, Vec<(f64, f64)>>,
@@ -39,7 +39,7 @@ pub struct Stage {
     pub before: Option<HeldOut>,
     /// The held-out rows after it.
     pub after: Option<HeldOut>,
-    /// The probes, in words.
+    /// The texts of the probes.
     pub probes: Option<Probes>,
     /// Log-probs of the probes' answers over steps.
     pub evolution: Vec<Evolution>,
@@ -49,7 +49,7 @@ pub struct Stage {
     pub guard: Vec<Guarded>,
 }
 
-/// Held-out rows at one moment; an entry per row.
+/// The held-out rows at one step; the lists have an entry per row.
 #[derive(Clone, Debug, Deserialize)]
 pub struct HeldOut {
     stage: String,
@@ -61,7 +61,7 @@ pub struct HeldOut {
     pub chosen: Vec<Option<f64>>,
     /// Log-prob of the rejected answer.
     pub rejected: Vec<Option<f64>>,
-    /// Whether the greedy answer is the chosen one; empty if it was not asked.
+    /// Whether the greedy answer equals the chosen one; empty if that was not measured.
     #[serde(default)]
     pub exact_match: Vec<Option<bool>>,
     /// Some greedy answers.
@@ -76,57 +76,57 @@ pub struct Sample {
     pub place: String,
     /// The prompt.
     pub prompt: String,
-    /// The answer that is wanted.
+    /// The chosen answer.
     pub chosen: String,
-    /// The answer that was given.
+    /// The greedy answer.
     pub answer: String,
 }
 
-/// Probes in words.
+/// The texts of the probes.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Probes {
-    /// Whether they are held out, not trained on.
+    /// Whether they are held-out rows, and not training rows.
     pub held_out: bool,
-    /// One by one.
+    /// The probes, in the order of all later lists.
     pub probes: Vec<ProbeText>,
 }
 
-/// A probe in words.
+/// The text of a probe.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ProbeText {
     /// Its prompt.
     pub prompt: String,
-    /// Its preferred answer.
+    /// Its chosen answer.
     pub chosen: String,
 }
 
-/// Log-probs of the probes' answers at one moment, nats; an entry per probe.
+/// Log-probs of the probes' answers at one step, in nats; the lists have an entry per probe.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Evolution {
     /// Steps done.
     pub step: usize,
-    /// The preferred answers.
+    /// The chosen answers.
     pub chosen: Vec<Option<f64>>,
-    /// The end tokens of the preferred answers.
+    /// The end tokens of the chosen answers.
     #[serde(default)]
     pub chosen_end: Vec<Option<f64>>,
-    /// The dispreferred ones.
+    /// The rejected answers.
     pub rejected: Vec<Option<f64>>,
-    /// The preferred answers of other prompts.
+    /// The chosen answers of other prompts.
     pub other: Vec<Option<f64>>,
-    /// The preferred answers' tokens in random order.
+    /// The chosen answers' tokens in random order.
     pub shuffled: Vec<Option<f64>>,
     /// What the model answered when the stage began.
     pub own: Vec<Option<f64>>,
-    /// Mean entropy of the next token along the preferred answers, nats.
+    /// Mean entropy of the next token along the chosen answers, in nats.
     pub entropy: f64,
-    /// Mean negative log-prob of the preferred answers, nats per token.
+    /// Mean negative log-prob of the chosen answers, in nats per token.
     pub lower: f64,
-    /// Share of probes whose preferred answer lost probability.
+    /// Share of probes whose chosen answer lost probability.
     pub displaced: f64,
 }
 
-/// Gradients of some probes at one moment, and what the step after did.
+/// Gradients of some probes at one step, and the effect of the next update.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Geometry {
     /// Steps done.
@@ -137,37 +137,37 @@ pub struct Geometry {
     pub norm_chosen: Vec<f64>,
     /// `||grad s_l||`.
     pub norm_rejected: Vec<Option<f64>>,
-    /// Foretold change of s_w, nats; empty after the last step.
+    /// First-order prediction of the change of s_w, in nats; empty after the last step.
     #[serde(default)]
     pub predicted_chosen: Vec<f64>,
-    /// Foretold change of s_l.
+    /// First-order prediction of the change of s_l, in nats.
     #[serde(default)]
     pub predicted_rejected: Vec<Option<f64>>,
-    /// The change of s_w that came.
+    /// The actual change of s_w, in nats.
     #[serde(default)]
     pub actual_chosen: Vec<f64>,
-    /// The change of s_l that came.
+    /// The actual change of s_l, in nats.
     #[serde(default)]
     pub actual_rejected: Vec<Option<f64>>,
 }
 
-/// The guard stepped in.
+/// An action of the guard.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Guarded {
     /// Steps done.
     pub step: usize,
-    /// The share that was found.
+    /// The share of displaced probes that was measured.
     pub displaced: f64,
-    /// The share that is allowed.
+    /// The largest share that is allowed.
     pub limit: f64,
-    /// What the learning rate is scaled by from there on; 0 if the run was ended.
+    /// The factor on the learning rate from there on; 0 if the run was ended.
     pub lr_factor: f64,
 }
 
-/// Reads the runs at these paths. A folder that is not a run but holds some stands for all of them.
+/// Reads the runs at these paths. A folder that is no run but contains some stands for all of them.
 ///
 /// # Errors
-/// [`Error::Input`] when a path is no folder, or no run is to be found there.
+/// [`Error::Input`] when a path is no folder, or contains no run.
 pub fn runs(paths: &[PathBuf]) -> Result<Vec<Run>, Error> {
     let mut folders = Vec::new();
     for path in paths {
@@ -194,7 +194,7 @@ fn is_run(folder: &Path) -> bool {
     folder.join("metrics.jsonl").is_file()
 }
 
-/// Names runs by their folders, by the whole path where that does not tell them apart.
+/// Names runs by their folders, or by the whole path where folder names are not unique.
 fn label(runs: &mut [Run]) {
     let name =
         |run: &Run| run.folder.canonicalize().ok()?.file_name().map(|n| n.to_string_lossy().into_owned());
@@ -263,7 +263,7 @@ impl Run {
         }
     }
 
-    /// The stage of this name, a new one if there is none yet.
+    /// The stage of this name; it is added if there is none yet.
     fn stage(&mut self, name: &str) -> &mut Stage {
         let at = self.stages.iter().position(|stage| stage.name == name).unwrap_or_else(|| {
             let of_recipe = self.recipe["stage"].as_array().into_iter().flatten();
@@ -275,7 +275,7 @@ impl Run {
         &mut self.stages[at]
     }
 
-    /// Files a line of the diagnostics under its stage.
+    /// Adds a line of the diagnostics to its stage.
     fn diagnostic(&mut self, line: Value) {
         let (kind, stage) =
             (line["kind"].as_str().unwrap_or_default(), line["stage"].as_str().unwrap_or_default());
@@ -292,7 +292,7 @@ impl Run {
         }
     }
 
-    /// The lines of a file; `None` if there is no such file. What cannot be read is passed over and noted.
+    /// The lines of a file; `None` if there is no such file. Lines that cannot be read are skipped and noted as gaps.
     fn lines<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<Vec<T>>, Error> {
         let path = self.folder.join(name);
         if !path.is_file() {
@@ -334,12 +334,12 @@ impl Stage {
         of_training.filter_map(|(_, curve)| curve.last()).map(|point| point.0 as usize).max().unwrap_or(0)
     }
 
-    /// Whether it learns from pairs: whether a dispreferred answer was seen in training.
+    /// Whether it learns preferences: whether its training metrics mention rejected answers.
     pub fn prefers(&self) -> bool {
         self.curves.contains_key("logps/rejected") || self.curves.contains_key("rewards/margins")
     }
 
-    /// Its objective and step, in a few words.
+    /// Its objective and bilevel step, in a few words.
     pub fn method(&self) -> String {
         let name = |value: &Value, key: &str| match value {
             Value::String(name) => name.clone(),

@@ -1,4 +1,4 @@
-//! One HTML page that needs nothing else: no script, no font, no request.
+//! One self-contained HTML page, without scripts, fonts or requests.
 
 use std::fmt::Write;
 
@@ -23,20 +23,20 @@ border-bottom:1px solid var(--rule)}th{font-weight:600}td.n{font-variant-numeric
 td small{color:var(--faint);display:block}td small.sure{color:var(--ink);font-weight:600}.text{white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.45 ui-monospace,monospace;\
 max-width:44ch}code{font-family:ui-monospace,monospace;font-size:.92em}";
 
-/// Most stages whose pictures are shown without asking.
+/// Up to this many stages are shown unfolded.
 const OPEN: usize = 4;
 
-/// A report in the making.
+/// The contents of a page.
 pub struct Page<'a> {
     runs: &'a [Run],
     arms: &'a [Arm<'a>],
     comparison: Vec<Plot>,
-    /// For each stage that is shown: the run's label, the stage, its pictures.
+    /// For each stage that is shown: the run's label, the stage, its charts.
     stages: Vec<(&'a str, &'a Stage, Vec<Plot>)>,
 }
 
 impl<'a> Page<'a> {
-    /// Draws everything. Of a single run, every stage is shown; of several, what is compared.
+    /// Draws all charts. For a single run every stage is shown, for several runs only the compared stages.
     pub fn new(runs: &'a [Run], arms: &'a [Arm<'a>]) -> Self {
         let compared =
             |stage: &Stage| arms.iter().flat_map(|arm| &arm.members).any(|(_, s)| std::ptr::eq(*s, stage));
@@ -61,13 +61,13 @@ impl<'a> Page<'a> {
         Page { runs, arms, comparison, stages }
     }
 
-    /// All pictures, by name.
+    /// All charts, by name.
     pub fn pictures(&self) -> Vec<(&str, &Svg)> {
         let all = self.comparison.iter().chain(self.stages.iter().flat_map(|(_, _, plots)| plots));
         all.map(|plot| (plot.name.as_str(), &plot.svg)).collect()
     }
 
-    /// The page.
+    /// The page as HTML.
     pub fn html(&self) -> String {
         let names: Vec<&str> = self.runs.iter().map(|run| run.label.as_str()).collect();
         let title = escape(&match names.len() {
@@ -102,7 +102,7 @@ impl<'a> Page<'a> {
         for (run, stage, plots) in &self.stages {
             let name =
                 if self.runs.len() == 1 { stage.name.clone() } else { format!("{run} / {}", stage.name) };
-            // Of many stages, a reader opens the ones of interest.
+            // With many stages, the reader unfolds those of interest.
             let open = if self.stages.len() <= OPEN { " open=\"open\"" } else { "" };
             let _ = writeln!(
                 out,
@@ -148,7 +148,7 @@ impl<'a> Page<'a> {
         }
     }
 
-    /// Arms by figures, with differences to the first.
+    /// A table of arms and figures, with differences to the first arm.
     fn table(&self, out: &mut String) {
         let figures = words::figures(self.arms);
         let _ = write!(out, "<div class=\"wide\"><table><thead><tr><th>arm</th>");
@@ -201,7 +201,7 @@ impl<'a> Page<'a> {
     }
 }
 
-/// A figure in a cell, its interval below.
+/// A cell with a figure and, below it, its interval.
 fn estimate(figure: &Figure, estimate: &Estimate) -> String {
     let write = |x: f64| escape(&words::value(figure, x));
     let interval =
@@ -209,7 +209,7 @@ fn estimate(figure: &Figure, estimate: &Estimate) -> String {
     write(estimate.mean) + &interval.unwrap_or_default()
 }
 
-/// A difference in a cell.
+/// A difference, as part of a cell.
 fn change(figure: &Figure, difference: &Estimate) -> String {
     let write = |x: f64| words::difference(figure, x);
     let interval = difference.interval.map(|(low, high)| format!(" [{}, {}]", write(low), write(high)));
@@ -218,7 +218,7 @@ fn change(figure: &Figure, difference: &Estimate) -> String {
     format!("<small{class}>{}{}</small>", write(difference.mean), interval.unwrap_or_default())
 }
 
-/// A text with the name it begins with made bold.
+/// A text, with the name at its beginning in bold.
 fn emphasized(name: &str, text: &str) -> String {
     match text.strip_prefix(name) {
         Some(rest) => format!("<strong>{}</strong>{}", escape(name), escape(rest)),
@@ -226,7 +226,7 @@ fn emphasized(name: &str, text: &str) -> String {
     }
 }
 
-/// What a stage is, in a line.
+/// A line about a stage.
 fn about(stage: &Stage) -> String {
     let mut text = format!("{}, {} steps", stage.method(), stage.steps_done());
     if let Some(from) = stage.recipe["from"].as_str() {
@@ -255,7 +255,7 @@ fn pictures(out: &mut String, plots: &[Plot]) {
     let _ = writeln!(out, "</div>");
 }
 
-/// Answers before and after, side by side.
+/// Greedy answers before and after the stage, side by side.
 fn samples(out: &mut String, stage: &Stage) {
     let given = |end: &Option<HeldOut>| end.as_ref().map_or(Vec::new(), |held_out| held_out.samples.clone());
     let (before, after) = (given(&stage.before), given(&stage.after));

@@ -1,25 +1,26 @@
-//! Means and how far to trust them.
+//! Means and their confidence intervals.
 
+use distrs::StudentsT;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-/// A mean with its 95% interval, if one can be had.
+/// A mean with its 95% confidence interval, if there is one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     /// The mean.
     pub mean: f64,
     /// The interval's ends.
     pub interval: Option<(f64, f64)>,
-    /// Values behind it.
+    /// The number of values.
     pub count: usize,
 }
 
-/// Arithmetic mean; NaN of nothing.
+/// Arithmetic mean; NaN without values.
 pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// Quantile by linear interpolation between order statistics (R's type 7, numpy's default); NaN of nothing.
+/// Quantile by linear interpolation between order statistics (R's type 7, numpy's default); NaN without values.
 pub fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -33,14 +34,14 @@ fn quantile_of_sorted(sorted: &[f64], q: f64) -> f64 {
     sorted[low] + (at - low as f64) * (sorted[high] - sorted[low])
 }
 
-/// A share (values are 0 or 1) with Wilson's interval (1927), which holds for shares near 0 and 1 too.
+/// A share (values are 0 or 1) with Wilson's interval (1927), which is valid near 0 and 1 too.
 pub fn wilson(values: &[f64]) -> Estimate {
     let (count, mean) = (values.len(), mean(values));
     let n = count as f64;
     let z2 = Z975 * Z975;
     let middle = (mean + z2 / (2.0 * n)) / (1.0 + z2 / n);
     let half = Z975 / (1.0 + z2 / n) * (mean * (1.0 - mean) / n + z2 / (4.0 * n * n)).sqrt();
-    // The ends meet 0 and 1 there, but for rounding.
+    // At 0 and 1 an end of the interval coincides with the mean, except for rounding.
     let (low, high) =
         (if mean == 0.0 { 0.0 } else { middle - half }, if mean == 1.0 { 1.0 } else { middle + half });
     let interval = (count > 0).then_some((low, high));
@@ -50,17 +51,17 @@ pub fn wilson(values: &[f64]) -> Estimate {
 /// The 97.5% quantile of the normal distribution.
 const Z975: f64 = 1.959_963_984_540_054;
 
-/// Resamples behind every bootstrap interval.
+/// Resamples per bootstrap interval.
 const RESAMPLES: usize = 4000;
 
-/// Mean of values that stand for more of their kind (held-out rows, or differences on them), with the
-/// percentile bootstrap's interval (Efron 1979). The same values give the same interval, to the bit.
+/// Mean of a sample (held-out rows, or differences on them) with the interval of the percentile bootstrap (Efron
+/// 1979). The same values give the same interval, to the bit.
 pub fn bootstrap(values: &[f64]) -> Estimate {
     let count = values.len();
     let mean = mean(values);
     let same = values.iter().all(|x| Some(x) == values.first());
     if count < 2 || same {
-        // Resampling knows nothing of what it never saw: all rows right is no proof that all would be.
+        // Resampling equal values would give an interval of width 0, as if no other value were possible.
         return Estimate { mean, interval: None, count };
     }
     let mut random = ChaCha8Rng::seed_from_u64(0);
@@ -77,30 +78,16 @@ fn below(random: &mut ChaCha8Rng, bound: usize) -> usize {
     ((u64::from(random.next_u32()) * bound as u64) >> 32) as usize
 }
 
-/// Mean of a few independent values (seeds), with Student's interval.
+/// Mean of a few independent values (seeds), with Student's t interval.
 pub fn student(values: &[f64]) -> Estimate {
     let (count, mean) = (values.len(), mean(values));
     if count < 2 {
         return Estimate { mean, interval: None, count };
     }
     let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (count - 1) as f64;
-    let half = t975(count - 1) * (variance / count as f64).sqrt();
+    let quantile = StudentsT::ppf(0.975, (count - 1) as f64);
+    let half = quantile * (variance / count as f64).sqrt();
     Estimate { mean, interval: Some((mean - half, mean + half)), count }
-}
-
-/// The 97.5% quantile of Student's t.
-fn t975(degrees: usize) -> f64 {
-    const TABLE: [f64; 30] = [
-        12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788,
-        2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639,
-        2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423,
-    ];
-    // Beyond the table, the first terms of Cornish and Fisher's expansion about the normal quantile.
-    let z = Z975;
-    let d = degrees as f64;
-    let expansion =
-        z + (z.powi(3) + z) / (4.0 * d) + (5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z) / (96.0 * d * d);
-    TABLE.get(degrees - 1).copied().unwrap_or(expansion)
 }
 
 #[cfg(test)]
@@ -131,8 +118,12 @@ mod tests {
         near(wilson(&share(0)), (0.0, 0.0, 0.012_642_971_2), 1e-9);
         near(wilson(&share(246)), (0.82, 0.772_566_801_1, 0.859_341_697_3), 1e-9);
         // scipy.stats.t.ppf(0.975, d)
-        for (degrees, expected) in [(31, 2.039_513), (50, 2.008_559), (100, 1.983_972)] {
-            assert!((t975(degrees) - expected).abs() < 1e-4, "{degrees}: {}", t975(degrees));
+        for (degrees, expected) in [(1, 12.706_205), (3, 3.182_446), (30, 2.042_272), (100, 1.983_972)] {
+            // Of these values the standard error of the mean is 1.
+            let n = f64::from(degrees + 1);
+            let spread = (n * (n - 1.0) / 2.0).sqrt();
+            let values: Vec<f64> = (0..=degrees).map(|i| [spread, -spread, 0.0][i.min(2) as usize]).collect();
+            near(student(&values), (0.0, -expected, expected), 1e-5);
         }
     }
 

@@ -1,10 +1,10 @@
-//! A drawing as text. Colours and fonts are CSS classes, so that a page (or a reader's dark mode) decides
-//! on them.
+//! A drawing as SVG text. Colours and fonts are CSS classes, so that the page, or the reader's dark mode, chooses
+//! them.
 
 use std::fmt::Write;
 
-/// What the classes of all drawings mean, in light and dark. The hues are those of Okabe and Ito's palette,
-/// which colour-blind readers can tell apart, adjusted for contrast.
+/// The styles of all classes, in light and dark. The hues are those of Okabe and Ito's palette, which colour-blind
+/// readers can distinguish, adjusted for contrast.
 pub const STYLE: &str = "\
 :root{--paper:#fff;--ink:#1b1f24;--faint:#5c6570;--rule:#d8dde3;--grid:#eceff2;--wash:#f3f5f7;\
 --c0:#0067a5;--c1:#c44e00;--c2:#00805c;--c3:#a8508a;--c4:#9a6b00;--c5:#2f8fc4;--c6:#8d96a1;--c7:#7b3fb5}\
@@ -24,21 +24,21 @@ svg.chart{font:12px system-ui,-apple-system,'Segoe UI',sans-serif;background:var
 .chart .f0,.f0{fill:var(--c0)}.chart .f1{fill:var(--c1)}.chart .f2{fill:var(--c2)}.chart .f3{fill:var(--c3)}.chart .f4{fill:var(--c4)}\
 .chart .f5{fill:var(--c5)}.chart .f6{fill:var(--c6)}.chart .f7{fill:var(--c7)}";
 
-/// Colours of [`STYLE`], which repeat beyond this many.
+/// The number of colours in [`STYLE`]; further series repeat them.
 pub const COLOURS: usize = 8;
 
-/// Where a text is held.
+/// The point of a text that its position refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Anchor {
-    /// At its beginning.
+    /// Its beginning.
     Start,
-    /// At its middle.
+    /// Its middle.
     Middle,
-    /// At its end.
+    /// Its end.
     End,
 }
 
-/// A drawing in the making.
+/// A drawing, to which shapes are added.
 pub struct Svg {
     width: f64,
     height: f64,
@@ -47,7 +47,7 @@ pub struct Svg {
 }
 
 impl Svg {
-    /// An empty drawing. The title is for readers who cannot see it.
+    /// An empty drawing. The title is read out by screen readers.
     pub fn new(width: f64, height: f64, title: &str) -> Self {
         Svg { width, height, title: escape(title), body: String::new() }
     }
@@ -76,7 +76,7 @@ impl Svg {
             write!(self.body, "<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\"/>");
     }
 
-    /// A disc that tells more when pointed at.
+    /// A disc with a tooltip.
     pub fn dot(&mut self, class: &str, at: (f64, f64), radius: f64, tip: &str) {
         let (x, y, r, tip) = (n(at.0), n(at.1), n(radius), escape(tip));
         let _ = write!(
@@ -108,12 +108,12 @@ impl Svg {
         );
     }
 
-    /// The drawing as part of a page that has [`STYLE`].
+    /// The drawing as part of a page that includes [`STYLE`].
     pub fn inline(&self) -> String {
         self.wrapped("", "")
     }
 
-    /// The drawing as a file of its own.
+    /// The drawing as a separate file.
     pub fn standalone(&self) -> String {
         let style = format!("<style>{STYLE}</style>");
         self.wrapped(" xmlns=\"http://www.w3.org/2000/svg\"", &style) + "\n"
@@ -128,7 +128,7 @@ impl Svg {
     }
 }
 
-/// Text as markup: what means something there is written out, what may not be there is left out.
+/// Text as markup: special characters are escaped, and characters that XML cannot contain are replaced.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -139,7 +139,7 @@ pub fn escape(text: &str) -> String {
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
             '\n' | '\t' => out.push(c),
-            // XML has no way to write these.
+            // XML cannot contain these, not even escaped.
             c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
             c => out.push(c),
         }

@@ -12,24 +12,24 @@ use parquet::schema::types::Type;
 /// A column's values, an entry per row.
 #[derive(Clone, Debug)]
 pub enum Column {
-    /// Words.
+    /// Text.
     Text(Vec<String>),
     /// True or false.
     Flag(Vec<bool>),
-    /// Whole numbers, where there is one.
+    /// Integers; `None` where there is none.
     Count(Vec<Option<i64>>),
-    /// Numbers, where there is one.
+    /// Numbers; `None` where there is none.
     Number(Vec<Option<f64>>),
 }
 
-/// Columns of one length, with their names.
+/// Named columns of equal length.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     columns: Vec<(String, Column)>,
 }
 
 impl Table {
-    /// With one more column.
+    /// The table with one more column.
     pub fn with(mut self, name: impl Into<String>, column: Column) -> Self {
         self.columns.push((name.into(), column));
         self
@@ -39,7 +39,7 @@ impl Table {
         self.columns.first().map_or(0, |(_, column)| column.len())
     }
 
-    /// As CSV, names first; what is not there is empty.
+    /// As CSV, with a line of names; missing values are empty.
     pub fn csv(&self) -> Vec<u8> {
         let mut writer = csv::Writer::from_writer(Vec::new());
         let names = self.columns.iter().map(|(name, _)| name.clone()).collect();
@@ -51,7 +51,7 @@ impl Table {
             .expect("memory can be written to")
     }
 
-    /// As a Parquet file, compressed with Snappy; what is not there is null.
+    /// As a Parquet file, compressed with Snappy; missing values are null.
     pub fn parquet(&self) -> Vec<u8> {
         self.write_parquet().expect("memory can be written to")
     }
@@ -108,7 +108,7 @@ impl Column {
     }
 
     fn write(&self, into: &mut SerializedColumnWriter<'_>) -> Result<usize> {
-        /// The values there are, and for every row whether it has one.
+        /// The values without the missing ones, and for every row its definition level: 1 if it has a value.
         fn split<T: Copy>(values: &[Option<T>]) -> (Vec<T>, Vec<i16>) {
             let levels = values.iter().map(|value| i16::from(value.is_some()));
             (values.iter().flatten().copied().collect(), levels.collect())

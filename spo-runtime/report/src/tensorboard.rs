@@ -11,8 +11,7 @@ use crc::{CRC_32_ISCSI, Crc};
 use crate::load::{Run, Stage};
 use crate::stats::mean;
 
-/// An event file for each stage of each run, by its place. They hold no times: all wall times are 0, as runs
-/// do not record any.
+/// An event file for each stage of each run, with its path. All wall times are 0, because runs record none.
 pub fn files(runs: &[Run]) -> Vec<(PathBuf, Vec<u8>)> {
     let stages = runs.iter().flat_map(|run| run.stages.iter().map(move |stage| (run, stage)));
     let file = |(run, stage): (&Run, &Stage)| {
@@ -47,15 +46,15 @@ fn events(stage: &Stage) -> Vec<u8> {
     bytes
 }
 
-/// The first event of every file.
+/// The event that every file begins with.
 fn version() -> Vec<u8> {
     let mut event = Vec::new();
     field(&mut event, 3, b"brain.Event:2");
     event
 }
 
-/// `Event { step, summary: Summary { value: [Value { tag, simple_value }] } }`. As in all of protobuf, what
-/// is not written is 0: the wall time.
+/// `Event { step, summary: Summary { value: [Value { tag, simple_value }] } }`. The wall time is not written: in
+/// protobuf, a field that is absent is 0.
 fn scalar(step: u64, tag: &str, value: f32) -> Vec<u8> {
     let mut inner = Vec::new();
     field(&mut inner, 1, tag.as_bytes());

@@ -1,4 +1,4 @@
-//! What the numbers say, in sentences.
+//! Describes the results in sentences.
 
 use crate::arms::{Arm, Over};
 use crate::figures::{ALL, CHOSEN_CHANGE, DISPLACED, EXACT_MATCH, Figure, PAIR_ACCURACY, REJECTED_CHANGE};
@@ -77,7 +77,7 @@ fn of_pairs(arm: &Arm<'_>) -> Option<String> {
     Some(text + ".")
 }
 
-/// Share of held-out pairs both of whose answers lost probability; over all seeds.
+/// Share of held-out pairs in which both answers lost probability, over all seeds.
 fn both_fell(arm: &Arm<'_>) -> Option<f64> {
     let mut both = Vec::new();
     for (_, stage) in &arm.members {
@@ -116,7 +116,7 @@ fn of_accuracy(arm: &Arm<'_>) -> Option<String> {
     Some(format!("{what}: {} before, {}{range} after.", share(mean(&before)), share(after.mean)))
 }
 
-/// Whether what was lost was lost at the end of the answers.
+/// Whether the loss of log-prob is mostly that of the end token.
 fn of_end(stage: &Stage) -> Option<String> {
     let (first, last) = ends(stage)?;
     let known = |from: &[Option<f64>], to: &[Option<f64>]| {
@@ -238,7 +238,7 @@ pub fn share(x: f64) -> String {
     }
 }
 
-/// Nats, or another number.
+/// Nats, or another plain number.
 fn number(x: f64) -> String {
     format!("{x:.2}").replace('-', "\u{2212}")
 }

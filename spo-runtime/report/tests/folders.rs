@@ -1,4 +1,4 @@
-//! Reports on run folders that are made here, number by number: what is said of them is known beforehand.
+//! Reports on run folders written by these tests, number by number, so that the right report is known.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use spo_report::page::Page;
 use spo_report::{export, words};
 use tempfile::TempDir;
 
-/// Held-out rows and probes of the runs made here.
+/// The number of held-out rows, and of probes.
 const ROWS: usize = 20;
 
-/// Writes the folder of a run whose stage `align` moved every preferred answer by about `chosen` nats and
-/// every dispreferred one by about `rejected`.
+/// Writes the folder of a run whose stage `align` changed the log-prob of every chosen answer by about `chosen` nats
+/// and that of every rejected one by about `rejected`.
 fn write_run(folder: &Path, seed: u64, step: &str, chosen: f64, rejected: f64) {
     std::fs::create_dir_all(folder).unwrap();
     let write = |name: &str, text: String| std::fs::write(folder.join(name), text).unwrap();
@@ -26,7 +26,7 @@ fn write_run(folder: &Path, seed: u64, step: &str, chosen: f64, rejected: f64) {
              bilevel = {{ step = \"{step}\" }}\n"
         ),
     );
-    // Rows differ by a jitter that sums to 0, seeds by a shift.
+    // Rows differ by noise that sums to 0, seeds by a shift.
     let jitter = |i: usize| (i as f64 - 9.5) / 10.0 + 0.01 * seed as f64;
     let list = |at: &dyn Fn(usize) -> f64| {
         format!("[{}]", (0..ROWS).map(|i| format!("{}", at(i))).collect::<Vec<_>>().join(","))
@@ -103,7 +103,7 @@ fn runs_that_differ_by_their_seed_alone_are_one_arm() {
     assert_eq!(labels, [("dpo", 3, Over::Seeds), ("spo", 3, Over::Seeds)]);
     let dpo = arms[0].estimate(&CHOSEN_CHANGE).unwrap();
     assert!((dpo.mean + 1.99).abs() < 1e-9 && dpo.count == 3, "{dpo:?}");
-    // Seeds shift both arms alike: paired by seed, their difference has no spread.
+    // Seeds shift both arms by the same amount: paired by seed, their difference has no spread.
     let difference = arms[1].difference(&arms[0], &CHOSEN_CHANGE).unwrap();
     let (low, high) = difference.interval.unwrap();
     assert!((difference.mean - 2.0).abs() < 1e-9 && high - low < 1e-9, "{difference:?}");
@@ -154,7 +154,7 @@ fn tables_hold_what_was_read_and_computed() {
     assert!(comparison.contains("spo-0,displaced,share,,0.5,"), "{comparison}");
 }
 
-/// The page and all pictures of these runs, each parsed as XML.
+/// Parses the page and all charts of these runs as XML.
 fn page_of(all: &[Run]) -> String {
     let arms = arms(all, None).unwrap();
     let page = Page::new(all, &arms);
@@ -175,7 +175,7 @@ fn the_page_is_well_formed_and_asks_for_nothing() {
     for names in [&["dpo-0"][..], &["dpo-0", "spo-0"], &["dpo-0", "dpo-1", "spo-0", "spo-1"]] {
         let html = page_of(&read(&place, names));
         for reference in ["http:", "https:", "//", "url(", "@import", "<script", "src="] {
-            // The namespace is a name, not an address; inline drawings do without.
+            // The namespace is a name and not an address; inline drawings need none.
             assert!(!html.contains(reference), "{reference}");
         }
         assert!(html.contains("&lt;b&gt;2 &amp; 2&lt;/b&gt;"), "answers are text");

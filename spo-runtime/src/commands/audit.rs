@@ -22,13 +22,13 @@ use crate::recipe::document::Document;
 use crate::reporter::say;
 use crate::store::scores::Scores;
 use crate::train::reference::Scoring;
-use crate::train::step::problem::{LowerTerm, Place, Scored, StepProblem, UpperLevel};
+use crate::train::step::problem::{LowerTerm, Scored, StepProblem, StepSetting, UpperLevel};
 use crate::train::step::rows::Batch;
 use hypergradient::{Inner, implicit, sharpness, unrolled, value_function};
 use measured::Measured;
 
 #[derive(clap::Args)]
-pub(crate) struct Audit {
+pub(crate) struct AuditArguments {
     /// The folder of a run on a backend in f64 (`backend.name = "tabular"`) whose stages saved their models.
     run: PathBuf,
     /// Audit at the end of this stage, on its objective and its training rows; by default the last.
@@ -80,7 +80,7 @@ struct Audited {
     vectors: usize,
 }
 
-impl Audit {
+impl AuditArguments {
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         say(&audit(registry, self)?);
         Ok(())
@@ -91,7 +91,7 @@ impl Audit {
 ///
 /// # Errors
 /// [`BadInput`] when the run or a step cannot be audited.
-fn audit(registry: &mut Registry, arguments: &Audit) -> anyhow::Result<String> {
+fn audit(registry: &mut Registry, arguments: &AuditArguments) -> anyhow::Result<String> {
     if !(arguments.inner_lr > 0.0 && arguments.lr > 0.0 && arguments.lambda >= 0.0)
         || arguments.inner_steps == 0
         || arguments.batches == 0
@@ -197,7 +197,7 @@ fn given(registry: &Registry, step: &str) -> Result<BilevelSpec, BadInput> {
 
 /// All registered steps: in the forms that a step's own schema gives as examples, or as it is by default. What the
 /// options of the audit say takes the place of the examples' own numbers.
-fn every_step(registry: &Registry, options: &Audit) -> anyhow::Result<Vec<BilevelSpec>> {
+fn every_step(registry: &Registry, options: &AuditArguments) -> anyhow::Result<Vec<BilevelSpec>> {
     let mut all = Vec::new();
     for entry in registry.iter().filter(|entry| entry.build.kind() == "step") {
         let schema = (entry.schema)();
@@ -219,7 +219,7 @@ fn every_step(registry: &Registry, options: &Audit) -> anyhow::Result<Vec<Bileve
     Ok(all)
 }
 
-impl Audit {
+impl AuditArguments {
     /// Puts the numbers of the options into a step's table, wherever it has a key of that name.
     fn put_into(&self, table: &mut Value) {
         let known = [
@@ -261,7 +261,7 @@ impl Scene<'_> {
         registry: &Registry,
         steps: &[BilevelSpec],
         batches: &[&[usize]],
-        options: &Audit,
+        options: &AuditArguments,
     ) -> anyhow::Result<(Vec<Audited>, f64)> {
         let inner = Inner { steps: options.inner_steps, lr: options.inner_lr };
         let space = self.session.vectors();
@@ -318,9 +318,9 @@ impl Scene<'_> {
             shared: true,
             draw: Box::new(|| rows.to_vec()),
         };
-        let place = Place { progress: self.progress, micro_batch: None };
+        let setting = StepSetting { progress: self.progress, micro_batch: None };
         // Nothing here descends by the optimizer.
-        let done = work(&mut StepProblem::new(self.session, upper, vec![lower], place, None));
+        let done = work(&mut StepProblem::new(self.session, upper, vec![lower], setting, None));
         // Every step meets the objective as the others do.
         self.objective.restore(&state)?;
         done

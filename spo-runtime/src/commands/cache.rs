@@ -11,7 +11,7 @@ use crate::reporter::say;
 use crate::store::cache::{Entry, entries};
 
 #[derive(clap::Args)]
-pub(crate) struct Cache {
+pub(crate) struct CacheArguments {
     /// Its folder.
     #[arg(default_value = "runs/.cache")]
     folder: PathBuf,
@@ -26,7 +26,7 @@ pub(crate) struct Cache {
     max_size: Option<f64>,
 }
 
-impl Cache {
+impl CacheArguments {
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         say(&self.list_or_prune()?);
         Ok(())

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use spo_api::Registry;
 use spo_data::{Dataset, Tokenizer};
 
-use super::options::Overrides;
+use super::options::OverrideArguments;
 use crate::plan::Plan;
 use crate::recipe::document::Document;
 use crate::reporter::say;
@@ -16,14 +16,14 @@ use crate::sweep;
 const SAMPLES: usize = 3;
 
 #[derive(clap::Args)]
-pub(crate) struct Check {
+pub(crate) struct CheckArguments {
     /// The recipe.
     recipe: PathBuf,
     #[command(flatten)]
-    overrides: Overrides,
+    overrides: OverrideArguments,
 }
 
-impl Check {
+impl CheckArguments {
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         let document = Document::read(&self.recipe, &self.overrides.set)?;
         say(&check(registry, &document)?);
@@ -32,9 +32,6 @@ impl Check {
 }
 
 /// Builds and checks everything a recipe names and tells of it.
-///
-/// # Errors
-/// As [`Plan::new`].
 fn check(registry: &mut Registry, document: &Document) -> anyhow::Result<String> {
     if document.get("sweep").is_some() {
         return sweep::check(registry, document);

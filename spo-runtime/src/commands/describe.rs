@@ -51,12 +51,12 @@ pub(super) fn needs(entry: &Entry) -> String {
 }
 
 #[derive(clap::Args)]
-pub(crate) struct Describe {
+pub(crate) struct DescribeArguments {
     /// Its name.
     name: String,
 }
 
-impl Describe {
+impl DescribeArguments {
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         if describe(registry, &self.name).is_err() {
             libraries::load_all(registry, None)?;
@@ -67,9 +67,6 @@ impl Describe {
 }
 
 /// Everything about the parts of this name: documentation, source, keys.
-///
-/// # Errors
-/// When nothing has this name.
 fn describe(registry: &Registry, name: &str) -> Result<String, BadInput> {
     let named = registry.iter().filter(|e| e.name == name || e.aliases.contains(&name));
     let texts: Vec<String> = named.map(describe_entry).collect();

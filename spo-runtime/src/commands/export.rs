@@ -9,14 +9,14 @@ use super::saved_model::SavedModel;
 use crate::error::BadInput;
 
 #[derive(clap::Args)]
-pub(crate) struct Export {
+pub(crate) struct ExportArguments {
     #[command(flatten)]
     model: SavedModel,
     /// The folder to write.
     output: PathBuf,
 }
 
-impl Export {
+impl ExportArguments {
     /// Writes a Hugging Face folder. One that holds something already is refused.
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         let folder = &self.output;

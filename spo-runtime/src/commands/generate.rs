@@ -8,7 +8,7 @@ use crate::error::BadInput;
 use crate::reporter::say;
 
 #[derive(clap::Args)]
-pub(crate) struct Generate {
+pub(crate) struct GenerateArguments {
     #[command(flatten)]
     model: SavedModel,
     #[command(flatten)]
@@ -37,7 +37,7 @@ struct Answering {
     plain: bool,
 }
 
-impl Generate {
+impl GenerateArguments {
     /// Continues each prompt; with a chat template, as the user's message.
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         let how = &self.how;

@@ -82,13 +82,13 @@ struct Inline {
 impl Part for Inline {}
 
 #[derive(clap::Args)]
-pub(crate) struct Loss {
+pub(crate) struct LossArguments {
     /// The objective as inline TOML: '{ name = "dpo", beta = 0.1 }'.
     #[arg(long)]
     objective: String,
 }
 
-impl Loss {
+impl LossArguments {
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         evaluate(registry, &self.objective, &mut std::io::stdin().lock(), &mut std::io::stdout().lock())
     }

@@ -13,7 +13,7 @@ use crate::reporter::say;
 use crate::train::evaluate::mass::{Change, Ledger, Story, ledgers, stories};
 
 #[derive(clap::Args)]
-pub(crate) struct Mass {
+pub(crate) struct MassArguments {
     /// The folder of a run whose stages saved their models.
     run: PathBuf,
     /// Tell of this stage alone.
@@ -27,7 +27,7 @@ pub(crate) struct Mass {
     answers: usize,
 }
 
-impl Mass {
+impl MassArguments {
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         say(&mass(registry, self)?);
         Ok(())
@@ -39,7 +39,7 @@ impl Mass {
 ///
 /// # Errors
 /// [`BadInput`] when the folder holds no run, or the run has no such stage or no held-out rows.
-fn mass(registry: &mut Registry, arguments: &Mass) -> anyhow::Result<String> {
+fn mass(registry: &mut Registry, arguments: &MassArguments) -> anyhow::Result<String> {
     let run = SavedRun::open(registry, &arguments.run)?;
     let stages = &run.plan.stages;
     let wanted = |name: &str| arguments.stage.as_deref().is_none_or(|stage| stage == name);

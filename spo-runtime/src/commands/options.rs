@@ -3,21 +3,21 @@
 use crate::reporter::{Reporter, Voice};
 
 #[derive(clap::Args)]
-pub(crate) struct Plugins {
+pub(crate) struct PluginArguments {
     /// A plugin to load: a path, or a name to look for in the search path. May be repeated.
     #[arg(long = "plugin", value_name = "LIBRARY", global = true)]
     pub(crate) load: Vec<String>,
 }
 
 #[derive(clap::Args)]
-pub(crate) struct Overrides {
+pub(crate) struct OverrideArguments {
     /// Override a key of the recipe: `--set stage.align.objective.beta=0.2`.
     #[arg(long, value_name = "PATH=VALUE")]
     pub(crate) set: Vec<String>,
 }
 
 #[derive(clap::Args)]
-pub(crate) struct Speech {
+pub(crate) struct SpeechArguments {
     /// Speak JSON, one object a line.
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
@@ -26,7 +26,7 @@ pub(crate) struct Speech {
     quiet: bool,
 }
 
-impl Speech {
+impl SpeechArguments {
     pub(crate) fn reporter(&self) -> Reporter {
         Reporter::new(match (self.json, self.quiet) {
             (true, _) => Voice::Json,

@@ -18,7 +18,7 @@ use crate::recipe::document::Document;
 use crate::reporter::say;
 
 #[derive(Subcommand)]
-pub(crate) enum Plugin {
+pub(crate) enum PluginCommand {
     /// Write a new plugin that builds and passes its own tests, to be changed into your own.
     New {
         /// Name of the objective, and of the folder: `my-loss`.
@@ -64,16 +64,16 @@ pub(crate) struct Test {
     worker: bool,
 }
 
-impl Plugin {
+impl PluginCommand {
     /// Runs the command.
     ///
     /// # Errors
     /// [`BadInput`] for what cannot be begun or loaded; another error when a check fails.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         match self {
-            Plugin::New { name, within, c, api } => begin(name, within, *c, api),
-            Plugin::Test(test) if test.worker => test.work(),
-            Plugin::Test(test) => test.report(),
+            PluginCommand::New { name, within, c, api } => begin(name, within, *c, api),
+            PluginCommand::Test(test) if test.worker => test.work(),
+            PluginCommand::Test(test) => test.report(),
         }
     }
 }

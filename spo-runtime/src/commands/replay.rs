@@ -20,12 +20,12 @@ use crate::train::step::loss::score;
 use crate::train::step::rows::{Assembled, Batch};
 
 #[derive(clap::Args)]
-pub(crate) struct Replay {
+pub(crate) struct ReplayArguments {
     /// The run's folder, or that of one batch in its `nonfinite` folder.
     run: PathBuf,
 }
 
-impl Replay {
+impl ReplayArguments {
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         say(&replay(registry, &self.run)?);
         Ok(())
@@ -88,6 +88,15 @@ fn find(path: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
         Some(run) if Incident::all(run).contains(&path) => Ok((run.to_owned(), path)),
         _ => Err(none().into()),
     }
+}
+
+/// What follows from a row's log-probs.
+struct Computed<'a> {
+    loss: f64,
+    /// The gradient with respect to the log-probs.
+    upstream: &'a [f64],
+    /// Norm of the gradient with respect to the parameters.
+    norm: f64,
 }
 
 /// Rows of one level's batch.
@@ -158,7 +167,7 @@ impl Rows<'_> {
                 reference_rejected,
                 format!("{:.4}", losses[row]),
                 format!("{norm:.4e}"),
-                self.culprit(&scores, row, losses[row], mine, norm),
+                self.culprit(&scores, row, &Computed { loss: losses[row], upstream: mine, norm }),
             ]);
         }
         session.vectors().zero(Vector::GRADIENT)?;
@@ -170,7 +179,7 @@ impl Rows<'_> {
     }
 
     /// What is not finite first, in the order in which it is computed.
-    fn culprit(&self, scores: &Scores, row: usize, loss: f64, upstream: &[f64], norm: f64) -> String {
+    fn culprit(&self, scores: &Scores, row: usize, computed: &Computed<'_>) -> String {
         for (of, scores) in [("", Some(scores)), ("the reference's ", self.reference)] {
             for (name, tokens) in scores.map(|scores| scores.answers(row)).into_iter().flatten() {
                 if let Some(i) = tokens.iter().position(|x| !x.is_finite()) {
@@ -178,7 +187,8 @@ impl Rows<'_> {
                 }
             }
         }
-        match (loss.is_finite(), upstream.iter().all(|g| g.is_finite()), norm.is_finite()) {
+        let upstream = computed.upstream.iter().all(|g| g.is_finite());
+        match (computed.loss.is_finite(), upstream, computed.norm.is_finite()) {
             (false, ..) => "the loss".into(),
             (_, false, _) => "the gradient with respect to the log-probs".into(),
             (_, _, false) => "the gradient with respect to the parameters".into(),

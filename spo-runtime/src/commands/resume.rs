@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde_json::Value;
 use spo_api::Registry;
 
-use super::options::Speech;
+use super::options::SpeechArguments;
 use crate::error::BadInput;
 use crate::plan::libraries;
 use crate::recipe::document::Document;
@@ -15,14 +15,14 @@ use crate::sweep;
 use crate::train::run;
 
 #[derive(clap::Args)]
-pub(crate) struct Resume {
+pub(crate) struct ResumeArguments {
     /// The run's folder.
     run: PathBuf,
     #[command(flatten)]
-    speech: Speech,
+    speech: SpeechArguments,
 }
 
-impl Resume {
+impl ResumeArguments {
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         resume(registry, &self.run, self.speech.reporter())
     }

@@ -4,23 +4,23 @@ use std::path::PathBuf;
 
 use spo_api::Registry;
 
-use super::options::{Overrides, Speech};
+use super::options::{OverrideArguments, SpeechArguments};
 use crate::error::BadInput;
 use crate::recipe::document::Document;
 use crate::sweep;
 use crate::train::run;
 
 #[derive(clap::Args)]
-pub(crate) struct Run {
+pub(crate) struct RunArguments {
     /// The recipe to run.
     recipe: Option<PathBuf>,
     #[command(flatten)]
-    overrides: Overrides,
+    overrides: OverrideArguments,
     #[command(flatten)]
-    speech: Speech,
+    speech: SpeechArguments,
 }
 
-impl Run {
+impl RunArguments {
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         let recipe = self.recipe.as_ref().ok_or_else(|| BadInput("error: which recipe?".into()))?;
         let document = Document::read(recipe, &self.overrides.set)?;

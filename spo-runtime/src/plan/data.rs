@@ -35,7 +35,8 @@ impl Parts {
     pub(super) fn of(registry: &Registry, stage: &Stage) -> Result<Self, ConfigError> {
         let objective = compose::objective(registry, &stage.objective)?;
         let bilevel = compose::bilevel(registry, &stage.bilevel)?;
-        let (optimizer, schedule) = compose::optimizer(registry, &stage.optimizer)?;
+        let optimizer = stage.optimizer.part.build(registry, Registry::optimizer)?;
+        let schedule = stage.optimizer.own.schedule.part.build(registry, Registry::schedule)?;
         Ok(Parts { objective, bilevel, optimizer, schedule })
     }
 }
@@ -139,8 +140,8 @@ impl Loader<'_> {
     /// What a term of a lower level learns from, fitted to the model like the stage's own rows.
     fn demonstrations(&mut self, stage: &DataSection, own: &LowerData) -> anyhow::Result<Arc<Dataset>> {
         let from = match &own.source {
-            TermData::Task(data) => From::Task(&data.task.part),
-            TermData::Rows(Rows(source)) => From::File(source, own.place.clone()),
+            TermData::Task(data) => Origin::Task(&data.task.part),
+            TermData::Rows(Rows(source)) => Origin::File(source, own.place.clone()),
         };
         self.load(&from, Split::Train, stage, Layout::Demonstrations)
     }
@@ -158,8 +159,8 @@ impl Loader<'_> {
             Split::Eval => (&data.eval, "eval"),
         };
         let from = match (&data.task, file) {
-            (Some(task), _) => From::Task(&task.part),
-            (None, Some(Rows(source))) => From::File(source, format!("{base}.{key}")),
+            (Some(task), _) => Origin::Task(&task.part),
+            (None, Some(Rows(source))) => Origin::File(source, format!("{base}.{key}")),
             (None, None) => unreachable!("a recipe without data is refused when it is read"),
         };
         self.load(&from, split, data, layout)
@@ -168,7 +169,7 @@ impl Loader<'_> {
     /// Rows of a file or a task, cut as `how` says; read once.
     fn load(
         &mut self,
-        from: &From<'_>,
+        from: &Origin<'_>,
         split: Split,
         how: &DataSection,
         layout: Layout,
@@ -180,7 +181,7 @@ impl Loader<'_> {
             return Ok(known.clone());
         }
         let (name, at, dataset) = match from {
-            From::Task(task) => {
+            Origin::Task(task) => {
                 let generated = generate(self.document, task, self.seed)?;
                 let (rows, name) = match split {
                     Split::Train => (generated.train, "training rows of the task"),
@@ -189,7 +190,7 @@ impl Loader<'_> {
                 let dataset = Dataset::from_rows(rows, layout, &self.tokenizer, &fit);
                 (name.to_owned(), &task.place, dataset)
             }
-            From::File(source, at) => {
+            Origin::File(source, at) => {
                 exists(&source.path).map_err(|message| self.document.error(at, message))?;
                 let dataset = match &self.cache {
                     Some(cache) => cache.load(source, layout, &self.tokenizer, &fit)?,
@@ -209,17 +210,17 @@ impl Loader<'_> {
 }
 
 /// Where rows come from: a file, with the place in the recipe, or a generated task.
-enum From<'a> {
+enum Origin<'a> {
     File(&'a Source, String),
     Task(&'a PartSpec),
 }
 
-impl From<'_> {
+impl Origin<'_> {
     /// What decides on the rows.
     fn identity(&self) -> String {
         match self {
-            From::File(source, _) => format!("{source:?}"),
-            From::Task(task) => format!("{} {}", task.name, Value::Object(task.config.clone())),
+            Origin::File(source, _) => format!("{source:?}"),
+            Origin::Task(task) => format!("{} {}", task.name, Value::Object(task.config.clone())),
         }
     }
 }

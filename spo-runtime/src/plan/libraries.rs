@@ -14,9 +14,6 @@ use crate::recipe::Recipe;
 use crate::recipe::document::Document;
 
 /// Loads what the command line names.
-///
-/// # Errors
-/// When a library cannot be found or loaded.
 pub(crate) fn load(registry: &mut Registry, specs: &[String]) -> Result<(), BadInput> {
     for spec in specs {
         find_and_load(registry, spec, None).map_err(|problem| BadInput(format!("error: {problem}")))?;
@@ -92,9 +89,6 @@ pub(crate) fn load_for(
 
 /// Loads what the search path holds if one of these parts, by kind and name, is unknown; with the folder of
 /// libtorch, if a recipe names one.
-///
-/// # Errors
-/// As [`load_all`].
 pub(crate) fn load_if_unknown(
     registry: &mut Registry,
     parts: &[(&str, &str)],
@@ -113,9 +107,6 @@ fn libtorch_of(document: &Document) -> Option<&Path> {
 
 /// Loads all libraries of the search path, with the folder of libtorch, if a recipe names one. One that cannot
 /// be loaded is passed over, with a warning.
-///
-/// # Errors
-/// When two parts have one name.
 pub(crate) fn load_all(registry: &mut Registry, libtorch: Option<&Path>) -> Result<(), BadInput> {
     for path in search::libraries() {
         match library::load(registry, &path, libtorch) {

@@ -11,6 +11,17 @@ use crate::plan::stage::PlannedStage;
 use crate::plan::view::View;
 use crate::store::key::{key, own_hash};
 
+/// Which log-probs are meant.
+pub(crate) struct ScoredRows<'a> {
+    /// Hash of the data.
+    pub(crate) data: String,
+    pub(crate) view: View,
+    /// Indices of the rows in the data.
+    pub(crate) rows: &'a [usize],
+    /// Rows scored at a time, which decides on the last digits.
+    pub(crate) at_once: usize,
+}
+
 /// What the results of a run depend on.
 pub(crate) struct Provenance {
     /// Hash of this very program, and of the libraries it has loaded.
@@ -27,9 +38,6 @@ pub(crate) struct Provenance {
 
 impl Provenance {
     /// That of a plan with these stages.
-    ///
-    /// # Errors
-    /// When the program's own file cannot be read.
     pub(crate) fn new(plan: &Plan, stages: &[PlannedStage]) -> anyhow::Result<Self> {
         let mut program = vec![own_hash()?.to_owned()];
         program.extend(plan.libraries.iter().map(|library| library.sha256.clone()));
@@ -81,16 +89,9 @@ impl Provenance {
         key("stage", &json!({ "parameters": self.parameters(stages), "kept": kept }))
     }
 
-    /// The key of log-probs: under the parameters that so many stages made, of these rows of the data of this
-    /// hash, so many at a time (which decides on the last digits).
-    pub(crate) fn log_probs(
-        &self,
-        stages: usize,
-        data: &str,
-        view: View,
-        rows: &[usize],
-        at_once: usize,
-    ) -> String {
+    /// The key of log-probs under the parameters that so many stages made.
+    pub(crate) fn log_probs(&self, stages: usize, of: &ScoredRows<'_>) -> String {
+        let ScoredRows { data, view, rows, at_once } = of;
         let view = format!("{:?} {:?}", view.layout, view.mismatched);
         let parameters = self.parameters(stages);
         let what = json!({ "data": data, "view": view, "rows": rows, "at_once": at_once });

@@ -27,9 +27,6 @@ pub(crate) struct TokenCache<'a> {
 
 impl TokenCache<'_> {
     /// The rows of a file, tokenized here or by a run before.
-    ///
-    /// # Errors
-    /// Outside, when a signal came while it waited; inside, as [`Dataset::load`].
     pub(crate) fn load(
         &self,
         source: &Source,

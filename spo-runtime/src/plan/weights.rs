@@ -7,9 +7,6 @@ use spo_api::{ModelSource, ModelSpec};
 use spo_data::hash;
 
 /// Hashes of the files a model is opened from, by name: configuration, weights, adapter.
-///
-/// # Errors
-/// When a file cannot be read.
 pub(crate) fn weights(spec: &ModelSpec) -> spo_api::Result<BTreeMap<String, String>> {
     let mut hashes = BTreeMap::new();
     if let ModelSource::Folder(folder) = &spec.source {

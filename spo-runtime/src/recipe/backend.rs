@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 /// `[backend]`: the engine. `backend = "tch"` is short for a table with a name alone.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Backend")]
 pub(crate) struct BackendSpec {
     /// Name of a registered backend; `spo-run list` shows them.
     pub(crate) name: String,

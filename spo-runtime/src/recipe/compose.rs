@@ -1,13 +1,12 @@
 //! From what a recipe says of its parts to the parts themselves. Errors name the place in the recipe.
 
-use spo_api::{BilevelStep, ConfigError, Layout, Objective, Optimizer, Registry, Schedule};
+use spo_api::{BilevelStep, ConfigError, Layout, Objective, Registry};
 use spo_objectives::losses::{Component, Mix, WeightSchedule};
 
 use super::bilevel::BilevelSpec;
 use super::data::TermData;
-use super::objective::{Factor, LowerSpec, ObjectiveSpec};
-use super::optimizer::OptimizerSpec;
-use super::part::PartSpec;
+use super::objective::{Factor, LowerSpec, ObjectiveSpec, Weighted};
+use super::part::Spec;
 
 /// Builds an objective, or the weighted sum of several.
 pub(crate) fn objective(
@@ -17,9 +16,7 @@ pub(crate) fn objective(
     match spec {
         ObjectiveSpec::One(spec) => spec.part.build(registry, Registry::objective),
         ObjectiveSpec::Sum(terms) => {
-            let term = |term: &super::part::Spec<super::objective::Weighted>| {
-                component(registry, &term.part, term.own.weight, term.own.schedule)
-            };
+            let term = |term: &Spec<Weighted>| component(registry, term, term.own.weight, term.own.schedule);
             let components = terms.iter().map(term).collect::<Result<_, _>>()?;
             // The sum as a whole stands where its list does.
             sum(components).map_err(|error| at(&terms[0].part.place, error))
@@ -37,9 +34,9 @@ fn sum(components: Vec<Component>) -> Result<Box<dyn Objective>, ConfigError> {
 }
 
 /// A term of a sum.
-fn component(
+fn component<O>(
     registry: &Registry,
-    part: &PartSpec,
+    Spec { part, .. }: &Spec<O>,
     Factor(weight): Factor,
     schedule: Option<WeightSchedule>,
 ) -> Result<Component, ConfigError> {
@@ -103,7 +100,7 @@ pub(crate) fn bilevel(registry: &Registry, spec: &BilevelSpec) -> Result<Bilevel
         Some(LowerSpec::Sum(terms)) => {
             let (mut summed, mut lower) = (Vec::new(), Vec::new());
             for term in terms {
-                let component = component(registry, &term.part, term.own.weight, term.own.schedule)?;
+                let component = component(registry, term, term.own.weight, term.own.schedule)?;
                 imitates(&*component.objective, &term.part.place)?;
                 match &term.own.data {
                     None => summed.push(component),
@@ -146,14 +143,4 @@ fn imitates(objective: &dyn Objective, place: &str) -> Result<(), ConfigError> {
         )),
         false => Ok(()),
     }
-}
-
-/// Builds an optimizer and the schedule of its learning rate.
-pub(crate) fn optimizer(
-    registry: &Registry,
-    spec: &OptimizerSpec,
-) -> Result<(Box<dyn Optimizer>, Box<dyn Schedule>), ConfigError> {
-    let optimizer = spec.part.build(registry, Registry::optimizer)?;
-    let schedule = spec.own.schedule.part.build(registry, Registry::schedule)?;
-    Ok((optimizer, schedule))
 }

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize, Serializer};
 use spo_api::ConfigError;
 use spo_data::{Source, Truncation};
 
-use super::part::{Spec, Task};
+use super::part::{Spec, TaskAlone};
 
 /// `[data]`: where rows come from and how they become tokens.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Data")]
 pub(crate) struct DataSection {
     /// Rows to train on: a path, or a table `{ path = "rows.jsonl", columns = { prompt = "question" } }`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -23,7 +24,7 @@ pub(crate) struct DataSection {
     pub(crate) eval: Option<Rows>,
     /// Instead of files, a generated task with its options: `{ name = "modular-chain", train = 4000 }`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) task: Option<Spec<Task>>,
+    pub(crate) task: Option<Spec<TaskAlone>>,
     /// Longest prompt with answer, in tokens.
     #[serde(default = "DataSection::default_max_length")]
     #[schemars(range(min = 2))]
@@ -135,7 +136,7 @@ impl TermData {
 #[serde(deny_unknown_fields)]
 pub(crate) struct TaskData {
     /// The generated task, with its options.
-    pub(crate) task: Spec<Task>,
+    pub(crate) task: Spec<TaskAlone>,
 }
 
 impl<'de> Deserialize<'de> for TermData {

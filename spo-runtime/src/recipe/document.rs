@@ -47,9 +47,6 @@ pub(crate) struct Document {
 
 impl Document {
     /// Reads a TOML file and applies `path=value` overrides in order.
-    ///
-    /// # Errors
-    /// When the file cannot be read or is not TOML, or an override has no such place to go.
     pub(crate) fn read(path: &Path, overrides: &[String]) -> Result<Self, BadInput> {
         let name = path.display().to_string();
         let bytes =
@@ -64,9 +61,6 @@ impl Document {
     }
 
     /// As [`read`](Self::read), from text.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
     pub(crate) fn parse(name: &str, text: String, overrides: &[String]) -> Result<Self, BadInput> {
         let mut document = Document {
             name: name.to_owned(),
@@ -87,9 +81,6 @@ impl Document {
     }
 
     /// The document of a sweep's cell: without the sweep, with other values at some paths.
-    ///
-    /// # Errors
-    /// When there is no such path.
     pub(crate) fn changed(&self, changes: &[(String, Value)]) -> Result<Self, BadInput> {
         let mut document = self.clone();
         if let Value::Object(table) = &mut document.value {
@@ -103,9 +94,6 @@ impl Document {
     }
 
     /// The document as TOML, overrides applied.
-    ///
-    /// # Errors
-    /// When it holds what TOML has no form for.
     pub(crate) fn to_toml(&self) -> anyhow::Result<String> {
         toml::to_string_pretty(&self.value).context("cannot write the recipe as TOML")
     }
@@ -422,7 +410,7 @@ optimizer = { lr = 1e-5, warmup = 0.1 }
 
     #[test]
     fn errors_point_at_the_file_or_at_the_override() {
-        let misspelt = RECIPE.replace("warmup", "warm_up");
+        let misspelt = RECIPE.replace("name = \"align\"", "name = \"align\"\nbatchsize = 4");
         let error = Document::parse("recipe.toml", misspelt, &[]).unwrap().to_recipe().unwrap_err();
         insta::assert_snapshot!("misspelt_key", error);
         insta::assert_snapshot!("misspelt_stage", with(&["stage.algn.objective=ipo"]).err().unwrap());

@@ -34,6 +34,7 @@ pub(crate) enum OnNonfinite {
 /// when the run is asked to stop (Ctrl-C, SIGTERM), and the run's last ones are removed when it is complete.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Checkpoint")]
 pub(crate) struct CheckpointSection {
     /// And after every so many steps of a stage; 0 for never.
     pub(crate) every: usize,
@@ -92,6 +93,7 @@ impl Goal {
 /// hash of everything they depend on, the program included, so that a stale one is never found.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Cache")]
 pub(crate) struct CacheSection {
     /// Use it.
     pub(crate) enabled: bool,

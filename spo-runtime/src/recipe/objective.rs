@@ -11,13 +11,13 @@ use serde_json::Value;
 use spo_objectives::losses::WeightSchedule;
 
 use super::data::TermData;
-use super::part::{Alone, OwnKeys, PartSpec, Spec};
+use super::part::{ObjectiveAlone, OwnKeys, PartSpec, Spec};
 
 /// One objective, or a sum of several with `T` beside each.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub(crate) enum OneOrSum<T: OwnKeys> {
-    One(Spec<Alone>),
+    One(Spec<ObjectiveAlone>),
     Sum(Vec<Spec<T>>),
 }
 
@@ -162,7 +162,7 @@ impl<T: OwnKeys> JsonSchema for OneOrSum<T> {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let one = Spec::<Alone>::json_schema(generator);
+        let one = Spec::<ObjectiveAlone>::json_schema(generator);
         let term = Spec::<T>::json_schema(generator);
         json_schema!({ "anyOf": [one, { "type": "array", "items": term, "minItems": 1 }] })
     }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::part::{OwnKeys, Schedule, Spec};
+use super::part::{OwnKeys, ScheduleAlone, Spec};
 
 /// `stage.optimizer`.
 pub(crate) type OptimizerSpec = Spec<Rate>;
@@ -18,7 +18,7 @@ pub(crate) struct Rate {
     pub(crate) lr: f64,
     /// How the learning rate goes after warmup.
     #[serde(default = "Rate::linear")]
-    pub(crate) schedule: Spec<Schedule>,
+    pub(crate) schedule: Spec<ScheduleAlone>,
     /// Steps over which the learning rate rises from 0 to `lr`: a share of the stage's steps, or `{ steps = 100 }`.
     #[serde(default)]
     pub(crate) warmup: Warmup,
@@ -34,7 +34,7 @@ impl OwnKeys for Rate {
 }
 
 impl Rate {
-    fn linear() -> Spec<Schedule> {
+    fn linear() -> Spec<ScheduleAlone> {
         Spec::named("linear").expect("schedules have no required keys of the runtime's")
     }
 

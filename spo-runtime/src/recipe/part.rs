@@ -270,4 +270,4 @@ macro_rules! no_own_keys {
     )*};
 }
 
-no_own_keys!(Alone of "objective", Schedule of "schedule", Task of "task");
+no_own_keys!(ObjectiveAlone of "objective", ScheduleAlone of "schedule", TaskAlone of "task");

@@ -60,7 +60,8 @@ impl Definitions<'_> {
                 }
                 None => properties.extend(of(&table)),
             }
-            properties.insert(key.to_owned(), json!({ "enum": names }));
+            let name = properties.entry(key).or_insert_with(|| json!({}));
+            name["enum"] = json!(names);
             table["required"] = named.chain(required(own)).chain(required(&table)).collect();
             table["properties"] = Value::Object(properties);
             table["additionalProperties"] = json!(false);
@@ -112,5 +113,107 @@ fn rename(schema: &mut Value, prefix: &str) {
             table.values_mut().for_each(|inner| rename(inner, prefix));
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use spo_backend_candle as _;
+    use spo_backend_tabular as _;
+
+    use super::*;
+    use crate::recipe::document::Document;
+
+    fn validator() -> jsonschema::Validator {
+        jsonschema::validator_for(&schema(&Registry::linked().unwrap())).unwrap()
+    }
+
+    /// The recipes of the project, with their names.
+    fn recipes() -> Vec<(String, Value)> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes");
+        let folders = [folder.clone(), folder.join("evidence")];
+        let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
+        let files = files.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some());
+        let read = |path: std::path::PathBuf| {
+            let document = Document::read(&path, &[]).unwrap().to_toml().unwrap();
+            (
+                path.display().to_string(),
+                serde_json::to_value(toml::from_str::<toml::Value>(&document).unwrap()).unwrap(),
+            )
+        };
+        files.map(read).collect()
+    }
+
+    #[test]
+    fn every_part_and_its_keys_are_in_the_schema() {
+        let registry = Registry::linked().unwrap();
+        let schema = schema(&registry).to_string();
+        for entry in registry.iter() {
+            assert!(schema.contains(&format!("\"{}\"", entry.name)), "{}", entry.name);
+            let own = (entry.schema)();
+            for key in own.as_value()["properties"].as_object().into_iter().flatten().map(|(key, _)| key) {
+                assert!(schema.contains(&format!("\"{key}\":")), "{}: {key}", entry.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_recipes_of_the_project_are_valid() {
+        let (validator, recipes) = (validator(), recipes());
+        assert!(recipes.len() > 15);
+        for (name, recipe) in recipes {
+            let errors: Vec<String> = validator.iter_errors(&recipe).map(|error| error.to_string()).collect();
+            assert!(errors.is_empty(), "{name}: {errors:?}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_key_or_name_of_a_part_is_marked() {
+        let validator = validator();
+        let recipe = |stage: Value, more: Value| {
+            let mut recipe = json!({
+                "model": { "path": "m" },
+                "data": { "train": "t.jsonl" },
+                "stage": [{ "name": "s", "objective": "dpo", "optimizer": { "lr": 1e-5 } }],
+            });
+            recipe["stage"][0].as_object_mut().unwrap().extend(stage.as_object().unwrap().clone());
+            recipe.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            recipe
+        };
+        let none = json!({});
+        for stage in [
+            json!({ "objective": { "name": "dpo", "beta": 0.1 } }),
+            json!({ "objective": [{ "name": "sft", "weight": 0.5 }, "simpo"] }),
+            json!({ "bilevel": { "step": "penalty", "lambda": 1.0, "lower": [{ "name": "sft", "data": "x.jsonl" }] } }),
+            json!({ "optimizer": { "name": "sgd", "lr": 0.1, "momentum": 0.9, "schedule": { "name": "polynomial", "power": 2.0 } } }),
+            json!({ "optimizer": { "lr": 0.1, "warmup": { "steps": 10 } } }),
+        ] {
+            assert!(validator.is_valid(&recipe(stage.clone(), none.clone())), "{stage}");
+        }
+        for stage in [
+            json!({ "objective": { "name": "dpo", "bta": 0.1 } }),
+            json!({ "objective": { "name": "dpo", "beta": 0 } }),
+            json!({ "objective": "dpoo" }),
+            json!({ "objective": { "beta": 0.1 } }),
+            json!({ "objective": [{ "name": "sft", "wieght": 0.5 }] }),
+            json!({ "bilevel": { "step": "penalty", "lamda": 1.0 } }),
+            json!({ "bilevel": { "step": "penalty", "lower": { "name": "sft", "wight": 1 } } }),
+            json!({ "optimizer": { "lr": 0.1, "warm_up": 0.1 } }),
+            json!({ "optimizer": { "name": "adamv", "lr": 0.1 } }),
+            json!({ "optimizer": { "lr": 0.1, "schedule": "cosin" } }),
+            json!({ "optimizer": { "lr": 0.1, "warmup": 2.0 } }),
+        ] {
+            assert!(!validator.is_valid(&recipe(stage.clone(), none.clone())), "{stage}");
+        }
+        let task = |name: &str, key: &str| json!({ "data": { "task": { "name": name, key: 4 } } });
+        assert!(validator.is_valid(&recipe(none.clone(), task("codewords", "letters"))));
+        assert!(!validator.is_valid(&recipe(none.clone(), task("codewords", "leters"))));
+        assert!(!validator.is_valid(&recipe(none.clone(), task("codeword", "letters"))));
+        let backend = |name: &str, options: Value| json!({ "backend": { "name": name, "options": options } });
+        assert!(validator.is_valid(&recipe(none.clone(), backend("candle", json!({ "memory": 6.0 })))));
+        assert!(!validator.is_valid(&recipe(none.clone(), backend("candle", json!({ "memry": 6.0 })))));
+        assert!(!validator.is_valid(&recipe(none, backend("candel", json!({})))));
     }
 }

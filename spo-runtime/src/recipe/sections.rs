@@ -11,6 +11,7 @@ use super::keeping::{OnNonfinite, Resume};
 /// `[run]`: what the run is called and where it goes.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Run")]
 pub(crate) struct RunSection {
     /// Name of the run; that of the recipe's file unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,6 +34,7 @@ pub(crate) struct RunSection {
 /// `[model]`: a Hugging Face folder, or a configuration to initialise at random.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Model")]
 pub(crate) struct ModelSection {
     /// Hugging Face folder: config.json, safetensors weights, tokenizer.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,6 +55,7 @@ pub(crate) struct ModelSection {
 /// `model.adapter`: a low-rank adapter, in PEFT's terms.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Adapter")]
 pub(crate) struct AdapterSection {
     /// The kind of adapter.
     #[serde(default)]
@@ -83,6 +86,7 @@ pub(crate) enum AdapterKind {
 /// `[plugins]`: libraries whose objectives, steps and backends this recipe uses.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Plugins")]
 pub(crate) struct PluginsSection {
     /// Paths of libraries (`"target/release/libmy_loss.so"`), or names (`"my-loss"`) to be looked for in the
     /// folders of `SPO_PLUGIN_PATH` and the user's own, `~/.local/share/spo/plugins`. Libraries in those
@@ -103,6 +107,7 @@ impl PluginsSection {
 /// `[evaluation]`: what is measured on `data.eval`. At the start and the end of a stage, always.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Evaluation")]
 pub(crate) struct EvaluationSection {
     /// And every so many steps; 0 for never in between.
     pub(crate) every: usize,

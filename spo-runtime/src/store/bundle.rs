@@ -34,9 +34,6 @@ impl Listed {
 /// Whatever happens on the way, `folder` is the old one, the new one, or not there; a process that dies
 /// leaves at most a folder called `.NAME.partial`, which the next call removes. At most one process may
 /// write a folder of this name.
-///
-/// # Errors
-/// Those of `fill`, and when the disk is full or the folder not to be written to.
 pub(crate) fn write(folder: &Path, fill: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let aside = aside(folder);
     let made = clear(&aside).and_then(|()| fs::create_dir_all(&aside));
@@ -68,9 +65,6 @@ fn seal(aside: &Path, folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Holds every file of a folder against its manifest.
-///
-/// # Errors
-/// What is damaged.
 pub(crate) fn verify(folder: &Path) -> anyhow::Result<()> {
     let text = fs::read(folder.join(MANIFEST)).context("its manifest cannot be read")?;
     let manifest: Manifest = serde_json::from_slice(&text).context("its manifest is damaged")?;
@@ -91,9 +85,6 @@ pub(crate) fn verify(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Removes a folder, if it is there, so that no half of it is ever seen.
-///
-/// # Errors
-/// When the file system refuses.
 pub(crate) fn remove(folder: &Path) -> std::io::Result<()> {
     if !folder.exists() {
         return Ok(());
@@ -105,9 +96,6 @@ pub(crate) fn remove(folder: &Path) -> std::io::Result<()> {
 }
 
 /// Removes what a process that died left of writing a folder.
-///
-/// # Errors
-/// When the file system refuses.
 pub(crate) fn remove_partial(folder: &Path) -> std::io::Result<()> {
     clear(&aside(folder))?;
     clear(&hidden(folder, "removed"))

@@ -105,9 +105,6 @@ pub(crate) struct Entry {
 }
 
 /// The entries of a cache, the one that was used last first.
-///
-/// # Errors
-/// When the folder cannot be read.
 pub(crate) fn entries(folder: &Path) -> io::Result<Vec<Entry>> {
     let mut found = Vec::new();
     for file in fs::read_dir(folder)? {
@@ -135,9 +132,6 @@ fn size(folder: &Path) -> u64 {
 
 impl Entry {
     /// Removes it, unless a process has it in use; whether it is gone.
-    ///
-    /// # Errors
-    /// When the file system refuses.
     pub(crate) fn remove(&self) -> io::Result<bool> {
         let Some(slot) = take(&self.folder, &self.key)? else { return Ok(false) };
         bundle::remove(&slot.folder)?;

@@ -7,9 +7,6 @@ use serde_json::Value;
 use spo_data::hash;
 
 /// The hash of this very program.
-///
-/// # Errors
-/// When its file cannot be read.
 pub(crate) fn own_hash() -> anyhow::Result<&'static str> {
     static HASH: OnceLock<String> = OnceLock::new();
     if let Some(known) = HASH.get() {

@@ -16,9 +16,6 @@ pub(crate) struct JsonLines {
 
 impl JsonLines {
     /// Opens the file to go on after so many bytes; what is there beyond is dropped.
-    ///
-    /// # Errors
-    /// When the file cannot be written to, or is shorter.
     pub(crate) fn open(path: &Path, bytes: u64) -> anyhow::Result<Self> {
         let open = || -> anyhow::Result<File> {
             let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
@@ -33,9 +30,6 @@ impl JsonLines {
     }
 
     /// Makes sure that all lines are on disk; how many bytes they are.
-    ///
-    /// # Errors
-    /// When the disk is full.
     pub(crate) fn sync(&mut self) -> anyhow::Result<u64> {
         let file = self.file.get_ref();
         let synced = file.sync_all().and_then(|()| Ok(file.metadata()?.len()));
@@ -43,18 +37,12 @@ impl JsonLines {
     }
 
     /// Adds lines as they stand.
-    ///
-    /// # Errors
-    /// When the disk is full.
     pub(crate) fn append(&mut self, lines: &str) -> anyhow::Result<()> {
         let written = self.file.write_all(lines.as_bytes()).and_then(|()| self.file.flush());
         written.with_context(|| format!("cannot write {}", self.path.display()))
     }
 
     /// The lines of a stage, as they stand in the file.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
     pub(crate) fn of_stage(&self, stage: &str) -> anyhow::Result<String> {
         let text = std::fs::read_to_string(&self.path);
         let text = text.with_context(|| format!("cannot read {}", self.path.display()))?;
@@ -64,9 +52,6 @@ impl JsonLines {
     }
 
     /// Adds a line.
-    ///
-    /// # Errors
-    /// When the disk is full.
     pub(crate) fn write(&mut self, line: &impl Serialize) -> anyhow::Result<()> {
         let written = serde_json::to_writer(&mut self.file, line)
             .map_err(std::io::Error::from)

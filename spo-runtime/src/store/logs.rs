@@ -25,9 +25,6 @@ pub(crate) struct Logs {
 
 impl Logs {
     /// Opens the files of a run, to go on where they had these lengths; from nothing where none is given.
-    ///
-    /// # Errors
-    /// When a file cannot be written to, or is shorter.
     pub(crate) fn open(folder: &Path, lengths: &Lengths, diagnostics: bool) -> anyhow::Result<Self> {
         let open = |name: &str| JsonLines::open(&folder.join(name), lengths.get(name).copied().unwrap_or(0));
         let [metrics, held_out, evolution] = FILES;
@@ -44,33 +41,21 @@ impl Logs {
     }
 
     /// Makes sure that everything is on disk.
-    ///
-    /// # Errors
-    /// When the disk is full.
     pub(crate) fn sync(&mut self) -> anyhow::Result<Lengths> {
         self.all().map(|(name, file)| Ok((name.to_owned(), file.sync()?))).collect()
     }
 
     /// What a stage has logged, by file.
-    ///
-    /// # Errors
-    /// When a file cannot be read.
     pub(crate) fn of_stage(&mut self, stage: &str) -> anyhow::Result<BTreeMap<String, String>> {
         self.all().map(|(name, file)| Ok((name.to_owned(), file.of_stage(stage)?))).collect()
     }
 
     /// Adds what a stage logged elsewhere.
-    ///
-    /// # Errors
-    /// When the disk is full.
     pub(crate) fn append(&mut self, lines: &BTreeMap<String, String>) -> anyhow::Result<()> {
         self.all().try_for_each(|(name, file)| lines.get(name).map_or(Ok(()), |lines| file.append(lines)))
     }
 
     /// Adds the metrics of a step, counted from 1; those of step 0 were taken before training.
-    ///
-    /// # Errors
-    /// When the disk is full.
     pub(crate) fn metrics(&mut self, stage: &str, step: usize, metrics: &Metrics) -> anyhow::Result<()> {
         let mut line =
             Map::from_iter([("stage".to_owned(), Value::from(stage)), ("step".to_owned(), step.into())]);

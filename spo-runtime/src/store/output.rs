@@ -127,9 +127,6 @@ impl Output {
     }
 
     /// Writes the run's summary: its presence says that the run came to its end.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
     pub(crate) fn finish(&self, summary: &impl Serialize) -> anyhow::Result<()> {
         self.json(SUMMARY, summary)
     }

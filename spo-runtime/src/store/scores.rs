@@ -53,9 +53,6 @@ const SIDES: [Side; 3] =
     [("chosen", |s| &mut s.chosen), ("rejected", |s| &mut s.rejected), ("mismatched", |s| &mut s.mismatched)];
 
 /// Writes named scores: of each side of each the log-probs of all rows, flat, and the rows' lengths.
-///
-/// # Errors
-/// When the file cannot be written.
 pub(crate) fn write<'a>(
     path: &Path,
     scores: impl IntoIterator<Item = (String, &'a Scores)>,
@@ -80,9 +77,6 @@ pub(crate) fn write<'a>(
 }
 
 /// Reads what [`write`] wrote.
-///
-/// # Errors
-/// When the file is damaged.
 pub(crate) fn read(path: &Path) -> anyhow::Result<BTreeMap<String, Scores>> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     parse(&bytes).with_context(|| format!("{} is damaged", path.display()))

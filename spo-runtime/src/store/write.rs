@@ -7,25 +7,16 @@ use anyhow::Context;
 use serde::Serialize;
 
 /// Writes pretty-printed JSON, whole or not at all.
-///
-/// # Errors
-/// When the file cannot be written.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
     write_text(path, &(serde_json::to_string_pretty(value)? + "\n"))
 }
 
 /// Writes a text, whole or not at all.
-///
-/// # Errors
-/// When the file cannot be written.
 pub(crate) fn write_text(path: &Path, text: &str) -> anyhow::Result<()> {
     write_bytes(path, text.as_bytes())
 }
 
 /// Writes a file, whole or not at all.
-///
-/// # Errors
-/// When it cannot be written.
 pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let write = |out: &mut dyn Write| out.write_all(bytes).map_err(|e| spo_api::Error::io(path, e));
     spo_api::write_whole(path, write).with_context(|| format!("cannot write {}", path.display()))

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use spo_api::Library;
 
-use super::Cell;
+use super::cells::Cell;
 use crate::recipe::{Recipe, Sweep};
 use crate::reporter::Reporter;
 use crate::stop::Stop;
@@ -31,20 +31,26 @@ struct Running {
     peak: u64,
 }
 
+/// What there is to run.
+#[derive(Clone, Copy)]
+pub(crate) struct Job<'a> {
+    pub(crate) sweep: &'a Sweep,
+    /// The folder of the sweep.
+    pub(crate) folder: &'a Path,
+    pub(crate) cells: &'a [Cell],
+    /// The recipe of each cell.
+    pub(crate) recipes: &'a [Recipe],
+    /// Libraries that parts were loaded from.
+    pub(crate) libraries: &'a [Library],
+}
+
 /// Runs all cells that are not complete. A cell that fails does not stop the others.
 ///
 /// # Errors
 /// When cells failed, naming them; [`Interrupted`](crate::stop::Interrupted) when a signal came: then the
 /// cells at work were asked to stop too, and have.
-pub(crate) fn launch(
-    sweep: &Sweep,
-    folder: &Path,
-    cells: &[Cell],
-    recipes: &[Recipe],
-    libraries: &[Library],
-    stop: &Stop,
-    reporter: &Reporter,
-) -> anyhow::Result<()> {
+pub(crate) fn launch(job: &Job<'_>, stop: &Stop, reporter: &Reporter) -> anyhow::Result<()> {
+    let Job { sweep, folder, cells, recipes, libraries } = *job;
     let complete = |(cell, recipe): &(&Cell, &Recipe)| output::is_complete(&folder.join(&cell.name), recipe);
     let cells: Vec<(&Cell, &Recipe)> = cells.iter().zip(recipes).collect();
     let done = cells.iter().filter(|cell| complete(cell)).count();

@@ -9,7 +9,7 @@ use spo_api::Metrics;
 use spo_report::stats::student;
 use spo_report::table::Column;
 
-use super::{Cell, Plot};
+use super::cells::{Cell, Plot};
 use crate::recipe::Sweep;
 use crate::train::summary::{COLUMNS, StageSummary, Summary};
 

@@ -86,9 +86,6 @@ impl Memory {
 }
 
 /// Writes a run's state into a folder.
-///
-/// # Errors
-/// When a file cannot be written.
 pub(crate) fn fill(
     folder: &Path,
     session: &mut dyn Session,
@@ -114,9 +111,6 @@ pub(crate) struct Found {
 
 impl Found {
     /// Reads a folder, every file held against its checksum.
-    ///
-    /// # Errors
-    /// When it is damaged.
     pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
         bundle::verify(folder)?;
         let text = fs::read(folder.join(STATE))?;
@@ -154,9 +148,6 @@ impl Checkpoints {
     }
 
     /// Writes one, and removes those that are too many.
-    ///
-    /// # Errors
-    /// When it cannot be written: the earlier ones are then as they were.
     pub(crate) fn save(
         &mut self,
         session: &mut dyn Session,
@@ -198,9 +189,6 @@ impl Checkpoints {
     }
 
     /// Removes all, and what a process that died left behind.
-    ///
-    /// # Errors
-    /// When the file system refuses.
     pub(crate) fn remove(&self) -> anyhow::Result<()> {
         bundle::remove(&self.folder).with_context(|| format!("cannot remove {}", self.folder.display()))
     }

@@ -85,9 +85,6 @@ pub(crate) struct Evolution {
 
 impl Evolution {
     /// Chooses the probes of a stage that is about to begin.
-    ///
-    /// # Errors
-    /// Those of the session, and of the disk.
     pub(crate) fn begin(
         recipe: &Diagnostics,
         stage: &StageFacts<'_>,
@@ -137,9 +134,6 @@ impl Evolution {
     }
 
     /// After a step, the `steps_done`-th: holds it against its prediction if it was measured.
-    ///
-    /// # Errors
-    /// Those of the session and of the disk.
     pub(crate) fn after_step(
         &mut self,
         session: &mut dyn Session,
@@ -156,9 +150,6 @@ impl Evolution {
     }
 
     /// After the last step.
-    ///
-    /// # Errors
-    /// As [`before_step`](Self::before_step).
     pub(crate) fn finish(
         mut self,
         session: &mut dyn Session,
@@ -205,21 +196,18 @@ impl Evolution {
         let (stage, constraint) = (&*self.stage, self.constraint);
         let displaced = now.displaced(&self.start, 0.0);
         log.write(&Record::Evolution { stage, step, displaced, constraint, now: &now })?;
-        match self.recipe.guard {
-            Some(guard) => self.hold(log, guard, step, &now, note),
-            None => Ok(()),
-        }
+        self.hold(log, step, &now, note)
     }
 
-    /// Holds a measurement against the guard's limit.
+    /// Holds a measurement against the limit of the guard, if there is one.
     fn hold(
         &mut self,
         log: &mut JsonLines,
-        guard: Guard,
         step: usize,
         now: &Snapshot,
         note: &dyn Fn(&str),
     ) -> anyhow::Result<()> {
+        let Some(guard) = self.recipe.guard else { return Ok(()) };
         let (displaced, limit) = (now.displaced(&self.start, guard.by), guard.displaced);
         if displaced <= limit {
             return Ok(());

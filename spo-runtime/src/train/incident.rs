@@ -34,9 +34,6 @@ pub(crate) struct Incident {
 
 impl Incident {
     /// Writes it down with everything the step began with; where.
-    ///
-    /// # Errors
-    /// When it cannot be written.
     pub(crate) fn write(
         &self,
         run: &Path,
@@ -55,9 +52,6 @@ impl Incident {
     }
 
     /// Reads what was written into a folder.
-    ///
-    /// # Errors
-    /// When it cannot be read.
     pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join(BATCH);
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;

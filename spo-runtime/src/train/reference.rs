@@ -75,9 +75,6 @@ pub(crate) struct MovingReference {
 
 impl MovingReference {
     /// A reference that stands where the policy stands now.
-    ///
-    /// # Errors
-    /// When memory runs out.
     pub(crate) fn new(session: &mut dyn Session, how: Moving) -> Result<Self> {
         let parameters = session.vectors().allocate()?;
         session.vectors().copy(Vector::PARAMETERS, parameters)?;
@@ -95,9 +92,6 @@ impl MovingReference {
     }
 
     /// Brings the scores of a batch's rows up to date: one more forward pass.
-    ///
-    /// # Errors
-    /// Those of the session.
     pub(crate) fn score(&self, session: &mut dyn Session, batch: &Batch, scores: &mut Scores) -> Result<()> {
         if !self.moved {
             return Ok(());
@@ -109,9 +103,6 @@ impl MovingReference {
     }
 
     /// Moves after a step, if it is time: `reference <- alpha * policy + (1 - alpha) * reference`.
-    ///
-    /// # Errors
-    /// Those of the session.
     pub(crate) fn follow(&mut self, session: &mut dyn Session, steps_done: usize) -> Result<()> {
         if steps_done.is_multiple_of(self.how.sync_steps) {
             let alpha = self.how.mixup_alpha;

@@ -25,9 +25,6 @@ struct Mismatch {
 }
 
 /// Scores a batch and holds the log-probs against the reference's, which are those of the same parameters.
-///
-/// # Errors
-/// Naming a row, a token, and the likely cause.
 pub(crate) fn check(
     session: &mut dyn Session,
     batch: &Batch,

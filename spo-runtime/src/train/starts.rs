@@ -56,9 +56,6 @@ pub(crate) fn wanted(uses: &[Uses], next: usize, current: &str) -> BTreeSet<Stri
 
 impl Starts {
     /// Before the first stage.
-    ///
-    /// # Errors
-    /// When memory runs out.
     pub(crate) fn new(session: &mut dyn Session, uses: &[Uses]) -> Result<Self> {
         let mut starts = Starts { kept: BTreeMap::new(), current: MODEL.into() };
         starts.settle(session, uses, 0)?;
@@ -84,9 +81,6 @@ impl Starts {
     }
 
     /// Brings the parameters to where a stage starts.
-    ///
-    /// # Errors
-    /// Those of the session.
     pub(crate) fn enter(&mut self, session: &mut dyn Session, uses: &[Uses], stage: usize) -> Result<()> {
         let from = &uses[stage].from;
         if *from != self.current {
@@ -97,9 +91,6 @@ impl Starts {
     }
 
     /// Takes note of what a stage made of the parameters.
-    ///
-    /// # Errors
-    /// When memory runs out.
     pub(crate) fn leave(&mut self, session: &mut dyn Session, uses: &[Uses], stage: usize) -> Result<()> {
         self.current = uses[stage].name.clone();
         self.settle(session, uses, stage + 1)

@@ -4,54 +4,69 @@ use std::ffi::c_void;
 use std::path::Path;
 
 use super::{AdamWView, LogProbsView, SessionTable, ShowSink};
-use crate::abi::status::{ErrorSink, answer, call};
+use crate::abi::optimizer::UpdateView;
+use crate::abi::plugin;
+use crate::abi::status::{ErrorSink, answer, answers, call};
 use crate::abi::text::{ByteSink, Text, from_json, to_json};
 use crate::abi::tokens::TokensView;
 use crate::abi::vectors::{self, Owner, VectorTable};
 use crate::{
-    AdamW, Error, Export, LogProbs, Result, Sampling, Session, Statistics, Tangent, Vector, VectorSpace,
+    AdamW, Error, Export, Kernel, LogProbs, Result, Sampling, Session, Statistics, Tangent, Vector,
+    VectorSpace,
 };
 
 /// The table of every session written in Rust.
 pub(in crate::abi) static TABLE: SessionTable = SessionTable {
     size: size_of::<SessionTable>() as u32,
-    destroy: Some(destroy_session),
-    info: Some(info),
-    log_probs: Some(log_probs),
-    backward: Some(backward),
     vectors: &VECTORS,
-    optimizer_step: Some(optimizer_step),
-    reset_optimizer: Some(reset_optimizer),
-    generate: Some(generate),
-    save: Some(save),
-    save_state: Some(save_state),
-    restore_state: Some(restore_state),
+    destroy: plugin::destroy::<dyn Session>,
+    info,
+    log_probs,
+    backward,
+    optimizer_step,
+    reset_optimizer,
+    generate,
+    save,
+    save_state,
+    restore_state,
     hessian_vector: Some(hessian_vector),
+    adopt_optimizer: Some(adopt_optimizer),
+    optimize: Some(optimize),
 };
 
 static VECTORS: VectorTable = vectors::export::<Box<dyn Session>>();
 
 impl Owner for Box<dyn Session> {
-    fn vectors(&mut self) -> &mut dyn VectorSpace {
-        (**self).vectors()
+    unsafe fn answer(
+        owner: *mut c_void,
+        error: *const ErrorSink,
+        body: impl FnOnce(&mut dyn VectorSpace) -> Result<()>,
+    ) -> i32 {
+        // SAFETY: the caller's.
+        unsafe { answer(error, || body(session(owner).vectors())) }
     }
-}
 
-unsafe extern "C-unwind" fn destroy_session(this: *mut c_void) {
-    // SAFETY: it came from `open` and is not used again.
-    drop(unsafe { Box::from_raw(this.cast::<Box<dyn Session>>()) });
+    unsafe fn ask<R: Default>(owner: *mut c_void, body: impl FnOnce(&mut dyn VectorSpace) -> R) -> R {
+        // SAFETY: the caller's.
+        body(unsafe { session(owner).vectors() })
+    }
 }
 
 /// # Safety
 /// `this` came from `open` and nobody else uses it now: the contract of the table.
 unsafe fn session<'a>(this: *mut c_void) -> &'a mut dyn Session {
     // SAFETY: the caller's.
-    unsafe { &mut **this.cast::<Box<dyn Session>>() }
+    unsafe { plugin::part::<dyn Session>(this) }
 }
 
 unsafe extern "C-unwind" fn info(this: *mut c_void, out: *const ByteSink) {
     // SAFETY: as above.
     unsafe { ByteSink::put(out, &to_json(&session(this).info())) }
+}
+
+unsafe extern "C-unwind" fn reset_optimizer(this: *mut c_void) {
+    // SAFETY: as above.
+    unsafe { session(this).reset_optimizer() }
 }
 
 fn statistics(bits: u32) -> Statistics {
@@ -89,130 +104,68 @@ unsafe fn asked(sink: *const ShowSink, found: &LogProbs) -> Result<Vec<f64>> {
     Ok(gradient)
 }
 
-unsafe extern "C-unwind" fn log_probs(
-    this: *mut c_void,
-    batch: *const TokensView,
-    bits: u32,
-    sink: *const ShowSink,
-    error: *const ErrorSink,
-) -> i32 {
-    // SAFETY: as above.
-    unsafe {
-        answer(error, || {
-            let found = session(this).log_probs(&(*batch).batch(), statistics(bits))?;
-            show(sink, &found, std::ptr::null_mut())
+answers! { Box<dyn Session>:
+    fn log_probs(session, batch: *const TokensView, bits: u32, sink: *const ShowSink) {
+        let found = session.log_probs(&(*batch).batch(), statistics(bits))?;
+        show(sink, &found, std::ptr::null_mut())
+    }
+    fn backward(session, batch: *const TokensView, bits: u32, sink: *const ShowSink) {
+        let mut upstream = |found: &LogProbs| asked(sink, found);
+        session.backward(&(*batch).batch(), statistics(bits), &mut upstream).map(drop)
+    }
+    fn hessian_vector(
+        session,
+        batch: *const TokensView,
+        sink: *const ShowSink,
+        v: u32,
+        into: u32,
+        derivatives: *mut f64
+    ) {
+        let mut upstream = |found: &LogProbs| asked(sink, found);
+        let Tangent { log_probs, derivatives: found } =
+            session.hessian_vector(&(*batch).batch(), &mut upstream, Vector(v), Vector(into))?;
+        assert_eq!(found.len(), log_probs.values.len(), "one derivative per log-prob");
+        std::ptr::copy_nonoverlapping(found.as_ptr(), derivatives, found.len());
+        Ok(())
+    }
+    fn optimizer_step(session, step: *const AdamWView) {
+        let AdamWView { lr, beta1, beta2, epsilon, weight_decay, gradient_scale, .. } = *step;
+        let exempt_bias_and_norm = (*step).exempt_bias_and_norm != 0;
+        session.optimizer_step(&AdamW {
+            lr,
+            beta1,
+            beta2,
+            epsilon,
+            weight_decay,
+            exempt_bias_and_norm,
+            gradient_scale,
         })
     }
-}
-
-unsafe extern "C-unwind" fn backward(
-    this: *mut c_void,
-    batch: *const TokensView,
-    bits: u32,
-    sink: *const ShowSink,
-    error: *const ErrorSink,
-) -> i32 {
-    // SAFETY: as above.
-    unsafe {
-        answer(error, || {
-            let mut upstream = |found: &LogProbs| asked(sink, found);
-            session(this).backward(&(*batch).batch(), statistics(bits), &mut upstream)?;
-            Ok(())
-        })
+    fn adopt_optimizer(session, kernel: Text, taken: *mut u32) {
+        let kernel: Option<Kernel> = match kernel.bytes() {
+            [] => None,
+            text => Some(from_json("the kernel", text)?),
+        };
+        *taken = session.adopt_optimizer(kernel.as_ref())?.into();
+        Ok(())
     }
-}
-
-unsafe extern "C-unwind" fn hessian_vector(
-    this: *mut c_void,
-    batch: *const TokensView,
-    sink: *const ShowSink,
-    v: u32,
-    into: u32,
-    derivatives: *mut f64,
-    error: *const ErrorSink,
-) -> i32 {
-    // SAFETY: as above.
-    unsafe {
-        answer(error, || {
-            let mut upstream = |found: &LogProbs| asked(sink, found);
-            let batch = (*batch).batch();
-            let Tangent { log_probs, derivatives: found } =
-                session(this).hessian_vector(&batch, &mut upstream, Vector(v), Vector(into))?;
-            assert_eq!(found.len(), log_probs.values.len(), "one derivative per log-prob");
-            std::ptr::copy_nonoverlapping(found.as_ptr(), derivatives, found.len());
-            Ok(())
-        })
+    fn optimize(session, update: *const UpdateView) { session.optimize(&(*update).update()) }
+    fn generate(session, prompts: *const TokensView, sampling: Text, out: *const ByteSink) {
+        let prompts: Vec<_> = (*prompts).batch().groups.into_iter().map(|group| group.prompt).collect();
+        let sampling: Sampling = from_json("the way of sampling", sampling.bytes())?;
+        ByteSink::put(out, &to_json(&session.generate(&prompts, &sampling)?));
+        Ok(())
     }
-}
-
-unsafe extern "C-unwind" fn optimizer_step(
-    this: *mut c_void,
-    step: *const AdamWView,
-    error: *const ErrorSink,
-) -> i32 {
-    // SAFETY: as above.
-    unsafe {
-        answer(error, || {
-            let AdamWView { lr, beta1, beta2, epsilon, weight_decay, gradient_scale, .. } = *step;
-            let exempt_bias_and_norm = (*step).exempt_bias_and_norm != 0;
-            session(this).optimizer_step(&AdamW {
-                lr,
-                beta1,
-                beta2,
-                epsilon,
-                weight_decay,
-                exempt_bias_and_norm,
-                gradient_scale,
-            })
-        })
+    fn save(session, folder: Text, what: u32) {
+        let what = match what {
+            0 => Export::Model,
+            1 => Export::Adapter,
+            other => return Err(Error::Engine(format!("cannot save the unknown thing {other}"))),
+        };
+        session.save(path(folder)?, what)
     }
-}
-
-unsafe extern "C-unwind" fn reset_optimizer(this: *mut c_void) {
-    // SAFETY: as above.
-    unsafe { session(this).reset_optimizer() }
-}
-
-unsafe extern "C-unwind" fn generate(
-    this: *mut c_void,
-    prompts: *const TokensView,
-    sampling: Text,
-    out: *const ByteSink,
-    error: *const ErrorSink,
-) -> i32 {
-    // SAFETY: as above.
-    unsafe {
-        answer(error, || {
-            let prompts: Vec<_> = (*prompts).batch().groups.into_iter().map(|group| group.prompt).collect();
-            let sampling: Sampling = from_json("the way of sampling", sampling.bytes())?;
-            ByteSink::put(out, &to_json(&session(this).generate(&prompts, &sampling)?));
-            Ok(())
-        })
-    }
-}
-
-unsafe extern "C-unwind" fn save(this: *mut c_void, folder: Text, what: u32, error: *const ErrorSink) -> i32 {
-    // SAFETY: as above.
-    unsafe {
-        answer(error, || {
-            let what = match what {
-                0 => Export::Model,
-                1 => Export::Adapter,
-                other => return Err(Error::Engine(format!("cannot save the unknown thing {other}"))),
-            };
-            session(this).save(path(folder)?, what)
-        })
-    }
-}
-
-unsafe extern "C-unwind" fn save_state(this: *mut c_void, file: Text, error: *const ErrorSink) -> i32 {
-    // SAFETY: as above.
-    unsafe { answer(error, || session(this).save_state(path(file)?)) }
-}
-
-unsafe extern "C-unwind" fn restore_state(this: *mut c_void, file: Text, error: *const ErrorSink) -> i32 {
-    // SAFETY: as above.
-    unsafe { answer(error, || session(this).restore_state(path(file)?)) }
+    fn save_state(session, file: Text) { session.save_state(path(file)?) }
+    fn restore_state(session, file: Text) { session.restore_state(path(file)?) }
 }
 
 /// # Safety

@@ -3,28 +3,28 @@
 use std::ffi::c_void;
 use std::path::Path;
 
-use super::{AdamWView, LogProbsView, PathFunction, SessionTable, ShowSink};
+use super::{AdamWView, LogProbsView, SessionTable, ShowSink};
+use crate::abi::handle::Handle;
 use crate::abi::layout::TableError;
-use crate::abi::status::{ErrorSink, answer, call};
+use crate::abi::optimizer::UpdateView;
+use crate::abi::status::{ErrorSink, answer};
 use crate::abi::text::{ByteSink, Text, from_json, to_json};
 use crate::abi::tokens::Flat;
-use crate::abi::vectors;
-use crate::abi::watch::{self, At, fence};
+use crate::abi::vectors::RemoteSpace;
+use crate::abi::watch::{self, At};
 use crate::{
-    AdamW, Error, Export, LogProbs, ModelInfo, Result, Sampling, Session, Statistics, Tangent, TokenBatch,
-    Upstream, Vector, VectorSpace,
+    AdamW, Error, Export, Kernel, LogProbs, ModelInfo, Result, Sampling, Session, Statistics, Tangent,
+    TokenBatch, Update, Upstream, Vector, VectorSpace,
 };
 
 /// A session on the other side.
-pub(in crate::abi) struct Imported {
-    table: SessionTable,
-    this: *mut c_void,
-    vectors: vectors::Imported,
-    at: &'static At,
+pub(in crate::abi) struct ImportedSession {
+    part: Handle<SessionTable>,
+    space: RemoteSpace,
 }
 
-// SAFETY: the contract of the table lets a part move between threads.
-unsafe impl Send for Imported {}
+// SAFETY: the contract of the table lets a session move between threads, its space with it.
+unsafe impl Send for ImportedSession {}
 
 /// What a session shows, and who wants to see it.
 struct Reader<'a, 'b> {
@@ -84,6 +84,8 @@ unsafe extern "C-unwind" fn read(
 ) -> i32 {
     // SAFETY: the context is the `Reader` of the call at work; the rest by the contract of the table.
     unsafe {
+        // The upstream gradient is the program's business.
+        let _home = watch::enter(None);
         answer(error, || {
             let reader = &mut *context.cast::<Reader<'_, '_>>();
             if reader.seen.is_some() {
@@ -94,18 +96,19 @@ unsafe extern "C-unwind" fn read(
     }
 }
 
-impl Imported {
+impl ImportedSession {
     /// # Safety
-    /// The table was checked, and its functions may be called with `this` for as long as the result lives.
+    /// The functions of the table may be called with `this` for as long as the result lives.
     pub(in crate::abi) unsafe fn new(
         table: SessionTable,
         this: *mut c_void,
         at: &'static At,
-    ) -> Result<Self> {
+    ) -> Result<Self, TableError> {
         // SAFETY: the caller's.
-        let vectors = unsafe { vectors::Imported::new(table.vectors, this) };
-        let vectors = vectors.map_err(|e: TableError| Error::Engine(format!("{at}: {e}")))?;
-        Ok(Imported { table, this, vectors, at })
+        unsafe {
+            let part = Handle::new(table, this, table.destroy, at);
+            Ok(ImportedSession { part, space: RemoteSpace::new(table.vectors, this, Some(at))? })
+        }
     }
 
     /// What a function shows of a batch.
@@ -114,45 +117,24 @@ impl Imported {
         batch: &TokenBatch,
         asked: Statistics,
         upstream: Option<&mut Upstream<'_>>,
-        function: impl FnOnce(&Flat, &ShowSink, *const ErrorSink) -> i32,
+        function: impl FnOnce(&SessionTable, *mut c_void, &Flat, &ShowSink, *const ErrorSink) -> i32,
     ) -> Result<LogProbs> {
         let flat = Flat::of(batch);
         let offsets = flat.completion_offsets.clone();
         let mut reader = Reader { offsets, asked, seen: None, upstream, error: None };
         let sink = ShowSink { context: (&raw mut reader).cast(), show: read };
-        let _inside = watch::enter(self.at);
-        let done = call(self.at, |error| function(&flat, &sink, error));
+        let done = self.part.call(|t, this, error| function(t, this, &flat, &sink, error));
         if let Some(error) = reader.error {
             return Err(error);
         }
         done?;
-        reader.seen.ok_or_else(|| Error::Engine(format!("{} showed no log-probs", self.at)))
+        reader.seen.ok_or_else(|| Error::Engine(format!("{} showed no log-probs", self.part.at())))
     }
+}
 
-    fn score(
-        &mut self,
-        batch: &TokenBatch,
-        statistics: Statistics,
-        upstream: Option<&mut Upstream<'_>>,
-    ) -> Result<LogProbs> {
-        let function = if upstream.is_some() { self.table.backward } else { self.table.log_probs };
-        let Statistics { entropy, collision, greedy } = statistics;
-        let bits = u32::from(entropy) | u32::from(collision) << 1 | u32::from(greedy) << 2;
-        let this = self.this;
-        // SAFETY: by the contract of the table; what is lent outlives the call.
-        self.shown(batch, statistics, upstream, |flat, sink, error| unsafe {
-            function.expect("checked on import")(this, &flat.view(), bits, sink, error)
-        })
-    }
-
-    fn with_path(&mut self, function: Option<PathFunction>, path: &Path) -> Result<()> {
-        let text = utf8(path)?;
-        let _inside = watch::enter(self.at);
-        // SAFETY: by the contract of the table.
-        call(self.at, |error| unsafe {
-            function.expect("checked on import")(self.this, Text::of(text), error)
-        })
-    }
+fn bits(statistics: Statistics) -> u32 {
+    let Statistics { entropy, collision, greedy } = statistics;
+    u32::from(entropy) | u32::from(collision) << 1 | u32::from(greedy) << 2
 }
 
 fn utf8(path: &Path) -> Result<&str> {
@@ -160,28 +142,29 @@ fn utf8(path: &Path) -> Result<&str> {
     path.to_str().ok_or_else(|| Error::io(path, unreadable()))
 }
 
-impl Session for Imported {
+impl Session for ImportedSession {
     fn info(&self) -> ModelInfo {
-        let _inside = watch::enter(self.at);
         // SAFETY: by the contract of the table, here and below.
-        let text = ByteSink::collect(|sink| {
-            fence(|| unsafe { self.table.info.expect("checked on import")(self.this, sink) })
-        });
+        let text = ByteSink::collect(|sink| self.part.ask(|t, this| unsafe { (t.info)(this, sink) }));
         let told = from_json("the model's description", &text).unwrap_or_else(|e| ModelInfo {
             architecture: e.to_string(),
             parameters: 0,
-            trainable: self.vectors.dimension(),
+            trainable: self.space.dimension(),
             vocabulary: 0,
             context: 0,
             device: "unknown".into(),
             dtype: "unknown".into(),
             hessian_vectors: false,
         });
-        ModelInfo { hessian_vectors: told.hessian_vectors && self.table.hessian_vector.is_some(), ..told }
+        let offered = self.part.table().hessian_vector.is_some();
+        ModelInfo { hessian_vectors: told.hessian_vectors && offered, ..told }
     }
 
     fn log_probs(&mut self, batch: &TokenBatch, statistics: Statistics) -> Result<LogProbs> {
-        self.score(batch, statistics, None)
+        // SAFETY: as above; what is lent outlives the call.
+        self.shown(batch, statistics, None, |t, this, flat, sink, error| unsafe {
+            (t.log_probs)(this, &flat.view(), bits(statistics), sink, error)
+        })
     }
 
     fn backward(
@@ -190,7 +173,10 @@ impl Session for Imported {
         statistics: Statistics,
         upstream: &mut Upstream<'_>,
     ) -> Result<LogProbs> {
-        self.score(batch, statistics, Some(upstream))
+        // SAFETY: as above.
+        self.shown(batch, statistics, Some(upstream), |t, this, flat, sink, error| unsafe {
+            (t.backward)(this, &flat.view(), bits(statistics), sink, error)
+        })
     }
 
     fn hessian_vector(
@@ -200,21 +186,21 @@ impl Session for Imported {
         v: Vector,
         into: Vector,
     ) -> Result<Tangent> {
-        let Some(function) = self.table.hessian_vector else {
-            return Err(Error::Engine(format!("{} has no exact Hessian-vector products", self.at)));
+        let Some(function) = self.part.table().hessian_vector else {
+            let at = self.part.at();
+            return Err(Error::Engine(format!("{at} has no exact Hessian-vector products")));
         };
         let mut derivatives = vec![0.0; batch.completions().map(Vec::len).sum()];
-        let (this, out) = (self.this, derivatives.as_mut_ptr());
+        let (asked, out) = (Statistics::default(), derivatives.as_mut_ptr());
         // SAFETY: as above; there is room for one number per log-prob.
-        let log_probs =
-            self.shown(batch, Statistics::default(), Some(upstream), |flat, sink, error| unsafe {
-                function(this, &flat.view(), sink, v.0, into.0, out, error)
-            })?;
+        let log_probs = self.shown(batch, asked, Some(upstream), |_, this, flat, sink, error| unsafe {
+            function(this, &flat.view(), sink, v.0, into.0, out, error)
+        })?;
         Ok(Tangent { log_probs, derivatives })
     }
 
     fn vectors(&mut self) -> &mut dyn VectorSpace {
-        &mut self.vectors
+        &mut self.space
     }
 
     fn optimizer_step(&mut self, step: &AdamW) -> Result<()> {
@@ -229,29 +215,41 @@ impl Session for Imported {
             weight_decay,
             gradient_scale,
         };
-        let _inside = watch::enter(self.at);
         // SAFETY: as above.
-        call(self.at, |error| unsafe {
-            self.table.optimizer_step.expect("checked on import")(self.this, &view, error)
-        })
+        self.part.call(|t, this, error| unsafe { (t.optimizer_step)(this, &view, error) })
     }
 
     fn reset_optimizer(&mut self) {
-        let _inside = watch::enter(self.at);
         // SAFETY: as above.
-        fence(|| unsafe { self.table.reset_optimizer.expect("checked on import")(self.this) })
+        self.part.ask(|t, this| unsafe { (t.reset_optimizer)(this) });
+    }
+
+    fn adopt_optimizer(&mut self, kernel: Option<&Kernel>) -> Result<bool> {
+        let Some(function) = self.part.table().adopt_optimizer else { return Ok(false) };
+        let (kernel, mut taken) = (kernel.map(to_json), 0);
+        let kernel = kernel.as_ref().map_or(Text::NONE, |json| Text::bytes_of(json));
+        // SAFETY: as above.
+        self.part.call(|_, this, error| unsafe { function(this, kernel, &mut taken, error) })?;
+        Ok(taken != 0)
+    }
+
+    fn optimize(&mut self, update: &Update) -> Result<()> {
+        let Some(function) = self.part.table().optimize else {
+            return Err(Error::Engine(format!("{} runs no optimizer", self.part.at())));
+        };
+        let update = UpdateView::of(update);
+        // SAFETY: as above.
+        self.part.call(|_, this, error| unsafe { function(this, &update, error) })
     }
 
     fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Vec<Vec<u32>>> {
         let flat = Flat::new(prompts.iter().map(|prompt| (prompt, &[][..])));
         let sampling = to_json(sampling);
-        let sampling = Text { bytes: sampling.as_ptr(), length: sampling.len() };
         let mut done = Ok(());
-        let _inside = watch::enter(self.at);
         let text = ByteSink::collect(|out| {
             // SAFETY: as above.
-            done = call(self.at, |error| unsafe {
-                self.table.generate.expect("checked on import")(self.this, &flat.view(), sampling, out, error)
+            done = self.part.call(|t, this, error| unsafe {
+                (t.generate)(this, &flat.view(), Text::bytes_of(&sampling), out, error)
             });
         });
         done?;
@@ -264,26 +262,19 @@ impl Session for Imported {
             Export::Model => 0,
             Export::Adapter => 1,
         };
-        let _inside = watch::enter(self.at);
         // SAFETY: as above.
-        call(self.at, |error| unsafe {
-            self.table.save.expect("checked on import")(self.this, Text::of(text), what, error)
-        })
+        self.part.call(|t, this, error| unsafe { (t.save)(this, Text::of(text), what, error) })
     }
 
     fn save_state(&mut self, file: &Path) -> Result<()> {
-        self.with_path(self.table.save_state, file)
+        let text = utf8(file)?;
+        // SAFETY: as above.
+        self.part.call(|t, this, error| unsafe { (t.save_state)(this, Text::of(text), error) })
     }
 
     fn restore_state(&mut self, file: &Path) -> Result<()> {
-        self.with_path(self.table.restore_state, file)
-    }
-}
-
-impl Drop for Imported {
-    fn drop(&mut self) {
-        let _inside = watch::enter(self.at);
-        // SAFETY: made by `open`, not used again.
-        fence(|| unsafe { self.table.destroy.expect("checked on import")(self.this) });
+        let text = utf8(file)?;
+        // SAFETY: as above.
+        self.part.call(|t, this, error| unsafe { (t.restore_state)(this, Text::of(text), error) })
     }
 }

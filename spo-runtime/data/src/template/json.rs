@@ -51,7 +51,7 @@ impl Writer {
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => {
                 let elements: Vec<_> = value.try_iter()?.collect();
-                self.enclosed('[', ']', &elements, depth, |writer, element| {
+                self.enclosed(['[', ']'], &elements, depth, |writer, element| {
                     writer.value(element, depth + 1)
                 })?;
             }
@@ -60,7 +60,7 @@ impl Writer {
                 if self.sort {
                     keys.sort();
                 }
-                self.enclosed('{', '}', &keys, depth, |writer, key| {
+                self.enclosed(['{', '}'], &keys, depth, |writer, key| {
                     match key.as_str() {
                         Some(text) => writer.string(text),
                         None => writer.string(&key.to_string()),
@@ -79,8 +79,7 @@ impl Writer {
 
     fn enclosed(
         &mut self,
-        open: char,
-        close: char,
+        [open, close]: [char; 2],
         elements: &[Value],
         depth: usize,
         mut write: impl FnMut(&mut Self, &Value) -> Result<(), Error>,

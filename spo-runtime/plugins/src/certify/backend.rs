@@ -1,15 +1,16 @@
 //! What a backend owes, on a tiny model: log-probs that are log-probs, the gradient of their sum, vectors that
 //! obey algebra, a state that can be restored.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use spo_api::{
-    AdamW, Backend, Constructor, Error, Export, Group, LogProbs, ModelSource, ModelSpec, Sampling, Session,
-    Statistics, Tangent, TokenBatch, Vector,
+    Backend, Combine, Constructor, Error, Export, Group, Kernel, LogProbs, Map, ModelSource, ModelSpec,
+    Optimizer, Registry, Sampling, Session, Statistics, Tangent, TokenBatch, Update, Vector, VectorSpace,
 };
 
-use super::{Check, Outcome};
+use super::{Check, Outcome, modes};
 
 #[derive(Clone)]
 struct Subject {
@@ -65,13 +66,15 @@ pub(super) fn checks<'a>(
 ) -> Vec<Check<'a>> {
     let subject = Subject { build, config, model };
     type Body = fn(&Subject) -> Result<String, Outcome>;
-    let all: [(&'static str, Body); 7] = [
+    let all: [(&'static str, Body); 9] = [
         ("log-probs", log_probs),
         ("gradient", gradient),
         ("hessian", hessian),
         ("bad batches", bad_batches),
         ("vectors", vectors),
-        ("optimizer and state", optimizer_and_state),
+        ("elementwise operations", elementwise),
+        ("optimizers", optimizers),
+        ("state", state),
         ("generate and save", generate_and_save),
     ];
     let bind = |(name, body): (&'static str, Body)| -> Check<'a> {
@@ -298,38 +301,239 @@ fn vectors(subject: &Subject) -> Result<String, Outcome> {
     Ok(format!("of {} numbers", space.dimension()))
 }
 
-/// A step moves against the gradient; what was saved comes back bit for bit, and goes on the same way.
-fn optimizer_and_state(subject: &Subject) -> Result<String, Outcome> {
-    let (mut session, batch) = (subject.open()?, batch());
-    let adamw = AdamW {
-        lr: 1e-2,
-        beta1: 0.9,
-        beta2: 0.999,
-        epsilon: 1e-8,
-        weight_decay: 0.0,
-        exempt_bias_and_norm: false,
-        gradient_scale: 1.0,
+/// Each operation on elements, by what algebra says of it.
+fn elementwise(subject: &Subject) -> Result<String, Outcome> {
+    let mut session = subject.open()?;
+    let space = session.vectors();
+    let [x, y, z] = [space.allocate()?, space.allocate()?, space.allocate()?];
+    if let Err(e) = space.map(Map::Sign, z) {
+        let words = format!("no optimizer without a kernel of its own runs on it: {e}");
+        return Err(Outcome::Skipped(words));
+    }
+    space.copy(Vector::PARAMETERS, x)?;
+    let (norm, dimension) = (space.norm(x)?, space.dimension() as f64);
+    // Begins with y = x and must end at y = z, but for rounding.
+    type Law = fn(&mut dyn VectorSpace, [Vector; 3]) -> spo_api::Result<()>;
+    let laws: [(&str, Law); 7] = [
+        ("(x / 4) 4 = x", |space, [x, y, z]| {
+            space.map(Map::Divide(4.0), y)?;
+            space.scale(4.0, y)?;
+            space.copy(x, z)
+        }),
+        ("(x + 3) - x = 3", |space, [x, y, z]| {
+            space.map(Map::Add(3.0), y)?;
+            space.axpy(-1.0, x, y)?;
+            space.zero(z)?;
+            space.map(Map::Add(3.0), z)
+        }),
+        ("sqrt(x x) = |x|", |space, [x, y, z]| {
+            space.combine(Combine::Multiply, y, y)?;
+            space.map(Map::SquareRoot, y)?;
+            space.copy(x, z)?;
+            space.map(Map::Absolute, z)
+        }),
+        ("sign(x) |x| = x", |space, [x, y, z]| {
+            space.map(Map::Sign, y)?;
+            space.copy(x, z)?;
+            space.map(Map::Absolute, z)?;
+            space.combine(Combine::Multiply, z, y)?;
+            space.copy(x, z)
+        }),
+        ("max(x, -x) = |x|", |space, [x, y, z]| {
+            space.copy(x, z)?;
+            space.scale(-1.0, z)?;
+            space.combine(Combine::Maximum, z, y)?;
+            space.copy(x, z)?;
+            space.map(Map::Absolute, z)
+        }),
+        ("(x x + 1) / (x x + 1) = 1", |space, [x, y, z]| {
+            space.combine(Combine::Multiply, x, y)?;
+            space.map(Map::Add(1.0), y)?;
+            space.combine(Combine::Divide, y, y)?;
+            space.zero(z)?;
+            space.map(Map::Add(1.0), z)
+        }),
+        ("what decay spares and what it halves add up to x", |space, [x, y, z]| {
+            space.decay(0.0, y)?;
+            space.copy(x, z)?;
+            space.decay(0.5, z)?;
+            space.scale(2.0, z)?;
+            space.axpy(-1.0, y, z)?;
+            space.copy(x, y)
+        }),
+    ];
+    for (name, law) in laws {
+        space.copy(x, y)?;
+        law(space, [x, y, z])?;
+        space.axpy(-1.0, z, y)?;
+        let left = space.norm(y)?;
+        if left.is_nan() || left > 1e-5 * (norm + dimension.sqrt()) {
+            return Err(format!("{name} does not hold: the two sides are {left:.2e} apart").into());
+        }
+    }
+    Ok(format!("{} laws hold", laws.len()))
+}
+
+/// A linked optimizer in one of its modes, and the kernel to ask a session for.
+struct Rule {
+    optimizer: Box<dyn Optimizer>,
+    kernel: Kernel,
+}
+
+fn rules() -> Result<Vec<Rule>, Outcome> {
+    let registry = Registry::linked()?;
+    let mut rules = Vec::new();
+    for entry in registry.of_kind("optimizer") {
+        for config in modes(entry) {
+            let optimizer = entry.make::<dyn Optimizer>(&config).map_err(|e| e.to_string())?;
+            rules.extend(optimizer.kernel().map(|kernel| Rule { optimizer, kernel }));
+        }
+    }
+    Ok(rules)
+}
+
+/// Three updates along a fixed direction, from a place, by the session's kernel or by vector operations; where they
+/// lead.
+fn trajectory(
+    session: &mut dyn Session,
+    rule: &Rule,
+    fused: bool,
+    [from, along, to]: [Vector; 3],
+) -> Result<(), Outcome> {
+    let taken = session.adopt_optimizer(fused.then_some(&rule.kernel))?;
+    if taken != fused {
+        let words = format!("asked for {} and then for none, it says {taken}", rule.kernel.name);
+        return Err(words.into());
+    }
+    session.vectors().copy(from, Vector::PARAMETERS)?;
+    let states = if fused { 0 } else { rule.optimizer.states() };
+    let state = (0..states).map(|_| session.vectors().allocate()).collect::<spo_api::Result<Vec<_>>>()?;
+    for (count, size) in [(1, 1.0), (2, -0.5), (3, 2.0)] {
+        session.vectors().copy(along, Vector::GRADIENT)?;
+        session.vectors().scale(size, Vector::GRADIENT)?;
+        let update = Update { lr: 1e-2, gradient_scale: 0.5, count };
+        match fused {
+            true => session.optimize(&update)?,
+            false => rule.optimizer.step(session.vectors(), &state, &update)?,
+        }
+    }
+    state.into_iter().for_each(|v| session.vectors().release(v));
+    session.vectors().copy(Vector::PARAMETERS, to)?;
+    Ok(())
+}
+
+/// A kernel of its own is the rule whose name it has, and forgets when it is adopted anew.
+fn optimizers(subject: &Subject) -> Result<String, Outcome> {
+    let mut session = subject.open()?;
+    let [from, along, fused, other] = [(); 4].map(|()| session.vectors().allocate());
+    let [from, along, fused, other] = [from?, along?, fused?, other?];
+    session.vectors().zero(Vector::GRADIENT)?;
+    weighted(&mut *session, &batch())?;
+    session.vectors().copy(Vector::GRADIENT, along)?;
+    session.vectors().copy(Vector::PARAMETERS, from)?;
+    let (mut run, mut compared, mut refused) = (BTreeSet::new(), 0, 0);
+    for rule in rules()? {
+        let Kernel { name, config } = &rule.kernel;
+        match session.adopt_optimizer(Some(&rule.kernel)) {
+            Ok(true) => run.insert(name.clone()),
+            Ok(false) => continue,
+            Err(_) => {
+                refused += 1;
+                continue;
+            }
+        };
+        trajectory(&mut *session, &rule, true, [from, along, fused])?;
+        trajectory(&mut *session, &rule, true, [from, along, other])?;
+        let apart = distance(session.vectors(), fused, other)?;
+        if apart != 0.0 {
+            return Err(format!(
+                "{name} {config}, adopted anew, goes on {apart:.1e} off: it does not forget"
+            )
+            .into());
+        }
+        if rule.optimizer.needs_kernel() {
+            continue;
+        }
+        trajectory(&mut *session, &rule, false, [from, along, other])?;
+        let moved = distance(session.vectors(), from, fused)?;
+        let apart = distance(session.vectors(), fused, other)?;
+        if apart.is_nan() || apart > 1e-4 * moved {
+            return Err(format!(
+                "three updates by its kernel for {name} {config} end {apart:.1e} from where vector operations lead, of \
+                 {moved:.1e} in all"
+            )
+            .into());
+        }
+        compared += 1;
+    }
+    if run.is_empty() {
+        return Ok("it has no kernels: vector operations move its parameters".into());
+    }
+    let run = run.into_iter().collect::<Vec<_>>().join(", ");
+    Ok(format!("{run}: {compared} modes as by vector operations, {refused} refused"))
+}
+
+/// Norm of the difference.
+fn distance(space: &mut dyn VectorSpace, x: Vector, y: Vector) -> Result<f64, Outcome> {
+    let scratch = space.allocate()?;
+    space.copy(x, scratch)?;
+    space.axpy(-1.0, y, scratch)?;
+    let norm = space.norm(scratch)?;
+    space.release(scratch);
+    Ok(norm)
+}
+
+/// It goes down a slope; what was saved comes back bit for bit, and goes on the same way: by each kernel it has, or by
+/// plain descent if it has none.
+fn state(subject: &Subject) -> Result<String, Outcome> {
+    let mut ways = vec![None];
+    for rule in rules()? {
+        let known = ways.iter().flatten().any(|kernel: &Kernel| kernel.name == rule.kernel.name);
+        if !known && subject.open()?.adopt_optimizer(Some(&rule.kernel)).is_ok_and(|taken| taken) {
+            ways.push(Some(rule.kernel));
+        }
+    }
+    let mut size = 0;
+    for way in &ways {
+        size = restored(subject, way.as_ref())?;
+    }
+    Ok(format!("descends; a state of {size} bytes restored to the bit, here and in another session"))
+}
+
+/// Bytes of the state.
+fn restored(subject: &Subject, kernel: Option<&Kernel>) -> Result<u64, Outcome> {
+    let batch = batch();
+    let open = || -> Result<Box<dyn Session>, Outcome> {
+        let mut session = subject.open()?;
+        session.adopt_optimizer(kernel)?;
+        Ok(session)
     };
-    let step = |session: &mut dyn Session| -> Result<f64, Outcome> {
+    let step = |session: &mut dyn Session, count: u64| -> Result<f64, Outcome> {
         session.vectors().zero(Vector::GRADIENT)?;
         let value = weighted(session, &batch)?;
-        session.optimizer_step(&adamw)?;
+        if kernel.is_some() {
+            session.optimize(&Update { lr: 1e-2, gradient_scale: 1.0, count })?;
+        } else {
+            let norm = session.vectors().norm(Vector::GRADIENT)?;
+            session.vectors().axpy(-1e-2 / norm, Vector::GRADIENT, Vector::PARAMETERS)?;
+        }
         Ok(value)
     };
-    let before = step(&mut *session)?;
-    let after = step(&mut *session)?;
+    let mut session = open()?;
+    let before = step(&mut *session, 1)?;
+    let after = step(&mut *session, 2)?;
     if after >= before {
         return Err(format!("a step against the gradient took the sum from {before:.4} to {after:.4}").into());
     }
     let folder = Scratch::new()?;
     let file = folder.0.join("state");
     session.save_state(&file)?;
-    let straight = [step(&mut *session)?, step(&mut *session)?];
+    let straight = [step(&mut *session, 3)?, step(&mut *session, 4)?];
     session.restore_state(&file)?;
-    let again = [step(&mut *session)?, step(&mut *session)?];
-    let mut other = subject.open()?;
+    let again = [step(&mut *session, 3)?, step(&mut *session, 4)?];
+    let mut other = open()?;
     other.restore_state(&file)?;
-    let elsewhere = [step(&mut *other)?, step(&mut *other)?];
+    let elsewhere = [step(&mut *other, 3)?, step(&mut *other, 4)?];
     if straight != again || straight != elsewhere {
         return Err(format!(
             "after restoring, steps give {again:?} and {elsewhere:?} instead of {straight:?}"
@@ -341,7 +545,7 @@ fn optimizer_and_state(subject: &Subject) -> Result<String, Outcome> {
     if other.restore_state(&file).is_ok() {
         return Err("it takes a broken file for a state".to_owned().into());
     }
-    Ok(format!("descends; a state of {size} bytes restored to the bit, here and in another session"))
+    Ok(size)
 }
 
 /// Prompts are continued the same way every time, and a saved model scores as before.

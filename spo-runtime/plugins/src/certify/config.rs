@@ -1,20 +1,9 @@
 //! What every kind of part owes: an entry that can be listed, and a configuration that is checked.
 
 use serde_json::{Map, Value, json};
-use spo_api::{Build, ConfigError, Entry};
+use spo_api::Entry;
 
 use super::Outcome;
-
-/// Builds the part and throws it away.
-fn build(entry: &Entry, config: &Value) -> Result<(), ConfigError> {
-    match entry.build {
-        Build::Objective(build) => build(config).map(drop),
-        Build::Step(build) => build(config).map(drop),
-        Build::Optimizer(build) => build(config).map(drop),
-        Build::Schedule(build) => build(config).map(drop),
-        Build::Backend(build) => build(config).map(drop),
-    }
-}
 
 /// The name, the words and the schema of an entry.
 pub(super) fn entry(entry: &Entry, schema: &Value) -> Result<String, Outcome> {
@@ -43,34 +32,48 @@ pub(super) fn entry(entry: &Entry, schema: &Value) -> Result<String, Outcome> {
 
 /// A configuration that the part accepts: the author's, the defaults, or a guess at required keys.
 pub(super) fn usable(entry: &Entry, schema: &Value, given: Option<&Value>) -> Result<Value, String> {
-    let mut config = Map::new();
     if let Some(given) = given {
-        return build(entry, given).map(|()| given.clone()).map_err(|e| format!("it refuses --config: {e}"));
+        return entry
+            .build
+            .check(given)
+            .map(|()| given.clone())
+            .map_err(|e| format!("it refuses --config: {e}"));
     }
-    for key in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        config.insert(key.to_owned(), guess(&schema["properties"][key]));
-    }
-    let config = Value::Object(config);
-    build(entry, &config).map_err(|e| {
+    let config = required(schema, schema);
+    entry.build.check(&config).map_err(|e| {
         format!("it cannot be made from {config}: {e}; if keys are required, say their values with --config")
     })?;
     Ok(config)
 }
 
 /// A value that a schema allows.
-fn guess(schema: &Value) -> Value {
-    if let Some(value) =
-        schema.get("default").or_else(|| schema["examples"].get(0)).or_else(|| schema["enum"].get(0))
-    {
-        return value.clone();
+fn guess(schema: &Value, root: &Value) -> Value {
+    let told = schema.get("default").or_else(|| schema["examples"].get(0));
+    told.cloned().or_else(|| choices(schema, root).into_iter().next()).unwrap_or_default()
+}
+
+/// Values that a schema allows, one for each way in which they may differ in kind.
+fn choices(schema: &Value, root: &Value) -> Vec<Value> {
+    let mut found = Vec::new();
+    if let Some(name) = schema["$ref"].as_str().and_then(|target| target.strip_prefix("#/$defs/")) {
+        found.extend(choices(&root["$defs"][name], root));
     }
-    let bound = |name: &str| schema[name].as_f64();
-    match schema["type"].as_str() {
-        Some("boolean") => json!(false),
-        Some("string") => json!("a"),
-        Some("array") => json!([]),
-        Some("object") => json!({}),
-        kind => {
+    for alternative in ["anyOf", "oneOf"].iter().filter_map(|word| schema[*word].as_array()).flatten() {
+        found.extend(choices(alternative, root));
+    }
+    found.extend(schema["enum"].as_array().into_iter().flatten().chain(schema.get("const")).cloned());
+    if !found.is_empty() {
+        return found;
+    }
+    // A key that need not be there is of its type or null.
+    let kind = schema["type"].as_str().or_else(|| schema["type"][0].as_str()).unwrap_or_default();
+    match kind {
+        "boolean" => vec![json!(false), json!(true)],
+        "string" => vec![json!("a")],
+        "array" => vec![json!([])],
+        "object" => vec![required(schema, root)],
+        "number" | "integer" => {
+            let bound = |name: &str| schema[name].as_f64();
             let low = bound("minimum").or(bound("exclusiveMinimum").map(|b| b + 0.1));
             let high = bound("maximum").or(bound("exclusiveMaximum").map(|b| b - 1e-3));
             let x = match (low, high) {
@@ -79,9 +82,49 @@ fn guess(schema: &Value) -> Value {
                 (None, Some(high)) => high.min(1.0),
                 (None, None) => 1.0,
             };
-            if kind == Some("integer") { json!(x.ceil() as i64) } else { json!(x) }
+            let next = if high.is_none_or(|high| x + 1.0 <= high) { vec![x, x + 1.0] } else { vec![x] };
+            let number = |x: f64| if kind == "integer" { json!(x.ceil() as i64) } else { json!(x) };
+            next.into_iter().map(number).collect()
         }
+        _ => vec![],
     }
+}
+
+/// The table with the keys that a schema requires, and no others.
+fn required(schema: &Value, root: &Value) -> Value {
+    let keys = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    keys.map(|key| (key.to_owned(), guess(&schema["properties"][key], root))).collect::<Map<_, _>>().into()
+}
+
+/// Tables that a part accepts: with the keys it requires, and with every choice of every key, alone and two at a
+/// time. For tests that are to see all that a part can do.
+pub fn modes(entry: &Entry) -> Vec<Value> {
+    let schema = (entry.schema)();
+    let schema = schema.as_value();
+    let base = required(schema, schema);
+    let mut settings = Vec::new();
+    for (key, property) in schema["properties"].as_object().into_iter().flatten() {
+        let usual = base.get(key).or_else(|| property.get("default"));
+        let mut others = choices(property, schema);
+        others.retain(|value| Some(value) != usual && !value.is_null());
+        // One number beside the usual one is enough.
+        let number = others.iter().find(|value| value.is_number()).cloned();
+        others.retain(|value| !value.is_number());
+        settings.extend(number.into_iter().chain(others).map(|value| (key, value)));
+    }
+    let with = |table: &Value, (key, value): &(&String, Value)| {
+        let mut table = table.clone();
+        table[key.as_str()] = value.clone();
+        table
+    };
+    let mut modes = vec![base.clone()];
+    for (i, one) in settings.iter().enumerate() {
+        modes.push(with(&base, one));
+        let others = settings[i + 1..].iter().filter(|other| other.0 != one.0);
+        modes.extend(others.map(|other| with(&with(&base, one), other)));
+    }
+    modes.retain(|mode| entry.build.check(mode).is_ok());
+    modes
 }
 
 /// Mistakes that must be refused, with the key at fault in the message.
@@ -95,7 +138,7 @@ pub(super) fn refusals(
     let mut must_refuse = |key: &str, value: Value, why: &str| -> Result<(), Outcome> {
         let mut config = usable.clone();
         config[key] = value.clone();
-        match build(entry, &config) {
+        match entry.build.check(&config) {
             Ok(()) => Err(format!("it accepts `{key} = {value}`, {why}: a mistake in a recipe would go unseen").into()),
             Err(e) if e.key.as_deref().is_some_and(|k| k.starts_with(key)) || e.message.contains(key) => {
                 refused += 1;

@@ -4,8 +4,12 @@
 mod backend;
 mod config;
 mod objective;
+mod optimizer;
 mod sample;
+mod schedule;
 mod step;
+
+pub use config::modes;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -82,7 +86,8 @@ pub fn certify(entry: &'static Entry, options: &Options, tell: &mut dyn FnMut(Ev
     match entry.build {
         Build::Objective(build) => checks.extend(objective::checks(build, config)),
         Build::Step(build) => checks.extend(step::checks(build, config)),
-        Build::Optimizer(_) | Build::Schedule(_) => {}
+        Build::Optimizer(build) => checks.extend(optimizer::checks(build, config)),
+        Build::Schedule(build) => checks.extend(schedule::checks(build, config)),
         Build::Backend(build) => checks.extend(backend::checks(build, config, options.model.clone())),
     }
     for (name, check) in checks {

@@ -1,6 +1,6 @@
 use crate::svg::{Anchor, Svg};
 
-/// A number line on the paper.
+/// Maps values to positions along an axis.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale {
     low: f64,
@@ -10,7 +10,7 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// A scale that shows all of these values, with some air, between two places on the paper.
+    /// A scale over all of these values, with a margin, between two positions in the drawing.
     pub fn over(values: impl IntoIterator<Item = f64>, from: f64, to: f64) -> Self {
         let finite = values.into_iter().filter(|x| x.is_finite());
         let (mut low, mut high) =
@@ -26,12 +26,12 @@ impl Scale {
         Scale { low: low - air, high: high + air, from, to }
     }
 
-    /// A scale that ends where it is told to.
+    /// A scale with given ends.
     pub fn exactly(low: f64, high: f64, from: f64, to: f64) -> Self {
         Scale { low, high: if high > low { high } else { low + 1.0 }, from, to }
     }
 
-    /// Where a value lies on the paper.
+    /// The position of a value in the drawing.
     pub fn at(&self, x: f64) -> f64 {
         self.from + (x - self.low) / (self.high - self.low) * (self.to - self.from)
     }
@@ -41,7 +41,7 @@ impl Scale {
         (self.low..=self.high).contains(&x)
     }
 
-    /// Round numbers on the scale, about `count` of them, and how to write them.
+    /// Round numbers on the scale, about `count` of them, with their labels.
     pub fn ticks(&self, count: f64) -> Vec<(f64, String)> {
         let rough = (self.high - self.low) / count;
         let power = 10f64.powf(rough.log10().floor());
@@ -54,7 +54,7 @@ impl Scale {
     }
 }
 
-/// A number as charts write it: a real minus sign, exponents where zeros would pile up.
+/// A number as a label: with a proper minus sign, and with an exponent where there would be many zeros.
 fn number(x: f64, decimals: usize) -> String {
     let text = if decimals > 4 || x.abs() >= 1e6 && x != 0.0 {
         if x == 0.0 { "0".to_owned() } else { format!("{x:.1e}") }
@@ -96,13 +96,13 @@ impl Axes {
         Axes { left: x.from, right: x.to, bottom: y.from, top: y.to, x, y }
     }
 
-    /// Where a point lies.
+    /// The position of a point in the drawing.
     pub fn at(&self, point: (f64, f64)) -> (f64, f64) {
         (self.x.at(point.0), self.y.at(point.1))
     }
 
-    /// Grid, ticks and titles.
-    pub fn draw(&self, svg: &mut Svg, x_title: &str, y_title: &str, x_unit: Unit, y_unit: Unit) {
+    /// Grid and ticks; of each axis its title and its unit.
+    pub fn draw(&self, svg: &mut Svg, (x_title, x_unit): (&str, Unit), (y_title, y_unit): (&str, Unit)) {
         let write = |(x, text): (f64, String), unit| match unit {
             Unit::Plain | Unit::Count => text,
             Unit::Share => number(100.0 * x, 0) + "%",
@@ -127,7 +127,7 @@ impl Axes {
         svg.upright("axis-title", (13.0, middle.1), y_title);
     }
 
-    /// The dashed line on which both coordinates are the same, as far as it is in sight.
+    /// The dashed line on which both coordinates are equal, as far as it is visible.
     pub fn diagonal(&self, svg: &mut Svg) {
         let (low, high) = (self.x.low.max(self.y.low), self.x.high.min(self.y.high));
         if low < high {
@@ -135,7 +135,7 @@ impl Axes {
         }
     }
 
-    /// A level line across the area, if it is in sight.
+    /// A horizontal line across the area, if it is visible.
     pub fn level(&self, svg: &mut Svg, class: &str, y: f64) {
         if self.y.shows(y) {
             svg.line(class, (self.left, self.y.at(y)), (self.right, self.y.at(y)));
@@ -143,8 +143,8 @@ impl Axes {
     }
 }
 
-/// Moves labels apart that would overlap, as little as possible, keeping their order. Takes and gives heights
-/// on the paper.
+/// Moves overlapping labels apart, as little as possible, and keeps their order. Takes and returns heights in the
+/// drawing.
 pub fn spread(wanted: &[f64], gap: f64, top: f64, bottom: f64) -> Vec<f64> {
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by(|a, b| wanted[*a].total_cmp(&wanted[*b]));

@@ -4,13 +4,13 @@ use crate::svg::{Anchor, COLOURS, Svg};
 /// A bar from 0 to a value.
 #[derive(Clone, Debug)]
 pub struct Bar {
-    /// What it stands for.
+    /// Its label.
     pub label: String,
     /// Its colour.
     pub colour: usize,
     /// Its length.
     pub value: f64,
-    /// The range of what it is the mean of.
+    /// The range of the values that it is the mean of.
     pub range: (f64, f64),
 }
 
@@ -20,7 +20,7 @@ const RIGHT: f64 = WIDTH - 64.0;
 const ROW: f64 = 30.0;
 const TOP: f64 = 34.0;
 
-/// Draws lying bars with their ranges, each with its value.
+/// Draws horizontal bars with their ranges and values.
 pub fn bars(title: &str, x_title: &str, all: &[Bar]) -> Svg {
     let bottom = TOP + ROW * all.len() as f64;
     let mut svg = Svg::new(WIDTH, bottom + 46.0, title);

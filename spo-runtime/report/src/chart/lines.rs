@@ -4,36 +4,36 @@ use crate::svg::{Anchor, COLOURS, Svg};
 /// A curve.
 #[derive(Clone, Debug, Default)]
 pub struct Series {
-    /// What is written at its end.
+    /// The label at its end.
     pub label: String,
     /// Its colour.
     pub colour: usize,
     /// Steps and values.
     pub points: Vec<(f64, f64)>,
-    /// Steps with the ends of a range around the curve.
+    /// Steps with the ends of a band around the curve.
     pub band: Vec<(f64, f64, f64)>,
-    /// Faint company of other curves, without labels.
+    /// Further curves, drawn faintly and without labels.
     pub thin: Vec<Vec<(f64, f64)>>,
 }
 
 /// A chart of curves.
 #[derive(Clone, Debug, Default)]
 pub struct Lines {
-    /// What it shows.
+    /// Its title.
     pub title: String,
-    /// What goes right; training steps if not said.
+    /// Title of the horizontal axis; training steps by default.
     pub x: Option<String>,
-    /// What goes up, with its unit.
+    /// Title of the vertical axis, with its unit.
     pub y: String,
     /// Whether values are shares.
     pub share: bool,
-    /// A level that means something.
+    /// A level to mark.
     pub level: Option<f64>,
     /// The curves.
     pub series: Vec<Series>,
 }
 
-/// A curve of fewer points is dotted.
+/// Curves with fewer points are dotted.
 const SPARSE: usize = 5;
 
 const WIDTH: f64 = 520.0;
@@ -42,7 +42,7 @@ const LEFT: f64 = 66.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = HEIGHT - 46.0;
 
-/// Room for labels at the right, for texts of at most so many characters.
+/// Width of the space for labels at the right, for texts of at most this many characters.
 fn right<'a>(labels: impl Iterator<Item = &'a str>) -> f64 {
     let longest = labels.map(|label| label.chars().count()).max().unwrap_or(0);
     WIDTH - 14.0 - 6.6 * longest.min(26) as f64
@@ -63,7 +63,8 @@ pub fn lines(chart: &Lines) -> Svg {
     );
     svg.text("title", (LEFT, 18.0), Anchor::Start, &chart.title);
     let unit = if chart.share { Unit::Share } else { Unit::Plain };
-    axes.draw(&mut svg, chart.x.as_deref().unwrap_or("training step"), &chart.y, Unit::Count, unit);
+    let x_title = chart.x.as_deref().unwrap_or("training step");
+    axes.draw(&mut svg, (x_title, Unit::Count), (&chart.y, unit));
     if let Some(level) = chart.level {
         axes.level(&mut svg, "dashed", level);
     }
@@ -84,7 +85,7 @@ pub fn lines(chart: &Lines) -> Svg {
     for (series, height) in chart.series.iter().zip(heights) {
         let colour = series.colour % COLOURS;
         let points: Vec<_> = series.points.iter().map(|p| axes.at(*p)).collect();
-        // Few points are shown as what they are, not as a course that nobody saw.
+        // A few points are marked as such: what lies between them was not measured.
         let class = if points.len() < SPARSE { "curve sparse" } else { "curve" };
         svg.curve(&format!("{class} s{colour}"), &points);
         for (at, (step, value)) in points.iter().zip(&series.points).filter(|_| points.len() < SPARSE) {
@@ -111,7 +112,7 @@ pub fn areas(chart: &Lines) -> Svg {
     let (first, last) = (steps.first().copied().unwrap_or(0.0), steps.last().copied().unwrap_or(1.0));
     let axes = Axes::new(Scale::exactly(first, last, LEFT, right), Scale::exactly(0.0, 1.0, BOTTOM, TOP));
     svg.text("title", (LEFT, 18.0), Anchor::Start, &chart.title);
-    axes.draw(&mut svg, "training step", &chart.y, Unit::Count, Unit::Share);
+    axes.draw(&mut svg, ("training step", Unit::Count), (&chart.y, Unit::Share));
     let mut floor = vec![0.0; steps.len()];
     let mut middles = Vec::new();
     for series in &chart.series {

@@ -1,12 +1,12 @@
 use super::axes::{Axes, Scale, Unit, spread};
 use crate::svg::{Anchor, COLOURS, Svg};
 
-/// Pairs by what became of their two answers.
+/// A chart of pairs by the changes of their two answers.
 #[derive(Clone, Debug, Default)]
 pub struct Quadrants {
-    /// What it shows.
+    /// Its title.
     pub title: String,
-    /// Change of s_w and of s_l, in nats, with what to tell of the pair.
+    /// Change of s_w and of s_l, in nats, with a tooltip for the pair.
     pub pairs: Vec<(f64, f64, String)>,
 }
 
@@ -27,10 +27,8 @@ pub fn quadrants(chart: &Quadrants) -> Svg {
     svg.rect("wash", (LEFT, TOP), (zero_x - LEFT, bottom - TOP));
     axes.draw(
         &mut svg,
-        "change of the preferred answer's log-prob, nats",
-        "change of the dispreferred's, nats",
-        Unit::Plain,
-        Unit::Plain,
+        ("change of the preferred answer's log-prob, nats", Unit::Plain),
+        ("change of the dispreferred's, nats", Unit::Plain),
     );
     svg.line("rule", (zero_x, TOP), (zero_x, bottom));
     svg.line("rule", (LEFT, zero_y), (right, zero_y));
@@ -44,7 +42,7 @@ pub fn quadrants(chart: &Quadrants) -> Svg {
         let count = chart.pairs.iter().filter(|(w, l, _)| inside(*w, *l)).count();
         format!("{:.0}%", 100.0 * count as f64 / chart.pairs.len().max(1) as f64)
     };
-    // A corner that is too narrow for its words gets none, unless pairs are in it.
+    // A corner that is too small for its label gets none, unless it contains pairs.
     let corners: [(&str, bool, bool, String); 4] = [
         ("both fell", false, false, share(&|w, l| w < 0.0 && l < 0.0)),
         ("reversed", false, true, share(&|w, l| w < 0.0 && l >= 0.0)),
@@ -69,28 +67,28 @@ pub fn quadrants(chart: &Quadrants) -> Svg {
 /// Points of one kind.
 #[derive(Clone, Debug, Default)]
 pub struct ScatterGroup {
-    /// What they are.
+    /// Their label.
     pub label: String,
     /// Their colour.
     pub colour: usize,
-    /// Where they lie.
+    /// Their coordinates.
     pub points: Vec<(f64, f64)>,
 }
 
-/// Points about the line where both coordinates are the same.
+/// A chart of points near the line on which both coordinates are equal.
 #[derive(Clone, Debug, Default)]
 pub struct Scatter {
-    /// What it shows.
+    /// Its title.
     pub title: String,
-    /// What goes right, with its unit.
+    /// Title of the horizontal axis, with its unit.
     pub x: String,
-    /// What goes up, with its unit.
+    /// Title of the vertical axis, with its unit.
     pub y: String,
     /// The points.
     pub groups: Vec<ScatterGroup>,
 }
 
-/// Draws points about the diagonal.
+/// Draws points near the diagonal.
 pub fn scatter(chart: &Scatter) -> Svg {
     let (width, right, bottom) = (SIDE + 30.0, SIDE + 14.0, SIDE - 46.0);
     let mut svg = Svg::new(width, SIDE, &chart.title);
@@ -98,7 +96,7 @@ pub fn scatter(chart: &Scatter) -> Svg {
     let axes =
         Axes::new(Scale::over(all().map(|p| p.0), LEFT, right), Scale::over(all().map(|p| p.1), bottom, TOP));
     svg.text("title", (LEFT, 18.0), Anchor::Start, &chart.title);
-    axes.draw(&mut svg, &chart.x, &chart.y, Unit::Plain, Unit::Plain);
+    axes.draw(&mut svg, (&chart.x, Unit::Plain), (&chart.y, Unit::Plain));
     axes.diagonal(&mut svg);
     axes.level(&mut svg, "grid", 0.0);
     for (i, group) in chart.groups.iter().enumerate() {
@@ -114,35 +112,35 @@ pub fn scatter(chart: &Scatter) -> Svg {
     svg
 }
 
-/// An arm among others.
+/// An arm in a chart of arms.
 #[derive(Clone, Debug)]
 pub struct ParetoPoint {
     /// Its name.
     pub label: String,
     /// Its colour.
     pub colour: usize,
-    /// Where it lies: what should be small, and what should be large, both shares.
+    /// Its coordinates, both shares: the one that should be small, and the one that should be large.
     pub at: (f64, f64),
-    /// The interval of the first.
+    /// The interval of the first coordinate.
     pub x_interval: Option<(f64, f64)>,
-    /// The interval of the second.
+    /// The interval of the second coordinate.
     pub y_interval: Option<(f64, f64)>,
 }
 
-/// Arms by two figures that pull against each other.
+/// A chart of arms by two competing figures.
 #[derive(Clone, Debug, Default)]
 pub struct Pareto {
-    /// What it shows.
+    /// Its title.
     pub title: String,
-    /// What should be small.
+    /// Title of the axis that should be small.
     pub x: String,
-    /// What should be large.
+    /// Title of the axis that should be large.
     pub y: String,
     /// The arms.
     pub points: Vec<ParetoPoint>,
 }
 
-/// Draws arms with their intervals, and the front of those that no other beats in both.
+/// Draws arms with their intervals, and the Pareto front.
 pub fn pareto(chart: &Pareto) -> Svg {
     let (width, height) = (560.0, 340.0);
     let longest = chart.points.iter().map(|p| p.label.chars().count()).max().unwrap_or(0);
@@ -156,7 +154,7 @@ pub fn pareto(chart: &Pareto) -> Svg {
     let ys = chart.points.iter().flat_map(|p| reach(p.at.1, p.y_interval));
     let axes = Axes::new(Scale::over(xs, LEFT, right), Scale::over(ys, bottom, TOP));
     svg.text("title", (LEFT, 18.0), Anchor::Start, &chart.title);
-    axes.draw(&mut svg, &chart.x, &chart.y, Unit::Share, Unit::Share);
+    axes.draw(&mut svg, (&chart.x, Unit::Share), (&chart.y, Unit::Share));
     let mut front: Vec<(f64, f64)> =
         chart.points.iter().map(|p| p.at).filter(|p| !beaten(*p, chart)).collect();
     front.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
@@ -177,7 +175,7 @@ pub fn pareto(chart: &Pareto) -> Svg {
     svg
 }
 
-/// Whether another arm is better in one figure and no worse in the other.
+/// Whether another arm is better in one figure and not worse in the other.
 fn beaten(point: (f64, f64), chart: &Pareto) -> bool {
     let better = |other: (f64, f64)| other.0 <= point.0 && other.1 >= point.1 && other != point;
     chart.points.iter().any(|other| better(other.at))

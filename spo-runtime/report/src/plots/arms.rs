@@ -6,7 +6,7 @@ use crate::load::Evolution;
 use crate::stats::mean;
 use crate::svg::Svg;
 
-/// All pictures that hold arms against each other.
+/// All charts that compare arms.
 pub fn of_arms(arms: &[Arm<'_>], accuracy: &Figure) -> Vec<Plot> {
     let mut plots = Vec::new();
     let over = |i: usize| -> Option<Svg> {

@@ -4,7 +4,7 @@ use crate::load::{Geometry, Stage};
 use crate::stats::quantile;
 use crate::svg::Svg;
 
-/// What the gradients of single pairs say.
+/// The charts of the gradients of single pairs.
 pub(super) fn all(stage: &Stage) -> Vec<Drawn> {
     vec![
         (
@@ -50,7 +50,7 @@ fn cosine(stage: &Stage) -> Option<Svg> {
     })
 }
 
-/// Foretold changes and those that came.
+/// Predicted and actual changes of log-prob.
 fn prediction(stage: &Stage) -> Option<Svg> {
     let mut groups = [(0, ANSWERS[0]), (1, ANSWERS[1])].map(|(colour, label)| ScatterGroup {
         label: label.into(),

@@ -4,10 +4,10 @@ use crate::load::Stage;
 use crate::stats::mean;
 use crate::svg::Svg;
 
-/// Most points of a curve; what is beyond is averaged.
+/// The largest number of points of a curve; longer curves are averaged.
 const POINTS: usize = 60;
 
-/// What was logged at every step.
+/// The charts of what was logged at every step.
 pub(super) fn all(stage: &Stage) -> Vec<Drawn> {
     vec![
         (
@@ -75,7 +75,7 @@ pub(super) fn all(stage: &Stage) -> Vec<Drawn> {
     ]
 }
 
-/// Metrics over steps; those that were logged, if any was at least twice.
+/// Metrics over steps: those that were logged, if at least one was logged twice.
 pub(super) fn curves(
     stage: &Stage,
     title: &str,
@@ -97,7 +97,7 @@ pub(super) fn curves(
     })
 }
 
-/// At most [`POINTS`] points: means of as many neighbours as it takes.
+/// At most [`POINTS`] points, each the mean of as many neighbours as needed.
 fn averaged(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let average = |chunk: &[(f64, f64)]| {
         let (steps, values): (Vec<f64>, Vec<f64>) = chunk.iter().copied().unzip();

@@ -5,7 +5,7 @@ use crate::load::{Evolution, Stage};
 use crate::stats::{mean, quantile};
 use crate::svg::Svg;
 
-/// Where the probes' probability went.
+/// The charts that show where the probes' probability went.
 pub(super) fn all(stage: &Stage) -> Vec<Drawn> {
     vec![
         (
@@ -34,7 +34,7 @@ pub(super) fn all(stage: &Stage) -> Vec<Drawn> {
     ]
 }
 
-/// s_w and s_l over steps, on the probes, or else on whole held-out sets.
+/// s_w and s_l over steps, on the probes, or else on all held-out rows.
 fn trajectories(stage: &Stage) -> Option<Svg> {
     if stage.evolution.len() < 2 {
         let metrics = [("eval_logps/chosen", ANSWERS[0]), ("eval_logps/rejected", ANSWERS[1])];
@@ -60,7 +60,7 @@ fn trajectories(stage: &Stage) -> Option<Svg> {
     }))
 }
 
-/// Change of s_w and s_l of every pair: held-out rows, or else the probes so far.
+/// Change of s_w and s_l for every pair: on held-out rows, or else on the probes so far.
 fn of_pairs(stage: &Stage) -> Option<Svg> {
     let (w, l) = match (CHOSEN_CHANGE.rows(stage), REJECTED_CHANGE.rows(stage)) {
         (Some(w), Some(l)) => (w, l),
@@ -87,7 +87,7 @@ pub fn masses(line: &Evolution) -> [f64; 5] {
     })
 }
 
-/// Probability itself over steps, where the answers are short enough to have any.
+/// Probability over steps, if the answers are short enough to have any.
 fn mass(stage: &Stage) -> Option<Svg> {
     ends(stage)?;
     let over_time: Vec<(f64, [f64; 5])> =
@@ -99,7 +99,7 @@ fn mass(stage: &Stage) -> Option<Svg> {
         points: over_time.iter().map(|(step, masses)| (*step, value(masses))).collect(),
         ..Series::default()
     };
-    // A layer too thin to be seen is part of the rest.
+    // A layer that is too thin to see is added to the rest.
     let seen = |i: &usize| over_time.iter().any(|(_, masses)| masses[*i] > 0.005);
     let seen: Vec<usize> = (0..5).filter(seen).collect();
     let mut all: Vec<Series> = seen.iter().map(|&i| series(ANSWERS[i], i, &|masses| masses[i])).collect();

@@ -88,9 +88,6 @@ fn through_steps(
 }
 
 /// Writes the gradient of `theta -> F(U(theta))` at `home` into a vector.
-///
-/// # Errors
-/// Those of the problem; so for the other two.
 pub(crate) fn unrolled(
     problem: &mut dyn BilevelProblem,
     home: Vector,
@@ -101,9 +98,6 @@ pub(crate) fn unrolled(
 }
 
 /// The gradient of `theta -> F(theta) + lambda (G(theta) - G(U(theta)))`.
-///
-/// # Errors
-/// As [`unrolled`].
 pub(crate) fn value_function(
     problem: &mut dyn BilevelProblem,
     home: Vector,
@@ -119,9 +113,6 @@ pub(crate) fn value_function(
 }
 
 /// The gradient of `theta -> F(t(theta))`.
-///
-/// # Errors
-/// As [`unrolled`], and [`Error::Engine`] where t is no strict minimum, or none was found.
 pub(crate) fn implicit(
     problem: &mut dyn BilevelProblem,
     home: Vector,
@@ -145,9 +136,6 @@ pub(crate) fn implicit(
 
 /// The greatest curvature of G at `home` in absolute value: plain steps of more than 2 over it overshoot. By
 /// power iteration, from the direction of dG.
-///
-/// # Errors
-/// As [`unrolled`].
 pub(crate) fn sharpness(problem: &mut dyn BilevelProblem, home: Vector) -> Result<f64> {
     scratch(problem, 2, |problem, scratch| {
         let &[direction, product] = scratch else { unreachable!("two were asked for") };

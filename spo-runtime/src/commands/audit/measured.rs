@@ -14,9 +14,6 @@ pub(crate) struct Measured<'p> {
 
 impl<'p> Measured<'p> {
     /// Takes one step. The passes over a batch that it took, and the most scratch vectors it had at a time.
-    ///
-    /// # Errors
-    /// Those of the step.
     pub(crate) fn run(
         problem: &'p mut dyn BilevelProblem,
         step: &mut dyn BilevelStep,

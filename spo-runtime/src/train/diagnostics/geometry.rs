@@ -32,9 +32,6 @@ pub(crate) struct Prediction {
 }
 
 /// Gradients at the current parameters.
-///
-/// # Errors
-/// Those of the session.
 pub(crate) fn geometry(session: &mut dyn Session, probes: &[&Probe]) -> Result<Geometry> {
     Ok(along(session, probes, None)?.0)
 }
@@ -45,9 +42,6 @@ pub(crate) struct Before(Vector);
 
 impl Before {
     /// Keeps the current parameters.
-    ///
-    /// # Errors
-    /// When memory runs out.
     pub(crate) fn keep(session: &mut dyn Session) -> Result<Self> {
         let parameters = session.vectors().allocate()?;
         session.vectors().copy(Vector::PARAMETERS, parameters)?;
@@ -56,9 +50,6 @@ impl Before {
 
     /// Takes the gradients at the parameters that were kept and holds them against the update that was made
     /// since. The parameters are left as they were found, to the bit.
-    ///
-    /// # Errors
-    /// Those of the session.
     pub(crate) fn measure(
         self,
         session: &mut dyn Session,

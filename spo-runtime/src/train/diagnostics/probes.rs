@@ -102,9 +102,6 @@ fn shuffled(ids: &[u32], stop: &[u32], seed: u64, stream: u64) -> Vec<u32> {
 }
 
 /// Lets the model answer the probes itself, at temperature 1, and adds what is neither answer of the pair.
-///
-/// # Errors
-/// Those of the session.
 pub(crate) fn add_own(
     session: &mut dyn Session,
     probes: &mut [Probe],

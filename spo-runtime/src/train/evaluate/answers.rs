@@ -18,9 +18,6 @@ pub(crate) fn spread(data: &Dataset, count: usize) -> Vec<usize> {
 }
 
 /// The greedy answer to each row's prompt, a hundred at a time, each of at most so many tokens.
-///
-/// # Errors
-/// Those of the session.
 fn answers(
     session: &mut dyn Session,
     data: &Dataset,
@@ -115,9 +112,6 @@ impl HeldOutLine {
     /// Answers prompts by greedy decoding: all of them where the recipe wants more than samples, else the samples.
     /// Returns what there is to say of them: the share that is right (`eval_exact_match`), and the mean of each
     /// figure of the judge (`eval_NAME`).
-    ///
-    /// # Errors
-    /// Those of the session.
     pub(crate) fn answer(
         &mut self,
         session: &mut dyn Session,

@@ -69,9 +69,6 @@ impl<'a> Question<'a> {
 }
 
 /// Divides the probability of every prompt. Rows times rows answers are scored.
-///
-/// # Errors
-/// Those of the session.
 pub(crate) fn ledgers(session: &mut dyn Session, data: &Dataset) -> Result<Vec<Ledger>> {
     let answers: BTreeSet<&[u32]> = data
         .examples
@@ -162,9 +159,6 @@ pub(crate) struct Story {
 
 /// Follows every answer to every prompt from one model to another. `None` when the answers as long as the
 /// longest one of the data are too many to list.
-///
-/// # Errors
-/// Those of the sessions.
 pub(crate) fn stories(
     before: &mut dyn Session,
     after: &mut dyn Session,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use spo_data::Dataset;
 
+use crate::plan::provenance::ScoredRows;
 use crate::plan::view::View;
 use crate::recipe::Reference;
 use crate::store::scores::{self as scores_file, Scores};
@@ -86,7 +87,8 @@ impl Training<'_> {
         let stages = self.keeper.finished.iter().position(|stage| stage.name == by).map_or(0, |i| i + 1);
         let slot = match self.provenance {
             Some(known) => {
-                let key = known.log_probs(stages, &data.hash(), view, &missing, at_once);
+                let of = ScoredRows { data: data.hash(), view, rows: &missing, at_once };
+                let key = known.log_probs(stages, &of);
                 self.cache.slot(&key, self.stop, self.reporter)?
             }
             None => None,

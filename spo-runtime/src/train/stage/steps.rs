@@ -13,7 +13,7 @@ use crate::train::diagnostics::Evolution;
 use crate::train::incident::{Incident, PATIENCE};
 use crate::train::schedule::LearningRate;
 use crate::train::step::observation::Observation;
-use crate::train::step::problem::{LowerTerm, Motion, Place, Scored, StepProblem, UpperLevel};
+use crate::train::step::problem::{LowerTerm, Motion, Scored, StepProblem, StepSetting, UpperLevel};
 use crate::train::step::rows::{Batch, Pass};
 
 use super::in_flight::{InFlight, lower_name};
@@ -150,9 +150,9 @@ impl Training<'_> {
             max_grad_norm: stage.recipe.optimizer.own.max_grad_norm,
         };
         let upper = UpperLevel { objective: &mut *stage.objective, data, batch };
-        let place = Place { progress, micro_batch: stage.recipe.micro_batch };
+        let setting = StepSetting { progress, micro_batch: stage.recipe.micro_batch };
         let session = &mut *self.plan.session;
-        let mut problem = StepProblem::new(session, upper, lower.collect(), place, Some(motion));
+        let mut problem = StepProblem::new(session, upper, lower.collect(), setting, Some(motion));
         let outcome = stage.step.step(&mut problem);
         let (seen, grad_norm, lower_rows) =
             (problem.observation.take(), problem.grad_norm, problem.lower_rows());

@@ -13,9 +13,6 @@ use crate::train::step::rows::{Assembled, Batch};
 
 /// Adds `H v` to `into`, H being the Hessian of the objective on a batch of the rows. The objective is left in the state it was in, and every evaluation meets it in that
 /// state.
-///
-/// # Errors
-/// Those of the session and of [`evaluate`].
 pub(crate) fn hessian_vector(
     session: &mut dyn Session,
     objective: &mut dyn Objective,

@@ -45,9 +45,6 @@ pub(crate) fn evaluate(
 }
 
 /// Scores passes without gradient.
-///
-/// # Errors
-/// Those of the session.
 pub(crate) fn score(
     session: &mut dyn Session,
     passes: &[Pass],

@@ -39,9 +39,6 @@ pub(crate) struct Observation {
 
 impl Observation {
     /// Takes note of a part and its evaluation.
-    ///
-    /// # Errors
-    /// When the part does not make a batch.
     pub(crate) fn add(&mut self, part: &Assembled, evaluation: &Evaluation) -> Result<()> {
         let batch = part.batch()?;
         let rows = batch.rows() as f64;

@@ -60,7 +60,7 @@ pub(crate) struct StepProblem<'a> {
     upper: UpperLevel<'a>,
     /// The terms of G, each with its batch; `None` while that is the upper one.
     lower: Vec<(LowerTerm<'a>, Option<Batch>)>,
-    place: Place,
+    setting: StepSetting,
     /// `None` where nothing descends by the optimizer.
     motion: Option<Motion<'a>>,
     /// Norm of the gradient of the last descent, before clipping.
@@ -73,11 +73,14 @@ pub(crate) struct StepProblem<'a> {
 
 /// Where a step stands and how much it takes at once.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct StepSetting {
     pub(crate) progress: Progress,
     /// What goes through the session at once; everything if not given.
     pub(crate) micro_batch: Option<MicroBatch>,
 }
+
+/// Work on a term of G: its objective, on a batch of these rows.
+type OnTerm<'w> = dyn FnMut(&mut dyn Session, &mut dyn Objective, &Batch, &Dataset) -> Result<()> + 'w;
 
 /// What the two levels say of some log-probs.
 struct Found {
@@ -93,17 +96,17 @@ impl<'a> StepProblem<'a> {
         session: &'a mut dyn Session,
         upper: UpperLevel<'a>,
         lower: Vec<LowerTerm<'a>>,
-        place: Place,
+        setting: StepSetting,
         motion: Option<Motion<'a>>,
     ) -> Self {
         let began = Instant::now();
         let lower = lower.into_iter().map(|mut term| {
-            let batch = (!term.shared).then(|| term.next(place.micro_batch));
+            let batch = (!term.shared).then(|| term.next(setting.micro_batch));
             (term, batch)
         });
         let lower = lower.collect();
         let drawing = began.elapsed();
-        StepProblem { session, upper, lower, place, motion, grad_norm: None, observation: None, drawing }
+        StepProblem { session, upper, lower, setting, motion, grad_norm: None, observation: None, drawing }
     }
 
     /// The rows of each term's batch; none where it is the upper one.
@@ -164,16 +167,13 @@ impl<'a> StepProblem<'a> {
 
     /// Does something with every term of G on its current batch: of one that shares the upper batch, on the
     /// demonstrations of that.
-    fn each_term(
-        &mut self,
-        work: &mut dyn FnMut(&mut dyn Session, &mut dyn Objective, &Batch, &Dataset) -> Result<()>,
-    ) -> Result<()> {
+    fn each_term(&mut self, work: &mut OnTerm<'_>) -> Result<()> {
         if self.lower.is_empty() {
             return Err(Error::Batch("the step asks for a lower level and has none".into()));
         }
         let demonstrations = || {
             let rows = self.upper.batch.rows();
-            Batch::new(self.upper.data.rows, &rows, View::DEMONSTRATIONS, self.place.micro_batch)
+            Batch::new(self.upper.data.rows, &rows, View::DEMONSTRATIONS, self.setting.micro_batch)
         };
         for (term, batch) in &mut self.lower {
             let of_upper;
@@ -313,7 +313,7 @@ impl BilevelProblem for StepProblem<'_> {
     fn next_lower(&mut self) -> Result<()> {
         let began = Instant::now();
         for (term, batch) in &mut self.lower {
-            *batch = Some(term.next(self.place.micro_batch));
+            *batch = Some(term.next(self.setting.micro_batch));
         }
         self.drawing += began.elapsed();
         Ok(())
@@ -341,7 +341,7 @@ impl BilevelProblem for StepProblem<'_> {
     }
 
     fn progress(&self) -> Progress {
-        self.place.progress
+        self.setting.progress
     }
 }
 

@@ -231,9 +231,6 @@ impl Assembled {
     }
 
     /// The batch an objective evaluates.
-    ///
-    /// # Errors
-    /// When the sides do not fit the layout: a fault of the data.
     pub(crate) fn batch(&self) -> spo_api::Result<PreferenceBatch<'_>> {
         let batch = PreferenceBatch::new(self.layout, self.chosen.side()?, self.rejected.side()?)?;
         let mismatched = (!self.mismatched.rows.is_empty()).then(|| self.mismatched.side()).transpose()?;

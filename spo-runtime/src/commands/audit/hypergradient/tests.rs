@@ -1,25 +1,21 @@
-//! The exact gradients of an audit against what defines them: differences of the composed losses.
-
-#[allow(dead_code, reason = "shared with the tests of the steps")]
-#[path = "../../../../../objectives/tests/steps/world.rs"]
-mod world;
+//! The exact gradients of the audit against their definition: differences of the composed losses.
 
 use spo_api::{BilevelProblem, Vector};
-// The steps that the shared part knows how to build.
-use super::{Inner, implicit, sharpness, unrolled, value_function};
 use spo_objectives as _;
-use world::{Loss, World, assert_close, plus};
+use test_support::world::{Loss, World, assert_close, plus};
+
+use super::{Inner, implicit, sharpness, unrolled, value_function};
 
 const INNER: Inner = Inner { steps: 3, lr: 0.15 };
 
-/// Two losses whose Hessians change along the way.
+/// Two losses whose Hessians are not constant.
 fn curved() -> World {
     let upper = Loss { quartic: 0.2, ..Loss::quadratic(&[2.0, -1.0, 0.5], &[1.0, 0.5, 2.0]) };
     let lower = Loss { quartic: 0.7, ..Loss::quadratic(&[-1.0, 1.0, 0.0], &[2.0, 1.0, 0.25]) };
     World::new(upper, lower, &[0.4, 0.2, -0.7])
 }
 
-/// What `exact` writes.
+/// The vector that `exact` computes.
 fn exact(world: &World, exact: impl FnOnce(&mut World, Vector, Vector)) -> Vec<f64> {
     let mut world = world.clone();
     let home = world.vectors().allocate().unwrap();
@@ -30,7 +26,7 @@ fn exact(world: &World, exact: impl FnOnce(&mut World, Vector, Vector)) -> Vec<f
     world.theta().to_vec()
 }
 
-/// Gradient by central differences of fourth order.
+/// The gradient, by central differences of fourth order.
 fn differences(f: impl Fn(&[f64]) -> f64, x: &[f64]) -> Vec<f64> {
     let h = 1e-3;
     let along = |i: usize, h: f64| {
@@ -69,7 +65,7 @@ fn implicit_is_the_gradient_of_the_loss_at_the_proximal_point() {
     let world = curved();
     let a = INNER.steps as f64 * INNER.lr;
     let found = exact(&world, |world, home, into| implicit(world, home, INNER, into).unwrap());
-    // The minimum once more, by plain descent until nothing moves.
+    // The minimum, found independently by plain gradient descent.
     let proximal = |home: &[f64]| {
         (0..4000).fold(home.to_vec(), |t, _| {
             let slope = plus(&plus(&t, -1.0, home), a, &world.lower[0].gradient(&t));
@@ -80,7 +76,7 @@ fn implicit_is_the_gradient_of_the_loss_at_the_proximal_point() {
     assert_close(&found, &differences(composed, world.theta()), 1e-9);
 }
 
-/// Unrolled and implicit are not the same problem, and neither is the gradient here: the tests above can tell.
+/// The three problems have different gradients here, so the tests above can tell them apart.
 #[test]
 fn the_problems_differ() {
     let world = curved();

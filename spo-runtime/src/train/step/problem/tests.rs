@@ -1,7 +1,7 @@
-//! A lower level of several tasks: its value, gradient and Hessian are those of the weighted sum, wherever its
-//! batches come from.
+//! A lower level of several tasks has the value, gradient and Hessian of the weighted sum, wherever its batches come
+//! from.
 
-use super::{LowerTerm, Place, Scored, StepProblem, UpperLevel};
+use super::{LowerTerm, Scored, StepProblem, StepSetting, UpperLevel};
 use crate::plan::view::View;
 use crate::recipe::compose;
 use crate::store::scores::Scores;
@@ -17,7 +17,7 @@ use spo_objectives as _;
 
 const WEIGHTS: [f64; 3] = [0.5, 2.0, 0.25];
 
-/// A session, pairs, and the demonstrations of two other tasks, all in one vocabulary.
+/// A session, pairs, and demonstrations of two other tasks, all in one vocabulary.
 struct Scene {
     session: Box<dyn Session>,
     pairs: Dataset,
@@ -55,8 +55,8 @@ fn sft(weight: f64) -> Box<dyn Objective> {
     compose::objective(&Registry::linked().unwrap(), &spec).unwrap()
 }
 
-/// `weight (1 + seen) ln(1 + e^(-s/8))` of an answer's log-prob s: no linear function of it, and, where it counts the
-/// evaluations it has seen, one that changes as it is evaluated.
+/// `weight (1 + seen) ln(1 + e^(-s/8))` of an answer's log-prob s. It is not linear in s. If it counts its
+/// evaluations (`seen`), it also changes with each of them.
 struct Curved {
     weight: f64,
     counts: bool,
@@ -110,8 +110,8 @@ impl Scene {
         scores
     }
 
-    /// Does something with the problem: the first term on the upper batch or (`own`) on that of the first other
-    /// task, and the further tasks `tasks`. Batches are rows 0..4, then 4..8, ...
+    /// Calls a function on a problem with the further tasks `tasks`. Its first term uses the upper batch, or, with
+    /// `own`, that of the first other task. Batches are rows 0..4, then 4..8, ...
     fn on<T>(
         &mut self,
         own: bool,
@@ -143,21 +143,21 @@ impl Scene {
         let view = View { layout: Layout::Pairs, mismatched: None };
         let batch = Batch::new(&self.pairs, &[3, 1, 4, 0], view, micro_batch);
         let upper = UpperLevel { objective: &mut *dpo, data: scored(0), batch };
-        let place = Place { progress: Progress { step: 0, total: 1 }, micro_batch };
-        work(&mut StepProblem::new(&mut *self.session, upper, lower.collect(), place, None))
+        let setting = StepSetting { progress: Progress { step: 0, total: 1 }, micro_batch };
+        work(&mut StepProblem::new(&mut *self.session, upper, lower.collect(), setting, None))
     }
 
-    /// G on these terms alone: the upper batch's chosen answers (0), the first rows of another task.
+    /// G on these terms alone: 0 is the chosen answers of the upper batch, the others are the first rows of a task.
     fn term(&mut self, term: usize) -> f64 {
         match term {
             0 => self.on(false, &[], None, |p| p.lower().unwrap()),
-            // A first term of weight WEIGHTS[0] on the batch of the upper level comes along.
+            // The problem always has a first term, of weight WEIGHTS[0], on the upper batch.
             i => self.on(false, &[i], None, |p| p.lower().unwrap()) - self.term(0),
         }
     }
 }
 
-/// The slope of G or of `F + 3 G` along a gradient, by differences, is its squared length.
+/// The slope of G, or of `F + 3 G`, along its gradient equals the squared length of the gradient.
 fn slope(
     problem: &mut StepProblem<'_>,
     gradient: Vector,
@@ -225,7 +225,7 @@ fn the_gradient_is_that_of_the_weighted_sum() {
                     assert!((found - squared).abs() < 1e-7 * squared, "{own} {tasks:?}: {found} {squared}");
                     assert!((fixed.lower - problem.lower().unwrap()).abs() < 1e-12);
 
-                    // Weighed by the losses, it is the same.
+                    // Weights that are computed from the losses give the same.
                     let w = problem.vectors().allocate().unwrap();
                     problem.gradient(Weigh::By(&mut |_| Ok(weights)), w).unwrap();
                     problem.vectors().axpy(-1.0, v, w).unwrap();
@@ -238,17 +238,17 @@ fn the_gradient_is_that_of_the_weighted_sum() {
     }
 }
 
-/// `H dG`, and dG at places around.
+/// `H dG`, and dG at points along dG.
 fn hessian_times_gradient(problem: &mut StepProblem<'_>) -> (Vector, Vector) {
     let [v, product] = [(); 2].map(|()| problem.vectors().allocate().unwrap());
     problem.gradient(Weigh::Fixed(LevelWeights::LOWER), v).unwrap();
-    // What it holds is overwritten.
+    // Its content must be overwritten.
     problem.vectors().copy(Vector::PARAMETERS, product).unwrap();
     problem.lower_hessian_vector(v, product).unwrap();
     (v, product)
 }
 
-/// Against differences of dG of fourth order.
+/// Compares with differences of dG of fourth order.
 #[test]
 fn the_hessian_is_that_of_the_weighted_sum() {
     for objective in [sft, curved] {

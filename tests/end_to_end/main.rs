@@ -1,0 +1,36 @@
+//! Tests of `spo-run` as users run it: each test runs the binary in a temporary folder, and checks what it prints and
+//! writes. They are one program, because linking takes longer than most tests.
+
+#[macro_use]
+mod recipes;
+
+mod bad_input;
+#[cfg(unix)]
+mod browser;
+mod cache;
+mod commands;
+mod diagnostics;
+mod enumerable;
+mod hostile;
+mod nonfinite;
+#[cfg(target_os = "linux")]
+mod plugins;
+mod report;
+mod resume;
+mod sweep;
+mod training;
+mod trl;
+
+use std::path::{Path, PathBuf};
+
+use test_support::Place;
+
+/// A new, empty folder in which `spo-run` is run.
+fn place() -> Place {
+    Place::new(env!("CARGO_BIN_EXE_spo-run"))
+}
+
+/// A file or folder of the project.
+fn project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}

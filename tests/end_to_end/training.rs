@@ -1,0 +1,282 @@
+//! Whole runs on a generated task: properties that hold whatever the numbers.
+
+use serde_json::Value;
+use test_support::{Place, close};
+
+use crate::place;
+use crate::recipes::steps;
+
+/// A model and a task that train in a second.
+const HEAD: &str = concat!(
+    tiny!(64, 16),
+    r#"
+[[stage]]
+name = "sft"
+objective = "sft"
+steps = 20
+batch_size = 16
+optimizer = { lr = 3e-3, weight_decay = 0.01 }
+"#
+);
+
+/// A second stage with this objective and this bilevel step.
+fn align(objective: &str, bilevel: &str, more: &str) -> String {
+    format!(
+        r#"{HEAD}
+        [[stage]]
+        name = "align"
+        objective = {objective}
+        bilevel = {bilevel}
+        steps = 5
+        batch_size = 8
+        optimizer = {{ lr = 1e-3 }}
+        {more}
+        "#
+    )
+}
+
+fn run(place: &Place, name: &str, recipe: &str, arguments: &[&str]) -> Vec<Value> {
+    place.write(&format!("{name}.toml"), recipe);
+    place.run(&[&[&*format!("{name}.toml"), "--quiet"], arguments].concat()).success();
+    place.metrics(&format!("runs/{name}"))
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits_and_another_seed_does_not() {
+    let place = place();
+    let recipe = align(r#""dpo""#, r#"{ step = "penalty", lambda = 1.0 }"#, "");
+    let first = run(&place, "first", &recipe, &[]);
+    assert_eq!(first, run(&place, "second", &recipe, &[]));
+    assert_eq!(place.read("runs/first/metrics.jsonl"), place.read("runs/second/metrics.jsonl"));
+    let weights =
+        |run: &str| std::fs::read(place.path(&format!("runs/{run}/align/model.safetensors"))).unwrap();
+    assert!(weights("first") == weights("second"), "the weights differ");
+    assert_ne!(first, run(&place, "third", &recipe, &["--set", "run.seed=1"]));
+}
+
+#[test]
+fn splitting_a_batch_changes_nothing_but_rounding() {
+    let place = place();
+    let cases = [
+        (r#"{ name = "dpo", beta = 0.5 }"#, r#""single""#),
+        (r#"[{ name = "simpo" }, { name = "sft", weight = 0.3 }]"#, r#""single""#),
+        (r#""aot""#, r#""single""#),
+        (r#""dpo""#, r#"{ step = "penalty", lambda = 2.0, value = 0.5 }"#),
+        (r#""dpo""#, r#"{ step = "weighted", lambda = 0.5 }"#),
+    ];
+    for (i, (objective, bilevel)) in cases.into_iter().enumerate() {
+        let whole = run(&place, &format!("whole{i}"), &align(objective, bilevel, ""), &[]);
+        for split in ["micro_batch = { rows = 3 }", "micro_batch = { tokens = 40 }"] {
+            let name = format!("split{i}{}", split.len());
+            let parts = run(&place, &name, &align(objective, bilevel, split), &[]);
+            let (whole, parts) = (steps(&whole, "align"), steps(&parts, "align"));
+            assert_eq!(whole.len(), 5);
+            for (a, b) in whole.iter().zip(&parts) {
+                let figures = a.as_object().unwrap().iter().filter(|(_, v)| v.is_number());
+                // The sign of a margin that is only a rounding error is arbitrary.
+                for (key, value) in figures.filter(|(key, _)| *key != "rewards/accuracies") {
+                    close(&format!("{objective} {bilevel} {split} {key}"), &b[key], value, 1e-4);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_objective_trains_under_every_step() {
+    let place = place();
+    let listed = place.run(&["list"]).success().stdout;
+    let names = |title: &str| -> Vec<String> {
+        let section = listed.split_once(title).expect("a section").1;
+        let lines = section.lines().skip(1).take_while(|line| !line.trim().is_empty());
+        // Continuation lines of a cell are indented more than names.
+        let first = lines.filter_map(|line| line.strip_prefix(' ').and_then(|l| l.split([' ', ',']).next()));
+        first.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    };
+    let (objectives, all_steps) = (names("Objectives"), names("Bilevel steps"));
+    assert!(objectives.len() >= 5 && all_steps.len() >= 4, "{listed}");
+    let mut stages = HEAD.to_owned();
+    let mut wanted = Vec::new();
+    for (i, objective) in objectives.iter().enumerate() {
+        // Every step occurs several times, but not every pair of objective and step.
+        let step = &all_steps[i % all_steps.len()];
+        // The generated pairs have no scores.
+        if objective == "odpo" {
+            continue;
+        }
+        let name = format!("{objective}-{step}");
+        let step = match step.as_str() {
+            "lookahead" => r#"{ step = "lookahead", inner_lr = 0.01 }"#.to_owned(),
+            plain => format!("{plain:?}"),
+        };
+        stages += &format!(
+            "[[stage]]\nname = \"{name}\"\nfrom = \"sft\"\nobjective = \"{objective}\"\nbilevel = {step}\n\
+             steps = 2\nbatch_size = 8\noptimizer = {{ lr = 1e-4 }}\nsave = false\n"
+        );
+        wanted.push(name);
+    }
+    let metrics = run(&place, "all", &stages, &[]);
+    for name in wanted {
+        assert_eq!(steps(&metrics, &name).len(), 2, "{name}");
+    }
+}
+
+#[test]
+fn the_first_step_of_a_preference_stage_has_no_margin() {
+    let place = place();
+    let metrics = run(&place, "margin", &align(r#""dpo""#, r#""single""#, ""), &[]);
+    let first = steps(&metrics, "align")[0];
+    close("margin", &first["rewards/margins"], &0.0.into(), 1e-6);
+    close("loss", &first["loss"], &std::f64::consts::LN_2.into(), 1e-6);
+}
+
+#[test]
+fn the_reference_is_the_one_that_is_asked_for() {
+    let place = place();
+    let with = |name: &str, reference: &str| {
+        let recipe = align(r#""dpo""#, r#""single""#, &format!("reference = {reference}"));
+        run(&place, name, &recipe, &[])
+    };
+    let margins = |metrics: &[Value]| -> Vec<f64> {
+        steps(metrics, "align").iter().map(|line| line["rewards/margins"].as_f64().unwrap()).collect()
+    };
+    let start = with("start", r#""start""#);
+    let opened = with("opened", r#""model""#);
+    assert!(margins(&opened)[0].abs() > 1e-3, "SFT moved the policy away from the model as it was opened");
+    let still = with("still", "{ moving = { sync_steps = 1000, mixup_alpha = 1.0 } }");
+    assert_eq!(still, start, "a reference that does not get to move is the start");
+    let follows = with("follows", "{ moving = { sync_steps = 1, mixup_alpha = 1.0 } }");
+    let widest = |metrics: &[Value]| margins(metrics).iter().fold(0.0, |a: f64, m| a.max(m.abs()));
+    assert!(widest(&follows) < 0.1 * widest(&start), "the reference is the policy: {follows:?}");
+    let lags = with("lags", "{ moving = { sync_steps = 2, mixup_alpha = 0.5 } }");
+    assert_eq!(margins(&lags)[..2], margins(&start)[..2], "until it moves");
+    assert_ne!(margins(&lags)[2], margins(&start)[2], "after it has moved");
+}
+
+#[test]
+fn a_batch_may_have_answers_of_one_kind_only() {
+    let place = place();
+    let recipe = align(r#""bco""#, r#""single""#, "").replace("batch_size = 8", "batch_size = 1");
+    assert_eq!(steps(&run(&place, "single", &recipe, &[]), "align").len(), 5);
+}
+
+#[test]
+fn a_weight_may_grow_into_place() {
+    let place = place();
+    let sum = |schedule: &str| {
+        let objective = format!(r#"[{{ name = "dpo" }}, {{ name = "sft", weight = 0.5 {schedule} }}]"#);
+        run(&place, &format!("sum{}", schedule.len()), &align(&objective, r#""single""#, ""), &[])
+    };
+    let scheduled = sum(", schedule = { from = 0.0, steps = 4 }");
+    for (i, line) in steps(&scheduled, "align").iter().enumerate() {
+        let expected =
+            line["loss/dpo"].as_f64().unwrap() + 0.125 * i as f64 * line["loss/sft"].as_f64().unwrap();
+        close("loss", &line["loss"], &expected.into(), 1e-12);
+    }
+}
+
+#[test]
+fn stages_start_where_they_say() {
+    let place = place();
+    let stage = |name: &str, from: &str| {
+        format!(
+            "[[stage]]\nname = \"{name}\"\nfrom = \"{from}\"\nobjective = \"dpo\"\nsteps = 3\nbatch_size = 8\n\
+             optimizer = {{ lr = 1e-3 }}\n"
+        )
+    };
+    let recipe =
+        [HEAD, &stage("a", "sft"), &stage("b", "sft"), &stage("c", "model"), &stage("d", "c")].concat();
+    let metrics = run(&place, "branches", &recipe, &[]);
+    let without_name = |stage: &str| -> Vec<Value> {
+        let lines = metrics.iter().filter(|line| line["stage"] == stage).cloned();
+        lines
+            .map(|mut line| std::mem::take(&mut line["stage"]).is_string().then_some(line).unwrap())
+            .collect()
+    };
+    assert_eq!(without_name("a"), without_name("b"), "both start from the same checkpoint");
+    assert_ne!(without_name("a"), without_name("c"), "one starts from an untrained model");
+    let last = |stage: &str| without_name(stage).last().unwrap()["eval_logps/chosen"].clone();
+    assert_eq!(without_name("d")[0]["eval_logps/chosen"], last("c"), "d goes on where c ended");
+}
+
+#[test]
+fn a_saved_model_and_a_saved_adapter_go_on_where_they_stopped() {
+    let place = place();
+    let made = run(&place, "made", HEAD, &[]);
+    let again = |adapter: &str| {
+        format!(
+            "model = {{ path = \"runs/made/sft\" {adapter} }}\n\
+             data = {{ task = {{ name = \"modular-chain\", train = 64, held_out = 16 }}, max_length = 48 }}\n\
+             [[stage]]\nname = \"more\"\nobjective = \"dpo\"\nsteps = 4\nbatch_size = 8\noptimizer = {{ lr = 1e-2 }}\n"
+        )
+    };
+    let full = run(&place, "full", &again(""), &[]);
+    let end = made.last().unwrap();
+    // The last digits differ: here the chosen answers were scored alone, there together with answers that share their beginning.
+    let (start, trained) = (&full[0]["eval_logps/chosen"], &end["eval_logps/chosen"]);
+    close("the saved model is the trained one", start, trained, 1e-6);
+    assert_eq!(full[0]["eval_exact_match"], end["eval_exact_match"]);
+
+    let lora = |more: &str| {
+        format!(", adapter = {{ rank = 2, alpha = 4, targets = [\"q_proj\", \"v_proj\"] {more} }}")
+    };
+    let adapted = run(&place, "adapted", &again(&lora("")), &[]);
+    assert_eq!(&adapted[0]["eval_logps/chosen"], start, "a new adapter changes nothing");
+    let resumed = run(&place, "resumed", &again(&lora(", path = \"runs/adapted/more\"")), &[]);
+    assert_eq!(resumed[0]["eval_logps/chosen"], adapted.last().unwrap()["eval_logps/chosen"]);
+    assert_ne!(resumed[0]["eval_logps/chosen"], end["eval_logps/chosen"]);
+}
+
+#[test]
+fn a_saved_model_answers_and_an_adapter_can_be_merged() {
+    let place = place();
+    run(&place, "made", &HEAD.replace("steps = 20", "steps = 2"), &[]);
+    let recipe = "model = { path = \"runs/made/sft\", adapter = { rank = 2, alpha = 4, targets = [\"all-linear\"] } }\n\
+                  data = { task = { name = \"modular-chain\", train = 64, held_out = 16 }, max_length = 48 }\n\
+                  [[stage]]\nname = \"more\"\nobjective = \"sft\"\nsteps = 30\nbatch_size = 16\noptimizer = { lr = 3e-2 }\n";
+    run(&place, "adapted", recipe, &[]);
+    let adapted = ["runs/made/sft", "--adapter", "runs/adapted/more"];
+    let answer = |model: &[&str]| {
+        let arguments = [&["generate"], model, &["--max-new-tokens", "6", "1+2+3=", "4+4+4+4="]].concat();
+        place.run(&arguments).success().stdout
+    };
+    let before = answer(&["runs/made/sft"]);
+    let with_adapter = answer(&adapted);
+    assert_ne!(before, with_adapter, "the adapter was trained");
+    place.run(&[&["export"], adapted.as_slice(), &["merged"]].concat()).success();
+    assert_eq!(answer(&["merged"]), with_adapter);
+
+    for (arguments, expected) in [
+        (vec!["export", "runs/made/sft", "merged"], "merged is not empty"),
+        (vec!["generate", "nowhere", "1+1="], "nowhere"),
+        (vec!["generate", "merged", "--adapter", "merged", "1+1="], "adapter_config.json"),
+        (vec!["generate", "merged", "--top-p", "2", "1+1="], "--top-p"),
+    ] {
+        let outcome = place.run(&arguments);
+        assert_eq!(outcome.code, 2, "{arguments:?}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(expected), "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn numbers_that_are_not_finite_stop_the_run_with_a_diagnosis() {
+    let place = place();
+    let recipe = HEAD.replace("lr = 3e-3", "lr = 1e30");
+    place.write("recipe.toml", recipe);
+    let outcome = place.run(&["recipe.toml", "--quiet"]);
+    assert_eq!(outcome.code, 1, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("modular-chain row"), "the row is named: {}", outcome.stderr);
+    assert!(outcome.stderr.contains("stage `sft`: step"), "the step is named: {}", outcome.stderr);
+    assert!(!place.path("runs/recipe/sft").exists(), "no model was saved");
+}
+
+#[test]
+fn json_speaks_json_on_every_line() {
+    let place = place();
+    place.write("recipe.toml", HEAD);
+    let outcome = place.run(&["recipe.toml", "--json"]).success();
+    assert!(outcome.stdout.lines().count() > 20);
+    for line in outcome.stdout.lines() {
+        serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+    }
+}

@@ -1,0 +1,15 @@
+//! Shared by the tests of several crates. A test that cannot run on a machine calls [`skip`].
+#![forbid(unsafe_code)]
+
+mod goldens;
+mod place;
+mod skip;
+#[cfg(feature = "trl")]
+pub mod trl;
+pub mod valgrind;
+#[cfg(feature = "world")]
+pub mod world;
+
+pub use goldens::{close, golden, shared};
+pub use place::{Outcome, Place};
+pub use skip::{SKIPPED, skip};
