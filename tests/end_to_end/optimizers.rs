@@ -22,7 +22,7 @@ const STAGES: [(&str, &str, &str); 7] = [
     ),
     ("lion", "lr = 1e-3, weight_decay = 0.1", r#"{ name = "polynomial", power = 2.0 }"#),
     ("sgd", "lr = 0.1", r#""inverse-sqrt""#),
-    ("adamw", "lr = 3e-3, max_grad_norm = 0.1", r#""warmup-stable-decay""#),
+    ("adamw", "lr = 3e-3, max_grad_norm = 0.1", r#"{ name = "warmup-stable-decay", decay = 0.5 }"#),
 ];
 
 const STEPS: usize = 8;
