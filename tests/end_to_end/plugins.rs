@@ -115,13 +115,13 @@ fn libraries_that_cannot_be_used_are_refused_with_the_place_in_the_recipe() {
         ("symbol", &["NO_SYMBOL"][..], "it has no function `spo_plugin`"),
         (
             "newer",
-            &["VERSION=2"],
-            "built for version 2 of the plugin ABI, this spo-run speaks version 1: use a newer",
+            &["VERSION=3"],
+            "built for version 3 of the plugin ABI, this spo-run speaks version 2: use a newer",
         ),
         (
             "older",
             &["VERSION=0"],
-            "built for version 0 of the plugin ABI, this spo-run speaks version 1: rebuild",
+            "built for version 0 of the plugin ABI, this spo-run speaks version 2: rebuild",
         ),
         ("nothing", &["NULL_TABLE"], "its table of contents is missing"),
         ("truncated", &["TABLE_SIZE=12"], "its table of contents is truncated: it says that it has 12 bytes"),
