@@ -6,8 +6,8 @@ use std::io::Result as IoResult;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use spo_plugins::libtorch::{self, VERSION};
-use spo_plugins::search;
+use spo_loader::libtorch::{self, VERSION};
+use spo_loader::search;
 
 /// The wheel of PyTorch, and the NVIDIA libraries that, on Linux, even its CPU library is linked to.
 const WHEELS: [&str; 3] = ["torch==2.11.0", "nvidia-cuda-runtime==13.0.96", "nvidia-cuda-cupti==13.0.85"];

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 use spo_api::{MemorySpace, Optimizer, Registry, Update, Vector, VectorSpace, abi};
-use spo_plugins::certify::modes;
+use spo_loader::certify::modes;
 use test_support::valgrind;
 
 const UPDATE: Update = Update { lr: 0.01, gradient_scale: 0.5, count: 1 };

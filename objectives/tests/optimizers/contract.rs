@@ -1,8 +1,8 @@
 //! Every registered optimizer keeps its contract, in every mode.
 
 use spo_api::{Registry, parse};
+use spo_loader::certify::{Event, Options, Verdict, certify, modes};
 use spo_objectives::optimizers::{AdamW, AdamW8bit};
-use spo_plugins::certify::{Event, Options, Verdict, certify, modes};
 
 #[test]
 fn every_optimizer_is_certified_in_every_mode() {

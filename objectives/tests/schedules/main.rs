@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use spo_api::{Registry, Schedule, Span, abi};
+use spo_loader::certify::{Event, Options, Verdict, certify, modes};
 use spo_objectives as _;
-use spo_plugins::certify::{Event, Options, Verdict, certify, modes};
 
 #[derive(Deserialize)]
 struct Case {

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use spo_api::Registry;
-use spo_plugins::certify::modes;
+use spo_loader::certify::modes;
 
 use crate::world::{Loss, World, build};
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use spo_api::Registry;
-use spo_plugins::certify::{self, Event, Options, Verdict};
-use spo_plugins::scaffold::{New, Template, scaffold};
-use spo_plugins::{library, search};
+use spo_loader::certify::{self, Event, Options, Verdict};
+use spo_loader::scaffold::{New, Template, scaffold};
+use spo_loader::{library, search};
 
 use crate::error::BadInput;
 use crate::recipe::document::Document;

@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 use spo_api::{Library, Registry};
 use spo_data::hash;
-use spo_plugins::library::{self, Refusal};
-use spo_plugins::{libtorch, search};
+use spo_loader::library::{self, Refusal};
+use spo_loader::{libtorch, search};
 
 use crate::error::BadInput;
 use crate::recipe::Recipe;

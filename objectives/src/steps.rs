@@ -26,5 +26,5 @@ pub use weighted::Weighted;
 
 /// The guide's example is compiled and run with the documentation tests.
 #[cfg(doctest)]
-#[doc = include_str!("../../../docs/bilevel-steps.md")]
+#[doc = include_str!("../../docs/bilevel-steps.md")]
 struct Guide;

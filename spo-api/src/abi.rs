@@ -54,4 +54,4 @@ pub use vectors::{SpaceView, VectorTable};
 pub use watch::{At, current};
 
 /// `spo.h`: this border for C.
-pub const HEADER: &str = include_str!("../../include/spo.h");
+pub const HEADER: &str = include_str!("../include/spo.h");

@@ -13,8 +13,8 @@ use spo_api::{
     VectorSpace, parse, register, with_scratch,
 };
 use spo_backend_tabular::Tabular;
+use spo_loader::certify::{Event, Options, Verdict, certify};
 use spo_objectives::optimizers;
-use spo_plugins::certify::{Event, Options, Verdict, certify};
 
 /// What each check of a part said.
 fn verdicts(kind: &str, name: &str, config: Value) -> BTreeMap<String, Verdict> {
