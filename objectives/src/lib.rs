@@ -5,6 +5,9 @@
 #![forbid(unsafe_code)]
 
 pub mod losses;
+mod number_or;
 pub mod optimizers;
 pub mod schedules;
 pub mod steps;
+
+pub use number_or::NumberOr;

@@ -99,8 +99,9 @@ impl Plan {
     ) -> anyhow::Result<Self> {
         let mut loaded = Datasets::new();
         let draft = Draft::new(registry, document, &mut loaded, caching)?;
-        let session = draft.open(document)?;
+        let mut session = draft.open(document)?;
         draft.check_fit(document, &session.info())?;
+        draft.check_optimizers(document, &mut *session)?;
         let weights = weights::weights(&draft.spec)?;
         let Draft { recipe, name, output, tokenizer, stages, .. } = draft;
         let data = loaded.into_values().collect();
@@ -251,6 +252,24 @@ impl Draft {
             }
         }
         Ok(())
+    }
+
+    /// A rule that the backend cannot run ends the run here, and not after the reference was scored.
+    fn check_optimizers(&self, document: &Document, session: &mut dyn Session) -> Result<(), BadInput> {
+        for (stage, spec) in self.stages.iter().zip(&self.recipe.stage) {
+            let part = &spec.optimizer.part;
+            let taken = session.adopt_optimizer(stage.optimizer.kernel().as_ref());
+            let taken = taken.map_err(|e| document.error(&part.place, e.to_string()))?;
+            if stage.optimizer.needs_kernel() && !taken {
+                let message = format!(
+                    "`{}` needs a backend that runs it, which the {} backend does not: take another optimizer, or \
+                     another backend",
+                    part.name, self.recipe.backend.name
+                );
+                return Err(document.error(&part.place, message));
+            }
+        }
+        session.adopt_optimizer(None).map(drop).map_err(|e| document.error("backend", e.to_string()))
     }
 
     /// A stage's step asks for what the backend has not. By the contract of steps, one that leaves the choice to the

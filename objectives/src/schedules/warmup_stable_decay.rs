@@ -3,17 +3,16 @@ use serde::{Deserialize, Serialize};
 use spo_api::{ConfigError, Part, Schedule, Span, register};
 
 use super::cosine::half_cosine;
+use crate::NumberOr;
 
 /// Stays at the peak, and falls over the last steps alone: `(1 - end_factor) f(y) + end_factor`, y the share of
 /// those steps that lies behind, f by `shape`: `1 - y`, `(1 + cos(pi y)) / 2` or `1 - sqrt(y)`.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WarmupStableDecay {
-    /// Over what share of the stage's steps it falls; 0.1 unless this or `decay_steps` is given.
-    #[schemars(range(min = 0, max = 1))]
-    pub decay: Option<f64>,
-    /// Over how many steps it falls, instead of `decay`.
-    pub decay_steps: Option<usize>,
+    /// Over which of the last steps it falls: a share of the stage's steps, or `{ steps = 100 }`.
+    #[serde(default = "default_decay")]
+    pub decay: NumberOr<Decay>,
     /// How it falls.
     #[serde(default)]
     pub shape: Shape,
@@ -21,6 +20,18 @@ pub struct WarmupStableDecay {
     #[serde(default)]
     #[schemars(range(min = 0, max = 1))]
     pub end_factor: f64,
+}
+
+/// How long a learning rate falls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decay {
+    /// So many steps.
+    Steps(usize),
+}
+
+fn default_decay() -> NumberOr<Decay> {
+    NumberOr::Number(0.1)
 }
 
 /// How a learning rate falls.
@@ -40,18 +51,23 @@ pub enum Shape {
 
 impl Part for WarmupStableDecay {
     fn validate(&self) -> Result<(), ConfigError> {
-        match self.decay.is_some() && self.decay_steps.is_some() {
-            true => Err(ConfigError::at("decay_steps", "`decay` and `decay_steps` exclude each other")),
-            false => Ok(()),
+        match self.decay {
+            NumberOr::Number(share) if !(0.0..=1.0).contains(&share) => {
+                Err(ConfigError::at("decay", format!("must be a share from 0 to 1, or steps, got {share}")))
+            }
+            _ => Ok(()),
         }
     }
 }
 
 impl Schedule for WarmupStableDecay {
     fn factor(&self, step: usize, span: Span) -> f64 {
-        // Rounded up, as the warm-up is.
-        let by_share = (self.decay.unwrap_or(0.1) * span.total as f64).ceil() as usize;
-        let falls_over = self.decay_steps.unwrap_or(by_share).min(span.total - span.warmup);
+        let steps = match self.decay {
+            // Rounded up, as the warm-up is.
+            NumberOr::Number(share) => (share * span.total as f64).ceil() as usize,
+            NumberOr::Form(Decay::Steps(steps)) => steps,
+        };
+        let falls_over = steps.min(span.total - span.warmup);
         let Some(behind) = (step + falls_over).checked_sub(span.total) else { return 1.0 };
         let y = (behind as f64 / falls_over.max(1) as f64).min(1.0);
         let f = match self.shape {

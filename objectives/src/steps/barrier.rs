@@ -5,11 +5,11 @@ use spo_api::{
 };
 
 use super::{
-    NumberOr,
     geometry::descend_with,
     state::{from_state, to_state},
     value::{RunningMin, Value},
 };
+use crate::NumberOr;
 
 /// `d = dF + mu dG` with `mu = max(0, (phi - <dF, dG>) / ||dG||^2)`: the direction nearest to dF with
 /// `<d, dG> >= phi`, which makes G fall at least at rate phi. A penalty whose strength is known in

@@ -6,10 +6,10 @@ use spo_api::{
 };
 
 use super::{
-    NumberOr,
     state::{from_state, to_state},
     value::{RunningMin, Value},
 };
+use crate::NumberOr;
 
 /// `d = dF + lambda h'(c) dG` with `c = G - G* - epsilon`: the gradient of `F + lambda h(c)`, which pulls
 /// the policy back into the safe set `G <= G* + epsilon`.

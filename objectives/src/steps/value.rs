@@ -2,7 +2,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use spo_api::{BilevelProblem, LevelWeights, Passes, Result, Vector, Weigh};
 
-use super::{NumberOr, scratch::excursion};
+use super::scratch::excursion;
+use crate::NumberOr;
 
 /// Estimate of G*, the least value that the lower level can reach, in nats per token: a number that is
 /// known, or one of these.

@@ -79,8 +79,18 @@ fn every_schedule_is_certified_and_crosses_the_border_in_every_mode() {
 }
 
 #[test]
-fn options_that_contradict_each_other_are_refused() {
-    let error =
-        Registry::linked().unwrap().schedule("warmup-stable-decay", &json!({"decay": 0.1, "decay_steps": 3}));
-    assert_eq!(error.err().unwrap().key.as_deref(), Some("decay_steps"));
+fn mistakes_are_named() {
+    let registry = Registry::linked().unwrap();
+    for (name, config, key) in [
+        ("warmup-stable-decay", json!({"decay": 1.5}), "decay"),
+        ("warmup-stable-decay", json!({"decay": "steps"}), "decay"),
+        ("warmup-stable-decay", json!({"decay": {"step": 3}}), "decay.step"),
+        ("polynomial", json!({"power": 0}), "power"),
+        ("cosine-with-restarts", json!({"num_cycles": 0}), "num_cycles"),
+        ("inverse-sqrt", json!({"timescale": 0}), "timescale"),
+        ("linear", json!({"end_factor": 0.1}), "end_factor"),
+    ] {
+        let error = registry.schedule(name, &config).err().unwrap();
+        assert_eq!(error.key.as_deref(), Some(key), "{name} {config}: {error}");
+    }
 }

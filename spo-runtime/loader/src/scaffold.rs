@@ -2,25 +2,27 @@
 
 use std::path::{Path, PathBuf};
 
-/// The language a plugin is written in.
+/// What a plugin begins as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Language {
-    /// A crate.
-    Rust,
-    /// A C file with a Makefile.
-    C,
+pub enum Template {
+    /// A crate with a loss.
+    Loss,
+    /// A loss in a C file, with a Makefile.
+    LossInC,
+    /// A crate with an optimizer.
+    Optimizer,
 }
 
 /// What is to be made.
 pub struct New<'a> {
-    /// The name of the objective, and of the folder.
+    /// The name of the part, and of the folder.
     pub name: &'a str,
     /// The folder it is made in.
     pub within: &'a Path,
     /// The folder of the crate `spo-api`, for a Rust plugin to depend on.
     pub api: &'a Path,
-    /// Its language.
-    pub language: Language,
+    /// What it begins as.
+    pub template: Template,
 }
 
 /// Writes a new plugin and returns its folder.
@@ -36,7 +38,7 @@ pub fn scaffold(new: &New<'_>) -> Result<PathBuf, String> {
     let file = name.replace('-', "_");
     let library = format!("{}{file}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     let mut api = String::new();
-    if new.language == Language::Rust {
+    if new.template != Template::LossInC {
         let missing = |_| {
             let at = new.api.display();
             format!("there is no {at}: say with --api where the folder `spo-api` of a checkout of spo is")
@@ -55,18 +57,25 @@ pub fn scaffold(new: &New<'_>) -> Result<PathBuf, String> {
             .replace("@LIBRARY@", &library)
             .replace("@API@", &api)
     };
-    let files: &[(&str, &str)] = match new.language {
-        Language::Rust => &[
-            ("Cargo.toml", include_str!("../templates/rust/Cargo.toml.in")),
-            ("src/lib.rs", include_str!("../templates/rust/src/lib.rs")),
-            ("README.md", include_str!("../templates/rust/README.md.in")),
+    const CRATE: &str = include_str!("../templates/Cargo.toml.in");
+    let files: &[(&str, &str)] = match new.template {
+        Template::Loss => &[
+            ("Cargo.toml", CRATE),
+            ("src/lib.rs", include_str!("../templates/loss/src/lib.rs")),
+            ("README.md", include_str!("../templates/loss/README.md.in")),
             (".gitignore", "/target\n"),
         ],
-        Language::C => &[
-            ("@FILE@.c", include_str!("../templates/c/loss.c")),
+        Template::Optimizer => &[
+            ("Cargo.toml", CRATE),
+            ("src/lib.rs", include_str!("../templates/optimizer/src/lib.rs")),
+            ("README.md", include_str!("../templates/optimizer/README.md.in")),
+            (".gitignore", "/target\n"),
+        ],
+        Template::LossInC => &[
+            ("@FILE@.c", include_str!("../templates/loss-in-c/loss.c")),
             ("spo.h", spo_api::abi::HEADER),
-            ("Makefile", include_str!("../templates/c/Makefile.in")),
-            ("README.md", include_str!("../templates/c/README.md.in")),
+            ("Makefile", include_str!("../templates/loss-in-c/Makefile.in")),
+            ("README.md", include_str!("../templates/loss-in-c/README.md.in")),
             (".gitignore", "*.so\n*.dylib\n*.dll\n"),
         ],
     };

@@ -1,7 +1,7 @@
 //! `spo-run plugin`: begin a plugin, and put one to the test.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use spo_api::Registry;
 use spo_loader::certify::{self, Event, Options, Verdict};
-use spo_loader::scaffold::{Language, New, scaffold};
+use spo_loader::scaffold::{New, Template, scaffold};
 use spo_loader::{library, search};
 
 use crate::error::BadInput;
@@ -21,7 +21,7 @@ use crate::reporter::say;
 pub(crate) enum PluginCommand {
     /// Write a new plugin that builds and passes its own tests, to be changed into your own.
     New {
-        /// Name of the objective, and of the folder: `my-loss`.
+        /// Name of the part, and of the folder: `my-loss`.
         name: String,
         /// The folder to make it in.
         #[arg(long = "in", value_name = "FOLDER", default_value = ".")]
@@ -29,6 +29,9 @@ pub(crate) enum PluginCommand {
         /// Write it in C instead of Rust.
         #[arg(long)]
         c: bool,
+        /// Write an optimizer instead of a loss.
+        #[arg(long, conflicts_with = "c")]
+        optimizer: bool,
         /// The folder `spo-api` of a checkout of spo, for a Rust plugin to depend on; that of the checkout
         /// this program was built from unless given.
         #[arg(long, value_name = "FOLDER", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../spo-api"))]
@@ -71,20 +74,26 @@ impl PluginCommand {
     /// [`BadInput`] for what cannot be begun or loaded; another error when a check fails.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         match self {
-            PluginCommand::New { name, within, c, api } => begin(name, within, *c, api),
+            PluginCommand::New { name, within, c, optimizer, api } => {
+                let template = match (c, optimizer) {
+                    (true, _) => Template::LossInC,
+                    (false, true) => Template::Optimizer,
+                    (false, false) => Template::Loss,
+                };
+                begin(&New { name, within, api, template })
+            }
             PluginCommand::Test(test) if test.worker => test.work(),
             PluginCommand::Test(test) => test.report(),
         }
     }
 }
 
-fn begin(name: &str, within: &Path, c: bool, api: &Path) -> anyhow::Result<()> {
-    let language = if c { Language::C } else { Language::Rust };
-    let folder =
-        scaffold(&New { name, within, api, language }).map_err(|e| BadInput(format!("error: {e}")))?;
+fn begin(new: &New<'_>) -> anyhow::Result<()> {
+    let folder = scaffold(new).map_err(|e| BadInput(format!("error: {e}")))?;
+    let c = new.template == Template::LossInC;
     let build = if c { "make" } else { "cargo test && cargo build --release" };
     let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    let library = format!("{prefix}{}{suffix}", name.replace('-', "_"));
+    let library = format!("{prefix}{}{suffix}", new.name.replace('-', "_"));
     let library = if c { format!("./{library}") } else { format!("target/release/{library}") };
     say(&format!(
         "made {}; next:\n  cd {}\n  {build}\n  spo-run plugin test {library}",

@@ -31,8 +31,8 @@ SCHEDULES = [
     ("polynomial", {"power": 0.5}, "polynomial", {"power": 0.5, "lr_end": 0.0}),
     ("inverse-sqrt", {}, "inverse_sqrt", {}),
     ("inverse-sqrt", {"timescale": 7}, "inverse_sqrt", {"timescale": 7}),
-    ("warmup-stable-decay", {"decay_steps": 12}, "warmup_stable_decay", {"num_decay_steps": 12}),
-    ("warmup-stable-decay", {"decay_steps": 12, "end_factor": 0.2, "shape": "linear"}, "warmup_stable_decay", {"num_decay_steps": 12, "min_lr_ratio": 0.2, "decay_type": "linear"}),
+    ("warmup-stable-decay", {"decay": {"steps": 12}}, "warmup_stable_decay", {"num_decay_steps": 12}),
+    ("warmup-stable-decay", {"decay": {"steps": 12}, "end_factor": 0.2, "shape": "linear"}, "warmup_stable_decay", {"num_decay_steps": 12, "min_lr_ratio": 0.2, "decay_type": "linear"}),
     ("warmup-stable-decay", {"decay": 0.25, "end_factor": 0.1, "shape": "1-sqrt"}, "warmup_stable_decay", {"num_decay_steps": 10, "min_lr_ratio": 0.1, "decay_type": "1-sqrt"}),
 ]
 
