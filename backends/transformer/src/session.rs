@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use spo_api::{
-    AdamW, Combine, Error, Export, Kernel, LogProbs, Map, ModelInfo, ModelSpec, Result, Sampling, Session,
+    Combine, Error, Export, Kernel, LogProbs, Map, ModelInfo, ModelSpec, Result, Sampling, Session,
     Statistics, Tangent, TokenBatch, Update, Upstream, Vector, VectorSpace,
 };
 
@@ -229,26 +229,6 @@ impl<E: Engine> Session for TransformerSession<E> {
             Some(optimizer) => optimizer.update(&self.engine, &self.model, update),
             None => Err(Error::Engine("the session has adopted no optimizer".into())),
         }
-    }
-
-    fn optimizer_step(&mut self, hyper: &AdamW) -> Result<()> {
-        if self.state.optimizer.is_none() {
-            let config = serde_json::json!({
-                "betas": [hyper.beta1, hyper.beta2],
-                "epsilon": hyper.epsilon,
-                "weight_decay": hyper.weight_decay,
-                "decay_bias_and_norm": !hyper.exempt_bias_and_norm,
-            });
-            self.adopt_optimizer(Some(&Kernel { name: "adamw".into(), config }))?;
-            self.state.steps = 0;
-        }
-        self.state.steps += 1;
-        let AdamW { lr, gradient_scale, .. } = *hyper;
-        self.optimize(&Update { lr, gradient_scale, count: self.state.steps })
-    }
-
-    fn reset_optimizer(&mut self) {
-        self.state.optimizer = None;
     }
 
     fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Vec<Vec<u32>>> {

@@ -19,20 +19,16 @@ pub(crate) struct State<T> {
     pub vectors: BTreeMap<u32, Flat<T>>,
     /// The rule that the session runs, with its moments.
     pub optimizer: Option<Adopted<T>>,
-    /// Updates of [`Session::optimizer_step`](spo_api::Session::optimizer_step), which does not say their number.
-    pub steps: u64,
 }
 
 impl<T> Default for State<T> {
     fn default() -> Self {
-        State { vectors: BTreeMap::new(), optimizer: None, steps: 0 }
+        State { vectors: BTreeMap::new(), optimizer: None }
     }
 }
 
 /// Where the rule that the session runs is noted, in JSON; null if there is none.
 const OPTIMIZER: &str = "optimizer";
-/// The updates that are counted here.
-const STEPS: &str = "steps";
 /// Whether the rule has moments already.
 const MOMENTS: &str = "moments";
 const PARAMETERS: &str = "parameters";
@@ -74,11 +70,7 @@ pub(crate) fn save<E: Engine>(
     let (entries, tensors): (Vec<_>, Vec<_>) =
         state.tensors(model, &model.parameters.trained).into_iter().unzip();
     let moments = state.optimizer.as_ref().is_some_and(Adopted::is_laid_out);
-    let notes = [
-        (OPTIMIZER, json!(state.kernel()).to_string()),
-        (MOMENTS, moments.to_string()),
-        (STEPS, state.steps.to_string()),
-    ];
+    let notes = [(OPTIMIZER, json!(state.kernel()).to_string()), (MOMENTS, moments.to_string())];
     write_safetensors(file, notes, &entries, |i| engine.memory().download(tensors[i]))
 }
 
@@ -105,8 +97,7 @@ pub(crate) fn restore<E: Engine>(
         )));
     }
     let optimizer = noted.map(|kernel| Adopted::new(&kernel, half_moments)).transpose()?.flatten();
-    let steps = weights.note(STEPS).and_then(|steps| steps.parse().ok()).unwrap_or_default();
-    let mut restored = State { vectors: BTreeMap::new(), optimizer, steps };
+    let mut restored = State { vectors: BTreeMap::new(), optimizer };
     if weights.note(MOMENTS) == Some("true") {
         restored.optimizer.iter_mut().try_for_each(|optimizer| optimizer.lay_out(engine, model))?;
     }
