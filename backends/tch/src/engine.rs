@@ -38,7 +38,7 @@ impl TchEngine {
     }
 }
 
-fn tensors<'a>(norm: Norm<&'a Array>) -> Norm<&'a Tensor> {
+fn tensors(norm: Norm<&Array>) -> Norm<&Tensor> {
     let Norm { kind, epsilon, weight, bias } = norm;
     Norm { kind, epsilon, weight: &weight.0, bias: bias.map(|bias| &bias.0) }
 }
