@@ -20,7 +20,16 @@ const EXAMPLES: [(&str, &[&str]); 6] = [
         ],
     ),
     ("An architecture", &["qwen3", "Qwen3"]),
-    ("An optimizer", &["\"lion\"", "`lion`", "mod lion", "optimizers/lion.rs", "the sign of a running mean"]),
+    (
+        "An optimizer",
+        &[
+            "\"rmsprop\"",
+            "`rmsprop`",
+            "mod rmsprop",
+            "optimizers/rmsprop.rs",
+            "the gradient over its root mean square",
+        ],
+    ),
     (
         "A file format",
         &[
