@@ -99,7 +99,7 @@ impl Reporter {
                 }
             }
             (Voice::Json, _) => {
-                say(&json!({ "stage": self.stage, "step": step, "metrics": metrics }).to_string())
+                say(&json!({ "stage": self.stage, "step": step, "metrics": metrics }).to_string());
             }
             (Voice::Quiet, _) => {}
         }
@@ -109,7 +109,7 @@ impl Reporter {
     pub(crate) fn evaluation(&self, step: usize, metrics: &Metrics) {
         match self.voice {
             Voice::Human => {
-                self.note(&format!("{} {step}/{}  {}", self.stage, self.total, eval_digest(metrics)))
+                self.note(&format!("{} {step}/{}  {}", self.stage, self.total, eval_digest(metrics)));
             }
             Voice::Json => say(&json!({ "stage": self.stage, "step": step, "metrics": metrics }).to_string()),
             Voice::Quiet => {}

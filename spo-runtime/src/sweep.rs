@@ -221,7 +221,7 @@ fn short_names(sweep: &Sweep) -> BTreeMap<String, String> {
         let unique = |n: &usize| paths.iter().filter(|other| last(other, *n) == last(path, *n)).count() == 1;
         last(path, (1..8).find(unique).unwrap_or(8))
     };
-    paths.iter().map(|path| (path.to_string(), short(path))).collect()
+    paths.iter().map(|path| ((*path).clone(), short(path))).collect()
 }
 
 /// An arm in words that can name a folder: `objective=dpo,step=penalty-lambda=2`.

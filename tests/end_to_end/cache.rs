@@ -299,7 +299,7 @@ fn pruning_beside_runs_costs_them_nothing_but_time() {
         let place = &place;
         let runs: Vec<_> =
             (0..6).map(|i| scope.spawn(move || run(place, &format!("runs/{i}"), &STAGE))).collect();
-        while !runs.iter().all(|run| run.is_finished()) {
+        while !runs.iter().all(std::thread::ScopedJoinHandle::is_finished) {
             // The folder does not exist before the first run needs it.
             place.run(&["cache", "--prune", "--max-size", "0"]);
         }

@@ -109,7 +109,7 @@ fn operations(c: &mut Criterion) {
         count: 10,
     };
     c.bench_function("adamw, 885k parameters", |b| {
-        b.iter(|| e.adamw(&p, black_box(&g), [&m, &v], &step).unwrap())
+        b.iter(|| e.adamw(&p, black_box(&g), [&m, &v], &step).unwrap());
     });
     let blocks = || Blockwise {
         codes: e.memory().zeros(&[INNER * HIDDEN], Precision::Byte).unwrap(),
@@ -117,7 +117,7 @@ fn operations(c: &mut Criterion) {
     };
     let (first, second) = (blocks(), blocks());
     c.bench_function("adamw in 8 bits, 885k parameters", |b| {
-        b.iter(|| e.adamw_8bit(&p, black_box(&g), [first.as_ref(), second.as_ref()], &step).unwrap())
+        b.iter(|| e.adamw_8bit(&p, black_box(&g), [first.as_ref(), second.as_ref()], &step).unwrap());
     });
     c.bench_function("dot, 885k parameters", |b| b.iter(|| e.dot(black_box(&p), &g).unwrap()));
 }

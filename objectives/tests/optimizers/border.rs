@@ -13,7 +13,7 @@ fn run(optimizer: &dyn Optimizer) -> Vec<Vec<f64>> {
     let mut space = MemorySpace::new(vec![0.5, -1.25, 2.0]).sparing([false, true]);
     let state: Vec<_> = (0..optimizer.states()).map(|_| space.allocate().unwrap()).collect();
     let after = |count: u64| {
-        let gradient: Vec<f64> = (0..3).map(|i| (i as f64 + 0.7 * count as f64).sin()).collect();
+        let gradient: Vec<f64> = (0..3).map(|i| (f64::from(i) + 0.7 * count as f64).sin()).collect();
         *space.get_mut(Vector::GRADIENT).unwrap() = gradient;
         optimizer.step(&mut space, &state, &Update { count, ..UPDATE }).unwrap();
         assert_eq!(space.misuse(), None);

@@ -133,7 +133,7 @@ fn running_min_is_the_least_moving_average() {
     let mut step = build("penalty", json!({"value": "running-min"}));
     let (mut average, mut least) = (f64::NAN, f64::INFINITY);
     for i in 0..30 {
-        world.lower[0].floor = 1.0 + f64::sin(i as f64);
+        world.lower[0].floor = 1.0 + f64::sin(f64::from(i));
         let lower = world.lower[0].value(world.theta());
         average = if i == 0 { lower } else { 0.9 * average + 0.1 * lower };
         least = least.min(average);

@@ -70,7 +70,7 @@ fn a_resumed_step_continues_bit_for_bit() {
     for (name, config) in all_modes() {
         let (mut world, mut step) = (world(), build(name, config.clone()));
         for round in 0..6 {
-            world.lower[0].floor = f64::sin(round as f64);
+            world.lower[0].floor = f64::sin(f64::from(round));
             let mut resumed = build(name, config.clone());
             resumed.restore(&step.state()).unwrap();
             assert_eq!(resumed.state(), step.state());

@@ -106,6 +106,7 @@ impl<T: Table> Handle<T> {
         match function {
             // SAFETY: as above.
             Some(function) => {
+                // SAFETY: by the contract of the table; the state is lent for the call.
                 self.call(|_, this, error| unsafe { function(this, Text::bytes_of(state), error) })
             }
             None if state.is_empty() => Ok(()),

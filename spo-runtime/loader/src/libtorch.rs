@@ -37,7 +37,7 @@ pub fn is_needed(bytes: &[u8]) -> bool {
 /// In words, when it is not there, is of another version, or does not load.
 pub fn load(plugin: &Path, named: Option<&Path>) -> Result<(), String> {
     static LOADED: Mutex<bool> = Mutex::new(false);
-    let mut loaded = LOADED.lock().unwrap_or_else(|broken| broken.into_inner());
+    let mut loaded = LOADED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if *loaded {
         return Ok(());
     }

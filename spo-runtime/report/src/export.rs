@@ -38,7 +38,7 @@ fn metrics(runs: &[Run]) -> Table {
         .with("run", texts(&points, |(run, ..)| run.label.clone()))
         .with("stage", texts(&points, |(_, stage, ..)| stage.name.clone()))
         .with("step", counts(&points, |(.., step, _)| Some(*step as i64)))
-        .with("metric", texts(&points, |(_, _, name, ..)| name.to_string()))
+        .with("metric", texts(&points, |(_, _, name, ..)| (*name).clone()))
         .with("value", numbers(&points, |(.., value)| Some(*value)))
 }
 

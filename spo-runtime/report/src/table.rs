@@ -47,7 +47,7 @@ impl Table {
         let mut records = std::iter::once::<Vec<String>>(names).chain((0..self.rows()).map(row));
         let written = records.try_for_each(|record| writer.write_record(record));
         written
-            .and_then(|()| Ok(writer.into_inner().map_err(|e| e.into_error())?))
+            .and_then(|()| Ok(writer.into_inner().map_err(csv::IntoInnerError::into_error)?))
             .expect("memory can be written to")
     }
 

@@ -203,7 +203,7 @@ impl Test {
         if report.open.is_some() {
             report.end(Verdict::Failed(format!("it ended the process ({ended}): {}", words.trim())));
         }
-        say(&report.close().to_string());
+        say(&report.close().clone());
         if report.failed > 0 {
             let checks = if report.failed == 1 { "check" } else { "checks" };
             bail!("{} {checks} failed", report.failed);
@@ -239,7 +239,7 @@ impl Report {
         match event {
             Event::Began { part, check } => {
                 if part != self.part {
-                    say(&part.to_string());
+                    say(&part.clone());
                     self.part = part;
                 }
                 self.open = Some(check);

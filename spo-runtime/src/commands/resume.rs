@@ -68,7 +68,7 @@ fn open(
     let own = [("output", Value::from(folder.display().to_string())), ("name", record["name"].clone())];
     let own = own.into_iter().filter(|(_, value)| value.is_string());
     let own = own.map(|(key, value)| format!("run.{key}={value}"));
-    let overrides: Vec<String> = overrides.iter().map(|text| text.to_string()).chain(own).collect();
+    let overrides: Vec<String> = overrides.iter().map(std::string::ToString::to_string).chain(own).collect();
     let document = Document::read(&folder.join(recipe), &overrides)?;
     libraries::load_again(registry, &document, &record)?;
     Ok(document)

@@ -216,7 +216,7 @@ impl Document {
             }
             DeValue::Table(table) => {
                 let mut map = Map::new();
-                for (key, item) in table.iter() {
+                for (key, item) in table {
                     let inner = join(path, key.get_ref());
                     let place = Place::File { key: key.span(), value: item.span() };
                     self.places.insert(inner.clone(), place);
@@ -247,7 +247,7 @@ impl Document {
         let source = format!("v = {raw}");
         let parsed = match DeTable::parse(&source) {
             Ok(table) if table.get_ref().len() == 1 => {
-                table.into_inner().into_iter().map(|(_, v)| v).next().map(|v| v.into_inner())
+                table.into_inner().into_iter().map(|(_, v)| v).next().map(toml::Spanned::into_inner)
             }
             _ if raw.chars().all(|c| c.is_alphanumeric() || "-_./".contains(c)) && !raw.is_empty() => {
                 Some(DeValue::String(raw.into()))
@@ -361,7 +361,7 @@ optimizer = { lr = 1e-5, warmup = 0.1 }
 "#;
 
     fn with(overrides: &[&str]) -> Result<Document, BadInput> {
-        let overrides: Vec<String> = overrides.iter().map(|s| s.to_string()).collect();
+        let overrides: Vec<String> = overrides.iter().map(std::string::ToString::to_string).collect();
         Document::parse("recipe.toml", RECIPE.into(), &overrides)
     }
 
@@ -388,7 +388,7 @@ optimizer = { lr = 1e-5, warmup = 0.1 }
     #[test]
     fn a_backend_may_be_its_name_alone() {
         let named = |recipe: &str, overrides: &[&str]| {
-            let overrides: Vec<String> = overrides.iter().map(|s| s.to_string()).collect();
+            let overrides: Vec<String> = overrides.iter().map(std::string::ToString::to_string).collect();
             let document = Document::parse("recipe.toml", recipe.into(), &overrides).unwrap();
             document.to_recipe().unwrap().backend
         };

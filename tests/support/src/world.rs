@@ -229,7 +229,7 @@ impl BilevelProblem for World {
     }
 
     fn descend(&mut self, lr_factor: f64) -> Result<()> {
-        let d = self.space.get(Vector::GRADIENT)?.to_vec();
+        let d = self.space.get(Vector::GRADIENT)?.clone();
         assert!(d.iter().all(|x| x.is_finite()), "{d:?}");
         self.trace.descents.push((d, lr_factor));
         self.space.axpy(-self.lr * lr_factor, Vector::GRADIENT, Vector::PARAMETERS)

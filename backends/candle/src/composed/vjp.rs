@@ -14,7 +14,7 @@ pub(super) fn vjp<const N: usize>(
         leaves.push(variable?);
     }
     let leaves: [Var; N] = leaves.try_into().expect("one leaf per input");
-    let y = f(leaves.each_ref().map(|leaf| leaf.as_tensor()))?;
+    let y = f(leaves.each_ref().map(candle_core::Var::as_tensor))?;
     let gradients = (y * upstream)?.sum_all()?.backward()?;
     let mut results = Vec::with_capacity(N);
     for leaf in &leaves {

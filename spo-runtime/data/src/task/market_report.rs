@@ -158,7 +158,7 @@ fn rouge_l(expected: &str, answer: &str) -> f64 {
             diagonal = above;
         }
     }
-    let common = longest[answer.len()] as f64;
+    let common = f64::from(longest[answer.len()]);
     if common == 0.0 { 0.0 } else { 2.0 * common / (expected.len() + answer.len()) as f64 }
 }
 

@@ -263,7 +263,7 @@ fn failures(subject: &Subject) -> Result<String, Outcome> {
                 return Err(words.into());
             }
             Err(Outcome::Failed(words)) if words.contains("the failure that was asked for") => {
-                world.tidy()?
+                world.tidy()?;
             }
             Err(other) => return Err(other),
         }
