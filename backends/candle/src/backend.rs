@@ -22,13 +22,13 @@ pub struct Candle {
     /// computed as with `checkpoint`. Changes no number.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub memory: Option<f64>,
-    /// The optimizer's moments: `"f32"`, or `"bf16"` for half their memory (CPU only; rounded at random, so
-    /// the numbers are others).
+    /// The moments of `adamw` (of no other optimizer): `"f32"`, or `"bf16"` for half their memory (CPU only; rounded
+    /// at random, so the numbers differ).
     #[serde(default)]
     pub moments: Moments,
 }
 
-/// In what type the optimizer's moments are kept.
+/// In what type AdamW's moments are kept.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub enum Moments {
