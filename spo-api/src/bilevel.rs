@@ -117,7 +117,8 @@ pub struct StepNeeds {
     /// It asks for [`BilevelProblem::reference_lower`].
     pub reference_lower: bool,
     /// It asks for [`BilevelProblem::lower_hessian_vector`]. Where the backend has no such products, the run ends
-    /// before training begins; a step that leaves the choice to the recipe has a key `hessian` for it.
+    /// before training begins; a step that leaves the choice to the recipe has a key `hessian` for it, with `differences`
+    /// as the other choice.
     pub hessian: bool,
 }
 

@@ -273,11 +273,11 @@ impl Draft {
     }
 
     /// A stage's step asks for what the backend has not. By the contract of steps, one that leaves the choice to the
-    /// recipe has a key `hessian` for it.
+    /// recipe has a key `hessian` for it, with `differences` as the other choice.
     fn no_hessian(&self, document: &Document, stage: usize) -> BadInput {
         let step = &self.recipe.stage[stage].bilevel.part;
         let (key, choice) = match step.config.get("hessian") {
-            Some(_) => (format!("{}.hessian", step.place), "take another `hessian`"),
+            Some(_) => (format!("{}.hessian", step.place), "take `hessian = \"differences\"`"),
             None => (step.place.clone(), "take another step"),
         };
         let message = format!(
