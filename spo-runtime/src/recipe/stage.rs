@@ -51,7 +51,8 @@ pub(crate) struct Stage {
     /// given. Changes memory and speed, not the result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) micro_batch: Option<MicroBatch>,
-    /// Take the rows in a new random order every epoch; `false` takes them as they stand in the file.
+    /// Take the rows in a new random order every epoch; `false` takes them as they stand in the file. The lower level's
+    /// own rows too.
     #[serde(default = "Stage::default_true")]
     pub(crate) shuffle: bool,
     /// How the gradient moves the parameters: a table with `lr`, the name of an optimizer (`adamw` unless given) and its
