@@ -1,4 +1,4 @@
-//! In which order rows are seen, and how a batch is cut into pieces that fit the device.
+//! The order of rows in an epoch, and how a batch is split into pieces that fit the device.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::random::Random;
 
-/// A permutation of `0..rows` that depends on nothing but its arguments: the order of one epoch.
+/// The order of one epoch: a permutation of `0..rows` that depends only on the arguments.
 pub fn epoch_order(rows: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut order: Vec<_> = (0..rows).collect();
     Random::new(seed, epoch).shuffle(&mut order);
@@ -25,7 +25,7 @@ pub enum MicroBatch {
 }
 
 impl MicroBatch {
-    /// Cuts a batch, given the tokens of each row, into consecutive pieces within the limit.
+    /// Splits a batch into consecutive pieces within the limit, given the number of tokens of each row.
     pub fn split(self, tokens: &[usize]) -> Vec<Range<usize>> {
         let mut pieces = Vec::new();
         let mut start = 0;

@@ -35,19 +35,19 @@ impl Default for Fit {
 /// One tokenized row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
-    /// The prompt with its answers, the chosen one first; two groups of one answer where the answers' own
-    /// contexts differ (a prompt cut at the beginning, or no prompt at all).
+    /// The prompt and its answers, the chosen one first. There are two groups of one answer each when the
+    /// answers do not share a context (the prompt was cut at the beginning, or there is no prompt).
     pub groups: Vec<Group>,
-    /// The judgement of an unpaired answer; true otherwise.
+    /// The label of an unpaired answer; true for all other layouts.
     pub desirable: bool,
-    /// Of a pair with scores: that of the chosen answer minus that of the rejected one.
+    /// For a pair with scores: the score of the chosen answer minus that of the rejected one.
     pub gap: Option<f64>,
-    /// Where it came from.
+    /// Where the row came from.
     pub place: Place,
 }
 
 impl Example {
-    /// Tokens the model must read for it.
+    /// Number of tokens the model has to read for this row.
     pub fn tokens(&self) -> usize {
         self.groups.iter().map(|g| g.prompt.len() + g.completions.iter().map(Vec::len).sum::<usize>()).sum()
     }
@@ -56,26 +56,26 @@ impl Example {
 /// Tokenized rows in the order of their files.
 #[derive(Clone, Debug)]
 pub struct Dataset {
-    /// What every example is.
+    /// The layout of every example.
     pub layout: Layout,
     /// The rows that were kept.
     pub examples: Vec<Example>,
-    /// What became of all rows.
+    /// How many rows were read and kept, and what was found about them.
     pub report: Report,
 }
 
-/// Rows that are tokenized in parallel at a time.
+/// Number of rows tokenized in parallel at a time.
 const CHUNK: usize = 1024;
 
 impl Dataset {
-    /// Reads and tokenizes files, a bounded number of rows in memory as text.
+    /// Reads and tokenizes files. Only a bounded number of rows is held in memory as text.
     ///
-    /// Pairs can be read as [`Layout::Demonstrations`] (the chosen answer) and as [`Layout::Unpaired`]
-    /// (two judged answers).
+    /// Pairs can also be read as [`Layout::Demonstrations`] (the chosen answer) and as [`Layout::Unpaired`]
+    /// (two labelled answers).
     ///
     /// # Errors
-    /// For a file that cannot be read or understood, rows the chat template refuses, with
-    /// [`Fit::strict`] for anything doubtful, and when no row is left.
+    /// When a file cannot be read or parsed, when the chat template rejects a row, when no row is left,
+    /// and, with [`Fit::strict`], when a row has any finding.
     pub fn load(sources: &[Source], layout: Layout, tokenizer: &Tokenizer, fit: &Fit) -> Result<Self> {
         let mut builder = Builder::new(layout, tokenizer, fit)?;
         for source in sources {
@@ -88,7 +88,7 @@ impl Dataset {
         builder.finish()
     }
 
-    /// Tokenizes rows that were made in memory.
+    /// Tokenizes rows that were built in memory.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -105,8 +105,8 @@ impl Dataset {
         builder.finish()
     }
 
-    /// SHA-256 of layout, token ids, judgements and score gaps, in hexadecimal. It says nothing of where
-    /// they came from.
+    /// SHA-256 of the layout, token ids, labels and score gaps, in hexadecimal. It does not depend on where
+    /// the rows came from.
     pub fn hash(&self) -> String {
         let mut hasher = Sha256::new();
         let mut number = |n: usize| hasher.update((n as u64).to_le_bytes());
@@ -169,7 +169,7 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Tokenizes a row and cuts it to size; no example if it has to be dropped.
+/// Tokenizes a row and cuts it to the window. Returns no example if the row has to be dropped.
 fn prepare(row: &Row, tokenizer: &Tokenizer, fit: &Fit) -> Result<(Option<Example>, Vec<Finding>)> {
     let answers: Vec<_> = row.answers.iter().collect();
     let mut findings = Vec::new();

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 pub struct Place {
     /// The file, or the name of the generated task.
     pub file: Arc<Path>,
-    /// What is counted from 1 there.
+    /// The position in the file or task.
     pub at: At,
 }
 
-/// A position in a file, counted from 1.
+/// A position in a file. Lines, columns and rows are counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 pub enum At {
     /// The file as a whole.
@@ -22,7 +22,7 @@ pub enum At {
     Line(usize),
     /// A line and a column (in bytes) of a text file.
     Column(usize, usize),
-    /// A row of a file that is not made of lines, or of a generated task.
+    /// A row of a file that is not line-based, or of a generated task.
     Row(usize),
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What is wrong with the data or the tokenizer, where, and the nearest valid choice.
+/// An error in the data or the tokenizer: what is wrong, where, and the nearest valid choice.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{}{message}{}",
@@ -57,7 +57,7 @@ pub struct DataError {
     pub place: Option<Place>,
     /// What is wrong and what was expected.
     pub message: String,
-    /// The nearest valid name, where a name was mistaken.
+    /// The nearest valid name, if a name was misspelled.
     pub suggestion: Option<String>,
 }
 
@@ -77,7 +77,7 @@ impl DataError {
         DataError::in_file(path, error.to_string())
     }
 
-    /// Fills in the place unless a more precise one is known already.
+    /// Sets the place unless a more precise one is already set.
     pub(crate) fn at(mut self, place: &Place) -> Self {
         self.place.get_or_insert_with(|| place.clone());
         self
@@ -89,7 +89,7 @@ impl DataError {
     }
 }
 
-/// Reads a whole file; the error names it.
+/// Reads a whole file. The error names the file.
 pub(crate) fn read_file(path: &PathBuf) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|e| DataError::io(path, &e))
 }

@@ -1,11 +1,11 @@
-//! SHA-256 in hexadecimal: what `sha256sum` prints.
+//! SHA-256 in hexadecimal, as printed by `sha256sum`.
 
 use std::io::Read;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-/// Of a file's bytes.
+/// The hash of a file's bytes.
 ///
 /// # Errors
 /// When the file cannot be read.
@@ -21,7 +21,7 @@ pub fn of_file(path: &Path) -> std::io::Result<String> {
     }
 }
 
-/// Of some bytes.
+/// The hash of a byte string.
 pub fn of_bytes(bytes: impl AsRef<[u8]>) -> String {
     hex(Sha256::new_with_prefix(bytes))
 }

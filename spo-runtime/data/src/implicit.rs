@@ -1,15 +1,15 @@
-//! Prompts that are not written out: the part that two answers share, or a dialogue before its last
-//! message.
+//! Prompts that are not given separately: the common beginning of two answers, or a dialogue before its
+//! last message.
 
 use serde_json::Value;
 
 use crate::error::{DataError, Result};
 use crate::row::{Answers, Text};
 
-/// Takes the common beginning out of two answers, as TRL's `extract_prompt` does.
+/// Splits off the common beginning of two answers as the prompt, as TRL's `extract_prompt` does.
 ///
-/// At least one character or message is left to each answer. A blank just before the answers part goes
-/// with them, as it belongs to the next word's token.
+/// Each answer keeps at least one character or message. A space just before the point where the answers
+/// diverge stays with the answers, because it belongs to the next word's token.
 pub(crate) fn of_pair(chosen: Text, rejected: Text) -> Result<(Text, Answers)> {
     let (prompt, chosen, rejected) = match (chosen, rejected) {
         (Text::Plain(chosen), Text::Plain(rejected)) => {
@@ -44,7 +44,7 @@ fn shared<T: PartialEq>(a: &[T], b: &[T]) -> usize {
     (0..shorter).find(|&i| a[i] != b[i]).unwrap_or(shorter.saturating_sub(1))
 }
 
-/// A dialogue demonstrates its last message, which must be the assistant's.
+/// Splits a dialogue into a prompt and a demonstration, its last message, which must be the assistant's.
 pub(crate) fn of_dialogue(dialogue: Text) -> Result<(Text, Answers)> {
     let Text::Chat(mut messages) = dialogue else {
         return Err(DataError::new("there is no column `prompt`, and the answer is plain text"));
@@ -78,7 +78,8 @@ mod tests {
         assert_eq!(extracted("one", "one two"), ["on", "e", "e two"]);
         assert_eq!(extracted("yes", "no"), ["", "yes", "no"]);
         assert_eq!(extracted("", "text"), ["", "", "text"]);
-        // TRL's index wraps round here: prompt "yes", and the rejected answer loses its first letter.
+        // TRL's index wraps around here: its prompt is "yes", and the rejected answer loses its first
+        // letter.
         assert_eq!(extracted("yes ", "no"), ["", "yes ", "no"]);
     }
 }

@@ -1,10 +1,10 @@
 //! Preference data: from files to token ids in batches.
 //!
-//! A [`Source`] is a file of rows: pairs, demonstrations, or answers judged by themselves, each as plain
-//! text or as a conversation. A [`Tokenizer`] is what a model's folder says about text. [`Dataset::load`]
-//! brings the two together: it reads, renders conversations by the model's chat template, tokenizes,
-//! cuts to the window, and reports what it had to do. Errors name the file, the line, and the nearest
-//! valid choice.
+//! A [`Source`] is a file of rows: pairs, demonstrations, or single labelled answers, each as plain text or
+//! as a conversation. A [`Tokenizer`] holds the text-related files of a model folder. [`Dataset::load`]
+//! reads the rows, renders conversations with the model's chat template, tokenizes, truncates to the
+//! window, and reports what it changed or dropped. Errors name the file, the line, and the nearest valid
+//! choice.
 //!
 //! ```no_run
 //! use spo_api::Layout;
@@ -21,8 +21,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Tokenization follows TRL to the token, so that runs can be compared; where it departs, it says so
-//! ([`Finding`]).
+//! Tokenization matches TRL token for token, so that runs can be compared. Deviations are reported as a
+//! [`Finding`].
 #![forbid(unsafe_code)]
 
 mod batch;

@@ -1,10 +1,10 @@
-//! Random numbers that are the same on every platform and with every version of every library.
+//! Random numbers that are the same on every platform and with every library version.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-/// A stream of ChaCha8 (Bernstein 2008): the same for the same seed and stream number, independent of the
-/// others.
+/// A stream of ChaCha8 (Bernstein 2008). It depends only on the seed and the stream number; streams are
+/// independent of each other.
 pub(crate) struct Random(ChaCha8Rng);
 
 impl Random {
@@ -16,10 +16,10 @@ impl Random {
         Random(generator)
     }
 
-    /// A number below `bound`, each with the same probability.
+    /// A uniformly distributed number below `bound`.
     pub fn below(&mut self, bound: usize) -> usize {
         let bound = bound as u64;
-        // Numbers beyond the last whole multiple of `bound` would favour the small ones.
+        // Reject numbers above the last multiple of `bound`, which would make small results more likely.
         let whole = u64::MAX - u64::MAX % bound;
         loop {
             let number = self.0.next_u64();
@@ -29,7 +29,7 @@ impl Random {
         }
     }
 
-    /// Fisher and Yates, in Durstenfeld's form.
+    /// Fisher-Yates shuffle in Durstenfeld's version.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));

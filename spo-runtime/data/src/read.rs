@@ -1,3 +1,3 @@
-//! Readers: a file's records one by one.
+//! Readers that yield a file's records one by one.
 pub(crate) mod json;
 pub(crate) mod parquet;

@@ -5,29 +5,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{At, DataError, Place, Result};
 
-/// Something about a row that its owner should know.
+/// Something about a row that the user should know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Finding {
-    /// Kept: an answer (or, with `keep_end`, the prompt) was cut to the window.
+    /// Kept: an answer (or, with `keep_end`, the prompt) was truncated to the window.
     Truncated,
-    /// Kept: the chosen and the rejected answer have the same tokens; the pair teaches nothing.
+    /// Kept: the chosen and the rejected answer have the same tokens, so nothing can be learned from the
+    /// pair.
     IdenticalPair,
-    /// Kept: an answer's text is empty; only its end is learnt.
+    /// Kept: an answer's text is empty, so only its end token is learned.
     EmptyAnswer,
-    /// Kept: the prompt has no tokens. The beginning-of-text token stands in for it, or, where the
-    /// tokenizer has none, each answer's first token is read and not scored.
+    /// Kept: the prompt has no tokens. The beginning-of-text token is used instead. If the tokenizer has
+    /// none, each answer's first token is read but not scored.
     EmptyPrompt,
     /// Dropped: the prompt alone fills the window.
     PromptFillsWindow,
     /// Dropped: longer than the window (`truncation = "drop"`).
     TooLong,
-    /// Dropped: no token of an answer has one before it to be predicted from.
+    /// Dropped: no token of an answer has a token before it to be predicted from.
     NothingToScore,
 }
 
 impl Finding {
-    /// Whether rows of which this is true are left out.
+    /// Whether rows with this finding are dropped.
     pub fn dropped(self) -> bool {
         matches!(self, Finding::PromptFillsWindow | Finding::TooLong | Finding::NothingToScore)
     }
@@ -51,31 +52,31 @@ impl fmt::Display for Finding {
     }
 }
 
-/// How often something was found, and where first.
+/// How many rows have a finding, and the first of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// Number of rows.
     pub count: usize,
-    /// The first of them.
+    /// The places of the first few rows.
     pub first: Vec<Place>,
 }
 
-/// Rows that are named; the others are counted.
+/// Number of rows listed by place for each finding. Further rows are only counted.
 const NAMED: usize = 5;
 
-/// What became of the rows.
+/// Summary of the rows read and kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Rows read (a pair taken as two unpaired answers counts as two).
     pub read: usize,
     /// Rows kept.
     pub kept: usize,
-    /// What was found about them.
+    /// The findings, with the rows concerned.
     pub findings: BTreeMap<Finding, Found>,
 }
 
 impl Report {
-    /// Takes one row into account.
+    /// Adds one row to the report.
     pub(crate) fn add(&mut self, place: &Place, findings: &[Finding], strict: bool) -> Result<()> {
         if let Some(finding) = findings.first().filter(|_| strict) {
             return Err(DataError::new(format!("{finding}, and the recipe says strict")).at(place));
@@ -92,7 +93,7 @@ impl Report {
         Ok(())
     }
 
-    /// Rows of which this was found.
+    /// Number of rows with this finding.
     pub fn count(&self, finding: Finding) -> usize {
         self.findings.get(&finding).map_or(0, |found| found.count)
     }
@@ -110,7 +111,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Places, their file named once: `train.jsonl:3, 17, 40`.
+/// Lists places, naming each file once: `train.jsonl:3, 17, 40`.
 fn listed(places: &[Place]) -> String {
     let mut text = String::new();
     for (i, place) in places.iter().enumerate() {

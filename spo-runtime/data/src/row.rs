@@ -8,7 +8,7 @@ use crate::implicit;
 use crate::read::json::kind;
 use crate::source::{Record, missing};
 
-/// Columns that mean something; a recipe's `columns` maps a file's own names to these.
+/// Column names with a meaning; a recipe's `columns` maps a file's own names to these.
 pub(crate) const COLUMNS: [&str; 14] = [
     "prompt",
     "chosen",
@@ -29,54 +29,54 @@ pub(crate) const COLUMNS: [&str; 14] = [
 /// One message of a conversation: `role`, `content`, and whatever else the chat template reads.
 pub type Message = Map<String, Value>;
 
-/// A field of a row.
+/// The text of one field of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Text {
-    /// Text to be tokenized as it stands.
+    /// Text that is tokenized as it is.
     Plain(String),
-    /// A conversation, to be rendered by the model's chat template.
+    /// A conversation that is rendered by the model's chat template.
     Chat(Vec<Message>),
 }
 
-/// What a row says to imitate, prefer or avoid.
+/// The answers of a row, by kind of data.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answers {
-    /// Two answers, of which one is preferred.
+    /// A preferred and a dispreferred answer.
     Pair {
-        /// The preferred one.
+        /// The preferred answer.
         chosen: Text,
-        /// The other.
+        /// The dispreferred answer.
         rejected: Text,
     },
     /// An answer to imitate.
     Demonstration(Text),
-    /// An answer judged by itself.
+    /// A single answer with a label.
     Labelled {
         /// The answer.
         completion: Text,
-        /// The judgement.
+        /// True if the answer is labelled desirable.
         desirable: bool,
     },
 }
 
-/// A prompt and its answers, all plain or all conversational.
+/// A prompt and its answers, either all plain text or all conversations.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// Where it came from.
+    /// Where the row came from.
     pub place: Place,
-    /// What is read and not scored.
+    /// The context, which is read but not scored.
     pub prompt: Text,
-    /// What is scored.
+    /// The answers, which are scored.
     pub answers: Answers,
-    /// Of a pair whose answers have scores (`score_chosen`, `score_rejected`): their difference.
+    /// For a pair with scores: `score_chosen` minus `score_rejected`.
     pub gap: Option<f64>,
-    /// Further variables for the chat template, such as `tools`.
+    /// Additional variables for the chat template, such as `tools`.
     pub variables: Map<String, Value>,
 }
 
 impl Row {
-    /// The row as `layout` wants it: of a pair, the chosen answer as a demonstration, or both answers each
-    /// by itself.
+    /// Converts the row to `layout`. A pair becomes one demonstration (its chosen answer) or two labelled
+    /// answers.
     pub(crate) fn arranged(self, layout: Layout) -> Result<Vec<Row>> {
         let alone = |prompt: &Text, answers| Row {
             place: self.place.clone(),
@@ -102,7 +102,7 @@ impl Row {
 }
 
 impl Text {
-    /// Whether it says nothing: no text, or messages without content.
+    /// Whether there is no text, or only messages without content.
     pub(crate) fn is_empty(&self) -> bool {
         let silent = |value: Option<&Value>| match value {
             None | Some(Value::Null) => true,
@@ -119,13 +119,13 @@ impl Text {
     }
 }
 
-/// Makes rows of records, and sees to it that all of them have one form.
+/// Turns records into rows and checks that all of them have the same form.
 pub(crate) struct Interpreter {
     layout: Layout,
     first: Option<(Form, Place)>,
 }
 
-/// What must not change from row to row: a mixture hints at files glued together by mistake.
+/// What must be the same for all rows. A mixture suggests that files were concatenated by mistake.
 #[derive(Clone, Copy, PartialEq)]
 struct Form {
     conversational: bool,
@@ -172,12 +172,13 @@ fn interpret(place: &Place, record: &Record, layout: Layout) -> Result<(Row, For
     Ok((row, form))
 }
 
-/// Brings prompt and answers into one form, the prompt taken out of the answers if they hold it.
+/// Converts prompt and answers to the same form. If the answers contain the prompt, it is removed from
+/// them.
 fn unite(prompt: Option<Prompt>, answers: Answers) -> Result<(Text, Answers)> {
     let chat = |text: &Text| matches!(text, Text::Chat(_));
     match (prompt, answers) {
         (None, Answers::Pair { chosen, rejected }) => implicit::of_pair(chosen, rejected),
-        // The prompt is repeated as a conversation at the head of both answers.
+        // The prompt is repeated as a conversation at the start of both answers.
         (Some(Prompt { text: Text::Plain(_), .. }), Answers::Pair { chosen, rejected })
             if chat(&chosen) && chat(&rejected) =>
         {
@@ -206,7 +207,7 @@ fn form_of(text: &Text) -> &'static str {
     }
 }
 
-/// An answer to a conversation, as the assistant's message.
+/// Converts an answer to an assistant message.
 fn spoken(answer: Text) -> Text {
     match answer {
         Text::Plain(text) => Text::Chat(vec![message("assistant", Value::String(text))]),
@@ -218,10 +219,10 @@ pub(crate) fn message(role: &str, content: Value) -> Message {
     Map::from_iter([("role".to_owned(), role.into()), ("content".to_owned(), content)])
 }
 
-/// A prompt in a column of its own.
+/// A prompt from its own column.
 struct Prompt {
     text: Text,
-    /// Whether its form says that plain answers are the assistant's messages.
+    /// Whether plain-text answers to this prompt are assistant messages.
     turns: bool,
 }
 
@@ -231,7 +232,7 @@ struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    /// Parquet fills absent fields with nulls.
+    /// Nulls count as absent: Parquet fills absent fields with nulls.
     fn get(&self, column: &str) -> Option<&Value> {
         self.record.get(column).filter(|value| !value.is_null())
     }
@@ -257,7 +258,7 @@ impl Fields<'_> {
         if self.has("prompt") {
             return Ok(Some(Prompt { text: self.text("prompt")?, turns: false }));
         }
-        // Beside answers of their own, these are the conversation so far.
+        // When there are separate answers, these columns hold the conversation so far.
         for column in ["conversations", "messages"] {
             if self.has(column) && (self.has("chosen") || self.has("completion")) {
                 return Ok(Some(Prompt { text: self.text(column)?, turns: true }));
@@ -359,8 +360,8 @@ fn text(value: &Value) -> Result<Text> {
     }
 }
 
-/// A message as chat templates want it, whether it was written as role and content or in ShareGPT's
-/// from and value.
+/// Converts a message to the form chat templates expect, from either role and content or ShareGPT's from
+/// and value.
 fn normalized(value: &Value) -> Result<Message> {
     let Value::Object(fields) = value else {
         return Err(DataError::new(format!("expected a message, found {}", kind(value))));

@@ -55,14 +55,14 @@ pub enum Format {
     Parquet,
 }
 
-/// A row as its file has it: column name to value.
+/// A row as read from the file: column name to value.
 pub(crate) type Record = Map<String, Value>;
 
-/// What is done with each record; `false` ends the reading.
+/// Called with each record; returning `false` stops reading.
 pub(crate) type Visit<'a> = dyn FnMut(Place, Record) -> Result<bool> + 'a;
 
 impl Source {
-    /// The file with its format by extension and every row taken.
+    /// A source with the format taken from the extension and all rows selected.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Source { path: path.into(), ..Source::default() }
     }
@@ -75,17 +75,17 @@ impl Source {
         hash::of_file(&self.path).map_err(|e| DataError::io(&self.path, &e))
     }
 
-    /// What decides on the rows that are read from it, in words: the file's content, how it is read, and which of
-    /// its rows. Where the file lies is no part of it.
+    /// Identifies the rows that are read: the hash of the file's content, how it is read, and which rows
+    /// are selected. The location of the file is not included.
     ///
     /// # Errors
-    /// When the file cannot be read, or its format is not to be told.
+    /// When the file cannot be read, or its format cannot be determined.
     pub fn identity(&self) -> Result<String> {
         let (format, hash) = (self.detect_format()?, self.hash()?);
         Ok(format!("{hash} {format:?} {:?} {} {:?}", self.columns, self.skip, self.take))
     }
 
-    /// Shows every selected record to `visit`, one at a time, so that memory stays bounded.
+    /// Passes the selected records to `visit` one at a time, so that memory stays bounded.
     pub(crate) fn read(&self, visit: &mut Visit<'_>) -> Result<()> {
         self.check_columns()?;
         let (mut seen, mut taken) = (0, 0);
@@ -137,7 +137,7 @@ impl Source {
         match extension.as_str() {
             "jsonl" | "ndjson" => Ok(Format::Jsonl),
             "parquet" => Ok(Format::Parquet),
-            // Many `.json` files hold JSON lines: the first character tells.
+            // Many `.json` files contain JSON lines; the first character decides.
             "json" => Ok(if first_byte(&self.path)? == Some(b'{') { Format::Jsonl } else { Format::Json }),
             _ => Err(DataError::in_file(
                 &self.path,
@@ -160,7 +160,7 @@ impl Source {
     }
 }
 
-/// The error for a column that is not there, with those that are.
+/// The error for a missing column; it lists the columns that exist.
 pub(crate) fn missing<'a>(column: &str, present: impl Iterator<Item = &'a String> + Clone) -> DataError {
     let listed: Vec<_> = present.clone().map(|c| format!("`{c}`")).collect();
     DataError::new(format!(
@@ -182,7 +182,7 @@ fn first_byte(path: &Path) -> Result<Option<u8>> {
         if buffer.is_empty() {
             return Ok(None);
         }
-        // The three bytes of a byte order mark are as good as blanks here.
+        // Skip the three bytes of a byte order mark as if they were whitespace.
         match buffer.iter().find(|b| !b.is_ascii_whitespace() && !b"\xEF\xBB\xBF".contains(b)) {
             Some(&byte) => return Ok(Some(byte)),
             None => {

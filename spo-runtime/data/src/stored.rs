@@ -1,4 +1,4 @@
-//! Tokenized rows as a file: reading it takes a small part of the time of tokenizing.
+//! Tokenized rows in a file. Reading it takes a fraction of the time of tokenizing.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use crate::dataset::{Dataset, Example};
 use crate::error::{At, Place};
 use crate::report::{Finding, Found, Report};
 
-/// A dataset without what its reader knows: its layout, and the file that all places are in.
+/// A dataset without what the reader already knows: the layout, and the file all rows came from.
 #[derive(Deserialize, Serialize)]
 struct Stored {
     examples: Vec<StoredExample>,
@@ -25,16 +25,16 @@ struct Stored {
 struct StoredExample {
     groups: Vec<Group>,
     desirable: bool,
-    /// The bits of the gap: JSON has no infinity.
+    /// The bits of the gap, because JSON has no infinity.
     gap: Option<u64>,
     at: At,
 }
 
 impl Dataset {
-    /// Writes the rows as JSON. Their places are those of one file, whose name is left out.
+    /// Writes the rows as JSON. All rows must come from one file, whose name is not stored.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// When writing fails.
     pub fn store(&self, into: impl Write) -> std::io::Result<()> {
         let example = |example: &Example| StoredExample {
             groups: example.groups.clone(),
@@ -53,7 +53,7 @@ impl Dataset {
         Ok(serde_json::to_writer(into, &stored)?)
     }
 
-    /// Reads what [`store`](Self::store) wrote of rows of this layout that came from this file.
+    /// Reads what [`store`](Self::store) wrote, given the layout of the rows and the file they came from.
     ///
     /// # Errors
     /// When it cannot be read.

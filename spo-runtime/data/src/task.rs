@@ -1,4 +1,4 @@
-//! Tasks whose data are made, not downloaded: a run on them needs no file.
+//! Tasks with generated data. A run on them needs no data file.
 
 mod codewords;
 mod market_report;
@@ -24,35 +24,35 @@ pub use modular_chain::ModularChain;
 /// The data of a generated task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generated {
-    /// Pairs to train on: the chosen answer is right, the rejected one plausibly wrong.
+    /// Training pairs: the chosen answer is right, the rejected one is plausible but wrong.
     pub train: Vec<Row>,
-    /// Pairs to measure on, with prompts that are not in `train` unless the task says otherwise; the chosen
-    /// answer is the one expected for exact match.
+    /// Held-out pairs. Their prompts are not in `train` unless the task says otherwise; the chosen answer
+    /// is the expected one for exact match.
     pub held_out: Vec<Row>,
-    /// Every character that occurs.
+    /// Every character that occurs in the data.
     pub alphabet: String,
 }
 
 /// Names of all tasks.
 pub const NAMES: [&str; 3] = [Codewords::NAME, MarketReport::NAME, ModularChain::NAME];
 
-/// The name of every task and the schema of its table.
+/// The name and the configuration schema of every task.
 pub fn schemas() -> impl Iterator<Item = (&'static str, Schema)> {
     NAMES.into_iter().zip([schema_for!(Codewords), schema_for!(MarketReport), schema_for!(ModularChain)])
 }
 
-/// Judges an answer, given the prompt and the answer that is expected: names and figures from 0 to 1.
+/// Scores an answer, given the prompt and the expected answer. Returns named metrics from 0 to 1.
 pub type Judge = fn(prompt: &str, expected: &str, answer: &str) -> Vec<(&'static str, f64)>;
 
-/// The judge of a task, if its answers can be better or worse and not only right or wrong.
+/// The judge of a task, if its answers can be graded and are not just right or wrong.
 pub fn judge(name: &str) -> Option<Judge> {
     (name == MarketReport::NAME).then_some(MarketReport::judge as Judge)
 }
 
-/// Makes the data of a task, the same for the same seed everywhere.
+/// Generates the data of a task. The same seed gives the same data on every platform.
 ///
 /// # Errors
-/// For an unknown name, or a table that does not fit the task.
+/// For an unknown name, or a table that is not valid for the task.
 pub fn generate(name: &str, config: &Value, seed: u64) -> Result<Generated, ConfigError> {
     match name {
         Codewords::NAME => Ok(parse::<Codewords>(config)?.generate(seed)),
@@ -62,7 +62,7 @@ pub fn generate(name: &str, config: &Value, seed: u64) -> Result<Generated, Conf
     }
 }
 
-/// Rows about things that are drawn until they are new, numbered as they come.
+/// Generates `count` rows, redrawing any item that was drawn before. Rows are numbered from 1.
 fn distinct<T: Eq + Hash>(
     task: &str,
     count: usize,
@@ -83,7 +83,7 @@ fn distinct<T: Eq + Hash>(
     rows
 }
 
-/// The first rows that a seed makes, a line each; with another seed they are others.
+/// The first rows for seed 0, one per line. Also checks that another seed gives other rows.
 #[cfg(test)]
 fn first_rows(generate: impl Fn(u64) -> Generated, count: usize) -> String {
     let lines = |seed| -> String {
@@ -96,9 +96,9 @@ fn first_rows(generate: impl Fn(u64) -> Generated, count: usize) -> String {
     lines(0)
 }
 
-/// Exchanges the answers of pairs, of each with probability `share`.
+/// Swaps the answers of each pair with probability `share`.
 fn swap_answers(rows: &mut [Row], share: f64, seed: u64) {
-    // Numbers of their own, so that the rows are otherwise the same with swaps as without.
+    // A separate random stream, so that the rows are otherwise the same with and without swaps.
     let mut random = Random::new(seed, u64::MAX);
     for row in rows {
         const FINE: usize = 1 << 53;
@@ -150,7 +150,7 @@ mod tests {
                 assert!(exchanged || texts(noisy) == [prompt, chosen, rejected]);
                 swapped += usize::from(exchanged);
             }
-            // Three standard deviations about 1200.
+            // 1200 plus or minus three standard deviations.
             assert!((1113..1287).contains(&swapped), "{name}: {swapped}");
             assert!(made(1.0).train.iter().zip(&clean.train).all(|(a, b)| texts(a)[1] == texts(b)[2]));
             assert!(generate(name, &json!({"swapped": 1.5}), 0).is_err());

@@ -1,4 +1,4 @@
-//! Chat templates, rendered as transformers renders them.
+//! Chat templates, rendered in the same way as in transformers.
 
 mod json;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value as Json};
 use crate::error::{DataError, Result};
 use crate::row::Message;
 
-/// A model's chat template: Jinja with the settings and functions that transformers gives it.
+/// A model's chat template: Jinja with the same settings and functions as in transformers.
 pub struct ChatTemplate {
     environment: Environment<'static>,
     /// The tokenizer's special tokens by name: `bos_token`, `eos_token`, ...
@@ -20,7 +20,7 @@ pub struct ChatTemplate {
 const NAME: &str = "chat template";
 
 impl ChatTemplate {
-    /// Compiles a template. `special_tokens` are variables of every rendering.
+    /// Compiles a template. `special_tokens` are available as variables in every rendering.
     ///
     /// # Errors
     /// For a syntax error, with its line.
@@ -31,7 +31,7 @@ impl ChatTemplate {
         environment.set_syntax(syntax);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", json::tojson);
-        // Python's strings and dicts are sequences to Jinja, and nothing is made of None.
+        // In Jinja, Python's strings and dicts are sequences, and None is not iterable.
         environment.add_test("sequence", |value: &Value| {
             matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
         });
@@ -46,11 +46,12 @@ impl ChatTemplate {
         Ok(ChatTemplate { environment, special_tokens })
     }
 
-    /// Renders a conversation, ready for the assistant's answer if `add_generation_prompt`.
-    /// `variables` are seen by the template under their names (`tools`, `enable_thinking`).
+    /// Renders a conversation, followed by the start of the assistant's answer if `add_generation_prompt`
+    /// is set. The template can read `variables` by name (`tools`, `enable_thinking`).
     ///
     /// # Errors
-    /// When the template refuses the messages (with the template's own words) or reads what is not there.
+    /// When the template rejects the messages (with the template's own message) or reads an undefined
+    /// value.
     pub fn render(
         &self,
         messages: &[Message],
@@ -71,7 +72,7 @@ impl ChatTemplate {
     }
 }
 
-/// Fills in the names under which templates look for a message's reasoning.
+/// Copies a message's reasoning to the other names under which templates may look for it.
 fn with_reasoning(message: &Message) -> Json {
     let names = ["reasoning_content", "thinking", "reasoning"];
     let reasoning = names.iter().filter_map(|name| message.get(*name)).find(|value| !value.is_null());
@@ -83,7 +84,7 @@ fn with_reasoning(message: &Message) -> Json {
     Json::Object(message)
 }
 
-/// The error's own words, and the template's line.
+/// The error's own message, with the line of the template.
 fn explain(error: &minijinja::Error) -> String {
     let text = match error.detail() {
         Some(detail) => detail.to_owned(),
@@ -105,13 +106,13 @@ fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
     Ok(text)
 }
 
-/// Jinja reads every kind of line end as `\n`.
+/// Jinja treats every kind of line ending as `\n`.
 fn newlines(source: &str) -> String {
     source.replace("\r\n", "\n").replace('\r', "\n")
 }
 
-/// `{% generation %}` marks what the assistant says for loss masks and renders as nothing. It stands for a
-/// block with a scope of its own, so it is turned into the plainest of those.
+/// Replaces `{% generation %}`, which marks the assistant's text for loss masks and renders nothing. It
+/// opens a block with its own scope, so it becomes a `with` block, the simplest block of that kind.
 fn without_generation_tags(source: &str) -> String {
     let mut rewritten = String::with_capacity(source.len());
     let mut rest = source;

@@ -1,4 +1,4 @@
-//! From a row to token ids: where the prompt ends and the answers begin.
+//! Converts a row to token ids and finds where the prompt ends and the answers begin.
 
 use serde_json::{Map, Value};
 
@@ -6,22 +6,22 @@ use crate::error::{DataError, Result};
 use crate::row::Text;
 use crate::tokenizer::Tokenizer;
 
-/// Token ids of a prompt and of the answers to it.
+/// Token ids of a prompt and its answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens {
-    /// What all answers follow.
+    /// The context that all answers share.
     pub prompt: Vec<u32>,
-    /// Each answer by itself, its end token included.
+    /// The ids of each answer, including its end token.
     pub answers: Vec<Vec<u32>>,
 }
 
 /// Tokenizes a prompt with its answers, as TRL does.
 ///
-/// The prompt and each prompt + answer are tokenized apart. An answer begins where the ids first differ
-/// from those of the prompt, for whichever answer that is soonest; what is left of the prompt beyond
-/// this point is dropped (a trailing blank that would be part of the next word's token). The end token's
-/// text is put after a plain answer unless it is there already; to a conversation nothing is added, its
-/// template ends it.
+/// The prompt and each prompt + answer are tokenized separately. The answers begin at the first position
+/// where the ids of any prompt + answer differ from those of the prompt. Prompt tokens after this position
+/// are dropped (for example, a trailing space that becomes part of the next word's token). The text of the
+/// end token is appended to a plain answer unless the answer already ends with it. Nothing is appended to a
+/// conversation, because the chat template ends it.
 pub(crate) fn tokenize(
     tokenizer: &Tokenizer,
     prompt: &Text,
@@ -30,7 +30,7 @@ pub(crate) fn tokenize(
 ) -> Result<Tokens> {
     let prompt_ids = match prompt {
         Text::Plain(text) => tokenizer.encode(text)?,
-        // Templates look at the first message; there is none.
+        // Templates access the first message, and there is none.
         Text::Chat(messages) if messages.is_empty() => Vec::new(),
         Text::Chat(messages) => tokenizer.encode_chat(messages, true, variables)?,
     };

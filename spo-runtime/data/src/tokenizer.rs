@@ -1,4 +1,4 @@
-//! A model's tokenizer with what belongs to it: special tokens, chat template, stop tokens.
+//! A model's tokenizer with its special tokens, chat template and stop tokens.
 
 mod characters;
 mod config;
@@ -16,7 +16,7 @@ use crate::row::Message;
 use crate::template::ChatTemplate;
 use config::Config;
 
-/// The files that make up a tokenizer. The first is the vocabulary and must be there.
+/// The files that make up a tokenizer. The first holds the vocabulary and is required.
 const FILES: [&str; 5] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -25,7 +25,7 @@ const FILES: [&str; 5] = [
     "generation_config.json",
 ];
 
-/// Text to token ids and back.
+/// Converts text to token ids and back.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     config: Config,
@@ -39,9 +39,9 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Opens the tokenizer of a Hugging Face folder: `tokenizer.json`, and what there is of
+    /// Opens the tokenizer of a Hugging Face folder: `tokenizer.json`, and those of
     /// `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja` and
-    /// `generation_config.json`.
+    /// `generation_config.json` that exist.
     ///
     /// # Errors
     /// When `tokenizer.json` is missing, a file is malformed, a special token is not in the vocabulary, or
@@ -62,8 +62,8 @@ impl Tokenizer {
         Tokenizer::from_files(folder, files)
     }
 
-    /// A tokenizer with one token for each character of `alphabet`, an end and a padding token, and one
-    /// for every other character. It has no chat template.
+    /// A tokenizer with one token for each character of `alphabet`, an end token, a padding token, and an
+    /// unknown token for every other character. It has no chat template.
     pub fn characters(alphabet: &str) -> Self {
         Tokenizer::from_files(Path::new("characters"), characters::files(alphabet))
             .expect("the files are made to be valid")
@@ -74,7 +74,7 @@ impl Tokenizer {
         let (name, vocabulary) = &files[0];
         let mut inner =
             parse(vocabulary).map_err(|e| DataError::in_file(&at(name), format!("not a tokenizer: {e}")))?;
-        // Rows are cut and packed here, never by the tokenizer.
+        // Rows are truncated and packed elsewhere in this crate, never by the tokenizer.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| DataError::in_file(&at(name), e.to_string()))?;
 
@@ -108,8 +108,8 @@ impl Tokenizer {
         Ok(Tokenizer { inner, config, template, prefix, bos, eos, stop, files })
     }
 
-    /// The ids of a plain text, with the beginning-of-text token where the tokenizer adds one. It is never
-    /// doubled, and no end token is added: that is the text's own affair.
+    /// The ids of a plain text, with a beginning-of-text token if the tokenizer adds one. The token is
+    /// never doubled. No end token is added; the caller puts it in the text.
     ///
     /// # Errors
     /// When the tokenizer fails.
@@ -121,7 +121,7 @@ impl Tokenizer {
         Ok([self.prefix.as_slice(), &ids].concat())
     }
 
-    /// The ids of a text that a chat template rendered: nothing is added.
+    /// The ids of a text rendered by a chat template. No special tokens are added.
     ///
     /// # Errors
     /// When the tokenizer fails.
@@ -130,10 +130,11 @@ impl Tokenizer {
         Ok(encoding.map_err(|e| DataError::new(format!("cannot tokenize: {e}")))?.get_ids().to_vec())
     }
 
-    /// The ids of a conversation, ready for the assistant's answer if `add_generation_prompt`.
+    /// The ids of a conversation, followed by the start of the assistant's answer if
+    /// `add_generation_prompt` is set.
     ///
     /// # Errors
-    /// When the model has no chat template, or the template refuses the messages.
+    /// When the model has no chat template, or the template rejects the messages.
     pub fn encode_chat(
         &self,
         messages: &[Message],
@@ -156,7 +157,7 @@ impl Tokenizer {
         })
     }
 
-    /// The text of token ids, special tokens written out.
+    /// The text of token ids, including special tokens.
     ///
     /// # Errors
     /// When an id is not in the vocabulary.
@@ -172,7 +173,7 @@ impl Tokenizer {
         Some((self.config.eos.as_deref()?, self.eos?))
     }
 
-    /// The beginning-of-text token, whether or not the tokenizer adds it by itself.
+    /// The beginning-of-text token, whether or not the tokenizer adds it automatically.
     pub fn bos(&self) -> Option<u32> {
         self.bos
     }
@@ -187,10 +188,10 @@ impl Tokenizer {
         self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
     }
 
-    /// Makes sure that a model with this many embeddings knows every token.
+    /// Checks that a model with this many embeddings covers every token id.
     ///
     /// # Errors
-    /// When the tokenizer has an id that the model lacks. (Models often have more rows than tokens.)
+    /// When the tokenizer has an id that the model lacks. (Models often have more embeddings than tokens.)
     pub fn check_vocabulary(&self, model: usize) -> Result<()> {
         let own = self.vocabulary();
         if own <= model {
@@ -204,7 +205,7 @@ impl Tokenizer {
         )))
     }
 
-    /// SHA-256 of everything that decides on ids, in hexadecimal.
+    /// SHA-256 of everything that affects token ids, in hexadecimal.
     pub fn hash(&self) -> String {
         let mut hasher = Sha256::new();
         for (name, content) in &self.files {
@@ -216,7 +217,7 @@ impl Tokenizer {
         hash::hex(hasher)
     }
 
-    /// Writes the tokenizer's files into an existing folder, where transformers finds them.
+    /// Writes the tokenizer's files into an existing folder, in the layout that transformers expects.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -230,8 +231,8 @@ impl Tokenizer {
     }
 }
 
-/// Parses a `tokenizer.json`. The parser below panics at some of what it does not expect, malformed JSON
-/// first of all.
+/// Parses a `tokenizer.json`. The `tokenizers` crate panics on some invalid input, malformed JSON in
+/// particular.
 fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     serde_json::from_slice::<IgnoredAny>(bytes).map_err(|e| e.to_string())?;
     match std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes)) {
@@ -240,7 +241,7 @@ fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     }
 }
 
-/// What the post-processor puts before a text.
+/// The special tokens that the post-processor puts before a text.
 fn leading_special_tokens(inner: &tokenizers::Tokenizer) -> Result<Vec<u32>> {
     let encoding = inner.encode("a", true).map_err(|e| DataError::new(format!("cannot tokenize: {e}")))?;
     let special = encoding.get_special_tokens_mask().iter().take_while(|mask| **mask == 1).count();

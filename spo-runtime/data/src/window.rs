@@ -1,4 +1,4 @@
-//! What of a tokenized row fits into the model's window.
+//! Cuts a tokenized row to the model's window.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,15 +20,15 @@ pub enum Truncation {
     Drop,
 }
 
-/// A row that fits.
+/// A row that fits the window.
 pub(crate) struct Cut {
-    /// One group if all answers have the same context, else one for each.
+    /// One group if all answers have the same context, otherwise one group per answer.
     pub groups: Vec<Group>,
     pub truncated: bool,
 }
 
-/// Cuts prompt + answer to `max_length` tokens, each answer by itself, as TRL does. The first token of the
-/// window is context even if it is the answer's: nothing comes before it to predict it from.
+/// Cuts prompt + answer to `max_length` tokens, separately for each answer, as TRL does. The first token of
+/// the window is context even if it belongs to the answer, because no token precedes it to predict it from.
 ///
 /// # Errors
 /// The reason to drop the row.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::error::{At, DataError, Place, Result};
 use crate::source::{Record, Visit};
 
-/// A longer line is no row of text but a file of another format.
+/// A line longer than this is not a row of text; the file has another format.
 const LONGEST_LINE: u64 = 256 << 20;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
@@ -59,7 +59,7 @@ pub(crate) fn array(path: &Path, mut reader: impl BufRead, visit: &mut Visit<'_>
     let mut rows = Rows { file: path.into(), visit, outcome: Ok(true) };
     let mut json = serde_json::Deserializer::from_reader(reader);
     let parsed = json.deserialize_seq(&mut rows);
-    // What the visitor refused comes before the parser's complaint about being stopped.
+    // An error from the visitor takes precedence over the parser's error about being stopped.
     if !rows.outcome? {
         return Ok(());
     }
@@ -72,7 +72,7 @@ pub(crate) fn array(path: &Path, mut reader: impl BufRead, visit: &mut Visit<'_>
     })
 }
 
-/// Hands the elements of an array over as they are parsed.
+/// Passes on the elements of an array as they are parsed.
 struct Rows<'a, 'b> {
     file: Arc<Path>,
     visit: &'a mut Visit<'b>,
@@ -110,7 +110,7 @@ fn record(value: Value) -> Result<Record> {
     }
 }
 
-/// A JSON type in words.
+/// The name of a JSON type, for messages.
 pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -122,7 +122,7 @@ pub(crate) fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// serde_json's message without its position, which the place tells.
+/// serde_json's message without the position, which [`Place`] already gives.
 fn reason(error: &serde_json::Error) -> String {
     let message = error.to_string();
     let words = message.rfind(" at line ").map_or(&*message, |end| &message[..end]);

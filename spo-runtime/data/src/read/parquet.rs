@@ -36,7 +36,7 @@ pub(crate) fn rows(path: &Path, visit: &mut Visit<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The library panics on some damaged files: to the user that is one more way to be unreadable.
+/// The library panics on some damaged files. Report that as a read error too.
 fn guarded<T>(read: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T, String> {
     match std::panic::catch_unwind(AssertUnwindSafe(read)) {
         Ok(Ok(value)) => Ok(value),
@@ -75,12 +75,12 @@ fn value(field: &Field) -> Result<Value> {
                 .collect::<Result<_>>()?,
         ),
         Field::ListInternal(list) => Value::Array(list.elements().iter().map(value).collect::<Result<_>>()?),
-        // No column of text is made of these; a row that has them beside its text is still read.
+        // Text columns never have these types. A row that has them in other columns is still read.
         other => Value::String(other.to_string()),
     })
 }
 
-/// JSON has no NaN or infinity.
+/// NaN and infinity become null, because JSON has neither.
 fn number(x: f64) -> Value {
     Number::from_f64(x).map_or(Value::Null, Value::Number)
 }

@@ -58,7 +58,7 @@ impl Part for Codewords {
             let message = format!("with `prompts` must be at most {}, got {book}", PROMPTS.len());
             return Err(ConfigError::at("skip", message));
         }
-        // Codewords are drawn until they are new: with half of them free this ends soon.
+        // Codewords are redrawn until they are new. With at least half of them free, this ends quickly.
         let words = self.letters.pow(self.length as u32);
         if book > words / 2 {
             let message = format!(
@@ -75,7 +75,7 @@ impl Part for Codewords {
 impl Codewords {
     pub(crate) const NAME: &str = "codewords";
 
-    /// Makes the data; the configuration must be [valid](Part::validate).
+    /// Generates the data; the configuration must be [valid](Part::validate).
     pub(crate) fn generate(&self, seed: u64) -> Generated {
         let file: Arc<Path> = Path::new(Self::NAME).into();
         let mut random = Random::new(seed, 0);

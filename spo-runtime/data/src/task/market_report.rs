@@ -39,7 +39,7 @@ pub struct MarketReport {
 
 const SELLERS: [&str; 8] = ["ann", "bob", "cid", "dan", "eve", "fay", "gus", "hal"];
 const GOODS: [&str; 8] = ["figs", "kale", "limes", "mint", "nuts", "pears", "rice", "yams"];
-/// Amounts are 1 to this.
+/// Amounts range from 1 to this.
 const MOST: usize = 9;
 
 impl Default for MarketReport {
@@ -56,8 +56,8 @@ impl Part for MarketReport {
                 format!("must be at least min_sellers ({}), got {}", self.min_sellers, self.max_sellers),
             ));
         }
-        // Reports are drawn until they are new: with half of them free this ends soon. Sellers, amounts and
-        // goods are drawn without repetition.
+        // Reports are redrawn until they are new. With at least half of them free, this ends quickly.
+        // Sellers, amounts and goods are drawn without repetition.
         let reports: usize = (self.min_sellers..=self.max_sellers)
             .map(|n| (0..n).map(|i| (SELLERS.len() - i) * (MOST - i) * (GOODS.len() - i)).product::<usize>())
             .sum();
@@ -69,7 +69,7 @@ impl Part for MarketReport {
     }
 }
 
-/// Who sold how much of what.
+/// One entry of a report: who sold how much of what.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Sale {
     seller: usize,
@@ -80,7 +80,7 @@ struct Sale {
 impl MarketReport {
     pub(crate) const NAME: &str = "market-report";
 
-    /// Makes the data; the configuration must be [valid](Part::validate).
+    /// Generates the data; the configuration must be [valid](Part::validate).
     pub(crate) fn generate(&self, seed: u64) -> Generated {
         let draw = |random: &mut Random| -> Vec<Sale> {
             let count = self.min_sellers + random.below(self.max_sellers - self.min_sellers + 1);
@@ -103,7 +103,7 @@ impl MarketReport {
         Generated { train: rows, held_out, alphabet: "abcdefghiklmnoprstuvwy123456789 ,:".to_owned() }
     }
 
-    /// How good an answer is, each figure from 0 to 1.
+    /// Scores an answer; each metric is from 0 to 1.
     pub(crate) fn judge(prompt: &str, expected: &str, answer: &str) -> Vec<(&'static str, f64)> {
         vec![
             ("rouge_l", rouge_l(expected, answer)),
@@ -148,7 +148,8 @@ fn rouge_l(expected: &str, answer: &str) -> f64 {
         text.split(separates).filter(|word| !word.is_empty()).map(str::to_owned).collect()
     };
     let (expected, answer) = (words(expected), words(answer));
-    // Of every beginning of `answer`: its longest common subsequence with the words of `expected` so far.
+    // For each prefix of `answer`: length of its longest common subsequence with the words of `expected` so
+    // far.
     let mut longest = vec![0; answer.len() + 1];
     for word in &expected {
         let mut diagonal = 0;
@@ -224,7 +225,7 @@ mod tests {
     #[test]
     fn faithful_answers_say_what_stands_in_the_report() {
         let prompt = "ann 3 figs, gus 8 nuts:";
-        // Not the leader, but true.
+        // Not the leader, but stated in the report.
         assert!(is_faithful(prompt, "ann leads with 3 figs"));
         for answer in
             ["ann leads with 8 figs", "gus leads with 8 figs", "gus 8 nuts", "gus leads with 8 nuts ", ""]

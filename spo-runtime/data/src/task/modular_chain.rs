@@ -48,7 +48,7 @@ impl Part for ModularChain {
                 format!("must be at least min_terms ({}), got {}", self.min_terms, self.max_terms),
             ));
         }
-        // Prompts are drawn until they are new: with half of them free this ends soon.
+        // Prompts are redrawn until they are new. With at least half of them free, this ends quickly.
         let prompts = (self.min_terms..=self.max_terms)
             .map(|terms| 10usize.saturating_pow(terms as u32))
             .fold(0, usize::saturating_add);
@@ -70,7 +70,7 @@ impl Part for ModularChain {
 impl ModularChain {
     pub(crate) const NAME: &str = "modular-chain";
 
-    /// Makes the data; the configuration must be [valid](Part::validate).
+    /// Generates the data; the configuration must be [valid](Part::validate).
     pub(crate) fn generate(&self, seed: u64) -> Generated {
         let draw = |random: &mut Random| -> Vec<usize> {
             let terms = self.min_terms + random.below(self.max_terms - self.min_terms + 1);
@@ -89,7 +89,8 @@ impl ModularChain {
 fn row(place: Place, terms: &[usize], random: &mut Random) -> Row {
     let sums = running_sums(terms);
     let slip = random.below(sums.len());
-    // One too many, one too few, or the term left out (of which 0 would be no slip).
+    // One too many, one too few, or the term left out. A term of 0 cannot be left out: that would not be an
+    // error.
     let off = match random.below(3) {
         0 => 1,
         1 => 9,

@@ -1,4 +1,4 @@
-//! JSON as Python's `json.dumps` writes it, which is what templates were made for.
+//! JSON as written by Python's `json.dumps`, which chat templates are written for.
 
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
@@ -129,7 +129,8 @@ impl Writer {
     }
 }
 
-/// Python's `repr` of a float: the shortest digits that read back, an exponent below 1e-4 and from 1e16.
+/// Formats a float like Python's `repr`: the shortest digits that round-trip, with an exponent below 1e-4
+/// and from 1e16.
 fn float(x: f64) -> String {
     if !x.is_finite() {
         let name = if x.is_nan() {

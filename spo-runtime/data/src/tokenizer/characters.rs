@@ -1,4 +1,4 @@
-//! A character-level tokenizer in the files of any other, so that transformers reads it too.
+//! A character-level tokenizer in the standard file format, so that transformers can read it too.
 
 use serde_json::{Map, Value, json};
 
@@ -14,7 +14,7 @@ pub(super) fn files(alphabet: &str) -> Vec<(&'static str, Vec<u8>)> {
         vocabulary.entry(token).or_insert(id.into());
     }
     let added: Vec<_> = special.iter().enumerate().map(|(id, token)| added_token(id, token)).collect();
-    // A byte-pair model without merges leaves every character alone.
+    // A byte-pair model without merges keeps every character as its own token.
     let tokenizer = json!({
         "version": "1.0",
         "truncation": null,

@@ -1,4 +1,4 @@
-//! What the configuration files beside `tokenizer.json` say.
+//! Reads the configuration files next to `tokenizer.json`.
 
 use std::path::Path;
 
@@ -10,11 +10,12 @@ use crate::error::{DataError, Result};
 pub(super) struct Config {
     pub bos: Option<String>,
     pub eos: Option<String>,
-    /// Whether to put the beginning token before plain text; `None` leaves it to the post-processor.
+    /// Whether to put the beginning-of-text token before plain text; `None` leaves it to the
+    /// post-processor.
     pub add_bos: Option<bool>,
     /// Source of the chat template.
     pub template: Option<String>,
-    /// End tokens of `generation_config.json`.
+    /// End tokens listed in `generation_config.json`.
     pub stop: Vec<u32>,
     pad: Option<String>,
     unk: Option<String>,
@@ -43,7 +44,7 @@ impl Config {
                 )),
             },
         };
-        // As transformers: any of the two keys takes the matter out of the post-processor's hands.
+        // As in transformers: if either key is present, it overrides the post-processor.
         let explicit = ["add_bos_token", "add_eos_token"].iter().any(|key| config.contains_key(*key));
         let add_bos = explicit.then(|| config.get("add_bos_token") == Some(&Value::Bool(true)));
         let template = match bytes("chat_template.jinja") {
@@ -66,7 +67,7 @@ impl Config {
         })
     }
 
-    /// The special tokens that are set, as chat templates see them.
+    /// The special tokens that are set, under the names chat templates use.
     pub fn special_tokens(&self) -> Map<String, Value> {
         [
             ("bos_token", &self.bos),
@@ -85,7 +86,7 @@ fn token_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
-/// A template, or a list of named ones of which `default` is taken.
+/// A template, or a list of named templates, from which `default` is taken.
 fn template(value: Option<&Value>) -> Result<Option<String>> {
     let named = match value {
         None | Some(Value::Null) => return Ok(None),
@@ -105,7 +106,7 @@ fn template(value: Option<&Value>) -> Result<Option<String>> {
     })
 }
 
-/// One id or a list of them.
+/// Either one id or a list of ids.
 fn stop_tokens(value: Option<&Value>) -> Result<Vec<u32>> {
     let ids = match value {
         None | Some(Value::Null) => return Ok(Vec::new()),
