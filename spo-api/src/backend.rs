@@ -1,4 +1,4 @@
-//! The engine that runs the transformer, seen as token batches in and log-probs out.
+//! Backends: the engines that run the transformer. They take token batches and return log-probs.
 
 use std::path::{Path, PathBuf};
 
@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Kernel, Result, Update, Vector, VectorSpace};
 
-/// Where a model comes from.
+/// The source of a model.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ModelSource {
     /// A Hugging Face folder: `config.json` and safetensors weights.
     Folder(PathBuf),
-    /// The content of a `config.json`, to be initialised at random from [`ModelSpec::seed`].
+    /// The content of a `config.json`. The weights are initialised at random from [`ModelSpec::seed`].
     Random(serde_json::Value),
 }
 
@@ -23,115 +23,116 @@ pub struct Adapter {
     pub rank: usize,
     /// Numerator of the scale.
     pub alpha: f64,
-    /// Names of the linear layers it wraps, as PEFT's `target_modules`: `q_proj`, `c_attn`, ...
+    /// Names of the adapted linear layers, as in PEFT's `target_modules`: `q_proj`, `c_attn`, ...
     pub targets: Vec<String>,
-    /// An existing adapter in PEFT's layout to start from, instead of `B = 0`.
+    /// An existing adapter in PEFT's format to start from, instead of `B = 0`.
     pub path: Option<PathBuf>,
 }
 
-/// The model a session is opened on.
+/// The model that a session opens.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ModelSpec {
-    /// Where weights and shape come from.
+    /// The source of the weights and the architecture.
     pub source: ModelSource,
     /// Train this adapter and freeze the rest; `None` trains every parameter.
     pub adapter: Option<Adapter>,
-    /// Seed of every random initialisation.
+    /// Seed for all random initialisation.
     pub seed: u64,
-    /// `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"metal"`: what a backend offers is its own.
+    /// `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"metal"`. Each backend decides which devices it supports.
     pub device: String,
-    /// `"f32"`, `"bf16"`: the type of weights and activations.
+    /// Type of weights and activations: `"f32"`, `"bf16"`.
     pub dtype: String,
 }
 
-/// What a session says of its model. To make one, begin with the default and set every field.
+/// Description of an open model. To create one, start from the default and set every field.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[non_exhaustive]
 pub struct ModelInfo {
     /// `model_type` of the configuration: `llama`, `qwen2`, ...
     pub architecture: String,
-    /// All parameters.
+    /// Number of parameters.
     pub parameters: usize,
-    /// Those that training moves.
+    /// Number of trainable parameters.
     pub trainable: usize,
     /// Number of token ids the model can score.
     pub vocabulary: usize,
-    /// Longest sequence it was made for, in tokens.
+    /// Longest supported sequence, in tokens.
     pub context: usize,
-    /// The device in use, in words.
+    /// Name of the device in use.
     pub device: String,
     /// The type of weights and activations.
     pub dtype: String,
-    /// Whether the session has [`Session::hessian_vector`].
+    /// Whether the session supports [`Session::hessian_vector`].
     #[serde(default)]
     pub hessian_vectors: bool,
 }
 
-/// A prompt with the completions that share it.
+/// A prompt and the completions that share it.
 ///
-/// The prompt must not be empty: a completion's first token is predicted from its last.
+/// The prompt must not be empty: the first token of a completion is predicted from the last token of the
+/// prompt.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Group {
-    /// Token ids that are read, not scored.
+    /// Token ids that are read but not scored.
     pub prompt: Vec<u32>,
-    /// Token ids that are scored, each after the prompt and blind to the others.
+    /// Token ids that are scored. Each completion follows the prompt and does not see the others.
     pub completions: Vec<Vec<u32>>,
 }
 
-/// What a session scores in one go.
+/// Prompts and completions that a session scores in one call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenBatch {
-    /// Prompts with their completions.
+    /// The prompts with their completions.
     pub groups: Vec<Group>,
 }
 
 impl TokenBatch {
-    /// All completions in the order in which [`LogProbs`] lists them: group by group.
+    /// All completions in the order of [`LogProbs`]: group by group.
     pub fn completions(&self) -> impl Iterator<Item = &Vec<u32>> {
         self.groups.iter().flat_map(|g| &g.completions)
     }
 
-    /// Tokens the model must read: each prompt once, and every completion.
+    /// Number of tokens the model has to read: each prompt once, and every completion.
     pub fn tokens(&self) -> usize {
         self.groups.iter().map(|g| g.prompt.len() + g.completions.iter().map(Vec::len).sum::<usize>()).sum()
     }
 }
 
-/// Which per-token statistics to compute beside the log-probs.
+/// Which per-token statistics to compute in addition to the log-probs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
-    /// Entropy of the next-token distribution, nats.
+    /// Entropy of the next-token distribution, in nats.
     pub entropy: bool,
-    /// Collision: `log sum_v p(v)^2`, nats.
+    /// Collision statistic `log sum_v p(v)^2`, in nats.
     pub collision: bool,
     /// Whether the token was the model's most probable one.
     pub greedy: bool,
 }
 
-/// Log-probs of the completions of a [`TokenBatch`], ragged: completion `i` is
-/// `values[offsets[i]..offsets[i + 1]]`, in the order of [`TokenBatch::completions`]. Made by [`LogProbs::new`]; the
-/// statistics that were asked for are set then.
+/// Ragged log-probs of the completions of a [`TokenBatch`]. Completion `i` is `values[offsets[i]..offsets[i
+/// + 1]]`, in the order of [`TokenBatch::completions`]. Created by [`LogProbs::new`]; any requested
+/// statistics are set afterwards.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct LogProbs {
-    /// `log p(token | everything before it)`, nats.
+    /// `log p(token | all previous tokens)`, in nats.
     pub values: Vec<f64>,
-    /// Where each completion begins, and the end of the last.
+    /// The start of each completion, followed by the end of the last one.
     pub offsets: Vec<usize>,
-    /// Entropy of each position, if asked for; else empty.
+    /// Entropy at each position if requested, otherwise empty.
     pub entropy: Vec<f64>,
-    /// Collision statistic of each position, if asked for; else empty.
+    /// Collision statistic at each position if requested, otherwise empty.
     pub collision: Vec<f64>,
-    /// 1 where the token was the most probable one, else 0, if asked for; else empty.
+    /// If requested, 1 where the token was the most probable one and 0 elsewhere; otherwise empty.
     pub greedy: Vec<f64>,
 }
 
-/// Log-probs, and how they change along a direction in parameter space.
+/// Log-probs and their directional derivatives in parameter space.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tangent {
     /// The log-probs.
     pub log_probs: LogProbs,
-    /// `J v`: the derivative of each of their values along v, in the layout of the values.
+    /// `J v`: the derivative of each log-prob along v, in the layout of the values.
     pub derivatives: Vec<f64>,
 }
 
@@ -141,11 +142,11 @@ impl LogProbs {
         LogProbs { values, offsets, ..LogProbs::default() }
     }
 
-    /// Asks for the upstream gradient of these log-probs, and makes sure of it.
+    /// Calls `upstream` with these log-probs and checks the gradient it returns.
     ///
     /// # Errors
-    /// Those of `upstream`; [`Error::Batch`] when it gives another number of values, [`Error::NonFinite`] when one
-    /// is not finite.
+    /// Those of `upstream`; [`Error::Batch`] when it returns the wrong number of values,
+    /// [`Error::NonFinite`] when a value is not finite.
     pub fn upstream(&self, upstream: &mut Upstream<'_>) -> Result<Vec<f64>> {
         let given = upstream(self)?;
         if given.len() != self.values.len() {
@@ -165,30 +166,30 @@ impl LogProbs {
     }
 }
 
-/// Computes the upstream gradient: one number per value of the [`LogProbs`] it is shown.
+/// Computes the upstream gradient: one number per value of the given [`LogProbs`].
 pub type Upstream<'a> = dyn FnMut(&LogProbs) -> Result<Vec<f64>> + 'a;
 
 /// How to continue a prompt.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Sampling {
-    /// Most tokens to add.
+    /// Maximum number of tokens to add.
     pub max_new_tokens: usize,
-    /// 0 takes the most probable token every time.
+    /// Sampling temperature; 0 always takes the most probable token.
     pub temperature: f64,
-    /// Sample from the smallest set of tokens with at least this probability.
+    /// Sample from the smallest set of tokens with at least this total probability.
     pub top_p: f64,
     /// Seed of the sampling.
     pub seed: u64,
-    /// A continuation ends with any of these tokens, which is kept as its last.
+    /// A continuation ends with the first of these tokens, which is kept.
     pub stop: Vec<u32>,
 }
 
 /// What [`Session::save`] writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Export {
-    /// The whole model as a Hugging Face folder, an adapter merged into its weights.
+    /// The whole model as a Hugging Face folder, with any adapter merged into the weights.
     Model,
-    /// The adapter alone, in PEFT's layout.
+    /// Only the adapter, in PEFT's format.
     Adapter,
 }
 
@@ -197,25 +198,25 @@ pub trait Backend: Send {
     /// Opens a model.
     ///
     /// # Errors
-    /// [`Error::Model`] when the folder or configuration cannot be used,
-    /// [`Error::Engine`] when the device or dtype is not to be had.
+    /// [`Error::Model`] when the folder or configuration cannot be used, [`Error::Engine`] when the device
+    /// or dtype is not available.
     fn open(&self, spec: &ModelSpec) -> Result<Box<dyn Session>>;
 }
 
-/// A model on a device: its parameters, their gradient, the state of the optimizer it runs.
+/// A model on a device, with its parameters, their gradient, and the state of the optimizer it runs.
 pub trait Session: Send {
-    /// What was opened.
+    /// Describes the open model.
     fn info(&self) -> ModelInfo;
 
-    /// Scores the completions, without gradient.
+    /// Scores the completions, without a gradient.
     ///
     /// # Errors
-    /// [`Error::Batch`] for token ids outside the vocabulary, sequences longer
-    /// than the model can take, or empty prompts.
+    /// [`Error::Batch`] for token ids outside the vocabulary, sequences that are too long for the model, or
+    /// empty prompts.
     fn log_probs(&mut self, batch: &TokenBatch, statistics: Statistics) -> Result<LogProbs>;
 
-    /// Scores the completions, shows the log-probs to `upstream`, and *adds* the gradient of
-    /// `sum_i upstream[i] * log_probs[i]` to [`Vector::GRADIENT`].
+    /// Scores the completions, passes the log-probs to `upstream`, and *adds* the gradient of `sum_i
+    /// upstream[i] * log_probs[i]` to [`Vector::GRADIENT`].
     ///
     /// # Errors
     /// As [`log_probs`](Self::log_probs), and those of `upstream`.
@@ -226,14 +227,15 @@ pub trait Session: Send {
         upstream: &mut Upstream<'_>,
     ) -> Result<LogProbs>;
 
-    /// Scores the completions, shows the log-probs to `upstream`, and *adds* `sum_i upstream[i] H_i v` to `into`,
-    /// `H_i` the Hessian of `log_probs[i]`: exactly, not by differences. The numbers of `upstream` are held
-    /// fixed, so this is a loss's own Hessian where the loss is linear in log-probs; what another one adds is
-    /// `J^T L'' J v`, and `J v` is in the answer. Neither vector may be one of the two well-known ones;
-    /// [`Vector::GRADIENT`] is left with nothing of use.
+    /// Scores the completions, passes the log-probs to `upstream`, and *adds* `sum_i upstream[i] H_i v` to
+    /// `into`, where `H_i` is the Hessian of `log_probs[i]`. The product is exact, not a finite difference.
+    /// The upstream gradient is held constant, so the result is the Hessian product of a loss that is
+    /// linear in the log-probs. For any other loss the term `J^T L'' J v` is missing; the returned
+    /// [`Tangent`] contains `J v`. Neither vector may be [`Vector::PARAMETERS`] or [`Vector::GRADIENT`].
+    /// The content of [`Vector::GRADIENT`] is undefined afterwards.
     ///
     /// # Errors
-    /// As [`backward`](Self::backward), and [`Error::Engine`] where [`ModelInfo::hessian_vectors`] is false.
+    /// As [`backward`](Self::backward), and [`Error::Engine`] if [`ModelInfo::hessian_vectors`] is false.
     fn hessian_vector(
         &mut self,
         _batch: &TokenBatch,
@@ -247,18 +249,18 @@ pub trait Session: Send {
     /// The space of trainable parameters.
     fn vectors(&mut self) -> &mut dyn VectorSpace;
 
-    /// Forgets the optimizer before, its state and its count, and takes on another. True if the session has a
-    /// kernel for it and will run it: [`optimize`](Self::optimize) then moves the parameters. False if not, or
-    /// if there is none to run (`None`): the program then moves the parameters itself, by operations of the
-    /// vector space.
+    /// Adopts an optimizer and discards the previous one with its state and its count. Returns true if the
+    /// session has a kernel for it and will run it; [`optimize`](Self::optimize) then updates the
+    /// parameters. Returns false if it has none, or if `kernel` is `None`; the program then updates the
+    /// parameters itself with operations of the vector space.
     ///
     /// # Errors
-    /// When the session knows the rule, and cannot run it with these hyper-parameters.
+    /// When the session knows the rule but cannot run it with these hyper-parameters.
     fn adopt_optimizer(&mut self, _kernel: Option<&Kernel>) -> Result<bool> {
         Ok(false)
     }
 
-    /// Moves the parameters once, by the rule it adopted, from the gradient in [`Vector::GRADIENT`].
+    /// Updates the parameters once with the adopted rule, from the gradient in [`Vector::GRADIENT`].
     ///
     /// # Errors
     /// When the engine fails, or no rule was adopted.
@@ -266,32 +268,32 @@ pub trait Session: Send {
         Err(Error::Engine("the session has adopted no optimizer".into()))
     }
 
-    /// Continues each prompt. Only the new tokens are returned.
+    /// Generates a continuation of each prompt. Only the new tokens are returned.
     ///
     /// # Errors
     /// As [`log_probs`](Self::log_probs).
     fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Vec<Vec<u32>>>;
 
-    /// Writes `config.json` and weights (or the adapter) into an existing folder.
+    /// Writes `config.json` and the weights (or the adapter) into an existing folder.
     ///
     /// # Errors
     /// When a file cannot be written, or there is no adapter to export.
     fn save(&mut self, folder: &Path, what: Export) -> Result<()>;
 
     /// Writes everything that training has changed: the trainable parameters, the state and count of the
-    /// optimizer that the session runs, and every vector that is allocated. The gradient is left out: it is of no use
-    /// between steps.
+    /// optimizer that the session runs, and every allocated vector. The gradient is left out because it is
+    /// not needed between steps.
     ///
     /// # Errors
-    /// When the file cannot be written. It is then as it was.
+    /// When the file cannot be written. An existing file is then left unchanged.
     fn save_state(&mut self, file: &Path) -> Result<()>;
 
-    /// Takes back what [`save_state`](Self::save_state) wrote, bit for bit, from a session on the same
-    /// model that had adopted the same optimizer. Vectors are found again under their handles; those the file does
-    /// not hold are released.
+    /// Restores what [`save_state`](Self::save_state) wrote, bit for bit. It must come from a session on
+    /// the same model that had adopted the same optimizer. Vectors keep their handles; vectors that are not
+    /// in the file are released.
     ///
     /// # Errors
-    /// [`Error::Model`] when the file is damaged or of another model. The session
-    /// is then as it was.
+    /// [`Error::Model`] when the file is damaged or belongs to another model. The session is then left
+    /// unchanged.
     fn restore_state(&mut self, file: &Path) -> Result<()>;
 }

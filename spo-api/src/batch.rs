@@ -1,4 +1,4 @@
-//! What an objective is given: per-token log-probabilities of answers, ragged, in nats.
+//! The input of an objective: ragged per-token log-probs of answers, in nats.
 
 use crate::{Error, Result};
 
@@ -10,6 +10,8 @@ pub struct Ragged<'a> {
 }
 
 impl<'a> Ragged<'a> {
+    /// Creates a view of `values` with these row offsets.
+    ///
     /// # Errors
     /// [`Error::Batch`] unless `offsets` begins at 0, never decreases, and ends at `values.len()`.
     pub fn new(values: &'a [f64], offsets: &'a [usize]) -> Result<Self> {
@@ -23,7 +25,7 @@ impl<'a> Ragged<'a> {
         Ok(Ragged { values, offsets })
     }
 
-    /// No rows at all.
+    /// A view with no rows.
     pub fn empty() -> Self {
         Ragged { values: &[], offsets: &[0] }
     }
@@ -38,12 +40,12 @@ impl<'a> Ragged<'a> {
         self.values
     }
 
-    /// Where each row begins in [`values`](Self::values), and the end of the last.
+    /// The start of each row in [`values`](Self::values), followed by the end of the last row.
     pub fn offsets(&self) -> &'a [usize] {
         self.offsets
     }
 
-    /// Where row `i` lies in [`values`](Self::values).
+    /// The range of row `i` in [`values`](Self::values).
     pub fn range(&self, i: usize) -> std::ops::Range<usize> {
         self.offsets[i]..self.offsets[i + 1]
     }
@@ -58,7 +60,7 @@ impl<'a> Ragged<'a> {
         self.range(i).len()
     }
 
-    /// Sum of row `i`: the log-probability of the whole answer.
+    /// Sum of row `i`: the log-prob of the whole answer.
     pub fn sum(&self, i: usize) -> f64 {
         sum(self.row(i))
     }
@@ -69,8 +71,8 @@ impl<'a> Ragged<'a> {
     }
 }
 
-/// The sum of a row, in eight lanes: an addition need not wait for the one before it, and errors of
-/// rounding grow with an eighth of the length.
+/// The sum of a row, accumulated in eight lanes. Additions do not wait for each other, and the rounding
+/// error grows with an eighth of the length.
 pub(crate) fn sum(row: &[f64]) -> f64 {
     let (chunks, rest) = row.as_chunks::<8>();
     let mut lanes = [0.0; 8];
@@ -85,17 +87,17 @@ pub(crate) fn sum(row: &[f64]) -> f64 {
 /// All ragged fields have the shape of `policy`.
 #[derive(Clone, Copy, Debug)]
 pub struct Side<'a> {
-    /// `log p(token)` under the policy, nats.
+    /// `log p(token)` under the policy, in nats.
     pub policy: Ragged<'a>,
-    /// The same under the reference model; `None` when the run keeps no reference.
+    /// `log p(token)` under the reference, in nats; `None` if the run has no reference.
     pub reference: Option<Ragged<'a>>,
-    /// `log sum_v p(v)^2` under the policy at each position, when
-    /// [`Requirements::collision`](crate::Requirements::collision) asks for it.
+    /// `log sum_v p(v)^2` under the policy at each position, if
+    /// [`Requirements::collision`](crate::Requirements::collision) is set.
     pub collision: Option<Ragged<'a>>,
 }
 
 impl<'a> Side<'a> {
-    /// A side that knows the policy's log-probs and nothing else.
+    /// A side with only the policy's log-probs.
     pub fn policy_only(policy: Ragged<'a>) -> Self {
         Side { policy, reference: None, collision: None }
     }
@@ -119,54 +121,55 @@ impl<'a> Side<'a> {
     }
 }
 
-/// The kind of data an objective learns from, and how the rows of a batch's two sides belong together.
+/// The kind of data an objective learns from, and how the rows of a batch's two sides relate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Layout {
-    /// A chosen and a rejected answer to each prompt: row `i` of `chosen` and row `i` of `rejected`.
+    /// A chosen and a rejected answer for each prompt: row `i` of `chosen` and row `i` of `rejected`.
     #[default]
     Pairs,
-    /// Answers labelled desirable (`chosen`) or undesirable (`rejected`); no row has a partner.
+    /// Answers labelled desirable (`chosen`) or undesirable (`rejected`). Rows of the two sides are
+    /// unrelated.
     Unpaired,
-    /// Answers to imitate: only `chosen` has rows. Pairs serve as well: their chosen answers are used.
+    /// Answers to imitate: only `chosen` has rows. Pairs can be used too: their chosen answers are taken.
     Demonstrations,
 }
 
 /// The counts that means are taken over.
 ///
-/// A batch may be a part of a larger optimizer batch (gradient accumulation). An objective divides by
-/// these counts, not by those of the part it sees, so losses and gradients of the parts add up to
-/// exactly those of the whole.
+/// A batch may be a part of a larger optimizer batch (gradient accumulation). An objective divides by these
+/// counts and not by those of the part it sees, so that the losses and gradients of the parts add up to
+/// exactly those of the whole batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Totals {
-    /// Rows the mean loss runs over: pairs, or for [`Layout::Unpaired`] examples.
+    /// Number of rows in the mean loss: pairs, or examples for [`Layout::Unpaired`].
     pub rows: usize,
-    /// Tokens of all chosen answers.
+    /// Number of tokens in all chosen answers.
     pub chosen_tokens: usize,
 }
 
 /// A batch of answers as an objective sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct PreferenceBatch<'a> {
-    /// How the sides belong together.
+    /// How the two sides relate.
     pub layout: Layout,
     /// Preferred (or desirable) answers.
     pub chosen: Side<'a>,
     /// Dispreferred (or undesirable) answers.
     pub rejected: Side<'a>,
-    /// Unpaired data only: the prompt of each row with the answer of another, in any order, from which
-    /// KTO estimates its KL term.
+    /// Unpaired data only: the prompt of each row with the answer of another row, in any order. KTO
+    /// estimates its KL term from these.
     pub mismatched: Option<Side<'a>>,
-    /// Pairs only: score of the chosen answer minus score of the rejected, where the data have scores.
+    /// Pairs only: score of the chosen answer minus score of the rejected answer, if the data have scores.
     pub gaps: Option<&'a [f64]>,
-    /// The optimizer batch this is a part of.
+    /// Counts of the optimizer batch that this batch is a part of.
     pub whole: Totals,
 }
 
 impl<'a> PreferenceBatch<'a> {
-    /// A whole batch, not a part of a larger one.
+    /// Creates a whole batch, as opposed to a part of a larger one.
     ///
     /// # Errors
-    /// [`Error::Batch`] when the sides do not have the shape that `layout` promises, or a row is empty.
+    /// [`Error::Batch`] when the shapes of the sides do not match `layout`, or a row is empty.
     pub fn new(layout: Layout, chosen: Side<'a>, rejected: Side<'a>) -> Result<Self> {
         let (n, m) = (chosen.policy.rows(), rejected.policy.rows());
         let fits = match layout {
@@ -196,7 +199,7 @@ impl<'a> PreferenceBatch<'a> {
         Ok(PreferenceBatch { layout, chosen, rejected, mismatched: None, gaps: None, whole })
     }
 
-    /// Rows of this part: pairs, or for [`Layout::Unpaired`] examples.
+    /// Number of rows in this part: pairs, or examples for [`Layout::Unpaired`].
     pub fn rows(&self) -> usize {
         match self.layout {
             Layout::Unpaired => self.chosen.policy.rows() + self.rejected.policy.rows(),
@@ -204,11 +207,11 @@ impl<'a> PreferenceBatch<'a> {
         }
     }
 
-    /// Rows, if this is a whole batch: for objectives that couple the rows of a batch
+    /// Number of rows, if this is a whole batch. For objectives that couple the rows of a batch
     /// ([`Requirements::whole_batch`](crate::Requirements::whole_batch)).
     ///
     /// # Errors
-    /// [`Error::Batch`] when it is a part.
+    /// [`Error::Batch`] when this is only a part.
     pub fn rows_of_whole(&self) -> Result<usize> {
         if self.rows() == self.whole.rows {
             return Ok(self.rows());

@@ -1,19 +1,20 @@
-//! How an upper objective F (preference) and a lower objective G (SFT) become one update.
+//! Bilevel steps: how an upper objective F (preference) and a lower objective G (SFT) are combined into one
+//! update.
 //!
-//! A step sees parameter space and two scalar losses, never a token or a formula of a loss.
+//! A step works with parameter space and two scalar losses. It never sees tokens or the formula of a loss.
 
 use crate::{Metrics, Result, Vector, VectorSpace};
 
-/// Values of the two levels on the current batch.
+/// Losses of the two levels on the current batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Losses {
     /// F, the preference loss.
     pub upper: f64,
-    /// G, the SFT loss: nats per token.
+    /// G, the SFT loss, in nats per token.
     pub lower: f64,
 }
 
-/// The combination `upper * dF + lower * dG`.
+/// Weights of the combination `upper * dF + lower * dG`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LevelWeights {
     /// Factor of dF.
@@ -29,96 +30,101 @@ impl LevelWeights {
     pub const LOWER: LevelWeights = LevelWeights { upper: 0.0, lower: 1.0 };
 }
 
-/// How the weights of a combined gradient are known.
+/// How the weights of a combined gradient are determined.
 pub enum Weigh<'a> {
-    /// Beforehand. The cheapest: one forward and one backward, part by part. A level with weight 0 is
-    /// not computed, and its loss is reported as NaN.
+    /// Known in advance. This is the cheapest: one forward and one backward, part by part. A level with
+    /// weight 0 is not computed, and its loss is reported as NaN.
     Fixed(LevelWeights),
-    /// From the losses of this batch, both of which are computed; asked once. One forward and one
-    /// backward still, unless the batch is processed in parts: then all parts are forwarded first.
+    /// Computed from the losses of this batch, for which both levels are evaluated. The function is called
+    /// once. This still takes one forward and one backward. If the batch is processed in parts, all forward
+    /// passes come first.
     By(&'a mut dyn FnMut(Losses) -> Result<LevelWeights>),
 }
 
-/// Where training stands.
+/// The position in the current stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Steps done before this one.
+    /// Number of steps done before this one.
     pub step: usize,
-    /// Steps of the whole stage.
+    /// Number of steps in the whole stage.
     pub total: usize,
 }
 
-/// What a bilevel step works on: two losses on a current batch, and a space to move in.
+/// The problem that a bilevel step works on: two losses on the current batches, and the space of
+/// parameters.
 ///
-/// Every step begins with a new upper batch and a new lower one: the next of the lower level's own data,
-/// or, if it has none, the demonstrations of the upper batch (then one forward serves both levels).
-/// Both stay as they are, wherever the parameters go, until [`next_lower`](Self::next_lower).
+/// Every step begins with a new upper batch and a new lower batch. The lower batch is the next one from the
+/// lower level's own data. If the lower level has no data of its own, it consists of the demonstrations in
+/// the upper batch, and one forward serves both levels. Both batches stay the same when the parameters
+/// change, until [`next_lower`](Self::next_lower) is called.
 ///
-/// Objectives may keep running values, which every evaluation of the upper level advances: a step
-/// evaluates the upper level once.
+/// Objectives may keep running values, which every evaluation of the upper level advances. Therefore a step
+/// evaluates the upper level only once.
 pub trait BilevelProblem {
     /// The space of trainable parameters.
     fn vectors(&mut self) -> &mut dyn VectorSpace;
 
-    /// Evaluates both levels on the current batch at the current parameters and writes the weighted
-    /// gradient into `into`, overwriting it. Unless it is `into`, [`Vector::GRADIENT`] is left with
-    /// nothing of use.
+    /// Evaluates both levels on the current batches at the current parameters and writes the weighted
+    /// gradient to `into`, overwriting it. If `into` is another vector, the content of [`Vector::GRADIENT`]
+    /// is undefined afterwards.
     ///
     /// # Errors
     /// When a loss or gradient is not finite, or the engine fails.
     fn gradient(&mut self, weigh: Weigh<'_>, into: Vector) -> Result<Losses>;
 
-    /// G on the current lower batch at the current parameters, without a gradient.
+    /// Evaluates G on the current lower batch at the current parameters, without a gradient.
     ///
     /// # Errors
     /// As [`gradient`](Self::gradient).
     fn lower(&mut self) -> Result<f64>;
 
-    /// Writes `H v` into `into`, overwriting it: H the Hessian of G on the current lower batch at the current
-    /// parameters, exactly, and not by differences of dG. Neither vector may be one of the two well-known ones;
-    /// [`Vector::GRADIENT`] is left with nothing of use.
+    /// Writes `H v` to `into`, overwriting it, where H is the Hessian of G on the current lower batch at
+    /// the current parameters. The product is exact, not a finite difference of dG. Neither vector may be
+    /// [`Vector::PARAMETERS`] or [`Vector::GRADIENT`]. The content of [`Vector::GRADIENT`] is undefined
+    /// afterwards.
     ///
-    /// A step that asks for it says so in [`StepNeeds::hessian`].
+    /// A step that calls this must set [`StepNeeds::hessian`].
     ///
     /// # Errors
-    /// As [`gradient`](Self::gradient), and where the backend has no such products.
+    /// As [`gradient`](Self::gradient), and when the backend does not support Hessian-vector products.
     fn lower_hessian_vector(&mut self, v: Vector, into: Vector) -> Result<()>;
 
-    /// G of the reference model on the current lower batch, from its cached log-probs.
+    /// G of the reference on the current lower batch, from its cached log-probs.
     ///
     /// # Errors
-    /// When the run keeps no reference.
+    /// When the run has no reference.
     fn reference_lower(&mut self) -> Result<f64>;
 
-    /// Draws another lower batch, for a step that takes several. The upper one stays.
+    /// Draws another lower batch, for a step that uses several. The upper batch does not change.
     ///
     /// # Errors
     /// When the data cannot be read.
     fn next_lower(&mut self) -> Result<()>;
 
-    /// Hands [`Vector::GRADIENT`] to the optimizer: clipping, update. The learning rate is
-    /// `lr_factor` times the one scheduled for this step, however often the step descends.
+    /// Passes [`Vector::GRADIENT`] to the optimizer, which clips it and updates the parameters. The
+    /// learning rate is `lr_factor` times the scheduled one for this step, no matter how often the step
+    /// calls this.
     ///
     /// # Errors
     /// When the gradient is not finite, or the engine fails.
     fn descend(&mut self, lr_factor: f64) -> Result<()>;
 
-    /// Where training stands.
+    /// The position in the current stage.
     fn progress(&self) -> Progress;
 }
 
-/// What a step needs of the run: `StepNeeds::two_levels().hessian(true)`, or the default for a step without a lower
-/// level.
+/// What a step needs from the run: `StepNeeds::two_levels().hessian(true)`, or the default for a step
+/// without a lower level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StepNeeds {
-    /// It has a lower level.
+    /// The step has a lower level.
     pub lower: bool,
-    /// It asks for [`BilevelProblem::reference_lower`].
+    /// The step calls [`BilevelProblem::reference_lower`].
     pub reference_lower: bool,
-    /// It asks for [`BilevelProblem::lower_hessian_vector`]. Where the backend has no such products, the run ends
-    /// before training begins; a step that leaves the choice to the recipe has a key `hessian` for it, with `differences`
-    /// as the other choice.
+    /// The step calls [`BilevelProblem::lower_hessian_vector`]. If the backend does not support it, the run
+    /// fails before training begins. A step that leaves the choice to the recipe has a key `hessian`, with
+    /// `differences` as the alternative.
     pub hessian: bool,
 }
 
@@ -150,62 +156,62 @@ pub struct Passes {
 }
 
 impl Passes {
-    /// So many of each.
+    /// The given number of forward and backward passes.
     pub fn new(forward: usize, backward: usize) -> Self {
         Passes { forward, backward }
     }
 }
 
-/// What a step says of itself: `StepReport::new(losses).with([("bilevel/weight", weight)])`.
+/// The result of a step: `StepReport::new(losses).with([("bilevel/weight", weight)])`.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct StepReport {
-    /// The losses at the parameters the step began with, unless its documentation names another
-    /// place; NaN for a level it did not compute.
+    /// The losses at the parameters before the step, unless the step documents another point; NaN for a
+    /// level that was not computed.
     pub losses: Losses,
-    /// Its own figures, all finite: `bilevel/weight` (the factor of dG in the update),
+    /// Additional metrics of the step, all finite: `bilevel/weight` (the factor of dG in the update),
     /// `bilevel/constraint`, `bilevel/cosine`, ...
     pub metrics: Metrics,
 }
 
 impl StepReport {
-    /// These losses, and no figures of its own.
+    /// A report with these losses and no additional metrics.
     pub fn new(losses: Losses) -> Self {
         StepReport { losses, metrics: Metrics::new() }
     }
 
-    /// Adds figures.
+    /// Adds metrics.
     pub fn with<N: Into<String>>(mut self, metrics: impl IntoIterator<Item = (N, f64)>) -> Self {
         self.metrics.extend(metrics.into_iter().map(|(name, value)| (name.into(), value)));
         self
     }
 }
 
-/// How two levels become one update.
+/// A rule that combines two levels into one update.
 pub trait BilevelStep: Send {
-    /// What it needs of the run.
+    /// What the step needs from the run.
     fn needs(&self) -> StepNeeds;
 
-    /// What one step costs when upper and lower share their batch, plain DPO being one forward and one
-    /// backward. An exact Hessian-vector product counts two of each: a forward and a backward that are recorded,
-    /// and the way back through both.
+    /// Cost of one step when upper and lower level share a batch. Plain DPO takes one forward and one
+    /// backward. An exact Hessian-vector product counts as two of each: a recorded forward and backward,
+    /// and a backward pass through both.
     fn passes(&self) -> Passes;
 
-    /// Moves the parameters once (or as often as the method says).
+    /// Updates the parameters once (or as often as the method requires).
     ///
     /// # Errors
     /// Those of the problem.
     fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport>;
 
-    /// State that must survive a resume (multipliers, running values).
+    /// State that must survive a resume (such as multipliers and running values).
     fn state(&self) -> Vec<u8> {
         Vec::new()
     }
 
-    /// Takes back what [`state`](Self::state) gave.
+    /// Restores what [`state`](Self::state) returned.
     ///
     /// # Errors
-    /// When the bytes are not such a state.
+    /// When the bytes are not a valid state.
     fn restore(&mut self, state: &[u8]) -> Result<()> {
         if state.is_empty() {
             Ok(())

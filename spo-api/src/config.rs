@@ -1,37 +1,37 @@
-//! Configuration of parts: one JSON table checked against the part's own type and schema.
+//! Configuration of parts: a JSON table that is checked against the part's type and schema.
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// A configuration that cannot be used. The runtime turns `key` into a place in the recipe.
+/// An invalid configuration. The runtime translates `key` to a position in the recipe.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[error("{}{message}", key.as_ref().map(|k| format!("{k}: ")).unwrap_or_default())]
 pub struct ConfigError {
-    /// What sort of mistake it is: for code that must tell them apart.
+    /// The kind of mistake, for code that must distinguish them.
     pub kind: ConfigErrorKind,
-    /// Path of the offending key inside the part's table (`value.steps`); `None` for the whole table.
+    /// Path of the offending key within the part's table (`value.steps`); `None` for the whole table.
     pub key: Option<String>,
     /// What is wrong and what was expected.
     pub message: String,
-    /// The nearest valid choice, where there is one.
+    /// The nearest valid choice, if there is one.
     pub suggestion: Option<String>,
 }
 
-/// The sorts of mistakes in a configuration.
+/// Kinds of mistakes in a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigErrorKind {
     /// A key that the table does not have.
     UnknownKey,
-    /// A name that is none of those there are: of a part, of a choice.
+    /// An unknown name of a part or of a choice.
     UnknownName,
-    /// A table that lacks a required key.
+    /// A required key is missing.
     MissingKey,
-    /// A value of another type than the key's.
+    /// A value has the wrong type for its key.
     WrongType,
-    /// A number outside the range of the key.
+    /// A number is outside the range of its key.
     OutOfRange,
     /// Anything else, such as a rule that spans several keys.
     Other,
@@ -48,12 +48,12 @@ impl ConfigError {
         ConfigError { kind: ConfigErrorKind::Other, key: None, message: message.into(), suggestion: None }
     }
 
-    /// The same error, as one of another sort.
+    /// The same error with another kind.
     pub fn of_kind(self, kind: ConfigErrorKind) -> Self {
         ConfigError { kind, ..self }
     }
 
-    /// There is no `what` of this name. The message lists `names`; the suggestion may be an alias too.
+    /// There is no `what` with this name. The message lists `names`; the suggestion may also be an alias.
     pub fn unknown_name(what: &str, name: &str, names: &[&str], aliases: &[&str]) -> Self {
         let message = format!("unknown {what} `{name}`, expected one of {}", names.join(", "));
         let suggestion = nearest(name, names.iter().chain(aliases).copied()).map(str::to_owned);
@@ -61,15 +61,16 @@ impl ConfigError {
     }
 }
 
-/// A part that is its own configuration: its public fields are the keys of its table in the recipe,
-/// their doc comments the help, its own doc comment what `spo-run describe` prints (formula first).
+/// A part that is its own configuration. Its public fields are the keys of its table in the recipe, and
+/// their doc comments are the help texts. Its own doc comment is printed by `spo-run describe` (formula
+/// first).
 ///
-/// Derive `Deserialize` with `#[serde(deny_unknown_fields)]`, give optional keys a
-/// `#[serde(default)]`, and state ranges for the schema (`#[schemars(range(min = 0, max = 1))]`,
-/// `#[schemars(extend("exclusiveMinimum" = 0))]`): they are enforced. State that is not configuration
-/// carries `#[serde(skip)]`.
+/// Derive `Deserialize` with `#[serde(deny_unknown_fields)]`, give optional keys a `#[serde(default)]`, and
+/// state ranges in the schema (`#[schemars(range(min = 0, max = 1))]`,
+/// `#[schemars(extend("exclusiveMinimum" = 0))]`); they are enforced. State that is not configuration has
+/// `#[serde(skip)]`.
 pub trait Part: DeserializeOwned + JsonSchema {
-    /// Rules that span several keys.
+    /// Checks rules that involve several keys.
     ///
     /// # Errors
     /// A [`ConfigError`] that names the key to change.
@@ -81,8 +82,8 @@ pub trait Part: DeserializeOwned + JsonSchema {
 /// Builds a part from its table.
 ///
 /// # Errors
-/// [`ConfigError`] for unknown keys, wrong types, numbers outside the range that the schema states, and
-/// what [`Part::validate`] rejects.
+/// [`ConfigError`] for unknown keys, wrong types, numbers outside the range stated in the schema, and
+/// anything that [`Part::validate`] rejects.
 pub fn parse<P: Part>(config: &Value) -> Result<P, ConfigError> {
     let schema = schemars::schema_for!(P);
     let schema = schema.as_value();
@@ -91,15 +92,16 @@ pub fn parse<P: Part>(config: &Value) -> Result<P, ConfigError> {
         let key = (path != "." && !path.is_empty()).then_some(path);
         refusal(config, schema, key, error.inner().to_string())
     })?;
-    // After serde, so that a wrong type is reported as such.
+    // Checked after deserialization, so that a wrong type is reported as such.
     check_ranges(config, schema, schema, "")?;
     part.validate()?;
     Ok(part)
 }
 
-/// serde's refusal of a key, its kind and the nearest valid choice found by holding the table against the schema.
+/// Converts an error of serde. Comparing the table with the schema gives the kind of mistake and the
+/// nearest valid choice.
 fn refusal(config: &Value, schema: &Value, key: Option<String>, message: String) -> ConfigError {
-    // A choice that wants a value, given as a bare name: serde's path leads into the name.
+    // A choice that requires a value was given as a bare name: serde's path then includes the name.
     if let Some((parent, choice)) = key.as_deref().and_then(|key| key.rsplit_once('.'))
         && segments(parent).try_fold(config, at) == Some(&Value::from(choice))
     {
@@ -110,7 +112,8 @@ fn refusal(config: &Value, schema: &Value, key: Option<String>, message: String)
     ConfigError { kind, key, message, suggestion: suggestion.map(str::to_owned) }
 }
 
-/// The sort of mistake that a refused key is, by what the schema says of its place, and the nearest valid choice.
+/// The kind of mistake at a rejected key, according to the schema at that position, and the nearest valid
+/// choice.
 pub(crate) fn diagnose<'a>(
     config: &Value,
     schema: &'a Value,
@@ -133,7 +136,7 @@ pub(crate) fn diagnose<'a>(
     };
     let allows = |value: &Value| readings.iter().any(|reading| has_type(reading, value));
     let kind = match value {
-        // A choice that wants a table, by its bare name.
+        // A choice that requires a table was given as a bare name.
         Value::String(word) if keys(&readings).any(|known| known == word) => ConfigErrorKind::WrongType,
         Value::String(word) if readings.iter().any(|reading| choices(reading).next().is_some()) => {
             return unknown(word);
@@ -162,7 +165,7 @@ fn segments(path: &str) -> impl Iterator<Item = &str> {
     path.split(['.', '[']).map(|segment| segment.trim_end_matches(']')).filter(|segment| !segment.is_empty())
 }
 
-/// What lies under a key, or at an index.
+/// The value under a key or at an index.
 fn at<'a>(value: &'a Value, segment: &str) -> Option<&'a Value> {
     match value {
         Value::Array(items) => items.get(segment.parse::<usize>().ok()?),
@@ -170,7 +173,7 @@ fn at<'a>(value: &'a Value, segment: &str) -> Option<&'a Value> {
     }
 }
 
-/// What a schema says of the value under a key, or at an index.
+/// The schema of the value under a key or at an index.
 fn schema_at<'a>(schema: &'a Value, segment: &str) -> Option<&'a Value> {
     schema["properties"].get(segment).or_else(|| {
         let index = segment.parse::<usize>().ok()?;
@@ -178,7 +181,7 @@ fn schema_at<'a>(schema: &'a Value, segment: &str) -> Option<&'a Value> {
     })
 }
 
-/// All that schemas say of one value: references followed, alternatives side by side.
+/// All schemas that apply to one value, with references resolved and alternatives listed side by side.
 fn readings<'a>(schemas: impl IntoIterator<Item = &'a Value>, root: &'a Value) -> Vec<&'a Value> {
     let mut found: Vec<&Value> = schemas.into_iter().collect();
     let mut next = 0;
@@ -187,7 +190,7 @@ fn readings<'a>(schemas: impl IntoIterator<Item = &'a Value>, root: &'a Value) -
         let target = name.and_then(|name| root["$defs"].get(name));
         let alternatives = ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|word| schema[word].as_array());
         for schema in target.into_iter().chain(alternatives.flatten()) {
-            // A reference may lead back to itself.
+            // A reference may be circular.
             if !found.iter().any(|known| std::ptr::eq(*known, schema)) {
                 found.push(schema);
             }
@@ -197,7 +200,7 @@ fn readings<'a>(schemas: impl IntoIterator<Item = &'a Value>, root: &'a Value) -
     found
 }
 
-/// The keys that tables may have here.
+/// The keys that tables may have at this position.
 fn keys<'a>(readings: &[&'a Value]) -> impl Iterator<Item = &'a str> {
     readings
         .iter()
@@ -206,13 +209,13 @@ fn keys<'a>(readings: &[&'a Value]) -> impl Iterator<Item = &'a str> {
         .map(|key| &**key)
 }
 
-/// The words that a schema allows.
+/// The strings that a schema allows.
 fn choices(schema: &Value) -> impl Iterator<Item = &str> {
     let listed = schema["enum"].as_array().into_iter().flatten();
     listed.chain(schema.get("const")).filter_map(Value::as_str)
 }
 
-/// Whether a schema names types, and the value's among them.
+/// Whether a schema states types that include the value's type.
 fn has_type(schema: &Value, value: &Value) -> bool {
     let is = |kind: &Value| match kind.as_str().unwrap_or_default() {
         "number" => value.is_number(),
@@ -230,8 +233,8 @@ fn has_type(schema: &Value, value: &Value) -> bool {
     }
 }
 
-/// Holds a table against a schema: keys, types, choices and ranges. For parts that are not Rust, and so
-/// have no [`parse`] of their own.
+/// Checks a table against a schema: keys, types, choices and ranges. For parts that are not written in
+/// Rust, and so cannot use [`parse`].
 pub(crate) fn check_schema(config: &Value, schema: &Value) -> Result<(), ConfigError> {
     let Some(table) = config.as_object() else {
         let message = format!("expected a table, got {config}");
@@ -272,7 +275,7 @@ pub(crate) fn check_schema(config: &Value, schema: &Value) -> Result<(), ConfigE
     check_ranges(config, schema, schema, "")
 }
 
-/// The candidate nearest to `word` by edit distance, if any is near enough to be what was meant.
+/// The candidate nearest to `word` by edit distance, if it is close enough to be a likely misspelling.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
@@ -282,7 +285,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, c)| c)
 }
 
-/// How a number breaks the bounds of a schema, in words.
+/// Describes how a number violates the bounds of a schema.
 fn beyond(schema: &Value, value: &Value) -> Option<String> {
     let x = value.as_f64()?;
     let bound = |name: &str| schema[name].as_f64();
@@ -296,9 +299,10 @@ fn beyond(schema: &Value, value: &Value) -> Option<String> {
     Some(format!("must be {relation} {bound}, got {value}"))
 }
 
-/// serde knows types, not ranges: hold numbers against the bounds of the schema.
+/// Checks numbers against the bounds of the schema, because serde checks only types.
 fn check_ranges(value: &Value, schema: &Value, root: &Value, path: &str) -> Result<(), ConfigError> {
-    // Alternatives (an option, an enum) differ in type or key: bounds of those not meant find nothing.
+    // Alternatives (an option, an enum) differ in type or key, so the bounds of an alternative that does
+    // not apply are never violated.
     for schema in readings([schema], root) {
         if let Some(message) = beyond(schema, value) {
             return Err(ConfigError::at(path, message).of_kind(ConfigErrorKind::OutOfRange));

@@ -1,21 +1,21 @@
 use crate::ConfigError;
 
-/// What can go wrong behind the contracts of this crate.
+/// An error from a part or from the code behind the traits of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A part's configuration is wrong; the user can mend the recipe.
+    /// A part's configuration is wrong; the user can fix the recipe.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The batch lacks something that the objective declared in its requirements, or is malformed.
+    /// The batch is malformed, or lacks something that the objective declared in its requirements.
     #[error("{0}")]
     Batch(String),
-    /// A number stopped being finite. The message says which, and where.
+    /// A number is not finite. The message says which one, and where.
     #[error("{0}")]
     NonFinite(String),
-    /// A model folder or weight file cannot be used as it is; the user can mend it.
+    /// A model folder or weight file cannot be used as it is; the user can fix it.
     #[error("{0}")]
     Model(String),
-    /// The engine failed: out of memory, a missing device, an operation it lacks.
+    /// The engine failed: out of memory, a missing device, or an unsupported operation.
     #[error("{0}")]
     Engine(String),
     /// Reading or writing a file failed.
@@ -23,7 +23,7 @@ pub enum Error {
     Io {
         /// The file.
         path: std::path::PathBuf,
-        /// What the operating system said.
+        /// The error from the operating system.
         source: std::io::Error,
     },
     /// The run was asked to stop.

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-/// Creates `path` with what `write` writes, replacing it at once or not at all: it is written
-/// aside, flushed to disk, and renamed; then the folder is flushed too, so that the new name outlives a
-/// power failure.
+/// Creates or replaces `path` with the content that `write` produces, atomically. The content is written to
+/// a temporary file, flushed to disk, and renamed. Then the folder is flushed too, so that the new name
+/// survives a power failure.
 ///
 /// # Errors
-/// Those of `write`, and [`Error::Io`] when the disk is full or the folder not to be written to.
+/// Those of `write`, and [`Error::Io`] when the disk is full or the folder is not writable.
 pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let aside = path.with_extension("partial");
     let failed = |source| Error::io(path, source);
@@ -22,7 +22,7 @@ pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>
         .and_then(|()| fs::rename(&aside, path).map_err(failed))
         .and_then(|()| sync_folder(path).map_err(failed));
     if renamed.is_err() {
-        // What is left of a failed write helps nobody; the error to report is the first one.
+        // Ignore a failure to remove the partial file: the error to report is the first one.
         let _ = fs::remove_file(&aside);
     }
     renamed
@@ -34,7 +34,7 @@ fn sync_folder(path: &Path) -> std::io::Result<()> {
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Elsewhere folders cannot be opened, and renaming is as durable as it gets.
+/// Folders cannot be opened on other platforms, so the rename cannot be made more durable there.
 #[cfg(not(unix))]
 fn sync_folder(_: &Path) -> std::io::Result<()> {
     Ok(())

@@ -1,14 +1,14 @@
-//! The contracts of spo.
+//! The traits and types that the parts of spo implement and exchange.
 //!
-//! Preference optimization is three small languages that meet at narrow borders:
+//! Preference optimization is divided into three areas with narrow interfaces:
 //!
-//! - an [`Objective`] speaks of log-probabilities of answers, in nats, as `f64` slices;
-//! - a [`Session`] of a [`Backend`] speaks of token batches and of parameters on a device;
-//! - a [`BilevelStep`] speaks of vectors in parameter space.
+//! - an [`Objective`] works on log-probs of answers, in nats, as `f64` slices;
+//! - a [`Session`] of a [`Backend`] works on token batches and on parameters on a device;
+//! - a [`BilevelStep`] works on vectors in parameter space.
 //!
-//! The only things that cross between an objective and a backend are *n* log-probs down and *n*
-//! gradients up. That is why an objective compiles in seconds, is exact to the last digits of an
-//! `f64`, runs on every backend, and can be tested by finite differences.
+//! An objective receives *n* log-probs from a backend and returns *n* gradients. Nothing else passes
+//! between the two. Therefore an objective compiles in seconds, is computed in full `f64` precision, runs
+//! on every backend, and can be tested with finite differences.
 //!
 //! # A new loss in ten lines
 //!
@@ -81,7 +81,7 @@ pub use scalar::{Dual, Scalar};
 pub use schedule::{Schedule, Span};
 pub use vector::{Combine, Map, SpaceOwner, Vector, VectorSpace, with_scratch};
 
-/// What the expansion of [`register!`] needs; not for direct use.
+/// Items used by the expansion of [`register!`]; not for direct use.
 #[doc(hidden)]
 pub mod macro_support {
     pub use inventory::submit;

@@ -1,28 +1,28 @@
-//! A vector space in plain memory.
+//! A vector space in main memory.
 
 use std::collections::BTreeMap;
 
 use crate::{Combine, Error, Map, Result, Vector, VectorSpace};
 
-/// Vectors of `f64` in memory: what a [`VectorSpace`] is at its plainest. Tests of steps and optimizers run on
-/// it, and so does the tabular backend.
+/// Vectors of `f64` in memory, the simplest [`VectorSpace`]. It is used by tests of steps and optimizers
+/// and by the tabular backend.
 #[derive(Clone, Debug)]
 pub struct MemorySpace {
     vectors: BTreeMap<u32, Vec<f64>>,
-    /// Which elements belong to biases and norms; none where it is shorter.
+    /// Which elements belong to biases and norms. Elements beyond the end do not.
     spared: Vec<bool>,
     misuse: Option<String>,
 }
 
 impl MemorySpace {
-    /// The space of these parameters, with a gradient of zeros.
+    /// A space with these parameters and a gradient of zeros.
     pub fn new(parameters: Vec<f64>) -> Self {
         let gradient = vec![0.0; parameters.len()];
         let vectors = BTreeMap::from([(Vector::PARAMETERS.0, parameters), (Vector::GRADIENT.0, gradient)]);
         MemorySpace { vectors, spared: Vec::new(), misuse: None }
     }
 
-    /// Says of each element whether it belongs to a bias or a norm, which [`VectorSpace::decay`] spares.
+    /// Sets for each element whether it belongs to a bias or a norm, which [`VectorSpace::decay`] skips.
     pub fn sparing(self, spared: impl IntoIterator<Item = bool>) -> Self {
         MemorySpace { spared: spared.into_iter().collect(), ..self }
     }
@@ -30,12 +30,12 @@ impl MemorySpace {
     /// The elements of a vector.
     ///
     /// # Errors
-    /// When it is not allocated.
+    /// When the vector is not allocated.
     pub fn get(&self, v: Vector) -> Result<&Vec<f64>> {
         self.vectors.get(&v.0).ok_or_else(|| Error::Engine(missing(v)))
     }
 
-    /// The same, to be written.
+    /// Mutable access to the elements of a vector.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -46,17 +46,18 @@ impl MemorySpace {
         })
     }
 
-    /// All vectors by their handles, the parameters and the gradient among them.
+    /// All vectors by handle, including the parameters and the gradient.
     pub fn vectors(&self) -> &BTreeMap<u32, Vec<f64>> {
         &self.vectors
     }
 
-    /// Puts other vectors in the place of all that are allocated.
+    /// Replaces all allocated vectors.
     pub fn replace(&mut self, vectors: BTreeMap<u32, Vec<f64>>) {
         self.vectors = vectors;
     }
 
-    /// The first operation on a vector that was not there, in words, even if its error was swallowed.
+    /// Describes the first operation on a vector that was not allocated, even if the caller ignored its
+    /// error.
     pub fn misuse(&self) -> Option<&str> {
         self.misuse.as_deref()
     }
@@ -132,7 +133,7 @@ impl VectorSpace for MemorySpace {
         match op {
             Combine::Multiply => self.pairs(x, y, |y, x| y * x),
             Combine::Divide => self.pairs(x, y, |y, x| y / x),
-            // `f64::max` would drop a NaN.
+            // `f64::max` would ignore a NaN.
             Combine::Maximum => self.pairs(x, y, |y, x| if x > y || x.is_nan() { x } else { y }),
         }
     }

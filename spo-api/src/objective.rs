@@ -2,27 +2,28 @@ use std::collections::BTreeMap;
 
 use crate::{Layout, PreferenceBatch, Result};
 
-/// Named figures, in the order of their names. Under gradient accumulation the runtime averages them
-/// over rows.
+/// Named metrics, ordered by name. Under gradient accumulation the runtime averages them over rows.
 pub type Metrics = BTreeMap<String, f64>;
 
-/// What an objective needs beside the policy's log-probs: `Requirements::of(Layout::Unpaired).reference(true)`.
+/// What an objective needs in addition to the policy's log-probs:
+/// `Requirements::of(Layout::Unpaired).reference(true)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Requirements {
     /// The kind of data.
     pub data: Layout,
-    /// Log-probs under the reference model.
+    /// Log-probs under the reference.
     pub reference: bool,
-    /// The collision statistic `log sum_v p(v)^2` of each position.
+    /// The collision statistic `log sum_v p(v)^2` at each position.
     pub collision: bool,
-    /// Unpaired data: log-probs of each prompt with the answer of another row
+    /// For unpaired data: log-probs of each prompt with the answer of another row
     /// ([`PreferenceBatch::mismatched`]).
     pub mismatched: bool,
-    /// Pairs: how far the scores of the two answers are apart ([`PreferenceBatch::gaps`]).
+    /// For pairs: the difference between the scores of the two answers ([`PreferenceBatch::gaps`]).
     pub gaps: bool,
-    /// The loss couples the rows of a batch (it sorts them, or averages over them), so it must see the
-    /// whole optimizer batch at once: the runtime then forwards all parts before the first backward.
+    /// The loss couples the rows of a batch (it sorts them, or averages over them), so it must be evaluated
+    /// on the whole optimizer batch at once. The runtime then runs all forward passes before the first
+    /// backward pass.
     pub whole_batch: bool,
 }
 
@@ -57,10 +58,10 @@ impl Requirements {
         Requirements { whole_batch, ..self }
     }
 
-    /// Adds the needs of another objective.
+    /// Combines the requirements with those of another objective.
     ///
-    /// Demonstrations yield to the more demanding kind of data; the runtime rejects a mix of pairs
-    /// and unpaired data.
+    /// Where one of them uses demonstrations, the other's layout applies. The runtime rejects a mix of
+    /// pairs and unpaired data.
     pub fn union(self, other: Requirements) -> Requirements {
         Requirements {
             data: if self.data == Layout::Demonstrations { other.data } else { self.data },
@@ -73,7 +74,7 @@ impl Requirements {
     }
 }
 
-/// The implicit reward of each answer, as the objective defines it (DPO: `beta * log-ratio`), for the
+/// The implicit reward of each answer, as defined by the objective (DPO: `beta * log-ratio`), for the
 /// `rewards/...` metrics.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rewards {
@@ -83,7 +84,7 @@ pub struct Rewards {
     pub rejected: Vec<f64>,
 }
 
-/// What an objective says of a batch. The buffers belong to the caller and are reused.
+/// The result of evaluating an objective on a batch. The caller owns the buffers and reuses them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evaluation {
     /// The loss of each row; see [`EvaluationMut::losses`].
@@ -92,32 +93,32 @@ pub struct Evaluation {
     pub grad_chosen: Vec<f64>,
     /// See [`EvaluationMut::grad_rejected`].
     pub grad_rejected: Vec<f64>,
-    /// The implicit reward of each answer; empty when the objective has no such notion.
+    /// The implicit reward of each answer; empty if the objective does not define one.
     pub rewards: Rewards,
-    /// Further figures worth a look.
+    /// Additional metrics.
     pub metrics: Metrics,
 }
 
-/// Where an objective writes what it says of a batch.
+/// The buffers into which an objective writes its result.
 #[derive(Debug)]
 pub struct EvaluationMut<'a> {
-    /// The loss of each row, not reduced, in nats unless the objective's paper says otherwise. The
-    /// loss of the batch is their sum divided by [`Totals::rows`](crate::Totals::rows). Zeros at first,
-    /// as are the gradients.
+    /// The loss of each row, not reduced, in nats unless the objective's paper uses another unit. The loss
+    /// of the batch is their sum divided by [`Totals::rows`](crate::Totals::rows). Losses and gradients are
+    /// initially zero.
     pub losses: &'a mut [f64],
-    /// Gradient of the *batch loss* with respect to each policy log-prob of the chosen answers, flat,
-    /// in the layout of `batch.chosen.policy`.
+    /// Gradient of the *batch loss* with respect to each policy log-prob of the chosen answers, flat, in
+    /// the layout of `batch.chosen.policy`.
     pub grad_chosen: &'a mut [f64],
     /// The same for the rejected answers.
     pub grad_rejected: &'a mut [f64],
-    /// The implicit reward of each answer. Empty at first; may stay so.
+    /// The implicit reward of each answer. Initially empty, and may stay empty.
     pub rewards: &'a mut Rewards,
-    /// Further figures worth a look. Empty at first.
+    /// Additional metrics. Initially empty.
     pub metrics: &'a mut Metrics,
 }
 
 impl Evaluation {
-    /// Evaluates an objective on a batch, keeping the memory of what was here before.
+    /// Evaluates an objective on a batch, reusing the buffers.
     ///
     /// # Errors
     /// Those of [`Objective::evaluate`].
@@ -136,39 +137,40 @@ impl Evaluation {
         objective.evaluate(batch, &mut EvaluationMut { losses, grad_chosen, grad_rejected, rewards, metrics })
     }
 
-    /// The batch loss, or this part's share of it.
+    /// The batch loss, or the contribution of this part of the batch.
     pub fn loss(&self, batch: &PreferenceBatch<'_>) -> f64 {
         self.losses.iter().sum::<f64>() / batch.whole.rows as f64
     }
 }
 
-/// A loss over the log-probabilities of answers.
+/// A loss over the log-probs of answers.
 ///
-/// Most objectives are a formula on one pair and implement [`PairLoss`](crate::PairLoss) instead,
-/// which gives them this trait with an exact gradient for free.
+/// Most objectives are a formula on one pair. They implement [`PairLoss`](crate::PairLoss) instead, which
+/// provides this trait with an exact gradient.
 pub trait Objective: Send {
-    /// What it needs beside the policy's log-probs.
+    /// What the objective needs in addition to the policy's log-probs.
     fn requirements(&self) -> Requirements;
 
-    /// Computes losses and gradient into `out`, whose buffers have the batch's size. Callers use
+    /// Computes losses and gradients into `out`, whose buffers have the size of the batch. Callers use
     /// [`Evaluation::compute`].
     ///
     /// # Errors
-    /// When the batch lacks what [`requirements`](Self::requirements) asked for.
+    /// When the batch lacks something listed in [`requirements`](Self::requirements).
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()>;
 
-    /// A training step begins, after this many others. For losses that change on the way.
+    /// Called at the start of each training step, with the number of steps done. For losses that change
+    /// during training.
     fn begin(&mut self, _steps_done: usize) {}
 
-    /// State that must survive a resume (running means), as the objective likes to write it.
+    /// State that must survive a resume (such as running means), in a format of the objective's choice.
     fn state(&self) -> Vec<u8> {
         Vec::new()
     }
 
-    /// Takes back what [`state`](Self::state) gave.
+    /// Restores what [`state`](Self::state) returned.
     ///
     /// # Errors
-    /// When the bytes are not such a state.
+    /// When the bytes are not a valid state.
     fn restore(&mut self, state: &[u8]) -> Result<()> {
         if state.is_empty() {
             Ok(())

@@ -4,15 +4,15 @@ use crate::{
     Side,
 };
 
-/// One answer as a pair loss sees it.
+/// One answer, as seen by a pair loss.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<S> {
-    /// Log-probability of the whole answer under the policy: the sum over its tokens, nats, weighted
-    /// as the loss's [`Reading`] says.
+    /// Log-prob of the whole answer under the policy in nats: the sum over its tokens, weighted as
+    /// specified by the loss's [`Reading`].
     pub policy: S,
-    /// The same under the reference; 0 when the objective asked for no reference.
+    /// The same under the reference; 0 if the objective requires no reference.
     pub reference: f64,
-    /// Number of tokens, the end token included.
+    /// Number of tokens, including the end token.
     pub tokens: f64,
 }
 
@@ -33,14 +33,14 @@ impl<S: Scalar> Answer<S> {
     }
 }
 
-/// A preferred and a dispreferred answer to one prompt.
+/// A preferred and a dispreferred answer to the same prompt.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair<S> {
     /// The preferred answer.
     pub chosen: Answer<S>,
     /// The dispreferred answer.
     pub rejected: Answer<S>,
-    /// By how much the data score the preferred answer higher; 0 unless the loss asked for it.
+    /// Score of the preferred answer minus score of the dispreferred one; 0 unless the loss requires it.
     pub gap: f64,
 }
 
@@ -51,17 +51,17 @@ impl<S: Scalar> Pair<S> {
     }
 }
 
-/// How the token log-probs of a pair become what a [`PairLoss`] sees, and how much the pair counts:
+/// How the token log-probs of a pair are combined for a [`PairLoss`], and the weight of the pair:
 /// `Reading::default().ld_alpha(0.5)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Reading {
-    /// Length desensitisation (Liu et al. 2024, LD-DPO): tokens beyond the length of the pair's
-    /// shorter answer count this much, under policy and reference alike. 1 is the plain sum.
+    /// Length desensitisation (Liu et al. 2024, LD-DPO): weight of the tokens beyond the length of the
+    /// pair's shorter answer, under both policy and reference. 1 gives the plain sum.
     pub ld_alpha: f64,
-    /// Weigh each pair by how probable its answers are under the policy now (Zhou et al. 2024, WPO):
-    /// `exp(c_w + c_l)`, where `c` is the mean over an answer's tokens of `log p(token) - log sum_v
-    /// p(v)^2`. A constant for the gradient; the weights of a batch are not normalised.
+    /// Weight each pair by the current probability of its answers under the policy (Zhou et al. 2024, WPO):
+    /// `exp(c_w + c_l)`, where `c` is the mean of `log p(token) - log sum_v p(v)^2` over the tokens of an
+    /// answer. The gradient treats the weight as a constant. The weights of a batch are not normalised.
     pub weighting: bool,
 }
 
@@ -82,10 +82,10 @@ impl Reading {
         Reading { weighting, ..self }
     }
 
-    /// Pair `i` of a batch, read this way.
+    /// Pair `i` of a batch, read in this way.
     ///
     /// # Errors
-    /// [`Error::Batch`] when the batch is not made of pairs, or lacks the reference that is asked for.
+    /// [`Error::Batch`] when the batch does not consist of pairs, or lacks a required reference.
     pub fn pair(&self, batch: &PreferenceBatch<'_>, i: usize, with_reference: bool) -> Result<Pair<f64>> {
         if batch.layout != Layout::Pairs {
             return Err(Error::Batch(format!("this objective needs pairs, got {:?}", batch.layout)));
@@ -103,7 +103,7 @@ impl Reading {
         Ok(Pair { chosen: answer(&batch.chosen)?, rejected: answer(&batch.rejected)?, gap: 0.0 })
     }
 
-    /// The factor of pair `i` in the loss: 1 without [`weighting`](Self::weighting).
+    /// The factor of pair `i` in the loss: 1 unless [`weighting`](Self::weighting) is set.
     ///
     /// # Errors
     /// [`Error::Batch`] when the batch lacks the collision statistic.
@@ -116,7 +116,7 @@ impl Reading {
         Ok((confidence(&batch.chosen)? + confidence(&batch.rejected)?).exp())
     }
 
-    /// Writes the gradient with respect to the two sequence log-probs of pair `i` to their tokens.
+    /// Distributes the gradient with respect to the two sequence log-probs of pair `i` over their tokens.
     pub fn spread(
         &self,
         batch: &PreferenceBatch<'_>,
@@ -157,19 +157,20 @@ fn shared_length(batch: &PreferenceBatch<'_>, i: usize) -> usize {
 
 /// A loss that is a formula on the sequence log-probs of one pair.
 ///
-/// Written once, generic over [`Scalar`]: evaluated on dual numbers it yields the exact gradient.
+/// The formula is written once, generic over [`Scalar`]. Evaluated on dual numbers, it yields the exact
+/// gradient.
 pub trait PairLoss: Send {
-    /// Whether the formula reads the reference log-probs.
+    /// Whether the formula uses the reference log-probs.
     fn needs_reference(&self) -> bool {
         true
     }
 
-    /// Whether the formula reads the gap between the scores of the two answers.
+    /// Whether the formula uses the gap between the scores of the two answers.
     fn needs_gaps(&self) -> bool {
         false
     }
 
-    /// How token log-probs are read.
+    /// How the token log-probs are combined.
     fn reading(&self) -> Reading {
         Reading::default()
     }
@@ -177,8 +178,7 @@ pub trait PairLoss: Send {
     /// The loss of one pair.
     fn loss<S: Scalar>(&self, pair: &Pair<S>) -> S;
 
-    /// The implicit reward of an answer, for the metrics; the log-ratio unless the loss has another
-    /// notion of it.
+    /// The implicit reward of an answer, for the metrics. By default this is the log-ratio.
     fn reward(&self, answer: &Answer<f64>) -> f64 {
         answer.log_ratio()
     }
@@ -231,7 +231,7 @@ mod tests {
     use crate::Evaluation;
     use crate::Totals;
 
-    /// The margin itself, read in some way.
+    /// The margin itself as the loss, with a given reading.
     struct Margin(Reading);
 
     impl PairLoss for Margin {
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn tokens_beyond_the_shorter_answer_count_less_when_desensitised() {
         let out = evaluate(Reading { ld_alpha: 0.25, ..Reading::default() }, &batch()).unwrap();
-        // The third token of the rejected answer, -4 + 2, counts a quarter: (-0.75) - (0 - 0.5).
+        // The third token of the rejected answer, -4 + 2, has weight 1/4: (-0.75) - (0 - 0.5).
         assert_eq!(out.losses, [-0.25]);
         assert_eq!((out.grad_chosen, out.grad_rejected), (vec![1.0; 2], vec![-1.0, -1.0, -0.25]));
     }

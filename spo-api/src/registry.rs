@@ -5,20 +5,20 @@ use serde_json::Value;
 
 use crate::{Backend, BilevelStep, ConfigError, Objective, Optimizer, Schedule};
 
-/// Makes a part from its table in the recipe.
+/// Builds a part from its table in the recipe.
 pub type Constructor<P> = &'static (dyn Fn(&Value) -> Result<Box<P>, ConfigError> + Send + Sync);
 
-/// A kind of part: the trait that its parts implement.
+/// A kind of part, implemented by the trait that its parts share.
 pub trait Kind: 'static {
-    /// What recipes and messages call it.
+    /// The name of the kind in recipes and messages.
     const NAME: &'static str;
-    /// The constructor of a part of this kind; none of another.
+    /// The constructor, if `build` is of this kind.
     fn constructor(build: Build) -> Option<Constructor<Self>>;
-    /// The way back.
+    /// Wraps a constructor: the inverse of [`constructor`](Self::constructor).
     fn build(constructor: Constructor<Self>) -> Build;
 }
 
-/// Lists the kinds: each trait's name among the variants of [`Build`], and in words.
+/// Lists the kinds: the variant of [`Build`], the trait, and the name used in messages.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $variant:ident: $trait:ident, $name:literal;)+) => {
         /// Constructor of a part, by kind.
@@ -28,17 +28,17 @@ macro_rules! kinds {
         }
 
         impl Build {
-            /// The kind in words, as recipes and messages call it.
+            /// The name of the kind in recipes and messages.
             pub fn kind(&self) -> &'static str {
                 match self {
                     $(Build::$variant(_) => $name,)+
                 }
             }
 
-            /// Makes the part and throws it away.
+            /// Builds the part and discards it.
             ///
             /// # Errors
-            /// When the table is not one it accepts.
+            /// When the part does not accept the table.
             pub fn check(&self, config: &Value) -> Result<(), ConfigError> {
                 match self {
                     $(Build::$variant(build) => build(config).map(drop),)+
@@ -64,46 +64,47 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// Of an objective.
+    /// An objective's constructor.
     Objective: Objective, "objective";
-    /// Of a bilevel step.
+    /// A bilevel step's constructor.
     Step: BilevelStep, "step";
-    /// Of an optimizer.
+    /// An optimizer's constructor.
     Optimizer: Optimizer, "optimizer";
-    /// Of a schedule of the learning rate.
+    /// A learning-rate schedule's constructor.
     Schedule: Schedule, "schedule";
-    /// Of a backend.
+    /// A backend's constructor.
     Backend: Backend, "backend";
 }
 
-/// A registered part: everything the runtime knows of it. Written by [`register!`](crate::register).
+/// A registered part, with everything the runtime knows about it. Created by
+/// [`register!`](crate::register).
 pub struct Entry {
-    /// The name recipes use.
+    /// The name used in recipes.
     pub name: &'static str,
-    /// Other names for the same thing.
+    /// Other names for the same part.
     pub aliases: &'static [&'static str],
-    /// One line for a list.
+    /// A one-line summary for lists.
     pub summary: &'static str,
     /// Paper and equation.
     pub source: &'static str,
     /// The crate that registered it, or the plugin it was loaded from.
     pub origin: &'static str,
-    /// JSON Schema of its table; the description is the type's doc comment.
+    /// JSON Schema of the part's table. The description is the type's doc comment.
     pub schema: &'static (dyn Fn() -> Schema + Send + Sync),
-    /// Its constructor.
+    /// The constructor.
     pub build: Build,
 }
 
 inventory::collect!(Entry);
 
 impl Entry {
-    /// Makes the part.
+    /// Builds the part.
     ///
     /// # Errors
-    /// For a bad table.
+    /// When the table is not valid for the part.
     ///
     /// # Panics
-    /// When it is of another kind.
+    /// When the part is of another kind.
     pub fn make<K: Kind + ?Sized>(&self, config: &Value) -> Result<Box<K>, ConfigError> {
         let constructor = K::constructor(self.build);
         constructor.unwrap_or_else(|| panic!("`{}` is no {}", self.name, K::NAME))(config)
@@ -112,10 +113,10 @@ impl Entry {
 
 /// Registers a part under a name, for every program that links the crate.
 ///
-/// The type must be a [`Part`](crate::Part) and implement the trait of its kind: `objective`
-/// ([`Objective`] or [`PairLoss`](crate::PairLoss)), `step` ([`BilevelStep`]), `optimizer`
-/// ([`Optimizer`]), `schedule` ([`Schedule`]) or `backend` ([`Backend`]). A crate that is listed as a dependency and never named is not linked: the program
-/// must say `use the_crate as _;`.
+/// The type must be a [`Part`](crate::Part) and implement the trait of its kind: `objective` ([`Objective`]
+/// or [`PairLoss`](crate::PairLoss)), `step` ([`BilevelStep`]), `optimizer` ([`Optimizer`]), `schedule`
+/// ([`Schedule`]) or `backend` ([`Backend`]). A crate that is only listed as a dependency, but never named
+/// in the code, is not linked. The program must contain `use the_crate as _;`.
 ///
 /// ```text
 /// register!(objective Dpo {
@@ -152,20 +153,20 @@ macro_rules! register {
     };
 }
 
-/// A library that parts were loaded from.
+/// A library from which parts were loaded.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 pub struct Library {
-    /// Its name, as it gives it.
+    /// The name that the library reports.
     pub name: String,
-    /// Its version, as it gives it.
+    /// The version that the library reports.
     pub version: String,
-    /// Its file.
+    /// The path of the library's file.
     pub path: std::path::PathBuf,
-    /// Hash of the file.
+    /// SHA-256 of the file.
     pub sha256: String,
 }
 
-/// All parts a program knows, by kind and name.
+/// All parts available to a program, by kind and name.
 pub struct Registry {
     libraries: Vec<Library>,
     entries: BTreeMap<(&'static str, &'static str), &'static Entry>,
@@ -173,10 +174,10 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The parts that were linked into the program.
+    /// A registry of the parts that are linked into the program.
     ///
     /// # Errors
-    /// Those of [`add`](Self::add).
+    /// As [`add`](Self::add).
     pub fn linked() -> crate::Result<Self> {
         let mut registry =
             Registry { libraries: Vec::new(), entries: BTreeMap::new(), aliases: BTreeMap::new() };
@@ -186,10 +187,11 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Adds a part, as a plugin brings it.
+    /// Adds a part, for example one from a plugin.
     ///
     /// # Errors
-    /// When another of its kind has its name or alias; the error names where both come from.
+    /// When another part of the same kind already has its name or one of its aliases. The error names the
+    /// origin of both.
     pub fn add(&mut self, entry: &'static Entry) -> crate::Result<()> {
         let kind = entry.build.kind();
         for name in std::iter::once(&entry.name).chain(entry.aliases) {
@@ -208,32 +210,33 @@ impl Registry {
     /// Adds all parts of a loaded library.
     ///
     /// # Errors
-    /// Those of [`add`](Self::add).
+    /// As [`add`](Self::add).
     pub fn add_library(&mut self, library: Library, entries: &[&'static Entry]) -> crate::Result<()> {
         entries.iter().try_for_each(|entry| self.add(entry))?;
         self.libraries.push(library);
         Ok(())
     }
 
-    /// The libraries that parts were loaded from.
+    /// The libraries from which parts were loaded.
     pub fn libraries(&self) -> &[Library] {
         &self.libraries
     }
 
-    /// All entries, by kind, then by name.
+    /// All entries, ordered by kind, then by name.
     pub fn iter(&self) -> impl Iterator<Item = &'static Entry> + '_ {
         self.entries.values().copied()
     }
 
-    /// All entries of a kind, by name.
+    /// All entries of a kind, ordered by name.
     pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'static Entry> + 'a {
         self.iter().filter(move |entry| entry.build.kind() == kind)
     }
 
-    /// The entry of a kind (`objective`, `step`, `optimizer`, `schedule`, `backend`) with this name or alias.
+    /// The entry of a kind (`objective`, `step`, `optimizer`, `schedule`, `backend`) with this name or
+    /// alias.
     ///
     /// # Errors
-    /// A [`ConfigError`] that lists the valid names and suggests the nearest.
+    /// A [`ConfigError`] that lists the valid names and suggests the nearest one.
     pub fn get(&self, kind: &str, name: &str) -> Result<&'static Entry, ConfigError> {
         if let Some(entry) = self.entries.get(&(kind, name)).or_else(|| self.aliases.get(&(kind, name))) {
             return Ok(entry);
@@ -247,7 +250,7 @@ impl Registry {
     /// Builds an objective.
     ///
     /// # Errors
-    /// For an unknown name or a bad table; so for the others below.
+    /// When the name is unknown or the table is not valid for the part.
     pub fn objective(&self, name: &str, config: &Value) -> Result<Box<dyn Objective>, ConfigError> {
         self.get("objective", name)?.make(config)
     }
@@ -268,7 +271,7 @@ impl Registry {
         self.get("optimizer", name)?.make(config)
     }
 
-    /// Builds a schedule of the learning rate.
+    /// Builds a learning-rate schedule.
     ///
     /// # Errors
     /// As [`objective`](Self::objective).

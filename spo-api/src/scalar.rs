@@ -1,11 +1,12 @@
-//! Numbers a loss formula is generic over: `f64`, or a dual number that carries the gradient along.
+//! The number types that loss formulas are generic over: `f64`, and dual numbers that also carry the
+//! gradient.
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-/// A real number that a loss formula can be written with.
+/// A real number for writing loss formulas.
 ///
-/// The primitives are in their branch-stable forms, so a formula made of them stays finite where the
-/// textbook one overflows: `log_sigmoid(-800)` is `-800`, not `-inf`.
+/// The functions are implemented in numerically stable form, so a formula made of them stays finite where
+/// the textbook form overflows: `log_sigmoid(-800)` is `-800`, not `-inf`.
 pub trait Scalar:
     Copy
     + From<f64>
@@ -19,13 +20,12 @@ pub trait Scalar:
     + Mul<f64, Output = Self>
     + Div<f64, Output = Self>
 {
-    /// The number itself, without its derivatives.
+    /// The value without its derivatives.
     fn value(self) -> f64;
 
     /// Applies a function given by its value and its derivative at `self.value()`.
     ///
-    /// This is the one primitive of differentiation; authors reach for it when the trait lacks the
-    /// function they need.
+    /// All other functions are built on this one. Use it directly for a function that the trait lacks.
     fn chain(self, value: f64, derivative: f64) -> Self;
 
     /// `e^x`.
@@ -34,7 +34,7 @@ pub trait Scalar:
         self.chain(e, e)
     }
 
-    /// `e^x - 1`, exact near zero.
+    /// `e^x - 1`, accurate near zero.
     fn exp_m1(self) -> Self {
         let x = self.value();
         self.chain(x.exp_m1(), x.exp())
@@ -72,7 +72,7 @@ pub trait Scalar:
         self.chain(value, 1.0 / -(-x).exp_m1())
     }
 
-    /// `max(0, x)`. The derivative at the kink is 0, as PyTorch has it.
+    /// `max(0, x)`. The derivative at 0 is 0, as in PyTorch.
     fn relu(self) -> Self {
         let x = self.value();
         if x > 0.0 { self } else { self.chain(if x.is_nan() { x } else { 0.0 }, 0.0) }
@@ -83,7 +83,7 @@ pub trait Scalar:
         self * self
     }
 
-    /// The same value with no derivative: a constant for the gradient.
+    /// The same value without derivatives, so that the gradient treats it as a constant.
     fn detach(self) -> Self {
         Self::from(self.value())
     }
@@ -117,7 +117,7 @@ pub struct Dual<const N: usize> {
 }
 
 impl<const N: usize> Dual<N> {
-    /// The `index`-th input: its partial derivative with respect to itself is 1.
+    /// The `index`-th input: its partial derivative with respect to itself is 1, all others are 0.
     pub fn input(value: f64, index: usize) -> Self {
         let mut partials = [0.0; N];
         partials[index] = 1.0;
@@ -136,7 +136,7 @@ impl<const N: usize> Scalar for Dual<N> {
         self.value
     }
     fn chain(self, value: f64, derivative: f64) -> Self {
-        // 0 * inf would be NaN: an input that does not matter must not poison the gradient.
+        // Avoid 0 * inf = NaN: an input without influence must not make the gradient NaN.
         Dual { value, partials: self.partials.map(|p| if p == 0.0 { 0.0 } else { p * derivative }) }
     }
 }

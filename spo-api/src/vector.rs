@@ -1,16 +1,16 @@
-//! Vectors of the size of the trainable parameters, and what can be done with them.
+//! Vectors with one element per trainable parameter, and operations on them.
 
 use crate::{BilevelProblem, Error, Result};
 
-/// A handle on a vector in parameter space.
+/// A handle to a vector in parameter space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Vector(pub u32);
 
 impl Vector {
-    /// The trainable parameters themselves. Writing to it moves the model.
+    /// The trainable parameters themselves. Writing to this vector changes the model.
     pub const PARAMETERS: Vector = Vector(0);
-    /// The gradient that [`BilevelProblem::descend`] hands to the optimizer. Engines accumulate in it,
-    /// so a gradient computed into another vector destroys what it held.
+    /// The gradient that [`BilevelProblem::descend`] passes to the optimizer. Engines accumulate gradients
+    /// in this vector, so computing a gradient into another vector overwrites it.
     pub const GRADIENT: Vector = Vector(1);
 }
 
@@ -20,11 +20,11 @@ impl Vector {
 pub enum Map {
     /// `x + a`.
     Add(f64),
-    /// `x / a`, rounded once: not `x * (1 / a)`.
+    /// `x / a`, rounded once, unlike `x * (1 / a)`.
     Divide(f64),
-    /// The square root of `x`; NaN below 0.
+    /// The square root of `x`; NaN for negative `x`.
     SquareRoot,
-    /// -1, 0 or 1. Zero for either zero, NaN for NaN.
+    /// -1, 0 or 1. 0 for both zeros, NaN for NaN.
     Sign,
     /// `|x|`.
     Absolute,
@@ -38,13 +38,13 @@ pub enum Combine {
     Multiply,
     /// `y / x`.
     Divide,
-    /// The greater of the two; NaN if either is.
+    /// The larger of the two; NaN if either is NaN.
     Maximum,
 }
 
-/// Linear algebra on vectors of the size of the trainable parameters, wherever they live.
+/// Linear algebra on vectors with one element per trainable parameter, on whatever device they are stored.
 ///
-/// The two vectors of an operation may be one and the same.
+/// An operation on two vectors accepts the same vector twice.
 pub trait VectorSpace {
     /// Number of trainable parameters.
     fn dimension(&self) -> usize;
@@ -53,12 +53,12 @@ pub trait VectorSpace {
     /// # Errors
     /// When memory runs out.
     fn allocate(&mut self) -> Result<Vector>;
-    /// Gives a vector's memory back; the two well-known ones cannot be released.
+    /// Frees a vector's memory. [`Vector::PARAMETERS`] and [`Vector::GRADIENT`] cannot be released.
     fn release(&mut self, v: Vector);
     /// `v <- 0`.
     ///
     /// # Errors
-    /// When the engine fails; so for the operations below.
+    /// When the engine fails. The same holds for the operations below.
     fn zero(&mut self, v: Vector) -> Result<()>;
     /// `to <- from`.
     fn copy(&mut self, from: Vector, to: Vector) -> Result<()>;
@@ -76,7 +76,7 @@ pub trait VectorSpace {
     /// `v <- f(v)`, element by element.
     ///
     /// # Errors
-    /// When the engine fails, or has no elementwise operations; so for the two below.
+    /// When the engine fails, or has no elementwise operations. The same holds for the two methods below.
     fn map(&mut self, _f: Map, _v: Vector) -> Result<()> {
         Err(no_elementwise_operations())
     }
@@ -84,7 +84,7 @@ pub trait VectorSpace {
     fn combine(&mut self, _op: Combine, _x: Vector, _y: Vector) -> Result<()> {
         Err(no_elementwise_operations())
     }
-    /// `v <- a v` for the elements of all tensors but biases and norms, which weight decay usually spares.
+    /// `v <- a v` for all tensors except biases and norms, which are usually excluded from weight decay.
     fn decay(&mut self, _a: f64, _v: Vector) -> Result<()> {
         Err(no_elementwise_operations())
     }
@@ -94,7 +94,7 @@ fn no_elementwise_operations() -> Error {
     Error::Engine("the backend has no elementwise operations".into())
 }
 
-/// What a vector space is reached through: the space itself, or a problem in it.
+/// Gives access to a vector space: either the space itself, or a problem in it.
 pub trait SpaceOwner {
     /// The space of trainable parameters.
     fn space(&mut self) -> &mut dyn VectorSpace;
@@ -112,7 +112,7 @@ impl SpaceOwner for dyn BilevelProblem + '_ {
     }
 }
 
-/// Runs `f` with `count` scratch vectors of zeros and gives their memory back, whether or not `f` fails.
+/// Runs `f` with `count` zeroed scratch vectors and releases them afterwards, whether or not `f` fails.
 ///
 /// # Errors
 /// When memory runs out, and those of `f`.
