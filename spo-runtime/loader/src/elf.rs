@@ -1,14 +1,14 @@
-//! A look at a library's header before the loader is let loose on it: the loader says little of a file that
-//! is no library, and dies of one that was cut short.
+//! Checks a library's header before it is passed to the loader. The loader's message for a file that is not
+//! a library says little, and the loader crashes on a truncated file.
 
 use std::path::Path;
 
-/// Machines by their number in the header.
+/// Machine names by their number in the ELF header.
 const MACHINES: [(u16, &str); 5] =
     [(3, "x86"), (40, "arm"), (62, "x86_64"), (183, "aarch64"), (243, "riscv64")];
 
-/// What is wrong with a library's file, as the end of a sentence. Only ELF, the format of Linux, is looked
-/// into; elsewhere the loader's own word must do.
+/// Returns what is wrong with a library's file, phrased as the end of a sentence. Only ELF, the format on
+/// Linux, is checked. On other platforms the loader's own message is used.
 pub fn check(path: &Path, bytes: &[u8]) -> Result<(), String> {
     if !cfg!(target_os = "linux") {
         return Ok(());
@@ -45,7 +45,7 @@ fn check_for(arch: &str, path: &Path, bytes: &[u8]) -> Result<(), String> {
     if field(16, 2)? != 3 {
         return Err("it is a program or an object file, not a shared library".into());
     }
-    // Every segment must lie inside the file: the loader maps them without a look.
+    // Every segment must lie inside the file, because the loader maps them without a check.
     let (table, entry_size, entries) = (field(32, 8)?, field(54, 2)?, field(56, 2)?);
     for i in 0..entries {
         let at =

@@ -1,19 +1,18 @@
-//! What happens when a loaded part crashes or does not come back.
+//! Reports crashes and hangs of loaded parts.
 //!
-//! A plugin runs inside the program, so a crash in it ends the program. What can be done is done: the user
-//! is told which part of which library it was, nothing that was saved is touched (files are written aside
-//! and renamed), and the exit code says that the run failed. A part that does not return cannot be
-//! stopped, only named.
+//! A plugin runs inside the program, so a crash in it ends the program. The user is then told which part of
+//! which library crashed, saved files stay intact (they are written to a temporary file and renamed), and
+//! the exit code says that the run failed. A part that does not return cannot be stopped, only reported.
 
 use std::sync::Once;
 use std::time::Duration;
 
 use spo_api::abi;
 
-/// How long a part may be at work before the user is told, and told again.
+/// How long a part may run before the user is warned. The warning is repeated at this interval.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Watches over loaded parts from now on. Further calls do nothing.
+/// Starts watching loaded parts. Further calls do nothing.
 pub fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -26,7 +25,7 @@ pub fn install() {
     });
 }
 
-/// Tells of a part that has been at work for long.
+/// Warns about a part that has been running for a long time.
 fn watch() {
     let (mut since, mut last) = (Duration::ZERO, 0);
     let tick = Duration::from_secs(1);
@@ -63,7 +62,7 @@ mod crash {
 
     pub(super) fn install() {
         for (signal, _) in SIGNALS {
-            // SAFETY: a zeroed sigaction is valid; the handler calls async-signal-safe functions only, on
+            // SAFETY: a zeroed sigaction is valid; the handler calls only async-signal-safe functions, on
             // the alternative stack that Rust's runtime set up for the main thread.
             unsafe {
                 let mut action: libc::sigaction = std::mem::zeroed();
@@ -76,8 +75,8 @@ mod crash {
 
     extern "C" fn crashed(signal: c_int) {
         let (Some(at), _) = abi::current() else {
-            // Not a plugin's doing: die as one would have without this handler.
-            // SAFETY: both are async-signal-safe; the default action was restored by SA_RESETHAND.
+            // No plugin was running: die as without this handler.
+            // SAFETY: both calls are async-signal-safe; SA_RESETHAND restored the default action.
             unsafe { libc::raise(signal) };
             return;
         };
@@ -91,10 +90,10 @@ mod crash {
             why,
             ". The run ends here; what it saved before is whole.\n",
         ] {
-            // SAFETY: `write` is async-signal-safe, the text is valid memory.
+            // SAFETY: `write` is async-signal-safe, and the text is valid memory.
             unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
         }
-        // SAFETY: async-signal-safe. Nothing more may run: memory may be in any state.
+        // SAFETY: async-signal-safe. Nothing else may run, because memory may be in any state.
         unsafe { libc::_exit(1) };
     }
 }

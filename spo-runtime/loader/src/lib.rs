@@ -1,7 +1,7 @@
-//! Parts that are loaded at run time: how they are found ([`search`]), loaded ([`library`]), watched while
-//! they work ([`guard`]), put to the test ([`certify`]), and begun ([`scaffold`]).
+//! Plugins: parts that are loaded at run time. The modules find them ([`search`]), load them ([`library`]),
+//! report crashes and hangs ([`guard`]), test them ([`certify`]), and create new ones ([`scaffold`]).
 //!
-//! The border itself is [`spo_api::abi`].
+//! The plugin ABI itself is [`spo_api::abi`].
 
 pub mod certify;
 mod elf;

@@ -1,4 +1,4 @@
-//! Loading a library.
+//! Loads plugin libraries.
 
 use std::path::Path;
 
@@ -6,12 +6,12 @@ use sha2::{Digest, Sha256};
 use spo_api::abi::{self, PluginTable};
 use spo_api::{Library, Registry};
 
-/// Why a library was not loaded, in words that name its file and tell the user what to do.
+/// Why a library was not loaded. The message names its file and tells the user what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It cannot be read, is no library, or is one for another machine or another version of the border.
+    /// It cannot be read, is not a library, or was built for another machine or another version of the ABI.
     Unusable(String),
-    /// It is sound, and claims a name that is taken.
+    /// It is valid, but uses a name that is already taken.
     Clash(String),
 }
 
@@ -24,8 +24,8 @@ impl std::fmt::Display for Refusal {
 
 /// Loads a library and adds its parts to the registry.
 ///
-/// Loading runs code of the library, before it can be asked anything: load only what the user named. The
-/// library stays in memory as long as the program. One that is linked against libtorch gets it loaded first,
+/// Loading a library runs its code before anything can be checked, so load only what the user named. The
+/// library stays loaded until the program ends. If it is linked against libtorch, libtorch is loaded first,
 /// from the folder `libtorch` if the user named one.
 ///
 /// # Errors
@@ -34,7 +34,7 @@ pub fn load(registry: &mut Registry, path: &Path, libtorch: Option<&Path>) -> Re
     let at = path.display();
     let words = |problem: String| format!("the plugin {at} cannot be loaded: {problem}");
     let refuse = |problem: String| Refusal::Unusable(words(problem));
-    // What is loaded already need not be read again to find that out.
+    // Return early, without reading the file, if this path is already loaded.
     if registry.libraries().iter().any(|library| library.path == path) {
         return Ok(());
     }
@@ -44,32 +44,34 @@ pub fn load(registry: &mut Registry, path: &Path, libtorch: Option<&Path>) -> Re
         return Ok(());
     }
     crate::elf::check(path, &bytes).map_err(refuse)?;
-    // A bare name would be looked for in the system's folders.
+    // A bare name would be searched for in the system's folders.
     let absolute = std::path::absolute(path).map_err(|e| refuse(e.to_string()))?;
     if crate::libtorch::is_needed(&bytes) {
         crate::libtorch::load(&absolute, libtorch).map_err(refuse)?;
     }
     crate::guard::install();
-    // SAFETY: initialisers of the library run; the user named it, and so trusts it as the program itself.
+    // SAFETY: this runs the library's initialisers. The user named the library and so trusts it like the
+    // program itself.
     let library = unsafe { libloading::Library::new(&absolute) }.map_err(|e| refuse(loader_words(&e)))?;
     type EntryPoint = unsafe extern "C" fn() -> *const PluginTable;
-    // SAFETY: the symbol has this type in every version of the border.
+    // SAFETY: the symbol has this type in every version of the ABI.
     let entry_point = unsafe { library.get::<EntryPoint>(abi::SYMBOL) }.map(|symbol| *symbol);
     let entry_point = entry_point.map_err(|_| {
         let symbol = abi::SYMBOL;
         refuse(format!("it is a library, but no plugin: it has no function `{symbol}`; a Rust crate needs `spo_api::export_plugins!()`"))
     })?;
-    // What it hands out must stay where it is; and unloading runs destructors of threads that still live.
+    // Never unload: the library's tables must stay valid, and unloading would run destructors of threads
+    // that are still alive.
     std::mem::forget(library);
-    // SAFETY: it takes no arguments, and what it returns is checked.
+    // SAFETY: the function takes no arguments, and its result is checked.
     let table = unsafe { entry_point() };
-    // SAFETY: the table is that of a library that is never unloaded.
+    // SAFETY: the table belongs to a library that is never unloaded.
     let plugin = unsafe { abi::import(table, &at.to_string()) }.map_err(refuse)?;
     let library = Library { name: plugin.name, version: plugin.version, path: path.to_owned(), sha256 };
     registry.add_library(library, &plugin.entries).map_err(|e| Refusal::Clash(words(e.to_string())))
 }
 
-/// The loader's words, without the path it repeats.
+/// The loader's error message, without the path that it repeats.
 pub(crate) fn loader_words(error: &libloading::Error) -> String {
     use std::error::Error;
     error.source().map_or_else(|| error.to_string(), ToString::to_string)

@@ -1,40 +1,40 @@
-//! libtorch, for plugins that are linked against it: found, checked, and loaded before them.
+//! Finds, checks and loads libtorch for plugins that are linked against it, before the plugins are loaded.
 //!
-//! This program does not link libtorch, and a plugin does not say where it is: the libraries are opened here
-//! by absolute path, and what the plugin needs is then met by name.
+//! This program does not link libtorch, and a plugin does not say where it is. The libraries are opened
+//! here by absolute path, and the plugin's dependencies are then resolved by name.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// The version that plugins are built with. libtorch promises nothing between versions.
+/// The version that plugins are built with. libtorch makes no ABI guarantee between versions.
 pub const VERSION: &str = "2.11.0";
 
-/// The environment variable with its folder: the `torch` package of a Python environment, or an unpacked
-/// libtorch.
+/// The environment variable for the folder of libtorch: the `torch` package of a Python environment, or an
+/// unpacked libtorch.
 pub const VARIABLE: &str = "SPO_LIBTORCH";
 
-/// What sets everything up.
+/// How to install libtorch.
 const REMEDY: &str = "`cargo xtask libtorch`, in a checkout of spo, sets it up";
 
-/// What to do where a part is asked for that only a library linked against libtorch has.
+/// What to do when a recipe uses a part that only a library linked against libtorch provides.
 pub fn remedy(kind: &str, name: &str) -> Option<&'static str> {
     ((kind, name) == ("backend", "tch")).then_some(REMEDY)
 }
 
-/// Where plugins look for it beside themselves.
+/// Name of the folder next to the plugin where libtorch is looked for.
 const BESIDE: &str = "libtorch";
 
-/// Whether a library's file names libtorch among what it needs.
+/// Whether a library's file names libtorch as a dependency.
 pub fn is_needed(bytes: &[u8]) -> bool {
     let name = b"libtorch_cpu.";
     bytes.windows(name.len()).any(|window| window == name)
 }
 
-/// Loads libtorch once for the whole program: from the folder the recipe names, else that of [`VARIABLE`],
-/// else `libtorch` beside the plugin, else the active virtual environment's.
+/// Loads libtorch once per program: from the folder named in the recipe, else the folder in [`VARIABLE`],
+/// else `libtorch` next to the plugin, else the active virtual environment.
 ///
 /// # Errors
-/// In words, when it is not there, is of another version, or does not load.
+/// A message, when libtorch is not found, has another version, or fails to load.
 pub fn load(plugin: &Path, named: Option<&Path>) -> Result<(), String> {
     static LOADED: Mutex<bool> = Mutex::new(false);
     let mut loaded = LOADED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -46,10 +46,11 @@ pub fn load(plugin: &Path, named: Option<&Path>) -> Result<(), String> {
     for name in ["c10", "torch_cpu"] {
         let path = file(&folder, name);
         let path = path.canonicalize().map_err(|e| format!("{}: {e}", path.display()))?;
-        // SAFETY: initialisers of libtorch run; the user said or agreed where it is.
+        // SAFETY: this runs the initialisers of libtorch. The user named its folder or accepted the
+        // default.
         let library = unsafe { libloading::Library::new(&path) }
             .map_err(|e| format!("libtorch cannot be loaded: {}", crate::library::loader_words(&e)))?;
-        // Threads of it may outlive everything else.
+        // Never unload: its threads may outlive everything else.
         std::mem::forget(library);
     }
     *loaded = true;
@@ -61,7 +62,7 @@ fn file(folder: &Path, name: &str) -> PathBuf {
     folder.join("lib").join(format!("{prefix}{name}{suffix}"))
 }
 
-/// Whether a folder holds libtorch.
+/// Whether a folder contains libtorch.
 pub fn is_at(folder: &Path) -> bool {
     file(folder, "torch_cpu").exists()
 }
@@ -89,15 +90,15 @@ fn find(plugin: &Path, named: Option<&Path>) -> Result<PathBuf, String> {
     })
 }
 
-/// Where the Python packages of an environment may hold libtorch.
+/// Folders of a Python environment that may contain libtorch.
 fn packages(environment: &Path) -> Vec<PathBuf> {
     let versions = std::fs::read_dir(environment.join("lib")).into_iter().flatten().flatten();
     versions.map(|version| version.path().join("site-packages/torch")).collect()
 }
 
-/// The version a folder's own files state.
+/// The version stated in the folder's own files.
 pub fn version(folder: &Path) -> Option<String> {
-    // `__version__ = '2.11.0+cu130'`, or the bare number.
+    // `__version__ = '2.11.0+cu130'`, or just the number.
     let text = ["version.py", "build-version"]
         .iter()
         .find_map(|name| std::fs::read_to_string(folder.join(name)).ok())?;
@@ -107,10 +108,10 @@ pub fn version(folder: &Path) -> Option<String> {
     Some(number.to_owned())
 }
 
-/// Makes sure that a folder's libtorch is the one that plugins are built with.
+/// Checks that a folder's libtorch is the version that plugins are built with.
 ///
 /// # Errors
-/// In words, for another version or one that cannot be told.
+/// A message, when the version is different or cannot be determined.
 pub fn check(folder: &Path) -> Result<(), String> {
     let at = folder.display();
     match version(folder) {

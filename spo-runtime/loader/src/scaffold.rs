@@ -1,8 +1,8 @@
-//! `spo-run plugin new`: a plugin that builds and passes its own tests at once, to be changed into one's own.
+//! `spo-run plugin new`: writes a plugin that builds and passes its own tests, as a starting point.
 
 use std::path::{Path, PathBuf};
 
-/// What a plugin begins as.
+/// The kind of plugin to create.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Template {
     /// A crate with a loss.
@@ -13,22 +13,23 @@ pub enum Template {
     Optimizer,
 }
 
-/// What is to be made.
+/// What to create.
 pub struct New<'a> {
-    /// The name of the part, and of the folder.
+    /// The name of the part and of the folder.
     pub name: &'a str,
-    /// The folder it is made in.
+    /// The folder in which the plugin's folder is created.
     pub within: &'a Path,
-    /// The folder of the crate `spo-api`, for a Rust plugin to depend on.
+    /// The folder of the crate `spo-api`, which a Rust plugin depends on.
     pub api: &'a Path,
-    /// What it begins as.
+    /// The kind of plugin.
     pub template: Template,
 }
 
 /// Writes a new plugin and returns its folder.
 ///
 /// # Errors
-/// In words: the name cannot be one, the folder is there already, the contracts are not where they should be.
+/// A message, when the name is not valid, the folder already exists, or `spo-api` is not in the given
+/// folder.
 pub fn scaffold(new: &New<'_>) -> Result<PathBuf, String> {
     let name = new.name;
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -87,7 +88,7 @@ pub fn scaffold(new: &New<'_>) -> Result<PathBuf, String> {
     Ok(folder)
 }
 
-/// `my-loss` as the name of a type.
+/// `my-loss` as the name of a type: `MyLoss`.
 fn camel(name: &str) -> String {
     name.split('-')
         .flat_map(|word| {

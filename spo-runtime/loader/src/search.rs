@@ -1,12 +1,12 @@
-//! Where plugins are looked for.
+//! Finds plugins.
 
 use std::path::{Path, PathBuf};
 
-/// The environment variable with folders of plugins, separated as in `PATH`.
+/// The environment variable that lists plugin folders, separated as in `PATH`.
 pub const VARIABLE: &str = "SPO_PLUGIN_PATH";
 
-/// The folders that are searched, in order: those of [`VARIABLE`], then the user's own
-/// (`~/.local/share/spo/plugins`, or below `XDG_DATA_HOME`).
+/// The folders that are searched, in order: those in [`VARIABLE`], then the user's own folder
+/// (`~/.local/share/spo/plugins`, or `spo/plugins` in `XDG_DATA_HOME`).
 pub fn folders() -> Vec<PathBuf> {
     let listed = std::env::var_os(VARIABLE).unwrap_or_default();
     let mut folders: Vec<PathBuf> =
@@ -17,7 +17,7 @@ pub fn folders() -> Vec<PathBuf> {
     folders
 }
 
-/// All libraries in the folders, by name within each.
+/// All libraries in the folders, sorted by name within each folder.
 pub fn libraries() -> Vec<PathBuf> {
     let mut found = Vec::new();
     for folder in folders() {
@@ -34,10 +34,10 @@ pub fn libraries() -> Vec<PathBuf> {
     found
 }
 
-/// The file that a recipe means by `my-loss` or by a path.
+/// The library that a recipe refers to, by a name such as `my-loss` or by a path.
 ///
 /// # Errors
-/// When there is none; the message lists where it was looked for.
+/// When there is none. The message lists the places that were searched.
 pub fn resolve(spec: &str) -> Result<PathBuf, String> {
     let path = Path::new(spec);
     if !spec.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
