@@ -10,6 +10,14 @@
 //! between the two. Therefore an objective compiles in seconds, is computed in full `f64` precision, runs
 //! on every backend, and can be tested with finite differences.
 //!
+//! # What may change
+//!
+//! Sources of parts keep compiling while only the last number of this crate's version changes. In such a release a trait
+//! may get a function that has a default, a struct or enum marked `#[non_exhaustive]` a field or a variant, and new
+//! items may appear; so structs that parts build are made by functions (`Requirements::of(Layout::Pairs)`). All else,
+//! a field of another struct too, waits for a release that changes an earlier number. Libraries that were built stay
+//! loadable while [`abi::ABI_VERSION`] stays.
+//!
 //! # A new loss in ten lines
 //!
 //! ```

@@ -6,6 +6,7 @@ use std::process::Command;
 use test_support::{Outcome, Place, skip};
 
 use crate::recipes::steps;
+use crate::resume::killed;
 use crate::{place, project};
 
 /// A library that cargo builds together with the tests.
@@ -333,6 +334,48 @@ fn every_built_in_part_passes_its_own_certification() {
     }
 }
 
+/// Tests and builds a plugin in Rust, and returns its library.
+fn cargo(folder: &Path) -> String {
+    // All plugins that tests build share their compiled dependencies.
+    let target = Path::new(env!("CARGO_BIN_EXE_spo-run")).parent().unwrap().parent().unwrap().join("plugins");
+    for command in ["test", "build"] {
+        let done = Command::new(env!("CARGO"))
+            .args([command, "--quiet"])
+            .current_dir(folder)
+            .env("CARGO_TARGET_DIR", &target)
+            .output()
+            .expect("cargo");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    let name = folder.file_name().unwrap().to_str().unwrap().replace('-', "_");
+    target.join(format!("debug/lib{name}.so")).display().to_string()
+}
+
+#[test]
+fn a_loaded_optimizer_trains_and_resumes_to_the_bit() {
+    let place = place();
+    place.run(&["plugin", "new", "my-optimizer", "--optimizer"]).success();
+    let folders = [place.path("my-optimizer"), project("plugins/sign-momentum")];
+    for (folder, name) in folders.iter().zip(["my-optimizer", "sign-momentum"]) {
+        let library = cargo(folder);
+        let certified = place.run(&["plugin", "test", &library]).success();
+        assert!(certified.stdout.contains("8 passed, 0 failed"), "{}", certified.stdout);
+        let keys = format!(r#"name = "{name}", momentum = 0.8"#);
+        let recipe = recipe(&library, r#""dpo""#).replace("lr = ", &format!("{keys}, lr = "));
+        place.write("recipe.toml", format!("[checkpoint]\nevery = 1\n{recipe}"));
+        place.run(&["recipe.toml", "--quiet", "--set", "run.output=whole"]).success();
+        killed(&place, "cut", "00000004");
+        place.run(&["resume", "cut", "--quiet"]).success();
+        assert_eq!(place.read("whole/metrics.jsonl"), place.read("cut/metrics.jsonl"), "{name}");
+        let misspelt = recipe.replace("momentum", "momentun");
+        place.write("recipe.toml", misspelt);
+        refused(&place.run(&["recipe.toml"]), 2, &["unknown field `momentun`", "did you mean `momentum`?"]);
+        for run in ["whole", "cut"] {
+            std::fs::remove_dir_all(place.path(run)).unwrap();
+        }
+    }
+}
+
 #[test]
 fn from_plugin_new_to_a_training_run() {
     let place = place();
@@ -340,21 +383,7 @@ fn from_plugin_new_to_a_training_run() {
     let made = Command::new("make").current_dir(place.path("my-c-loss")).output().expect("make");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     place.run(&["plugin", "new", "my-loss"]).success();
-    // All plugins that tests build share their compiled dependencies.
-    let target = Path::new(env!("CARGO_BIN_EXE_spo-run")).parent().unwrap().parent().unwrap().join("plugins");
-    let cargo = |folder: &Path, command: &[&str]| {
-        let done = Command::new(env!("CARGO"))
-            .args(command)
-            .current_dir(folder)
-            .env("CARGO_TARGET_DIR", &target)
-            .output()
-            .expect("cargo");
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    };
-    cargo(&place.path("my-loss"), &["test", "--quiet"]);
-    cargo(&place.path("my-loss"), &["build", "--quiet"]);
-    cargo(&project("plugins/chi-po"), &["test", "--quiet"]);
-    cargo(&project("plugins/chi-po"), &["build", "--quiet"]);
+    let [my_loss, chi_po] = [place.path("my-loss"), project("plugins/chi-po")].map(|folder| cargo(&folder));
     let focal = place.path("libfocal_po.so");
     let made = Command::new("cc")
         .args(["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-I"])
@@ -366,11 +395,10 @@ fn from_plugin_new_to_a_training_run() {
         .output()
         .expect("a C compiler");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let built = |name: &str| target.join("debug").join(name).display().to_string();
     for (library, name) in [
         ("./my-c-loss/libmy_c_loss.so".to_owned(), "my-c-loss"),
-        (built("libmy_loss.so"), "my-loss"),
-        (built("libchi_po.so"), "chi-po"),
+        (my_loss, "my-loss"),
+        (chi_po, "chi-po"),
         ("./libfocal_po.so".to_owned(), "focal-po"),
     ] {
         place.run(&["plugin", "test", &library]).success();

@@ -103,7 +103,7 @@ pub fn the_kernel_is_its_rule<E: Engine>(engine: impl Fn() -> E) {
 pub fn optimizers_are_adopted_or_left_to_others<E: Engine>(engine: impl Fn() -> E) {
     let mut plain = session(engine());
     let bare = plain.forecast(0);
-    let unknown = Kernel { name: "lion".into(), config: json!({}) };
+    let unknown = Kernel { name: "no-such-rule".into(), config: json!({}) };
     for kernel in [None, Some(&unknown)] {
         assert!(plain.adopt_optimizer(Some(&adamw(0.0, true))).expect("a kernel"));
         assert!(plain.forecast(0) > bare);

@@ -72,7 +72,7 @@ pub(super) fn checks<'a>(
         ("hessian", hessian),
         ("bad batches", bad_batches),
         ("vectors", vectors),
-        ("elementwise operations", elementwise),
+        ("elementwise", elementwise),
         ("optimizers", optimizers),
         ("state", state),
         ("generate and save", generate_and_save),
