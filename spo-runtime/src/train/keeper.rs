@@ -10,7 +10,7 @@ use crate::train::checkpoint::{Checkpoints, NamedScores, RunState, StageState};
 use crate::train::starts::Starts;
 use crate::train::summary::StageSummary;
 
-/// A stage that was interrupted.
+/// An interrupted stage.
 pub(super) struct Within {
     pub(super) state: StageState,
     pub(super) scores: BTreeMap<String, Scores>,
