@@ -12,8 +12,8 @@ use spo_data::Dataset;
 use crate::train::step::loss::evaluate;
 use crate::train::step::rows::{Assembled, Batch};
 
-/// Adds `H v` to `into`, H being the Hessian of the objective on a batch of the rows. The objective is left in the state it was in, and every evaluation meets it in that
-/// state.
+/// Adds `H v` to `into`, where H is the Hessian of the objective on a batch of `rows`. The objective's state
+/// is restored before every evaluation and at the end.
 pub(crate) fn hessian_vector(
     session: &mut dyn Session,
     objective: &mut dyn Objective,
