@@ -73,7 +73,7 @@ pub(crate) struct Evolution {
     /// Probes whose gradients are measured.
     near: Vec<usize>,
     start: Snapshot,
-    /// The measurement before a step, to compare the step's effect with the prediction.
+    /// The parameters before a step whose effect is to be compared with its prediction.
     #[serde(skip)]
     before: Option<Before>,
     /// The safe set's constraint value from the last step.

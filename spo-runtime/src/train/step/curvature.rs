@@ -1,10 +1,10 @@
 //! Hessian-vector products of a loss on demonstrations.
 //!
-//! Let `l` be the log-probs, `J` their Jacobian and `L` the objective. Then `H v = sum_i L'_i (Hessian of
-//! l_i) v + J^T L'' J v`. The session computes the first term and `J v`. The second term needs the derivative
-//! of the objective's gradient along `J v`, which takes no pass through the model, and one more backward pass
-//! with that derivative as upstream gradient. For losses that are linear in log-probs, such as SFT, the
-//! second term is 0 and costs nothing.
+//! Let `l` be the log-probs, `J` their Jacobian and `L` the objective. Then
+//! `H v = sum_i L'_i (Hessian of l_i) v + J^T L'' J v`. The session computes the first term and `J v`. The
+//! second term needs the derivative of the objective's gradient along `J v`, which takes no pass through the
+//! model, and one more backward pass with that derivative as upstream gradient. For losses that are linear in
+//! log-probs, such as SFT, the second term is 0 and costs nothing.
 
 use spo_api::{LogProbs, Objective, Result, Session, Statistics, Tangent, Vector};
 use spo_data::Dataset;
