@@ -2,23 +2,15 @@
 //!
 //! The modules of this crate form layers. A module imports only from its own layer and those below:
 //!
-//! | module
-//! contents |
+//! | module | contents |
 //! |---|---|
-//! | `commands`
-//! one file per command |
-//! | `sweep`
-//! runs a recipe many times, over a grid of settings and seeds |
-//! | `train`
-//! a run, its stages and their steps; evaluation, diagnostics, checkpoints |
-//! | `plan`
-//! turns a recipe into everything a run needs, and checks it before training |
-//! | `store`
-//! files that are written atomically; independent of training |
-//! | `recipe`
-//! the recipe's format, and the parts it names |
-//! | `error`, `stop`, `reporter`
-//! errors and exit codes, signals, output to the user |
+//! | `commands` | one file per command |
+//! | `sweep` | many runs of one recipe |
+//! | `train` | a run, its stages and their steps; evaluation, diagnostics, checkpoints |
+//! | `plan` | turns a recipe into everything a run needs, and checks it before training |
+//! | `store` | files that are written atomically; independent of training |
+//! | `recipe` | the recipe's format, and the parts it names |
+//! | `error`, `stop`, `reporter` | errors and exit codes, signals, output to the user |
 //!
 //! A run passes through these layers in order: `recipe::document` reads the TOML, `recipe` defines its keys,
 //! `recipe::compose` builds the objectives and steps it names, `plan` loads and checks everything, and

@@ -54,8 +54,8 @@ const LONGEST_OWN: usize = 128;
 /// Attempts to find a shuffled answer or an answer of the model's own before a probe goes without.
 const DRAWS: u64 = 4;
 
-/// Makes probes from these rows, adding other and shuffled answers. `context` is the longest sequence the
-/// model accepts, in tokens.
+/// Makes probes from these rows. Each also gets the chosen answer of another row and a shuffled answer.
+/// `context` is the longest sequence the model accepts, in tokens.
 pub(crate) fn with_leakage(
     data: &Dataset,
     rows: &[usize],

@@ -7,7 +7,7 @@ use spo_data::{Dataset, MicroBatch};
 use crate::plan::view::View;
 use crate::store::scores::Scores;
 
-/// Which of its row's answers a completion is.
+/// The role of a completion in its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Chosen,
