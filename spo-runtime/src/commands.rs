@@ -76,7 +76,7 @@ enum Command {
     Loss(loss::LossArguments),
 }
 
-/// Runs the command line of this process, with the parts that the program links.
+/// Runs the command line of this process. The registry contains the parts linked into the program.
 pub fn main() -> ExitCode {
     match dispatch(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,

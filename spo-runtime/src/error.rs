@@ -1,32 +1,30 @@
-//! The ways a command can fail, told apart by the exit code.
+//! The ways a command can fail, distinguished by exit code.
 
 use std::path::PathBuf;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-/// The user's input cannot be used: a recipe, data, a model folder, an argument. Exit code 2, found
-/// before training begins.
+/// Unusable user input (a recipe, data, a model folder, an argument), found before training begins. Exit code
+/// 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct BadInput(pub String);
 
-/// Said of an error that ended a run which can go on.
+/// Context added to the error that ended a run which can be resumed.
 #[derive(Debug, thiserror::Error)]
 #[error("{} is not finished", folder.display())]
 pub(crate) struct Unfinished {
-    /// The run's folder.
     pub(crate) folder: PathBuf,
 }
 
-/// The run was asked to stop.
+/// The run was stopped by a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("stopped by {}", match *signal { SIGINT => "Ctrl-C (SIGINT)".to_owned(), SIGTERM => "SIGTERM".to_owned(), other => format!("signal {other}") })]
 pub(crate) struct Interrupted {
-    /// The signal.
     pub(crate) signal: i32,
 }
 
-/// 2 when the user's input is at fault, 128 + N when signal N stopped the run, 1 when it failed.
+/// Returns 2 for bad user input, 128 + N if signal N stopped the run, and 1 for any other failure.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     let cause = |is: &dyn Fn(&(dyn std::error::Error + 'static)) -> bool| error.chain().any(is);
     if let Some(Interrupted { signal }) = error.chain().find_map(|cause| cause.downcast_ref()) {
@@ -43,16 +41,16 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     if bad_input { 2 } else { 1 }
 }
 
-/// What is printed of an error.
+/// The error message shown to the user.
 pub(crate) fn report(error: &anyhow::Error) -> String {
     let unfinished = error.downcast_ref::<Unfinished>();
     let mut causes: Vec<String> =
         error.chain().skip(usize::from(unfinished.is_some())).map(ToString::to_string).collect();
-    // Some errors tell their cause themselves.
+    // Some errors already include their cause in their message.
     causes.dedup_by(|cause, effect| effect.ends_with(&**cause));
     let text = causes.join(": ");
     let prefix = if text.starts_with("error") { "" } else { "error: " };
-    // It would end there again.
+    // Resuming would fail at the same place.
     let again = error.chain().any(|cause| {
         matches!(cause.downcast_ref(), Some(spo_api::Error::NonFinite(_) | spo_api::Error::Stopped(_)))
     });

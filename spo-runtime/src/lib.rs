@@ -1,21 +1,22 @@
 //! Recipes, the training loop and the `spo-run` command.
 //!
-//! The rooms of this crate stand on one another, and no import runs upwards:
+//! The modules of this crate form layers. A module imports only from its own layer and those below:
 //!
-//! | room | what is there |
+//! | module | contents |
 //! |---|---|
-//! | `commands` | one file per command of the command line |
+//! | `commands` | one file per command |
 //! | `sweep` | many runs of one recipe |
-//! | `train` | a run, its stages, their steps; evaluation, diagnostics, checkpoints |
-//! | `plan` | from a recipe to everything a run needs, checked before training |
-//! | `store` | files that are whole or not there; they know nothing of training |
-//! | `recipe` | what a TOML file may say, and the parts it names |
-//! | `error`, `stop`, `reporter` | how a command fails, stops and speaks |
+//! | `train` | a run, its stages and their steps; evaluation, diagnostics, checkpoints |
+//! | `plan` | turns a recipe into everything a run needs, and checks it before training |
+//! | `store` | files that are written atomically; independent of training |
+//! | `recipe` | the recipe's format, and the parts it names |
+//! | `error`, `stop`, `reporter` | errors and exit codes, signals, output to the user |
 //!
-//! A run goes down and up again: `recipe::document` reads the TOML, `recipe` says what it may say,
-//! `recipe::compose` builds the objectives and steps it names, `plan` loads and checks everything, `train::run`
-//! trains. In a step, `train::step::rows` turns rows into what a session scores and what an objective sees, and
-//! `train::step::problem` puts the two together as the bilevel problem that a step solves.
+//! A run passes through these layers in order: `recipe::document` reads the TOML, `recipe` defines its keys,
+//! `recipe::compose` builds the objectives and steps it names, `plan` loads and checks everything, and
+//! `train::run` trains. Within a step, `train::step::rows` turns rows into token batches for the session and
+//! log-prob batches for the objective, and `train::step::problem` combines the two into the bilevel problem
+//! that a step solves.
 #![forbid(unsafe_code)]
 
 mod commands;

@@ -3,7 +3,7 @@
 
 mod allocator;
 
-// Parts register themselves where their crate is named.
+// Linking a crate registers its parts.
 use spo_backend_candle as _;
 use spo_backend_tabular as _;
 use spo_objectives as _;

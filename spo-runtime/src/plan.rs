@@ -1,4 +1,4 @@
-//! From a recipe to everything a run needs, checked before training begins.
+//! Turns a recipe into everything a run needs, and checks it before training begins.
 
 mod data;
 pub(crate) mod libraries;
@@ -27,33 +27,31 @@ use crate::store::cache::Cache;
 
 use data::{Datasets, Loader, Parts, tokenizer};
 
-/// A recipe whose every part has been found, built and checked.
+/// A recipe with all its parts found, built and checked.
 pub(crate) struct Plan {
-    /// The recipe.
     pub(crate) recipe: Recipe,
     /// Name of the run.
     pub(crate) name: String,
-    /// Where its results go.
+    /// The output folder.
     pub(crate) output: PathBuf,
-    /// Text to tokens.
     pub(crate) tokenizer: Tokenizer,
-    /// The model.
+    /// The opened model.
     pub(crate) session: Box<dyn Session>,
     /// The stages, in order.
     pub(crate) stages: Vec<PlannedStage>,
-    /// Of every file or task that was read: its name, what became of its rows, the hash of its tokens.
+    /// Every file or task that was read, with a description and its tokenized rows.
     pub(crate) data: Vec<(String, Arc<Dataset>)>,
     /// The libraries that parts were loaded from.
     pub(crate) libraries: Vec<Library>,
-    /// Hashes of the files that the model was opened from.
+    /// Hashes of the model's files.
     pub(crate) weights: BTreeMap<String, String>,
 }
 
-/// What several plans have in common, so that it is read once.
+/// Shared by several plans, so that common data and models are read only once.
 #[derive(Default)]
 pub(crate) struct Checked {
     data: Datasets,
-    /// What was opened, by its specification.
+    /// Information on the opened models, by specification.
     models: BTreeMap<String, ModelInfo>,
 }
 
@@ -69,20 +67,20 @@ struct Draft {
 }
 
 impl Plan {
-    /// Finds, builds and checks everything a recipe names. The cheapest mistakes are found first; the
-    /// model's weights are read last.
+    /// Finds, builds and checks everything a recipe names. Cheap checks come first; the model's weights are
+    /// read last.
     ///
     /// # Errors
-    /// [`BadInput`] with the place in the recipe.
+    /// [`BadInput`] with the location in the recipe.
     pub(crate) fn new(registry: &mut Registry, document: &Document) -> anyhow::Result<Self> {
         Self::from(registry, document, None)
     }
 
-    /// As [`new`](Self::new), with tokenized files from the recipe's cache, or into it. `stop` ends the waiting
-    /// for another process that tokenizes the same.
+    /// Like [`new`](Self::new), but reads tokenized files from the recipe's cache, and writes them to it.
+    /// `stop` ends the wait for another process that is tokenizing the same file.
     ///
     /// # Errors
-    /// As [`new`](Self::new), and [`Interrupted`](crate::stop::Interrupted).
+    /// Those of [`new`](Self::new), and [`Interrupted`](crate::stop::Interrupted).
     pub(crate) fn with_cache(
         registry: &mut Registry,
         document: &Document,
@@ -109,8 +107,8 @@ impl Plan {
         Ok(Plan { recipe, name, output, tokenizer, session, stages, data, libraries, weights })
     }
 
-    /// Checks a recipe as [`new`](Self::new) does, and keeps nothing but the resolved recipe. What was
-    /// `checked` before is not read again.
+    /// Checks a recipe as [`new`](Self::new) does, but returns only the resolved recipe. Anything in
+    /// `checked` is not read again.
     pub(crate) fn check(
         registry: &mut Registry,
         document: &Document,
@@ -126,7 +124,7 @@ impl Plan {
         Ok(draft.recipe)
     }
 
-    /// What a person should know before training, a line each.
+    /// What the user should know before training, one line per item.
     pub(crate) fn description(&self) -> Vec<String> {
         let info = self.session.info();
         let mut lines = vec![format!(
@@ -146,7 +144,7 @@ impl Plan {
         lines
     }
 
-    /// What is written beside a run so that it can be repeated.
+    /// The record that is saved with a run so that it can be reproduced.
     pub(crate) fn record(&self) -> Value {
         let info = self.session.info();
         let data: Vec<Value> = self
@@ -219,7 +217,7 @@ impl Draft {
 
     fn open(&self, document: &Document) -> anyhow::Result<Box<dyn Session>> {
         self.backend.open(&self.spec).map_err(|e| match e {
-            // The place in the recipe says more than the error alone.
+            // The location in the recipe is more useful than the error alone.
             spo_api::Error::Engine(message) => anyhow::Error::new(document.error("backend", message)),
             spo_api::Error::Model(message) => anyhow::Error::new(document.error("model", message)),
             error @ spo_api::Error::Io { .. } => document.error("model", error.to_string()).into(),
@@ -227,7 +225,7 @@ impl Draft {
         })
     }
 
-    /// Tokenizer, rows and model must fit each other.
+    /// Checks that tokenizer, rows and model are compatible.
     fn check_fit(&self, document: &Document, info: &ModelInfo) -> Result<(), BadInput> {
         let ModelInfo { vocabulary, context, .. } = *info;
         self.tokenizer.check_vocabulary(vocabulary).map_err(|e| document.error("model", e.to_string()))?;
@@ -254,7 +252,7 @@ impl Draft {
         Ok(())
     }
 
-    /// A rule that the backend cannot run ends the run here, and not after the reference was scored.
+    /// Checks that the backend can run the optimizers, before time is spent on scoring the reference.
     fn check_optimizers(&self, document: &Document, session: &mut dyn Session) -> Result<(), BadInput> {
         for (stage, spec) in self.stages.iter().zip(&self.recipe.stage) {
             let part = &spec.optimizer.part;
@@ -272,8 +270,8 @@ impl Draft {
         session.adopt_optimizer(None).map(drop).map_err(|e| document.error("backend", e.to_string()))
     }
 
-    /// A stage's step asks for what the backend has not. By the contract of steps, one that leaves the choice to the
-    /// recipe has a key `hessian` for it, with `differences` as the other choice.
+    /// The error for a stage whose step needs Hessian-vector products that the backend lacks. By convention,
+    /// a step that works without them has a key `hessian` that accepts `differences`.
     fn no_hessian(&self, document: &Document, stage: usize) -> BadInput {
         let step = &self.recipe.stage[stage].bilevel.part;
         let (key, choice) = match step.config.get("hessian") {
@@ -289,7 +287,7 @@ impl Draft {
     }
 }
 
-/// What the backend is to open.
+/// The specification of the model to open.
 pub(crate) fn model_spec(recipe: &Recipe, tokenizer: &Tokenizer) -> ModelSpec {
     let source = match (&recipe.model.path, &recipe.model.config) {
         (Some(folder), _) => ModelSource::Folder(folder.clone()),

@@ -1,4 +1,4 @@
-//! The recipe: what a TOML file may say. Doc comments are its reference.
+//! The recipe: the contents of a TOML file. The doc comments become its reference.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -69,7 +69,7 @@ pub(crate) struct Recipe {
 }
 
 impl Recipe {
-    /// Tells every part where in the recipe it stands, so that errors can say it.
+    /// Records every part's location in the recipe, for error messages.
     pub(crate) fn place_parts(&mut self) {
         self.data.place("data");
         for (i, stage) in self.stage.iter_mut().enumerate() {
@@ -98,7 +98,8 @@ impl Recipe {
         }
     }
 
-    /// What decides on the run's results: all but where it goes and what it keeps. An unknown section counts.
+    /// Everything that affects the run's results: all sections except output and storage options. Unknown
+    /// sections are included.
     pub(crate) fn essence(&self) -> Value {
         let mut value = serde_json::to_value(self).expect("a recipe is plain data");
         for place in ["checkpoint", "cache"] {
@@ -142,7 +143,7 @@ impl Part for Recipe {
     }
 }
 
-/// The rules that span sections.
+/// Checks rules that involve several sections.
 fn validate_keeping(recipe: &Recipe) -> Result<(), ConfigError> {
     if recipe.checkpoint.best.is_some() && recipe.evaluation.every == 0 {
         let message = "has no effect unless `evaluation.every` says how often to look";

@@ -1,4 +1,4 @@
-//! What a run tells the person who watches it.
+//! Output of a run to the user.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -7,24 +7,25 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use spo_api::Metrics;
 
-/// How a run speaks.
+/// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Voice {
-    /// A progress bar on a terminal, plain lines elsewhere.
+    /// A progress bar on a terminal, otherwise plain lines.
     Human,
-    /// One JSON object a line on standard output.
+    /// One JSON object per line on standard output.
     Json,
-    /// Nothing but errors.
+    /// Errors only.
     Quiet,
 }
 
-/// Prints a text, and ends its last line. That nobody reads on (`spo-run ... | head`) is no reason to stop.
+/// Prints text and terminates its last line. A closed pipe (`spo-run ...
+/// head`) is not an error.
 pub(crate) fn say(text: &str) {
     let end = if text.ends_with('\n') { "" } else { "\n" };
     let _ = write!(std::io::stdout(), "{text}{end}");
 }
 
-/// Tells of a run as it goes.
+/// Reports the progress of a run.
 pub(crate) struct Reporter {
     voice: Voice,
     bar: Option<ProgressBar>,
@@ -35,13 +36,12 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    /// A reporter that has said nothing yet.
     pub(crate) fn new(voice: Voice) -> Self {
         let now = Instant::now();
         Reporter { voice, bar: None, stage: String::new(), started: now, total: 0, spoke: now }
     }
 
-    /// A sentence.
+    /// Prints a message.
     pub(crate) fn note(&self, text: &str) {
         match (self.voice, &self.bar) {
             (Voice::Human, Some(bar)) => bar.suspend(|| say(text)),
@@ -51,7 +51,7 @@ impl Reporter {
         }
     }
 
-    /// Work that is not a step goes on: scoring before training, which can take minutes.
+    /// Reports progress of work outside of steps, such as scoring before training, which can take minutes.
     pub(crate) fn scoring(&mut self, what: &str, done: usize, total: usize) {
         if self.voice != Voice::Human {
             return;
@@ -64,7 +64,7 @@ impl Reporter {
         }
     }
 
-    /// A stage of so many steps begins.
+    /// Starts a stage with `total` steps.
     pub(crate) fn begin(&mut self, stage: &str, total: usize) {
         (self.stage, self.total, self.started) = (stage.to_owned(), total, Instant::now());
         if self.voice == Voice::Human && std::io::stdout().is_terminal() {
@@ -75,14 +75,14 @@ impl Reporter {
         }
     }
 
-    /// A step is done. `step` counts from 1; `tokens_per_second` is of this step.
+    /// Reports a completed step. `step` counts from 1; `tokens_per_second` is for this step only.
     pub(crate) fn step(&mut self, step: usize, metrics: &Metrics, tokens_per_second: f64) {
         match (self.voice, &self.bar) {
             (Voice::Human, Some(bar)) => {
                 bar.set_message(format!("{}  {tokens_per_second:.0} tok/s", digest(metrics)));
                 bar.set_position(step as u64);
             }
-            // Plain lines now and then, the first and the last always.
+            // Print plain lines only now and then, but always the first and the last.
             (Voice::Human, None) => {
                 let due = self.spoke.elapsed() > Duration::from_secs(5);
                 if due || step == 1 || step == self.total {
@@ -105,7 +105,7 @@ impl Reporter {
         }
     }
 
-    /// Figures on held-out data.
+    /// Reports held-out metrics.
     pub(crate) fn evaluation(&self, step: usize, metrics: &Metrics) {
         match self.voice {
             Voice::Human => {
@@ -116,7 +116,7 @@ impl Reporter {
         }
     }
 
-    /// The stage is over.
+    /// Ends the stage.
     pub(crate) fn end(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish();
@@ -124,7 +124,7 @@ impl Reporter {
     }
 }
 
-/// The few metrics one wants to see at every step.
+/// The most important metrics, shown at every step.
 fn digest(metrics: &Metrics) -> String {
     shown(
         metrics,

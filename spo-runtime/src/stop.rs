@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: a run ends at the next good moment. A second one ends it at once.
+//! Ctrl-C and SIGTERM. The first signal stops the run at the next safe point; a second one ends it
+//! immediately.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,17 +10,17 @@ use signal_hook::flag;
 
 use crate::error::Interrupted;
 
-/// Whether the run was asked to stop.
 #[derive(Clone, Default)]
 pub(crate) struct Stop(Arc<AtomicUsize>);
 
 impl Stop {
-    /// Takes over SIGINT and SIGTERM.
+    /// Installs the handlers for SIGINT and SIGTERM.
     pub(crate) fn on_signals() -> anyhow::Result<Self> {
         let stop = Stop::default();
         let asked = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
-            // In this order: the first signal finds the flag down, and raises it.
+            // The order matters: on the first signal the flag is still false, so the process is not shut
+            // down.
             flag::register_conditional_shutdown(signal, 128 + signal, asked.clone())
                 .and_then(|_| flag::register(signal, asked.clone()))
                 .and_then(|_| flag::register_usize(signal, stop.0.clone(), signal as usize))
@@ -28,7 +29,7 @@ impl Stop {
         Ok(stop)
     }
 
-    /// The signal that came.
+    /// The signal received, if any.
     pub(crate) fn asked(&self) -> Option<Interrupted> {
         match self.0.load(Ordering::Relaxed) {
             0 => None,

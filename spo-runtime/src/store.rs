@@ -1,4 +1,4 @@
-//! Files that are whole or not there. They know nothing of training.
+//! Files that are written atomically. This module is independent of training.
 
 pub(crate) mod bundle;
 pub(crate) mod cache;

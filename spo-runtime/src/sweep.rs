@@ -1,5 +1,5 @@
-//! Sweeps: one recipe, many runs. Every cell is an ordinary run in a folder of its own, from a recipe of its
-//! own that is written beside it; all are checked before the first begins.
+//! Sweeps: many runs of one recipe. Every cell is an ordinary run in its own folder, with its own recipe
+//! stored next to it. All cells are checked before the first one starts.
 
 mod cells;
 mod launch;
@@ -24,11 +24,11 @@ use crate::train::starts::{self, Uses};
 
 use cells::{Cell, Plot};
 
-/// Runs all cells that are not complete, then tells what they came to.
+/// Runs all cells that are not complete, then shows the results.
 ///
 /// # Errors
-/// [`BadInput`] before anything starts when a cell cannot be run; otherwise when a cell failed, or a signal
-/// came.
+/// [`BadInput`] before anything starts if a cell cannot be run; another error if a cell failed or a signal
+/// arrived.
 pub(crate) fn run(registry: &mut Registry, document: &Document, reporter: &Reporter) -> anyhow::Result<()> {
     let stop = Stop::on_signals()?;
     let (recipe, sweep, plot, recipes) = prepare(registry, document)?;
@@ -69,10 +69,10 @@ pub(crate) fn run(registry: &mut Registry, document: &Document, reporter: &Repor
     outcome.context(Unfinished { folder })
 }
 
-/// Checks every cell of a sweep, and tells which there are.
+/// Checks every cell of a sweep, and lists the cells.
 ///
 /// # Errors
-/// [`BadInput`] for the first that cannot be run.
+/// [`BadInput`] for the first cell that cannot be run.
 pub(crate) fn check(registry: &mut Registry, document: &Document) -> anyhow::Result<String> {
     let (_, _, plot, recipes) = prepare(registry, document)?;
     let mut out = format!("{} cells; the baseline is `{}`\n", plot.cells.len(), plot.baseline);
@@ -123,7 +123,7 @@ fn prepare(
     Ok((recipe, sweep, Plot { name, started_in, baseline, plugins, cells }, recipes))
 }
 
-/// What makes a cell of the recipe.
+/// The changes to the recipe that define a cell.
 fn changes(cell: &Cell, sweep: &str, output: &Path) -> Vec<(String, Value)> {
     let mut changes: Vec<(String, Value)> = cell.set.clone().into_iter().collect();
     changes.extend([
@@ -135,8 +135,8 @@ fn changes(cell: &Cell, sweep: &str, output: &Path) -> Vec<(String, Value)> {
     changes
 }
 
-/// Stages that several cells begin with are computed once: their results go into the cache, and all cells have
-/// one.
+/// If several cells begin with the same stages, these are computed only once: their results are cached, and
+/// all cells use the same cache.
 fn share(recipes: &mut [Recipe], output: &Path) {
     let beginnings = |recipe: &Recipe| -> Vec<String> {
         let (essence, uses) = (recipe.essence(), Uses::of(recipe));
@@ -156,7 +156,8 @@ fn share(recipes: &mut [Recipe], output: &Path) {
             continue;
         }
         recipe.cache.folder.get_or_insert_with(|| output.with_file_name(".cache"));
-        // A stage from the cache has no best model.
+        // With `checkpoint.best`, stages cannot come from the cache, because a cached stage has no best
+        // model.
         if recipe.checkpoint.best.is_none() {
             let shared = keys.iter().take_while(|key| count[key.as_str()] > 1).count();
             let named = recipe.cache.stages.len().max(shared);
@@ -165,7 +166,7 @@ fn share(recipes: &mut [Recipe], output: &Path) {
     }
 }
 
-/// The cells of a sweep, arm by arm.
+/// The cells of a sweep, grouped by arm.
 fn cells(document: &Document, sweep: &Sweep, seed: u64) -> Result<Vec<Cell>, BadInput> {
     let mut arms: Vec<(String, Map<String, Value>)> = Vec::new();
     if !(sweep.grid.is_empty() && sweep.zip.is_empty()) || sweep.case.is_empty() {
@@ -189,7 +190,7 @@ fn cells(document: &Document, sweep: &Sweep, seed: u64) -> Result<Vec<Cell>, Bad
     Ok(arms.iter().flat_map(|arm| seeds.iter().map(move |seed| cell(arm, *seed))).collect())
 }
 
-/// Every combination of the grid with every row of the zipped lists.
+/// All combinations of the grid's values and the rows of the zipped lists.
 fn combinations(sweep: &Sweep) -> Vec<Map<String, Value>> {
     let values = |list: &Value| list.as_array().cloned().unwrap_or_default();
     let mut sets = vec![Map::new()];
@@ -210,7 +211,7 @@ fn combinations(sweep: &Sweep) -> Vec<Map<String, Value>> {
     sets.iter().flat_map(|set| (0..rows).map(move |i| with_row(set, i))).collect()
 }
 
-/// Of each path as few of its last segments as tell it from the others.
+/// A short name for each path: its last segments, as few as needed to be unique.
 fn short_names(sweep: &Sweep) -> BTreeMap<String, String> {
     let paths: Vec<&String> = sweep.grid.keys().chain(sweep.zip.keys()).collect();
     let last = |path: &str, n: usize| {
@@ -224,7 +225,7 @@ fn short_names(sweep: &Sweep) -> BTreeMap<String, String> {
     paths.iter().map(|path| ((*path).clone(), short(path))).collect()
 }
 
-/// An arm in words that can name a folder: `objective=dpo,step=penalty-lambda=2`.
+/// The name of an arm, usable as a folder name: `objective=dpo,step=penalty-lambda=2`.
 fn arm_name(set: &Map<String, Value>, short: &BTreeMap<String, String>) -> String {
     let parts: Vec<String> = set.iter().map(|(path, v)| format!("{}={}", short[path], in_words(v))).collect();
     let name: String = parts.join(",");
@@ -232,7 +233,7 @@ fn arm_name(set: &Map<String, Value>, short: &BTreeMap<String, String>) -> Strin
     let name: String = name.chars().map(plain).collect();
     match name.len() {
         0 => "base".into(),
-        // File systems allow 255 bytes.
+        // File systems limit names to 255 bytes.
         161.. => format!("{}-{}", &name[..150], &hash::of_bytes(parts.join(","))[..8]),
         _ => name,
     }

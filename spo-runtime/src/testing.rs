@@ -1,4 +1,4 @@
-//! What the end-to-end tests need beside the command itself. No part of the interface.
+//! Helpers for the end-to-end tests. Not part of the public interface.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::plan::Plan;
 use crate::recipe::document::Document;
 use crate::store::scores;
 
-/// Finds, builds and checks everything that a recipe names, as every command does before it begins.
+/// Finds, builds and checks everything that a recipe names, as every command does first.
 pub fn plan(registry: &mut Registry, recipe: &Path) -> anyhow::Result<()> {
     Plan::new(registry, &Document::read(recipe, &[])?).map(drop)
 }
@@ -18,7 +18,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     crate::error::exit_code(error)
 }
 
-/// Adds to every log-prob of the rejected answers in a file of scores.
+/// Adds `by` to every log-prob of the rejected answers in a file of scores.
 pub fn shift_rejected(file: &Path, by: f64) -> anyhow::Result<()> {
     let mut read = scores::read(file)?;
     let rejected = read.values_mut().flat_map(|scores| scores.rejected.iter_mut().flatten());

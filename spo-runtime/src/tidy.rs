@@ -1,12 +1,12 @@
-//! Holds the order of the rooms: what ARCHITECTURE.md says of this crate's imports is true.
+//! Tests that this crate's imports follow the layers described in ARCHITECTURE.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The rooms from the lowest to the highest. A file imports from its own room and from those below.
+/// The layers from lowest to highest. A file imports only from its own layer and those below.
 const ROOMS: [&str; 7] = ["root", "recipe", "store", "plan", "train", "sweep", "commands"];
 
-/// Files that belong to no room: what the tests need may look everywhere.
+/// Files outside the layers: test support may import from anywhere.
 const EXEMPT: [&str; 2] = ["testing", "tidy"];
 
 /// A module of this crate: its path without `crate::`, and its text without comments.
@@ -24,7 +24,7 @@ impl Module {
         room(&self.path[0])
     }
 
-    /// The modules it names: `crate::a::b`, `super::c`, `self::d`, each as long as it is a module.
+    /// The modules it names: `crate::a::b`, `super::c`, `self::d`, using the longest prefix that is a module.
     fn imports(&self, known: &BTreeSet<String>) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
         for (start, from) in [("crate::", 0), ("super::", self.path.len() - 1)] {
@@ -43,7 +43,7 @@ impl Module {
                 }
             }
         }
-        // A module reaches its children by their names alone.
+        // A module refers to its children by name alone.
         let children = known.iter().filter_map(|name| {
             let child = name.strip_prefix(&self.name())?.strip_prefix("::")?;
             (!child.contains("::")).then_some((name, format!("{child}::")))
@@ -60,7 +60,7 @@ impl Module {
     }
 }
 
-/// The paths that a `use` tree or a path expression begins with, two levels of braces deep.
+/// The paths that a `use` tree or a path expression begins with, up to two levels of braces deep.
 fn tails(text: &str) -> Vec<Vec<String>> {
     let word = |text: &str| -> String {
         text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>()
@@ -115,7 +115,7 @@ fn modules() -> Vec<Module> {
         let name = path.strip_prefix(&source).unwrap().with_extension("");
         let parts: Vec<String> = name.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
         let is_rust = path.extension().is_some_and(|extension| extension == "rs");
-        // The two crate roots name every room, and tests stand beside what they test.
+        // The two crate roots name every layer, and tests are next to the code they test.
         let left_out = ["lib", "main", "allocator"].contains(&parts[0].as_str())
             || EXEMPT.contains(&parts[0].as_str())
             || parts.last().is_some_and(|part| part == "tests");

@@ -1,4 +1,4 @@
-//! Training: a run, its stages, their steps, and what is measured and kept on the way.
+//! Training: runs, stages and steps, with evaluation, diagnostics and checkpoints.
 
 pub(crate) mod checkpoint;
 pub(crate) mod diagnostics;

@@ -1,4 +1,4 @@
-//! `spo-run audit`: what bilevel steps do to the parameters, against exact hypergradients.
+//! `spo-run audit`: compares the updates of bilevel steps with exact hypergradients.
 
 pub(crate) mod hypergradient;
 mod measured;
@@ -61,22 +61,22 @@ pub(crate) struct AuditArguments {
 /// The exact problems, in the order of the columns.
 const PROBLEMS: [&str; 3] = ["unrolled", "implicit", "value function"];
 
-/// How an update lies to an exact gradient: means over batches.
+/// Agreement of an update with an exact gradient: means over batches.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 struct Agreement {
     cosine: f64,
-    /// Length of the update over that of the gradient.
+    /// Norm of the update divided by the norm of the gradient.
     ratio: f64,
 }
 
-/// What was measured of one step.
+/// The measurements of one step.
 #[derive(Clone, Debug, Serialize)]
 struct Audited {
     step: Value,
     agreement: [Agreement; PROBLEMS.len()],
     forward: usize,
     backward: usize,
-    /// Most scratch vectors at a time.
+    /// The largest number of scratch vectors in use at a time.
     vectors: usize,
 }
 
@@ -90,7 +90,7 @@ impl AuditArguments {
 /// Measures every step on the same batches at the same parameters.
 ///
 /// # Errors
-/// [`BadInput`] when the run or a step cannot be audited.
+/// [`BadInput`] if the run or a step cannot be audited.
 fn audit(registry: &mut Registry, arguments: &AuditArguments) -> anyhow::Result<String> {
     if !(arguments.inner_lr > 0.0 && arguments.lr > 0.0 && arguments.lambda >= 0.0)
         || arguments.inner_steps == 0
@@ -180,7 +180,7 @@ fn audit(registry: &mut Registry, arguments: &AuditArguments) -> anyhow::Result<
     })
 }
 
-/// Parses `--step` and makes sure that there is such a step.
+/// Parses `--step` and checks that the step is registered.
 fn given(registry: &Registry, step: &str) -> Result<BilevelSpec, BadInput> {
     let document = Document::parse("--step", format!("step = {step}"), &[])?;
     let Inline { mut step } = document.read_as()?;
@@ -195,8 +195,8 @@ fn given(registry: &Registry, step: &str) -> Result<BilevelSpec, BadInput> {
     }
 }
 
-/// All registered steps: in the forms that a step's own schema gives as examples, or as it is by default. What the
-/// options of the audit say takes the place of the examples' own numbers.
+/// All registered steps, each in the forms given as examples in its schema, or with its defaults. The audit's
+/// options override the examples' values.
 fn every_step(registry: &Registry, options: &AuditArguments) -> anyhow::Result<Vec<BilevelSpec>> {
     let mut all = Vec::new();
     for entry in registry.iter().filter(|entry| entry.build.kind() == "step") {
@@ -220,7 +220,7 @@ fn every_step(registry: &Registry, options: &AuditArguments) -> anyhow::Result<V
 }
 
 impl AuditArguments {
-    /// Puts the numbers of the options into a step's table, wherever it has a key of that name.
+    /// Overrides a step's keys with the options of the same name, at any depth.
     fn put_into(&self, table: &mut Value) {
         let known = [
             ("lambda", json!(self.lambda)),
@@ -245,7 +245,7 @@ struct Inline {
 
 impl Part for Inline {}
 
-/// What all steps are measured on.
+/// The common setting in which all steps are measured.
 struct Scene<'a> {
     session: &'a mut dyn Session,
     objective: &'a mut dyn Objective,
@@ -307,7 +307,7 @@ impl Scene<'_> {
         Ok((audited, greatest))
     }
 
-    /// Does something with the problem of a batch.
+    /// Calls a function with the problem of a batch.
     fn on<T>(&mut self, rows: &[usize], work: impl FnOnce(&mut StepProblem<'_>) -> Result<T>) -> Result<T> {
         let state = self.objective.state();
         let batch = Batch::new(self.data.rows, rows, self.view, None);
@@ -319,9 +319,9 @@ impl Scene<'_> {
             draw: Box::new(|| rows.to_vec()),
         };
         let setting = StepSetting { progress: self.progress, micro_batch: None };
-        // Nothing here descends by the optimizer.
+        // No step in the audit uses the optimizer.
         let done = work(&mut StepProblem::new(self.session, upper, vec![lower], setting, None));
-        // Every step meets the objective as the others do.
+        // Every step must see the objective in the same state.
         self.objective.restore(&state)?;
         done
     }
@@ -363,7 +363,7 @@ impl std::fmt::Display for Agreement {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.cosine {
             c if !c.is_finite() => write!(f, "-"),
-            // Where four digits say 1, how far from it is what matters.
+            // Values that round to 1 are shown by their distance from 1.
             c if c > 0.99995 => write!(f, "1 - {:.0e}, {:.3}", (1.0 - c).abs(), self.ratio),
             c => write!(f, "{c:.4}, {:.3}", self.ratio),
         }

@@ -1,4 +1,4 @@
-//! `spo-run cache`: what lies in a cache, and what is to go.
+//! `spo-run cache`: lists and prunes the entries of a cache.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -63,7 +63,7 @@ impl CacheArguments {
         ))
     }
 
-    /// What is beyond the limits of these entries, of which the one that was used last is the first.
+    /// The entries that exceed the limits. `found` is sorted by last use, most recent first.
     fn doomed<'a>(&self, found: &'a [Entry], now: SystemTime) -> Vec<&'a Entry> {
         let oldest = self.older_than.and_then(|days| Duration::try_from_secs_f64(days * 86400.0).ok());
         let limit = self.max_size.map(|gib| gib * f64::from(1 << 30));
@@ -79,7 +79,7 @@ impl CacheArguments {
     }
 }
 
-/// Since when it has not been used; clocks may jump.
+/// Time since the last use. Clocks may jump, so a negative age counts as 0.
 fn age(entry: &Entry, now: SystemTime) -> Duration {
     now.duration_since(entry.used).unwrap_or_default()
 }
@@ -88,7 +88,7 @@ fn table(found: &[Entry], now: SystemTime) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["entry", "size", "last used"]);
     for entry in found {
-        // As many digits of the hash as tell entries apart for a person.
+        // Enough digits of the hash for a person to tell entries apart.
         let name: String = entry.key.char_indices().take_while(|(i, _)| *i < 24).map(|(_, c)| c).collect();
         table.add_row([name, size(entry.bytes), ago(age(entry, now))]);
     }

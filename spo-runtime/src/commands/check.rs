@@ -1,4 +1,4 @@
-//! `spo-run check`: what a recipe would train on, without training.
+//! `spo-run check`: shows what a recipe would train on, without training.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::recipe::document::Document;
 use crate::reporter::say;
 use crate::sweep;
 
-/// Rows shown of each training set.
+/// Number of rows shown from each training set.
 const SAMPLES: usize = 3;
 
 #[derive(clap::Args)]
@@ -31,7 +31,7 @@ impl CheckArguments {
     }
 }
 
-/// Builds and checks everything a recipe names and tells of it.
+/// Builds and checks everything a recipe names, and describes it.
 fn check(registry: &mut Registry, document: &Document) -> anyhow::Result<String> {
     if document.get("sweep").is_some() {
         return sweep::check(registry, document);
@@ -61,7 +61,7 @@ fn check(registry: &mut Registry, document: &Document) -> anyhow::Result<String>
     Ok(out)
 }
 
-/// The first rows, the tokens that are trained on between brackets.
+/// The first rows, with the tokens that are trained on in brackets.
 fn samples(out: &mut String, data: &Dataset, tokenizer: &Tokenizer) {
     let text = |ids: &[u32]| tokenizer.decode(ids).unwrap_or_else(|e| format!("<{e}>"));
     for example in data.examples.iter().take(SAMPLES) {
@@ -75,7 +75,7 @@ fn samples(out: &mut String, data: &Dataset, tokenizer: &Tokenizer) {
     }
 }
 
-/// What parameters, gradient and moments take; activations come on top.
+/// Memory of parameters, gradient and optimizer moments, without activations.
 fn memory(parameters: usize, trainable: usize) -> String {
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     format!(

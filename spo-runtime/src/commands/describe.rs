@@ -1,4 +1,4 @@
-//! `spo-run describe`: everything about one part, from the registry itself.
+//! `spo-run describe`: the full description of a part, taken from the registry.
 
 use std::fmt::Write;
 
@@ -13,12 +13,12 @@ use crate::error::BadInput;
 use crate::plan::libraries;
 use crate::reporter::say;
 
-/// What the letters of an objective's formula mean.
+/// The notation of the objectives' formulas.
 const NOTATION: &str = "\
 s_w, s_l: log-probs of the preferred and the dispreferred answer under the policy, summed over tokens, in nats;
 r_w, r_l: the same under the reference; m = (s_w - r_w) - (s_l - r_l); |y|: tokens, the end token included.";
 
-/// What a part needs of the run, with its defaults; empty where it has required keys.
+/// What a part with default settings needs of the run; empty if it has required keys.
 pub(super) fn needs(entry: &Entry) -> String {
     let empty = Value::Object(serde_json::Map::new());
     match entry.build {
@@ -66,7 +66,7 @@ impl DescribeArguments {
     }
 }
 
-/// Everything about the parts of this name: documentation, source, keys.
+/// Describes all parts of this name: documentation, source and keys.
 fn describe(registry: &Registry, name: &str) -> Result<String, BadInput> {
     let named = registry.iter().filter(|e| e.name == name || e.aliases.contains(&name));
     let texts: Vec<String> = named.map(describe_entry).collect();
@@ -123,13 +123,14 @@ fn describe_entry(entry: &Entry) -> String {
     out
 }
 
-/// The loss of one pair, with the objective's defaults; `None` where it has required keys or takes no pairs.
+/// The loss of one example pair under the objective's defaults; `None` if it has required keys or does not
+/// take pairs.
 fn worked_pair(build: Constructor<dyn Objective>) -> Option<String> {
     let mut objective = build(&Value::Object(serde_json::Map::new())).ok()?;
     let (chosen, rejected) = ([-1.0, -2.0, -0.5], [-1.5, -2.5]);
     let (reference_chosen, reference_rejected) = ([-1.0, -1.5, -0.5], [-1.0, -2.0]);
     fn side<'a>(policy: &'a [f64], reference: &'a [f64], offsets: &'a [usize]) -> spo_api::Result<Side<'a>> {
-        // Where a statistic is asked for, that of a uniform choice between two tokens.
+        // If the objective needs the statistic, use that of a uniform choice between two tokens.
         let collision = &[-std::f64::consts::LN_2; 3][..policy.len()];
         Ok(Side {
             policy: Ragged::new(policy, offsets)?,
@@ -158,7 +159,7 @@ fn worked_pair(build: Constructor<dyn Objective>) -> Option<String> {
     Some(text)
 }
 
-/// A property's type and range, in words.
+/// A property's type and range as text.
 fn type_of(property: &Value, root: &Value) -> String {
     if let Some(name) = property["$ref"].as_str().and_then(|r| r.strip_prefix("#/$defs/")) {
         return type_of(&root["$defs"][name], root);

@@ -1,4 +1,4 @@
-//! `spo-run export`: a saved model with its adapter merged into the weights.
+//! `spo-run export`: writes a saved model with its adapter merged into the weights.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ pub(crate) struct ExportArguments {
 }
 
 impl ExportArguments {
-    /// Writes a Hugging Face folder. One that holds something already is refused.
+    /// Writes a Hugging Face folder. Refuses to write to a folder that is not empty.
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         let folder = &self.output;
         if folder.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {

@@ -38,7 +38,7 @@ struct Answering {
 }
 
 impl GenerateArguments {
-    /// Continues each prompt; with a chat template, as the user's message.
+    /// Continues each prompt, as the user's message if there is a chat template.
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         let how = &self.how;
         if !(how.temperature >= 0.0 && how.top_p > 0.0 && how.top_p <= 1.0) {

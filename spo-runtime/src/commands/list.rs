@@ -1,4 +1,4 @@
-//! `spo-run list`: what is registered, from the registry itself.
+//! `spo-run list`: lists everything in the registry.
 
 use std::fmt::Write;
 
@@ -15,7 +15,7 @@ pub(crate) fn run(registry: &mut Registry) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The kinds of parts, with their titles.
+/// The kinds of parts and their titles.
 const KINDS: [(&str, &str); 5] = [
     ("objective", "Objectives"),
     ("step", "Bilevel steps"),

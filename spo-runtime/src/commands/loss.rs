@@ -1,4 +1,4 @@
-//! `spo-run loss`: an objective on a batch of log-probs given as JSON, without a model.
+//! `spo-run loss`: evaluates an objective on a JSON batch of log-probs, without a model.
 
 use std::io::{Read, Write};
 
@@ -14,8 +14,8 @@ use crate::recipe::document::Document;
 use crate::recipe::objective::ObjectiveSpec;
 use crate::recipe::part::PartSpec;
 
-/// Per-token log-probs, in nats: one list per answer. Further keys (figures of another program to
-/// compare with) are passed over.
+/// Per-token log-probs, in nats: one list per answer. Unknown keys (such as another program's results, for
+/// comparison) are ignored.
 #[derive(Deserialize)]
 struct Input {
     policy_chosen: Vec<Vec<f64>>,
@@ -23,10 +23,10 @@ struct Input {
     policy_rejected: Vec<Vec<f64>>,
     reference_chosen: Option<Vec<Vec<f64>>>,
     reference_rejected: Option<Vec<Vec<f64>>>,
-    /// `log sum_v p(v)^2` of each position.
+    /// `log sum_v p(v)^2` at each position.
     collision_chosen: Option<Vec<Vec<f64>>>,
     collision_rejected: Option<Vec<Vec<f64>>>,
-    /// Of each row's prompt with the answer of another row; unpaired data only.
+    /// Each row's prompt with another row's answer; unpaired data only.
     policy_mismatched: Option<Vec<Vec<f64>>>,
     reference_mismatched: Option<Vec<Vec<f64>>>,
     /// Score of the chosen answer minus score of the rejected one, per pair.
@@ -36,7 +36,7 @@ struct Input {
     unpaired: bool,
 }
 
-/// What is printed.
+/// The printed result.
 #[derive(Serialize)]
 struct Output {
     loss: f64,
@@ -94,10 +94,10 @@ impl LossArguments {
     }
 }
 
-/// Reads a batch from `input`, evaluates `objective` (inline TOML) on it, writes JSON to `output`.
+/// Reads a batch from `input`, evaluates `objective` (inline TOML) on it, and writes JSON to `output`.
 ///
 /// # Errors
-/// [`BadInput`] when the objective or the batch cannot be used.
+/// [`BadInput`] if the objective or the batch cannot be used.
 fn evaluate(
     registry: &mut Registry,
     objective: &str,

@@ -1,4 +1,4 @@
-//! `spo-run mass`: where the stages of a run took the probability of the held-out prompts.
+//! `spo-run mass`: shows how the stages of a run redistributed the probability of the held-out prompts.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -34,11 +34,11 @@ impl MassArguments {
     }
 }
 
-/// Tells of every stage how the probability of the held-out prompts was divided before and after, and, where
-/// all answers can be listed, which of them it went to.
+/// Shows for every stage how the probability of the held-out prompts was divided before and after training.
+/// If all answers can be enumerated, also shows which of them gained most.
 ///
 /// # Errors
-/// [`BadInput`] when the folder holds no run, or the run has no such stage or no held-out rows.
+/// [`BadInput`] if the folder holds no run, or the run has no such stage or no held-out rows.
 fn mass(registry: &mut Registry, arguments: &MassArguments) -> anyhow::Result<String> {
     let run = SavedRun::open(registry, &arguments.run)?;
     let stages = &run.plan.stages;

@@ -1,4 +1,4 @@
-//! `spo-run plugin`: begin a plugin, and put one to the test.
+//! `spo-run plugin`: creates a plugin, or tests one.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
@@ -71,7 +71,7 @@ impl PluginCommand {
     /// Runs the command.
     ///
     /// # Errors
-    /// [`BadInput`] for what cannot be begun or loaded; another error when a check fails.
+    /// [`BadInput`] if a plugin cannot be created or loaded; another error if a check fails.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         match self {
             PluginCommand::New { name, within, c, optimizer, api } => {
@@ -104,7 +104,7 @@ fn begin(new: &New<'_>) -> anyhow::Result<()> {
 }
 
 impl Test {
-    /// The parts to be tested.
+    /// The parts to test.
     fn registry(&self) -> Result<(Registry, Vec<&'static spo_api::Entry>), BadInput> {
         let bad = |e: String| BadInput(format!("error: {e}"));
         let mut registry = Registry::linked().map_err(|e| bad(e.to_string()))?;
@@ -137,7 +137,7 @@ impl Test {
         Ok(Options { config, skip: self.skip.clone(), model: self.model.clone() })
     }
 
-    /// Runs the checks, each event a line of JSON.
+    /// Runs the checks and prints each event as a line of JSON.
     fn work(&self) -> anyhow::Result<()> {
         let (_registry, entries) = self.registry()?;
         let options = self.options()?;
@@ -145,7 +145,7 @@ impl Test {
         for entry in entries {
             certify::certify(entry, &options, &mut |event| {
                 let line = serde_json::to_string(&event).expect("text only");
-                // Nobody listens any more: the checks end with the process.
+                // The parent is gone: exit.
                 if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
                     std::process::exit(1);
                 }
@@ -154,7 +154,7 @@ impl Test {
         Ok(())
     }
 
-    /// Runs the checks in a process of their own, and reports what it says and how it ends.
+    /// Runs the checks in a child process, and reports its events and how it exits.
     fn report(&self) -> anyhow::Result<()> {
         self.options()?;
         let program = std::env::current_exe().context("cannot find this program to run the checks")?;
@@ -212,7 +212,7 @@ impl Test {
     }
 }
 
-/// The error of a worker that never began a check.
+/// The error for a worker that exited before its first check.
 fn refusal(ended: ExitStatus, words: &str) -> anyhow::Error {
     let words = words.trim().to_owned();
     match ended.code() {
@@ -222,7 +222,7 @@ fn refusal(ended: ExitStatus, words: &str) -> anyhow::Error {
     }
 }
 
-/// The report of a certification, printed as it comes.
+/// The report of a plugin's tests, printed as events arrive.
 #[derive(Default)]
 struct Report {
     began: bool,

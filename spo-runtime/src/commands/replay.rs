@@ -1,4 +1,4 @@
-//! `spo-run replay`: a batch whose numbers were not finite, computed again, row by row.
+//! `spo-run replay`: recomputes a batch with non-finite numbers, row by row.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -32,11 +32,11 @@ impl ReplayArguments {
     }
 }
 
-/// Computes a batch again that a run wrote down, and tells what it sees of every row. `path` is the run's
-/// folder, whose latest such batch is meant, or that of a batch.
+/// Recomputes a batch that a run saved, and reports on every row. `path` is the folder of a batch, or of a
+/// run, whose latest saved batch is then used.
 ///
 /// # Errors
-/// [`BadInput`] when there is none, or the run's data or model are not there any more.
+/// [`BadInput`] if there is none, or if the run's data or model no longer exist.
 fn replay(registry: &mut Registry, path: &Path) -> anyhow::Result<String> {
     let (run, folder) = find(path)?;
     let incident = Incident::read(&folder)?;
@@ -77,7 +77,7 @@ fn replay(registry: &mut Registry, path: &Path) -> anyhow::Result<String> {
     Ok(out)
 }
 
-/// The run and the batch that are meant.
+/// The folders of the run and of the batch.
 fn find(path: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
     let none = || BadInput(format!("error: {} holds no batch whose numbers were not finite", path.display()));
     let path = path.canonicalize().map_err(|_| none())?;
@@ -90,10 +90,10 @@ fn find(path: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
     }
 }
 
-/// What follows from a row's log-probs.
+/// What is computed from a row's log-probs.
 struct Computed<'a> {
     loss: f64,
-    /// The gradient with respect to the log-probs.
+    /// Gradient with respect to the log-probs.
     upstream: &'a [f64],
     /// Norm of the gradient with respect to the parameters.
     norm: f64,
@@ -108,7 +108,7 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// What model and objective say of each.
+    /// A table with the model's and the objective's numbers for each row.
     fn table(&self, session: &mut dyn Session, objective: &mut dyn Objective) -> anyhow::Result<String> {
         let batch = Batch::new(self.data, self.rows, self.view, Some(MicroBatch::Rows(1)));
         let collision = objective.requirements().collision;
@@ -178,7 +178,7 @@ impl Rows<'_> {
         Ok(format!("{table}\n{complaint}"))
     }
 
-    /// What is not finite first, in the order in which it is computed.
+    /// Names the first non-finite number, in order of computation; empty if all are finite.
     fn culprit(&self, scores: &Scores, row: usize, computed: &Computed<'_>) -> String {
         for (of, scores) in [("", Some(scores)), ("the reference's ", self.reference)] {
             for (name, tokens) in scores.map(|scores| scores.answers(row)).into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! `spo-run report`: what runs came to, told and drawn.
+//! `spo-run report`: the results of runs, in text and plots.
 
 use crate::error::BadInput;
 use crate::reporter::say;

@@ -1,4 +1,4 @@
-//! `spo-run resume`: a run goes on where it was interrupted.
+//! `spo-run resume`: continues an interrupted run.
 
 use std::path::{Path, PathBuf};
 
@@ -28,10 +28,11 @@ impl ResumeArguments {
     }
 }
 
-/// Continues the run or the sweep in a folder, from the folder it was started in: its relative paths begin there.
+/// Continues the run or the sweep in a folder. Changes to the folder it was started in, because the recipe's
+/// relative paths refer to it.
 ///
 /// # Errors
-/// [`BadInput`] when there is no run, or what it was made from has changed; otherwise as [`run::run`].
+/// [`BadInput`] if there is no run, or if its inputs have changed; otherwise those of [`run::run`].
 fn resume(registry: &mut Registry, folder: &Path, reporter: Reporter) -> anyhow::Result<()> {
     if folder.join("sweep.json").exists() {
         let document = open(registry, folder, "sweep.json", "sweep.toml", &[])?;
@@ -41,15 +42,15 @@ fn resume(registry: &mut Registry, folder: &Path, reporter: Reporter) -> anyhow:
     run::run(registry, &document, reporter)
 }
 
-/// Opens the recipe of the run in a folder, goes to the folder it was started in, and loads the plugins it had.
+/// Opens the recipe of the run in a folder, changes to the folder it was started in, and loads its plugins.
 ///
 /// # Errors
-/// [`BadInput`] when there is no run, or a plugin is not what it was.
+/// [`BadInput`] if there is no run, or if a plugin has changed.
 pub(crate) fn enter(registry: &mut Registry, folder: &Path) -> anyhow::Result<Document> {
     open(registry, folder, "run.json", "recipe.toml", &["run.resume=auto", "run.overwrite=false"])
 }
 
-/// Opens the recipe beside a record.
+/// Opens the recipe that is stored next to a record.
 fn open(
     registry: &mut Registry,
     folder: &Path,
@@ -64,7 +65,7 @@ fn open(
     if let Some(started) = record["started_in"].as_str().map(Path::new).filter(|path| path.is_dir()) {
         std::env::set_current_dir(started).with_context(|| format!("cannot enter {}", started.display()))?;
     }
-    // The folder may have been moved since, and the recipe is not called what it was.
+    // The folder may have been moved since, and the stored recipe file does not have its original name.
     let own = [("output", Value::from(folder.display().to_string())), ("name", record["name"].clone())];
     let own = own.into_iter().filter(|(_, value)| value.is_string());
     let own = own.map(|(key, value)| format!("run.{key}={value}"));

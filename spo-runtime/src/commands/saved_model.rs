@@ -1,4 +1,4 @@
-//! A saved model by itself, for the commands that use one.
+//! A saved model, for the commands that use one.
 
 use std::path::{Path, PathBuf};
 
@@ -41,7 +41,7 @@ impl SavedModel {
     }
 }
 
-/// What an adapter's own folder says of it.
+/// Reads an adapter's configuration from its folder.
 fn adapter(folder: &Path) -> Result<Adapter, BadInput> {
     let file = folder.join("adapter_config.json");
     let bad = |what: String| BadInput(format!("error: {}: {what}", file.display()));

@@ -1,4 +1,4 @@
-//! The folder that a finished run left: its recipe, and the models of its stages.
+//! The folder of a finished run: its recipe and the models of its stages.
 
 use std::path::{Path, PathBuf};
 
@@ -11,9 +11,9 @@ use crate::plan::libraries;
 use crate::plan::{Plan, model_spec};
 use crate::recipe::document::Document;
 
-/// A run's recipe with everything it names, ready to look at what its stages made.
+/// A finished run, with its recipe's parts loaded, for inspecting the models of its stages.
 pub(crate) struct SavedRun {
-    /// What the recipe comes to; its session is the model as it was opened.
+    /// The plan built from the recipe. Its session holds the model as opened, before training.
     pub(crate) plan: Plan,
     backend: Box<dyn Backend>,
     folder: PathBuf,
@@ -23,7 +23,7 @@ impl SavedRun {
     /// Opens the folder of a run.
     ///
     /// # Errors
-    /// [`BadInput`] when it holds no run, or what its recipe names is not there any more.
+    /// [`BadInput`] if it holds no run, or if something its recipe names no longer exists.
     pub(crate) fn open(registry: &mut Registry, folder: &Path) -> anyhow::Result<Self> {
         let recipe = folder.join("recipe.toml");
         if !recipe.exists() {
@@ -40,17 +40,17 @@ impl SavedRun {
         Ok(SavedRun { plan, backend, folder: folder.to_owned() })
     }
 
-    /// The model that a stage left; `model` is the model as it was opened.
+    /// The model saved by a stage; `model` is the model as opened, before training.
     ///
     /// # Errors
-    /// [`BadInput`] when the stage saved none.
+    /// [`BadInput`] if the stage saved none.
     pub(crate) fn model(&self, stage: &str) -> anyhow::Result<Box<dyn Session>> {
         let spec = model_spec(&self.plan.recipe, &self.plan.tokenizer);
         if stage == "model" {
             return Ok(self.backend.open(&spec)?);
         }
         let saved = self.folder.join(stage);
-        // The folder alone may hold no more than the best model so far.
+        // The folder may exist but contain only the best model so far.
         if !["config.json", "adapter_config.json"].iter().any(|name| saved.join(name).exists()) {
             let message = format!(
                 "error: there is no model in {}: stage `{stage}` has saved no model",

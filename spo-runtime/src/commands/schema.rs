@@ -6,7 +6,7 @@ use crate::plan::libraries;
 use crate::recipe::schema::schema;
 use crate::reporter::say;
 
-/// Prints the schema with every part that is known, those of the search path included.
+/// Prints the schema with all known parts, including those of plugins in the search path.
 pub(crate) fn run(registry: &mut Registry) -> anyhow::Result<()> {
     libraries::load_all(registry, None)?;
     say(&format!("{:#}", schema(registry)));

@@ -1,4 +1,4 @@
-//! What the stages of a recipe learn from: files and generated tasks, each read once.
+//! The data of a recipe's stages: files and generated tasks, each read once.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::recipe::objective::LowerSpec;
 use crate::recipe::part::PartSpec;
 use crate::recipe::{Recipe, Stage};
 
-/// Of every source that was read: its name in words and its rows, by what decides on them.
+/// The description and rows of every source read, keyed by everything that determines the rows.
 pub(super) type Datasets = BTreeMap<String, (String, Arc<Dataset>)>;
 
 /// The parts of a stage.
@@ -41,22 +41,22 @@ impl Parts {
     }
 }
 
-/// Reads data, each source once.
+/// Reads each data source once.
 pub(super) struct Loader<'a> {
     pub(crate) document: &'a Document,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) seed: u64,
-    /// Whether a stage learns from pairs.
+    /// Whether any stage trains on pairs.
     pub(crate) pairs: bool,
     pub(crate) loaded: &'a mut Datasets,
     pub(crate) cache: Option<TokenCache<'a>>,
 }
 
 impl Loader<'_> {
-    /// A stage with its rows.
+    /// Loads a stage's rows and assembles the stage.
     ///
     /// # Errors
-    /// [`BadInput`] with the place in the recipe.
+    /// [`BadInput`] with the location in the recipe.
     pub(crate) fn stage(
         &mut self,
         recipe: &Recipe,
@@ -70,7 +70,7 @@ impl Loader<'_> {
         };
         let layout = objective.requirements().data;
         let train = self.rows(data, Split::Train, &base, layout)?;
-        // Rejected answers are worth a look even where they are not learnt from.
+        // Rejected answers are worth evaluating even if the stage does not train on them.
         let with_pairs = layout == Layout::Demonstrations && self.pairs;
         let eval_layout = if with_pairs { Layout::Pairs } else { layout };
         let eval = match data.eval.is_some() || data.task.is_some() {
@@ -81,7 +81,8 @@ impl Loader<'_> {
         for term in bilevel.lower {
             let data = match &term.data {
                 Some(own) => Some(self.demonstrations(data, own)?),
-                // Of unpaired answers, the desirable ones: a batch of its own, for some have none.
+                // The demonstrations are the desirable answers. They need their own batch, because a batch of
+                // unpaired rows may contain none.
                 None if layout == Layout::Unpaired => Some(self.desirable(&train, index)?),
                 None => None,
             };
@@ -137,7 +138,7 @@ impl Loader<'_> {
         Ok(Arc::new(Dataset { layout: Layout::Demonstrations, examples, report: train.report.clone() }))
     }
 
-    /// What a term of a lower level learns from, fitted to the model like the stage's own rows.
+    /// The demonstrations of a lower-level term, truncated in the same way as the stage's own rows.
     fn demonstrations(&mut self, stage: &DataSection, own: &LowerData) -> anyhow::Result<Arc<Dataset>> {
         let from = match &own.source {
             TermData::Task(data) => Origin::Task(&data.task.part),
@@ -166,7 +167,7 @@ impl Loader<'_> {
         self.load(&from, split, data, layout)
     }
 
-    /// Rows of a file or a task, cut as `how` says; read once.
+    /// Rows of a file or a task, truncated according to `how`. Each source is read once.
     fn load(
         &mut self,
         from: &Origin<'_>,
@@ -209,14 +210,14 @@ impl Loader<'_> {
     }
 }
 
-/// Where rows come from: a file, with the place in the recipe, or a generated task.
+/// The origin of rows: a file with its location in the recipe, or a generated task.
 enum Origin<'a> {
     File(&'a Source, String),
     Task(&'a PartSpec),
 }
 
 impl Origin<'_> {
-    /// What decides on the rows.
+    /// Identifies everything that determines the rows.
     fn identity(&self) -> String {
         match self {
             Origin::File(source, _) => format!("{source:?}"),
@@ -225,20 +226,19 @@ impl Origin<'_> {
     }
 }
 
-/// Which rows of a source.
 #[derive(Clone, Copy, Debug)]
 enum Split {
     Train,
     Eval,
 }
 
-/// Makes the rows of a task.
+/// Generates the rows of a task.
 fn generate(document: &Document, task: &PartSpec, seed: u64) -> Result<Generated, BadInput> {
     task::generate(&task.name, &Value::Object(task.config.clone()), seed)
         .map_err(|error| document.locate("", task.located(error)))
 }
 
-/// All generated tasks that a recipe speaks of.
+/// All generated tasks in a recipe.
 fn tasks(recipe: &Recipe) -> Vec<&PartSpec> {
     let mut all: Vec<&PartSpec> = recipe.data.task.iter().map(|task| &task.part).collect();
     for stage in &recipe.stage {
@@ -258,7 +258,7 @@ fn tasks(recipe: &Recipe) -> Vec<&PartSpec> {
     all
 }
 
-/// The tokenizer: the one that is named, the model's own, or the characters of the generated tasks.
+/// The tokenizer: the one the recipe names, else the model's own, else the characters of the generated tasks.
 pub(super) fn tokenizer(document: &Document, recipe: &Recipe) -> Result<Tokenizer, BadInput> {
     let (folder, at) = match (&recipe.model.tokenizer, &recipe.model.path) {
         (Some(folder), _) => (folder, "model.tokenizer"),
@@ -279,7 +279,7 @@ pub(super) fn tokenizer(document: &Document, recipe: &Recipe) -> Result<Tokenize
     Tokenizer::open(folder).map_err(|e| document.error(at, e.to_string()))
 }
 
-/// Says of a path that leads nowhere which neighbour may have been meant.
+/// Checks that a path exists; the error suggests a similarly named neighbour.
 fn exists(path: &Path) -> Result<(), String> {
     if path.exists() {
         return Ok(());

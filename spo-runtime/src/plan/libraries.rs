@@ -1,5 +1,4 @@
-//! Which plugins a command loads: those it is told to, and those in the search path when a part is asked
-//! for that nothing else has.
+//! Plugin loading: libraries named explicitly, and those in the search path when a part is otherwise unknown.
 
 use std::path::Path;
 
@@ -13,7 +12,7 @@ use crate::error::BadInput;
 use crate::recipe::Recipe;
 use crate::recipe::document::Document;
 
-/// Loads what the command line names.
+/// Loads the plugins named on the command line.
 pub(crate) fn load(registry: &mut Registry, specs: &[String]) -> Result<(), BadInput> {
     for spec in specs {
         find_and_load(registry, spec, None).map_err(|problem| BadInput(format!("error: {problem}")))?;
@@ -21,11 +20,10 @@ pub(crate) fn load(registry: &mut Registry, specs: &[String]) -> Result<(), BadI
     Ok(())
 }
 
-/// Loads the libraries that a run of this recipe had when this record of it was written: they have to be the
-/// very same.
+/// Loads the libraries that a run used when its record was written. They must be identical.
 ///
 /// # Errors
-/// [`BadInput`] when one is not there any more, or has changed.
+/// [`BadInput`] if one is missing or has changed.
 pub(crate) fn load_again(
     registry: &mut Registry,
     document: &Document,
@@ -62,11 +60,11 @@ fn find_and_load(registry: &mut Registry, spec: &str, libtorch: Option<&Path>) -
     library::load(registry, &search::resolve(spec)?, libtorch).map_err(|refusal| refusal.to_string())
 }
 
-/// Loads what a recipe names under `plugins.load`; and if it uses a part that is then still unknown, what
-/// the search path holds.
+/// Loads the plugins listed under `plugins.load`. If a part of the recipe is then still unknown, also loads
+/// the libraries in the search path.
 ///
 /// # Errors
-/// [`BadInput`] with the place in the recipe.
+/// [`BadInput`] with the location in the recipe.
 pub(crate) fn load_for(
     registry: &mut Registry,
     document: &Document,
@@ -87,8 +85,8 @@ pub(crate) fn load_for(
     }
 }
 
-/// Loads what the search path holds if one of these parts, by kind and name, is unknown; with the folder of
-/// libtorch, if a recipe names one.
+/// Loads the libraries in the search path if one of these parts, given by kind and name, is unknown. Uses the
+/// recipe's libtorch folder, if it names one.
 pub(crate) fn load_if_unknown(
     registry: &mut Registry,
     parts: &[(&str, &str)],
@@ -100,13 +98,13 @@ pub(crate) fn load_if_unknown(
     }
 }
 
-/// The folder of libtorch that a recipe names.
+/// The libtorch folder named by a recipe.
 fn libtorch_of(document: &Document) -> Option<&Path> {
     document.get("plugins")?.get("libtorch")?.as_str().map(Path::new)
 }
 
-/// Loads all libraries of the search path, with the folder of libtorch, if a recipe names one. One that cannot
-/// be loaded is passed over, with a warning.
+/// Loads all libraries in the search path, with the recipe's libtorch folder if it names one. A library that
+/// cannot be loaded is skipped with a warning.
 pub(crate) fn load_all(registry: &mut Registry, libtorch: Option<&Path>) -> Result<(), BadInput> {
     for path in search::libraries() {
         match library::load(registry, &path, libtorch) {

@@ -1,4 +1,4 @@
-//! What results depend on, as hashes: the keys of the cache.
+//! Hashes of everything that results depend on. They are the cache keys.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,37 +11,37 @@ use crate::plan::stage::PlannedStage;
 use crate::plan::view::View;
 use crate::store::key::{key, own_hash};
 
-/// Which log-probs are meant.
+/// Identifies a set of log-probs.
 pub(crate) struct ScoredRows<'a> {
     /// Hash of the data.
     pub(crate) data: String,
     pub(crate) view: View,
     /// Indices of the rows in the data.
     pub(crate) rows: &'a [usize],
-    /// Rows scored at a time, which decides on the last digits.
+    /// Rows scored at a time, which affects the last digits.
     pub(crate) at_once: usize,
 }
 
-/// What the results of a run depend on.
+/// Everything that the results of a run depend on.
 pub(crate) struct Provenance {
-    /// Hash of this very program, and of the libraries it has loaded.
+    /// Hashes of this executable and of the libraries it has loaded.
     program: Vec<String>,
-    /// The recipe, but for where it goes and what it keeps.
+    /// The recipe, without output and storage options.
     recipe: Value,
-    /// The hashes of the model's files.
+    /// Hashes of the model's files.
     weights: Value,
-    /// The device in use, with the number of threads.
+    /// The device and its number of threads.
     device: String,
-    /// Of each stage the hashes of its data.
+    /// For each stage, the hashes of its data.
     data: Vec<Value>,
 }
 
 impl Provenance {
-    /// That of a plan with these stages.
+    /// The provenance of a plan with these stages.
     pub(crate) fn new(plan: &Plan, stages: &[PlannedStage]) -> anyhow::Result<Self> {
         let mut program = vec![own_hash()?.to_owned()];
         program.extend(plan.libraries.iter().map(|library| library.sha256.clone()));
-        // Stages share data: each is hashed once.
+        // Stages share data, so each dataset is hashed only once.
         let mut known = HashMap::new();
         let mut hash = |data: &Arc<Dataset>| -> String {
             known.entry(Arc::as_ptr(data)).or_insert_with(|| data.hash()).clone()
@@ -60,7 +60,7 @@ impl Provenance {
         })
     }
 
-    /// Whose parameters: those of the model as it was opened, or those that so many stages made of it.
+    /// Identifies parameters: those of the model as opened, or those after `stages` stages.
     fn parameters(&self, stages: usize) -> Value {
         let mut recipe = self.recipe.clone();
         if stages == 0 {
@@ -69,7 +69,7 @@ impl Provenance {
             for files in ["path", "tokenizer"] {
                 model[files].take();
             }
-            // Weights that are all read from files are the same for every seed.
+            // If all weights are read from files, they do not depend on the seed.
             let seed = random.then(|| recipe["run"]["seed"].take());
             recipe = json!({ "model": model, "backend": recipe["backend"], "seed": seed });
         } else if let Some(list) = recipe["stage"].as_array_mut() {
@@ -84,12 +84,13 @@ impl Provenance {
         })
     }
 
-    /// The key of what the first `stages` stages come to, if the parameters under these names are kept.
+    /// The cache key for the result of the first `stages` stages, including the parameters kept under these
+    /// names.
     pub(crate) fn result(&self, stages: usize, kept: &BTreeSet<String>) -> String {
         key("stage", &json!({ "parameters": self.parameters(stages), "kept": kept }))
     }
 
-    /// The key of log-probs under the parameters that so many stages made.
+    /// The cache key for log-probs under the parameters after `stages` stages.
     pub(crate) fn log_probs(&self, stages: usize, of: &ScoredRows<'_>) -> String {
         let ScoredRows { data, view, rows, at_once } = of;
         let view = format!("{:?} {:?}", view.layout, view.mismatched);

@@ -1,4 +1,4 @@
-//! A stage of a plan.
+//! A planned stage.
 
 use std::sync::Arc;
 
@@ -11,44 +11,43 @@ use crate::recipe::Stage;
 
 /// A stage with its parts.
 pub(crate) struct PlannedStage {
-    /// What the recipe says.
+    /// The stage's section of the recipe.
     pub(crate) recipe: Stage,
     /// The name of the stage it starts from, or `model`.
     pub(crate) from: String,
-    /// F.
+    /// The upper-level objective F.
     pub(crate) objective: Box<dyn Objective>,
-    /// How the levels become an update.
+    /// The bilevel step, which turns the two levels into an update.
     pub(crate) step: Box<dyn BilevelStep>,
-    /// What the objective sees of the rows.
+    /// How the objective sees the rows.
     pub(crate) view: View,
-    /// Rows to train on.
+    /// Training rows.
     pub(crate) train: Arc<Dataset>,
     /// Held-out rows.
     pub(crate) eval: Option<Arc<Dataset>>,
-    /// Whether held-out prompts are answered and compared.
+    /// Whether to answer held-out prompts and count exact matches.
     pub(crate) exact_match: bool,
-    /// Who judges its answers beyond that.
+    /// The judge that scores the answers, if any.
     pub(crate) judge: Option<Judge>,
-    /// The terms of its lower level.
+    /// The terms of the lower level.
     pub(crate) lower: Vec<PlannedTerm>,
-    /// How the gradient moves the parameters.
     pub(crate) optimizer: Box<dyn Optimizer>,
-    /// How the learning rate goes after the warm-up.
+    /// The learning-rate schedule after warm-up.
     pub(crate) schedule: Box<dyn Schedule>,
-    /// Optimizer steps.
+    /// Number of optimizer steps.
     pub(crate) steps: usize,
 }
 
-/// A term of a lower level.
+/// A term of the lower level.
 pub(crate) struct PlannedTerm {
     /// Its loss on demonstrations.
     pub(crate) objective: Box<dyn Objective>,
-    /// Its own demonstrations; `None` where it learns from those of the upper batch. At most one term does.
+    /// Its own demonstrations; `None` if it uses those of the upper batch. At most one term does.
     pub(crate) data: Option<Arc<Dataset>>,
 }
 
 impl PlannedStage {
-    /// The name of its bilevel step.
+    /// The name of the bilevel step.
     pub(crate) fn step_name(&self) -> &str {
         &self.recipe.bilevel.part.name
     }

@@ -1,4 +1,4 @@
-//! Tokenized files in the cache: what one run has tokenized, later runs and the other cells of a sweep read.
+//! Tokenized files in the cache, shared by later runs and by the cells of a sweep.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -12,21 +12,20 @@ use crate::stop::Stop;
 use crate::store::cache::{Cache, Slot};
 use crate::store::key::{key, own_hash};
 
-/// In an entry of the cache, the file with the rows.
+/// The file in a cache entry that holds the rows.
 const ROWS: &str = "rows.json";
 
-/// Where a run keeps tokenized files, whom it tells of it, and what ends its waiting.
+/// Access to tokenized files in a run's cache.
 pub(crate) struct TokenCache<'a> {
-    /// The cache.
     pub(crate) cache: Cache,
-    /// Whom it tells.
+    /// Reports waiting.
     pub(crate) reporter: &'a Reporter,
-    /// What ends its waiting for another process.
+    /// Ends the wait for another process.
     pub(crate) stop: &'a Stop,
 }
 
 impl TokenCache<'_> {
-    /// The rows of a file, tokenized here or by a run before.
+    /// The rows of a file, tokenized here or by an earlier run.
     pub(crate) fn load(
         &self,
         source: &Source,
@@ -35,7 +34,7 @@ impl TokenCache<'_> {
         fit: &Fit,
     ) -> anyhow::Result<spo_data::Result<Dataset>> {
         let tokenized = || Dataset::load(std::slice::from_ref(source), layout, tokenizer, fit);
-        // A file that cannot be read has no identity: loading it says why.
+        // An unreadable file has no identity. Loading it gives the actual error.
         let Ok(identity) = source.identity() else { return Ok(tokenized()) };
         let Some(slot) = self.slot(&identity, layout, tokenizer, fit)? else { return Ok(tokenized()) };
         let found = slot.read(self.reporter, |folder| {
@@ -57,7 +56,8 @@ impl TokenCache<'_> {
         Ok(data)
     }
 
-    /// The place of the rows in the cache. The program has a part in what they come to, the model has not.
+    /// The cache slot for the rows. Its key includes the program's hash, because tokenized rows depend on the
+    /// code; they do not depend on the model.
     fn slot(
         &self,
         identity: &str,

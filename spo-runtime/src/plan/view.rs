@@ -1,20 +1,20 @@
-//! How rows are shown to an objective.
+//! How rows are presented to an objective.
 
 use spo_api::Layout;
 
-/// How rows are shown to an objective.
+/// How rows are presented to an objective.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct View {
-    /// How the sides belong together. Pairs may be seen as demonstrations: then their chosen answers
-    /// alone are scored.
+    /// How the two sides relate. Pairs may be viewed as demonstrations, in which case only their chosen
+    /// answers are scored.
     pub(crate) layout: Layout,
-    /// Score each prompt with the answer of another row too: the one before it in its block of so many
-    /// rows of the dataset, the first with that of the last. Fixed by the dataset, as TRL does it, and
-    /// not by the batch, so that the reference's scores can be kept.
+    /// Also score each prompt with the answer of another row. Within each block of this many rows of the
+    /// dataset, a row gets the answer of the row before it, and the first row that of the last. As in TRL,
+    /// the assignment is fixed by the dataset and not by the batch, so the reference's scores can be stored.
     pub(crate) mismatched: Option<usize>,
 }
 
 impl View {
-    /// Answers to imitate.
+    /// Demonstrations without mismatched answers.
     pub(crate) const DEMONSTRATIONS: View = View { layout: Layout::Demonstrations, mismatched: None };
 }

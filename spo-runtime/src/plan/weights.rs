@@ -1,4 +1,4 @@
-//! The files a model is opened from, as hashes.
+//! Hashes of the files a model is opened from.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use spo_api::{ModelSource, ModelSpec};
 use spo_data::hash;
 
-/// Hashes of the files a model is opened from, by name: configuration, weights, adapter.
+/// Hashes of the model's files (configuration, weights, adapter), by file name.
 pub(crate) fn weights(spec: &ModelSpec) -> spo_api::Result<BTreeMap<String, String>> {
     let mut hashes = BTreeMap::new();
     if let ModelSource::Folder(folder) = &spec.source {

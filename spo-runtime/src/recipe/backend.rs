@@ -1,4 +1,4 @@
-//! The engine that a recipe runs on.
+//! The recipe's `backend`.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
@@ -51,7 +51,7 @@ pub(super) fn name_or_table<'de, D: Deserializer<'de>>(from: D) -> Result<Backen
     from.deserialize_any(Either)
 }
 
-/// The schema of either form.
+/// The schema of both forms.
 pub(super) fn schema(generator: &mut SchemaGenerator) -> Schema {
     let table = BackendSpec::json_schema(generator);
     let default = BackendSpec::default().name;

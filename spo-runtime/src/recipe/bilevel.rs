@@ -1,4 +1,4 @@
-//! What a recipe says of a bilevel step and its lower level.
+//! The recipe's bilevel step and lower level.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,7 @@ impl OwnKeys for Levels {
 }
 
 impl BilevelSpec {
-    /// Says where in the recipe it stands.
+    /// Records its location in the recipe.
     pub(crate) fn place(&mut self, at: &str) {
         self.part.place = at.to_owned();
         if let Some(lower) = &mut self.own.lower {

@@ -1,4 +1,4 @@
-//! From what a recipe says of its parts to the parts themselves. Errors name the place in the recipe.
+//! Builds the parts that a recipe describes. Errors name the location in the recipe.
 
 use spo_api::{BilevelStep, ConfigError, Layout, Objective, Registry};
 use spo_objectives::losses::{Component, Mix, WeightSchedule};
@@ -8,7 +8,7 @@ use super::data::TermData;
 use super::objective::{Factor, LowerSpec, ObjectiveSpec, Weighted};
 use super::part::Spec;
 
-/// Builds an objective, or the weighted sum of several.
+/// Builds an objective, or a weighted sum of several.
 pub(crate) fn objective(
     registry: &Registry,
     spec: &ObjectiveSpec,
@@ -18,13 +18,13 @@ pub(crate) fn objective(
         ObjectiveSpec::Sum(terms) => {
             let term = |term: &Spec<Weighted>| component(registry, term, term.own.weight, term.own.schedule);
             let components = terms.iter().map(term).collect::<Result<_, _>>()?;
-            // The sum as a whole stands where its list does.
+            // Errors about the sum as a whole are located at the list.
             sum(components).map_err(|error| at(&terms[0].part.place, error))
         }
     }
 }
 
-/// The place of a list, from that of its first term.
+/// Locates an error at a list, given the location of its first term.
 fn at(first: &str, mut error: ConfigError) -> ConfigError {
     error.key = Some(first.trim_end_matches("[0]").to_owned());
     error
@@ -34,7 +34,7 @@ fn sum(components: Vec<Component>) -> Result<Box<dyn Objective>, ConfigError> {
     Ok(Box::new(Mix::new(components)?))
 }
 
-/// A term of a sum.
+/// Builds a term of a sum.
 fn component<O>(
     registry: &Registry,
     Spec { part, .. }: &Spec<O>,
@@ -47,9 +47,9 @@ fn component<O>(
 
 /// A bilevel step with its lower level.
 pub(crate) struct Bilevel {
-    /// How the levels become an update.
+    /// The bilevel step, which turns the two levels into an update.
     pub(crate) step: Box<dyn BilevelStep>,
-    /// The terms of the lower level, whose losses are added up; none if the step has no lower level.
+    /// The terms of the lower level, whose losses are added. Empty if the step has no lower level.
     pub(crate) lower: Vec<LowerPart>,
 }
 
@@ -57,17 +57,17 @@ pub(crate) struct Bilevel {
 pub(crate) struct LowerPart {
     /// Its loss on demonstrations.
     pub(crate) objective: Box<dyn Objective>,
-    /// Where its demonstrations come from; `None` where it learns from the chosen answers of the upper level. At
-    /// most one term does.
+    /// The source of its demonstrations; `None` if it uses the chosen answers of the upper level. At most one
+    /// term does.
     pub(crate) data: Option<LowerData>,
 }
 
-/// Where demonstrations of a lower level come from.
+/// The source of a lower-level term's demonstrations.
 #[derive(Clone, Debug)]
 pub(crate) struct LowerData {
-    /// Where the recipe says so.
+    /// Its location in the recipe.
     pub(crate) place: String,
-    /// What it says.
+    /// The source itself.
     pub(crate) source: TermData,
 }
 
@@ -116,7 +116,7 @@ pub(crate) fn bilevel(registry: &Registry, spec: &BilevelSpec) -> Result<Bilevel
                 }
             }
             match summed.is_empty() {
-                // Terms on the same rows are one term.
+                // Terms on the same rows are combined into one.
                 false => {
                     let objective = sum(summed).map_err(|error| at(&place, error))?;
                     lower.insert(0, LowerPart { objective, data: shared_data });
@@ -133,7 +133,7 @@ pub(crate) fn bilevel(registry: &Registry, spec: &BilevelSpec) -> Result<Bilevel
     Ok(Bilevel { step, lower })
 }
 
-/// A lower objective must learn from demonstrations alone.
+/// Checks that a lower objective needs only demonstrations.
 fn imitates(objective: &dyn Objective, place: &str) -> Result<(), ConfigError> {
     let needs = objective.requirements();
     let more = needs.reference || needs.whole_batch || needs.collision;

@@ -1,4 +1,4 @@
-//! What a recipe says of data: files and generated tasks.
+//! The recipe's data: files and generated tasks.
 
 use std::fmt;
 
@@ -58,7 +58,7 @@ impl DataSection {
         }
     }
 
-    /// Says where in the recipe it stands.
+    /// Records its location in the recipe.
     pub(super) fn place(&mut self, at: &str) {
         if let Some(task) = &mut self.task {
             task.part.place = format!("{at}.task");
@@ -123,7 +123,7 @@ pub(crate) enum TermData {
 }
 
 impl TermData {
-    /// Says where in the recipe it stands.
+    /// Records its location in the recipe.
     pub(super) fn place(&mut self, at: &str) {
         if let TermData::Task(data) = self {
             data.task.part.place = format!("{at}.task");
@@ -170,7 +170,7 @@ impl<'de> Deserialize<'de> for TermData {
     }
 }
 
-/// A table whose first key was read already.
+/// A table whose first key has already been read.
 struct Reread<A> {
     first: Option<String>,
     table: A,

@@ -1,8 +1,8 @@
-//! A TOML file with overrides, as one JSON value that remembers where each key was written.
+//! A TOML file with overrides, as a JSON value that remembers where each key was written.
 //!
-//! Parts of a recipe are checked by types that only the registry knows, so the file is not
-//! deserialised in one go: every error names a path (`stage[1].objective.beta`), and this module turns
-//! the path back into a file, a line and a column.
+//! Parts of a recipe are checked by types that only the registry knows, so the file is not deserialised in
+//! one go. Instead, every error names a path (`stage[1].objective.beta`), and this module converts the path
+//! to a file, a line and a column.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -26,10 +26,10 @@ enum Place {
     Override(usize),
 }
 
-/// A change to what the file says.
+/// A change to the file's contents.
 #[derive(Clone, Debug)]
 struct Override {
-    /// Where it was asked for.
+    /// Where the change was requested.
     origin: &'static str,
     /// `path=value`.
     text: String,
@@ -60,7 +60,7 @@ impl Document {
         Self::parse(&name, text, overrides)
     }
 
-    /// As [`read`](Self::read), from text.
+    /// Like [`read`](Self::read), but from text.
     pub(crate) fn parse(name: &str, text: String, overrides: &[String]) -> Result<Self, BadInput> {
         let mut document = Document {
             name: name.to_owned(),
@@ -80,7 +80,7 @@ impl Document {
         Ok(document)
     }
 
-    /// The document of a sweep's cell: without the sweep, with other values at some paths.
+    /// The document of a sweep's cell: without the `sweep` section, and with these values changed.
     pub(crate) fn changed(&self, changes: &[(String, Value)]) -> Result<Self, BadInput> {
         let mut document = self.clone();
         if let Value::Object(table) = &mut document.value {
@@ -93,19 +93,19 @@ impl Document {
         Ok(document)
     }
 
-    /// The document as TOML, overrides applied.
+    /// The document as TOML, with overrides applied.
     pub(crate) fn to_toml(&self) -> anyhow::Result<String> {
         toml::to_string_pretty(&self.value).context("cannot write the recipe as TOML")
     }
 
-    /// The document as a table of another type.
+    /// The document as another type.
     pub(crate) fn read_as<P: spo_api::Part>(&self) -> Result<P, BadInput> {
         spo_api::parse(&self.value).map_err(|e| self.locate("", e))
     }
 
     /// The document as a recipe.
     pub(crate) fn to_recipe(&self) -> Result<Recipe, BadInput> {
-        // The commonest slip of TOML: serde would speak of maps and sequences.
+        // This is the most common TOML mistake, and serde's message would be about maps and sequences.
         if self.value["stage"].is_object() {
             return Err(self.error("stage", "a run is a list of stages: write [[stage]]"));
         }
@@ -124,12 +124,12 @@ impl Document {
         self.value.get(key)
     }
 
-    /// An error about the value at `path` (or the nearest enclosing one that was written).
+    /// An error about the value at `path`, or at the nearest enclosing path that was written.
     pub(crate) fn error(&self, path: &str, message: impl AsRef<str>) -> BadInput {
         self.at(path, message.as_ref(), "", false)
     }
 
-    /// Places an error about a key inside the table at `base`.
+    /// Locates an error about a key inside the table at `base`.
     pub(crate) fn locate(&self, base: &str, error: ConfigError) -> BadInput {
         let path = match &error.key {
             Some(key) if base.is_empty() || key.starts_with('[') => format!("{base}{key}"),
@@ -173,7 +173,7 @@ impl Document {
     ) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
         let whole = 0..self.text.find('\n').unwrap_or(self.text.len());
         let span = span.unwrap_or(whole);
-        // A table that spans lines is shown by its first one.
+        // For a table that spans several lines, only the first line is shown.
         let line_end = self.text[span.start..].find('\n').map_or(self.text.len(), |i| span.start + i);
         snippet(&self.text, &self.name, span.start..span.end.min(line_end), label)
     }
@@ -227,7 +227,8 @@ impl Document {
         })
     }
 
-    /// `stage.align.objective.beta=0.2`: list elements go by index or by their `name`.
+    /// Applies an override such as `stage.align.objective.beta=0.2`. List elements are addressed by index or
+    /// by `name`.
     fn apply(&mut self, change: Override) -> Result<(), BadInput> {
         let index = self.overrides.len();
         self.overrides.push(change.clone());
@@ -286,7 +287,7 @@ impl Document {
             let Value::Object(map) = node else {
                 return Err(fail(format!("{resolved} is not a table"), here, ""));
             };
-            // Of two keys that exclude each other the override's wins.
+            // If two keys exclude each other, the override removes the other one.
             match *segment {
                 "steps" => map.shift_remove("epochs"),
                 "epochs" => map.shift_remove("steps"),
@@ -313,7 +314,7 @@ impl Document {
     }
 }
 
-/// The key that a string at this path is short for.
+/// The key for which a bare string at this path is an abbreviation.
 fn long_form(path: &str) -> Option<&'static str> {
     match path.rsplit('.').next()? {
         "objective" | "lower" | "task" | "backend" => Some("name"),

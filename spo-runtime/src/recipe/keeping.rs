@@ -1,11 +1,11 @@
-//! What a run keeps on disk: checkpoints to go on from, and work that other runs need not do again.
+//! What a run stores on disk: checkpoints to resume from, and results that other runs can reuse.
 
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Names that stages cannot have: what a run calls the model it opened, and its own folders.
+/// Names that stages cannot have: the name of the model as opened, and the run's own folders.
 pub(super) const RESERVED: [&str; 3] = ["model", "checkpoints", "nonfinite"];
 
 /// What happens when the output folder holds an unfinished run of the same recipe.
@@ -79,7 +79,7 @@ pub(crate) enum Goal {
 }
 
 impl Goal {
-    /// Whether a figure is the best so far; one that is not finite never is.
+    /// Whether a value is better than the best so far. A non-finite value never is.
     pub(crate) fn improves(self, new: f64, best: Option<f64>) -> bool {
         new.is_finite()
             && best.is_none_or(|best| match self {

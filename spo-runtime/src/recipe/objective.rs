@@ -1,4 +1,4 @@
-//! What a recipe says of objectives: one, or a weighted sum of several.
+//! The recipe's objectives: a single one, or a weighted sum.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -28,7 +28,7 @@ pub(crate) type ObjectiveSpec = OneOrSum<Weighted>;
 pub(crate) type LowerSpec = OneOrSum<WeightedOnData>;
 
 impl<T: OwnKeys> OneOrSum<T> {
-    /// Every part that it names.
+    /// All parts that it names.
     pub(crate) fn parts(&self) -> Vec<&PartSpec> {
         match self {
             OneOrSum::One(spec) => vec![&spec.part],
@@ -36,7 +36,7 @@ impl<T: OwnKeys> OneOrSum<T> {
         }
     }
 
-    /// Says where in the recipe it stands.
+    /// Records its location in the recipe.
     pub(crate) fn place(&mut self, at: &str) {
         match self {
             OneOrSum::One(spec) => spec.part.place = at.to_owned(),

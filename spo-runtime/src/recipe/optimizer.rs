@@ -1,4 +1,4 @@
-//! What a recipe says of an optimizer and its learning rate.
+//! The recipe's optimizer and learning rate.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -44,7 +44,7 @@ impl Rate {
 }
 
 impl OptimizerSpec {
-    /// Says where in the recipe it stands.
+    /// Records its location in the recipe.
     pub(crate) fn place(&mut self, at: &str) {
         self.part.place = at.to_owned();
         self.own.schedule.part.place = format!("{at}.schedule");
@@ -75,7 +75,7 @@ impl Default for Warmup {
 }
 
 impl Warmup {
-    /// Its length in a stage of `total` steps. transformers rounds a share up.
+    /// The warm-up's length in a stage of `total` steps. A share is rounded up, as in transformers.
     pub(crate) fn steps(self, total: usize) -> usize {
         match self {
             Warmup::Share(share) => (share * total as f64).ceil() as usize,

@@ -1,8 +1,8 @@
-//! What a recipe says of a part: its name, its own table, and the keys that the runtime takes for itself.
+//! A part in a recipe: its name, its own keys, and the runtime's keys in the same table.
 //!
-//! Every part is written as its bare name or as a table: `"dpo"` is short for `{ name = "dpo" }`. A table may hold
-//! keys of the runtime's beside those of the part (`weight` in a sum, `lr` of an optimizer); [`Spec`] reads them
-//! apart. The part's own keys are checked where it is built, by the type that the registry knows.
+//! Every part is written as a bare name or as a table: `"dpo"` is short for `{ name = "dpo" }`. A table may
+//! mix the part's keys with keys of the runtime (`weight` in a sum, `lr` of an optimizer), which [`Spec`]
+//! separates. The part's own keys are checked when it is built, by the type that the registry knows.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,25 +16,25 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 use spo_api::{ConfigError, ConfigErrorKind, Registry, nearest};
 
-/// The keys that the runtime takes for itself beside those of a part.
+/// The runtime's keys in a part's table.
 pub(crate) trait OwnKeys: DeserializeOwned + Serialize + JsonSchema {
-    /// The kind of part, as the registry calls it.
+    /// The kind of part, as named in the registry.
     const KIND: &'static str;
     /// The key that holds the part's name.
     const NAME: &'static str = "name";
-    /// The part that is meant where a table names none.
+    /// The part that is used if a table names none.
     const DEFAULT: Option<&'static str> = None;
 }
 
-/// A part as a recipe describes it.
+/// A part as described in a recipe.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PartSpec {
     pub(crate) name: String,
     /// The part's own keys.
     pub(crate) config: Map<String, Value>,
-    /// Where the recipe says so: `stage[1].objective`.
+    /// Its location in the recipe: `stage[1].objective`.
     pub(crate) place: String,
-    /// Whether its bare name is written there.
+    /// Whether the recipe gives only its bare name.
     bare: bool,
     /// The key that holds the name in a table.
     key: &'static str,
@@ -44,7 +44,7 @@ pub(crate) struct PartSpec {
 }
 
 impl PartSpec {
-    /// The part by its bare name.
+    /// A part given by its bare name.
     pub(crate) fn named<O: OwnKeys>(name: &str) -> Self {
         PartSpec {
             name: name.to_owned(),
@@ -57,7 +57,7 @@ impl PartSpec {
         }
     }
 
-    /// The part with this table.
+    /// The part with another table.
     pub(crate) fn with(self, config: Map<String, Value>) -> Self {
         PartSpec { bare: false, config, ..self }
     }
@@ -67,7 +67,7 @@ impl PartSpec {
         (self.kind, &self.name)
     }
 
-    /// Builds the part. An error names its place in the recipe.
+    /// Builds the part. Errors name its location in the recipe.
     pub(crate) fn build<T>(
         &self,
         registry: &Registry,
@@ -77,7 +77,7 @@ impl PartSpec {
             .map_err(|error| self.located(self.explained(registry, error)))
     }
 
-    /// An error about the part's table, at its place in the recipe.
+    /// An error about the part's table, located in the recipe.
     pub(crate) fn located(&self, mut error: ConfigError) -> ConfigError {
         let key = match (&error.key, error.kind) {
             (Some(key), _) if key.starts_with('[') => format!("{}{key}", self.place),
@@ -89,8 +89,8 @@ impl PartSpec {
         error
     }
 
-    /// Says of an unknown key which of the runtime's is near, and which other parts have it: an option of one loss
-    /// given to another.
+    /// Extends the error about an unknown key: suggests a similar key of the runtime, and names other parts
+    /// that have this key, in case an option was given to the wrong part.
     fn explained(&self, registry: &Registry, mut error: ConfigError) -> ConfigError {
         let Some(key) = error.key.clone().filter(|_| error.kind == ConfigErrorKind::UnknownKey) else {
             return error;
@@ -111,7 +111,7 @@ impl PartSpec {
     }
 }
 
-/// A part with the runtime's own keys.
+/// A part together with the runtime's own keys.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Spec<O> {
     pub(crate) part: PartSpec,
@@ -119,7 +119,7 @@ pub(crate) struct Spec<O> {
 }
 
 impl<O: OwnKeys> Spec<O> {
-    /// The part by its bare name, if the runtime requires no key.
+    /// A part given by its bare name. Fails if the runtime requires a key.
     pub(crate) fn named(name: &str) -> Result<Self, ConfigError> {
         let own = serde_json::from_value(Value::Object(Map::new()));
         let own = own.map_err(|e| ConfigError::whole(e.to_string()).of_kind(ConfigErrorKind::MissingKey))?;
@@ -134,7 +134,6 @@ fn keys<O: OwnKeys>() -> Vec<String> {
     properties.into_iter().flatten().map(|(key, _)| key.clone()).collect()
 }
 
-/// The name of a part.
 struct Name(String);
 
 impl<'de> Deserialize<'de> for Name {
@@ -189,7 +188,7 @@ impl<'de, O: OwnKeys> Deserialize<'de> for Spec<O> {
     }
 }
 
-/// Shows `O` its own keys of a table, and puts the others aside for the part.
+/// Passes a table's own keys of `O` on for deserialization, and collects the others for the part.
 struct Sorter<A, O> {
     table: A,
     own: Vec<String>,
@@ -242,7 +241,7 @@ impl<O: OwnKeys> JsonSchema for Spec<O> {
         true
     }
 
-    /// The part's name is any string here: `super::schema` writes those of the registry in its place.
+    /// Accepts any string as the part's name. `super::schema` replaces it with the names in the registry.
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let mut table = O::json_schema(generator);
         let table = table.ensure_object();
@@ -259,7 +258,7 @@ impl<O: OwnKeys> JsonSchema for Spec<O> {
     }
 }
 
-/// The runtime takes no key beside those of a part of this kind.
+/// Kinds of parts for which the runtime has no keys of its own.
 macro_rules! no_own_keys {
     ($($name:ident of $kind:literal),*) => {$(
         #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]

@@ -1,4 +1,4 @@
-//! The JSON Schema of recipes: that of the types, with the parts of the registry in their places.
+//! The JSON Schema of recipes: the schema of their types, with the registry's parts filled in.
 
 use serde_json::{Map, Value, json};
 use spo_api::{Entry, Registry};
@@ -6,11 +6,12 @@ use spo_data::task;
 
 use super::Recipe;
 
-/// The key by which the types of a recipe mark where a part belongs: of which kind it is, which key names it, which
-/// part is meant where none is named, and under which key its own table stands if not beside the runtime's keys.
+/// The key by which a recipe's types mark the place of a part. Its value gives the kind of part, the key that
+/// holds the name, the default part, and the key of the part's own table if it is separate from the runtime's
+/// keys.
 const MARK: &str = "x-spo-part";
 
-/// The schema of what a recipe may say with these parts: every name, every key, their types and ranges.
+/// The schema of recipes with these parts: all names and keys, with their types and ranges.
 pub(crate) fn schema(registry: &Registry) -> Value {
     let mut schema = schemars::schema_for!(Recipe).to_value();
     let mut definitions = Definitions { registry, made: Map::new() };
@@ -20,14 +21,14 @@ pub(crate) fn schema(registry: &Registry) -> Value {
     schema
 }
 
-/// The parts that were written into the schema, as definitions of their own.
+/// The parts that were added to the schema, as separate definitions.
 struct Definitions<'r> {
     registry: &'r Registry,
     made: Map<String, Value>,
 }
 
 impl Definitions<'_> {
-    /// Replaces every mark below a schema by the parts of its kind.
+    /// Replaces every mark inside a schema with the parts of its kind.
     fn fill(&mut self, schema: &mut Value) {
         match schema {
             Value::Array(items) => items.iter_mut().for_each(|item| self.fill(item)),
@@ -42,7 +43,7 @@ impl Definitions<'_> {
         }
     }
 
-    /// A bare name, or the table of one of the parts, with the runtime's `own` keys beside the part's.
+    /// A bare name, or the table of one of the parts, including the runtime's `own` keys.
     fn alternatives(&mut self, mark: &Value, own: &Value) -> Vec<Value> {
         let parts = self.parts(mark["kind"].as_str().unwrap_or_default());
         let key = mark["name"].as_str().unwrap_or_default();
@@ -82,7 +83,7 @@ impl Definitions<'_> {
         entries.into_iter().map(|entry| self.part(kind, names(entry), (entry.schema)().to_value())).collect()
     }
 
-    /// A part whose definitions are put beside those of the recipe, under names that no other has.
+    /// A part. Its definitions are moved next to the recipe's, under unique names.
     fn part(&mut self, kind: &str, names: Vec<Value>, mut schema: Value) -> Part {
         let prefix = format!("{kind}.{}.", names[0].as_str().unwrap_or_default());
         rename(&mut schema, &prefix);
@@ -96,13 +97,13 @@ impl Definitions<'_> {
     }
 }
 
-/// A part: its names and the schema of its own table.
+/// The names of a part, and the schema of its own table.
 struct Part {
     names: Vec<Value>,
     schema: Value,
 }
 
-/// Puts a prefix before the name of every definition that a schema refers to.
+/// Adds a prefix to the names of all definitions that a schema refers to.
 fn rename(schema: &mut Value, prefix: &str) {
     match schema {
         Value::Array(items) => items.iter_mut().for_each(|item| rename(item, prefix)),
@@ -130,7 +131,7 @@ mod tests {
         jsonschema::validator_for(&schema(&Registry::linked().unwrap())).unwrap()
     }
 
-    /// The recipes of the project, with their names.
+    /// The project's recipes, with their names.
     fn recipes() -> Vec<(String, Value)> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes");
         let folders = [folder.clone(), folder.join("evidence")];

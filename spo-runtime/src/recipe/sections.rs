@@ -1,4 +1,4 @@
-//! The sections of a recipe that say where a run goes, what model it trains and what it measures.
+//! The recipe's sections on output, model, evaluation and related settings.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `[[stage]]`: what is trained, on which loss, and how it moves.
+//! `[[stage]]`: the data, objective, bilevel step and optimizer of a stage.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -77,7 +77,7 @@ impl Stage {
         true
     }
 
-    /// Says where in the recipe it stands.
+    /// Records its location in the recipe.
     pub(super) fn place(&mut self, path: &str) {
         self.objective.place(&format!("{path}.objective"));
         self.bilevel.place(&format!("{path}.bilevel"));
@@ -87,7 +87,7 @@ impl Stage {
         }
     }
 
-    /// The rules that span keys, for the stage at this path, behind these.
+    /// Checks rules that involve several keys, for the stage at `path` that follows the stages `earlier`.
     pub(super) fn validate(&self, path: &str, earlier: &[Stage]) -> Result<(), ConfigError> {
         let at = |key: &str| format!("{path}.{key}");
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

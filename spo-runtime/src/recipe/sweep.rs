@@ -1,4 +1,4 @@
-//! `[sweep]`: what a recipe may say of many runs.
+//! `[sweep]`: many runs of one recipe.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,7 @@ pub(crate) struct Case {
 }
 
 impl Sweep {
-    /// The rules that span keys.
+    /// Checks rules that involve several keys.
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         if self.grid.is_empty() && self.zip.is_empty() && self.case.is_empty() && self.seeds.is_empty() {
             return Err(ConfigError::at("sweep", "needs `grid`, `zip`, `case` or `seeds`"));

@@ -1,5 +1,5 @@
-//! Folders that are there whole or not at all, and know when they are damaged: checkpoints, entries of the
-//! cache, batches kept for replay.
+//! Folders that are written atomically and verified by checksum: checkpoints, cache entries, batches saved
+//! for replay.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -9,10 +9,10 @@ use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use spo_data::hash;
 
-/// The file that lists the others.
+/// The file that lists all others.
 const MANIFEST: &str = "manifest.json";
 
-/// What the manifest says: of every file its length and hash.
+/// Length and hash of every file.
 #[derive(Deserialize, Serialize)]
 struct Manifest {
     files: BTreeMap<String, Listed>,
@@ -30,28 +30,28 @@ impl Listed {
     }
 }
 
-/// Makes `folder` with the files that `fill` writes into the folder it is given, replacing what is there.
-/// Whatever happens on the way, `folder` is the old one, the new one, or not there; a process that dies
-/// leaves at most a folder called `.NAME.partial`, which the next call removes. At most one process may
-/// write a folder of this name.
+/// Creates `folder` with the files that `fill` writes to the temporary folder it is given, replacing any
+/// existing one. At every moment `folder` is the old one, the new one, or absent. A process that dies leaves
+/// at most a folder called `.NAME.partial`, which the next call removes. Only one process at a time may write
+/// a folder of this name.
 pub(crate) fn write(folder: &Path, fill: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let aside = aside(folder);
     let made = clear(&aside).and_then(|()| fs::create_dir_all(&aside));
     made.with_context(|| format!("cannot write {}", folder.display()))?;
     let filled = fill(&aside).and_then(|()| seal(&aside, folder));
     if filled.is_err() {
-        // What is left of a failed write helps nobody; the error to report is the first one.
+        // Clean up the failed write. The error to report is the first one, not one from cleaning up.
         let _ = clear(&aside);
     }
     filled
 }
 
-/// Writes the manifest and renames.
+/// Writes the manifest and renames the folder.
 fn seal(aside: &Path, folder: &Path) -> anyhow::Result<()> {
     let mut manifest = Manifest { files: BTreeMap::new() };
     for name in names(aside)? {
         let file = aside.join(&name);
-        // Not everything that fills a folder flushes to disk.
+        // Not everything that fills a folder flushes its files to disk.
         let listed = File::open(&file).and_then(|f| f.sync_all()).and_then(|()| Listed::new(&file));
         manifest.files.insert(name, listed.with_context(|| format!("cannot read {}", file.display()))?);
     }
@@ -64,7 +64,7 @@ fn seal(aside: &Path, folder: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {}", folder.display()))
 }
 
-/// Holds every file of a folder against its manifest.
+/// Checks every file of a folder against the manifest.
 pub(crate) fn verify(folder: &Path) -> anyhow::Result<()> {
     let text = fs::read(folder.join(MANIFEST)).context("its manifest cannot be read")?;
     let manifest: Manifest = serde_json::from_slice(&text).context("its manifest is damaged")?;
@@ -84,7 +84,7 @@ pub(crate) fn verify(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes a folder, if it is there, so that no half of it is ever seen.
+/// Removes a folder if it exists, so that it is never visible half removed.
 pub(crate) fn remove(folder: &Path) -> std::io::Result<()> {
     if !folder.exists() {
         return Ok(());
@@ -95,7 +95,7 @@ pub(crate) fn remove(folder: &Path) -> std::io::Result<()> {
     fs::remove_dir_all(&doomed)
 }
 
-/// Removes what a process that died left of writing a folder.
+/// Removes the temporary folder left by a process that died.
 pub(crate) fn remove_partial(folder: &Path) -> std::io::Result<()> {
     clear(&aside(folder))?;
     clear(&hidden(folder, "removed"))
@@ -170,7 +170,8 @@ mod tests {
                 damaged.truncate(at);
             }
             fs::write(&file, &damaged).unwrap();
-            // A flipped bit may turn a blank of the manifest into another one: nothing is lost then.
+            // A flipped bit may turn one whitespace character of the manifest into another, which is
+            // harmless.
             let same = which == 2
                 && serde_json::from_slice::<serde_json::Value>(&damaged).ok()
                     == serde_json::from_slice(&whole).ok();

@@ -1,7 +1,8 @@
-//! Work that runs share, on disk: entries found by a hash of what they depend on.
+//! An on-disk cache for work that runs share. The key of an entry is a hash of everything it depends on.
 //!
-//! An entry is a folder with checksums. Who needs one takes its lock first: the first to come computes, the
-//! others wait and read. A damaged entry is computed again; a cache that cannot be used is done without.
+//! An entry is a folder with checksums. A process must lock an entry before it uses it: the first one
+//! computes the entry, the others wait and read it. A damaged entry is computed again. If the cache is
+//! unusable, runs go on without it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -17,22 +18,22 @@ use crate::store::bundle;
 
 /// The cache of a run.
 pub(crate) struct Cache {
-    /// None where the recipe wants no cache.
+    /// `None` if the recipe disables the cache.
     folder: Option<PathBuf>,
 }
 
 impl Cache {
-    /// That of a run with this output folder.
+    /// The cache of a run with this output folder.
     pub(crate) fn new(recipe: &CacheSection, output: &Path) -> Self {
         let folder = || recipe.folder.clone().unwrap_or_else(|| output.with_file_name(".cache"));
         Cache { folder: recipe.enabled.then(folder) }
     }
 
-    /// The place of an entry, which is this process's alone until it is dropped. None without a cache.
-    /// Waits while another process has it.
+    /// Locks an entry until the slot is dropped. Waits while another process holds the lock. Returns `None`
+    /// without a cache.
     ///
     /// # Errors
-    /// [`Interrupted`](crate::stop::Interrupted) when a signal comes while it waits.
+    /// [`Interrupted`](crate::stop::Interrupted) if a signal arrives while waiting.
     pub(crate) fn slot(&self, key: &str, stop: &Stop, reporter: &Reporter) -> anyhow::Result<Option<Slot>> {
         let Some(folder) = &self.folder else { return Ok(None) };
         let mut waiting = false;
@@ -57,7 +58,7 @@ impl Cache {
     }
 }
 
-/// The place of an entry, unless another process has it.
+/// Locks an entry, unless another process holds the lock.
 fn take(folder: &Path, key: &str) -> io::Result<Option<Slot>> {
     let path = lock_of(folder, key);
     fs::create_dir_all(folder)?;
@@ -67,11 +68,12 @@ fn take(folder: &Path, key: &str) -> io::Result<Option<Slot>> {
         Err(TryLockError::WouldBlock) => return Ok(None),
         Err(TryLockError::Error(error)) => return Err(error),
     }
-    // It may have been pruned since it was opened: then a lock on it keeps nobody out.
+    // The lock file may have been pruned since it was opened, and locking a removed file excludes nobody.
     if !is_same_file(&lock, &path) {
         return Ok(None);
     }
-    // Who waits wants to know for whom, and who prunes, when it was used; it is no harm if this fails.
+    // The id tells waiting processes who holds the lock, and the file's time tells `prune` when the entry was
+    // last used. Failure is harmless.
     let _ = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
     Ok(Some(Slot { folder: folder.join(key), _lock: lock }))
 }
@@ -87,29 +89,29 @@ fn is_same_file(open: &File, path: &Path) -> bool {
     open.metadata().map(identity).ok() == fs::metadata(path).map(identity).ok()
 }
 
-/// Elsewhere a file that is open cannot be removed.
+/// Other systems do not allow removing an open file.
 #[cfg(not(unix))]
 fn is_same_file(_: &File, path: &Path) -> bool {
     path.exists()
 }
 
-/// An entry as its owner sees it.
+/// An entry, as listed for the user.
 pub(crate) struct Entry {
-    /// Its key: what it is, and a hash of what it depends on.
+    /// The key: the kind of entry, and a hash of what it depends on.
     pub(crate) key: String,
     /// Bytes on disk.
     pub(crate) bytes: u64,
-    /// When a run last looked for it.
+    /// When a run last asked for it.
     pub(crate) used: SystemTime,
     folder: PathBuf,
 }
 
-/// The entries of a cache, the one that was used last first.
+/// The entries of a cache, most recently used first.
 pub(crate) fn entries(folder: &Path) -> io::Result<Vec<Entry>> {
     let mut found = Vec::new();
     for file in fs::read_dir(folder)? {
         let file = file?;
-        // Every entry has a lock, and so has one that was begun and never finished.
+        // Every entry has a lock file, and so does an entry that was started but never finished.
         let name = file.file_name().to_string_lossy().into_owned();
         let Some(key) = name.strip_suffix(".lock") else { continue };
         let used = file.metadata()?.modified()?;
@@ -124,32 +126,33 @@ pub(crate) fn entries(folder: &Path) -> io::Result<Vec<Entry>> {
     Ok(found)
 }
 
-/// Bytes in an entry's files. It may be on its way out: then what is gone counts nothing.
+/// Total size of an entry's files. Files that disappear because the entry is being removed count as 0.
 fn size(folder: &Path) -> u64 {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
     files.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
 }
 
 impl Entry {
-    /// Removes it, unless a process has it in use; whether it is gone.
+    /// Removes the entry, unless a process is using it. Returns whether it was removed.
     pub(crate) fn remove(&self) -> io::Result<bool> {
         let Some(slot) = take(&self.folder, &self.key)? else { return Ok(false) };
         bundle::remove(&slot.folder)?;
         bundle::remove_partial(&slot.folder)?;
-        // Last, and while it is locked: whoever opened it before finds that it is not the one on disk any more.
+        // Removed last, while it is locked: a process that opened it earlier will notice that its lock file
+        // is gone.
         fs::remove_file(lock_of(&self.folder, &self.key))?;
         Ok(true)
     }
 }
 
-/// The place of an entry.
+/// A locked entry.
 pub(crate) struct Slot {
     folder: PathBuf,
     _lock: File,
 }
 
 impl Slot {
-    /// What the entry holds, if it is there and whole.
+    /// Reads the entry, if it exists and is intact.
     pub(crate) fn read<T>(
         &self,
         reporter: &Reporter,
@@ -167,7 +170,7 @@ impl Slot {
             .ok()
     }
 
-    /// Makes the entry. That it cannot be made costs time, not results.
+    /// Writes the entry. A failure is not an error, because it costs time but does not affect results.
     pub(crate) fn write(&self, reporter: &Reporter, fill: impl FnOnce(&Path) -> anyhow::Result<()>) {
         let written = bundle::write(&self.folder, fill);
         if let Err(error) = written.with_context(|| format!("cannot keep {}", self.folder.display())) {

@@ -1,4 +1,4 @@
-//! Keys of the cache: hashes of everything an entry depends on.
+//! Cache keys: hashes of everything an entry depends on.
 
 use std::sync::OnceLock;
 
@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde_json::Value;
 use spo_data::hash;
 
-/// The hash of this very program.
+/// The hash of this executable.
 pub(crate) fn own_hash() -> anyhow::Result<&'static str> {
     static HASH: OnceLock<String> = OnceLock::new();
     if let Some(known) = HASH.get() {
@@ -17,7 +17,7 @@ pub(crate) fn own_hash() -> anyhow::Result<&'static str> {
     Ok(HASH.get_or_init(|| hash))
 }
 
-/// A key of the cache: what the entry is, and a hash of what it depends on.
+/// A cache key: the kind of entry, and a hash of what it depends on.
 pub(crate) fn key(kind: &str, what: &Value) -> String {
     format!("{kind}-{}", hash::of_bytes(what.to_string()))
 }

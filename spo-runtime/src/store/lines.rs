@@ -1,4 +1,4 @@
-//! Files of one JSON object a line that grow while a run goes.
+//! JSON Lines files that grow during a run.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -8,14 +8,14 @@ use anyhow::{Context, ensure};
 use serde::Serialize;
 use serde_json::Value;
 
-/// A file of JSON lines. Every line is flushed, so that a run that dies leaves all it said.
+/// A JSON Lines file. Every line is flushed, so a run that dies loses none.
 pub(crate) struct JsonLines {
     path: PathBuf,
     file: BufWriter<File>,
 }
 
 impl JsonLines {
-    /// Opens the file to go on after so many bytes; what is there beyond is dropped.
+    /// Opens the file and truncates it to this many bytes, to continue from there.
     pub(crate) fn open(path: &Path, bytes: u64) -> anyhow::Result<Self> {
         let open = || -> anyhow::Result<File> {
             let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
@@ -29,20 +29,20 @@ impl JsonLines {
         Ok(JsonLines { path: path.to_owned(), file: BufWriter::new(file) })
     }
 
-    /// Makes sure that all lines are on disk; how many bytes they are.
+    /// Syncs the file to disk and returns its length in bytes.
     pub(crate) fn sync(&mut self) -> anyhow::Result<u64> {
         let file = self.file.get_ref();
         let synced = file.sync_all().and_then(|()| Ok(file.metadata()?.len()));
         synced.with_context(|| format!("cannot write {}", self.path.display()))
     }
 
-    /// Adds lines as they stand.
+    /// Appends lines verbatim.
     pub(crate) fn append(&mut self, lines: &str) -> anyhow::Result<()> {
         let written = self.file.write_all(lines.as_bytes()).and_then(|()| self.file.flush());
         written.with_context(|| format!("cannot write {}", self.path.display()))
     }
 
-    /// The lines of a stage, as they stand in the file.
+    /// The lines of a stage, verbatim.
     pub(crate) fn of_stage(&self, stage: &str) -> anyhow::Result<String> {
         let text = std::fs::read_to_string(&self.path);
         let text = text.with_context(|| format!("cannot read {}", self.path.display()))?;
@@ -51,7 +51,7 @@ impl JsonLines {
         Ok(text.split_inclusive('\n').filter(is_of).collect())
     }
 
-    /// Adds a line.
+    /// Appends a line.
     pub(crate) fn write(&mut self, line: &impl Serialize) -> anyhow::Result<()> {
         let written = serde_json::to_writer(&mut self.file, line)
             .map_err(std::io::Error::from)

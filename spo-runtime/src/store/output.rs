@@ -1,4 +1,4 @@
-//! The folder of a run: one process writes into it, and its record says what run it holds.
+//! The output folder of a run. Only one process writes to it, and its record identifies the run.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
@@ -14,35 +14,35 @@ use crate::store::bundle;
 use crate::store::logs;
 use crate::store::write::{write_json, write_text};
 
-/// The folder a run writes into, and no other process with it.
+/// A run's output folder, locked against other processes.
 pub(crate) struct Output {
     folder: PathBuf,
     _lock: File,
 }
 
-/// What the folder held.
+/// What the folder contained when it was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Before {
     /// No run, or one that is to be replaced.
     Nothing,
-    /// This run, unfinished.
+    /// The same run, unfinished.
     Unfinished,
-    /// This run, complete.
+    /// The same run, complete.
     Finished,
 }
 
-/// What a run writes beside its stages' models.
+/// The files a run writes besides its models.
 const RECORD: &str = "run.json";
 const RECIPE: &str = "recipe.toml";
 const SUMMARY: &str = "summary.json";
 
 impl Output {
-    /// Makes the folder and writes what is known before training: the resolved recipe, versions and
-    /// hashes of the data.
+    /// Creates the folder and writes what is known before training: the resolved recipe, versions and hashes
+    /// of the data.
     ///
     /// # Errors
-    /// [`BadInput`] when another process writes to the folder, or it holds an earlier run that the recipe does
-    /// not allow to be continued or replaced.
+    /// [`BadInput`] if another process is writing to the folder, or if it holds an earlier run that the
+    /// recipe does not allow to be continued or replaced.
     pub(crate) fn open(folder: &Path, recipe: &Recipe, record: &Value) -> anyhow::Result<(Self, Before)> {
         let folder = folder.to_owned();
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -67,7 +67,7 @@ impl Output {
                 (Resume::Never, _) if !run.overwrite => return Err(output.taken().into()),
                 _ => {}
             }
-            // Only what a run writes is removed: the folder may hold more.
+            // Removes only what a run writes, because the folder may contain other files.
             bundle::remove(&folder.join("checkpoints"))
                 .and_then(|()| bundle::remove(&folder.join("nonfinite")))
                 .with_context(|| format!("cannot replace the run in {}", folder.display()))?;
@@ -77,7 +77,7 @@ impl Output {
         }
         let recipe = toml::to_string_pretty(recipe).context("cannot write the resolved recipe as TOML")?;
         write_text(&folder.join(RECIPE), &recipe)?;
-        // Its presence says that there is a run.
+        // Written last: this file marks the folder as a run.
         output.json(RECORD, record)?;
         Ok((output, Before::Nothing))
     }
@@ -94,7 +94,7 @@ impl Output {
         ))
     }
 
-    /// In what the run in the folder is another than the planned one.
+    /// How the run in the folder differs from the planned one.
     fn difference(&self, recipe: &Recipe, now: &Value) -> Option<String> {
         let kept = ["data", "tokenizer_sha256", "model"];
         other_recipe(&self.folder, recipe).or_else(|| match self.record() {
@@ -106,7 +106,7 @@ impl Output {
         })
     }
 
-    /// What has changed since the run began that may change its last digits.
+    /// A change since the run began that may affect the last digits of its results.
     pub(crate) fn drift(&self, now: &Value) -> Option<String> {
         let record = self.record().ok()?;
         ["spo", "threads", "device"].iter().find_map(|key| difference(&record[key], &now[key], key))
@@ -116,17 +116,16 @@ impl Output {
         Ok(serde_json::from_slice(&std::fs::read(self.folder.join(RECORD))?)?)
     }
 
-    /// The folder.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Where a stage's model goes.
+    /// The folder for a stage's model.
     pub(crate) fn stage(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
-    /// Writes the run's summary: its presence says that the run came to its end.
+    /// Writes the run's summary, which marks the run as complete.
     pub(crate) fn finish(&self, summary: &impl Serialize) -> anyhow::Result<()> {
         self.json(SUMMARY, summary)
     }
@@ -136,7 +135,7 @@ impl Output {
     }
 }
 
-/// In what the run in a folder was made from another recipe; `None` also where there is no run.
+/// How the recipe of the run in a folder differs from this one; `None` also if there is no run.
 pub(crate) fn other_recipe(folder: &Path, recipe: &Recipe) -> Option<String> {
     if !folder.join(RECORD).exists() {
         return None;
@@ -148,7 +147,7 @@ pub(crate) fn other_recipe(folder: &Path, recipe: &Recipe) -> Option<String> {
     }
 }
 
-/// The last thing to say of a finished run or sweep.
+/// The closing message of a finished run or sweep.
 pub(crate) fn closing(folder: &Path) -> String {
     format!("`spo-run report {}` tells and draws what came of it", folder.display())
 }
@@ -158,11 +157,11 @@ pub(crate) fn is_complete(folder: &Path, recipe: &Recipe) -> bool {
     folder.join(SUMMARY).exists() && other_recipe(folder, recipe).is_none()
 }
 
-/// Makes sure that this process is the only one that writes into a folder. The lock goes with the process,
-/// however it ends.
+/// Locks a folder so that only this process writes to it. The lock is released when the process ends, even if
+/// it crashes.
 ///
 /// # Errors
-/// [`BadInput`] naming the process that has it.
+/// [`BadInput`] naming the process that holds the lock.
 pub(crate) fn lock(folder: &Path) -> anyhow::Result<File> {
     let path = folder.join(".lock");
     let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
@@ -183,13 +182,13 @@ pub(crate) fn lock(folder: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// Whether another process writes into a folder.
+/// Whether another process is writing to a folder.
 pub(crate) fn in_use(folder: &Path) -> bool {
     let file = File::open(folder.join(".lock"));
     file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
-/// The hashes of a record's plugins by name: where they lie and in which order they were loaded is of no account.
+/// The hashes of a record's plugins, by name. Their location and load order do not matter.
 fn libraries(record: &Value) -> Value {
     let libraries = record["plugins"].as_array().into_iter().flatten();
     let named = libraries.filter_map(|library| {
@@ -198,7 +197,7 @@ fn libraries(record: &Value) -> Value {
     Value::Object(named.collect())
 }
 
-/// The first place where two values differ, in words.
+/// Describes the first difference between two values.
 fn difference(old: &Value, new: &Value, path: &str) -> Option<String> {
     let inner = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     match (old, new) {

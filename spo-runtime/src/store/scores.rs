@@ -1,4 +1,4 @@
-//! The log-probs of a dataset under one model, and how they lie on disk: in one safetensors file.
+//! The log-probs of a dataset under one model, stored in a safetensors file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,19 +8,19 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use spo_api::{Error, write_whole};
 use spo_data::Dataset;
 
-/// Log-probs of every row of a dataset, under one model.
+/// Log-probs of every row of a dataset under one model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Scores {
-    /// Per row, per token of its chosen answer, nats.
+    /// For each row, the log-probs of the chosen answer's tokens, in nats.
     pub(crate) chosen: Vec<Vec<f64>>,
-    /// The same of its rejected answer; empty where there is none.
+    /// The same for the rejected answer; empty if there is none.
     pub(crate) rejected: Vec<Vec<f64>>,
-    /// The same of another row's answer to its prompt, where the objective asks for it.
+    /// The same for the row's prompt with another row's answer, if the objective requires it.
     pub(crate) mismatched: Vec<Vec<f64>>,
 }
 
 impl Scores {
-    /// Room for the scores of a dataset.
+    /// Empty scores for a dataset.
     pub(crate) fn empty(dataset: &Dataset) -> Self {
         let empty = || vec![Vec::new(); dataset.examples.len()];
         Scores { chosen: empty(), rejected: empty(), mismatched: empty() }
@@ -36,7 +36,7 @@ impl Scores {
         !self.chosen[row].is_empty() || !self.rejected[row].is_empty()
     }
 
-    /// Takes over the scores of these rows.
+    /// Copies the scores of these rows.
     pub(crate) fn merge(&mut self, from: &Scores, rows: &[usize]) {
         for &row in rows {
             self.chosen[row].clone_from(&from.chosen[row]);
@@ -48,11 +48,11 @@ impl Scores {
 
 type Side = (&'static str, fn(&mut Scores) -> &mut Vec<Vec<f64>>);
 
-/// How a side is called in the file.
+/// The names of the sides in the file.
 const SIDES: [Side; 3] =
     [("chosen", |s| &mut s.chosen), ("rejected", |s| &mut s.rejected), ("mismatched", |s| &mut s.mismatched)];
 
-/// Writes named scores: of each side of each the log-probs of all rows, flat, and the rows' lengths.
+/// Writes named scores. Each side is stored as the flat log-probs of all rows, and the rows' lengths.
 pub(crate) fn write<'a>(
     path: &Path,
     scores: impl IntoIterator<Item = (String, &'a Scores)>,
@@ -76,7 +76,7 @@ pub(crate) fn write<'a>(
     Ok(write_whole(path, |out| out.write_all(&file).map_err(|e| Error::io(path, e)))?)
 }
 
-/// Reads what [`write`] wrote.
+/// Reads scores written by [`write`].
 pub(crate) fn read(path: &Path) -> anyhow::Result<BTreeMap<String, Scores>> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     parse(&bytes).with_context(|| format!("{} is damaged", path.display()))

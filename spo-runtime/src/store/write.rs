@@ -1,4 +1,4 @@
-//! Writes files whole or not at all.
+//! Atomic file writes.
 
 use std::io::Write;
 use std::path::Path;
@@ -6,17 +6,17 @@ use std::path::Path;
 use anyhow::Context;
 use serde::Serialize;
 
-/// Writes pretty-printed JSON, whole or not at all.
+/// Atomically writes pretty-printed JSON.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
     write_text(path, &(serde_json::to_string_pretty(value)? + "\n"))
 }
 
-/// Writes a text, whole or not at all.
+/// Atomically writes text.
 pub(crate) fn write_text(path: &Path, text: &str) -> anyhow::Result<()> {
     write_bytes(path, text.as_bytes())
 }
 
-/// Writes a file, whole or not at all.
+/// Atomically writes a file.
 pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let write = |out: &mut dyn Write| out.write_all(bytes).map_err(|e| spo_api::Error::io(path, e));
     spo_api::write_whole(path, write).with_context(|| format!("cannot write {}", path.display()))

@@ -1,4 +1,4 @@
-//! Runs the cells of a sweep, each in a process of its own, within a budget of cores and memory.
+//! Runs the cells of a sweep, each in its own process, within limits on cores and memory.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -16,10 +16,10 @@ use crate::reporter::Reporter;
 use crate::stop::Stop;
 use crate::store::output;
 
-/// How often the cells are looked at.
+/// Interval at which the cells are polled.
 const POLL: Duration = Duration::from_millis(20);
 
-/// A cell at work.
+/// A running cell.
 struct Running {
     name: String,
     child: Child,
@@ -27,11 +27,11 @@ struct Running {
     /// Where its part of the log begins.
     log_start: u64,
     began: Instant,
-    /// Most memory it has held so far, bytes.
+    /// Peak memory so far, in bytes.
     peak: u64,
 }
 
-/// What there is to run.
+/// The cells to run.
 #[derive(Clone, Copy)]
 pub(crate) struct Job<'a> {
     pub(crate) sweep: &'a Sweep,
@@ -44,11 +44,11 @@ pub(crate) struct Job<'a> {
     pub(crate) libraries: &'a [Library],
 }
 
-/// Runs all cells that are not complete. A cell that fails does not stop the others.
+/// Runs all cells that are not complete. A failed cell does not stop the others.
 ///
 /// # Errors
-/// When cells failed, naming them; [`Interrupted`](crate::stop::Interrupted) when a signal came: then the
-/// cells at work were asked to stop too, and have.
+/// An error naming the cells that failed; [`Interrupted`](crate::stop::Interrupted) after a signal, once the
+/// running cells have stopped too.
 pub(crate) fn launch(job: &Job<'_>, stop: &Stop, reporter: &Reporter) -> anyhow::Result<()> {
     let Job { sweep, folder, cells, recipes, libraries } = *job;
     let complete = |(cell, recipe): &(&Cell, &Recipe)| output::is_complete(&folder.join(&cell.name), recipe);
@@ -66,7 +66,7 @@ pub(crate) fn launch(job: &Job<'_>, stop: &Stop, reporter: &Reporter) -> anyhow:
         if asked.is_none() && stop.asked().is_some() {
             asked = stop.asked();
             for cell in &running {
-                // They have a process group of their own, so Ctrl-C has not reached them.
+                // The cells have their own process group, so Ctrl-C has not reached them.
                 let _ = Command::new("kill").args(["-TERM", &cell.child.id().to_string()]).status();
             }
         }
@@ -80,7 +80,7 @@ pub(crate) fn launch(job: &Job<'_>, stop: &Stop, reporter: &Reporter) -> anyhow:
         }
         running = at_work;
         if asked.is_none() && launcher.has_room(running.len()) {
-            // A launcher that was killed may have left cells at work: those are left to their end.
+            // A launcher that was killed may have left cells running. These are left to finish.
             let free = waiting.iter().position(|(cell, _)| !output::in_use(&folder.join(&cell.name)));
             if let Some(cell) = free.and_then(|i| waiting.remove(i)) {
                 if complete(cell) {
@@ -105,17 +105,17 @@ pub(crate) fn launch(job: &Job<'_>, stop: &Stop, reporter: &Reporter) -> anyhow:
 struct Launcher<'a> {
     sweep: &'a Sweep,
     folder: &'a Path,
-    /// Plugins, which every cell loads.
+    /// Plugins that every cell loads.
     libraries: &'a [Library],
     done: usize,
     total: usize,
     failed: Vec<String>,
-    /// Most memory that a cell has taken, once one has run.
+    /// The largest peak memory of a cell, once one has run.
     largest: Option<u64>,
 }
 
 impl Launcher<'_> {
-    /// Whether another cell fits beside so many.
+    /// Whether another cell fits next to `running` others.
     fn has_room(&self, running: usize) -> bool {
         let fits = || match (self.sweep.memory, self.largest) {
             (None, _) => true,
@@ -174,7 +174,7 @@ fn last_error(log: &Path, start: u64) -> Option<String> {
     text.lines().rfind(|line| line.starts_with("error")).map(str::to_owned)
 }
 
-/// Most memory that a process has held, bytes; where the system tells.
+/// Peak memory of a process in bytes, if the system provides it.
 fn memory(process: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

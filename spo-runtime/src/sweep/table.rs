@@ -1,4 +1,4 @@
-//! What the cells of a sweep came to: arm by arm, over seeds, against the baseline.
+//! The results of a sweep: means over seeds for each arm, compared with the baseline.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -13,7 +13,7 @@ use super::cells::{Cell, Plot};
 use crate::recipe::Sweep;
 use crate::train::summary::{COLUMNS, StageSummary, Summary};
 
-/// The cells with the last stage of those that are complete.
+/// The cells, with the last stage of those that are complete.
 pub(crate) struct Results<'a> {
     plot: &'a Plot,
     cells: Vec<(&'a Cell, Option<StageSummary>)>,
@@ -29,7 +29,7 @@ impl<'a> Results<'a> {
         Results { plot, cells: plot.cells.iter().map(|cell| (cell, last(cell))).collect() }
     }
 
-    /// One row a cell: its name, arm and seed, whether it is complete, and every figure of its last stage.
+    /// One row per cell: name, arm, seed, whether it is complete, and all metrics of its last stage.
     pub(crate) fn export(&self) -> spo_report::table::Table {
         let mut names: Vec<String> = self
             .cells
@@ -54,7 +54,7 @@ impl<'a> Results<'a> {
         table
     }
 
-    /// Arms against figures; `None` when no cell is complete.
+    /// A table of arms and metrics; `None` if no cell is complete.
     pub(crate) fn table(&self, sweep: &Sweep) -> Option<String> {
         let complete: Vec<Metrics> =
             self.cells.iter().filter_map(|(_, stage)| stage.as_ref()).map(figures).collect();
@@ -108,24 +108,24 @@ impl<'a> Results<'a> {
         Some(text)
     }
 
-    /// A figure of an arm's complete cells.
+    /// A metric of an arm's complete cells, by seed.
     fn by_seed(&self, arm: &str, metric: &str) -> BTreeMap<u64, f64> {
         let of_arm = self.cells.iter().filter(|(cell, _)| cell.arm == arm);
         of_arm.filter_map(|(cell, stage)| Some((cell.seed, *figures(stage.as_ref()?).get(metric)?))).collect()
     }
 }
 
-/// What there is to compare of a stage: figures of its last step, held-out ones from after it.
+/// The metrics of a stage that are compared: those of its last step, and the held-out metrics after it.
 fn figures(stage: &StageSummary) -> Metrics {
     let mut figures = stage.train.clone();
     figures.extend(stage.after.clone().unwrap_or_default());
     figures
 }
 
-/// A mean, and how far it may be off.
+/// A mean with its confidence interval.
 struct Estimate {
     mean: f64,
-    /// Half of the 95% confidence interval; from two values on.
+    /// Half the width of the 95% confidence interval; requires at least two values.
     half: Option<f64>,
 }
 

@@ -1,4 +1,4 @@
-//! Checkpoints: everything that a run must know to go on as if nothing had happened.
+//! Checkpoints: everything a run needs to resume as if it had never been interrupted.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,54 +21,53 @@ use crate::train::reference::MovingState;
 use crate::train::starts::Starts;
 use crate::train::summary::StageSummary;
 
-/// Scores by name, borrowed from wherever they are.
+/// Borrowed scores, by name.
 pub(crate) type NamedScores<'a> = BTreeMap<String, &'a Scores>;
 
 const STATE: &str = "state.json";
 const SESSION: &str = "session.safetensors";
 const SCORES: &str = "scores.safetensors";
 
-/// Where a run stands, all but parameters and log-probs.
+/// The state of a run, except parameters and log-probs.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct RunState {
-    /// Lengths of the files that grow.
+    /// Lengths of the log files.
     pub(crate) logs: Lengths,
-    /// The stages that are complete.
+    /// The completed stages.
     pub(crate) finished: Vec<StageSummary>,
     /// Parameters kept for later stages.
     pub(crate) starts: Starts,
-    /// The stage at work; none between stages.
+    /// The current stage; `None` between stages.
     pub(crate) stage: Option<StageState>,
 }
 
-/// Where a stage stands.
+/// The state of a stage.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct StageState {
-    /// How far it has come.
     pub(crate) progress: StageProgress,
-    /// How long that took.
+    /// Time spent so far.
     pub(crate) clock: Clock,
-    /// The optimizer's state beside what the session keeps of it.
+    /// The optimizer's state outside the session.
     pub(crate) optimization: Optimization,
-    /// What objectives and step remember.
+    /// State of the objectives and the bilevel step.
     pub(crate) memory: Memory,
-    /// A reference that follows the policy.
+    /// State of a moving reference.
     pub(crate) moving: Option<MovingState>,
-    /// What follows where probability goes.
+    /// State of the diagnostics.
     pub(crate) evolution: Option<Evolution>,
 }
 
-/// What goes from batch to batch beside the parameters: running means, multipliers.
+/// State other than parameters that persists from batch to batch, such as running means and multipliers.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Memory {
     objective: Vec<u8>,
     step: Vec<u8>,
-    /// Of each term of the lower level.
+    /// One entry per term of the lower level.
     lower: Vec<Vec<u8>>,
 }
 
 impl Memory {
-    /// That of a stage's objectives and step, each in its own words.
+    /// The state of a stage's objectives and bilevel step, each in its own format.
     pub(crate) fn of(stage: &PlannedStage) -> Self {
         Memory {
             objective: stage.objective.state(),
@@ -77,7 +76,7 @@ impl Memory {
         }
     }
 
-    /// Makes them remember it again. Fails when it is not theirs.
+    /// Restores the saved state. Fails if it belongs to other objectives or another step.
     pub(crate) fn restore(&self, stage: &mut PlannedStage) -> spo_api::Result<()> {
         stage.objective.restore(&self.objective)?;
         stage.step.restore(&self.step)?;
@@ -85,7 +84,7 @@ impl Memory {
     }
 }
 
-/// Writes a run's state into a folder.
+/// Writes a run's state to a folder.
 pub(crate) fn fill(
     folder: &Path,
     session: &mut dyn Session,
@@ -100,17 +99,16 @@ pub(crate) fn fill(
     })?)
 }
 
-/// What [`fill`] wrote, all but the session's part.
+/// The contents of a checkpoint written by [`fill`], except the session's state.
 pub(crate) struct Found {
     folder: PathBuf,
-    /// Where the run stood.
     pub(crate) state: RunState,
     /// Log-probs, by name.
     pub(crate) scores: BTreeMap<String, Scores>,
 }
 
 impl Found {
-    /// Reads a folder, every file held against its checksum.
+    /// Reads a checkpoint and verifies the checksum of every file.
     pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
         bundle::verify(folder)?;
         let text = fs::read(folder.join(STATE))?;
@@ -118,16 +116,16 @@ impl Found {
         Ok(Found { folder: folder.to_owned(), state, scores: scores::read(&folder.join(SCORES))? })
     }
 
-    /// Puts the session of a run with these stages back to where it was.
+    /// Restores the session. `stages` are the stages of the run.
     pub(crate) fn restore(&self, session: &mut dyn Session, stages: &[PlannedStage]) -> spo_api::Result<()> {
         let rule = self.state.stage.is_some().then(|| &stages[self.state.finished.len()].optimizer);
-        // A session takes back the state of the rule it has.
+        // A session can only restore optimizer state for the rule it has adopted.
         session.adopt_optimizer(rule.and_then(|rule| rule.kernel()).as_ref())?;
         session.restore_state(&self.folder.join(SESSION))
     }
 }
 
-/// The checkpoints of a run: `checkpoints/STEPS`, where STEPS counts through all stages.
+/// The checkpoints of a run: `checkpoints/STEPS`, where STEPS counts steps across all stages.
 pub(crate) struct Checkpoints {
     folder: PathBuf,
     policy: CheckpointSection,
@@ -135,19 +133,19 @@ pub(crate) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Those of the run in this folder.
+    /// The checkpoints of the run in this folder.
     pub(crate) fn new(run: &Path, policy: CheckpointSection) -> Self {
         Checkpoints { folder: run.join("checkpoints"), policy, since: Instant::now() }
     }
 
-    /// Whether it is time for one after so many steps of a stage.
+    /// Whether a checkpoint is due after `steps` steps of a stage.
     pub(crate) fn due(&self, steps: usize) -> bool {
         let every = self.policy.every;
         let minutes = Duration::try_from_secs_f64(60.0 * self.policy.minutes).unwrap_or(Duration::MAX);
         (every > 0 && steps.is_multiple_of(every)) || (!minutes.is_zero() && self.since.elapsed() >= minutes)
     }
 
-    /// Writes one, and removes those that are too many.
+    /// Writes a checkpoint and removes the oldest ones in excess of the limit.
     pub(crate) fn save(
         &mut self,
         session: &mut dyn Session,
@@ -168,7 +166,7 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Steps and folders, the newest last.
+    /// Step counts and folders, newest last.
     fn list(&self) -> Vec<(usize, PathBuf)> {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let numbered = |entry: fs::DirEntry| {
@@ -180,7 +178,7 @@ impl Checkpoints {
         list
     }
 
-    /// The newest one that is whole. `damaged` is told of those that are not.
+    /// The newest intact checkpoint. Calls `damaged` for each damaged one.
     pub(crate) fn newest(&self, damaged: &mut dyn FnMut(&Path, &anyhow::Error)) -> Option<Found> {
         self.list()
             .into_iter()
@@ -188,7 +186,7 @@ impl Checkpoints {
             .find_map(|(_, folder)| Found::read(&folder).inspect_err(|error| damaged(&folder, error)).ok())
     }
 
-    /// Removes all, and what a process that died left behind.
+    /// Removes all checkpoints, including partial ones left by a process that died.
     pub(crate) fn remove(&self) -> anyhow::Result<()> {
         bundle::remove(&self.folder).with_context(|| format!("cannot remove {}", self.folder.display()))
     }

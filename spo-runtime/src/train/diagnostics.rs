@@ -1,7 +1,7 @@
-//! Probability evolution: where probability goes while a preference is learnt, seen on a few pairs.
+//! Probability evolution: how the log-probs of a few probe pairs change during training.
 //!
-//! Measurements read the model and leave it, the optimizer and the data order as they are: a run with
-//! diagnostics has the same metrics, to the bit, as one without (unless its guard steps in).
+//! Measurements do not change the model, the optimizer or the data order. A run with diagnostics has
+//! bit-identical metrics to one without, unless its guard intervenes.
 
 mod geometry;
 mod probes;
@@ -21,9 +21,9 @@ use probes::{Probe, ProbeText, Snapshot};
 #[derive(Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Record<'a> {
-    /// What is followed in a stage; all other lists of the stage are in this order.
+    /// The probes of a stage. All other lists of the stage are in this order.
     Probes { stage: &'a str, held_out: bool, probes: Vec<ProbeText> },
-    /// Log-probs after so many steps.
+    /// Log-probs after `step` steps.
     Evolution {
         stage: &'a str,
         step: usize,
@@ -33,28 +33,26 @@ enum Record<'a> {
         #[serde(flatten)]
         now: &'a Snapshot,
     },
-    /// Gradients of some probes after so many steps, and what the step after did.
+    /// Gradients of some probes after `step` steps, and the effect of the following step.
     Geometry {
         stage: &'a str,
         step: usize,
-        /// Indices among the probes.
+        /// Indices into the probes.
         probes: &'a [usize],
         #[serde(flatten)]
         geometry: &'a Geometry,
         #[serde(flatten)]
         prediction: Option<&'a Prediction>,
     },
-    /// The guard stepped in.
+    /// The guard intervened.
     Guard { stage: &'a str, step: usize, displaced: f64, limit: f64, lr_factor: f64 },
 }
 
-/// What a stage is, to its diagnostics.
+/// What the diagnostics need to know about a stage.
 pub(crate) struct StageFacts<'a> {
-    /// Its name.
     pub(crate) name: &'a str,
-    /// Its steps.
     pub(crate) steps: usize,
-    /// The rows probes are taken from.
+    /// The rows that probes are taken from.
     pub(crate) data: &'a Dataset,
     /// Whether these rows are held out.
     pub(crate) held_out: bool,
@@ -64,7 +62,7 @@ pub(crate) struct StageFacts<'a> {
     pub(crate) seed: u64,
 }
 
-/// Follows the probes of a stage.
+/// Tracks the probes of a stage.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Evolution {
     recipe: Diagnostics,
@@ -72,19 +70,19 @@ pub(crate) struct Evolution {
     steps: usize,
     at_once: usize,
     probes: Vec<Probe>,
-    /// Probes whose gradients are taken.
+    /// Probes whose gradients are measured.
     near: Vec<usize>,
     start: Snapshot,
-    /// The parameters before a step that is to be compared with its prediction.
+    /// The parameters before a step whose effect is to be compared with its prediction.
     #[serde(skip)]
     before: Option<Before>,
-    /// What the last step said of the safe set.
+    /// The safe set's constraint value from the last step.
     constraint: Option<f64>,
     lr_factor: f64,
 }
 
 impl Evolution {
-    /// Chooses the probes of a stage that is about to begin.
+    /// Chooses the probes at the start of a stage.
     pub(crate) fn begin(
         recipe: &Diagnostics,
         stage: &StageFacts<'_>,
@@ -113,10 +111,10 @@ impl Evolution {
         })
     }
 
-    /// Before a step, after so many others: measures if it is time.
+    /// Called before each step; takes a measurement if one is due.
     ///
     /// # Errors
-    /// Those of the session and of the disk; [`Error::Stopped`] when the guard says so.
+    /// Errors of the session and of the disk; [`Error::Stopped`] if the guard stops the run.
     pub(crate) fn before_step(
         &mut self,
         session: &mut dyn Session,
@@ -133,7 +131,7 @@ impl Evolution {
         Ok(())
     }
 
-    /// After a step, the `steps_done`-th: holds it against its prediction if it was measured.
+    /// Called after step number `steps_done`. Compares it with its prediction if it was measured.
     pub(crate) fn after_step(
         &mut self,
         session: &mut dyn Session,
@@ -149,7 +147,7 @@ impl Evolution {
         Ok(())
     }
 
-    /// After the last step.
+    /// Called after the last step.
     pub(crate) fn finish(
         mut self,
         session: &mut dyn Session,
@@ -165,7 +163,7 @@ impl Evolution {
         Ok(())
     }
 
-    /// What the guard makes of the learning rate.
+    /// The factor that the guard applies to the learning rate.
     pub(crate) fn lr_factor(&self) -> f64 {
         self.lr_factor
     }
@@ -199,7 +197,7 @@ impl Evolution {
         self.hold(log, step, &now, note)
     }
 
-    /// Holds a measurement against the limit of the guard, if there is one.
+    /// Checks a measurement against the guard's limit, if there is one.
     fn hold(
         &mut self,
         log: &mut JsonLines,

@@ -1,4 +1,4 @@
-//! What a model does on held-out rows.
+//! Evaluation on held-out rows.
 
 pub(crate) mod answers;
 pub(crate) mod mass;
@@ -13,7 +13,7 @@ use crate::train::step::loss::{evaluate, score};
 use crate::train::step::observation::Observation;
 use crate::train::step::rows::{Assembled, Batch};
 
-/// Held-out figures at one moment, and the scores they came from.
+/// Held-out metrics at one point of training, and the scores they were computed from.
 pub(crate) struct HeldOut {
     /// Metrics, each named `eval_...`.
     pub(crate) metrics: Metrics,
@@ -21,16 +21,15 @@ pub(crate) struct HeldOut {
     pub(crate) scores: Scores,
 }
 
-/// Held-out rows.
 pub(crate) struct HeldOutRows {
     pub(crate) data: Arc<Dataset>,
     pub(crate) batch: Batch,
-    /// What the reference says of them, where it is not the model as the stage found it.
+    /// Reference log-probs, where the reference is not the model at the start of the stage.
     pub(crate) reference: Option<Scores>,
 }
 
-/// Scores held-out rows. `start` is what they scored when the stage began, which is the reference unless
-/// another is given; before the stage has begun, the scores are their own.
+/// Scores held-out rows. `start` holds the scores from the start of the stage, which also serve as the
+/// reference unless another is given. At the start itself `start` is `None`, and the new scores are used.
 pub(crate) fn held_out(
     session: &mut dyn Session,
     objective: &mut dyn Objective,
@@ -49,7 +48,7 @@ pub(crate) fn held_out(
         Some(reference.as_ref().unwrap_or(start)),
         data,
     );
-    // Evaluating must not advance an objective's running values.
+    // Evaluation must not change an objective's running values.
     let state = objective.state();
     let evaluation = evaluate(objective, &assembled, data)?;
     objective.restore(&state)?;
@@ -62,7 +61,7 @@ pub(crate) fn held_out(
     Ok(HeldOut { metrics, scores })
 }
 
-/// Where probability went since `start`.
+/// Changes in log-probs since `start`.
 fn displacement(now: &Scores, start: &Scores) -> Metrics {
     let sum = |tokens: &[f64]| tokens.iter().sum::<f64>();
     let mean = |tokens: &[f64]| sum(tokens) / tokens.len() as f64;

@@ -1,16 +1,16 @@
-//! Figures as JSON keeps them: it has no form for those that are not finite.
+//! Metrics in JSON, which cannot represent non-finite numbers.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 use spo_api::Metrics;
 
-/// Figures, where JSON has null for those that are not finite.
+/// Deserializes metrics, skipping those that are null because they were not finite.
 pub(crate) fn figures<'de, D: Deserializer<'de>>(from: D) -> Result<Metrics, D::Error> {
     Ok(optional_figures(from)?.unwrap_or_default())
 }
 
-/// As [`figures`], where there may be none.
+/// Like [`figures`], for an optional field.
 pub(crate) fn optional_figures<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Metrics>, D::Error> {
     let figures: Option<BTreeMap<String, Option<f64>>> = Deserialize::deserialize(from)?;
     let number = |(name, figure): (String, Option<f64>)| (name, figure.unwrap_or(f64::NAN));

@@ -1,4 +1,4 @@
-//! A batch whose numbers are not finite, written down so that it can be looked at: `nonfinite/STAGE-STEP`.
+//! A batch with non-finite numbers, saved for inspection in `nonfinite/STAGE-STEP`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,30 +10,29 @@ use spo_api::Session;
 use crate::store::bundle;
 use crate::train::checkpoint::{self, NamedScores, RunState};
 
-/// So many batches in a row are left out before a run gives up.
+/// Consecutive batches that may be skipped before the run fails.
 pub(crate) const PATIENCE: usize = 10;
 
 const BATCH: &str = "batch.json";
 
-/// Which batch it was, and what was wrong with it.
+/// Identifies the batch, and what was wrong with it.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Incident {
-    /// Name of the stage.
     pub(crate) stage: String,
-    /// Step at which it happened, counted from 1.
+    /// The step at which it happened, counted from 1.
     pub(crate) step: usize,
-    /// What the step said.
+    /// The error that the step returned.
     pub(crate) error: String,
-    /// Indices of the batch's rows among the stage's.
+    /// Indices of the batch's rows among the stage's rows.
     pub(crate) rows: Vec<usize>,
     /// Hash of the stage's rows.
     pub(crate) data: String,
-    /// Of each term of the lower level the indices of its rows, where it has a batch of its own.
+    /// For each term of the lower level, the indices of its rows if it has its own batch.
     pub(crate) lower_rows: Vec<Vec<usize>>,
 }
 
 impl Incident {
-    /// Writes it down with everything the step began with; where.
+    /// Saves the incident with the state at the beginning of the step. Returns the folder.
     pub(crate) fn write(
         &self,
         run: &Path,
@@ -51,7 +50,7 @@ impl Incident {
         Ok(folder)
     }
 
-    /// Reads what was written into a folder.
+    /// Reads a saved incident.
     pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join(BATCH);
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -59,7 +58,7 @@ impl Incident {
             .with_context(|| format!("{} is damaged, or of another version of spo", path.display()))
     }
 
-    /// Where those of a run are, the latest last.
+    /// Folders of all incidents of a run, latest last.
     pub(crate) fn all(run: &Path) -> Vec<PathBuf> {
         let entries = fs::read_dir(run.join("nonfinite")).into_iter().flatten().flatten();
         let written = |path: &PathBuf| fs::metadata(path.join(BATCH)).and_then(|file| file.modified()).ok();

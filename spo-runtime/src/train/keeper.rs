@@ -1,4 +1,4 @@
-//! What goes from stage to stage, and how it is kept in checkpoints.
+//! State that is carried from stage to stage, and how it is saved in checkpoints.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +10,13 @@ use crate::train::checkpoint::{Checkpoints, NamedScores, RunState, StageState};
 use crate::train::starts::Starts;
 use crate::train::summary::StageSummary;
 
-/// A stage that was interrupted.
+/// An interrupted stage.
 pub(super) struct Within {
     pub(super) state: StageState,
     pub(super) scores: BTreeMap<String, Scores>,
 }
 
-/// What a checkpoint says of the stages before the one at work, and the checkpoints.
+/// State of the earlier stages, and the checkpoints.
 pub(super) struct Keeper {
     pub(super) checkpoints: Checkpoints,
     pub(super) finished: Vec<StageSummary>,
@@ -24,13 +24,13 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Where the run stands.
+    /// The run's state, with `stage` as the current stage.
     pub(super) fn state(&self, stage: Option<StageState>) -> RunState {
         let (finished, starts) = (self.finished.clone(), self.starts.clone());
         RunState { logs: Lengths::new(), finished, starts, stage }
     }
 
-    /// Writes a checkpoint, within a stage or between two.
+    /// Writes a checkpoint, within a stage or between stages.
     pub(super) fn save(
         &mut self,
         session: &mut dyn Session,
@@ -46,14 +46,14 @@ impl Keeper {
     }
 }
 
-/// In a checkpoint, what precedes the names of scores that later stages may want.
+/// Prefix in a checkpoint for the names of scores that later stages may reuse.
 pub(super) const KNOWN: &str = "known/";
 
-/// What later stages may want to know, under the names it has in a checkpoint.
+/// The reusable scores, under their names in a checkpoint.
 pub(super) fn named(known: &Known) -> impl Iterator<Item = (String, &Scores)> {
     known.iter().map(|(key, scores)| (format!("{KNOWN}{key}"), scores))
 }
 
-/// What was scored already: by the model that a stage of this name left (or `model`), on the dataset of
-/// this hash, seen like this. Stages that start from one checkpoint share their reference.
+/// Scores computed so far. The key identifies the stage whose model produced them (or `model`), the dataset's
+/// hash and the view. Stages that start from the same parameters share their reference scores.
 pub(super) type Known = BTreeMap<String, Scores>;

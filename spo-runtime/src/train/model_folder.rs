@@ -1,4 +1,4 @@
-//! The folder that a stage's model is saved in.
+//! Saving a stage's model to a folder.
 
 use std::path::Path;
 
@@ -8,12 +8,12 @@ use spo_data::Tokenizer;
 
 use crate::plan::Plan;
 
-/// What a stage's model is saved as.
+/// The format in which a stage's model is saved.
 pub(super) fn export(plan: &Plan) -> Export {
     if plan.recipe.model.adapter.is_some() { Export::Adapter } else { Export::Model }
 }
 
-/// Writes a stage's model beside its tokenizer.
+/// Saves a stage's model and tokenizer.
 pub(super) fn save(
     session: &mut dyn Session,
     folder: &Path,

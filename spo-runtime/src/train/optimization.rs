@@ -1,21 +1,21 @@
-//! The optimizer at work: by the session's own kernel where it has one, else by operations on vectors.
+//! Optimizer updates: by the session's fused kernel if it has one, otherwise by vector operations.
 
 use serde::{Deserialize, Serialize};
 use spo_api::{Optimizer, Result, Session, Update, Vector};
 
-/// The state of a stage's optimizer beside what the session keeps of it.
+/// State of a stage's optimizer outside the session.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Optimization {
-    /// Whether the session runs the rule by a kernel of its own.
+    /// Whether the session runs the update rule with its own kernel.
     fused: bool,
-    /// Handles of the vectors that the rule keeps from one update to the next, where the session does not run it.
+    /// Handles of the rule's state vectors, where the session does not run the rule itself.
     states: Vec<u32>,
-    /// Updates so far.
+    /// Number of updates so far.
     count: u64,
 }
 
 impl Optimization {
-    /// A fresh start under this rule.
+    /// Fresh state for this rule.
     pub(crate) fn begin(session: &mut dyn Session, rule: &dyn Optimizer) -> Result<Self> {
         let fused = session.adopt_optimizer(rule.kernel().as_ref())?;
         let count = if fused { 0 } else { rule.states() };
@@ -23,7 +23,7 @@ impl Optimization {
         Ok(Optimization { fused, states, count: 0 })
     }
 
-    /// Moves the parameters along the gradient, which is multiplied by `gradient_scale` first.
+    /// Updates the parameters with the gradient multiplied by `gradient_scale`.
     pub(crate) fn update(
         &mut self,
         session: &mut dyn Session,
@@ -43,7 +43,7 @@ impl Optimization {
         Ok(())
     }
 
-    /// Gives its memory back.
+    /// Releases the state vectors.
     pub(crate) fn end(self, session: &mut dyn Session) -> Result<()> {
         self.states.into_iter().for_each(|handle| session.vectors().release(Vector(handle)));
         session.adopt_optimizer(None).map(drop)

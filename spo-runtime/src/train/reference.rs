@@ -1,5 +1,4 @@
-//! The reference model: no second model, but parameters that are put in place when its log-probs are
-//! wanted.
+//! The reference model. It is not a second model: its parameters are swapped in while it scores rows.
 
 use serde::{Deserialize, Serialize};
 use spo_api::{Error, Result, Session, Statistics, Vector};
@@ -11,7 +10,7 @@ use crate::store::scores::Scores;
 use crate::train::step::loss::score;
 use crate::train::step::rows::Batch;
 
-/// What a reference is to score.
+/// What the reference scores.
 pub(crate) struct Scoring<'a> {
     pub(crate) data: &'a Dataset,
     pub(crate) view: View,
@@ -19,12 +18,12 @@ pub(crate) struct Scoring<'a> {
     pub(crate) rows: &'a [usize],
     /// Rows scored at a time.
     pub(crate) at_once: usize,
-    /// Parameters that are put in place for it; the current ones unless given.
+    /// The reference's parameters; `None` for the current ones.
     pub(crate) parameters: Option<Vector>,
 }
 
 impl Scoring<'_> {
-    /// Scores the rows. `progress` is told how many are done of how many, and may end it.
+    /// Scores the rows. `progress` is called with the number of rows done and the total, and can abort.
     pub(crate) fn fill(
         &self,
         scores: &mut Scores,
@@ -42,7 +41,7 @@ impl Scoring<'_> {
     }
 }
 
-/// Does something under other parameters.
+/// Runs a function with other parameters swapped in.
 fn with<T, E: From<Error>>(
     session: &mut dyn Session,
     parameters: Option<Vector>,
@@ -58,7 +57,7 @@ fn with<T, E: From<Error>>(
     done
 }
 
-/// What is to be known of a [`MovingReference`] beside the vectors of its session.
+/// The saved state of a [`MovingReference`], apart from the session's vectors.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(crate) struct MovingState {
     vector: u32,
@@ -69,29 +68,29 @@ pub(crate) struct MovingState {
 pub(crate) struct MovingReference {
     how: Moving,
     parameters: Vector,
-    /// Until it has moved, what was scored when the stage began holds.
+    /// Until the first move, the scores from the start of the stage remain valid.
     moved: bool,
 }
 
 impl MovingReference {
-    /// A reference that stands where the policy stands now.
+    /// A reference equal to the current policy.
     pub(crate) fn new(session: &mut dyn Session, how: Moving) -> Result<Self> {
         let parameters = session.vectors().allocate()?;
         session.vectors().copy(Vector::PARAMETERS, parameters)?;
         Ok(MovingReference { how, parameters, moved: false })
     }
 
-    /// The reference that [`state`](Self::state) was asked of, in a session that was restored since.
+    /// Restores the reference from [`state`](Self::state), in a session that has been restored.
     pub(crate) fn restored(how: Moving, state: MovingState) -> Self {
         MovingReference { how, parameters: Vector(state.vector), moved: state.moved }
     }
 
-    /// What to restore it from.
+    /// The state to restore it from.
     pub(crate) fn state(&self) -> MovingState {
         MovingState { vector: self.parameters.0, moved: self.moved }
     }
 
-    /// Brings the scores of a batch's rows up to date: one more forward pass.
+    /// Updates the scores of a batch's rows with one more forward pass.
     pub(crate) fn score(&self, session: &mut dyn Session, batch: &Batch, scores: &mut Scores) -> Result<()> {
         if !self.moved {
             return Ok(());
@@ -102,7 +101,8 @@ impl MovingReference {
         })
     }
 
-    /// Moves after a step, if it is time: `reference <- alpha * policy + (1 - alpha) * reference`.
+    /// Moves the reference after a step if it is due: `reference <- alpha * policy + (1 - alpha) *
+    /// reference`.
     pub(crate) fn follow(&mut self, session: &mut dyn Session, steps_done: usize) -> Result<()> {
         if steps_done.is_multiple_of(self.how.sync_steps) {
             let alpha = self.how.mixup_alpha;
@@ -113,7 +113,7 @@ impl MovingReference {
         Ok(())
     }
 
-    /// Gives its memory back.
+    /// Releases its vector.
     pub(crate) fn release(self, session: &mut dyn Session) {
         session.vectors().release(self.parameters);
     }

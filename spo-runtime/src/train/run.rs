@@ -1,4 +1,4 @@
-//! A whole run: the stages in order, each from where it starts to where it is saved.
+//! A complete run: the stages in order, each from loading its starting parameters to saving its model.
 
 use std::collections::BTreeMap;
 
@@ -23,12 +23,11 @@ use crate::train::stage;
 use crate::train::starts::{self, Starts, Uses};
 use crate::train::summary::{StageSummary, Summary};
 
-/// Runs a recipe from beginning to end, or to its end from where it was interrupted.
+/// Runs a recipe, from the beginning or from the last checkpoint.
 ///
 /// # Errors
-/// [`BadInput`](crate::error::BadInput) before training begins when the recipe, the data or the model
-/// cannot be used; [`Interrupted`](crate::stop::Interrupted) when a signal came; anything else when the run
-/// fails.
+/// [`BadInput`](crate::error::BadInput) before training begins if the recipe, the data or the model cannot be
+/// used; [`Interrupted`](crate::stop::Interrupted) on a signal; any other error if the run fails.
 pub(crate) fn run(
     registry: &mut Registry,
     document: &Document,
@@ -48,7 +47,7 @@ pub(crate) fn run(
     Run::new(plan, output, before, stop, &mut reporter)?.go(&mut reporter).context(Unfinished { folder })
 }
 
-/// What goes from stage to stage.
+/// State of the whole run.
 struct Run {
     plan: Plan,
     stages: Vec<PlannedStage>,
@@ -58,18 +57,18 @@ struct Run {
     keeper: Keeper,
     known: Known,
     cache: Cache,
-    /// None without a cache.
+    /// `None` without a cache.
     provenance: Option<Provenance>,
-    /// Where the next stage was interrupted.
+    /// The state of the stage that was interrupted, if any.
     within: Option<Within>,
     stop: Stop,
 }
 
-/// In an entry of the cache, the lines that a stage logged.
+/// File in a cache entry that holds the lines a stage logged.
 const LINES: &str = "lines.json";
 
 impl Run {
-    /// Before the first stage, or where the newest checkpoint says.
+    /// Starts before the first stage, or from the newest checkpoint.
     fn new(
         mut plan: Plan,
         output: Output,
@@ -118,7 +117,7 @@ impl Run {
         Ok(run)
     }
 
-    /// Goes to where a checkpoint stands.
+    /// Restores the state of a checkpoint.
     fn restore(&mut self, found: Found) -> anyhow::Result<()> {
         found.restore(&mut *self.plan.session, &self.stages)?;
         let RunState { finished, starts, stage, .. } = found.state;
@@ -150,7 +149,7 @@ impl Run {
     fn stage(&mut self, index: usize, reporter: &mut Reporter) -> anyhow::Result<()> {
         let name = self.stages[index].recipe.name.clone();
         let slot = self.slot(index, reporter)?;
-        // What has begun here is brought to its end here.
+        // A stage that was interrupted in this run is finished in this run, not taken from the cache.
         let cached = slot.as_ref().filter(|_| self.within.is_none());
         let cached = cached.and_then(|slot| {
             slot.read(reporter, |folder| {
@@ -188,7 +187,7 @@ impl Run {
         Ok(())
     }
 
-    /// The place of a stage's result in the cache, if the recipe wants it there.
+    /// The cache slot of a stage's result, if the recipe enables the cache.
     fn slot(&self, index: usize, reporter: &Reporter) -> anyhow::Result<Option<Slot>> {
         let name = &self.stages[index].recipe.name;
         let Some(provenance) =

@@ -1,8 +1,7 @@
-//! The learning rate over a stage: it rises in a straight line, and then goes as its schedule says.
+//! The learning rate during a stage: linear warm-up, then the stage's schedule.
 
 use spo_api::{Schedule, Span};
 
-/// The learning rate of a stage.
 pub(crate) struct LearningRate<'a> {
     pub(crate) peak: f64,
     pub(crate) schedule: &'a dyn Schedule,
@@ -10,7 +9,7 @@ pub(crate) struct LearningRate<'a> {
 }
 
 impl LearningRate<'_> {
-    /// Learning rate of the step after `step` others.
+    /// The learning rate of the step that follows `step` completed steps.
     pub(crate) fn at(&self, step: usize) -> f64 {
         match step < self.span.warmup {
             true => self.peak * step as f64 / self.span.warmup as f64,

@@ -1,4 +1,4 @@
-//! One stage of a run: its references, its held-out rows, its steps, and what is kept of it.
+//! One stage of a run: its reference, its held-out rows and its steps.
 
 mod held_out;
 mod in_flight;
@@ -13,7 +13,7 @@ use crate::train::summary::StageSummary;
 use in_flight::InFlight;
 pub(super) use training::Training;
 
-/// Trains a stage from its beginning, or from where it was interrupted, to its end.
+/// Trains a stage to its end, from the beginning or from where it was interrupted.
 pub(super) fn run(mut training: Training<'_>, within: Option<Within>) -> anyhow::Result<StageSummary> {
     training.reporter.begin(&training.stage.recipe.name, training.stage.steps);
     let mut work = match within {

@@ -1,5 +1,5 @@
-//! Before the first step the policy is the reference: every margin must be zero. Where it is not, the
-//! reference is wrong, and so would be everything that is learnt against it.
+//! Before the first step the policy equals the reference, so every margin must be zero. A nonzero margin
+//! means that the reference is wrong, and training against it would be meaningless.
 
 use anyhow::bail;
 use spo_api::{Session, Statistics};
@@ -9,9 +9,9 @@ use crate::store::scores::Scores;
 use crate::train::step::loss::score;
 use crate::train::step::rows::Batch;
 
-/// How far two computations of a log-prob may lie apart, nats.
+/// The largest allowed difference between two computations of a log-prob, in nats.
 fn tolerance(dtype: &str) -> f64 {
-    // In bf16 what else is in the batch shows in the second digit.
+    // In bf16, the other rows of the batch affect the second digit.
     if matches!(dtype, "f32" | "f64") { 1e-3 } else { 0.25 }
 }
 
@@ -24,7 +24,7 @@ struct Mismatch {
     reference: f64,
 }
 
-/// Scores a batch and holds the log-probs against the reference's, which are those of the same parameters.
+/// Scores a batch and compares its log-probs with the reference's, which come from the same parameters.
 pub(crate) fn check(
     session: &mut dyn Session,
     batch: &Batch,
@@ -65,8 +65,8 @@ pub(crate) fn check(
     )
 }
 
-/// The first token whose log-probs lie too far apart. What is not finite is left to the step, which tells
-/// more of it.
+/// The first token whose log-probs differ by more than the tolerance. Non-finite values are left to the step,
+/// whose error is more specific.
 fn mismatch(policy: &Scores, reference: &Scores, rows: &[usize], tolerance: f64) -> Option<Mismatch> {
     let answers = |row: usize| policy.answers(row).into_iter().zip(reference.answers(row));
     let mut both = rows.iter().flat_map(|&row| answers(row).map(move |answer| (row, answer)));
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
     use crate::plan::view::View;
 
-    /// A backend whose log-probs depend on nothing but the tokens, or on what they must not.
+    /// A backend whose log-probs depend only on the tokens, or also on something they must not depend on.
     #[derive(Clone, Copy, PartialEq)]
     enum Fault {
         None,
@@ -146,7 +146,7 @@ mod tests {
         }
     }
 
-    /// What the check says where the reference was scored three rows at a time and the batch has two.
+    /// The check's result when the reference was scored three rows at a time and the batch has two.
     fn said(fault: Fault, spoil: impl FnOnce(&mut Scores)) -> String {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("rows.jsonl");

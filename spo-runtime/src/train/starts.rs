@@ -1,4 +1,4 @@
-//! Parameters that later stages start from, or hold against as their reference.
+//! Parameters that later stages start from or use as their reference.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,10 +7,10 @@ use spo_api::{Result, Session, Vector};
 
 use crate::recipe::{Recipe, Reference, Stage};
 
-/// What the model as it was opened is called.
+/// The name of the model as opened.
 pub(crate) const MODEL: &str = "model";
 
-/// What a stage uses of those before it.
+/// Which earlier parameters a stage uses.
 pub(crate) struct Uses {
     name: String,
     from: String,
@@ -18,7 +18,7 @@ pub(crate) struct Uses {
 }
 
 impl Uses {
-    /// Of the stages of a recipe.
+    /// The uses of all stages of a recipe.
     pub(crate) fn of(recipe: &Recipe) -> Vec<Uses> {
         let uses = |(i, stage): (usize, &Stage)| Uses {
             name: stage.name.clone(),
@@ -29,17 +29,17 @@ impl Uses {
     }
 }
 
-/// Copies of parameters, by the name of the stage that made them.
+/// Copies of parameters, by the name of the stage that produced them.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Starts {
-    /// Handles of the session's vectors.
+    /// Handles of session vectors.
     kept: BTreeMap<String, u32>,
-    /// Whose parameters the session has.
+    /// The stage (or `model`) that produced the current parameters.
     current: String,
 }
 
-/// Whose parameters must be kept when stage `next` begins, for it or for later ones, while the session has
-/// those of `current`.
+/// The names whose parameters must be kept when stage `next` begins, for it or for later stages. The session
+/// currently has the parameters of `current`.
 pub(crate) fn wanted(uses: &[Uses], next: usize, current: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (i, stage) in uses.iter().enumerate().skip(next) {
@@ -55,14 +55,14 @@ pub(crate) fn wanted(uses: &[Uses], next: usize, current: &str) -> BTreeSet<Stri
 }
 
 impl Starts {
-    /// Before the first stage.
+    /// The state before the first stage.
     pub(crate) fn new(session: &mut dyn Session, uses: &[Uses]) -> Result<Self> {
         let mut starts = Starts { kept: BTreeMap::new(), current: MODEL.into() };
         starts.settle(session, uses, 0)?;
         Ok(starts)
     }
 
-    /// Keeps what is wanted of the current parameters, and lets go of what is not wanted any more.
+    /// Copies the current parameters if they will be needed, and releases copies that no longer are.
     fn settle(&mut self, session: &mut dyn Session, uses: &[Uses], next: usize) -> Result<()> {
         let wanted = wanted(uses, next, &self.current);
         if wanted.contains(&self.current) && !self.kept.contains_key(&self.current) {
@@ -80,7 +80,7 @@ impl Starts {
         Ok(())
     }
 
-    /// Brings the parameters to where a stage starts.
+    /// Loads the parameters that a stage starts from.
     pub(crate) fn enter(&mut self, session: &mut dyn Session, uses: &[Uses], stage: usize) -> Result<()> {
         let from = &uses[stage].from;
         if *from != self.current {
@@ -90,13 +90,13 @@ impl Starts {
         self.settle(session, uses, stage)
     }
 
-    /// Takes note of what a stage made of the parameters.
+    /// Records that a stage has finished and updates the copies.
     pub(crate) fn leave(&mut self, session: &mut dyn Session, uses: &[Uses], stage: usize) -> Result<()> {
         self.current = uses[stage].name.clone();
         self.settle(session, uses, stage + 1)
     }
 
-    /// The parameters of the model as it was opened, where a stage asked for them.
+    /// The parameters of the model as opened, if a stage needs them.
     pub(crate) fn opened(&self) -> Option<Vector> {
         self.kept.get(MODEL).map(|&handle| Vector(handle))
     }

@@ -1,4 +1,4 @@
-//! The table at the end of a run.
+//! The summary table of a run.
 
 use std::fmt;
 
@@ -8,10 +8,9 @@ use spo_api::Metrics;
 
 use crate::train::figures::{figures, optional_figures};
 
-/// What a stage came to.
+/// The results of a stage.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct StageSummary {
-    /// Name of the stage.
     pub(crate) name: String,
     /// The stage it started from.
     pub(crate) from: String,
@@ -19,27 +18,27 @@ pub(crate) struct StageSummary {
     pub(crate) bilevel: String,
     /// Optimizer steps.
     pub(crate) steps: usize,
-    /// Seconds of training, evaluations on the way included.
+    /// Training time in seconds, including evaluations during training.
     pub(crate) seconds: f64,
-    /// Seconds of that in which training waited for its batches.
+    /// Seconds of that spent waiting for batches.
     #[serde(default)]
     pub(crate) data_seconds: f64,
-    /// Median seconds of a step.
+    /// Median step time in seconds.
     pub(crate) step_seconds: f64,
-    /// Tokens trained on, each prompt counted with each of its answers.
+    /// Tokens trained on. Each prompt is counted once per answer.
     pub(crate) tokens: usize,
-    /// Rows the reference scored for it; those that were known already are not counted.
+    /// Rows scored under the reference for this stage. Rows with scores from earlier stages are not counted.
     pub(crate) reference_rows: usize,
-    /// Batches left out because their numbers were not finite.
+    /// Batches skipped because their numbers were not finite.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) skipped: usize,
     /// Metrics of the last step.
     #[serde(deserialize_with = "figures")]
     pub(crate) train: Metrics,
-    /// Held-out figures before the stage.
+    /// Held-out metrics before the stage.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "optional_figures")]
     pub(crate) before: Option<Metrics>,
-    /// Held-out figures after it.
+    /// Held-out metrics after the stage.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "optional_figures")]
     pub(crate) after: Option<Metrics>,
 }
@@ -48,14 +47,14 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// What a run came to.
+/// The results of a run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Summary {
-    /// Its stages, in order.
+    /// The stages, in order.
     pub(crate) stages: Vec<StageSummary>,
 }
 
-/// A figure's column: title, metric, whether it is a share, whether its value before matters.
+/// A column: title, metric, whether it is a percentage, whether the value before the stage is shown too.
 pub(crate) const COLUMNS: [(&str, &str, bool, bool); 8] = [
     ("exact match", "eval_exact_match", true, true),
     ("ROUGE-L", "eval_rouge_l", true, true),

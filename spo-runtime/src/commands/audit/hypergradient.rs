@@ -1,34 +1,35 @@
-//! Exact gradients of what bilevel steps approximate, for problems small enough to pay for them.
+//! Exact hypergradients, which bilevel steps approximate. Affordable only for small problems.
 //!
-//! F is the upper loss, G the lower one, theta the parameters. With `U` the map of K plain steps on G,
-//! `theta_(k+1) = theta_k - alpha dG(theta_k)`:
+//! F is the upper loss, G the lower loss, theta the parameters. Let `U` be the result of K plain gradient
+//! steps on G, `theta_(k+1) = theta_k - alpha dG(theta_k)`. The problems are:
 //!
 //! - *unrolled*: `theta -> F(U(theta))`. By the chain rule its gradient is
 //!   `(I - alpha H(theta_0)) ... (I - alpha H(theta_(K-1))) dF(theta_K)`, H the Hessian of G;
-//! - *implicit*: `theta -> F(t(theta))` with `t(theta) = argmin_t G(t) + |t - theta|^2 / (2a)`, `a = K alpha`: SFT
-//!   run to its end, held near theta as K steps would hold it. From `dG(t) + (t - theta) / a = 0` follows
-//!   `dt/dtheta = (I + a H(t))^-1`, so the gradient is `(I + a H(t))^-1 dF(t)`;
-//! - *value function*: `theta -> F(theta) + lambda (G(theta) - G(U(theta)))`, the penalty on the lower level's
-//!   distance from its value after K steps. Its gradient is `dF + lambda (dG - d(G o U))`; the last term, which
-//!   vanishes where U reaches a minimum of G, is the one that steps leave out.
+//! - *implicit*: `theta -> F(t(theta))` with `t(theta) = argmin_t G(t) + |t - theta|^2 / (2a)` and
+//!   `a = K alpha`. This is SFT run to convergence, with a proximal term that keeps it about as close to theta
+//!   as K steps would. From `dG(t) + (t - theta) / a = 0` follows `dt/dtheta = (I + a H(t))^-1`, so the
+//!   gradient is `(I + a H(t))^-1 dF(t)`;
+//! - *value function*: `theta -> F(theta) + lambda (G(theta) - G(U(theta)))`, a penalty on how far G is above
+//!   its value after K steps. Its gradient is `dF + lambda (dG - d(G o U))`. Bilevel steps leave out the last
+//!   term, which vanishes where U reaches a minimum of G.
 //!
-//! Products with H are the backend's own, exact.
+//! Hessian-vector products are computed exactly by the backend.
 
 use spo_api::{BilevelProblem, Error, LevelWeights, Result, Vector, Weigh};
 
-/// K plain steps of length alpha on G.
+/// K plain gradient steps of length alpha on G.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inner {
     /// K.
     pub(crate) steps: usize,
-    /// Alpha, in units of the gradient.
+    /// Alpha, the learning rate.
     pub(crate) lr: f64,
 }
 
-/// Where Newton's method and conjugate gradients have arrived, relative to where they began.
+/// Convergence threshold of Newton's method and conjugate gradients, relative to the initial norm.
 const TOLERANCE: f64 = 1e-11;
 
-/// Scratch vectors, released whatever happens.
+/// Calls a function with scratch vectors and always releases them.
 fn scratch<T>(
     problem: &mut dyn BilevelProblem,
     count: usize,
@@ -56,13 +57,13 @@ fn gradient_at(
     problem.gradient(Weigh::Fixed(level), into).map(|_| ())
 }
 
-/// `into <- H(point) v`. The parameters are left at `point`.
+/// `into <- H(point) v`. Leaves the parameters at `point`.
 fn hessian_times(problem: &mut dyn BilevelProblem, point: Vector, v: Vector, into: Vector) -> Result<()> {
     problem.vectors().copy(point, Vector::PARAMETERS)?;
     problem.lower_hessian_vector(v, into)
 }
 
-/// Gradient of `theta -> level(U(theta))` at `home`.
+/// The gradient of `theta -> level(U(theta))` at `home`.
 fn through_steps(
     problem: &mut dyn BilevelProblem,
     home: Vector,
@@ -87,7 +88,7 @@ fn through_steps(
     })
 }
 
-/// Writes the gradient of `theta -> F(U(theta))` at `home` into a vector.
+/// The gradient of `theta -> F(U(theta))` at `home`.
 pub(crate) fn unrolled(
     problem: &mut dyn BilevelProblem,
     home: Vector,
@@ -134,8 +135,8 @@ pub(crate) fn implicit(
     })
 }
 
-/// The greatest curvature of G at `home` in absolute value: plain steps of more than 2 over it overshoot. By
-/// power iteration, from the direction of dG.
+/// The largest absolute curvature of G at `home`. Plain gradient steps longer than 2 divided by it overshoot.
+/// Computed by power iteration, starting from dG.
 pub(crate) fn sharpness(problem: &mut dyn BilevelProblem, home: Vector) -> Result<f64> {
     scratch(problem, 2, |problem, scratch| {
         let &[direction, product] = scratch else { unreachable!("two were asked for") };
@@ -155,12 +156,12 @@ pub(crate) fn sharpness(problem: &mut dyn BilevelProblem, home: Vector) -> Resul
     })
 }
 
-/// Takes `t` to the minimum of `a G(t) + |t - home|^2 / 2` that lies downhill, by truncated Newton steps
-/// (Dembo and Steihaug 1983).
+/// Moves `t` downhill to a minimum of `a G(t) + |t - home|^2 / 2` by truncated Newton steps (Dembo and
+/// Steihaug 1983).
 fn proximal_point(problem: &mut dyn BilevelProblem, home: Vector, a: f64, t: Vector) -> Result<()> {
     scratch(problem, 4, |problem, scratch| {
         let &[slope, step, before, offset] = scratch else { unreachable!("four were asked for") };
-        // The value at t, and its gradient in `slope`.
+        // The value at t. Also writes its gradient to `slope`.
         let value = |problem: &mut dyn BilevelProblem| -> Result<f64> {
             problem.vectors().copy(t, Vector::PARAMETERS)?;
             let lower = problem.gradient(Weigh::Fixed(LevelWeights::LOWER), slope)?.lower;
@@ -186,7 +187,8 @@ fn proximal_point(problem: &mut dyn BilevelProblem, home: Vector, a: f64, t: Vec
                 problem.vectors().axpy(-length, step, t)?;
                 here = value(problem)?;
                 let next = problem.vectors().norm(slope)?;
-                // Near the minimum the value is all rounding, and the slope tells more.
+                // Near the minimum, differences in value are below rounding error, so the norm of the slope
+                // decides.
                 if here < last || (next < norm && here <= last + 1e-12 * last.abs()) || length < 1e-9 {
                     norm = next;
                     break;
@@ -200,10 +202,10 @@ fn proximal_point(problem: &mut dyn BilevelProblem, home: Vector, a: f64, t: Vec
     })
 }
 
-/// How far conjugate gradients went.
+/// How conjugate gradients ended.
 enum Solved {
     Whole,
-    /// To a direction along which the matrix is not positive; what was found before it is a descent direction.
+    /// Stopped at a direction of non-positive curvature. The result so far is a descent direction.
     UntilConcave,
 }
 
@@ -216,7 +218,7 @@ fn solve(problem: &mut dyn BilevelProblem, point: Vector, a: f64, b: Vector, x: 
         problem.vectors().copy(b, direction)?;
         let mut squared = problem.vectors().dot(residual, residual)?;
         let enough = TOLERANCE * squared.sqrt();
-        // In exact arithmetic as many rounds as dimensions; rounding may ask for some more.
+        // In exact arithmetic, one iteration per dimension is enough; rounding may require a few more.
         for round in 0..2 * problem.vectors().dimension() {
             if squared.sqrt() <= enough {
                 break;

@@ -1,8 +1,8 @@
-//! What a bilevel step does to the parameters and what it costs, whatever the optimizer.
+//! Measures the update and the cost of a bilevel step, independently of the optimizer.
 
 use spo_api::{BilevelProblem, BilevelStep, Losses, Passes, Progress, Result, Vector, VectorSpace, Weigh};
 
-/// A problem that counts what a step costs, and moves by plain gradient descent.
+/// Wraps a problem to count the cost of a step. Updates are plain gradient descent.
 pub(crate) struct Measured<'p> {
     problem: &'p mut dyn BilevelProblem,
     dimension: usize,
@@ -13,7 +13,8 @@ pub(crate) struct Measured<'p> {
 }
 
 impl<'p> Measured<'p> {
-    /// Takes one step. The passes over a batch that it took, and the most scratch vectors it had at a time.
+    /// Takes one step. Returns the number of passes over a batch and the most scratch vectors in use at a
+    /// time.
     pub(crate) fn run(
         problem: &'p mut dyn BilevelProblem,
         step: &mut dyn BilevelStep,
@@ -53,7 +54,7 @@ impl BilevelProblem for Measured<'_> {
         self.problem.reference_lower()
     }
 
-    /// All of an audit happens on one batch.
+    /// An audit uses a single batch.
     fn next_lower(&mut self) -> Result<()> {
         Ok(())
     }

@@ -1,16 +1,17 @@
-//! How the gradients of a pair's two log-probs lie to each other, and what the coming update should do to
-//! them to first order.
+//! Inner products of the gradients of a pair's two log-probs, and the first-order prediction of how the next
+//! update changes them.
 
 use serde::Serialize;
 use spo_api::{Result, Session, Statistics, Vector};
 
 use super::probes::{Answer, Probe, spans};
 
-/// Gradients of s_w and s_l of some probes at one moment. One entry per probe; `None` where a probe has no
-/// dispreferred answer.
+/// Gradient norms and products of s_w and s_l for some probes. One entry per probe; `None` if a probe has no
+/// rejected answer.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Geometry {
-    /// `<grad s_w, grad s_l>`, nats squared per unit of squared parameter, as the squares of the norms.
+    /// `<grad s_w, grad s_l>`. Its unit, like that of the squared norms, is nats squared per squared
+    /// parameter unit.
     pub(crate) product: Vec<Option<f64>>,
     /// `||grad s_w||`.
     pub(crate) norm_chosen: Vec<f64>,
@@ -18,38 +19,38 @@ pub(crate) struct Geometry {
     pub(crate) norm_rejected: Vec<Option<f64>>,
 }
 
-/// What the next update changed, beside what its gradients promised.
+/// The changes caused by the next update, predicted and measured.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Prediction {
     /// `<grad s_w, update>`, nats.
     pub(crate) predicted_chosen: Vec<f64>,
     /// `<grad s_l, update>`, nats.
     pub(crate) predicted_rejected: Vec<Option<f64>>,
-    /// The change of s_w that came, nats.
+    /// The measured change of s_w, nats.
     pub(crate) actual_chosen: Vec<f64>,
-    /// The change of s_l that came, nats.
+    /// The measured change of s_l, nats.
     pub(crate) actual_rejected: Vec<Option<f64>>,
 }
 
-/// Gradients at the current parameters.
+/// The geometry at the current parameters.
 pub(crate) fn geometry(session: &mut dyn Session, probes: &[&Probe]) -> Result<Geometry> {
     Ok(along(session, probes, None)?.0)
 }
 
-/// The parameters as they were before an update.
+/// The parameters before an update.
 #[derive(Clone, Debug)]
 pub(crate) struct Before(Vector);
 
 impl Before {
-    /// Keeps the current parameters.
+    /// Copies the current parameters.
     pub(crate) fn keep(session: &mut dyn Session) -> Result<Self> {
         let parameters = session.vectors().allocate()?;
         session.vectors().copy(Vector::PARAMETERS, parameters)?;
         Ok(Before(parameters))
     }
 
-    /// Takes the gradients at the parameters that were kept and holds them against the update that was made
-    /// since. The parameters are left as they were found, to the bit.
+    /// Computes the gradients at the saved parameters and compares them with the update made since. The
+    /// current parameters are restored bit for bit.
     pub(crate) fn measure(
         self,
         session: &mut dyn Session,
@@ -73,7 +74,7 @@ impl Before {
     }
 }
 
-/// Gradients, and their products with an update.
+/// The geometry, and the products of the gradients with an update.
 fn along(
     session: &mut dyn Session,
     probes: &[&Probe],
@@ -103,7 +104,8 @@ fn along(
     Ok((geometry, prediction))
 }
 
-/// `GRADIENT <- grad of the log-prob of one answer`; false, and 0, if the probe has none.
+/// `GRADIENT <- grad of one answer's log-prob`. Returns false, leaving `GRADIENT` zero, if the probe has no
+/// such answer.
 fn gradient(session: &mut dyn Session, probe: &Probe, of: Answer) -> Result<bool> {
     session.vectors().zero(Vector::GRADIENT)?;
     let (batch, answers) = probe.pair();

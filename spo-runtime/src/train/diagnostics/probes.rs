@@ -1,38 +1,38 @@
-//! Pairs that are followed through a stage, with answers that nobody asked for.
+//! Probe pairs that are tracked through a stage, with additional answers that were not trained on.
 
 use serde::{Deserialize, Serialize};
 use spo_api::{Error, Group, LogProbs, Result, Sampling, Session, Statistics, TokenBatch};
 use spo_data::{Dataset, Tokenizer, epoch_order};
 
-/// The answers whose probability is followed.
+/// The answers whose probability is tracked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) enum Answer {
-    /// The preferred answer, y_w.
+    /// The chosen answer, y_w.
     Chosen,
-    /// The dispreferred answer, y_l.
+    /// The rejected answer, y_l.
     Rejected,
-    /// The preferred answer to another prompt.
+    /// The chosen answer to another prompt.
     Other,
-    /// The tokens of the preferred answer in random order, its end token in place.
+    /// The tokens of the chosen answer in random order, with the end token in place.
     Shuffled,
-    /// What the model itself answered when the stage began, if that is neither of the pair.
+    /// The model's own answer at the start of the stage, if it differs from both answers of the pair.
     Own,
 }
 
-/// A prompt and the answers to it that are followed.
+/// A prompt and its tracked answers.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Probe {
     place: String,
-    /// The prompt with its answers, the chosen one first. A rejected answer with a context of its own has
-    /// a group of its own.
+    /// The prompt with its answers, the chosen one first. A rejected answer with a different context has its
+    /// own group.
     groups: Vec<Group>,
-    /// What each completion of `groups` is.
+    /// The kind of each completion in `groups`.
     answers: Vec<Answer>,
-    /// Where in the preferred answer its end token stands, if it has one (it may have been cut).
+    /// Position of the end token in the chosen answer, if it has one. A truncated answer has none.
     end: Option<usize>,
 }
 
-/// A probe in words, as it is logged.
+/// A probe as text, for the log.
 #[derive(Serialize)]
 pub(crate) struct ProbeText {
     place: String,
@@ -48,14 +48,14 @@ pub(crate) struct ProbeText {
     own: Option<String>,
 }
 
-/// Longest answer that the model is asked for, in tokens.
+/// The maximum length of the model's own answer, in tokens.
 const LONGEST_OWN: usize = 128;
 
-/// Draws before a probe goes without a shuffled answer, or one of the model's own.
+/// Attempts to find a shuffled answer or an answer of the model's own before a probe goes without.
 const DRAWS: u64 = 4;
 
-/// The probes of these rows, with answers from elsewhere. `context`: the longest sequence the model takes,
-/// in tokens.
+/// Makes probes from these rows. Each also gets the chosen answer of another row and a shuffled answer.
+/// `context` is the longest sequence the model accepts, in tokens.
 pub(crate) fn with_leakage(
     data: &Dataset,
     rows: &[usize],
@@ -89,19 +89,20 @@ pub(crate) fn with_leakage(
     rows.iter().enumerate().map(probe).collect()
 }
 
-/// Where an answer's end token stands. A chat template may put a line break behind it.
+/// The position of an answer's end token. A chat template may put a line break after it.
 fn end_of(ids: &[u32], stop: &[u32]) -> Option<usize> {
     ids.iter().rposition(|id| stop.contains(id))
 }
 
-/// The tokens in another order, the end token and what follows it in their place.
+/// The tokens in random order, with the end token and everything after it in place.
 fn shuffled(ids: &[u32], stop: &[u32], seed: u64, stream: u64) -> Vec<u32> {
     let end = end_of(ids, stop).unwrap_or(ids.len());
     let order = epoch_order(end, seed, stream);
     order.into_iter().map(|i| ids[i]).chain(ids[end..].iter().copied()).collect()
 }
 
-/// Lets the model answer the probes itself, at temperature 1, and adds what is neither answer of the pair.
+/// Samples the model's own answers at temperature 1, and adds those that differ from both answers of the
+/// pair.
 pub(crate) fn add_own(
     session: &mut dyn Session,
     probes: &mut [Probe],
@@ -143,7 +144,7 @@ impl Probe {
         self.answers.insert(at, answer);
     }
 
-    /// The two answers of the pair alone, or the one there is.
+    /// The chosen and rejected answers only, or the chosen one alone if there is no other.
     pub(crate) fn pair(&self) -> (TokenBatch, Vec<Answer>) {
         let mut answers = self.answers.iter();
         let mut groups = Vec::new();
@@ -159,7 +160,7 @@ impl Probe {
         (TokenBatch { groups }, kept)
     }
 
-    /// The probe in words.
+    /// The probe as text.
     pub(crate) fn text(&self, tokenizer: &Tokenizer) -> ProbeText {
         let text = |ids: &[u32]| tokenizer.decode(ids).unwrap_or_else(|e| format!("<{e}>"));
         let completions: Vec<&Vec<u32>> = self.groups.iter().flat_map(|g| &g.completions).collect();
@@ -176,33 +177,33 @@ impl Probe {
     }
 }
 
-/// Log-probs of the probes' answers at one moment, summed over tokens, in nats. One entry per probe; `None`
-/// where a probe has no such answer.
+/// Log-probs of the probes' answers at one point of training, summed over tokens, in nats. One entry per
+/// probe; `None` if a probe has no such answer.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Snapshot {
     /// s_w.
     pub(crate) chosen: Vec<f64>,
-    /// The end token's part of s_w: whether the model knows where to stop.
+    /// The end token's share of s_w: whether the model knows where to stop.
     pub(crate) chosen_end: Vec<Option<f64>>,
     /// s_l.
     pub(crate) rejected: Vec<Option<f64>>,
-    /// Of the preferred answer to another prompt.
+    /// Chosen answer to another prompt.
     pub(crate) other: Vec<Option<f64>>,
-    /// Of the shuffled tokens.
+    /// Shuffled tokens.
     pub(crate) shuffled: Vec<Option<f64>>,
-    /// Of the model's own answer.
+    /// The model's own answer.
     pub(crate) own: Vec<Option<f64>>,
-    /// Mean entropy of the next-token distribution along the preferred answers, nats.
+    /// Mean entropy of the next-token distribution along the chosen answers, nats.
     pub(crate) entropy: f64,
-    /// Mean negative log-prob of the preferred answers, nats per token: G on the probes.
+    /// Mean negative log-prob of the chosen answers, nats per token. This is G on the probes.
     pub(crate) lower: f64,
 }
 
 impl Snapshot {
-    /// Scores the probes, so many at a time.
+    /// Scores the probes, `at_once` at a time.
     ///
     /// # Errors
-    /// Those of the session, and [`Error::NonFinite`].
+    /// Errors of the session, and [`Error::NonFinite`].
     pub(crate) fn take(session: &mut dyn Session, probes: &[Probe], at_once: usize) -> Result<Self> {
         let mut snapshot = Snapshot::default();
         let (mut entropy, mut tokens) = (0.0, 0.0);
@@ -243,14 +244,14 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Share of probes whose preferred answer lost more than `by` nats since `start`.
+    /// Share of probes whose chosen answer lost more than `by` nats since `start`.
     pub(crate) fn displaced(&self, start: &Snapshot, by: f64) -> f64 {
         let lost = self.chosen.iter().zip(&start.chosen).filter(|(now, then)| *now - *then < -by);
         lost.count() as f64 / self.chosen.len() as f64
     }
 }
 
-/// Where each completion's tokens lie in the values.
+/// The token range of each completion in the values.
 pub(crate) fn spans(scored: &LogProbs) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
     scored.offsets.windows(2).map(|w| w[0]..w[1])
 }

@@ -1,4 +1,4 @@
-//! What a model answers to held-out prompts.
+//! The model's answers to held-out prompts.
 
 use serde::Serialize;
 use spo_api::{Metrics, Result, Sampling, Session};
@@ -7,17 +7,17 @@ use spo_data::{Dataset, Tokenizer};
 
 use crate::store::scores::Scores;
 
-/// Longest answer that is kept without another use, in tokens.
+/// The maximum length of an answer generated only as a sample, in tokens.
 const LONGEST_SAMPLE: usize = 128;
 
-/// `count` rows of a dataset, evenly spaced. Of unpaired rows, the desirable ones.
+/// `count` rows of a dataset, evenly spaced. For unpaired data, only desirable rows.
 pub(crate) fn spread(data: &Dataset, count: usize) -> Vec<usize> {
     let rows: Vec<usize> = (0..data.examples.len()).filter(|&row| data.examples[row].desirable).collect();
     let count = count.min(rows.len());
     (0..count).map(|i| rows[i * rows.len() / count]).collect()
 }
 
-/// The greedy answer to each row's prompt, a hundred at a time, each of at most so many tokens.
+/// Greedy answers to the rows' prompts, a hundred at a time, each of limited length.
 fn answers(
     session: &mut dyn Session,
     data: &Dataset,
@@ -34,56 +34,53 @@ fn answers(
     Ok(answers)
 }
 
-/// A row's prompt and the answer that is wanted. (An answer's first group begins with the chosen one, if it
-/// is there to be imitated at all.)
+/// A row's prompt and its chosen answer. If a row has a chosen answer, it is the first of the first group.
 fn question(data: &Dataset, row: usize) -> (&Vec<u32>, &Vec<u32>) {
     let group = &data.examples[row].groups[0];
     (&group.prompt, &group.completions[0])
 }
 
-/// Tokens of the longest answer that is wanted.
+/// Length of the longest chosen answer, in tokens.
 fn longest_answer(data: &Dataset, rows: &[usize]) -> usize {
     rows.iter().map(|&row| question(data, row).1.len()).max().unwrap_or(0)
 }
 
-/// Token ids in words, without the token that ends them.
+/// Decodes token ids, leaving out the end token.
 fn text(tokenizer: &Tokenizer, ids: &[u32]) -> String {
     let end = ids.len() - usize::from(ids.last().is_some_and(|id| tokenizer.stop_tokens().contains(id)));
     tokenizer.decode(&ids[..end]).unwrap_or_else(|e| format!("<{e}>"))
 }
 
-/// What held-out prompts are answered for.
+/// What to generate answers for.
 pub(crate) struct Wanted {
-    /// Answers that are the chosen ones to the letter are counted.
+    /// Whether to count answers that match the chosen one exactly.
     pub(crate) exact_match: bool,
-    /// Who judges answers beyond that.
+    /// The judge that scores answers, if any.
     pub(crate) judge: Option<Judge>,
-    /// Answers that are kept.
+    /// Number of answers to keep as samples.
     pub(crate) samples: usize,
 }
 
-/// What is kept of every held-out row at one end of a stage, for comparisons row by row: a line of
-/// `held_out.jsonl`. Lists have an entry per row.
+/// Results for every held-out row at the start or the end of a stage, for row-by-row comparisons: a line of
+/// `held_out.jsonl`. Lists have one entry per row.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct HeldOutLine {
-    /// Name of the stage.
     pub(crate) stage: String,
-    /// Steps done.
     pub(crate) step: usize,
-    /// Hash of the rows: lines with the same can be compared row by row.
+    /// Hash of the rows. Lines with the same hash can be compared row by row.
     pub(crate) data: String,
-    /// Log-prob of the chosen answer, nats; null where the row has none.
+    /// Log-prob of the chosen answer, nats; null if the row has none.
     pub(crate) chosen: Vec<Option<f64>>,
     /// Log-prob of the rejected answer.
     pub(crate) rejected: Vec<Option<f64>>,
-    /// Whether the greedy answer is the chosen one to the letter; empty where it was not asked.
+    /// Whether the greedy answer matches the chosen one exactly; empty if not evaluated.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) exact_match: Vec<Option<bool>>,
     /// Some greedy answers.
     pub(crate) samples: Vec<Sample>,
 }
 
-/// A prompt and how it was answered.
+/// A prompt and its answer.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Sample {
     place: String,
@@ -93,7 +90,7 @@ pub(crate) struct Sample {
 }
 
 impl HeldOutLine {
-    /// The log-probs of every row; no answers yet.
+    /// The log-probs of every row, without generated answers.
     pub(crate) fn new(stage: &str, step: usize, data: &Dataset, scores: &Scores) -> Self {
         let sums = |side: &[Vec<f64>]| {
             side.iter().map(|tokens| (!tokens.is_empty()).then(|| tokens.iter().sum())).collect()
@@ -109,9 +106,9 @@ impl HeldOutLine {
         }
     }
 
-    /// Answers prompts by greedy decoding: all of them where the recipe wants more than samples, else the samples.
-    /// Returns what there is to say of them: the share that is right (`eval_exact_match`), and the mean of each
-    /// figure of the judge (`eval_NAME`).
+    /// Answers prompts by greedy decoding: all of them if the recipe asks for exact match or a judge,
+    /// otherwise only the samples. Returns the share of exact matches (`eval_exact_match`) and the mean of
+    /// each of the judge's metrics (`eval_NAME`).
     pub(crate) fn answer(
         &mut self,
         session: &mut dyn Session,
@@ -133,7 +130,8 @@ impl HeldOutLine {
             return Ok(metrics);
         }
         let prompts = rows.iter().map(|&row| question(data, row).0.len()).max().unwrap_or(0);
-        // A judge sees how answers go on: half as long again as any that is wanted, where there is room.
+        // A judge should also see overlong answers: allow 1.5 times the longest chosen answer, if the context
+        // permits.
         let further = (longest * 3 / 2).min(context.saturating_sub(prompts)).max(longest);
         let limit = if wanted.judge.is_some() { further } else { longest };
         let answers = answers(session, data, &rows, limit, stop)?;
@@ -165,7 +163,7 @@ impl HeldOutLine {
         Ok(metrics)
     }
 
-    /// Keeps an answer in words.
+    /// Keeps an answer as text.
     fn keep(&mut self, data: &Dataset, row: usize, answer: &[u32], tokenizer: &Tokenizer) {
         let (prompt, chosen) = question(data, row);
         self.samples.push(Sample {

@@ -1,26 +1,26 @@
-//! Where probability lies: on the preferred answers, the dispreferred ones, the answers to other prompts, or
-//! on everything else there is.
+//! How probability is divided between the chosen answer, the rejected answer, the answers to other prompts,
+//! and everything else.
 
 use std::collections::BTreeSet;
 
 use spo_api::{Group, Metrics, Result, Session, Statistics, TokenBatch};
 use spo_data::{Dataset, Example};
 
-/// How the probability of all answers to one prompt is divided. The four parts sum to 1.
+/// The division of the total probability of answers to one prompt. The four parts sum to 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Ledger {
-    /// The preferred answer.
+    /// The chosen answer.
     pub(crate) preferred: f64,
-    /// The dispreferred answer.
+    /// The rejected answer.
     pub(crate) dispreferred: f64,
-    /// The answers, preferred or not, of the other rows: like an answer, but to another question.
+    /// The chosen and rejected answers of the other rows.
     pub(crate) other_answers: f64,
     /// Everything else.
     pub(crate) elsewhere: f64,
 }
 
 impl Ledger {
-    /// The four parts with their names, as they are shown.
+    /// The four parts with their display names.
     pub(crate) fn parts(&self) -> [(&'static str, f64); 4] {
         [
             ("preferred", self.preferred),
@@ -30,7 +30,6 @@ impl Ledger {
         ]
     }
 
-    /// The mean of several.
     pub(crate) fn mean(ledgers: &[Ledger]) -> Ledger {
         let mean = |part: fn(&Ledger) -> f64| ledgers.iter().map(part).sum::<f64>() / ledgers.len() as f64;
         Ledger {
@@ -41,14 +40,14 @@ impl Ledger {
         }
     }
 
-    /// As metrics of an evaluation.
+    /// The parts as evaluation metrics.
     pub(crate) fn metrics(&self) -> Metrics {
         let named = |(name, value): (&str, f64)| (format!("eval_mass/{}", name.replace(' ', "_")), value);
         self.parts().into_iter().map(named).collect()
     }
 }
 
-/// A prompt with the answers that its row judges.
+/// A prompt with its row's answers.
 struct Question<'a> {
     prompt: &'a [u32],
     preferred: &'a [u32],
@@ -56,8 +55,8 @@ struct Question<'a> {
 }
 
 impl<'a> Question<'a> {
-    /// `None` for a row without a preferred answer. A dispreferred answer to another context (a prompt that
-    /// was cut for it alone) is no answer to this prompt.
+    /// `None` for a row without a chosen answer. A rejected answer with a different context (a prompt
+    /// truncated for it alone) is not an answer to this prompt.
     fn of(example: &'a Example) -> Option<Self> {
         let group = example.groups.first().filter(|_| example.desirable)?;
         Some(Question {
@@ -68,7 +67,7 @@ impl<'a> Question<'a> {
     }
 }
 
-/// Divides the probability of every prompt. Rows times rows answers are scored.
+/// Computes the ledger of every prompt. The number of scored answers is quadratic in the number of rows.
 pub(crate) fn ledgers(session: &mut dyn Session, data: &Dataset) -> Result<Vec<Ledger>> {
     let answers: BTreeSet<&[u32]> = data
         .examples
@@ -91,14 +90,14 @@ pub(crate) fn ledgers(session: &mut dyn Session, data: &Dataset) -> Result<Vec<L
             preferred: own[0],
             dispreferred: own.get(1).copied().unwrap_or(0.0),
             other_answers: others.iter().sum(),
-            // Rounding may take the sum above 1.
+            // Rounding may make the sum exceed 1.
             elsewhere: (1.0 - known).max(0.0),
         });
     }
     Ok(ledgers)
 }
 
-/// Answers that are scored in one go.
+/// Answers scored at a time.
 const AT_ONCE: usize = 4096;
 
 /// The probability of each answer to a prompt.
@@ -114,10 +113,11 @@ fn probabilities(session: &mut dyn Session, prompt: &[u32], answers: &[&[u32]]) 
     Ok(probabilities)
 }
 
-/// More answers than this are not listed.
+/// The maximum number of answers that are enumerated.
 const MOST_ANSWERS: usize = 200_000;
 
-/// All answers of at most `length` tokens that end with `stop` and hold it nowhere else; `None` when they are too many.
+/// All answers of at most `length` tokens that end with `stop` and contain it nowhere else; `None` if there
+/// are too many.
 fn every_answer(vocabulary: usize, length: usize, stop: u32) -> Option<Vec<Vec<u32>>> {
     let (mut begun, mut ended) = (vec![Vec::new()], Vec::new());
     for position in 1..=length {
@@ -138,27 +138,25 @@ fn every_answer(vocabulary: usize, length: usize, stop: u32) -> Option<Vec<Vec<u
 /// An answer and its probability under two models.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Change {
-    /// Token ids; `None` stands for all answers that do not end in time.
+    /// Token ids; `None` stands for all answers that do not end within the length limit.
     pub(crate) answer: Option<Vec<u32>>,
     /// Under the first model.
     pub(crate) before: f64,
-    /// Under the second.
+    /// Under the second model.
     pub(crate) after: f64,
 }
 
-/// What became of the answers to one prompt.
+/// How the probabilities of the answers to one prompt changed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Story {
-    /// Token ids of the prompt.
     pub(crate) prompt: Vec<u32>,
-    /// Its preferred answer.
     pub(crate) preferred: Change,
-    /// All other answers, those that gained most first.
+    /// All other answers, sorted by decreasing gain.
     pub(crate) others: Vec<Change>,
 }
 
-/// Follows every answer to every prompt from one model to another. `None` when the answers as long as the
-/// longest one of the data are too many to list.
+/// Compares the probability of every answer to every prompt under two models. `None` if there are too many
+/// answers of up to the data's longest length.
 pub(crate) fn stories(
     before: &mut dyn Session,
     after: &mut dyn Session,
@@ -183,7 +181,7 @@ pub(crate) fn stories(
             listed.map(|(answer, (&before, &after))| Change { answer: Some(answer.to_vec()), before, after });
         let (preferred, mut others): (Vec<_>, Vec<_>) =
             listed.chain([unended]).partition(|change| change.answer.as_deref() == Some(question.preferred));
-        // An answer that does not end with the stop token was cut: it is not among those listed.
+        // An answer that does not end with the stop token was truncated, so it is not among those enumerated.
         let Some(preferred) = preferred.into_iter().next() else { continue };
         others.sort_by(|a, b| (b.after - b.before).total_cmp(&(a.after - a.before)));
         stories.push(Story { prompt: question.prompt.to_vec(), preferred, others });

@@ -1,4 +1,4 @@
-//! Held-out rows of a stage: what they score at its beginning, on the way and at its end.
+//! Evaluation of a stage on its held-out rows: before, during and after training.
 
 use anyhow::Context;
 use spo_api::{Metrics, nearest};
@@ -18,7 +18,7 @@ use crate::train::step::rows::Batch;
 
 use super::training::Training;
 
-/// Held-out rows of a stage, with what they scored when it began.
+/// The held-out rows of a stage, with their scores at its start.
 pub(super) struct Evaluator {
     /// `None` when the recipe has no held-out rows.
     pub(super) held_out: Option<HeldOutRows>,
@@ -50,7 +50,7 @@ impl Training<'_> {
         Evaluator { held_out, start: None }
     }
 
-    /// What follows where probability goes, if the recipe asks for it.
+    /// Starts the diagnostics, if the recipe asks for them.
     pub(super) fn evolution(&mut self) -> anyhow::Result<Option<Evolution>> {
         let (Some(recipe), Some(log)) = (&self.plan.recipe.diagnostics, &mut self.logs.diagnostics) else {
             return Ok(None);
@@ -66,8 +66,8 @@ impl Training<'_> {
         Evolution::begin(recipe, &facts, &mut *self.plan.session, &self.plan.tokenizer, log).map(Some)
     }
 
-    /// Held-out figures after `step` steps, logged and shown. At the beginning and at the end prompts are
-    /// answered too, and every row is kept.
+    /// Evaluates, logs and prints the held-out metrics after `step` steps. At the start and the end of a
+    /// stage, this also generates answers and logs every row.
     pub(super) fn evaluate(
         &mut self,
         evaluator: &mut Evaluator,
@@ -100,7 +100,8 @@ impl Training<'_> {
         Ok(Some(metrics))
     }
 
-    /// Saves the model if it is the best of the stage so far. The one the stage began with is none of its own.
+    /// Saves the model if it is the best of the stage so far. The model that the stage started with does not
+    /// count.
     fn keep_best(
         &mut self,
         step: usize,

@@ -1,4 +1,4 @@
-//! What a stage has in its hands between two steps: all of it goes into a checkpoint.
+//! The state of a stage between two steps. A checkpoint contains all of it.
 
 use crate::recipe::Reference;
 use crate::train::checkpoint::{Memory, StageState};
@@ -24,9 +24,9 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// That of a stage before its first step.
+    /// The state before the first step.
     pub(super) fn begin(training: &mut Training<'_>) -> anyhow::Result<Self> {
-        // Before the first activations: what lives longest is laid out first.
+        // Allocated before the first activations, because it lives longest.
         let optimization = Optimization::begin(&mut *training.plan.session, &*training.stage.optimizer)?;
         let mut progress = StageProgress::default();
         let references = training.references(&mut progress)?;
@@ -39,7 +39,7 @@ impl InFlight {
         Ok(InFlight { progress, clock, optimization, references, evaluator, evolution, orders })
     }
 
-    /// That of a stage that was interrupted, as its checkpoint has it.
+    /// Restores the state of an interrupted stage from its checkpoint.
     pub(super) fn again(training: &mut Training<'_>, within: Within) -> anyhow::Result<Self> {
         let Within { state, mut scores } = within;
         state.memory.restore(training.stage)?;
@@ -59,7 +59,7 @@ impl InFlight {
         Ok(InFlight { progress, clock, optimization, references, evaluator, evolution, orders })
     }
 
-    /// Where the stage stands, log-probs aside. `memory` is what its objectives and its step remember.
+    /// The state for a checkpoint, except log-probs. `memory` is the state of the objectives and the step.
     pub(super) fn state(&self, memory: Memory) -> StageState {
         StageState {
             progress: self.progress.clone(),
@@ -87,7 +87,7 @@ impl InFlight {
         training.keeper.save(&mut *training.plan.session, training.logs, training.known, stage)
     }
 
-    /// Lets go of what the stage needed, and leaves to later stages what they may want to know.
+    /// Releases the stage's resources, and keeps the scores that later stages may reuse.
     pub(super) fn end(self, training: &mut Training<'_>) -> anyhow::Result<(StageProgress, Clock)> {
         let session = &mut *training.plan.session;
         self.optimization.end(session)?;
@@ -103,7 +103,7 @@ impl InFlight {
     }
 }
 
-/// The name of the reference's scores of a term of the lower level, in a checkpoint.
+/// The checkpoint's name for the reference scores of a term of the lower level.
 pub(super) fn lower_name(term: usize) -> String {
     format!("lower{term}")
 }

@@ -1,4 +1,4 @@
-//! In which order training sees rows.
+//! The order in which training sees rows.
 
 use spo_data::epoch_order;
 
@@ -6,7 +6,7 @@ use crate::plan::stage::PlannedStage;
 use crate::recipe::Stage as StageRecipe;
 use crate::train::progress::StageProgress;
 
-/// Rows in the order in which training sees them: epoch after epoch, each in an order of its own.
+/// An endless order of rows, shuffled anew for every epoch.
 pub(super) struct Order {
     seed: u64,
     rows: usize,
@@ -15,16 +15,16 @@ pub(super) struct Order {
     waiting: std::vec::IntoIter<usize>,
 }
 
-/// The orders in which a stage draws its rows.
+/// The row orders of a stage.
 pub(super) struct Orders {
-    /// Those it trains on.
+    /// The training rows.
     pub(super) train: Order,
-    /// Those of each term of the lower level, where it draws for itself.
+    /// The rows of each term of the lower level that draws its own batches.
     pub(super) lower: Vec<Order>,
 }
 
 impl Orders {
-    /// Those of a stage that has come this far.
+    /// The orders of a stage, advanced to its current progress.
     pub(super) fn new(stage: &PlannedStage, seed: u64, progress: &mut StageProgress) -> Self {
         let StageRecipe { batch_size, shuffle, .. } = stage.recipe;
         let mut train = Order::of_training_rows(stage, seed);
@@ -42,7 +42,7 @@ impl Orders {
 }
 
 impl Order {
-    /// The order of the rows that a stage trains on.
+    /// The order of a stage's training rows.
     pub(super) fn of_training_rows(stage: &PlannedStage, seed: u64) -> Self {
         Order::new(seed, stage.train.examples.len(), stage.recipe.shuffle)
     }
@@ -51,7 +51,7 @@ impl Order {
         Order { seed, rows, shuffle, epoch: 0, waiting: Vec::new().into_iter() }
     }
 
-    /// Goes to where so many rows have been taken.
+    /// Advances as if `count` rows had been taken.
     pub(crate) fn skip(&mut self, count: usize) {
         self.epoch = (count / self.rows) as u64;
         self.waiting = Vec::new().into_iter();

@@ -1,5 +1,5 @@
-//! The reference of a stage: scored before training, by the model as the stage finds it or as it was opened; or
-//! moving along.
+//! The reference log-probs of a stage. They are computed before training, with the parameters the stage
+//! starts from or those of the model as opened; or the reference moves during training.
 
 use std::sync::Arc;
 
@@ -19,19 +19,19 @@ use crate::train::step::rows::Batch;
 use super::order::Order;
 use super::training::Training;
 
-/// In an entry of the cache, what the scores are called.
+/// The name of the scores in a cache entry.
 const CACHED: &str = "reference";
 
-/// What the reference says of a stage's rows.
+/// Reference log-probs of a stage's rows.
 pub(super) struct References {
     pub(super) train: Option<Scores>,
-    /// Of the own demonstrations of each term of the lower level.
+    /// For each term of the lower level, the scores of its own demonstrations.
     pub(super) lower: Vec<Option<Scores>>,
     pub(super) moving: Option<MovingReference>,
 }
 
 impl Training<'_> {
-    /// Scores what the objective and the step need to know of the reference.
+    /// Computes the reference log-probs that the objective and the step need.
     pub(super) fn references(&mut self, progress: &mut StageProgress) -> anyhow::Result<References> {
         let recipe = &self.stage.recipe;
         let (batch_size, how) = (recipe.batch_size, recipe.reference);
@@ -67,7 +67,7 @@ impl Training<'_> {
         Ok(References { train, lower, moving })
     }
 
-    /// The reference's scores of these rows at least.
+    /// The reference log-probs of at least these rows.
     pub(super) fn scores(
         &mut self,
         data: &Arc<Dataset>,
@@ -80,7 +80,7 @@ impl Training<'_> {
         if missing.is_empty() {
             return Ok(scores);
         }
-        // In an order that other seeds share.
+        // Sorted, so that runs with other seeds can share the cached scores.
         missing.sort_unstable();
         let at_once = self.plan.recipe.evaluation.batch_size;
         let by = self.reference_by();
@@ -122,7 +122,7 @@ impl Training<'_> {
         Ok(scores)
     }
 
-    /// Where the policy begins as the reference, their log-probs must agree on the first batch.
+    /// If the policy starts as the reference, checks that their log-probs agree on the first batch.
     pub(super) fn check_start(&mut self, references: &References) -> anyhow::Result<()> {
         let (Some(reference), data) = (&references.train, self.stage.train.clone()) else { return Ok(()) };
         if self.opened.is_some() && self.stage.from != MODEL {
@@ -134,7 +134,7 @@ impl Training<'_> {
         start_check::check(&mut *self.plan.session, &batch, &data, reference)
     }
 
-    /// Under which name the scores of rows are known to later stages.
+    /// The key under which later stages find these scores.
     pub(super) fn key(&self, data: &Dataset, view: View) -> String {
         format!("{} {} {:?} {:?}", self.reference_by(), data.hash(), view.layout, view.mismatched)
     }

@@ -1,4 +1,4 @@
-//! The steps of a stage.
+//! The training steps of a stage.
 
 use std::time::Instant;
 
@@ -19,18 +19,18 @@ use crate::train::step::rows::{Batch, Pass};
 use super::in_flight::{InFlight, lower_name};
 use super::training::Training;
 
-/// What a step came to.
+/// The result of a step.
 struct Solved {
     outcome: spo_api::Result<StepReport>,
-    /// What the first evaluation of the upper level saw.
+    /// Recorded at the first evaluation of the upper level.
     seen: Option<Observation>,
     grad_norm: Option<f64>,
-    /// Rows of each term of the lower level with a batch of its own.
+    /// Row indices of each term of the lower level that has its own batch.
     lower_rows: Vec<Vec<usize>>,
 }
 
 impl Training<'_> {
-    /// Trains, from where the stage stands to its end.
+    /// Trains from the stage's current state to its end.
     pub(super) fn steps(&mut self, work: &mut InFlight) -> anyhow::Result<()> {
         let total = self.stage.steps;
         let (began, before) = (Instant::now(), work.clock.elapsed);
@@ -74,7 +74,7 @@ impl Training<'_> {
         Ok(())
     }
 
-    /// One step on the next batch, and its metrics: counts alone if the batch had to be left out.
+    /// Takes one step on the next batch and returns its metrics. A skipped batch has only the counters.
     fn step(&mut self, work: &mut InFlight) -> anyhow::Result<Metrics> {
         let lr = self.learning_rate(work);
         let (rows, batch) = self.draw(work);
@@ -112,7 +112,7 @@ impl Training<'_> {
         rate.at(work.progress.done) * work.evolution.as_ref().map_or(1.0, Evolution::lr_factor)
     }
 
-    /// The next batch, and the rows it was made of.
+    /// The next batch, and the indices of its rows.
     fn draw(&self, work: &mut InFlight) -> (Vec<usize>, Batch) {
         let (stage, began) = (&*self.stage, Instant::now());
         let rows = work.orders.train.take(stage.recipe.batch_size);
@@ -122,7 +122,7 @@ impl Training<'_> {
         (rows, batch)
     }
 
-    /// Puts a batch before the stage's bilevel step.
+    /// Runs the stage's bilevel step on a batch.
     fn solve(&mut self, work: &mut InFlight, batch: Batch, lr: f64) -> Solved {
         let stage = &mut *self.stage;
         let (batch_size, progress) =
@@ -162,7 +162,7 @@ impl Training<'_> {
         Solved { outcome, seen, grad_norm, lower_rows }
     }
 
-    /// Adds what is counted at every step to its metrics.
+    /// Adds the losses and counters of a step to its metrics.
     fn count(&self, metrics: &mut Metrics, losses: Losses, lr: f64, work: &InFlight) {
         let (stage, progress) = (&*self.stage, &work.progress);
         let seen = (progress.done + 1) * stage.recipe.batch_size;
@@ -181,8 +181,8 @@ impl Training<'_> {
         }
     }
 
-    /// A batch is left out, if the recipe allows it: what it made objectives and step remember is forgotten.
-    /// Parameters that the step had moved before it failed stay where they are.
+    /// Skips a batch if the recipe allows it. The state of the objectives and the step is restored, but
+    /// parameter updates made before the failure stay.
     fn leave_out(&mut self, incident: Incident, memory: Memory, work: &mut InFlight) -> anyhow::Result<()> {
         memory.restore(self.stage)?;
         let place = format!("step {} of {}", incident.step, self.stage.steps);
@@ -210,7 +210,7 @@ impl Training<'_> {
         Ok(())
     }
 
-    /// Why a batch cannot be left out, in words that go after the error; `None` if it can.
+    /// Why a batch cannot be skipped, worded to follow the error; `None` if it can.
     fn reason_to_stop(&mut self, work: &InFlight) -> anyhow::Result<Option<String>> {
         if self.plan.recipe.run.on_nonfinite == OnNonfinite::Stop {
             return Ok(Some(String::new()));
@@ -222,7 +222,7 @@ impl Training<'_> {
         Ok(last.then(|| format!("; it is the {PATIENCE}th batch in a row")))
     }
 
-    /// Writes a batch down for `spo-run replay`, with what the reference says of its rows; where.
+    /// Saves a batch for `spo-run replay`, with the reference log-probs of its rows. Returns the folder.
     fn write_down(&mut self, incident: &Incident, memory: Memory, work: &InFlight) -> anyhow::Result<String> {
         let only = |scores: &Scores, data: &Dataset, rows: &[usize]| {
             let mut taken = Scores::empty(data);

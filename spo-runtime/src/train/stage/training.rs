@@ -1,4 +1,4 @@
-//! A stage at work: what it has of the run.
+//! The context in which a stage trains.
 
 use spo_api::Vector;
 
@@ -16,7 +16,7 @@ use crate::train::starts::MODEL;
 pub(crate) struct Training<'a> {
     pub(crate) plan: &'a mut Plan,
     pub(crate) stage: &'a mut PlannedStage,
-    /// The parameters of the model as it was opened, if they are the reference.
+    /// The parameters of the model as opened, if they are the reference.
     pub(crate) opened: Option<Vector>,
     pub(crate) known: &'a mut Known,
     pub(crate) logs: &'a mut Logs,

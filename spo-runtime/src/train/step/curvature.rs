@@ -1,9 +1,10 @@
-//! The Hessian of a loss on demonstrations, times a vector.
+//! Hessian-vector products of a loss on demonstrations.
 //!
-//! With `l` the log-probs, `J` their Jacobian and `L` the objective, `H v = sum_i L'_i (Hessian of l_i) v + J^T L'' J v`.
-//! The session has the first term and `J v`. The second is the derivative of the objective's own gradient along `J v`
-//! (numbers alone, no pass through the model), and one more backward pass with it as upstream gradient; for a
-//! loss that is linear in log-probs, as SFT's, it is 0 and costs nothing.
+//! Let `l` be the log-probs, `J` their Jacobian and `L` the objective. Then
+//! `H v = sum_i L'_i (Hessian of l_i) v + J^T L'' J v`. The session computes the first term and `J v`. The
+//! second term needs the derivative of the objective's gradient along `J v`, which takes no pass through the
+//! model, and one more backward pass with that derivative as upstream gradient. For losses that are linear in
+//! log-probs, such as SFT, the second term is 0 and costs nothing.
 
 use spo_api::{LogProbs, Objective, Result, Session, Statistics, Tangent, Vector};
 use spo_data::Dataset;
@@ -11,8 +12,8 @@ use spo_data::Dataset;
 use crate::train::step::loss::evaluate;
 use crate::train::step::rows::{Assembled, Batch};
 
-/// Adds `H v` to `into`, H being the Hessian of the objective on a batch of the rows. The objective is left in the state it was in, and every evaluation meets it in that
-/// state.
+/// Adds `H v` to `into`, where H is the Hessian of the objective on a batch of `rows`. The objective's state
+/// is restored before every evaluation and at the end.
 pub(crate) fn hessian_vector(
     session: &mut dyn Session,
     objective: &mut dyn Objective,
@@ -41,15 +42,15 @@ pub(crate) fn hessian_vector(
     done
 }
 
-/// The derivative of a function of log-probs along a tangent, by central differences of fourth order.
+/// The derivative of a function of log-probs along a tangent, by fourth-order central differences.
 ///
-/// Losses are smooth on the scale of a nat of an answer's log-prob: displaced by a thousandth of it, the differences
-/// are exact to twelve digits where the loss changes over nats, and rounding leaves them as many.
+/// Losses are smooth on the scale of one nat of an answer's log-prob. With a displacement of a thousandth of
+/// a nat, both the truncation error and the rounding error are about 1e-12.
 fn derivative(
     function: &mut dyn FnMut(&LogProbs) -> Result<Vec<f64>>,
     tangent: &Tangent,
 ) -> Result<Vec<f64>> {
-    /// Nats, of the answer that moves most: the shorter of the two displacements.
+    /// The smaller of the two displacements, in nats, of the answer that moves most.
     const DISPLACEMENT: f64 = 1e-3;
     let Tangent { log_probs, derivatives } = tangent;
     let moved = |answer: &[usize]| derivatives[answer[0]..answer[1]].iter().map(|d| d.abs()).sum::<f64>();
@@ -58,7 +59,7 @@ fn derivative(
     if fastest == 0.0 {
         return Ok(slopes);
     }
-    // No log-prob may pass 0 on the way: there formulas of probabilities end.
+    // No displaced log-prob may exceed 0, where formulas in terms of probabilities are undefined.
     let room = log_probs.values.iter().zip(derivatives).filter(|(l, d)| **l < 0.0 && **d != 0.0);
     let step = room.map(|(l, d)| -l / (4.0 * d.abs())).fold(DISPLACEMENT / fastest, f64::min);
     for (displacement, factor) in [(1.0, 8.0), (-1.0, -8.0), (2.0, -1.0), (-2.0, 1.0)] {

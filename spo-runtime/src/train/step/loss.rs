@@ -1,14 +1,14 @@
-//! Log-probs of passes, and an objective's numbers on them, held to be finite.
+//! Scores passes and evaluates objectives, and checks that the results are finite.
 
 use spo_api::{Error, Evaluation, LogProbs, Objective, Result, Session, Statistics};
 use spo_data::Dataset;
 
 use crate::train::step::rows::{Assembled, Pass};
 
-/// Evaluates an objective and holds its numbers to be finite.
+/// Evaluates an objective and checks that the results are finite.
 ///
 /// # Errors
-/// [`Error::NonFinite`] naming the rows at fault.
+/// [`Error::NonFinite`] naming the offending rows.
 pub(crate) fn evaluate(
     objective: &mut dyn Objective,
     assembled: &Assembled,
@@ -44,7 +44,7 @@ pub(crate) fn evaluate(
     Ok(evaluation)
 }
 
-/// Scores passes without gradient.
+/// Scores passes without computing gradients.
 pub(crate) fn score(
     session: &mut dyn Session,
     passes: &[Pass],
@@ -53,7 +53,7 @@ pub(crate) fn score(
     passes.iter().map(|pass| session.log_probs(&pass.tokens, statistics)).collect()
 }
 
-/// Where a row stands in its file.
+/// A row's location in its file.
 pub(super) fn place(rows: &Dataset, index: usize) -> String {
     rows.examples[index].place.to_string()
 }

@@ -1,10 +1,10 @@
-//! What is logged of a batch, under TRL's metric names.
+//! Metrics of a batch, under TRL's names.
 
 use spo_api::{Evaluation, Layout, Metrics, Result, Rewards, Side};
 
 use crate::train::step::rows::Assembled;
 
-/// A mean in the making.
+/// A running mean.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mean {
     sum: f64,
@@ -22,7 +22,7 @@ impl Mean {
     }
 }
 
-/// Sums over a batch or a part of it, from which its metrics follow.
+/// Sums over a batch or a part of it, from which its metrics are computed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Observation {
     rows: f64,
@@ -38,7 +38,7 @@ pub(crate) struct Observation {
 }
 
 impl Observation {
-    /// Takes note of a part and its evaluation.
+    /// Adds a part of the batch and its evaluation.
     pub(crate) fn add(&mut self, part: &Assembled, evaluation: &Evaluation) -> Result<()> {
         let batch = part.batch()?;
         let rows = batch.rows() as f64;
@@ -62,7 +62,7 @@ impl Observation {
         Ok(())
     }
 
-    /// Metrics under TRL's names, and the objective's own.
+    /// Metrics under TRL's names, and the objective's own metrics.
     pub(crate) fn metrics(&self) -> Metrics {
         let mut metrics: Metrics = self.own.iter().map(|(k, v)| (k.clone(), v / self.rows)).collect();
         let (chosen, rejected) = (self.reward_chosen.value(), self.reward_rejected.value());

@@ -16,16 +16,15 @@ use crate::train::step::loss::{evaluate, place, score};
 use crate::train::step::observation::Observation;
 use crate::train::step::rows::{Assembled, Batch, Pass};
 
-/// A dataset with what the reference model says of it.
+/// A dataset with its reference log-probs.
 #[derive(Clone, Copy)]
 pub(crate) struct Scored<'a> {
-    /// Tokenised rows.
     pub(crate) rows: &'a Dataset,
-    /// Log-probs under the reference, if the stage keeps one.
+    /// Log-probs under the reference, if the stage has one.
     pub(crate) reference: Option<&'a Scores>,
 }
 
-/// F on its batch.
+/// F and its batch.
 pub(crate) struct UpperLevel<'a> {
     pub(crate) objective: &'a mut dyn Objective,
     pub(crate) data: Scored<'a>,
@@ -35,63 +34,63 @@ pub(crate) struct UpperLevel<'a> {
 /// A term of G.
 pub(crate) struct LowerTerm<'a> {
     pub(crate) objective: &'a mut dyn Objective,
-    /// Its demonstrations.
     pub(crate) data: Scored<'a>,
-    /// Whether every step begins with the demonstrations of the upper batch, so that one forward serves both
-    /// levels. Else it begins with a batch of its own. At most one term shares the upper batch.
+    /// Whether the term uses the demonstrations of the upper batch at the start of a step, so that one
+    /// forward pass serves both levels. Otherwise it starts with its own batch. At most one term shares the
+    /// upper batch.
     pub(crate) shared: bool,
-    /// Rows of the next batch.
+    /// Draws the rows of the next batch.
     pub(crate) draw: Box<dyn FnMut() -> Vec<usize> + 'a>,
 }
 
-/// How a step moves the parameters.
+/// How a step updates the parameters.
 pub(crate) struct Motion<'a> {
     pub(crate) rule: &'a dyn Optimizer,
     pub(crate) optimization: &'a mut Optimization,
-    /// The learning rate scheduled for this step.
+    /// The scheduled learning rate of this step.
     pub(crate) lr: f64,
-    /// Longest gradient that is not scaled down; 0 for no limit.
+    /// Gradients with a larger norm are clipped to it; 0 means no limit.
     pub(crate) max_grad_norm: f64,
 }
 
-/// One training step's problem.
+/// The bilevel problem of one training step.
 pub(crate) struct StepProblem<'a> {
     session: &'a mut dyn Session,
     upper: UpperLevel<'a>,
-    /// The terms of G, each with its batch; `None` while that is the upper one.
+    /// The terms of G with their batches; `None` for a term that currently uses the upper batch.
     lower: Vec<(LowerTerm<'a>, Option<Batch>)>,
     setting: StepSetting,
-    /// `None` where nothing descends by the optimizer.
+    /// `None` if the optimizer is not used.
     motion: Option<Motion<'a>>,
-    /// Norm of the gradient of the last descent, before clipping.
+    /// Gradient norm of the last descent, before clipping.
     pub(crate) grad_norm: Option<f64>,
-    /// What the first evaluation of the upper level saw, for the metrics.
+    /// Recorded at the first evaluation of the upper level, for the metrics.
     pub(crate) observation: Option<Observation>,
-    /// Time in which lower batches were put together.
+    /// Time spent assembling lower batches.
     pub(crate) drawing: Duration,
 }
 
-/// Where a step stands and how much it takes at once.
+/// Settings of a step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StepSetting {
     pub(crate) progress: Progress,
-    /// What goes through the session at once; everything if not given.
+    /// The size of a pass through the session; `None` for the whole batch.
     pub(crate) micro_batch: Option<MicroBatch>,
 }
 
-/// Work on a term of G: its objective, on a batch of these rows.
+/// A function of a term of G: it receives the term's objective, batch and rows.
 type OnTerm<'w> = dyn FnMut(&mut dyn Session, &mut dyn Objective, &Batch, &Dataset) -> Result<()> + 'w;
 
-/// What the two levels say of some log-probs.
+/// The losses and gradients of both levels on some log-probs.
 struct Found {
     losses: Losses,
     weights: LevelWeights,
-    /// Gradient per log-prob, in the order of the passes' completions.
+    /// Gradient with respect to each log-prob, in the order of the passes' completions.
     upstream: Vec<f64>,
 }
 
 impl<'a> StepProblem<'a> {
-    /// The problem of one step. Terms that do not share the upper batch draw their first.
+    /// The problem of one step. Terms that do not share the upper batch draw their first batch here.
     pub(crate) fn new(
         session: &'a mut dyn Session,
         upper: UpperLevel<'a>,
@@ -109,13 +108,13 @@ impl<'a> StepProblem<'a> {
         StepProblem { session, upper, lower, setting, motion, grad_norm: None, observation: None, drawing }
     }
 
-    /// The rows of each term's batch; none where it is the upper one.
+    /// The rows of each term's batch; empty for a term that uses the upper batch.
     pub(crate) fn lower_rows(&self) -> Vec<Vec<usize>> {
         self.lower.iter().map(|(_, batch)| batch.as_ref().map(Batch::rows).unwrap_or_default()).collect()
     }
 
-    /// Forward and backward, part by part: the loss and the weights of each part are known as soon as
-    /// its log-probs are. `own` is the value of the terms of G that have batches of their own, if it is known.
+    /// Forward and backward for one part at a time, for losses and weights that do not depend on the other
+    /// parts. `own` is the value of the terms of G that have their own batches, if it is known.
     fn one_pass(&mut self, weigh: &mut Weigh<'_>, own: f64) -> Result<(Losses, LevelWeights)> {
         let mut total = Losses { upper: 0.0, lower: own };
         let mut weights = None;
@@ -137,7 +136,7 @@ impl<'a> StepProblem<'a> {
         Ok((total, weights.expect("a batch has passes")))
     }
 
-    /// Forward of all parts, then the losses of the whole batch, then forward and backward of each part.
+    /// Forward for all parts, then the losses of the whole batch, then forward and backward for each part.
     fn two_pass(&mut self, weigh: &mut Weigh<'_>, own: f64) -> Result<(Losses, LevelWeights)> {
         let statistics = statistics(self.observation.is_none(), self.upper.objective);
         let UpperLevel { objective, data, batch } = &mut self.upper;
@@ -153,8 +152,8 @@ impl<'a> StepProblem<'a> {
         Ok((losses, weights))
     }
 
-    /// The terms of G that have batches of their own; with a weight, their weighted gradient is added to the
-    /// accumulator.
+    /// The sum of the terms of G that have their own batches. With a weight, their weighted gradient is added
+    /// to the accumulator.
     fn own_terms(&mut self, weight: Option<f64>) -> Result<f64> {
         let mut total = 0.0;
         for (term, batch) in &mut self.lower {
@@ -165,8 +164,8 @@ impl<'a> StepProblem<'a> {
         Ok(total)
     }
 
-    /// Does something with every term of G on its current batch: of one that shares the upper batch, on the
-    /// demonstrations of that.
+    /// Calls a function for every term of G on its current batch. For a term that shares the upper batch,
+    /// these are the demonstrations of the upper batch.
     fn each_term(&mut self, work: &mut OnTerm<'_>) -> Result<()> {
         if self.lower.is_empty() {
             return Err(Error::Batch("the step asks for a lower level and has none".into()));
@@ -189,8 +188,8 @@ impl<'a> StepProblem<'a> {
         Ok(())
     }
 
-    /// The upper level, and the term of G that shares its batch, on one forward. Where the weights follow from the
-    /// losses, `own` is what the other terms of G come to.
+    /// The upper level and the term of G that shares its batch, with one forward pass. `own` is the value of
+    /// the other terms of G, needed when the weights depend on the losses.
     fn upper_pass(&mut self, weigh: &mut Weigh<'_>, own: f64) -> Result<(Losses, LevelWeights)> {
         let whole = matches!(weigh, Weigh::By(_)) || self.upper.objective.requirements().whole_batch;
         match whole && self.upper.batch.passes.len() > 1 {
@@ -199,7 +198,7 @@ impl<'a> StepProblem<'a> {
         }
     }
 
-    /// G on its current batches; with a weight, its weighted gradient is added to the accumulator.
+    /// G on its current batches. With a weight, its weighted gradient is added to the accumulator.
     fn lower_alone(&mut self, weight: Option<f64>) -> Result<f64> {
         let mut total = 0.0;
         self.each_term(&mut |session, objective, batch, rows| {
@@ -210,7 +209,7 @@ impl<'a> StepProblem<'a> {
     }
 }
 
-/// The term that learns from the upper batch now, if any.
+/// The objective of the term that currently uses the upper batch, if any.
 fn shared<'l>(lower: &'l mut [(LowerTerm<'_>, Option<Batch>)]) -> Option<&'l mut dyn Objective> {
     let (term, _) = lower.iter_mut().find(|(_, batch)| batch.is_none())?;
     Some(&mut *term.objective)
@@ -222,7 +221,8 @@ impl LowerTerm<'_> {
     }
 }
 
-/// A loss on demonstrations, part by part; with a weight, its weighted gradient is added to the accumulator.
+/// A loss on demonstrations, one part at a time. With a weight, its weighted gradient is added to the
+/// accumulator.
 fn imitation(
     session: &mut dyn Session,
     objective: &mut dyn Objective,
@@ -332,7 +332,7 @@ impl BilevelProblem for StepProblem<'_> {
         let Some(Motion { rule, optimization, lr, max_grad_norm }) = &mut self.motion else {
             return Err(Error::Engine("this problem has no optimizer".into()));
         };
-        // As PyTorch's clip_grad_norm_.
+        // Same formula as PyTorch's clip_grad_norm_.
         let gradient_scale =
             if *max_grad_norm > 0.0 { (*max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         optimization.update(self.session, *rule, *lr * lr_factor, gradient_scale)?;
@@ -358,17 +358,17 @@ fn of_reference(objective: &mut dyn Objective, batch: &Batch, data: Scored<'_>) 
     Ok(evaluate(objective, &assembled, data.rows)?.loss(&assembled.batch()?))
 }
 
-/// The losses that are taken from one forward.
+/// The losses that are computed from one forward pass.
 struct Levels<'l> {
     upper: &'l mut dyn Objective,
-    /// The term of G that learns from the same batch, if any.
+    /// The objective of the term of G that uses the same batch, if any.
     shared: Option<&'l mut dyn Objective>,
-    /// The value of the other terms of G, for weights that follow from the losses.
+    /// The value of the other terms of G, for weights that depend on the losses.
     own: f64,
 }
 
 impl Levels<'_> {
-    /// Evaluates what `weigh` asks for on one batch or a part of it.
+    /// Evaluates the levels that `weigh` asks for, on a batch or a part of it.
     fn evaluate(
         &mut self,
         assembled: &Assembled,
@@ -392,7 +392,7 @@ impl Levels<'_> {
         };
         let upstream = assembled.upstream(|chosen, i| {
             let gradient = |e: &Evaluation| if chosen { e.grad_chosen[i] } else { e.grad_rejected[i] };
-            // A weight of 0 switches a level off, even where its gradient is not finite.
+            // A weight of 0 disables a level even if its gradient is not finite.
             let weighted =
                 |weight: f64, e: &Evaluation| if weight == 0.0 { 0.0 } else { weight * gradient(e) };
             weighted(weights.upper, &upper) + lower.as_ref().map_or(0.0, |l| weighted(weights.lower, l))
@@ -414,7 +414,7 @@ fn backward(session: &mut dyn Session, passes: &[Pass], upstream: &[f64]) -> Res
     Ok(())
 }
 
-/// What the session must compute beside log-probs: what is logged, and what the objective reads.
+/// The statistics that the session must compute besides log-probs, for logging and for the objective.
 fn statistics(logged: bool, upper: &dyn Objective) -> Statistics {
     Statistics { entropy: logged, greedy: logged, collision: upper.requirements().collision }
 }

@@ -1,4 +1,5 @@
-//! From tokenised rows to what a session scores and what an objective sees, and the gradient's way back.
+//! Conversion of tokenised rows to token batches for the session and log-prob batches for the objective, and
+//! of the objective's gradients back to the session's order.
 
 use spo_api::{Group, Layout, LogProbs, PreferenceBatch, Ragged, Side, TokenBatch, Totals};
 use spo_data::{Dataset, MicroBatch};
@@ -6,7 +7,7 @@ use spo_data::{Dataset, MicroBatch};
 use crate::plan::view::View;
 use crate::store::scores::Scores;
 
-/// What an answer is to an objective.
+/// The role of a completion in its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Chosen,
@@ -18,14 +19,14 @@ enum Role {
 pub(crate) struct Pass {
     /// Indices of the rows in their dataset.
     pub(crate) rows: Vec<usize>,
-    /// What the session scores.
+    /// The tokens to score.
     pub(crate) tokens: TokenBatch,
-    /// Of each completion of `tokens`: what it is, and of which row.
+    /// The role and row of each completion in `tokens`.
     slots: Vec<(Role, usize)>,
 }
 
 impl Pass {
-    /// Puts rows of a dataset together.
+    /// Assembles rows of a dataset.
     pub(crate) fn new(dataset: &Dataset, rows: &[usize], view: View) -> Self {
         let mut part = Pass { rows: rows.to_vec(), tokens: TokenBatch::default(), slots: Vec::new() };
         for &row in rows {
@@ -52,7 +53,7 @@ impl Pass {
         part
     }
 
-    /// Files log-probs of this part under their rows.
+    /// Stores log-probs of this pass under their rows.
     fn store(&self, scored: &LogProbs, into: &mut Scores) {
         for (i, &(role, row)) in self.slots.iter().enumerate() {
             let values = scored.values[scored.offsets[i]..scored.offsets[i + 1]].to_vec();
@@ -69,13 +70,13 @@ impl Pass {
         answers.filter(|(_, (role, _))| *role == Role::Chosen).map(|(answer, _)| answer.len()).sum()
     }
 
-    /// Tokens of this part, each prompt counted with each of its answers, as other trainers count.
+    /// Number of tokens of this pass, counting each prompt once per answer, as other trainers do.
     pub(crate) fn unshared_tokens(&self) -> usize {
         let tokens = |g: &Group| g.completions.iter().map(|c| g.prompt.len() + c.len()).sum::<usize>();
         self.tokens.groups.iter().map(tokens).sum()
     }
 
-    /// The log-probs that [`store`](Self::store) filed, as a session would give them.
+    /// The log-probs saved by [`store`](Self::store), in the format the session returns.
     fn recall(&self, scores: &Scores) -> LogProbs {
         let mut recalled = LogProbs::new(vec![], vec![0]);
         for &(role, row) in &self.slots {
@@ -92,16 +93,15 @@ impl Pass {
 
 /// The rows of an optimizer batch, split into passes.
 pub(crate) struct Batch {
-    /// How the rows are seen.
+    /// How the objective sees the rows.
     pub(crate) view: View,
-    /// What goes through the session, pass by pass.
     pub(crate) passes: Vec<Pass>,
-    /// Counts of the whole batch.
+    /// Counts over the whole batch.
     pub(crate) whole: Totals,
 }
 
 impl Batch {
-    /// Splits `rows` into passes, or makes one of them.
+    /// Splits `rows` into passes; without a micro-batch size, into a single pass.
     pub(crate) fn new(
         dataset: &Dataset,
         rows: &[usize],
@@ -122,7 +122,7 @@ impl Batch {
         Batch::new(dataset, &rows, view, Some(micro_batch))
     }
 
-    /// Files the log-probs of its passes under their rows.
+    /// Stores the log-probs of all passes under their rows.
     pub(crate) fn store(&self, scored: &[LogProbs], into: &mut Scores) {
         for (pass, seen) in self.passes.iter().zip(scored) {
             pass.store(seen, into);
@@ -147,7 +147,7 @@ struct SideArrays {
 
 impl SideArrays {
     fn side<'a>(&'a self) -> spo_api::Result<Side<'a>> {
-        // A side without answers lacks nothing: all rows of a batch may be desirable.
+        // An empty side is valid, for example when all rows of a batch are desirable.
         let optional = |values: &'a [f64]| match values {
             [] if !self.policy.is_empty() => Ok(None),
             values => Ragged::new(values, &self.offsets).map(Some),
@@ -160,25 +160,25 @@ impl SideArrays {
     }
 }
 
-/// Log-probs of one or several passes, as an objective sees them.
+/// Log-probs of one or more passes, in the form an objective reads.
 pub(crate) struct Assembled {
     layout: Layout,
     whole: Totals,
     chosen: SideArrays,
     rejected: SideArrays,
     mismatched: SideArrays,
-    /// Score gaps of the pairs; empty where the data have none.
+    /// Score gaps of the pairs; empty if the data have none.
     gaps: Vec<f64>,
-    /// Of each completion, in the order of the passes: its side and where its tokens lie there.
+    /// For each completion, in the order of the passes: its side and its token range within that side.
     places: Vec<(Role, std::ops::Range<usize>)>,
-    /// Entropy of every scored position, where it was asked for.
+    /// Entropy at every scored position, if requested.
     pub(crate) entropy: Vec<f64>,
-    /// Of every token of the chosen answers: 1 where it was the most probable one.
+    /// For every token of the chosen answers: 1 if it was the most probable token, else 0.
     pub(crate) greedy: Vec<f64>,
 }
 
 impl Assembled {
-    /// Lays out the log-probs of `passes` beside the reference's.
+    /// Arranges the log-probs of `passes` together with the reference's.
     pub(crate) fn new<'a>(
         batch: &Batch,
         passes: impl IntoIterator<Item = (&'a Pass, &'a LogProbs)>,
@@ -209,7 +209,7 @@ impl Assembled {
                 let start = side.policy.len();
                 side.policy.extend_from_slice(&scored.values[tokens.clone()]);
                 side.reference.extend(reference.into_iter().flatten());
-                // A statistic that was not asked for has no values at all.
+                // A statistic that was not requested has no values.
                 let known = |statistic: &'a Vec<f64>| statistic.get(tokens.clone()).unwrap_or_default();
                 side.collision.extend_from_slice(known(&scored.collision));
                 assembled.entropy.extend_from_slice(known(&scored.entropy));
@@ -224,7 +224,7 @@ impl Assembled {
         assembled
     }
 
-    /// Lays out stored scores as if they were the policy's.
+    /// Arranges stored scores as if they were the policy's log-probs.
     pub(crate) fn of_scores(batch: &Batch, scores: &Scores, dataset: &Dataset) -> Self {
         let scored: Vec<LogProbs> = batch.passes.iter().map(|pass| pass.recall(scores)).collect();
         Self::new(batch, batch.passes.iter().zip(&scored), None, dataset)
@@ -238,8 +238,8 @@ impl Assembled {
         Ok(PreferenceBatch { mismatched, gaps, whole: self.whole, ..batch })
     }
 
-    /// Gathers a number per token in the order of the completions, part after part. `gradient` is asked
-    /// for the side (is it the chosen one?) and the index in its flat values.
+    /// Collects a gradient per token, in the order of the completions. `gradient` is called with whether the
+    /// token is on the chosen side, and its index in that side's flat values.
     pub(crate) fn upstream(&self, gradient: impl Fn(bool, usize) -> f64) -> Vec<f64> {
         let mut upstream = Vec::new();
         for (role, range) in &self.places {
@@ -251,12 +251,12 @@ impl Assembled {
         upstream
     }
 
-    /// The dataset's row behind the `i`-th answer of a side.
+    /// The dataset row of the `i`-th answer of a side.
     pub(crate) fn row(&self, chosen: bool, i: usize) -> usize {
         if chosen { self.chosen.rows[i] } else { self.rejected.rows[i] }
     }
 
-    /// The dataset's row behind the `i`-th loss.
+    /// The dataset row of the `i`-th loss.
     pub(crate) fn row_of_loss(&self, i: usize) -> usize {
         let chosen = &self.chosen.rows;
         if i < chosen.len() { chosen[i] } else { self.rejected.rows[i - chosen.len()] }

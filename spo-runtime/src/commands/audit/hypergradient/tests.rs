@@ -1,4 +1,4 @@
-//! The exact gradients of the audit against their definition: differences of the composed losses.
+//! Tests the audit's exact gradients against finite differences of the composed losses.
 
 use spo_api::{BilevelProblem, Vector};
 use spo_objectives as _;
@@ -15,7 +15,7 @@ fn curved() -> World {
     World::new(upper, lower, &[0.4, 0.2, -0.7])
 }
 
-/// The vector that `exact` computes.
+/// The vector computed by `exact`.
 fn exact(world: &World, exact: impl FnOnce(&mut World, Vector, Vector)) -> Vec<f64> {
     let mut world = world.clone();
     let home = world.vectors().allocate().unwrap();
@@ -26,7 +26,7 @@ fn exact(world: &World, exact: impl FnOnce(&mut World, Vector, Vector)) -> Vec<f
     world.theta().to_vec()
 }
 
-/// The gradient, by central differences of fourth order.
+/// The gradient, by fourth-order central differences.
 fn differences(f: impl Fn(&[f64]) -> f64, x: &[f64]) -> Vec<f64> {
     let h = 1e-3;
     let along = |i: usize, h: f64| {

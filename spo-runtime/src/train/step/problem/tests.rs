@@ -1,5 +1,5 @@
-//! A lower level of several tasks has the value, gradient and Hessian of the weighted sum, wherever its batches come
-//! from.
+//! Tests that a lower level with several tasks has the value, gradient and Hessian of the weighted sum,
+//! regardless of where its batches come from.
 
 use super::{LowerTerm, Scored, StepProblem, StepSetting, UpperLevel};
 use crate::plan::view::View;
@@ -17,12 +17,12 @@ use spo_objectives as _;
 
 const WEIGHTS: [f64; 3] = [0.5, 2.0, 0.25];
 
-/// A session, pairs, and demonstrations of two other tasks, all in one vocabulary.
+/// A session, pairs, and demonstrations of two other tasks with the same vocabulary.
 struct Scene {
     session: Box<dyn Session>,
     pairs: Dataset,
     others: [Dataset; 2],
-    /// The terms of the lower level, by weight.
+    /// Builds the objective of a lower-level term with the given weight.
     objective: fn(f64) -> Box<dyn Objective>,
 }
 
@@ -56,7 +56,7 @@ fn sft(weight: f64) -> Box<dyn Objective> {
 }
 
 /// `weight (1 + seen) ln(1 + e^(-s/8))` of an answer's log-prob s. It is not linear in s. If it counts its
-/// evaluations (`seen`), it also changes with each of them.
+/// evaluations (`seen`), its value also changes with each of them.
 struct Curved {
     weight: f64,
     counts: bool,
@@ -110,8 +110,8 @@ impl Scene {
         scores
     }
 
-    /// Calls a function on a problem with the further tasks `tasks`. Its first term uses the upper batch, or, with
-    /// `own`, that of the first other task. Batches are rows 0..4, then 4..8, ...
+    /// Calls a function with a problem that has `tasks` as additional terms. The first term uses the upper
+    /// batch or, with `own`, a batch of the first other task. Batches are rows 0..4, then 4..8, ...
     fn on<T>(
         &mut self,
         own: bool,
@@ -147,7 +147,8 @@ impl Scene {
         work(&mut StepProblem::new(&mut *self.session, upper, lower.collect(), setting, None))
     }
 
-    /// G on these terms alone: 0 is the chosen answers of the upper batch, the others are the first rows of a task.
+    /// G with one term only: 0 is the chosen answers of the upper batch, the others are the first rows of a
+    /// task.
     fn term(&mut self, term: usize) -> f64 {
         match term {
             0 => self.on(false, &[], None, |p| p.lower().unwrap()),
@@ -157,7 +158,7 @@ impl Scene {
     }
 }
 
-/// The slope of G, or of `F + 3 G`, along its gradient equals the squared length of the gradient.
+/// The slope of G, or of `F + 3 G`, along its gradient must equal the squared norm of the gradient.
 fn slope(
     problem: &mut StepProblem<'_>,
     gradient: Vector,
@@ -225,7 +226,7 @@ fn the_gradient_is_that_of_the_weighted_sum() {
                     assert!((found - squared).abs() < 1e-7 * squared, "{own} {tasks:?}: {found} {squared}");
                     assert!((fixed.lower - problem.lower().unwrap()).abs() < 1e-12);
 
-                    // Weights that are computed from the losses give the same.
+                    // Weights that are computed from the losses give the same result.
                     let w = problem.vectors().allocate().unwrap();
                     problem.gradient(Weigh::By(&mut |_| Ok(weights)), w).unwrap();
                     problem.vectors().axpy(-1.0, v, w).unwrap();
@@ -242,13 +243,13 @@ fn the_gradient_is_that_of_the_weighted_sum() {
 fn hessian_times_gradient(problem: &mut StepProblem<'_>) -> (Vector, Vector) {
     let [v, product] = [(); 2].map(|()| problem.vectors().allocate().unwrap());
     problem.gradient(Weigh::Fixed(LevelWeights::LOWER), v).unwrap();
-    // Its content must be overwritten.
+    // Arbitrary content, which must be overwritten.
     problem.vectors().copy(Vector::PARAMETERS, product).unwrap();
     problem.lower_hessian_vector(v, product).unwrap();
     (v, product)
 }
 
-/// Compares with differences of dG of fourth order.
+/// Compares with fourth-order differences of dG.
 #[test]
 fn the_hessian_is_that_of_the_weighted_sum() {
     for objective in [sft, curved] {
