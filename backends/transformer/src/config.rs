@@ -18,8 +18,7 @@ use fields::Fields;
 ///
 /// # Errors
 /// [`Error::Model`] for an unknown architecture, a missing or invalid size, or an option that would change
-/// the
-/// computation in a way that is not implemented.
+/// the computation in a way that is not implemented.
 pub(crate) fn parse(config: &Value, origin: &str) -> Result<Architecture> {
     let fields = Fields { config, origin };
     if !config.is_object() {

@@ -29,9 +29,9 @@ pub(crate) struct Decoder {
     positions: Option<Id>,
     /// The final norm.
     pub norm: Norm<Id>,
-    /// The head: the embedding table itself where they are tied.
+    /// The head. If tied, this is the embedding table.
     pub head: Id,
-    /// The adapters that were attached, each with the weight it is added to.
+    /// The adapters, each with the id of the weight it is added to.
     pub adapted: Vec<(Id, LowRank)>,
 }
 

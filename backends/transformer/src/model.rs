@@ -33,7 +33,8 @@ pub(crate) struct Model<E: Engine> {
 
 impl<E: Engine> Model<E> {
     /// # Errors
-    /// [`Error::Model`](spo_api::Error::Model) when the folder, the configuration or the adapter cannot be used.
+    /// [`Error::Model`](spo_api::Error::Model) if the folder, the configuration or the adapter cannot be
+    /// used.
     pub fn open(engine: &E, spec: &ModelSpec) -> Result<Self> {
         let (config, source) = match &spec.source {
             ModelSource::Random(config) => (config.clone(), None),

@@ -43,7 +43,7 @@ impl Names {
         Norm { kind: NormKind::Layer, epsilon, weight, bias: Some(bias) }
     }
 
-    /// A linear layer with input and output `width`.
+    /// A linear layer with `width = [input, output]`.
     pub fn linear(&mut self, name: String, width: [usize; 2], bias: bool) -> Linear {
         self.projection(name, width, bias, false)
     }

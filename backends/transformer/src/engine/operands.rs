@@ -76,7 +76,7 @@ pub struct Norm<T> {
 pub enum Activation {
     /// `x sigmoid(x)`.
     Silu,
-    /// `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`: GELU in its tanh form.
+    /// `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`: the tanh approximation of GELU.
     GeluTanh,
 }
 
