@@ -1,9 +1,9 @@
 //! Preference objectives: losses over log-probabilities, in nats.
 //!
-//! Notation of the formulas: `s_w`, `s_l` are the log-probs of the preferred and the dispreferred
-//! answer under the policy, summed over tokens; `r_w`, `r_l` the same under the reference; `|y|` counts
-//! tokens, the end token included; `m = (s_w - r_w) - (s_l - r_l)` is the margin. Names and defaults are
-//! TRL's where TRL has the loss.
+//! Notation in the formulas: `s_w`, `s_l` are the log-probs of the chosen and the rejected answer under the
+//! policy, summed over tokens; `r_w`, `r_l` are the same under the reference; `|y|` is the number of tokens,
+//! including the end token; `m = (s_w - r_w) - (s_l - r_l)` is the margin. Names and defaults follow TRL if
+//! TRL has the loss.
 
 #[macro_use]
 mod options;

@@ -6,16 +6,16 @@ use serde::{
     de::{Error, IntoDeserializer, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-/// A key that is a plain number in the common case and otherwise one of the forms of the enum `T`:
-/// `lambda = 1.0` or `lambda = { ramp = { to = 1.0, steps = 100 } }`.
+/// A value that is usually a plain number, but can also be one of the variants of the enum `T`: `lambda =
+/// 1.0` or `lambda = { ramp = { to = 1.0, steps = 100 } }`.
 ///
-/// An untagged enum would do, but answers every mistake with "did not match any variant".
+/// An untagged enum would also work, but reports every mistake as "did not match any variant".
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum NumberOr<T> {
     /// The number itself.
     Number(f64),
-    /// A named form.
+    /// A variant of the enum.
     Form(T),
 }
 
@@ -54,7 +54,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for NumberOr<T> {
     }
 }
 
-/// Why a bare name is none of the forms: serde says so by the function it calls, not in words alone.
+/// Why a bare name matches no variant. serde distinguishes the cases by the error constructor it calls.
 #[derive(Debug)]
 enum Refusal {
     UnknownName,

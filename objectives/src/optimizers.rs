@@ -1,6 +1,6 @@
-//! Optimizers: how a gradient g moves the parameters p, at learning rate lr.
+//! Optimizers: how a gradient g changes the parameters p, at learning rate lr.
 //!
-//! What an optimizer remembers is in vectors beside it; each file says what they hold.
+//! The state of an optimizer is kept in separate vectors; each file says what they hold.
 
 mod adamw;
 mod adamw_8bit;
@@ -22,7 +22,7 @@ fn average(space: &mut dyn VectorSpace, beta: f64, x: Vector, mean: Vector) -> R
     space.axpy(1.0 - beta, x, mean)
 }
 
-/// `mean <- beta mean + (1 - beta) x^2`. The scratch vector is overwritten.
+/// `mean <- beta mean + (1 - beta) x^2`. Overwrites the scratch vector.
 fn average_square(
     space: &mut dyn VectorSpace,
     beta: f64,
@@ -37,7 +37,7 @@ fn average_square(
     space.axpy(1.0, scratch, mean)
 }
 
-/// Decays of running means must lie in `[0, 1)`.
+/// Decay rates of running means must be in `[0, 1)`.
 fn check_betas(betas: [f64; 2]) -> Result<(), ConfigError> {
     match betas.iter().find(|b| !(0.0..1.0).contains(*b)) {
         Some(b) => Err(ConfigError::at("betas", format!("must lie in [0, 1), got {b}"))),

@@ -1,7 +1,7 @@
-//! Schedules: how the learning rate goes after the warm-up, as a share of its peak. All are those of transformers,
-//! whose names serve as well.
+//! Schedules: the learning rate after warm-up, as a fraction of its peak. All of them exist in transformers,
+//! whose names are accepted as aliases.
 //!
-//! x is the share of the way after the warm-up that lies behind: 0 at its first step, 1 at the end of the stage.
+//! x is the progress after warm-up: 0 at the first step after it, 1 at the end of the stage.
 
 mod constant;
 mod cosine;

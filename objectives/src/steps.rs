@@ -1,7 +1,7 @@
-//! Bilevel steps: how an upper and a lower objective become one update.
+//! Bilevel steps: how an upper and a lower objective are combined into one update.
 //!
-//! F is the upper (preference) loss, G the lower (SFT) loss in nats per token, dF and dG their gradients,
-//! d the direction handed to the optimizer.
+//! F is the upper (preference) loss, G the lower (SFT) loss in nats per token, dF and dG are their gradients,
+//! and d is the direction passed to the optimizer.
 
 mod alternating;
 mod barrier;
@@ -24,7 +24,7 @@ pub use single::Single;
 pub use value::Value;
 pub use weighted::Weighted;
 
-/// The guide's example is compiled and run with the documentation tests.
+/// The example in the guide is compiled and run with the documentation tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/bilevel-steps.md")]
 struct Guide;

@@ -7,7 +7,7 @@ use spo_api::{ConfigError, Error, Part, Result};
 
 use crate::model::{Kind, Model};
 
-/// Beyond this many parameters a model is no longer what this backend is for.
+/// Upper limit on the number of parameters; this backend is only meant for tiny models.
 const MOST_PARAMETERS: usize = 10_000_000;
 
 /// What makes a model: see [`Tabular`](crate::Tabular) for the keys.
@@ -53,7 +53,7 @@ fn default_range() -> f64 {
 }
 
 impl Config {
-    /// Reads a configuration; `origin` names it in errors.
+    /// Parses a configuration; `origin` names it in errors.
     pub fn parse(config: &Value, origin: &str) -> Result<Self> {
         if config["model_type"] != "tabular" {
             return Err(Error::Model(format!(

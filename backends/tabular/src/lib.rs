@@ -1,15 +1,17 @@
-//! The tabular backend: an enumerable world.
+//! The tabular backend: models small enough to enumerate.
 //!
-//! Models with a handful of parameters over a handful of tokens, in f64, on one thread. The probability of
-//! every answer there is can be written down, so one can see exactly where training moves it; gradients
-//! are exact to the last digits, so a bilevel step can be held against what it approximates; and a run
-//! takes no time, so it is the test bed of everything that does not need a transformer.
+//! These models have a handful of parameters and a vocabulary of a handful of tokens, and compute in f64 on
+//! one thread. The probability of every possible answer can be computed, so one can see exactly where
+//! training moves it. Gradients are exact to rounding error, so a bilevel step can be compared with what it
+//! approximates. A run takes almost no time, so this backend is used to test everything that does not need a
+//! transformer.
 //!
-//! A model reads the last `order` tokens (its *window*) and gives the logits of the next. The kinds differ in
-//! what windows share, and sharing is what lets a preference on one prompt move the answers to another:
+//! A model reads the last `order` tokens (its *window*) and predicts the logits of the next token. The kinds
+//! of model differ in what windows share. Sharing is what lets a preference on one prompt change the answers
+//! to another:
 //!
-//! - `table`: nothing. Every window has a row of logits of its own.
-//! - `linear`: each position of the window adds a row of its own table. SFT on it is convex.
+//! - `table`: nothing. Every window has its own row of logits.
+//! - `linear`: each position of the window adds a row of its own table. SFT on this model is convex.
 //! - `mlp`: embeddings and one hidden layer (Bengio et al. 2003).
 #![forbid(unsafe_code)]
 

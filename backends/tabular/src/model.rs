@@ -1,17 +1,17 @@
-//! The models: from a window of tokens to the logits of the next, and the gradient's way back.
+//! The models: the logits of the next token given a window of tokens, and their gradient.
 //!
-//! Both are generic over the numbers they compute with: in dual numbers, parameters that move along a direction
-//! carry the derivative of everything along, the gradient's too.
+//! Both passes are generic over the scalar type. With dual numbers, a direction for the parameters gives the
+//! directional derivative of every result, including the gradient.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 use spo_api::Scalar;
 
-/// What windows share.
+/// What the windows share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Nothing: a row of logits each.
+    /// Nothing: each window has its own row of logits.
     Table,
     /// `logits = bias + sum_j W_j[token j]`.
     Linear,
@@ -19,9 +19,9 @@ pub(crate) enum Kind {
     Mlp { embedding: usize, hidden: usize },
 }
 
-/// A model without its parameters.
+/// The shape of a model, without its parameters.
 ///
-/// A window holds `order` tokens; the symbol `vocabulary` stands where there was none yet.
+/// A window holds `order` tokens; the symbol `vocabulary` fills the positions before the start of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Model {
     pub kind: Kind,
@@ -29,7 +29,7 @@ pub(crate) struct Model {
     pub vocabulary: usize,
 }
 
-/// A named stretch of the parameters.
+/// A named slice of the parameter vector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tensor {
     pub name: &'static str,
@@ -44,7 +44,7 @@ impl Tensor {
 }
 
 impl Model {
-    /// The parameters in their order; `None` where a shape is too large to count.
+    /// The parameter tensors in order; `None` if a shape overflows.
     fn shapes(&self) -> Option<Vec<Tensor>> {
         let (v, order) = (self.vocabulary, self.order);
         let symbols = v + 1;
@@ -67,17 +67,20 @@ impl Model {
         tensors.iter().all(countable).then_some(tensors)
     }
 
-    /// The parameters in their order. The model must have a countable [`size`](Self::size).
+    /// The parameter tensors in order.
+    ///
+    /// # Panics
+    /// If [`size`](Self::size) is `None`.
     pub fn tensors(&self) -> Vec<Tensor> {
         self.shapes().expect("the configuration was checked")
     }
 
-    /// Number of parameters, if it can be counted.
+    /// Number of parameters; `None` if it overflows.
     pub fn size(&self) -> Option<usize> {
         self.shapes()?.iter().try_fold(0usize, |sum, t| sum.checked_add(t.elements()))
     }
 
-    /// Weights from N(0, `range`^2), a stream of random numbers each; zero biases.
+    /// Weights drawn from N(0, `range`^2), each tensor with its own random stream; biases are zero.
     pub fn random(&self, seed: u64, range: f64) -> Vec<f64> {
         let mut parameters = Vec::new();
         for (i, tensor) in self.tensors().iter().enumerate() {
@@ -90,7 +93,7 @@ impl Model {
         parameters
     }
 
-    /// Splits a vector of the parameters' size into their tensors.
+    /// Splits a vector of parameter size into tensors.
     fn split<'t, S>(&self, values: &'t [S]) -> Vec<&'t [S]> {
         let mut rest = values;
         let take = |tensor: &Tensor| {
@@ -101,7 +104,7 @@ impl Model {
         self.tensors().iter().map(take).collect()
     }
 
-    /// The row of a window in the table.
+    /// The table row of a window.
     fn row(&self, window: &[u32]) -> usize {
         window.iter().fold(0, |row, &token| row * (self.vocabulary + 1) + token as usize)
     }
@@ -134,7 +137,7 @@ impl Model {
         logits
     }
 
-    /// Adds to `gradient` that of `<upstream, logits>`.
+    /// Adds the gradient of `<upstream, logits>` to `gradient`.
     pub fn backward<S: Scalar + PartialEq>(
         &self,
         parameters: &[S],
@@ -152,7 +155,7 @@ impl Model {
             })
             .collect();
         for (window, d_logits) in windows.iter().zip(upstream.chunks_exact(v)) {
-            // Windows that do not matter to the loss.
+            // Skip windows that do not contribute to the loss.
             if d_logits.iter().all(|d| *d == zero) {
                 continue;
             }
@@ -207,7 +210,7 @@ fn hidden_layer<S: Scalar>(tensors: &[&[S]], window: &[u32], embedding: usize, h
     sum.iter().map(tanh).collect()
 }
 
-/// Row `i` of a matrix of this width.
+/// Row `i` of a matrix with `width` columns.
 fn rows<S>(matrix: &[S], i: usize, width: usize) -> &[S] {
     &matrix[i * width..(i + 1) * width]
 }

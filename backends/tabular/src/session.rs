@@ -16,10 +16,10 @@ use crate::model::Model;
 use crate::storage;
 use crate::windows::{Limits, Windows};
 
-/// A model with its parameters, their gradient, and whatever vectors were allocated beside them.
+/// A model with its parameters, their gradient and the vectors allocated in this session.
 pub(crate) struct TabularSession {
     pub model: Model,
-    /// The configuration as it was given.
+    /// The configuration as it was passed in.
     pub config: Value,
     limits: Limits,
     pub space: MemorySpace,
@@ -43,7 +43,7 @@ impl TabularSession {
         &self.space.vectors()[&Vector::PARAMETERS.0]
     }
 
-    /// `log p(token)` of every token after each distinct window, `[windows, vocabulary]`.
+    /// `log p(token)` for every token after each distinct window, `[windows, vocabulary]`.
     fn log_distributions<S: Scalar>(&self, parameters: &[S], windows: &Windows) -> Vec<S> {
         let mut scores = self.model.logits(parameters, &windows.distinct);
         for row in scores.chunks_exact_mut(self.model.vocabulary) {
@@ -55,7 +55,7 @@ impl TabularSession {
         scores
     }
 
-    /// Adds to `gradient` that of the sum of log-probs times `weights`, given the log-distributions.
+    /// Adds the gradient of the weighted sum of log-probs to `gradient`, given the log-distributions.
     fn collect<S: Scalar + PartialEq>(
         &self,
         parameters: &[S],
@@ -64,7 +64,7 @@ impl TabularSession {
         weights: &[f64],
         gradient: &mut [S],
     ) {
-        // d log p(t) / d logits = e_t - p, summed over the tokens that a window predicts.
+        // d log p(t) / d logits = e_t - p, summed over the tokens that each window predicts.
         let v = self.model.vocabulary;
         let mut totals = vec![0.0; windows.distinct.len()];
         for (&(window, _), weight) in windows.scored.iter().zip(weights) {
@@ -95,7 +95,7 @@ impl TabularSession {
         found
     }
 
-    /// The next token: the most probable one (the first of equals), or one sampled.
+    /// The next token: sampled, or the most probable one (the first in case of ties).
     fn choose(&self, text: &[u32], sampling: &Sampling, rng: &mut ChaCha8Rng) -> Result<u32> {
         let logits = self.model.logits(self.parameters(), &[self.limits.window(text)]);
         if let Some(bad) = logits.iter().find(|l| !l.is_finite()) {
@@ -125,7 +125,7 @@ impl TabularSession {
     }
 }
 
-/// The greatest, the first of equals.
+/// Index of the maximum; the first in case of ties.
 fn best(row: &[f64]) -> usize {
     (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
 }
@@ -163,7 +163,7 @@ impl Session for TabularSession {
         Ok(log_probs)
     }
 
-    /// Forward-mode differentiation of the pass above.
+    /// Forward-mode differentiation of `backward`, using dual numbers.
     fn hessian_vector(
         &mut self,
         batch: &TokenBatch,
@@ -209,7 +209,7 @@ impl Session for TabularSession {
                     sampling.max_new_tokens, self.limits.context
                 )));
             }
-            // A stream per prompt: what is sampled does not depend on what else is.
+            // One random stream per prompt, so that a sample does not depend on the other prompts.
             let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
             rng.set_stream(i as u64);
             let mut text = prompt.clone();

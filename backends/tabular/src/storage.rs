@@ -1,5 +1,5 @@
-//! Files of numbers in f64, so that nothing is lost: a model folder (`config.json` and `model.safetensors`), and what
-//! training has changed in a session.
+//! Model folders (`config.json` and `model.safetensors`) and saved session states, in f64 so that no
+//! precision is lost.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -28,7 +28,7 @@ fn write(path: &Path, entries: &[Entry<'_>], note: Option<(&str, String)>) -> Re
     write_whole(path, |out| out.write_all(&file).map_err(|e| Error::io(path, e)))
 }
 
-/// A safetensors file, held against what is expected of it.
+/// A safetensors file whose tensors are checked against expected names, shapes and types.
 struct Stored<'a> {
     path: &'a Path,
     tensors: SafeTensors<'a>,
@@ -93,10 +93,10 @@ pub(crate) fn open(folder: &Path) -> Result<TabularSession> {
 
 const PARAMETERS: &str = "parameters";
 const VECTOR: &str = "vector";
-/// Marks the file as a state; older ones, with the moments of an optimizer in them, do not have it.
+/// Metadata key of a saved state. Older files, which also contain optimizer moments, do not have it.
 const STATE: &str = "spo_tabular_state";
 
-/// Writes the parameters and all allocated vectors but the gradient.
+/// Writes the parameters and all allocated vectors except the gradient.
 pub(crate) fn save_state(session: &TabularSession, file: &Path) -> Result<()> {
     let shape = vec![session.parameters().len()];
     let mut entries: Vec<Entry<'_>> = Vec::new();
@@ -110,7 +110,7 @@ pub(crate) fn save_state(session: &TabularSession, file: &Path) -> Result<()> {
     write(file, &entries, Some((STATE, "1".into())))
 }
 
-/// Takes back what [`save_state`] wrote. Everything is read before anything is changed.
+/// Restores what [`save_state`] wrote. Reads everything before it changes anything.
 pub(crate) fn restore_state(session: &mut TabularSession, file: &Path) -> Result<()> {
     let bytes = bytes_of(file)?;
     let stored = Stored::of(file, &bytes)?;

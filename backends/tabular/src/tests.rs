@@ -1,4 +1,4 @@
-//! What a session promises, on every kind of model.
+//! Tests of the session contract, on every kind of model.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ fn spec(source: ModelSource) -> ModelSpec {
     ModelSpec { source, adapter: None, seed: 3, device: "auto".into(), dtype: "f32".into() }
 }
 
-/// Completions that share windows, of lengths down to none.
+/// Completions that share windows; one of them is empty.
 fn batch() -> TokenBatch {
     let group = |prompt: &[u32], completions: &[&[u32]]| Group {
         prompt: prompt.to_vec(),
@@ -73,7 +73,7 @@ fn every_parameter_has_the_gradient_that_differences_find() {
     for config in kinds() {
         let mut session = open(&config, 1);
         session.space.zero(Vector::GRADIENT).unwrap();
-        // Twice: gradients add up.
+        // Run twice to check that gradients accumulate.
         for _ in 0..2 {
             session.backward(&batch(), Statistics::default(), &mut |l| Ok(weights(l.values.len()))).unwrap();
         }
@@ -95,8 +95,8 @@ fn every_parameter_has_the_gradient_that_differences_find() {
     }
 }
 
-/// Products with the Hessian of the weighted sum of log-probs, and the log-probs' own derivatives along the same
-/// direction, against differences of fourth order.
+/// Compares the products with the Hessian of the weighted sum of log-probs, and the derivatives of the
+/// log-probs along the same direction, with fourth-order finite differences.
 #[test]
 fn hessian_vector_products_are_what_differences_find() {
     for config in kinds() {
@@ -122,7 +122,7 @@ fn hessian_vector_products_are_what_differences_find() {
             add(factor / (12.0 * h), session.space.get(Vector::GRADIENT).unwrap(), &mut slopes.0);
             add(factor / (12.0 * h), &seen.values, &mut slopes.1);
         }
-        // What was in `into` is still there.
+        // The product is added to the previous content of `into`.
         let product: Vec<f64> = session.space.get(into).unwrap().iter().map(|x| x - 1.0).collect();
         for (exact, difference) in [(product, slopes.0), (derivatives, slopes.1)] {
             let greatest = difference.iter().fold(0.0f64, |most, x| most.max(x.abs()));
@@ -151,7 +151,7 @@ fn what_is_shared_changes_no_bit() {
     }
 }
 
-/// All answers of at most `length` tokens: those that end with `stop`, and those that were cut.
+/// All answers of at most `length` tokens: those that end with `stop`, and those cut off at `length`.
 fn answers(length: usize, stop: u32) -> Vec<Vec<u32>> {
     let mut open = vec![Vec::new()];
     let mut all = Vec::new();

@@ -1,26 +1,26 @@
-//! A token batch as the distinct windows that it visits: what answers share is computed once.
+//! A token batch as the distinct windows that occur in it, so that shared windows are computed once.
 
 use std::collections::HashMap;
 
 use spo_api::{Error, Result, TokenBatch};
 
-/// What a model can read.
+/// Limits on what a model can read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub vocabulary: usize,
-    /// Longest prompt with answer, in tokens.
+    /// Maximum length of prompt plus answer, in tokens.
     pub context: usize,
     pub order: usize,
 }
 
-/// The windows of a batch and which of them predicts which token.
+/// The distinct windows of a batch, and which window predicts which token.
 #[derive(Debug, Default)]
 pub(crate) struct Windows {
-    /// Each once, in the order of their first visit.
+    /// The distinct windows, in order of first occurrence.
     pub distinct: Vec<Vec<u32>>,
-    /// Of every scored token: its window and itself.
+    /// For each scored token: the index of its window, and the token.
     pub scored: Vec<(usize, u32)>,
-    /// Where each completion begins among them, and the end of the last.
+    /// Start of each completion in `scored`, followed by the end of the last completion.
     pub offsets: Vec<usize>,
 }
 
@@ -60,7 +60,7 @@ impl Limits {
         window
     }
 
-    /// Whether a model can read `tokens` after so many others. Nothing comes after an empty prompt.
+    /// Checks that a model can read `tokens` after `before` other tokens. An empty prompt is an error.
     pub fn check(&self, tokens: &[u32], before: usize, what: impl Fn() -> String) -> Result<()> {
         let fault = |message: String| Err(Error::Batch(format!("{}: {message}", what())));
         if before == 0 && tokens.is_empty() {

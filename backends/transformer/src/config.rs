@@ -1,4 +1,4 @@
-//! `config.json` of a Hugging Face folder, read into the shape of a decoder.
+//! Parses `config.json` of a Hugging Face folder into the shape of a decoder.
 
 mod architecture;
 mod fields;
@@ -13,12 +13,12 @@ pub use architecture::ModelType;
 pub(crate) use architecture::{Architecture, Family};
 use fields::Fields;
 
-/// Reads a configuration in the older form (`rope_theta`, `torch_dtype`) or that of transformers 5
+/// Parses a configuration in the older format (`rope_theta`, `torch_dtype`) or in that of transformers 5
 /// (`rope_parameters`, `dtype`). `origin` names it in errors.
 ///
 /// # Errors
-/// [`Error::Model`] for an unknown architecture, a missing or impossible size, and every option that would change the
-/// computation in a way that is not implemented.
+/// [`Error::Model`] for an unknown architecture, a missing or invalid size, or an option that would change
+/// the computation in a way that is not implemented.
 pub(crate) fn parse(config: &Value, origin: &str) -> Result<Architecture> {
     let fields = Fields { config, origin };
     if !config.is_object() {

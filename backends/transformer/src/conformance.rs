@@ -1,7 +1,7 @@
-//! What every engine must pass: each check panics where the engine is wrong.
+//! Tests that every engine must pass. Each one panics if the engine is wrong.
 //!
-//! A backend's test suite runs them by [`engine_tests!`](crate::engine_tests). The models are tiny, random, and of every
-//! architecture; nothing is read from elsewhere.
+//! A backend's test suite runs them with [`engine_tests!`](crate::engine_tests). The models are tiny,
+//! initialised at random, and cover every architecture. No files are needed.
 
 mod adapters;
 mod agreement;
@@ -45,8 +45,8 @@ pub use statistics::statistics_follow_their_definitions;
 pub use support::{batch, gradient, open};
 pub use vectors::{elementwise_operations_follow_their_definitions, vectors_behave};
 
-/// A test for each check that needs nothing but an engine: `engine_tests!(engine)`, with the name of a function that
-/// makes one.
+/// Generates one test for each check that needs only an engine: `engine_tests!(engine)`, where `engine` is
+/// the name of a function that creates one.
 #[macro_export]
 macro_rules! engine_tests {
     ($engine:path) => {

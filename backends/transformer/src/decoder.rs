@@ -1,4 +1,4 @@
-//! The decoder: which parameters an architecture has, and how they make hidden states of tokens.
+//! The decoder: the parameters of an architecture, and the pass from tokens to hidden states.
 
 mod block;
 mod gpt2;
@@ -29,21 +29,21 @@ pub(crate) struct Decoder {
     positions: Option<Id>,
     /// The final norm.
     pub norm: Norm<Id>,
-    /// The head: the embedding table itself where they are tied.
+    /// The head. If tied, this is the embedding table.
     pub head: Id,
-    /// The adapters that were attached, each with the weight it is added to.
+    /// The adapters, each with the id of the weight it is added to.
     pub adapted: Vec<(Id, LowRank)>,
 }
 
-/// What the backward pass of the blocks needs.
+/// What the backward pass of the blocks needs from the forward pass.
 pub(crate) enum Traces<T> {
-    /// Every block's.
+    /// The traces of all blocks.
     All(Vec<Trace<T>>),
-    /// The blocks' inputs only: each block is computed again.
+    /// Only the inputs of the blocks: each block is recomputed in the backward pass.
     Inputs(Vec<T>),
 }
 
-/// What a forward pass keeps.
+/// What a forward pass keeps for the backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keep {
     Nothing,
@@ -64,7 +64,7 @@ impl Decoder {
         Decoder { architecture, specs, blocks, tokens, positions, norm, head, adapted: Vec::new() }
     }
 
-    /// Gives an adapter to every linear layer whose name is wanted; it is asked of each but the head.
+    /// Adds an adapter to every linear layer for which `wanted` returns true. The head is never considered.
     pub fn adapt(&mut self, rank: usize, scale: f64, mut wanted: impl FnMut(&str) -> bool) {
         for linear in self.blocks.iter_mut().flat_map(Block::linears_mut) {
             if !wanted(&linear.name) {
@@ -88,7 +88,7 @@ impl Decoder {
         }
     }
 
-    /// Numbers that the backward pass needs of each token, over all blocks.
+    /// Elements per token that the backward pass needs, over all blocks.
     pub fn traced_per_token(&self) -> usize {
         let a = &self.architecture;
         let (q, kv) = (a.heads.heads * a.heads.dim, a.heads.kv_heads * a.heads.dim);
@@ -100,7 +100,7 @@ impl Decoder {
         Wiring::new(e, &self.architecture, rows)
     }
 
-    /// The last block's output.
+    /// The output of the last block.
     pub fn forward<E: Engine>(
         &self,
         e: &E,
@@ -124,7 +124,7 @@ impl Decoder {
         Ok((x, if keep == Keep::Inputs { Traces::Inputs(inputs) } else { Traces::All(traces) }))
     }
 
-    /// As [`forward`](Self::forward), reading and extending the caches of all blocks.
+    /// Like [`forward`](Self::forward), but reads and extends the caches of all blocks.
     pub fn extend<E: Engine>(
         &self,
         e: &E,
@@ -141,7 +141,8 @@ impl Decoder {
         Ok(x)
     }
 
-    /// Adds the gradients of everything below the final norm, given that of the last block's output.
+    /// Adds the gradients of all parameters below the final norm, given the gradient of the last block's
+    /// output.
     pub fn backward<E: Engine>(
         &self,
         e: &E,

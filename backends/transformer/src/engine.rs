@@ -1,5 +1,5 @@
-//! What an engine must be able to do: tensor operations, each beside its vector-Jacobian product; and what one that
-//! has a tape lends of it.
+//! The interface that an engine implements: tensor operations, each with its vector-Jacobian product, and
+//! optionally a tape.
 
 mod blockwise;
 mod operands;
@@ -15,74 +15,76 @@ pub use operands::{
 
 /// Arrays on one device.
 ///
-/// A tensor is a handle: a clone shares its memory.
+/// A tensor is a handle: clones share memory.
 ///
 /// # Errors
-/// Every method fails with [`spo_api::Error::Engine`] when the device does.
+/// Every method fails with [`spo_api::Error::Engine`] when the device reports an error.
 pub trait Memory {
-    /// A handle on an array on the device.
+    /// A handle to an array on the device.
     type Tensor;
 
-    /// The device in words.
+    /// A description of the device.
     fn device(&self) -> String;
     /// The name of [`Precision::Compute`]'s type: `f32`, `bf16`.
     fn dtype(&self) -> &'static str;
 
-    /// A tensor with these values, row-major.
+    /// Creates a tensor with these values, in row-major order.
     fn upload(&self, values: Vec<f32>, shape: &[usize], precision: Precision) -> Result<Self::Tensor>;
-    /// The values, row-major.
+    /// The values of a tensor, in row-major order.
     fn download(&self, x: &Self::Tensor) -> Result<Vec<f32>>;
-    /// The values from `start` on of a tensor as a tensor `shape` of their own, in the same memory.
+    /// A tensor of shape `shape` that shares the memory of `x` from element `start` on.
     fn view(&self, x: &Self::Tensor, start: usize, shape: &[usize]) -> Result<Self::Tensor>;
     /// A tensor of zeros.
     fn zeros(&self, shape: &[usize], precision: Precision) -> Result<Self::Tensor>;
 
-    /// `into <- x`, which is in the precision of `into` or in [`Precision::Full`].
+    /// `into <- x`, where `x` is in the precision of `into` or in [`Precision::Full`].
     fn copy(&self, into: &Self::Tensor, x: &Self::Tensor) -> Result<()>;
 }
 
 /// Tensor operations on one device.
 ///
-/// An engine needs no tape. Every operation of the network has its vector-Jacobian product as a second
-/// method, named `..._backward`, which is handed what the forward pass was given and the gradient of its
-/// result. So the order of the backward pass, what is kept for it and what is recomputed are decided
-/// once, in this crate; a frozen weight costs nothing because nobody asks for its gradient; and an
-/// operation cannot lose its gradient in silence.
+/// An engine needs no tape. Every operation of the network has a second method for its vector-Jacobian
+/// product, named `..._backward`. It takes the inputs of the forward pass and the gradient of the result.
+/// This crate therefore decides in one place the order of the backward pass, and what is kept for it or
+/// recomputed. A frozen weight costs nothing because its gradient is never requested, and no operation can
+/// silently drop its gradient.
 ///
-/// Methods that write take the tensor they write to as their first argument, `into`, which never shares memory with
-/// another argument, nor is a [view](Memory::view) of the same tensor. Activations are matrices `[rows, features]` of
-/// packed tokens without padding, in [`Precision::Compute`]; gradients of weights are in [`Precision::Full`], and are
-/// *added to*. Weights may come in any precision: the factors of products, the table of [`gather`](Self::gather) and
-/// the head are brought to that of the activations where they are used.
+/// Methods that write take the output tensor as their first argument, `into`. It never shares memory with
+/// another argument, and is not a [view](Memory::view) of the same tensor. Activations are matrices `[rows,
+/// features]` of packed tokens without padding, in [`Precision::Compute`]. Gradients of weights are in
+/// [`Precision::Full`], and are *added to*. Weights may have any precision: the factors of products, the
+/// table of [`gather`](Self::gather) and the head are converted to the precision of the activations when they
+/// are used.
 ///
 /// # Errors
-/// Every method fails with [`spo_api::Error::Engine`] when the device does.
+/// Every method fails with [`spo_api::Error::Engine`] when the device reports an error.
 pub trait Engine: Send + Sized + 'static {
-    /// A handle on an array on the device.
+    /// A handle to an array on the device.
     type Tensor: Clone + Send;
-    /// The arrays of its device.
+    /// The memory of the engine's device.
     type Memory: Memory<Tensor = Self::Tensor>;
-    /// What records this engine's operations; [`NoTape`] where nothing can.
+    /// What records this engine's operations; [`NoTape`] if the engine has no tape.
     type Recorder: Recorder<Self>;
 
-    /// Where its tensors lie.
+    /// The memory that holds the engine's tensors.
     fn memory(&self) -> &Self::Memory;
 
-    /// `into <- a into`, where `a = 0` clears even what is not finite.
+    /// `into <- a into`. With `a = 0` the result is zero even where `into` is not finite.
     fn scale(&self, into: &Self::Tensor, a: f64) -> Result<()>;
     /// `into <- into + a x`.
     fn axpy(&self, into: &Self::Tensor, a: f64, x: &Self::Tensor) -> Result<()>;
     /// `<x, y>`, accumulated in f64.
     fn dot(&self, x: &Self::Tensor, y: &Self::Tensor) -> Result<f64>;
-    /// `into <- f(into)`, element by element.
+    /// `into <- f(into)`, elementwise.
     fn map(&self, f: Map, into: &Self::Tensor) -> Result<()>;
-    /// `into <- into op x`, element by element.
+    /// `into <- into op x`, elementwise.
     fn combine(&self, op: Combine, into: &Self::Tensor, x: &Self::Tensor) -> Result<()>;
 
-    /// AdamW on one tensor, with its first and second moment: decay first, epsilon outside the root of the corrected
-    /// moment, as torch has it. All are in [`Precision::Full`]; or the moments in [`Precision::Half`], on engines that
-    /// can, rounded up or down at random in proportion to what is lost: to the nearest, a second moment that changes by
-    /// a thousandth an update would not change at all. The same update rounds the same way again.
+    /// One AdamW update of one tensor, given its first and second moment. As in torch, decay comes first, and
+    /// epsilon is added outside the square root of the corrected moment. All tensors are in
+    /// [`Precision::Full`]; engines that support it also accept moments in [`Precision::Half`]. Those are
+    /// rounded stochastically: with rounding to nearest, a second moment that changes by a thousandth per
+    /// update would never change. Rounding is deterministic: repeating an update gives the same result.
     fn adamw(
         &self,
         into: &Self::Tensor,
@@ -90,9 +92,9 @@ pub trait Engine: Send + Sized + 'static {
         moments: [&Self::Tensor; 2],
         step: &AdamWStep,
     ) -> Result<()>;
-    /// [`adamw`](Self::adamw) with moments in 8 bits, by the map of [`SIGNED`] and of [`UNSIGNED`] values. The
-    /// parameters move by the moments as they are before they are rounded to the nearest code again. Moments of zeros,
-    /// codes and scales alike, are moments of 0.
+    /// [`adamw`](Self::adamw) with 8-bit moments, using the maps [`SIGNED`] and [`UNSIGNED`]. The parameters
+    /// are updated with the moments before these are rounded to the nearest code. All-zero codes and scales
+    /// represent moments of 0.
     fn adamw_8bit(
         &self,
         into: &Self::Tensor,
@@ -101,13 +103,13 @@ pub trait Engine: Send + Sized + 'static {
         step: &AdamWStep,
     ) -> Result<()>;
 
-    /// Rows `ids` of a matrix.
+    /// The rows `ids` of a matrix.
     fn gather(&self, table: &Self::Tensor, ids: &[u32]) -> Result<Self::Tensor>;
     /// `into[ids[i]] <- into[ids[i]] + x[i]` for every row, in order; ids may repeat.
     fn scatter_add(&self, into: &Self::Tensor, ids: &[u32], x: &Self::Tensor) -> Result<()>;
     /// A range of columns of a matrix.
     fn columns(&self, x: &Self::Tensor, range: Range<usize>) -> Result<Self::Tensor>;
-    /// Matrices side by side.
+    /// Concatenates matrices along their columns.
     fn join_columns(&self, parts: &[&Self::Tensor]) -> Result<Self::Tensor>;
 
     /// `x w^T + bias` with `w` `[out, in]`.
@@ -126,10 +128,11 @@ pub trait Engine: Send + Sized + 'static {
     /// `into[j] <- into[j] + sum_i x[i][j]`.
     fn sum_rows_add(&self, into: &Self::Tensor, x: &Self::Tensor) -> Result<()>;
 
-    /// A norm over consecutive stretches of its weight's length: rows of `x`, or heads within them.
+    /// A norm over consecutive groups of as many elements as its weight has: rows of `x`, or heads within
+    /// rows.
     fn norm(&self, x: &Self::Tensor, norm: Norm<&Self::Tensor>) -> Result<Self::Tensor>;
-    /// Gradient of [`norm`](Self::norm) with respect to `x`; those of weight and bias are added to `gradients`,
-    /// where they are wanted.
+    /// Gradient of [`norm`](Self::norm) with respect to `x`. The gradients of weight and bias are added to
+    /// `gradients` where present.
     fn norm_backward(
         &self,
         x: &Self::Tensor,
@@ -138,8 +141,8 @@ pub trait Engine: Send + Sized + 'static {
         gradients: [Option<&Self::Tensor>; 2],
     ) -> Result<Self::Tensor>;
 
-    /// Rotates each head's first half against its second half by the row's angles, or back. A rotation's
-    /// vector-Jacobian product is the rotation back.
+    /// Rotates the first half of each head against its second half by the angles of the row, or back. The
+    /// vector-Jacobian product of a rotation is the inverse rotation.
     fn rope(&self, x: &Self::Tensor, rotation: &Rotation<Self::Tensor>, back: bool) -> Result<Self::Tensor>;
 
     /// `softmax(q k^T / sqrt(dim)) v` per head, `[query rows, heads * dim]`.
@@ -151,7 +154,7 @@ pub trait Engine: Send + Sized + 'static {
         heads: Heads,
         clusters: &[Cluster],
     ) -> Result<Self::Tensor>;
-    /// Gradients of [`attention`](Self::attention), whose result was `out`, with respect to q, k, v.
+    /// Gradients of [`attention`](Self::attention) with respect to q, k, v; `out` is its result.
     fn attention_backward(
         &self,
         qkv: [&Self::Tensor; 3],
@@ -161,7 +164,7 @@ pub trait Engine: Send + Sized + 'static {
         clusters: &[Cluster],
     ) -> Result<[Self::Tensor; 3]>;
 
-    /// `f(x)`, with `f` the activation.
+    /// `f(x)`, with activation function `f`.
     fn activate(&self, f: Activation, x: &Self::Tensor) -> Result<Self::Tensor>;
     /// Gradient of [`activate`](Self::activate).
     fn activate_backward(
@@ -171,9 +174,9 @@ pub trait Engine: Send + Sized + 'static {
         upstream: &Self::Tensor,
     ) -> Result<Self::Tensor>;
 
-    /// `f(gate) * up`, with `f` the activation: SwiGLU and its relatives (Shazeer 2020).
+    /// `f(gate) * up`, with activation function `f`: SwiGLU and its variants (Shazeer 2020).
     fn gate(&self, f: Activation, gate: &Self::Tensor, up: &Self::Tensor) -> Result<Self::Tensor>;
-    /// Gradients of [`gate`](Self::gate) with respect to gate and up.
+    /// Gradients of [`gate`](Self::gate) with respect to `gate` and `up`.
     fn gate_backward(
         &self,
         f: Activation,
@@ -182,8 +185,8 @@ pub trait Engine: Send + Sized + 'static {
         upstream: &Self::Tensor,
     ) -> Result<[Self::Tensor; 2]>;
 
-    /// The log-prob head: row `i` of `hidden` `[rows, hidden]` against `head` `[vocabulary, hidden]`.
-    /// Never holds the logits of all rows at once; they and their softmax are in f32 or better.
+    /// The log-prob head: applies `head` `[vocabulary, hidden]` to each row of `hidden` `[rows, hidden]`.
+    /// Never holds the logits of all rows at once. Logits and softmax are computed in f32 or better.
     fn score(
         &self,
         hidden: &Self::Tensor,
@@ -191,8 +194,8 @@ pub trait Engine: Send + Sized + 'static {
         targets: &[u32],
         statistics: Statistics,
     ) -> Result<HeadScores>;
-    /// Gradient of `sum_i upstream[i] * log_probs[i]` with respect to `hidden`; that of the head is added
-    /// to `head_gradient`.
+    /// Gradient of `sum_i upstream[i] * log_probs[i]` with respect to `hidden`; the gradient of the head is
+    /// added to `head_gradient`.
     fn score_backward(
         &self,
         hidden: &Self::Tensor,
@@ -203,13 +206,13 @@ pub trait Engine: Send + Sized + 'static {
         head_gradient: Option<&Self::Tensor>,
     ) -> Result<Self::Tensor>;
 
-    /// This engine with a tape, if it has one.
+    /// This engine with a tape, if it supports one.
     fn recorder(&self) -> Option<Self::Recorder>;
 }
 
-/// An engine that records: every operation leaves behind how its result depends on tensors that are
-/// [watched](Self::watch), also those that write to a tensor, and those of the backward pass. Slower, and it keeps
-/// everything.
+/// An engine with a tape. It records how each result depends on the [watched](Self::watch) tensors, including
+/// operations that write to a tensor and those of the backward pass. It is slower and keeps all intermediate
+/// results.
 ///
 /// # Errors
 /// As for an [`Engine`].
@@ -217,8 +220,8 @@ pub trait Recorder<E: Engine> {
     /// The engine whose operations are recorded.
     fn engine(&self) -> &E;
 
-    /// [`Engine::score_backward`] with the upstream weights as a tensor `[rows]` in [`Precision::Full`], which may be watched. The normalizers depend on `hidden` and `head` and
-    /// are computed anew.
+    /// [`Engine::score_backward`] with the upstream weights as a tensor `[rows]` in [`Precision::Full`],
+    /// which may be watched. The normalizers depend on `hidden` and `head`, so they are recomputed.
     fn score_backward(
         &self,
         hidden: &E::Tensor,
@@ -228,7 +231,8 @@ pub trait Recorder<E: Engine> {
         head_gradient: Option<&E::Tensor>,
     ) -> Result<E::Tensor>;
 
-    /// Begins or ends to follow what is made of these tensors. One that was written to meanwhile forgets what from.
+    /// Starts or stops tracking what is computed from these tensors. A tensor that was written to in the
+    /// meantime is detached from its history.
     fn watch(&self, tensors: &[&E::Tensor], watched: bool) -> Result<()>;
 
     /// The gradient of `sum_i <outputs[i], seeds[i]>` with respect to each of the watched `inputs`.
@@ -240,7 +244,7 @@ pub trait Recorder<E: Engine> {
     ) -> Result<Vec<E::Tensor>>;
 }
 
-/// The recorder of engines that have no tape: there is none.
+/// The recorder of engines without a tape; it has no values.
 #[derive(Clone, Copy, Debug)]
 pub enum NoTape {}
 

@@ -1,4 +1,4 @@
-//! A model into a Hugging Face folder, an adapter into one of PEFT's.
+//! Writes a model to a Hugging Face folder, or an adapter to a PEFT folder.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,8 +14,8 @@ use crate::files::{TensorEntry, transposed, write_json, write_safetensors};
 use crate::model::{Model, adapter};
 use crate::parameters::{Id, Spec};
 
-/// Writes `config.json` and `model.safetensors`: the names and types the weights came with, an adapter
-/// merged into them.
+/// Writes `config.json` and `model.safetensors` with the names and types of the source weights. An adapter is
+/// merged into the weights.
 pub(crate) fn save_model<E: Engine>(engine: &E, model: &Model<E>, folder: &Path) -> Result<()> {
     let decoder = &model.decoder;
     let entries: Vec<TensorEntry> = model
@@ -47,12 +47,12 @@ pub(crate) fn save_model<E: Engine>(engine: &E, model: &Model<E>, folder: &Path)
     write_json(&folder.join("config.json"), &model.config)
 }
 
-/// Writes the adapter so that PEFT loads it.
+/// Writes the adapter in a form that PEFT can load.
 pub(crate) fn save_adapter<E: Engine>(engine: &E, model: &Model<E>, folder: &Path) -> Result<()> {
     let Some(wanted) = &model.adapter else {
         return Err(Error::Model("the model has no adapter to export".into()));
     };
-    // Beside an adapter nothing is trained.
+    // With an adapter, the adapter's parameters are the only trained ones.
     let entry = |spec: &Spec| TensorEntry {
         name: adapter::peft_name(&spec.name),
         shape: spec.shape.clone(),

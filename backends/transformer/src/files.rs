@@ -1,4 +1,4 @@
-//! What lies on disk: JSON, and tensors in safetensors files.
+//! File formats: JSON and safetensors.
 
 mod json;
 mod weights;

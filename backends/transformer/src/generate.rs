@@ -1,4 +1,4 @@
-//! Continuations of prompts, with a cache of keys and values.
+//! Generates continuations of prompts with a key-value cache.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -10,7 +10,7 @@ use crate::engine::{Cluster, Engine, Mat, Memory, Precision, Span};
 use crate::model::Model;
 use crate::packing::check;
 
-/// Elements that the caches of prompts continued together may hold: half a gigabyte of f32.
+/// Maximum number of elements in the caches of prompts continued together: half a gigabyte of f32.
 const CACHE_ELEMENTS: usize = 1 << 27;
 
 pub(crate) fn generate<E: Engine>(
@@ -27,7 +27,7 @@ pub(crate) fn generate<E: Engine>(
         )));
     }
     for (i, prompt) in prompts.iter().enumerate() {
-        // The last new token is never read.
+        // The last new token is never fed back to the model.
         let more = sampling.max_new_tokens.saturating_sub(1);
         check(prompt, more, &model.decoder.architecture, || format!("prompt {i} with {more} new tokens"))?;
     }
@@ -51,18 +51,18 @@ pub(crate) fn generate<E: Engine>(
     Ok(results)
 }
 
-/// A prompt being continued.
+/// A prompt that is being continued.
 struct Line {
-    /// First row of its stretch of the caches.
+    /// First row of this prompt in the caches.
     start: usize,
-    /// Tokens read so far.
+    /// Number of tokens read so far.
     read: usize,
     new: Vec<u32>,
     rng: ChaCha8Rng,
     done: bool,
 }
 
-/// Continues prompts side by side; `first` is the number of the first of them.
+/// Continues prompts as one batch; `first` is the index of the first of them.
 fn together<E: Engine>(
     e: &E,
     model: &Model<E>,
@@ -74,7 +74,7 @@ fn together<E: Engine>(
     let mut capacity = 0;
     let mut lines: Vec<Line> = Vec::new();
     for (i, prompt) in prompts.iter().enumerate() {
-        // A stream per prompt: what is sampled does not depend on what else is.
+        // One random stream per prompt, so that a sample does not depend on the other prompts.
         let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
         rng.set_stream((first + i) as u64);
         lines.push(Line { start: capacity, read: 0, new: Vec::new(), rng, done: false });
@@ -119,7 +119,7 @@ fn together<E: Engine>(
     Ok(lines.into_iter().map(|line| line.new).collect())
 }
 
-/// The next token: the most probable one (the first of equals), or one sampled.
+/// The next token: sampled, or the most probable one (the first in case of ties).
 fn choose(logits: &[f32], sampling: &Sampling, rng: &mut ChaCha8Rng) -> Result<u32> {
     if let Some(bad) = logits.iter().find(|l| !l.is_finite()) {
         return Err(Error::NonFinite(format!("a logit is {bad} while generating")));

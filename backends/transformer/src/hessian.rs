@@ -1,9 +1,10 @@
-//! Exact Hessian-vector products, on engines that can record what they do.
+//! Exact Hessian-vector products, for engines with a tape.
 //!
-//! The backward pass is made of operations like the forward pass. Recorded, it is a function `g(theta, u) = J^T u`
-//! from parameters and upstream weights to a gradient, linear in the weights; J is the Jacobian of the log-probs.
-//! The tape pulls v back through it: the derivative of `<g, v>` with respect to theta is the Hessian of
-//! `sum_i u_i log_probs[i]` times v, and that with respect to u is `J v`.
+//! The backward pass consists of the same kind of operations as the forward pass. When recorded, it is a
+//! function `g(theta, u) = J^T u` from parameters and upstream weights to a gradient, linear in the weights;
+//! J is the Jacobian of the log-probs. The tape pulls v back through this function: the derivative of `<g,
+//! v>` with respect to theta is the Hessian of `sum_i u_i log_probs[i]` times v, and its derivative with
+//! respect to u is `J v`.
 
 use spo_api::{Result, Statistics, Tangent, Upstream};
 
@@ -14,8 +15,8 @@ use crate::packing::Packed;
 use crate::parameters::Flat;
 use crate::pass::Pass;
 
-/// The product with `v`, tensor by tensor, for a batch that has something to score. The gradient must be zero, and is
-/// left with nothing of use.
+/// The product with `v`, tensor by tensor. The batch must have at least one token to score. The gradient must
+/// be zero on entry; its content afterwards is unspecified.
 pub(crate) fn times<E: Engine>(
     recorder: &E::Recorder,
     model: &Model<E>,

@@ -1,31 +1,31 @@
-//! Not a backend, but what backends are made of: the decoder, written once over the tensor operations of an engine.
+//! The shared part of the transformer backends: the decoder, written once in terms of the tensor operations
+//! of an engine.
 //!
-//! A backend implements [`Engine`] for its tensor library and opens a [`TransformerSession`] on it; that
-//! is the whole backend. Everything else is here: the architectures, how weights are read and written,
-//! the forward and backward pass, adapters, the optimizer's book-keeping, generation.
+//! A backend implements [`Engine`] for its tensor library and opens a [`TransformerSession`] with it; nothing
+//! else is needed. This crate contains everything else: the architectures, reading and writing weights, the
+//! forward and backward pass, adapters, optimizer state and generation.
 //!
-//! The backward pass is written out, operation by operation, instead of recorded on a tape: the network
-//! is fixed, so this is the shorter way, and it decides in one place what is kept and what is computed
-//! again. The `conformance` module proves it against finite differences, for every parameter of every
-//! architecture.
+//! The backward pass is written out operation by operation instead of being recorded on a tape. The network
+//! is fixed, so this is shorter, and one place decides what is kept and what is recomputed. The `conformance`
+//! module checks it against finite differences, for every parameter of every architecture.
 //!
-//! Each module imports only from those above it:
+//! Each module imports only from the modules above it:
 //!
-//! | module | what it knows |
+//! | module | contents |
 //! |---|---|
 //! | `engine` | the operations |
 //! | `config` | `config.json` as the shape of a decoder, one file for each family |
-//! | `parameters` | values and gradients, side by side in memory |
-//! | `decoder` | which parameters a shape has, and the passes through its blocks |
+//! | `parameters` | values and gradients, stored contiguously |
+//! | `decoder` | the parameters of an architecture, and the passes through its blocks |
 //! | `files` | JSON and safetensors |
-//! | `model` | a decoder with its parameters, opened from a folder or at random |
-//! | `export` | a model into a folder |
+//! | `model` | a decoder with its parameters, opened from a folder or initialised at random |
+//! | `export` | writing a model to a folder |
 //! | `packing` | a batch as rows without padding |
 //! | `pass`, `hessian`, `generate` | from a batch to log-probs and back |
-//! | `optimizer` | the rules that a session runs itself, and their moments |
-//! | `state` | what training changes, on disk |
-//! | `session` | all of it as a [`Session`](spo_api::Session) |
-//! | `conformance` | what every engine must pass |
+//! | `optimizer` | the optimizers that a session runs itself, and their moments |
+//! | `state` | saving and restoring what training changes |
+//! | `session` | all of it combined as a [`Session`](spo_api::Session) |
+//! | `conformance` | the tests that every engine must pass |
 #![deny(unsafe_code)]
 
 mod config;

@@ -1,4 +1,4 @@
-//! A decoder with its parameters on a device, and what is known of where they came from.
+//! A decoder with its parameters on a device, and information about their source.
 
 pub(crate) mod adapter;
 mod base_weights;
@@ -21,19 +21,20 @@ pub(crate) struct Model<E: Engine> {
     pub decoder: Decoder,
     pub parameters: Parameters<E>,
     pub adapter: Option<Adapter>,
-    /// The configuration as it was given.
+    /// The configuration as it was passed in.
     pub config: Value,
-    /// The folder the weights came from, if they did.
+    /// The folder the weights were read from, if any.
     pub source: Option<PathBuf>,
-    /// Names and types of the base parameters on disk. Base parameters come first among the ids.
+    /// Names and types of the base parameters on disk. Base parameters have the lowest ids.
     pub stored: Vec<(String, Dtype)>,
-    /// The trained parameters, in order: what a vector is made of.
+    /// The trained parameters, in the order in which vectors hold them.
     trained: Vec<Id>,
 }
 
 impl<E: Engine> Model<E> {
     /// # Errors
-    /// [`Error::Model`](spo_api::Error::Model) when the folder, the configuration or the adapter cannot be used.
+    /// [`Error::Model`](spo_api::Error::Model) if the folder, the configuration or the adapter cannot be
+    /// used.
     pub fn open(engine: &E, spec: &ModelSpec) -> Result<Self> {
         let (config, source) = match &spec.source {
             ModelSource::Random(config) => (config.clone(), None),
@@ -82,7 +83,7 @@ impl<E: Engine> Model<E> {
         self.trained().map(Spec::elements).sum()
     }
 
-    /// Zeros in the shapes of the trained parameters.
+    /// A vector of zeros with the shapes of the trained parameters.
     pub fn new_vector(&self, engine: &E, precision: Precision) -> Result<Flat<E::Tensor>> {
         Flat::zeros(engine, self.trained().map(|spec| &spec.shape[..]), precision)
     }
@@ -91,7 +92,7 @@ impl<E: Engine> Model<E> {
         self.parameters.value(self.decoder.head)
     }
 
-    /// Where the gradient of the head is collected, if it is trained.
+    /// The gradient of the head, if the head is trained.
     pub fn head_gradient(&self) -> Option<&E::Tensor> {
         self.parameters.gradient(self.decoder.head)
     }

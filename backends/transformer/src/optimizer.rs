@@ -1,4 +1,4 @@
-//! The rules that a session runs itself, by kernels of its engine, and the moments they keep.
+//! The optimizers that a session runs with kernels of its engine, and their moments.
 
 use safetensors::Dtype;
 use serde::Deserialize;
@@ -9,14 +9,14 @@ use crate::files::TensorEntry;
 use crate::model::Model;
 use crate::parameters::{Flat, Spec};
 
-/// Tensors of fewer elements keep their moments in f32 where others have them in 8 bits, as bitsandbytes has it: they
-/// weigh nothing.
+/// Tensors with fewer elements keep f32 moments when the others use 8 bits, as in bitsandbytes: they take
+/// little memory.
 const LEAST_IN_BLOCKS: usize = 4096;
 
-/// What the tensors of the two moments are called in a saved state.
+/// The names of the two moments in a saved state.
 const MOMENTS: [&str; 2] = ["moment1", "moment2"];
 
-/// AdamW's hyper-parameters, by the names that a [`Kernel`] gives them.
+/// AdamW's hyper-parameters, under the names used by a [`Kernel`].
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Hyper {
@@ -26,35 +26,37 @@ struct Hyper {
     decay_bias_and_norm: bool,
 }
 
-/// How moments are kept.
+/// How moments are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Keeping {
     /// In f32 or bf16.
     In(Precision),
-    /// In 8 bits, the larger tensors' at least.
+    /// In 8 bits, except for small tensors.
     InBlocks,
 }
 
-/// A moment of one parameter.
+/// One moment of one parameter.
 enum Moment<T> {
     Plain(T),
     Blocks(Blockwise<T>),
 }
 
-/// A rule that a session has adopted, with its moments once they are laid out.
+/// An optimizer that the session runs, with its moments once they are allocated.
 pub(crate) struct Adopted<T> {
     pub kernel: Kernel,
     hyper: Hyper,
     keeping: Keeping,
-    /// Of each trained parameter, in order.
+    /// The moments of each trained parameter, in order.
     moments: Option<Vec<[Moment<T>; 2]>>,
 }
 
 impl<T: Clone> Adopted<T> {
-    /// The rule of a kernel; `None` if there is none for it. Moments in bf16 are asked for by `half`.
+    /// The optimizer for a kernel, or `None` if the session does not implement it. `half` requests moments in
+    /// bf16.
     ///
     /// # Errors
-    /// For hyper-parameters that the kernel does not have, and for moments in bf16 of another rule than AdamW.
+    /// If the kernel has no such hyper-parameters, or if bf16 moments are requested for an optimizer other
+    /// than AdamW.
     pub fn new(kernel: &Kernel, half: bool) -> Result<Option<Self>> {
         let keeping = match (kernel.name.as_str(), half) {
             ("adamw", false) => Keeping::In(Precision::Full),
@@ -80,7 +82,7 @@ impl<T: Clone> Adopted<T> {
         self.keeping == Keeping::InBlocks && spec.elements() >= LEAST_IN_BLOCKS
     }
 
-    /// Bytes that the moments take.
+    /// Size of the moments in bytes.
     pub fn bytes<'a>(&self, trained: impl Iterator<Item = &'a Spec>) -> usize {
         let of = |spec: &Spec| match self.keeping {
             Keeping::In(Precision::Half) => 2 * spec.elements(),
@@ -90,7 +92,7 @@ impl<T: Clone> Adopted<T> {
         2 * trained.map(of).sum::<usize>()
     }
 
-    /// Lays out moments of 0, if there are none yet.
+    /// Allocates zero moments, if there are none yet.
     pub fn lay_out<E: Engine<Tensor = T>>(&mut self, engine: &E, model: &Model<E>) -> Result<()> {
         if self.moments.is_none() {
             let [first, second] = [self.zeros(engine, model)?, self.zeros(engine, model)?];
@@ -99,7 +101,7 @@ impl<T: Clone> Adopted<T> {
         Ok(())
     }
 
-    /// One moment of every trained parameter: what is alike side by side in memory.
+    /// One moment for every trained parameter. Moments of the same precision share one allocation.
     fn zeros<E: Engine<Tensor = T>>(&self, engine: &E, model: &Model<E>) -> Result<Vec<Moment<T>>> {
         let precision = match self.keeping {
             Keeping::In(precision) => precision,
@@ -122,7 +124,7 @@ impl<T: Clone> Adopted<T> {
         Ok(model.trained().map(moment).map(|moment| moment.expect("one for every parameter")).collect())
     }
 
-    /// Moves the trained parameters along their gradient.
+    /// Updates the trained parameters from their gradient.
     pub fn update<E: Engine<Tensor = T>>(
         &mut self,
         engine: &E,
@@ -156,7 +158,7 @@ impl<T: Clone> Adopted<T> {
         Ok(())
     }
 
-    /// The tensors of the moments as a saved state has them; none if there are no moments.
+    /// The moment tensors as a saved state lists them; empty if there are no moments.
     pub fn tensors<'a>(&'a self, trained: impl Iterator<Item = &'a Spec>) -> Vec<(TensorEntry, &'a T)> {
         let mut tensors = Vec::new();
         for (spec, moments) in trained.zip(self.moments.iter().flatten()) {

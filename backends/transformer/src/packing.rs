@@ -1,4 +1,4 @@
-//! A token batch as packed rows: no padding, every prompt once.
+//! A token batch as packed rows, without padding and with each prompt only once.
 
 use spo_api::{Error, Result, TokenBatch};
 
@@ -14,18 +14,18 @@ pub(crate) struct Packed {
     pub scored: Vec<u32>,
     /// The scored tokens.
     pub targets: Vec<u32>,
-    /// Which of them each token of the completions is: those with which all completions of a prompt begin
-    /// are scored once.
+    /// For each token of the completions, its index in `targets`. Tokens in the common prefix of all
+    /// completions of a prompt are scored once.
     pub places: Vec<usize>,
-    /// Where each completion begins among the places, and the end of the last.
+    /// Start of each completion in `places`, followed by the end of the last completion.
     pub offsets: Vec<usize>,
 }
 
 impl Packed {
-    /// A completion's last token is scored but never read, so it has no row.
+    /// Packs a batch. The last token of a completion is scored but never read, so it has no row.
     ///
     /// # Errors
-    /// [`Error::Batch`] for what the architecture cannot read.
+    /// [`Error::Batch`] for a batch that the architecture cannot read.
     pub fn new(batch: &TokenBatch, architecture: &Architecture) -> Result<Self> {
         let mut packed = Packed { offsets: vec![0], ..Packed::default() };
         for (index, group) in batch.groups.iter().enumerate() {
@@ -46,7 +46,7 @@ impl Packed {
     /// `longest` is the length of the longest completion, at least 1.
     fn add(&mut self, prompt: &[u32], completions: &[Vec<u32>], longest: usize) {
         let common = &completions[0][..common_length(completions)];
-        // What all completions begin with is read as if it were prompt, but never a last token.
+        // The common prefix of all completions is read as part of the prompt, except for a last token.
         let shared = &common[..common.len().min(longest - 1)];
         let start = self.rows.ids.len();
         self.read(prompt, 0);
@@ -77,7 +77,8 @@ impl Packed {
         self.rows.clusters.push(Cluster { queries: all.clone(), keys: all, spans });
     }
 
-    /// To each token of the completions what was found of it; of a statistic that was not asked for, nothing.
+    /// Maps values per scored token to values per completion token. Empty for a statistic that was not
+    /// requested.
     pub fn spread(&self, found: &[f64]) -> Vec<f64> {
         match found {
             [] => Vec::new(),
@@ -91,14 +92,14 @@ impl Packed {
     }
 }
 
-/// With how many tokens all completions begin alike.
+/// Length of the common prefix of all completions.
 fn common_length(completions: &[Vec<u32>]) -> usize {
     let Some((first, others)) = completions.split_first() else { return 0 };
     let alike = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
     others.iter().map(alike).min().unwrap_or(0)
 }
 
-/// Whether a model can read `prompt` and `more` tokens after it.
+/// Checks that a model can read `prompt` and `more` tokens after it.
 pub(crate) fn check(
     prompt: &[u32],
     more: usize,

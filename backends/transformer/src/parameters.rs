@@ -1,5 +1,5 @@
-//! The parameters of a model: what each is called and how it lies on disk, its value on the device,
-//! and, for those that are trained, their gradient.
+//! The parameters of a model: their names and layout on disk, their values on the device and, for the trained
+//! ones, their gradients.
 
 mod flat;
 
@@ -11,7 +11,7 @@ pub(crate) use flat::Flat;
 /// Index of a parameter.
 pub(crate) type Id = usize;
 
-/// What a parameter is for.
+/// The role of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// A matrix or an embedding table.
@@ -20,9 +20,9 @@ pub(crate) enum Role {
     Bias,
     /// The gain of a norm.
     Gain,
-    /// The reducing matrix of an adapter.
+    /// The down-projection matrix of an adapter.
     AdapterA,
-    /// The expanding matrix of an adapter.
+    /// The up-projection matrix of an adapter.
     AdapterB,
 }
 
@@ -31,13 +31,13 @@ impl Role {
         matches!(self, Role::AdapterA | Role::AdapterB)
     }
 
-    /// Whether weight decay usually spares it.
+    /// Whether the parameter is usually exempt from weight decay.
     pub fn of_bias_or_norm(self) -> bool {
         matches!(self, Role::Bias | Role::Gain)
     }
 }
 
-/// A parameter as the architecture wants it.
+/// The specification of a parameter.
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
     /// Its name in the weight files.
@@ -64,14 +64,14 @@ impl Spec {
     }
 }
 
-/// How a parameter is kept.
+/// How a parameter is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kept {
     /// In f32, with a gradient.
     Trained,
-    /// In the type of the activations.
+    /// Frozen, in the type of the activations.
     Frozen,
-    /// In bf16, frozen: for what came so, which loses nothing by it.
+    /// Frozen, in bf16: for weights read in bf16, which lose no precision.
     Half,
 }
 
@@ -79,16 +79,16 @@ pub(crate) enum Kept {
 pub(crate) struct Parameters<E: Engine> {
     values: Vec<E::Tensor>,
     gradients: Vec<Option<E::Tensor>>,
-    /// How many numbers are kept in bf16.
+    /// Number of elements kept in bf16.
     pub halves: usize,
-    /// Those that are trained, in order.
+    /// The trained parameters, in order.
     pub trained: Flat<E::Tensor>,
     /// Their gradient.
     pub gradient: Flat<E::Tensor>,
 }
 
 impl<E: Engine> Parameters<E> {
-    /// Brings values, in the order of `specs`, to the device. Those that are trained get a gradient.
+    /// Uploads values to the device, in the order of `specs`. Trained parameters get a gradient.
     pub fn upload(
         engine: &E,
         specs: &[Spec],
@@ -130,7 +130,7 @@ impl<E: Engine> Parameters<E> {
         &self.values[id]
     }
 
-    /// Where the gradient is collected; `None` if the parameter is frozen.
+    /// The gradient of a parameter; `None` if it is frozen.
     pub fn gradient(&self, id: Id) -> Option<&E::Tensor> {
         self.gradients[id].as_ref()
     }

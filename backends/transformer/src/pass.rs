@@ -1,4 +1,4 @@
-//! A pass over a batch: forward to the log-probs, and back from their gradient.
+//! A pass over a batch: forward to the log-probs, and backward from their gradient.
 
 use spo_api::{LogProbs, Result, Statistics, Upstream};
 
@@ -7,19 +7,19 @@ use crate::engine::{Engine, HeadScores, Memory, Precision};
 use crate::model::Model;
 use crate::packing::Packed;
 
-/// A forward pass, with what the way back needs of it.
+/// A forward pass, with what the backward pass needs.
 pub(crate) struct Pass<E: Engine> {
     pub packed: Packed,
     wiring: Wiring<E::Tensor>,
     traces: Traces<E::Tensor>,
     last: E::Tensor,
-    /// Hidden states of the scored rows before the final norm, and after.
+    /// Hidden states of the scored rows before and after the final norm.
     hidden: [E::Tensor; 2],
     pub scores: HeadScores,
 }
 
 impl<E: Engine> Pass<E> {
-    /// Forward, of a batch that has something to score.
+    /// Runs the forward pass. The batch must have at least one token to score.
     pub fn forward(
         e: &E,
         model: &Model<E>,
@@ -35,7 +35,7 @@ impl<E: Engine> Pass<E> {
         Ok(Pass { packed, wiring, traces, last, hidden, scores })
     }
 
-    /// Forgets the scored rows but these.
+    /// Keeps only these of the scored rows.
     pub fn narrow(&mut self, e: &E, model: &Model<E>, rows: &[usize]) -> Result<()> {
         let Pass { packed, scores, .. } = self;
         packed.scored = rows.iter().map(|&i| packed.scored[i]).collect();
@@ -45,7 +45,8 @@ impl<E: Engine> Pass<E> {
         Ok(())
     }
 
-    /// Back, from the gradient of what the head read. That of the head itself is collected already.
+    /// Runs the backward pass from the gradient of the head's input. The gradient of the head itself must
+    /// already have been added.
     pub fn back(self, e: &E, model: &Model<E>, d_hidden: E::Tensor) -> Result<()> {
         let (decoder, p) = (&model.decoder, &model.parameters);
         let Pass { packed, wiring, traces, last, hidden, .. } = self;
@@ -57,7 +58,7 @@ impl<E: Engine> Pass<E> {
         decoder.backward(e, p, &packed.rows, &wiring, traces, d_last)
     }
 
-    /// What the head read.
+    /// The input of the head.
     pub fn hidden(&self) -> &E::Tensor {
         &self.hidden[1]
     }
@@ -66,7 +67,7 @@ impl<E: Engine> Pass<E> {
         log_probs_of(&self.scores, &self.packed)
     }
 
-    /// The upstream gradient, gathered: the weight of each scored token.
+    /// The weight of each scored token, gathered from the upstream gradient.
     pub fn weights(&self, log_probs: &LogProbs, upstream: &mut Upstream<'_>) -> Result<Vec<f64>> {
         let given = log_probs.upstream(upstream)?;
         let mut weights = vec![0.0; self.packed.targets.len()];
@@ -77,7 +78,7 @@ impl<E: Engine> Pass<E> {
     }
 }
 
-/// Hidden states of some rows of the last block's output, before and after the final norm.
+/// Hidden states of the given rows of the last block's output, before and after the final norm.
 fn hidden<E: Engine>(e: &E, model: &Model<E>, last: &E::Tensor, rows: &[u32]) -> Result<[E::Tensor; 2]> {
     let before = e.gather(last, rows)?;
     let after = model.decoder.norm.forward(e, &model.parameters, &before)?;

@@ -1,4 +1,4 @@
-//! A model on an engine as a [`Session`]: batches in, log-probs out, gradients collected.
+//! A [`Session`] that runs a model on an engine.
 
 use std::path::Path;
 
@@ -17,17 +17,17 @@ use crate::pass::{Pass, log_probs_of};
 use crate::state::State;
 use crate::{export, generate, hessian, state};
 
-/// What a session trades computation, memory and precision for.
+/// Trade-offs between computation, memory and precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Options {
-    /// Keep only the input of each block and compute the rest again in the backward pass: a third more
-    /// computation for a fraction of the activations.
+    /// Keep only the input of each block and recompute the rest in the backward pass: a third more
+    /// computation, but a fraction of the memory for activations.
     pub checkpoint: bool,
-    /// GiB. A batch whose [`forecast`](TransformerSession::forecast) exceeds them is computed as with
-    /// [`checkpoint`](Self::checkpoint).
+    /// Memory budget in GiB. A batch whose [`forecast`](TransformerSession::forecast) exceeds it is computed
+    /// as with [`checkpoint`](Self::checkpoint).
     pub memory: Option<f64>,
-    /// Keep AdamW's moments in bf16: half their memory, and other numbers. Only for engines whose
-    /// [`Engine::adamw`] can.
+    /// Keep AdamW's moments in bf16: half the memory, but different results. Only for engines whose
+    /// [`Engine::adamw`] supports it.
     pub half_moments: bool,
 }
 
@@ -40,7 +40,7 @@ pub struct TransformerSession<E: Engine> {
 }
 
 impl<E: Engine> TransformerSession<E> {
-    /// Opens the model of `spec` on an engine that was made for its device and dtype.
+    /// Opens the model of `spec` on an engine created for its device and dtype.
     ///
     /// # Errors
     /// [`Error::Model`] when the folder, the configuration or the adapter cannot be used.
@@ -49,22 +49,23 @@ impl<E: Engine> TransformerSession<E> {
         Ok(TransformerSession { engine, model, options, state: State::default() })
     }
 
-    /// Names and numbers of elements of the trained parameters, in the order in which vectors hold them.
+    /// Names and element counts of the trained parameters, in the order in which vectors hold them.
     pub fn trained(&self) -> impl Iterator<Item = (&str, usize)> {
         self.model.trained().map(|spec| (spec.name.as_str(), spec.elements()))
     }
 
-    /// Tokens that a pass over a batch computes: each prompt once, and with it what its completions begin with alike.
+    /// Number of tokens computed in a pass over a batch. Each prompt, including the common prefix of its
+    /// completions, counts once.
     ///
     /// # Errors
-    /// As [`Session::log_probs`].
+    /// The errors of [`Session::log_probs`].
     pub fn packed(&self, batch: &TokenBatch) -> Result<usize> {
         Ok(self.pack(batch)?.rows.ids.len())
     }
 
-    /// Bytes that training on a batch of so many packed tokens will hold: weights, gradient, moments and
-    /// vectors, and the activations that the backward pass needs. What comes and goes within an operation
-    /// is not in it.
+    /// Memory in bytes for training on a batch of this many packed tokens: weights, gradient, moments,
+    /// vectors, and the activations needed by the backward pass. Temporary memory within an operation is not
+    /// included.
     pub fn forecast(&self, tokens: usize) -> u64 {
         let compute = if self.engine.memory().dtype() == "f32" { 4 } else { 2 };
         let Model { decoder, parameters, .. } = &self.model;
@@ -86,10 +87,10 @@ impl<E: Engine> TransformerSession<E> {
         }
     }
 
-    /// All values of a vector, parameter after parameter.
+    /// All values of a vector, one parameter after another.
     ///
     /// # Errors
-    /// For a vector that is not there.
+    /// If the vector does not exist.
     pub fn read(&self, v: Vector) -> Result<Vec<f32>> {
         self.engine.memory().download(&self.flat(v)?.all)
     }
@@ -97,7 +98,7 @@ impl<E: Engine> TransformerSession<E> {
     /// Overwrites a vector.
     ///
     /// # Errors
-    /// For a vector that is not there, or values of another number.
+    /// If the vector does not exist, or the number of values is wrong.
     pub fn write(&mut self, v: Vector, values: &[f32]) -> Result<()> {
         let expected = self.dimension();
         if values.len() != expected {
@@ -157,8 +158,8 @@ impl<E: Engine> Session for TransformerSession<E> {
             upstream(&nothing)?;
             return Ok(nothing);
         }
-        // Before the first activations: allocated into the gaps that these leave behind, the moments would keep
-        // the next activations from them.
+        // Allocate the moments before the first activations. Allocated later, they would fill gaps left by
+        // freed activations, so the next activations would not fit there.
         if let Some(optimizer) = &mut self.state.optimizer {
             optimizer.lay_out(&self.engine, &self.model)?;
         }
@@ -167,7 +168,7 @@ impl<E: Engine> Session for TransformerSession<E> {
         let mut pass = Pass::forward(e, model, packed, keep, statistics)?;
         let log_probs = pass.log_probs();
         let mut weights = pass.weights(&log_probs, upstream)?;
-        // Tokens that do not matter to the loss (one side of a pair, say) cost no backward pass.
+        // Tokens without influence on the loss (one side of a pair, for example) need no backward pass.
         let active: Vec<usize> = (0..weights.len()).filter(|&i| weights[i] != 0.0).collect();
         if active.is_empty() {
             return Ok(log_probs);
@@ -298,7 +299,7 @@ impl<E: Engine> VectorSpace for TransformerSession<E> {
 
     fn combine(&mut self, op: Combine, x: Vector, y: Vector) -> Result<()> {
         if x == y {
-            // An engine's operand is never its target.
+            // Engines require that an operand is not the output tensor.
             let copy = self.model.new_vector(&self.engine, Precision::Full)?;
             self.engine.memory().copy(&copy.all, &self.flat(x)?.all)?;
             return self.engine.combine(op, &self.flat(y)?.all, &copy.all);

@@ -1,4 +1,4 @@
-//! What training has changed in a session, in one safetensors file.
+//! What training changes in a session, saved in one safetensors file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,11 +13,11 @@ use crate::model::Model;
 use crate::optimizer::Adopted;
 use crate::parameters::{Flat, Spec};
 
-/// What training changes beside the parameters.
+/// What training changes apart from the parameters.
 pub(crate) struct State<T> {
-    /// The allocated vectors, by their handles.
+    /// The allocated vectors, by handle.
     pub vectors: BTreeMap<u32, Flat<T>>,
-    /// The rule that the session runs, with its moments.
+    /// The optimizer that the session runs itself, with its moments.
     pub optimizer: Option<Adopted<T>>,
 }
 
@@ -27,9 +27,9 @@ impl<T> Default for State<T> {
     }
 }
 
-/// Where the rule that the session runs is noted, in JSON; null if there is none.
+/// Metadata key of the optimizer that the session runs, in JSON; null if there is none.
 const OPTIMIZER: &str = "optimizer";
-/// Whether the rule has moments already.
+/// Metadata key that says whether the optimizer has moments yet.
 const MOMENTS: &str = "moments";
 const PARAMETERS: &str = "parameters";
 const VECTOR: &str = "vector";
@@ -39,7 +39,7 @@ impl<T: Clone> State<T> {
         self.optimizer.as_ref().map(|optimizer| &optimizer.kernel)
     }
 
-    /// All that a saved state holds.
+    /// All tensors of a saved state.
     fn tensors<'a, E: Engine<Tensor = T>>(
         &'a self,
         model: &'a Model<E>,
@@ -60,7 +60,7 @@ impl<T: Clone> State<T> {
     }
 }
 
-/// Writes parameters, the optimizer's moments and allocated vectors.
+/// Writes the parameters, the optimizer's moments and the allocated vectors.
 pub(crate) fn save<E: Engine>(
     engine: &E,
     model: &Model<E>,
@@ -74,8 +74,8 @@ pub(crate) fn save<E: Engine>(
     write_safetensors(file, notes, &entries, |i| engine.memory().download(tensors[i]))
 }
 
-/// Takes back what [`save`] wrote: the parameters into the model, the rest into `state`. Everything is read before
-/// anything is changed.
+/// Restores what [`save`] wrote: the parameters into the model, the rest into `state`. Reads everything
+/// before it changes anything.
 pub(crate) fn restore<E: Engine>(
     engine: &E,
     model: &Model<E>,

@@ -7,11 +7,11 @@ use spo_api::{
 
 /// One term of a [`Mix`].
 pub struct Component {
-    /// The name its figures go under: the objective's own.
+    /// The name for its metrics: that of the objective.
     pub name: String,
-    /// Its factor.
+    /// The weight of its loss.
     pub weight: f64,
-    /// How the factor gets there; from the first step on, unless given.
+    /// How the weight is reached; constant if not given.
     pub schedule: Option<WeightSchedule>,
     /// The loss itself.
     pub objective: Box<dyn Objective>,
@@ -31,7 +31,7 @@ pub struct WeightSchedule {
 impl Part for WeightSchedule {}
 
 impl Component {
-    /// The factor after so many steps.
+    /// The weight after `steps_done` steps.
     fn factor(&self, steps_done: usize) -> f64 {
         match self.schedule {
             Some(WeightSchedule { from, steps }) if steps_done < steps => {
@@ -44,10 +44,10 @@ impl Component {
 
 /// `L = sum of weight * L_c` over the components, each with its own reduction.
 ///
-/// Weights are not normalised, as TRL's `loss_weights`. Rewards are those of the first component that
-/// has any. Metrics: `loss/NAME` is each component's loss before its weight; a component's own metrics
-/// keep their names, or become `NAME/METRIC` where an earlier component has the same. A second component
-/// of one name is called `NAME-2`, and so on.
+/// Weights are not normalised, as with TRL's `loss_weights`. Rewards are those of the first component that
+/// defines rewards. Metrics: `loss/NAME` is each component's unweighted loss. A component's own metrics keep
+/// their names, or are reported as `NAME/METRIC` if an earlier component uses the same name. A second
+/// component with the same name is called `NAME-2`, and so on.
 pub struct Mix {
     components: Vec<Component>,
     requirements: Requirements,
@@ -56,11 +56,11 @@ pub struct Mix {
 }
 
 impl Mix {
-    /// A sum of these losses.
+    /// Builds a weighted sum of losses.
     ///
     /// # Errors
-    /// When there is no component, a weight is not finite, or one component learns from
-    /// pairs and another from unpaired answers.
+    /// If there is no component, if a weight is not finite, or if the components need different data: one
+    /// pairs, another unpaired answers.
     pub fn new(mut components: Vec<Component>) -> Result<Self, ConfigError> {
         if components.is_empty() {
             return Err(ConfigError::whole("a sum of objectives needs at least one"));
@@ -105,7 +105,8 @@ impl Objective for Mix {
             let Component { name, objective, .. } = component;
             let term = &mut self.scratch;
             term.compute(&mut **objective, batch)?;
-            // Under accumulation the metrics of the parts are averaged by rows, as this mean is.
+            // With gradient accumulation, metrics of the parts are averaged by rows, so this must be a mean
+            // over rows.
             let mean = term.losses.iter().sum::<f64>() / batch.rows() as f64;
             out.metrics.insert(format!("loss/{name}"), mean);
             for (sum, new) in [

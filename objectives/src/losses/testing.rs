@@ -1,10 +1,10 @@
-//! What unit tests of losses share.
+//! Helpers for the unit tests of losses.
 
 use spo_api::{
     Answer, Dual, Evaluation, Layout, Objective, Pair, PairLoss, PreferenceBatch, Ragged, Side, parse,
 };
 
-/// An objective from its table.
+/// Builds an objective from its configuration.
 pub(super) fn objective<P: spo_api::Part>(config: serde_json::Value) -> P {
     parse(&config).unwrap()
 }
@@ -21,7 +21,7 @@ pub(super) fn loss(of: &impl PairLoss, log_ratios: [f64; 2]) -> f64 {
     of.loss(&pair(log_ratios))
 }
 
-/// Its derivatives with respect to the two sequence log-probs.
+/// The derivatives of the loss with respect to the two sequence log-probs.
 pub(super) fn slopes(of: &impl PairLoss, log_ratios: [f64; 2]) -> [f64; 2] {
     let pair = pair(log_ratios);
     let lift = |a: Answer<f64>, input| Answer {
@@ -32,8 +32,8 @@ pub(super) fn slopes(of: &impl PairLoss, log_ratios: [f64; 2]) -> [f64; 2] {
     of.loss(&Pair { chosen: lift(pair.chosen, 0), rejected: lift(pair.rejected, 1), gap: pair.gap }).partials
 }
 
-/// Evaluates on single-token answers with these log-ratios, the reference at 0; the mismatched answers
-/// are the chosen ones.
+/// Evaluates an objective on single-token answers with these log-ratios; reference log-probs are 0. The
+/// mismatched answers are the chosen ones.
 pub(super) fn evaluate(
     objective: &mut impl Objective,
     layout: Layout,

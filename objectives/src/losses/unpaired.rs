@@ -1,8 +1,8 @@
-//! What losses on unpaired answers share.
+//! Code shared by the losses on unpaired answers.
 
 use spo_api::{Dual, Error, EvaluationMut, Layout, PreferenceBatch, Result, Side};
 
-/// The log-ratio of every answer: of the desirable ones, and of the undesirable ones.
+/// The log-ratios of the desirable and of the undesirable answers.
 pub(super) struct LogRatios {
     desirable: Vec<f64>,
     undesirable: Vec<f64>,
@@ -28,8 +28,8 @@ impl LogRatios {
         sum / (self.desirable.len() + self.undesirable.len()) as f64
     }
 
-    /// Evaluates one formula on the log-ratio of each desirable answer and another on the others; the
-    /// rewards are `beta` times the log-ratios.
+    /// Applies one formula to the log-ratio of each desirable answer and another to those of the undesirable
+    /// ones. Rewards are `beta` times the log-ratios.
     pub(super) fn evaluate(
         &self,
         batch: &PreferenceBatch<'_>,

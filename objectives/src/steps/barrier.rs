@@ -65,7 +65,7 @@ fn default_eta() -> f64 {
 }
 
 impl Barrier {
-    /// The estimate of G* in use, if any is.
+    /// The estimate of G*, if one is used.
     fn value(&self) -> Option<NumberOr<Value>> {
         match self.phi {
             Phi::Constraint => Some(self.value.unwrap_or(NumberOr::Form(Value::Reference))),

@@ -2,7 +2,7 @@ use spo_api::{
     BilevelProblem, LevelWeights, Losses, Metrics, Result, StepReport, Vector, Weigh, with_scratch,
 };
 
-/// How the two gradients of a batch lie to each other.
+/// The losses of a batch, and the inner products of its two gradients.
 pub(super) struct Geometry {
     /// F and G.
     pub losses: Losses,
@@ -15,7 +15,7 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    /// The least `mu >= 0` with `<dF + mu dG, dG> >= phi`; 0 where dG vanishes and nothing helps.
+    /// The smallest `mu >= 0` with `<dF + mu dG, dG> >= phi`. Zero if dG is zero, since then no factor helps.
     pub(super) fn least_factor(&self, phi: f64) -> f64 {
         match self.lower_squared > 0.0 {
             true => ((phi - self.product) / self.lower_squared).max(0.0),
@@ -24,8 +24,8 @@ impl Geometry {
     }
 }
 
-/// Descends along `dF + mu dG`, with `mu` chosen from the geometry of the two gradients: two forwards,
-/// two backwards, one scratch vector. `mu_of` may add metrics.
+/// Descends along `dF + mu dG`; `mu_of` computes `mu` from the geometry, and can add metrics. Costs two
+/// forward passes, two backward passes and one scratch vector.
 pub(super) fn descend_with(
     problem: &mut dyn BilevelProblem,
     mu_of: impl FnOnce(&Geometry, &mut Metrics) -> f64,

@@ -104,14 +104,14 @@ impl Lookahead {
         self.hessian == Some(Hessian::DoubleBackward)
     }
 
-    /// One inner step from where the parameters are; G there.
+    /// One inner step from the current parameters. Returns G at the start of the step.
     fn inner_step(&self, problem: &mut dyn BilevelProblem) -> Result<f64> {
         let losses = problem.gradient(Weigh::Fixed(LevelWeights::LOWER), Vector::GRADIENT)?;
         problem.vectors().axpy(-self.inner_lr, Vector::GRADIENT, Vector::PARAMETERS)?;
         Ok(losses.lower)
     }
 
-    /// `v <- (I - alpha H(point)) v`. Leaves the parameters elsewhere.
+    /// `v <- (I - alpha H(point)) v`. Does not restore the parameters.
     fn pull_back(
         &self,
         problem: &mut dyn BilevelProblem,
@@ -139,7 +139,7 @@ impl Lookahead {
         problem.vectors().axpy(factor, Vector::GRADIENT, v)
     }
 
-    /// Leaves d in the gradient and the parameters somewhere ahead; F at theta', G at theta.
+    /// Writes d into the gradient; does not restore the parameters. Returns F at theta' and G at theta.
     fn first_order(&self, problem: &mut dyn BilevelProblem) -> Result<Losses> {
         let lower = self.inner_step(problem)?;
         for _ in 1..self.inner_steps {
@@ -149,7 +149,7 @@ impl Lookahead {
         Ok(Losses { upper, lower })
     }
 
-    /// As [`first_order`](Self::first_order), from `home`.
+    /// Like [`first_order`](Self::first_order), with the exact gradient; `home` holds theta.
     fn exact(&self, problem: &mut dyn BilevelProblem, home: Vector) -> Result<Losses> {
         with_scratch(problem, self.inner_steps + 1, |problem, scratch| {
             let (&[v, difference], later) = scratch.split_first_chunk().expect("at least one inner step");
@@ -176,7 +176,7 @@ impl BilevelStep for Lookahead {
     fn passes(&self) -> Passes {
         let ahead = match self.gradient {
             Gradient::FirstOrder => self.inner_steps,
-            // A product is two gradients, or one that is recorded with the way back through it.
+            // A product takes two gradients, or one recorded gradient and the backward pass through it.
             Gradient::Exact => 3 * self.inner_steps,
         };
         Passes::new(ahead + 1, ahead + 1)

@@ -1,7 +1,7 @@
 use spo_api::{BilevelProblem, Result, Vector, with_scratch};
 
-/// Runs `f`, which may move the parameters, and puts them back bit for bit, whether or not `f` fails.
-/// It is shown the vector that keeps their home.
+/// Runs `f`, which may change the parameters, and then restores them bit for bit, even if `f` fails. `f`
+/// receives the vector that holds the original parameters.
 pub(super) fn excursion<T>(
     problem: &mut dyn BilevelProblem,
     f: impl FnOnce(&mut dyn BilevelProblem, Vector) -> Result<T>,

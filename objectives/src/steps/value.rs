@@ -26,7 +26,7 @@ pub enum Value {
 }
 
 impl NumberOr<Value> {
-    /// What the estimate costs beside the step's own passes.
+    /// Passes for the estimate, in addition to the step's own passes.
     pub(super) fn passes(self) -> Passes {
         match self {
             NumberOr::Form(Value::Inner { steps, .. }) => Passes::new(steps + 1, steps),
@@ -38,8 +38,8 @@ impl NumberOr<Value> {
         self == NumberOr::Form(Value::Reference)
     }
 
-    /// The estimate for the current batch; `None` when it needs G of this batch first, which
-    /// [`RunningMin::update`] then takes.
+    /// The estimate for the current batch. `None` if it depends on G of this batch, which is then passed to
+    /// [`RunningMin::update`].
     pub(super) fn estimate(self, problem: &mut dyn BilevelProblem) -> Result<Option<f64>> {
         match self {
             NumberOr::Number(value) => Ok(Some(value)),
@@ -50,8 +50,8 @@ impl NumberOr<Value> {
     }
 }
 
-/// The start counts too: a learning rate that is too large must not pass for a high optimum, which
-/// would silence the constraint.
+/// The start counts too. Otherwise a learning rate that is too large would give an estimate of G* that is too
+/// high, and the constraint would have no effect.
 fn least_on_descent(problem: &mut dyn BilevelProblem, steps: usize, lr: f64) -> Result<f64> {
     excursion(problem, |problem, _home| {
         let mut least = f64::INFINITY;
@@ -64,8 +64,8 @@ fn least_on_descent(problem: &mut dyn BilevelProblem, steps: usize, lr: f64) -> 
     })
 }
 
-/// The least moving average of G. The minimum over single batches would be that of the easiest batch,
-/// not a value that the model can hold.
+/// The minimum of a moving average of G. The minimum over single batches would be the loss of the easiest
+/// batch, not a value that the model can sustain.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub(super) struct RunningMin {
     average: Option<f64>,
@@ -75,7 +75,7 @@ pub(super) struct RunningMin {
 impl RunningMin {
     const DECAY: f64 = 0.9;
 
-    /// Takes in G of a batch and gives the least average so far, this batch included.
+    /// Adds G of a batch and returns the minimum so far, including this batch.
     pub(super) fn update(&mut self, lower: f64) -> f64 {
         let average = self.average.map_or(lower, |a| Self::DECAY * a + (1.0 - Self::DECAY) * lower);
         let least = self.least.map_or(average, |l| l.min(average));

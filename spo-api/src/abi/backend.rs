@@ -1,4 +1,4 @@
-//! A backend across the border.
+//! Backends across the plugin ABI.
 
 use std::ffi::c_void;
 
@@ -11,10 +11,10 @@ use super::text::{Text, from_json};
 use crate::{Backend, Error, ModelSpec, Result, Session};
 
 table! {
-    /// [`Backend`] as functions. `this` is what `create` made; sessions outlive it.
+    /// [`Backend`] as functions. `this` is what `create` made; sessions may outlive it.
     part BackendTable, "table of backend functions";
     data {
-        /// The functions of its sessions.
+        /// The function table of its sessions.
         session: *const SessionTable;
     }
     required {
@@ -36,7 +36,7 @@ impl Crossing for dyn Backend {
     type Table = BackendTable;
 
     unsafe fn check(table: &BackendTable) -> Result<(), TableError> {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { session::check(table.session) }
     }
 
@@ -59,7 +59,7 @@ impl Backend for Handle<BackendTable> {
         let mut this = std::ptr::null_mut();
         // SAFETY: by the contract of the table.
         self.call(|t, backend, error| unsafe { (t.open)(backend, Text::of(&spec), &mut this, error) })?;
-        // SAFETY: the session is of this table, which was checked on import.
+        // SAFETY: the session belongs to this table, which was checked on import.
         let opened = unsafe { read(self.table().session) }
             .and_then(|table| unsafe { ImportedSession::new(table, this, self.at()) });
         Ok(Box::new(opened.map_err(|e| Error::Engine(format!("{}: {e}", self.at())))?))

@@ -1,4 +1,4 @@
-//! A part on the other side of the border.
+//! A part on the other side of the plugin ABI.
 
 use std::ffi::c_void;
 
@@ -10,7 +10,7 @@ use super::text::{ByteSink, Text};
 use super::watch::{self, At, fence};
 use crate::{Error, Result};
 
-/// `create` of a kind: makes a part from its table in the recipe, as JSON. `context` is that of the entry.
+/// `create` of a kind: creates a part from its configuration, as JSON. `context` is the context of the entry.
 pub type Create = unsafe extern "C-unwind" fn(
     context: *const c_void,
     config: Text,
@@ -21,20 +21,20 @@ pub type Create = unsafe extern "C-unwind" fn(
 /// Frees an object.
 pub(super) type Destroy = unsafe extern "C-unwind" fn(this: *mut c_void);
 
-/// Hands out what a part remembers; none where it remembers nothing.
+/// Returns the state of a part; `None` for parts without state.
 type ReadState = Option<unsafe extern "C-unwind" fn(this: *mut c_void, out: *const ByteSink)>;
 
-/// Makes it remember that again.
+/// Restores the state of a part.
 type WriteState =
     Option<unsafe extern "C-unwind" fn(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32>;
 
-/// The functions of a kind of part.
+/// The function table of a kind of part.
 pub(super) trait PartTable: Table + Send + Sync + 'static {
     fn create(&self) -> Create;
     fn destroy(&self) -> Destroy;
 }
 
-/// An object on the other side with the functions that work on it. It is destroyed with the handle.
+/// An object on the other side, with its function table. Dropping the handle destroys the object.
 pub(super) struct Handle<T> {
     table: T,
     this: *mut c_void,
@@ -42,20 +42,20 @@ pub(super) struct Handle<T> {
     at: &'static At,
 }
 
-// SAFETY: the contract of a table lets its objects move between threads.
+// SAFETY: by the contract of the tables, objects may move between threads.
 unsafe impl<T> Send for Handle<T> {}
 
 impl<T: Table> Handle<T> {
     /// # Safety
-    /// The functions of the table, and `destroy`, may be called with `this` for as long as the result lives.
+    /// The functions of the table and `destroy` may be called with `this` for as long as the result lives.
     pub(super) unsafe fn new(table: T, this: *mut c_void, destroy: Destroy, at: &'static At) -> Self {
         Handle { table, this, destroy, at }
     }
 
-    /// Makes a part.
+    /// Creates a part.
     ///
     /// # Safety
-    /// The table and the context are those of one entry, and obey the contract.
+    /// The table and the context belong to the same entry and follow the contract.
     pub(super) unsafe fn create(
         table: T,
         context: *const c_void,
@@ -68,7 +68,7 @@ impl<T: Table> Handle<T> {
         let config = config.to_string();
         let mut this = std::ptr::null_mut();
         let _inside = watch::enter(Some(at));
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         call(at, |error| unsafe { table.create()(context, Text::of(&config), &mut this, error) })?;
         Ok(Handle { table, this, destroy: table.destroy(), at })
     }
@@ -77,7 +77,7 @@ impl<T: Table> Handle<T> {
         &self.table
     }
 
-    /// Whose part it is.
+    /// The part, for messages.
     pub(super) fn at(&self) -> &'static At {
         self.at
     }
@@ -94,19 +94,19 @@ impl<T: Table> Handle<T> {
         fence(|| function(&self.table, self.this))
     }
 
-    /// What the part remembers.
+    /// The state of the part.
     pub(super) fn state(&self, function: ReadState) -> Vec<u8> {
         let Some(function) = function else { return Vec::new() };
-        // SAFETY: the function is of the table that made the part; so below.
+        // SAFETY: the function belongs to the table that created the part. The same applies below.
         ByteSink::collect(|sink| self.ask(|_, this| unsafe { function(this, sink) }))
     }
 
-    /// Makes it remember what [`state`](Self::state) told.
+    /// Restores what [`state`](Self::state) returned.
     pub(super) fn restore(&self, function: WriteState, state: &[u8]) -> Result<()> {
         match function {
             // SAFETY: as above.
             Some(function) => {
-                // SAFETY: by the contract of the table; the state is lent for the call.
+                // SAFETY: by the contract of the table; the state is valid for the call.
                 self.call(|_, this, error| unsafe { function(this, Text::bytes_of(state), error) })
             }
             None if state.is_empty() => Ok(()),
@@ -118,7 +118,7 @@ impl<T: Table> Handle<T> {
 impl<T> Drop for Handle<T> {
     fn drop(&mut self) {
         let _inside = watch::enter(Some(self.at));
-        // SAFETY: made by `create` or `open`, not used again.
+        // SAFETY: `this` was created by `create` or `open` and is not used again.
         fence(|| unsafe { (self.destroy)(self.this) });
     }
 }

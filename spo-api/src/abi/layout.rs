@@ -1,18 +1,18 @@
-//! Tables of functions, and how one is read that may be shorter or longer than the one this crate was built with.
+//! Function tables, and reading tables that are shorter or longer than in this version of the crate.
 
 use std::mem::{MaybeUninit, size_of};
 
-/// A struct of the border that begins with its size in bytes, as a `u32`, and grows at its end.
+/// A struct of the ABI. It starts with its size in bytes, as a `u32`, and new fields are added at its end.
 ///
 /// # Safety
-/// The type is `#[repr(C)]`, its first field is `size: u32`, and a value is valid if the functions it lists are not
-/// null, whatever else is zero.
+/// The type is `#[repr(C)]`, and its first field is `size: u32`. A value is valid if the functions in
+/// `FUNCTIONS` are not null, even if everything else is zero.
 pub unsafe trait Table: Copy {
-    /// What it is called in messages.
+    /// The name used in messages.
     const NAME: &'static str;
-    /// Bytes that must be there: up to the first optional field.
+    /// Minimum size in bytes: up to the first optional field.
     const LEAST: usize;
-    /// The functions that must be there: names and offsets.
+    /// Names and offsets of the required functions.
     const FUNCTIONS: &'static [(&'static str, usize)];
 }
 
@@ -32,7 +32,7 @@ impl TableError {
     }
 }
 
-/// Makes sure of two functions that go together: both are there, or none is.
+/// Checks that two functions which belong together are both present or both absent.
 pub(super) fn both_or_none<T: Table>(names: [&str; 2], there: [bool; 2]) -> Result<(), TableError> {
     match there {
         [true, true] | [false, false] => Ok(()),
@@ -43,13 +43,14 @@ pub(super) fn both_or_none<T: Table>(names: [&str; 2], there: [bool; 2]) -> Resu
     }
 }
 
-/// Copies a table, leaving what lies beyond its size absent.
+/// Copies a table. Fields beyond its size are absent in the copy.
 ///
 /// # Errors
-/// When it is too short, or lacks a function that it must have. So whoever holds a table need not ask again.
+/// If the table is too short or lacks a required function. Code that has a table therefore need not check
+/// again.
 ///
 /// # Safety
-/// `table` is null or points to as many readable bytes as its first four say.
+/// `table` is null, or points to as many readable bytes as its first four bytes say.
 pub(super) unsafe fn read<T: Table>(table: *const T) -> Result<T, TableError> {
     if table.is_null() {
         return Err(TableError::new::<T>("is missing (a null pointer)"));
@@ -57,7 +58,7 @@ pub(super) unsafe fn read<T: Table>(table: *const T) -> Result<T, TableError> {
     if !table.is_aligned() {
         return Err(TableError::new::<T>("is not aligned as its fields demand"));
     }
-    // SAFETY: not null, aligned, and a size is always there.
+    // SAFETY: the pointer is not null and aligned, and every table has a size.
     let size = unsafe { *table.cast::<u32>() } as usize;
     if size < T::LEAST {
         return Err(TableError::new::<T>(format!(
@@ -67,7 +68,7 @@ pub(super) unsafe fn read<T: Table>(table: *const T) -> Result<T, TableError> {
     }
     let mut copy = MaybeUninit::<T>::zeroed();
     let length = size.min(size_of::<T>());
-    // SAFETY: the caller vouches for `size` bytes; the functions lie within them.
+    // SAFETY: the caller guarantees `size` readable bytes; the functions lie within them.
     unsafe {
         std::ptr::copy_nonoverlapping(table.cast::<u8>(), copy.as_mut_ptr().cast::<u8>(), length);
         for (name, offset) in T::FUNCTIONS {
@@ -79,8 +80,9 @@ pub(super) unsafe fn read<T: Table>(table: *const T) -> Result<T, TableError> {
     }
 }
 
-/// Defines a table of functions: its name in messages, then data, functions that must be there, and functions that
-/// may be null or lie beyond the size of an older table. The table of a `part` begins with `create` and `destroy`.
+/// Defines a function table: its name in messages, then data fields, required functions, and optional
+/// functions, which may be null or lie beyond the size of an older table. The table of a `part` starts with
+/// `create` and `destroy`.
 macro_rules! table {
     (
         $(#[$meta:meta])*
@@ -94,14 +96,14 @@ macro_rules! table {
             $name, $words;
             data { $($data)* }
             required {
-                /// Makes a part from its table in the recipe, as JSON. `context` is that of the entry.
+                /// Creates a part from its configuration, as JSON. `context` is the context of the entry.
                 create: fn(
                     context: *const std::ffi::c_void,
                     config: $crate::abi::Text,
                     out: *mut *mut std::ffi::c_void,
                     error: *const $crate::abi::ErrorSink
                 ) -> i32;
-                /// Frees it.
+                /// Frees the part.
                 destroy: fn(this: *mut std::ffi::c_void);
                 $($required)*
             }
@@ -127,7 +129,7 @@ macro_rules! table {
         #[repr(C)]
         #[derive(Clone, Copy)]
         pub struct $name {
-            /// Bytes of this table.
+            /// Size of this table in bytes.
             pub size: u32,
             $($(#[$data_doc])* pub $data: $data_type,)*
             $($(#[$required_doc])* pub $required: unsafe extern "C-unwind" fn($($in)*) $(-> $out)?,)+
@@ -137,7 +139,8 @@ macro_rules! table {
             )*
         }
 
-        // SAFETY: repr(C), begins with its size. Data are pointers, which may be null, as may optional functions.
+        // SAFETY: repr(C), starts with its size. Data fields are pointers and may be null, as may optional
+        // functions.
         unsafe impl $crate::abi::layout::Table for $name {
             const NAME: &'static str = $words;
             const LEAST: usize = Self::FUNCTIONS[Self::FUNCTIONS.len() - 1].1 + size_of::<fn()>();
@@ -145,7 +148,7 @@ macro_rules! table {
                 &[$((stringify!($required), std::mem::offset_of!(Self, $required))),+];
         }
 
-        // SAFETY: by the contract a table, and what it points to, is immutable and read by any thread.
+        // SAFETY: by contract, a table and what it points to are immutable and can be read from any thread.
         unsafe impl Send for $name {}
         // SAFETY: as above.
         unsafe impl Sync for $name {}
@@ -160,7 +163,7 @@ mod tests {
     use super::*;
 
     table! {
-        /// For the test.
+        /// For the test below.
         Example, "example";
         data { extra: *const (); }
         required { needed: fn(); }
@@ -168,7 +171,8 @@ mod tests {
     }
 
     proptest! {
-        /// Memory of any content: what its size covers is read, no more, and too little is refused.
+        /// Memory with arbitrary content: exactly the bytes covered by its size are read, and a size that is
+        /// too small is rejected.
         #[test]
         fn a_table_of_any_size_is_read_as_far_as_it_goes(content in prop::collection::vec(any::<u64>(), 1..6), null: bool) {
             let mut content = content;
@@ -178,7 +182,7 @@ mod tests {
             let bytes = content.len() * 8;
             let claimed = (content[0] as u32 as usize) % (bytes + 1);
             content[0] = (content[0] & !0xffff_ffff) | claimed as u64;
-            // SAFETY: the size was cut to what is there. No function is called.
+            // SAFETY: the size is at most that of the memory. No function is called.
             let table = unsafe { read(content.as_ptr().cast::<Example>()) };
             if claimed < 24 {
                 prop_assert!(table.err().unwrap().to_string().contains("truncated"));
@@ -197,7 +201,7 @@ mod tests {
 
     #[test]
     fn pointers_to_nothing_are_refused() {
-        // SAFETY: null and misaligned pointers are not followed.
+        // SAFETY: null and misaligned pointers are not dereferenced.
         let (null, odd) = unsafe {
             (read(std::ptr::null::<Example>()), read(std::ptr::dangling::<u8>().cast::<Example>()))
         };

@@ -1,4 +1,4 @@
-//! What the program lends to a part on the other side, for the time of a call.
+//! Objects of the program that a part on the other side may use during a call.
 
 use std::any::Any;
 use std::ffi::c_void;
@@ -8,11 +8,11 @@ use super::status::{ErrorSink, Status, answer};
 use super::watch::{self, At};
 use crate::{Error, Result};
 
-/// Something of the program while it is lent. What it throws or returns must not be lost in translation: a panic
-/// goes on where it began, an error keeps its type.
+/// A borrowed object of the program. Its failures must survive the way through the plugin unchanged: a panic
+/// is resumed in the program, and an error keeps its type.
 pub(super) struct Lent<'a, T: ?Sized> {
     thing: &'a mut T,
-    /// The part that has it.
+    /// The part that borrows the object.
     pub(super) borrower: &'static At,
     failure: Option<Failure>,
 }
@@ -27,21 +27,22 @@ impl<'a, T: ?Sized> Lent<'a, T> {
         Lent { thing, borrower, failure: None }
     }
 
-    /// What the borrower gives back with every call.
+    /// The pointer that the borrower passes back with every call.
     pub(super) fn context(&mut self) -> *mut c_void {
         std::ptr::from_mut(self).cast()
     }
 
-    /// Answers a call of the borrower, keeping the original of a failure. It is the program that is at work then.
+    /// Handles a call from the borrower and keeps the original error or panic. Meanwhile the program, not the
+    /// plugin, counts as running.
     ///
     /// # Safety
-    /// `context` is that of such a loan, which is still going on; `error` is null or valid.
+    /// `context` belongs to a loan of this type that is still active; `error` is null or valid.
     pub(super) unsafe fn answer(
         context: *mut c_void,
         error: *const ErrorSink,
         body: impl FnOnce(&mut T, &'static At) -> Result<()>,
     ) -> i32 {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         let lent = unsafe { &mut *context.cast::<Lent<'_, T>>() };
         let _home = watch::enter(None);
         let told = match catch_unwind(AssertUnwindSafe(|| body(lent.thing, lent.borrower))) {
@@ -56,17 +57,17 @@ impl<'a, T: ?Sized> Lent<'a, T> {
                 Error::Engine("the program panicked".into())
             }
         };
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { answer(error, || Err(told)) }
     }
 
-    /// The same for a question that has no way to fail: a panic is kept, and the answer is a default.
+    /// The same for a call that cannot return an error: a panic is kept, and a default value is returned.
     ///
     /// # Safety
     /// As [`answer`](Self::answer).
     pub(super) unsafe fn ask<R: Default>(context: *mut c_void, body: impl FnOnce(&mut T) -> R) -> R {
         let mut told = R::default();
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             Self::answer(context, std::ptr::null(), |thing, _| {
                 told = body(thing);
@@ -76,7 +77,8 @@ impl<'a, T: ?Sized> Lent<'a, T> {
         told
     }
 
-    /// How the borrower's call ended. If it failed after the program did, that is why, whatever it says itself.
+    /// The result of the borrower's call. If the call failed after a failure in the program, that failure is
+    /// the cause and replaces the borrower's own error.
     pub(super) fn settle(self, result: Result<()>) -> Result<()> {
         match (self.failure, result) {
             (Some(Failure::Panic(panic)), _) => resume_unwind(panic),

@@ -1,4 +1,4 @@
-//! An objective across the border.
+//! Objectives across the plugin ABI.
 
 use std::ffi::c_void;
 
@@ -12,14 +12,14 @@ use crate::{
     Side, Totals,
 };
 
-/// Rows of different lengths: row `i` is `values[offsets[i]..offsets[i + 1]]`. `offsets` is null where
-/// there is nothing to show.
+/// Rows of different lengths: row `i` is `values[offsets[i]..offsets[i + 1]]`. `offsets` is null if there is
+/// no data.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct RaggedView {
     /// The flat values, nats.
     pub values: *const f64,
-    /// `rows + 1` of them, rising from 0.
+    /// `rows + 1` offsets, increasing from 0.
     pub offsets: *const usize,
     /// Number of rows.
     pub rows: usize,
@@ -31,9 +31,9 @@ pub struct RaggedView {
 pub struct SideView {
     /// Log-probs under the policy.
     pub policy: RaggedView,
-    /// Under the reference, if the objective asked for it.
+    /// Log-probs under the reference, if the objective requires them.
     pub reference: RaggedView,
-    /// The collision statistic, if the objective asked for it.
+    /// The collision statistic, if the objective requires it.
     pub collision: RaggedView,
 }
 
@@ -41,29 +41,30 @@ pub struct SideView {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct BatchView {
-    /// Bytes of this struct.
+    /// Size of this struct in bytes.
     pub size: u32,
     /// 0 pairs, 1 unpaired, 2 demonstrations.
     pub layout: u32,
-    /// Preferred answers.
+    /// Chosen answers.
     pub chosen: SideView,
-    /// Dispreferred answers.
+    /// Rejected answers.
     pub rejected: SideView,
-    /// Unpaired data: prompts with the answers of others; its `policy.offsets` is null if there are none.
+    /// Unpaired data: prompts with answers to other prompts. `policy.offsets` is null if there are none.
     pub mismatched: SideView,
     /// Pairs: one score gap per row, or null.
     pub gaps: *const f64,
-    /// Rows of the whole optimizer batch, by which losses are divided.
+    /// Rows of the whole optimizer batch; losses are divided by this.
     pub whole_rows: usize,
-    /// Tokens of all chosen answers of the whole optimizer batch.
+    /// Number of tokens in all chosen answers of the whole optimizer batch.
     pub whole_chosen_tokens: usize,
 }
 
-/// Where an evaluation goes. Buffers have the size of the batch and hold zeros; see [`EvaluationMut`].
+/// Where an objective writes its evaluation. The buffers have the size of the batch and are zeroed; see
+/// [`EvaluationMut`].
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct EvaluationView {
-    /// Bytes of this struct.
+    /// Size of this struct in bytes.
     pub size: u32,
     /// Set to 1 if the rewards were written.
     pub has_rewards: u32,
@@ -71,15 +72,15 @@ pub struct EvaluationView {
     pub losses: *mut f64,
     /// One number per policy log-prob of the chosen answers.
     pub grad_chosen: *mut f64,
-    /// The same of the rejected answers.
+    /// One number per policy log-prob of the rejected answers.
     pub grad_rejected: *mut f64,
     /// One number per chosen answer.
     pub rewards_chosen: *mut f64,
     /// One number per rejected answer.
     pub rewards_rejected: *mut f64,
-    /// For `metric`.
+    /// First argument of `metric`.
     pub context: *mut c_void,
-    /// Reports a further figure.
+    /// Reports an additional metric.
     pub metric: unsafe extern "C-unwind" fn(context: *mut c_void, name: Text, value: f64),
 }
 
@@ -87,7 +88,7 @@ pub struct EvaluationView {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct RequirementsView {
-    /// Bytes of this struct.
+    /// Size of this struct in bytes.
     pub size: u32,
     /// 0 pairs, 1 unpaired, 2 demonstrations.
     pub data: u32,
@@ -108,7 +109,7 @@ table! {
     part ObjectiveTable, "table of objective functions";
     data {}
     required {
-        /// Says what it needs. `out` holds zeros.
+        /// Reports the requirements. `out` is zeroed on entry.
         requirements: fn(this: *mut c_void, out: *mut RequirementsView, error: *const ErrorSink) -> i32;
         /// Computes losses and gradient.
         evaluate: fn(
@@ -119,11 +120,11 @@ table! {
         ) -> i32;
     }
     optional {
-        /// A training step begins.
+        /// Called at the start of a training step.
         begin: fn(this: *mut c_void, steps_done: u64);
-        /// Writes the state that must survive a resume.
+        /// Writes the state needed to resume a run.
         state: fn(this: *mut c_void, out: *const ByteSink);
-        /// Goes with `state`: takes it back.
+        /// Restores the state written by `state`; both functions or neither.
         restore: fn(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32;
     }
 }
@@ -152,7 +153,7 @@ impl Crossing for dyn Objective {
     }
 }
 
-// The plugin's end.
+// Export: the plugin's side.
 
 answers! { Box<dyn Objective>:
     fn requirements(objective, out: *mut RequirementsView) {
@@ -194,12 +195,12 @@ impl RaggedView {
     }
 
     /// # Safety
-    /// The arrays are as long as the offsets say, and stay for `'a`; so below.
+    /// The arrays have the lengths given by the offsets, and live for `'a`. The same applies below.
     unsafe fn get<'a>(self) -> Result<Option<Ragged<'a>>> {
         if self.offsets.is_null() {
             return Ok(None);
         }
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let offsets = std::slice::from_raw_parts(self.offsets, self.rows + 1);
             let values = std::slice::from_raw_parts(self.values, offsets[self.rows]);
@@ -222,7 +223,7 @@ impl SideView {
     }
 
     unsafe fn get<'a>(self) -> Result<Option<Side<'a>>> {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let Some(policy) = self.policy.get()? else { return Ok(None) };
             Ok(Some(Side { policy, reference: self.reference.get()?, collision: self.collision.get()? }))
@@ -230,7 +231,7 @@ impl SideView {
     }
 }
 
-/// The layout that a number stands for; `layout as u32` is the way back.
+/// The layout with this number, the inverse of `layout as u32`.
 fn layout(number: u32) -> Option<Layout> {
     [Layout::Pairs, Layout::Unpaired, Layout::Demonstrations].get(number as usize).copied()
 }
@@ -251,7 +252,7 @@ impl BatchView {
 
     unsafe fn batch<'a>(&self) -> Result<PreferenceBatch<'a>> {
         let missing = || Error::Batch("a batch came without log-probs".into());
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let mut batch = PreferenceBatch {
                 layout: layout(self.layout).ok_or_else(|| {
@@ -272,16 +273,16 @@ impl BatchView {
 }
 
 impl EvaluationView {
-    /// Lets an objective write straight into the caller's buffers.
+    /// Lets an objective write directly into the caller's buffers.
     ///
     /// # Safety
-    /// They have the batch's size.
+    /// The buffers have the size of the batch.
     unsafe fn fill(&mut self, batch: &PreferenceBatch<'_>, objective: &mut dyn Objective) -> Result<()> {
         let (chosen, rejected) = (&batch.chosen.policy, &batch.rejected.policy);
         let (mut rewards, mut metrics) = (SPARE.take(), Metrics::new());
         rewards.chosen.clear();
         rewards.rejected.clear();
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         let mut out = unsafe {
             EvaluationMut {
                 losses: std::slice::from_raw_parts_mut(self.losses, batch.rows()),
@@ -303,7 +304,7 @@ impl EvaluationView {
                         values.len()
                     )));
                 }
-                // SAFETY: the buffer has one place per answer.
+                // SAFETY: the buffer has one element per answer.
                 unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), buffer, rows) };
             }
             self.has_rewards = 1;
@@ -318,20 +319,21 @@ impl EvaluationView {
 }
 
 thread_local! {
-    /// Memory of the rewards of the evaluation before: how many there will be is the objective's to say.
+    /// Memory for rewards, reused from the previous evaluation. Only the objective knows how many rewards
+    /// there will be.
     static SPARE: std::cell::Cell<Rewards> = std::cell::Cell::default();
 }
 
-// The program's end.
+// Import: the program's side.
 
-/// An objective on the other side, and what it asked for when it was made.
+/// An objective on the other side, with the requirements it reported when it was created.
 struct ImportedObjective {
     part: Handle<ObjectiveTable>,
     needs: Requirements,
 }
 
 fn ask_requirements(part: &Handle<ObjectiveTable>) -> Result<Requirements> {
-    // SAFETY: a struct of numbers may be zero.
+    // SAFETY: a struct of numbers may be all zeros.
     let mut out: RequirementsView = unsafe { std::mem::zeroed() };
     out.size = size_of::<RequirementsView>() as u32;
     // SAFETY: by the contract of the table.
@@ -349,7 +351,7 @@ fn ask_requirements(part: &Handle<ObjectiveTable>) -> Result<Requirements> {
 }
 
 unsafe extern "C-unwind" fn metric(context: *mut c_void, name: Text, value: f64) {
-    // SAFETY: the context is the `Metrics` of `evaluate`, which waits; the name is lent for the call.
+    // SAFETY: the context is the `Metrics` of `evaluate`, which is waiting; the name is valid for the call.
     unsafe { (*context.cast::<Metrics>()).insert(name.lossy(), value) };
 }
 
@@ -374,7 +376,7 @@ impl Objective for ImportedObjective {
             metric,
         };
         let seen = BatchView::of(batch);
-        // SAFETY: the buffers have the batch's size and outlive the call.
+        // SAFETY: the buffers have the size of the batch and outlive the call.
         self.part.call(|t, this, error| unsafe { (t.evaluate)(this, &seen, &mut view, error) })?;
         if view.has_rewards == 0 {
             out.rewards.chosen.clear();

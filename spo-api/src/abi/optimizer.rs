@@ -1,4 +1,4 @@
-//! An optimizer across the border. The optimizer is on the plugin's side, the space it moves in on the program's.
+//! Optimizers across the plugin ABI. The optimizer belongs to the plugin, the vector space to the program.
 
 use std::ffi::c_void;
 
@@ -15,11 +15,11 @@ use crate::{Error, Kernel, Optimizer, Result, Update, Vector, VectorSpace};
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct UpdateView {
-    /// Bytes of this struct.
+    /// Size of this struct in bytes.
     pub size: u32,
     /// Learning rate.
     pub lr: f64,
-    /// Factor of the gradient.
+    /// Factor by which the gradient is multiplied.
     pub gradient_scale: f64,
     /// Number of this update, from 1.
     pub count: u64,
@@ -41,9 +41,10 @@ table! {
     part OptimizerTable, "table of optimizer functions";
     data {}
     required {
-        /// How many vectors it keeps from one update to the next.
+        /// The number of vectors it keeps between updates.
         states: fn(this: *mut c_void) -> usize;
-        /// One update of vector 0 from vector 1, which may be overwritten. `state` holds `states` numbers of vectors.
+        /// Performs one update of vector 0 from vector 1, which may be overwritten. `state` contains `states`
+        /// vector handles.
         step: fn(
             this: *mut c_void,
             space: *const SpaceView,
@@ -53,10 +54,10 @@ table! {
         ) -> i32;
     }
     optional {
-        /// Writes the rule by name and settled hyper-parameters, for sessions that have a kernel for it: JSON as of a
-        /// [`Kernel`].
+        /// Writes the name and hyper-parameters of the optimizer, for sessions that have a kernel for it, as
+        /// the JSON of a [`Kernel`].
         kernel: fn(this: *mut c_void, out: *const ByteSink);
-        /// 1 if only such a kernel can run it, else 0.
+        /// 1 if the optimizer can only be run by such a kernel, else 0.
         needs_kernel: fn(this: *mut c_void) -> u32;
     }
 }
@@ -88,7 +89,7 @@ impl Crossing for dyn Optimizer {
     }
 }
 
-// The plugin's end.
+// Export: the plugin's side.
 
 unsafe extern "C-unwind" fn states(this: *mut c_void) -> usize {
     // SAFETY: by the contract of the table, here and below.
@@ -114,11 +115,11 @@ answers! { Box<dyn Optimizer>:
     }
 }
 
-// The program's end.
+// Import: the program's side.
 
 static VECTORS: VectorTable = vectors::export::<Lent<'static, dyn VectorSpace>>();
 
-/// An optimizer on the other side, and what it told when it was made.
+/// An optimizer on the other side, with what it reported when it was created.
 struct ImportedOptimizer {
     part: Handle<OptimizerTable>,
     states: usize,
@@ -149,7 +150,7 @@ impl Optimizer for ImportedOptimizer {
         let mut lent = Lent::to(at, space);
         let view = SpaceView { table: &VECTORS, owner: lent.context() };
         let update = UpdateView::of(update);
-        // SAFETY: by the contract of the table; what is lent outlives the call.
+        // SAFETY: by the contract of the table; borrowed arguments outlive the call.
         let stepped =
             self.part.call(|t, this, error| unsafe { (t.step)(this, &view, state.as_ptr(), &update, error) });
         lent.settle(stepped)

@@ -1,4 +1,4 @@
-//! A plugin's table of contents, from both ends.
+//! The table of contents of a plugin: export and import.
 
 use std::ffi::c_void;
 use std::sync::OnceLock;
@@ -15,32 +15,32 @@ use crate::{
     Backend, BilevelStep, Build, ConfigError, Entry, Error, Kind, Objective, Optimizer, Result, Schedule,
 };
 
-/// Version of the border. It changes when a function changes its meaning or its arguments; tables that
-/// grow at their end leave it alone.
+/// Version of the ABI. It changes when the meaning or the arguments of a function change, but not when fields
+/// are appended to a table.
 pub const ABI_VERSION: u32 = 2;
 
-/// Name of the one symbol of a plugin: a function without arguments that returns a [`PluginTable`].
+/// Name of the only symbol of a plugin: a function without arguments that returns a [`PluginTable`].
 pub const SYMBOL: &str = "spo_plugin";
 
-/// What a plugin is and holds. The first two fields stay as they are in every version.
+/// The contents of a plugin. The first two fields are the same in every version.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct PluginTable {
-    /// Bytes of this table.
+    /// Size of this table in bytes.
     pub size: u32,
-    /// [`ABI_VERSION`] it was built for.
+    /// The [`ABI_VERSION`] the plugin was built for.
     pub abi_version: u32,
     /// Name of the plugin.
     pub name: Text,
     /// Version of the plugin.
     pub version: Text,
-    /// What it holds: pointers, since entries may grow.
+    /// The parts of the plugin. An array of pointers, since the size of entries may grow.
     pub entries: *const *const EntryTable,
     /// Number of entries.
     pub entry_count: usize,
 }
 
-// SAFETY: repr(C), begins with its size, pointers may be null.
+// SAFETY: repr(C), starts with its size, pointers may be null.
 unsafe impl Table for PluginTable {
     const NAME: &'static str = "table of contents";
     const LEAST: usize = size_of::<Self>();
@@ -51,36 +51,36 @@ unsafe impl Table for PluginTable {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct EntryTable {
-    /// Bytes of this table.
+    /// Size of this table in bytes.
     pub size: u32,
     /// 1 objective, 2 step, 3 backend, 4 optimizer, 5 schedule.
     pub kind: u32,
-    /// The name recipes use: lower-case letters, digits, `-`, `_`.
+    /// The name used in recipes: lower-case letters, digits, `-`, `_`.
     pub name: Text,
-    /// One line for a list.
+    /// A one-line summary for listings.
     pub summary: Text,
-    /// Paper and equation.
+    /// Source: paper and equation.
     pub source: Text,
-    /// JSON Schema of its table in a recipe; its `description` is the documentation.
+    /// JSON Schema of the part's table in a recipe; its `description` is the documentation.
     pub schema: Text,
-    /// For `create`.
+    /// First argument of `create`.
     pub context: *const c_void,
-    /// The table of functions of its kind: an [`ObjectiveTable`](super::ObjectiveTable), ...
+    /// The function table for this kind of part: an [`ObjectiveTable`](super::ObjectiveTable), ...
     pub functions: *const c_void,
-    /// Optional: other names for the same thing.
+    /// Optional: other names for the same part.
     pub aliases: *const Text,
     /// Number of aliases.
     pub alias_count: usize,
 }
 
-// SAFETY: repr(C), begins with its size, pointers may be null.
+// SAFETY: repr(C), starts with its size, pointers may be null.
 unsafe impl Table for EntryTable {
     const NAME: &'static str = "entry";
     const LEAST: usize = std::mem::offset_of!(Self, aliases);
     const FUNCTIONS: &'static [(&'static str, usize)] = &[];
 }
 
-/// A crate that exports its parts, by [`export_plugins!`](crate::export_plugins).
+/// A crate that exports its parts with [`export_plugins!`](crate::export_plugins).
 #[derive(Clone, Copy, Debug)]
 pub struct ExportedBy {
     /// Its name.
@@ -91,10 +91,10 @@ pub struct ExportedBy {
 
 inventory::collect!(ExportedBy);
 
-/// Makes a crate of type `cdylib` a plugin: everything it has [`register!`](crate::register)ed can be
-/// loaded by `spo-run`. Say it once, at the crate's root.
+/// Makes a crate of type `cdylib` a plugin: `spo-run` can load all parts that it has
+/// [`register!`](crate::register)ed. Use it once, at the crate root.
 ///
-/// The same crate can be linked into a program as well.
+/// The same crate can also be linked into a program.
 #[macro_export]
 macro_rules! export_plugins {
     () => {
@@ -104,28 +104,28 @@ macro_rules! export_plugins {
     };
 }
 
-/// A kind of part that can cross the border.
+/// A kind of part that can be loaded through the ABI.
 pub(super) trait Crossing: Kind {
-    /// Its number in an [`EntryTable`].
+    /// The number of this kind in an [`EntryTable`].
     const NUMBER: u32;
-    /// The functions of every part of the kind that is written in Rust; `create` finds the entry behind its context.
+    /// The function table for all Rust parts of this kind; `create` gets the entry from its context.
     const TABLE: &'static Self::Table;
-    /// Its table of functions.
+    /// The type of the function table.
     type Table: PartTable;
 
-    /// What a table must be, beyond having its functions.
+    /// Checks the requirements of this kind that go beyond the required functions.
     ///
     /// # Safety
-    /// What the table points to is readable.
+    /// Everything the table points to is readable.
     unsafe fn check(_table: &Self::Table) -> Result<(), TableError> {
         Ok(())
     }
 
-    /// A part on the other side behind the trait of its kind.
+    /// Wraps a part from the other side in the trait of its kind.
     fn import(part: Handle<Self::Table>) -> Result<Box<Self>>;
 }
 
-/// A [`Crossing`], for those who do not know it by its type.
+/// A [`Crossing`] without its type.
 struct Row {
     kind: &'static str,
     number: u32,
@@ -154,12 +154,12 @@ fn rows() -> [Row; 5] {
     ]
 }
 
-// The plugin's end.
+// Export: the plugin's side.
 
-/// The entry point of a plugin written in Rust. It stands here, once, so that any number of crates that
-/// export plugins can be linked into one program.
+/// The entry point of a plugin written in Rust. It is defined once, in this crate, so that any number of
+/// crates that export plugins can be linked into one program.
 ///
-/// A library that links this crate and exports nothing gives a table without entries.
+/// A library that links this crate but exports nothing returns a table without entries.
 #[unsafe(no_mangle)]
 pub extern "C" fn spo_plugin() -> *const PluginTable {
     static CONTENTS: OnceLock<Contents> = OnceLock::new();
@@ -176,12 +176,12 @@ pub extern "C" fn spo_plugin() -> *const PluginTable {
     .unwrap_or(std::ptr::null())
 }
 
-/// A table of contents with what it points to.
+/// A table of contents together with the data it points to.
 struct Contents {
     table: PluginTable,
 }
 
-// SAFETY: all it points to lives as long as the program and is never written.
+// SAFETY: everything it points to lives as long as the program and is never written.
 unsafe impl Send for Contents {}
 // SAFETY: as above.
 unsafe impl Sync for Contents {}
@@ -203,7 +203,7 @@ impl Contents {
     }
 }
 
-/// An entry as a table; both live as long as the program.
+/// Converts an entry to a table; both live as long as the program.
 fn export(entry: &'static Entry) -> &'static EntryTable {
     let row = rows().into_iter().find(|row| row.kind == entry.build.kind());
     let row = row.expect("every kind crosses");
@@ -225,14 +225,14 @@ fn export(entry: &'static Entry) -> &'static EntryTable {
 }
 
 /// # Safety
-/// `context` is that of a table that [`export`] made; the rest by the contract of the table.
+/// `context` belongs to a table made by [`export`]; the other arguments follow the contract of the table.
 pub(super) unsafe extern "C-unwind" fn create<K: Crossing + ?Sized>(
     context: *const c_void,
     config: Text,
     out: *mut *mut c_void,
     error: *const ErrorSink,
 ) -> i32 {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         answer(error, || {
             let config = config.strict("the configuration").map_err(ConfigError::whole)?;
@@ -245,46 +245,47 @@ pub(super) unsafe extern "C-unwind" fn create<K: Crossing + ?Sized>(
 }
 
 /// # Safety
-/// `this` came from [`create`] (of a session: from `open`) and is not used again.
+/// `this` came from [`create`] (for a session: from `open`) and is not used again.
 pub(super) unsafe extern "C-unwind" fn destroy<P: ?Sized>(this: *mut c_void) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     drop(unsafe { Box::from_raw(this.cast::<Box<P>>()) });
 }
 
 /// The part behind the first argument of a function.
 ///
 /// # Safety
-/// `this` came from [`create`] (of a session: from `open`) and nobody else uses it now: the contract of the tables.
+/// `this` came from [`create`] (for a session: from `open`), and nothing else uses it now. The contract of
+/// the tables guarantees this.
 pub(super) unsafe fn part<'a, P: ?Sized>(this: *mut c_void) -> &'a mut P {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe { &mut *this.cast::<Box<P>>() }
 }
 
-// The program's end.
+// Import: the program's side.
 
-/// What a plugin turned out to hold.
+/// The contents of a loaded plugin.
 pub struct LoadedPlugin {
     /// Its name.
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Its parts, ready for a [`Registry`](crate::Registry).
+    /// Its parts, which can be added to a [`Registry`](crate::Registry).
     pub entries: Vec<&'static Entry>,
 }
 
-/// Reads a plugin's table of contents; `library` names its file in messages.
+/// Reads a plugin's table of contents; `library` is the file name used in messages.
 ///
 /// # Errors
-/// In words that tell the user what to do.
+/// A message that tells the user what to do.
 ///
 /// # Safety
-/// `table` is what the function [`SYMBOL`] of a loaded library returned; the library obeys the contract
-/// of `docs/plugin-abi.md` and is never unloaded.
+/// `table` was returned by the function [`SYMBOL`] of a loaded library. The library follows the contract in
+/// `docs/plugin-abi.md` and is never unloaded.
 pub unsafe fn import(table: *const PluginTable, library: &str) -> Result<LoadedPlugin, String> {
     if table.is_null() || !table.is_aligned() {
         return Err("it failed to set itself up: its table of contents is missing".into());
     }
-    // SAFETY: the first two fields are there in every version.
+    // SAFETY: the first two fields exist in every version.
     let version = unsafe { *table.cast::<u32>().add(1) };
     if version != ABI_VERSION {
         let remedy =
@@ -294,7 +295,7 @@ pub unsafe fn import(table: *const PluginTable, library: &str) -> Result<LoadedP
              {remedy} the spo-api (or spo.h) of this version"
         ));
     }
-    // SAFETY: the caller's, here and below.
+    // SAFETY: guaranteed by the caller, here and below.
     unsafe {
         let table = read(table).map_err(|e| e.to_string())?;
         let plugin = LoadedPlugin {
@@ -320,7 +321,7 @@ unsafe fn import_entry(
     plugin: &LoadedPlugin,
     library: &str,
 ) -> Result<&'static Entry, String> {
-    // SAFETY: the caller's, here and below.
+    // SAFETY: guaranteed by the caller, here and below.
     unsafe {
         let table = read(table).map_err(|e| e.to_string())?;
         let text =
@@ -352,7 +353,7 @@ unsafe fn import_entry(
     }
 }
 
-/// A name as recipes can use it.
+/// Checks that a name is valid in recipes.
 fn name(text: &'static str) -> Result<&'static str, String> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
     if text.is_empty() || !text.chars().all(plain) {
@@ -361,11 +362,11 @@ fn name(text: &'static str) -> Result<&'static str, String> {
     Ok(text)
 }
 
-/// The context of an entry, handed back to its `create`.
+/// The context of an entry, passed to its `create`.
 #[derive(Clone, Copy)]
 struct Context(*const c_void);
 
-// SAFETY: the contract allows `create` on any thread.
+// SAFETY: the contract allows calls of `create` on any thread.
 unsafe impl Send for Context {}
 // SAFETY: as above.
 unsafe impl Sync for Context {}
@@ -386,23 +387,24 @@ unsafe fn constructor<K: Crossing + ?Sized>(
     schema: Value,
 ) -> Result<Build, TableError> {
     let context = Context(entry.context);
-    // SAFETY: the caller's; the tables live as long as the program.
+    // SAFETY: guaranteed by the caller; the tables live as long as the program.
     let table = unsafe { read(entry.functions.cast::<K::Table>()) }?;
     // SAFETY: as above.
     unsafe { K::check(&table) }?;
     Ok(K::build(Box::leak(Box::new(move |config: &Value| {
         // SAFETY: as above.
         let part = unsafe { Handle::create(table, context.get(), config, at) };
-        // Its own words come first; what it lets pass, its schema must allow.
+        // The part's own error takes precedence; what it accepts must still match its schema.
         let part = part.and_then(K::import).map_err(|e| refusal(e, config, &schema))?;
         crate::config::check_schema(config, &schema).map(|()| part)
     }))))
 }
 
-/// A constructor speaks of configurations; any other failure is one of the table as a whole.
+/// Converts a failed construction to a configuration error. Other kinds of error are reported for the table
+/// as a whole.
 fn refusal(error: Error, config: &Value, schema: &Value) -> ConfigError {
     match error {
-        // Words and key cross the border; the kind is found again here.
+        // Only the message and the key cross the ABI, so the kind of the error is determined again here.
         Error::Config(e) => {
             let (kind, _) = crate::config::diagnose(config, schema, e.key.as_deref());
             e.of_kind(kind)
@@ -411,11 +413,11 @@ fn refusal(error: Error, config: &Value, schema: &Value) -> ConfigError {
     }
 }
 
-/// A linked part as it would be had it been loaded: exported, and imported again. For tests and
-/// measurements of the border.
+/// Exports a linked part and imports it again, so that it behaves like a loaded one. For tests and
+/// measurements of the ABI.
 ///
 /// # Panics
-/// When the part cannot cross, which is a mistake of this crate.
+/// If the part cannot be exported and imported, which is a bug in this crate.
 pub fn through(entry: &'static Entry) -> &'static Entry {
     let plugin = LoadedPlugin { name: entry.origin.into(), version: "linked".into(), entries: vec![] };
     // SAFETY: `export` obeys the contract.

@@ -1,4 +1,4 @@
-//! A schedule of the learning rate across the border.
+//! Learning-rate schedules across the plugin ABI.
 
 use std::ffi::c_void;
 
@@ -12,8 +12,8 @@ table! {
     part ScheduleTable, "table of schedule functions";
     data {}
     required {
-        /// The learning rate of the step after `step` others, as a share of its peak; `warmup` and `total` are steps,
-        /// and `step >= warmup`.
+        /// The learning rate after `step` completed steps, as a fraction of its peak. `warmup` and `total`
+        /// are in steps, and `step >= warmup`.
         factor: fn(this: *mut c_void, step: u64, warmup: u64, total: u64) -> f64;
     }
     optional {}

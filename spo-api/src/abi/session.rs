@@ -1,4 +1,4 @@
-//! A session across the border.
+//! Sessions across the plugin ABI.
 
 mod export;
 mod import;
@@ -19,13 +19,13 @@ pub(super) use import::ImportedSession;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct LogProbsView {
-    /// Bytes of this struct.
+    /// Size of this struct in bytes.
     pub size: u32,
     /// Number of values: all tokens of all completions.
     pub length: usize,
     /// Log-probs, nats.
     pub values: *const f64,
-    /// Entropy, or null if it was not asked for; so below.
+    /// Entropy, or null if it was not requested. The same applies to the fields below.
     pub entropy: *const f64,
     /// The collision statistic.
     pub collision: *const f64,
@@ -33,14 +33,13 @@ pub struct LogProbsView {
     pub greedy: *const f64,
 }
 
-/// Where a session shows log-probs, once per call.
+/// Receives log-probs from a session, once per call.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ShowSink {
-    /// For `show`.
+    /// First argument of `show`.
     pub context: *mut c_void,
-    /// `gradient` has room for one number per log-prob, which `show` fills; null in a pass without
-    /// backward.
+    /// `show` writes one number per log-prob into `gradient`, which is null in a pass without backward.
     pub show: unsafe extern "C-unwind" fn(
         context: *mut c_void,
         log_probs: *const LogProbsView,
@@ -57,11 +56,11 @@ table! {
         vectors: *const VectorTable;
     }
     required {
-        /// Frees it.
+        /// Frees the session.
         destroy: fn(this: *mut c_void);
         /// Writes a [`ModelInfo`](crate::ModelInfo) as JSON.
         info: fn(this: *mut c_void, out: *const ByteSink);
-        /// Scores completions. `statistics`: 1 entropy, 2 collision, 4 greedy, added up.
+        /// Scores completions. `statistics` is a sum of flags: 1 entropy, 2 collision, 4 greedy.
         log_probs: fn(
             this: *mut c_void,
             batch: *const TokensView,
@@ -69,7 +68,8 @@ table! {
             show: *const ShowSink,
             error: *const ErrorSink
         ) -> i32;
-        /// The same, and adds to vector 1 the gradient of the sum of log-probs times what `show` wrote.
+        /// Like `log_probs`, and adds to vector 1 the gradient of the sum of log-probs times the numbers
+        /// written by `show`.
         backward: fn(
             this: *mut c_void,
             batch: *const TokensView,
@@ -77,8 +77,8 @@ table! {
             show: *const ShowSink,
             error: *const ErrorSink
         ) -> i32;
-        /// Continues prompts (the completions of the batch are empty); `sampling` is a [`Sampling`](crate::Sampling)
-        /// as JSON. Writes a JSON array with an array of token ids per prompt.
+        /// Generates continuations of prompts (the batch has no completion tokens); `sampling` is a
+        /// [`Sampling`](crate::Sampling) as JSON. Writes a JSON array with one array of token ids per prompt.
         generate: fn(
             this: *mut c_void,
             prompts: *const TokensView,
@@ -86,16 +86,17 @@ table! {
             out: *const ByteSink,
             error: *const ErrorSink
         ) -> i32;
-        /// Writes the model (`what` 0) or its adapter (1) into an existing folder.
+        /// Writes the model (`what` = 0) or its adapter (`what` = 1) into an existing folder.
         save: fn(this: *mut c_void, folder: Text, what: u32, error: *const ErrorSink) -> i32;
-        /// Writes everything that training has changed into a file.
+        /// Writes everything that training has changed to a file.
         save_state: fn(this: *mut c_void, file: Text, error: *const ErrorSink) -> i32;
-        /// Takes it back.
+        /// Restores the state written by `save_state`.
         restore_state: fn(this: *mut c_void, file: Text, error: *const ErrorSink) -> i32;
     }
     optional {
-        /// Scores completions and adds to vector `into` the Hessian of the sum of log-probs times what `show` wrote,
-        /// times vector `v`; `derivatives`, a number per log-prob, are those of the log-probs along v.
+        /// Scores completions. Let L be the sum of log-probs times the numbers written by `show`: adds the
+        /// Hessian of L times vector `v` to vector `into`. `derivatives` receives the derivative of each
+        /// log-prob along `v`.
         hessian_vector: fn(
             this: *mut c_void,
             batch: *const TokensView,
@@ -105,24 +106,24 @@ table! {
             derivatives: *mut f64,
             error: *const ErrorSink
         ) -> i32;
-        /// Forgets the optimizer before and takes on another: a [`Kernel`](crate::Kernel) as JSON, or none.
-        /// `taken` becomes 1 if the session will run it, else 0.
+        /// Replaces the adopted optimizer by another: a [`Kernel`](crate::Kernel) as JSON, or none. `taken`
+        /// is set to 1 if the session will run it, else to 0.
         adopt_optimizer: fn(this: *mut c_void, kernel: Text, taken: *mut u32, error: *const ErrorSink) -> i32;
-        /// Goes with `adopt_optimizer`: moves the parameters once, by the rule it adopted.
+        /// Updates the parameters once with the adopted optimizer; present together with `adopt_optimizer`.
         optimize: fn(this: *mut c_void, update: *const UpdateView, error: *const ErrorSink) -> i32;
     }
 }
 
-/// Makes sure of a table before anything is called.
+/// Checks a table before any of its functions is called.
 ///
 /// # Safety
 /// As [`read`].
 pub(super) unsafe fn check(table: *const SessionTable) -> Result<(), TableError> {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     let table = unsafe { read(table)? };
     let pair = [table.adopt_optimizer.is_some(), table.optimize.is_some()];
     both_or_none::<SessionTable>(["adopt_optimizer", "optimize"], pair)?;
-    // SAFETY: as above; nothing is called.
+    // SAFETY: as above; no function is called.
     unsafe { RemoteSpace::new(table.vectors, std::ptr::null_mut(), None) }.map(drop)
 }
 
@@ -134,7 +135,7 @@ mod tests {
     fn what_tables_gained_later_may_be_absent() {
         let size = std::mem::offset_of!(SessionTable, hessian_vector) as u32;
         let older = SessionTable { size, ..TABLE };
-        // SAFETY: valid tables, of which the end is not to be read.
+        // SAFETY: the tables are valid; the rest of them is not read.
         unsafe {
             assert!(check(&older).is_ok() && read(&older).is_ok_and(|table| table.hessian_vector.is_none()));
             let cut = check(&SessionTable { size: size - 1, ..TABLE });

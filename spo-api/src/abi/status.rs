@@ -1,4 +1,4 @@
-//! How failures cross the border.
+//! Errors across the plugin ABI.
 
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,43 +7,43 @@ use super::watch::fence;
 use crate::abi::Text;
 use crate::{ConfigError, Error, Result};
 
-/// What a function returns: 0 for success, else the kind of failure, an [`Error`] by number.
+/// Return value of a function: 0 for success, otherwise the kind of failure, as the number of an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status;
 
 impl Status {
-    /// It worked.
+    /// Success.
     pub const OK: i32 = 0;
-    /// [`Error::Config`]: the configuration; the error's key says which.
+    /// [`Error::Config`]: an invalid configuration; the error's key says where.
     pub const CONFIG: i32 = 1;
-    /// [`Error::Batch`]: the batch lacks something or is malformed.
+    /// [`Error::Batch`]: the batch lacks data or is malformed.
     pub const BATCH: i32 = 2;
-    /// [`Error::NonFinite`]: a number stopped being finite.
+    /// [`Error::NonFinite`]: a number is not finite.
     pub const NON_FINITE: i32 = 3;
     /// [`Error::Model`]: a model folder cannot be used.
     pub const MODEL: i32 = 4;
     /// [`Error::Engine`]: the engine failed.
     pub const ENGINE: i32 = 5;
-    /// [`Error::Io`]: a file; the error's key is its path.
+    /// [`Error::Io`]: a file error; the error's key is the path.
     pub const IO: i32 = 6;
     /// [`Error::Stopped`]: the run was asked to stop.
     pub const STOPPED: i32 = 7;
-    /// The function panicked, which is a mistake in it.
+    /// The function panicked, which is a bug in it.
     pub const PANIC: i32 = 8;
 }
 
-/// Where a failing function describes the failure. The texts are copied before it returns.
+/// Receives the description of a failure. The texts are copied before `report` returns.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ErrorSink {
-    /// For `report`.
+    /// First argument of `report`.
     pub context: *mut c_void,
-    /// `key`: what the failure is about (a configuration key, a path); `suggestion`: the nearest valid
+    /// `key`: what the failure is about (a configuration key, a path). `suggestion`: the closest valid
     /// choice. Both may be none.
     pub report: unsafe extern "C-unwind" fn(context: *mut c_void, key: Text, message: Text, suggestion: Text),
 }
 
-/// What an [`ErrorSink`] was told.
+/// What was reported to an [`ErrorSink`].
 #[derive(Default)]
 struct Told {
     key: Option<String>,
@@ -53,17 +53,17 @@ struct Told {
 
 unsafe extern "C-unwind" fn listen(context: *mut c_void, key: Text, message: Text, suggestion: Text) {
     let some = |text: Text| {
-        // SAFETY: the reporter lends its texts for the time of the call.
+        // SAFETY: the texts are valid during the call of `report`.
         (!text.bytes.is_null()).then(|| unsafe { text.lossy() })
     };
-    // SAFETY: the context is the `Told` of `call`, which waits for this.
+    // SAFETY: the context is the `Told` of `call`, which is waiting for this function.
     unsafe {
         *context.cast::<Told>() =
             Told { key: some(key), message: some(message), suggestion: some(suggestion) }
     }
 }
 
-/// Calls a function across the border. `who` names it in messages about its mistakes.
+/// Calls a function across the ABI. `who` names it in messages about its failures.
 pub(super) fn call(
     who: &dyn std::fmt::Display,
     function: impl FnOnce(*const ErrorSink) -> i32,
@@ -89,7 +89,7 @@ pub(super) fn call(
     })
 }
 
-/// The body of a function that is called across the border: failures and panics become a status.
+/// Runs the body of a function that is called across the ABI, and converts errors and panics to a status.
 ///
 /// # Safety
 /// `sink` is null or valid.
@@ -111,14 +111,14 @@ pub(super) unsafe fn answer(sink: *const ErrorSink, body: impl FnOnce() -> Resul
     };
     let lend = |text: &Option<String>| text.as_deref().map_or(Text::NONE, Text::of);
     if !sink.is_null() {
-        // SAFETY: not null, so valid.
+        // SAFETY: the pointer is not null, so it is valid.
         unsafe { ((*sink).report)((*sink).context, lend(&key), Text::of(&message), lend(&suggestion)) };
     }
     status
 }
 
-/// Functions of a table that may fail, on the side of the object they work on: the body of each sees the object
-/// behind the first argument, and the rest as it came.
+/// Defines the functions of a table that can fail. The body of each gets the object behind the first
+/// argument, and the other arguments unchanged.
 macro_rules! answers {
     ($object_type:ty: $(fn $name:ident($object:ident $(, $argument:ident: $type:ty)*) $body:block)+) => {
         $(unsafe extern "C-unwind" fn $name(
@@ -126,8 +126,8 @@ macro_rules! answers {
             $($argument: $type,)*
             error: *const $crate::abi::ErrorSink,
         ) -> i32 {
-            // SAFETY: by the contract of the table: `this` is such an object, nobody else uses it now, and what is
-            // lent is valid for the call.
+            // SAFETY: by the contract of the table, `this` is such an object, nothing else uses it now, and
+            // borrowed arguments are valid for the call.
             unsafe {
                 $crate::abi::status::answer(error, || {
                     let $object = &mut *this.cast::<$object_type>();
@@ -139,7 +139,7 @@ macro_rules! answers {
 }
 pub(super) use answers;
 
-/// What a panic said.
+/// The message of a panic.
 fn words(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a word".into())
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     fn across(body: impl FnOnce() -> Result<()>) -> Result<()> {
-        // SAFETY: `call` gives a valid sink.
+        // SAFETY: `call` passes a valid sink.
         call(&"the test", |sink| unsafe { answer(sink, body) })
     }
 

@@ -1,5 +1,5 @@
-//! A bilevel step across the border. The step is on the plugin's side, the problem on the program's: so
-//! here both sides export and import.
+//! Bilevel steps across the plugin ABI. The step belongs to the plugin and the problem to the program, so
+//! both sides export and import.
 
 use std::ffi::c_void;
 
@@ -20,9 +20,9 @@ use crate::{
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct LossesView {
-    /// Of F.
+    /// The value for F.
     pub upper: f64,
-    /// Of G.
+    /// The value for G.
     pub lower: f64,
 }
 
@@ -32,9 +32,9 @@ pub struct LossesView {
 pub struct WeighView {
     /// The weights, if `by` is null.
     pub fixed: LossesView,
-    /// For `by`.
+    /// First argument of `by`.
     pub context: *mut c_void,
-    /// Finds the weights from the losses; called once.
+    /// Computes the weights from the losses; called once.
     pub by: Option<
         unsafe extern "C-unwind" fn(
             context: *mut c_void,
@@ -45,17 +45,17 @@ pub struct WeighView {
     >,
 }
 
-/// What a step says of itself; see [`StepReport`].
+/// The report of a step; see [`StepReport`].
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ReportView {
-    /// Bytes of this struct.
+    /// Size of this struct in bytes.
     pub size: u32,
     /// The losses; NaN for a level that was not computed.
     pub losses: LossesView,
-    /// For `metric`.
+    /// First argument of `metric`.
     pub context: *mut c_void,
-    /// Reports a further figure.
+    /// Reports an additional metric.
     pub metric: unsafe extern "C-unwind" fn(context: *mut c_void, name: Text, value: f64),
 }
 
@@ -63,23 +63,23 @@ pub struct ReportView {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct NeedsView {
-    /// Bytes of this struct.
+    /// Size of this struct in bytes.
     pub size: u32,
-    /// It has a lower level.
+    /// The step has a lower level.
     pub lower: u32,
-    /// It asks for the problem's `reference_lower`.
+    /// The step uses the problem's `reference_lower`.
     pub reference_lower: u32,
-    /// It asks for the problem's `lower_hessian_vector`.
+    /// The step uses the problem's `lower_hessian_vector`.
     pub hessian: u32,
 }
 
 table! {
-    /// [`BilevelProblem`] as functions, their first argument being `context`.
+    /// [`BilevelProblem`] as functions. Their first argument is `context`.
     ProblemTable, "table of the bilevel problem";
     data {
-        /// First argument of all functions, those of `vectors` too.
+        /// First argument of all functions, including those of `vectors`.
         context: *mut c_void;
-        /// The space of trainable parameters: 0 are the parameters, 1 is the gradient.
+        /// The space of trainable parameters: vector 0 holds the parameters, vector 1 the gradient.
         vectors: *const VectorTable;
     }
     required {
@@ -91,15 +91,15 @@ table! {
             losses: *mut LossesView,
             error: *const ErrorSink
         ) -> i32;
-        /// G, without gradient.
+        /// Computes G without its gradient.
         lower: fn(context: *mut c_void, out: *mut f64, error: *const ErrorSink) -> i32;
-        /// G of the reference.
+        /// Computes G of the reference model.
         reference_lower: fn(context: *mut c_void, out: *mut f64, error: *const ErrorSink) -> i32;
-        /// Draws another lower batch.
+        /// Draws a new lower batch.
         next_lower: fn(context: *mut c_void, error: *const ErrorSink) -> i32;
-        /// Hands vector 1 to the optimizer.
+        /// Passes vector 1 to the optimizer.
         descend: fn(context: *mut c_void, lr_factor: f64, error: *const ErrorSink) -> i32;
-        /// Steps done and steps of the whole stage.
+        /// The number of steps done and of all steps in the stage.
         progress: fn(context: *mut c_void, step: *mut u64, total: *mut u64);
         /// Writes the Hessian of G times vector `v` into vector `into`.
         lower_hessian_vector: fn(context: *mut c_void, v: u32, into: u32, error: *const ErrorSink) -> i32;
@@ -112,11 +112,11 @@ table! {
     part StepTable, "table of step functions";
     data {}
     required {
-        /// What it needs of the run. `out` holds zeros.
+        /// Reports what the step needs. `out` is zeroed on entry.
         needs: fn(this: *mut c_void, out: *mut NeedsView);
-        /// Its cost in passes over a batch.
+        /// Reports the cost in passes over a batch.
         passes: fn(this: *mut c_void, forward: *mut usize, backward: *mut usize);
-        /// Moves the parameters once.
+        /// Updates the parameters once.
         step: fn(
             this: *mut c_void,
             problem: *const ProblemTable,
@@ -125,9 +125,9 @@ table! {
         ) -> i32;
     }
     optional {
-        /// Writes the state that must survive a resume.
+        /// Writes the state needed to resume a run.
         state: fn(this: *mut c_void, out: *const ByteSink);
-        /// Goes with `state`: takes it back.
+        /// Restores the state written by `state`; both functions or neither.
         restore: fn(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32;
     }
 }
@@ -155,7 +155,7 @@ impl Crossing for dyn BilevelStep {
     }
 }
 
-// The plugin's end: the step.
+// Export: the step, on the plugin's side.
 
 unsafe extern "C-unwind" fn needs(this: *mut c_void, out: *mut NeedsView) {
     // SAFETY: by the contract of the table, here and below.
@@ -193,7 +193,7 @@ answers! { Box<dyn BilevelStep>:
     fn restore(step, state: Text) { step.restore(state.bytes()) }
 }
 
-/// The program's problem, as a step in a plugin sees it.
+/// The program's problem, as seen by a step in a plugin.
 struct RemoteProblem {
     table: ProblemTable,
     vectors: RemoteSpace,
@@ -203,7 +203,7 @@ impl RemoteProblem {
     /// # Safety
     /// `table` is null or a valid table, whose functions may be called while the result lives.
     unsafe fn new(table: *const ProblemTable) -> Result<Self> {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         let usable = unsafe {
             read(table).and_then(|table: ProblemTable| {
                 let vectors = RemoteSpace::new(table.vectors, table.context, None)?;
@@ -213,7 +213,7 @@ impl RemoteProblem {
         usable.map_err(|e| Error::Engine(format!("the problem cannot be used: {e}")))
     }
 
-    /// Calls a function of the problem; `name` is what failed, in messages.
+    /// Calls a function of the problem; `name` identifies it in error messages.
     fn call(
         &self,
         name: &str,
@@ -230,7 +230,7 @@ unsafe extern "C-unwind" fn weigh_by(
     error: *const ErrorSink,
 ) -> i32 {
     type Rule<'a> = &'a mut dyn FnMut(Losses) -> Result<LevelWeights>;
-    // SAFETY: the context is the rule that `gradient` lends.
+    // SAFETY: the context is the rule borrowed from `gradient`.
     unsafe {
         answer(error, || {
             let LevelWeights { upper, lower } = (*context.cast::<Rule<'_>>())(losses.into())?;
@@ -258,7 +258,7 @@ impl BilevelProblem for RemoteProblem {
             }
         };
         let mut losses = LossesView { upper: f64::NAN, lower: f64::NAN };
-        // SAFETY: by the contract of the table, here and below; what is lent outlives the call.
+        // SAFETY: by the contract of the table, here and below; borrowed arguments outlive the call.
         self.call("the problem's gradient", |t, context, error| unsafe {
             (t.gradient)(context, &view, into.0, &mut losses, error)
         })?;
@@ -308,13 +308,13 @@ impl BilevelProblem for RemoteProblem {
     }
 }
 
-// The program's end: the problem, and the step on the other side.
+// Import: the problem and the step, on the program's side.
 
 type Loan<'a> = Lent<'a, dyn BilevelProblem + 'a>;
 
 static VECTORS: VectorTable = vectors::export::<Loan<'static>>();
 
-/// Functions of the problem that may fail. Their bodies see the problem, and whose step asks.
+/// Defines the functions of the problem that can fail. Their bodies get the problem, and the part that calls.
 macro_rules! problem {
     ($(fn $name:ident($problem:ident, $at:pat_param $(, $argument:ident: $type:ty)*) $body:block)+) => {
         $(unsafe extern "C-unwind" fn $name(
@@ -322,7 +322,8 @@ macro_rules! problem {
             $($argument: $type,)*
             error: *const ErrorSink,
         ) -> i32 {
-            // SAFETY: by the contract of the table: the context is that of the loan; what is written to is valid.
+            // SAFETY: by the contract of the table, the context is that of the loan, and the pointers for
+            // results are valid.
             unsafe { Loan::answer(context, error, |$problem, $at| $body) }
         })+
     };
@@ -360,7 +361,7 @@ unsafe extern "C-unwind" fn progress(context: *mut c_void, step: *mut u64, total
 }
 
 unsafe extern "C-unwind" fn metric(context: *mut c_void, name: Text, value: f64) {
-    // SAFETY: the context is the `Metrics` of `step`, which waits; the name is lent for the call.
+    // SAFETY: the context is the `Metrics` of `step`, which is waiting; the name is valid for the call.
     unsafe { (*context.cast::<Metrics>()).insert(name.lossy(), value) };
 }
 
@@ -405,7 +406,7 @@ impl BilevelStep for Handle<StepTable> {
             context: (&raw mut metrics).cast(),
             metric,
         };
-        // SAFETY: as above; what is lent outlives the call.
+        // SAFETY: as above; borrowed arguments outlive the call.
         let stepped = self.call(|t, this, error| unsafe { (t.step)(this, &table, &mut report, error) });
         lent.settle(stepped)?;
         Ok(StepReport { losses: report.losses.into(), metrics })

@@ -1,16 +1,16 @@
-//! Text and bytes across the border.
+//! Text and bytes across the plugin ABI.
 
 use std::ffi::c_void;
 
 use crate::Error;
 
-/// Borrowed UTF-8 text. Null stands for none.
+/// Borrowed UTF-8 text. Null means none.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Text {
     /// First byte.
     pub bytes: *const u8,
-    /// Number of bytes; no zero byte follows them.
+    /// Number of bytes; there is no terminating zero.
     pub length: usize,
 }
 
@@ -18,54 +18,54 @@ impl Text {
     /// No text.
     pub const NONE: Text = Text { bytes: std::ptr::null(), length: 0 };
 
-    /// Lends a string for as long as it stays where it is.
+    /// Borrows a string, which must stay in place while the result is used.
     pub const fn of(text: &str) -> Self {
         Text::bytes_of(text.as_bytes())
     }
 
-    /// The same of bytes that need not be text.
+    /// Like [`of`](Self::of), for bytes that need not be UTF-8.
     pub(super) const fn bytes_of(bytes: &[u8]) -> Self {
         Text { bytes: bytes.as_ptr(), length: bytes.len() }
     }
 
-    /// The bytes; none for null.
+    /// The bytes; empty for null.
     ///
     /// # Safety
-    /// They are readable for as long as the result is used.
+    /// The bytes are readable for as long as the result is used.
     pub(super) unsafe fn bytes<'a>(self) -> &'a [u8] {
         if self.bytes.is_null() || self.length == 0 {
             return &[];
         }
-        // SAFETY: the caller vouches for them.
+        // SAFETY: guaranteed by the caller.
         unsafe { std::slice::from_raw_parts(self.bytes, self.length.min(isize::MAX as usize)) }
     }
 
-    /// The text; what is not UTF-8 becomes the replacement character.
+    /// The text, with invalid UTF-8 replaced by the replacement character.
     ///
     /// # Safety
     /// As [`bytes`](Self::bytes).
     pub(super) unsafe fn lossy(self) -> String {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         String::from_utf8_lossy(unsafe { self.bytes() }).into_owned()
     }
 
-    /// The text, or an error that calls it `what`.
+    /// The text, or an error that refers to it as `what`.
     ///
     /// # Safety
     /// As [`bytes`](Self::bytes).
     pub(super) unsafe fn strict<'a>(self, what: &str) -> Result<&'a str, String> {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         std::str::from_utf8(unsafe { self.bytes() }).map_err(|e| format!("{what} is not UTF-8: {e}"))
     }
 }
 
-/// Where a function writes a result whose size the caller cannot know.
+/// Receives a result whose size the caller cannot know.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ByteSink {
-    /// For `write`.
+    /// First argument of `write`.
     pub context: *mut c_void,
-    /// Appends bytes; may be called often.
+    /// Appends bytes; may be called repeatedly.
     pub write: unsafe extern "C-unwind" fn(context: *mut c_void, bytes: *const u8, length: usize),
 }
 
@@ -73,7 +73,7 @@ impl ByteSink {
     /// Collects what `fill` writes.
     pub(super) fn collect(fill: impl FnOnce(*const ByteSink)) -> Vec<u8> {
         unsafe extern "C-unwind" fn write(context: *mut c_void, bytes: *const u8, length: usize) {
-            // SAFETY: the context is the vector below; the writer vouches for its bytes.
+            // SAFETY: the context is the vector below; the writer guarantees that its bytes are readable.
             unsafe { (*context.cast::<Vec<u8>>()).extend_from_slice(Text { bytes, length }.bytes()) }
         }
         let mut out = Vec::new();
@@ -86,17 +86,17 @@ impl ByteSink {
     /// # Safety
     /// `sink` is valid.
     pub(super) unsafe fn put(sink: *const ByteSink, bytes: &[u8]) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { ((*sink).write)((*sink).context, bytes.as_ptr(), bytes.len()) }
     }
 }
 
-/// Reads JSON that came across.
+/// Parses JSON received from the other side.
 pub(super) fn from_json<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(bytes).map_err(|e| Error::Engine(format!("{what} cannot be read: {e}")))
 }
 
-/// Writes JSON to go across.
+/// Serializes JSON for the other side.
 pub(super) fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("maps with string keys only")
 }
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn null_is_no_text() {
         let odd = Text { length: 7, ..Text::NONE };
-        // SAFETY: null is not followed.
+        // SAFETY: a null pointer is not dereferenced.
         assert_eq!(unsafe { odd.strict("x") }, Ok(""));
     }
 }

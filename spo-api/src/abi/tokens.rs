@@ -1,34 +1,34 @@
-//! Token batches across the border: flat arrays.
+//! Token batches across the plugin ABI, as flat arrays.
 
 use crate::{Group, TokenBatch};
 
-/// [`TokenBatch`] as flat arrays. Prompt `g` is `prompts[prompt_offsets[g]..prompt_offsets[g + 1]]`; its
-/// completions are those numbered `group_offsets[g]..group_offsets[g + 1]`, and completion `c` is
+/// [`TokenBatch`] as flat arrays. Prompt `g` is `prompts[prompt_offsets[g]..prompt_offsets[g + 1]]`. Its
+/// completions have the numbers `group_offsets[g]..group_offsets[g + 1]`, and completion `c` is
 /// `completions[completion_offsets[c]..completion_offsets[c + 1]]`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct TokensView {
-    /// Bytes of this struct.
+    /// Size of this struct in bytes.
     pub size: u32,
     /// Number of prompts.
     pub groups: usize,
     /// Token ids of all prompts.
     pub prompts: *const u32,
-    /// `groups + 1` of them, rising from 0.
+    /// `groups + 1` offsets, increasing from 0.
     pub prompt_offsets: *const usize,
-    /// `groups + 1` of them, rising from 0.
+    /// `groups + 1` offsets, increasing from 0.
     pub group_offsets: *const usize,
     /// Token ids of all completions.
     pub completions: *const u32,
-    /// One more than completions, rising from 0.
+    /// One offset more than there are completions, increasing from 0.
     pub completion_offsets: *const usize,
 }
 
 impl TokensView {
     /// # Safety
-    /// The arrays are as long as the offsets say.
+    /// The arrays have the lengths given by the offsets.
     pub(super) unsafe fn batch(&self) -> TokenBatch {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let slice = |ids: *const u32, offsets: *const usize, i: usize| {
                 let (from, to) = (*offsets.add(i), *offsets.add(i + 1));
@@ -45,7 +45,7 @@ impl TokensView {
     }
 }
 
-/// A token batch laid out flat, to be lent.
+/// A token batch in flat form; a [`TokensView`] points into it.
 pub(super) struct Flat {
     prompts: Vec<u32>,
     prompt_offsets: Vec<usize>,

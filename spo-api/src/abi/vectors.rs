@@ -1,5 +1,5 @@
-//! A space of vectors, lent across the border: that of a session, of a bilevel problem, or the one an optimizer moves
-//! in.
+//! Vector spaces across the plugin ABI: the space of a session, of a bilevel problem, or of an optimizer's
+//! parameters.
 
 use std::ffi::c_void;
 
@@ -10,16 +10,16 @@ use super::watch::{self, At, fence};
 use crate::{Combine, Error, Map, Result, SpaceOwner, Vector, VectorSpace};
 
 table! {
-    /// [`VectorSpace`] as functions. Their first argument is the owner of the space: a session, the context of a
-    /// problem, or what an optimizer is given along with the table.
+    /// [`VectorSpace`] as functions. Their first argument is the owner of the space: a session, the context
+    /// of a problem, or the owner passed to an optimizer together with the table.
     VectorTable, "table of vector operations";
     data {}
     required {
         /// Number of trainable parameters.
         dimension: fn(owner: *mut c_void) -> usize;
-        /// A new vector of zeros.
+        /// Allocates a vector of zeros.
         allocate: fn(owner: *mut c_void, out: *mut u32, error: *const ErrorSink) -> i32;
-        /// Gives a vector's memory back.
+        /// Frees a vector.
         release: fn(owner: *mut c_void, v: u32);
         /// `v <- 0`.
         zero: fn(owner: *mut c_void, v: u32, error: *const ErrorSink) -> i32;
@@ -33,16 +33,16 @@ table! {
         dot: fn(owner: *mut c_void, x: u32, y: u32, out: *mut f64, error: *const ErrorSink) -> i32;
     }
     optional {
-        /// `v <- f(v)`, element by element: 1 `v + a`, 2 `v / a`, 3 square root, 4 sign, 5 absolute value.
+        /// `v <- f(v)`, elementwise: 1 `v + a`, 2 `v / a`, 3 square root, 4 sign, 5 absolute value.
         map: fn(owner: *mut c_void, f: u32, a: f64, v: u32, error: *const ErrorSink) -> i32;
-        /// `y <- y op x`, element by element: 1 `y * x`, 2 `y / x`, 3 the greater.
+        /// `y <- y op x`, elementwise: 1 `y * x`, 2 `y / x`, 3 maximum.
         combine: fn(owner: *mut c_void, op: u32, x: u32, y: u32, error: *const ErrorSink) -> i32;
-        /// `v <- a v`, but for biases and norms.
+        /// `v <- a v`, except for biases and norms.
         decay: fn(owner: *mut c_void, a: f64, v: u32, error: *const ErrorSink) -> i32;
     }
 }
 
-/// A space as it is lent: its functions, and their first argument.
+/// A borrowed space: its functions and their first argument.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct SpaceView {
@@ -52,19 +52,19 @@ pub struct SpaceView {
     pub owner: *mut c_void,
 }
 
-/// The owner of a space, as the functions of an exported table find it behind their first argument.
+/// The owner of a space: what the first argument of the functions of an exported table points to.
 pub(super) trait Owner {
-    /// Answers a call that may fail.
+    /// Handles a call that can fail.
     ///
     /// # Safety
-    /// `owner` points to such an owner, whom nobody else uses meanwhile; `error` is null or valid.
+    /// `owner` points to an owner of this type that nothing else uses meanwhile; `error` is null or valid.
     unsafe fn answer(
         owner: *mut c_void,
         error: *const ErrorSink,
         body: impl FnOnce(&mut dyn VectorSpace) -> Result<()>,
     ) -> i32;
 
-    /// Answers one that cannot.
+    /// Handles a call that cannot fail.
     ///
     /// # Safety
     /// As [`answer`](Self::answer).
@@ -77,17 +77,17 @@ impl<T: SpaceOwner + ?Sized> Owner for Lent<'_, T> {
         error: *const ErrorSink,
         body: impl FnOnce(&mut dyn VectorSpace) -> Result<()>,
     ) -> i32 {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { Lent::<T>::answer(owner, error, |thing, _| body(thing.space())) }
     }
 
     unsafe fn ask<R: Default>(owner: *mut c_void, body: impl FnOnce(&mut dyn VectorSpace) -> R) -> R {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { Lent::<T>::ask(owner, |thing| body(thing.space())) }
     }
 }
 
-/// The table of a space whose owner is an `O`.
+/// The table for a space whose owner is an `O`.
 pub(super) const fn export<O: Owner>() -> VectorTable {
     VectorTable {
         size: size_of::<VectorTable>() as u32,
@@ -106,7 +106,7 @@ pub(super) const fn export<O: Owner>() -> VectorTable {
 }
 
 unsafe extern "C-unwind" fn dimension<O: Owner>(owner: *mut c_void) -> usize {
-    // SAFETY: by the contract of the table; so below.
+    // SAFETY: by the contract of the table. The same applies below.
     unsafe { O::ask(owner, |space| space.dimension()) }
 }
 
@@ -115,7 +115,7 @@ unsafe extern "C-unwind" fn release<O: Owner>(owner: *mut c_void, v: u32) {
     unsafe { O::ask(owner, |space| space.release(Vector(v))) }
 }
 
-/// Functions of the table that may fail.
+/// Defines the functions of the table that can fail.
 macro_rules! operations {
     ($(fn $name:ident($space:ident $(, $argument:ident: $type:ty)*) $body:block)+) => {
         $(unsafe extern "C-unwind" fn $name<O: Owner>(
@@ -123,7 +123,7 @@ macro_rules! operations {
             $($argument: $type,)*
             error: *const ErrorSink,
         ) -> i32 {
-            // SAFETY: by the contract of the table; what results are written to is valid.
+            // SAFETY: by the contract of the table; the pointers for results are valid.
             unsafe { O::answer(owner, error, |$space| $body) }
         })+
     };
@@ -164,24 +164,24 @@ fn combine_of(number: u32) -> Result<Combine> {
 pub(super) struct RemoteSpace {
     table: VectorTable,
     owner: *mut c_void,
-    /// Whose code its operations are; none for those of the program, seen from a plugin.
+    /// The part whose code runs the operations; `None` if it is the program, as seen from a plugin.
     at: Option<&'static At>,
 }
 
 impl RemoteSpace {
     /// # Safety
-    /// `table` is null or a valid table; its functions may be called with `owner` for as long as the
-    /// result lives.
+    /// `table` is null or a valid table. Its functions may be called with `owner` for as long as the result
+    /// lives.
     pub(super) unsafe fn new(
         table: *const VectorTable,
         owner: *mut c_void,
         at: Option<&'static At>,
     ) -> Result<Self, TableError> {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         Ok(RemoteSpace { table: unsafe { read(table) }?, owner, at })
     }
 
-    /// Calls an operation that may fail.
+    /// Calls an operation that can fail.
     fn call(
         &self,
         name: &str,
@@ -199,7 +199,7 @@ fn absent() -> Error {
 impl VectorSpace for RemoteSpace {
     fn dimension(&self) -> usize {
         let _inside = watch::enter(self.at);
-        // SAFETY: by the contract of the table; so below.
+        // SAFETY: by the contract of the table. The same applies below.
         fence(|| unsafe { (self.table.dimension)(self.owner) })
     }
 

@@ -1,13 +1,13 @@
-//! Which loaded part is at work: what a crash handler or a watchdog wants to know.
+//! Records which loaded part is running, for crash handlers and watchdogs.
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-/// A loaded part, for messages. Lives as long as the program, as its library does.
+/// A loaded part, for messages. It lives as long as the program, as does its library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct At {
-    /// "objective `my-loss`".
+    /// Kind and name, such as "objective `my-loss`".
     pub part: String,
-    /// The library's file.
+    /// The file of the library.
     pub library: String,
 }
 
@@ -20,16 +20,16 @@ impl std::fmt::Display for At {
 static CURRENT: AtomicPtr<At> = AtomicPtr::new(std::ptr::null_mut());
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
-/// The loaded part at work now, if any, and a number that changes with every call into one. Safe to ask
-/// from a signal handler.
+/// The loaded part that is running now, if any, and a number that changes with every call into a part. Safe
+/// to call from a signal handler.
 pub fn current() -> (Option<&'static At>, u64) {
-    // SAFETY: only `enter` stores here, from references that live as long as the program.
+    // SAFETY: only `enter` stores here, and only references that live as long as the program.
     let at = unsafe { CURRENT.load(Ordering::Acquire).as_ref() };
     (at, CALLS.load(Ordering::Relaxed))
 }
 
-/// Marks a part, or the program itself, as being at work until the result is dropped. Calls nest: a step calls
-/// back, and what it calls may be loaded too.
+/// Marks a part, or the program itself, as running until the result is dropped. Calls can be nested: a step
+/// calls back into the program, which may in turn call a loaded part.
 pub(super) fn enter(at: Option<&'static At>) -> Inside {
     CALLS.fetch_add(1, Ordering::Relaxed);
     let at = at.map_or(std::ptr::null_mut(), |at| std::ptr::from_ref(at).cast_mut());
@@ -48,11 +48,11 @@ impl Drop for Inside {
     }
 }
 
-/// Calls code of a plugin in a place that nothing can unwind out of. A C++ exception or a panic that escapes
-/// the plugin ends the program here, where [`current`] still tells whose it was, and not in the middle of
-/// frames that do not expect it.
+/// Calls code of a plugin so that nothing can unwind out of it. A C++ exception or panic that escapes the
+/// plugin aborts the program here, where [`current`] still identifies the plugin, instead of unwinding
+/// through frames that do not expect it.
 pub(super) fn fence<R, F: FnOnce() -> R>(call: F) -> R {
-    // Unwinding out of an `extern "C"` function aborts: that is what it is here for.
+    // Unwinding out of an `extern "C"` function aborts the program, which is intended here.
     extern "C" fn run<R, F: FnOnce() -> R>(slot: &mut (Option<F>, Option<R>)) {
         slot.1 = slot.0.take().map(|call| call());
     }

@@ -3,10 +3,10 @@
 use super::rotary::Rope;
 use crate::engine::{Activation, Heads};
 
-/// The model types that can be read: what `model_type` of a configuration may say.
+/// The supported model types: the accepted values of `model_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelType {
-    /// Llama, and what is built like it: SmolLM, SmolLM2, TinyLlama.
+    /// Llama, and models with the same architecture: SmolLM, SmolLM2, TinyLlama.
     Llama,
     /// Mistral.
     Mistral,
@@ -19,11 +19,11 @@ pub enum ModelType {
 }
 
 impl ModelType {
-    /// All of them.
+    /// All supported model types.
     pub const ALL: [ModelType; 5] =
         [ModelType::Llama, ModelType::Mistral, ModelType::Qwen2, ModelType::Qwen3, ModelType::Gpt2];
 
-    /// Its name in a configuration.
+    /// The value of `model_type` in a configuration.
     pub fn name(self) -> &'static str {
         match self {
             ModelType::Llama => "llama",
@@ -35,7 +35,7 @@ impl ModelType {
     }
 }
 
-/// The families of weight names and block structure.
+/// Families that share weight names and block structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
     /// RMS norm, rotary positions, separate q/k/v, gated MLP.
@@ -47,14 +47,14 @@ pub(crate) enum Family {
 /// Shape of a decoder.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Architecture {
-    /// `model_type` as the configuration says it.
+    /// The model type given in the configuration.
     pub model_type: ModelType,
     pub family: Family,
     /// Number of token ids.
     pub vocabulary: usize,
     /// Width of the residual stream.
     pub hidden: usize,
-    /// What blocks may differ in, one entry for each block.
+    /// Settings that can differ between blocks, one entry per block.
     pub layers: Vec<Layer>,
     /// Widths of the attention heads.
     pub heads: Heads,
@@ -62,7 +62,7 @@ pub(crate) struct Architecture {
     pub intermediate: usize,
     /// Longest sequence, in tokens.
     pub context: usize,
-    /// Added to the variance in norms.
+    /// Epsilon added to the variance in norms.
     pub epsilon: f64,
     /// Whether q, k and v have a bias.
     pub qkv_bias: bool,
@@ -78,21 +78,21 @@ pub(crate) struct Architecture {
     pub tied: bool,
     /// Standard deviation of a random initialisation.
     pub initializer_range: f64,
-    /// The type the weights were published in: `float32`, `bfloat16`, `float16`.
+    /// The type in which the weights were published: `float32`, `bfloat16`, `float16`.
     pub dtype: String,
 }
 
-/// How a block attends.
+/// Attention settings of one block.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Layer {
-    /// Rotary positions; `None` where the block does not rotate.
+    /// Rotary positions; `None` if the block does not use them.
     pub rope: Option<Rope>,
-    /// Longest sequence that sliding-window attention does not cut, in tokens.
+    /// Longest sequence that this block's sliding window does not truncate, in tokens.
     pub window: Option<usize>,
 }
 
 impl Architecture {
-    /// The longest sequence that no block's window cuts, in tokens.
+    /// The longest sequence that no block's sliding window truncates, in tokens.
     pub fn window(&self) -> Option<usize> {
         self.layers.iter().filter_map(|layer| layer.window).min()
     }

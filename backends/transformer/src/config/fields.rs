@@ -1,4 +1,4 @@
-//! Access to a `config.json` with errors that name the file and the key.
+//! Access to `config.json`, with errors that name the file and the key.
 
 use serde_json::Value;
 use spo_api::{Error, Result};
@@ -13,7 +13,7 @@ impl Fields<'_> {
         Error::Model(format!("{}: `{key}` {problem}", self.origin))
     }
 
-    /// The value of a key; null counts as absent, as transformers has it.
+    /// The value of a key; null counts as absent, as in transformers.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.config.get(key).filter(|v| !v.is_null())
     }
@@ -33,7 +33,8 @@ impl Fields<'_> {
         value.ok_or_else(|| self.error(key, "is missing"))
     }
 
-    /// A size that memory is asked for: what no model has is a mistake, and is found before the asking.
+    /// A size that determines allocations. Implausibly large values are rejected before anything is
+    /// allocated.
     pub fn maybe_size(&self, key: &str) -> Result<Option<usize>> {
         self.bounded(key, "a positive whole number of at most 2^24", 1 << 24)
     }
@@ -50,7 +51,7 @@ impl Fields<'_> {
         self.required(key, self.bounded(key, "a positive whole number of at most 10,000", 10_000)?)
     }
 
-    /// The longest sequence: nothing is allocated for it.
+    /// The maximum sequence length. It determines no allocation, so large values are accepted.
     pub fn context(&self, key: &str) -> Result<usize> {
         self.required(key, self.bounded(key, "a positive whole number of at most 2^32", 1 << 32)?)
     }
@@ -71,7 +72,7 @@ impl Fields<'_> {
         self.typed(key, "a string", Value::as_str)
     }
 
-    /// Rejects an option whose value is not the one implemented.
+    /// Rejects an option unless it has the implemented value.
     pub fn only_flag(&self, key: &str, implemented: bool) -> Result<()> {
         match self.flag(key, implemented)? == implemented {
             true => Ok(()),
@@ -89,7 +90,7 @@ impl Fields<'_> {
         }
     }
 
-    /// The width of a head that is not given: the hidden size divided among the heads.
+    /// The default width of a head: the hidden size divided by the number of heads.
     pub fn head_width(&self, hidden: usize, heads: usize, key: &str) -> Result<usize> {
         match hidden.is_multiple_of(heads) {
             true => Ok(hidden / heads),
@@ -97,7 +98,7 @@ impl Fields<'_> {
         }
     }
 
-    /// The type the weights were published in.
+    /// The type in which the weights were published.
     pub fn dtype(&self) -> Result<String> {
         Ok(self.maybe_text("dtype")?.or(self.maybe_text("torch_dtype")?).unwrap_or("float32").to_owned())
     }

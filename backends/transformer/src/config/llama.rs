@@ -1,4 +1,4 @@
-//! The configurations of Llama and its relatives.
+//! The configurations of Llama and related models.
 
 use spo_api::Result;
 
@@ -12,7 +12,7 @@ pub(super) fn read(fields: &Fields<'_>, model_type: ModelType) -> Result<Archite
     let (hidden, heads) = (fields.size("hidden_size")?, fields.size("num_attention_heads")?);
     let dim = match fields.maybe_size("head_dim")? {
         Some(dim) => dim,
-        // Qwen3 alone has a default that is not hidden / heads.
+        // Qwen3 is the only type whose default is not hidden / heads.
         None if model_type == ModelType::Qwen3 => 128,
         None => fields.head_width(hidden, heads, "num_attention_heads")?,
     };

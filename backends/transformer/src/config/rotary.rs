@@ -1,5 +1,4 @@
-//! Rotary position embedding (Su et al. 2021): angles per position, and the scalings of long-context
-//! models.
+//! Rotary position embedding (Su et al. 2021): angles per position, and scaling for long-context models.
 
 use std::f64::consts::PI;
 
@@ -8,26 +7,26 @@ use spo_api::Result;
 
 use super::fields::Fields;
 
-/// How positions become angles.
+/// How positions are converted to angles.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Rope {
     /// Base of the geometric series of wavelengths.
     pub theta: f64,
-    /// What stretches it.
+    /// How the wavelengths are scaled.
     pub scaling: Scaling,
 }
 
-/// Stretching of the wavelengths for contexts longer than the model was first trained on.
+/// Scaling of the wavelengths for contexts longer than the one used in pretraining.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Scaling {
-    /// None.
+    /// No scaling.
     Default,
     /// All frequencies divided by a factor (Chen et al. 2023).
     Linear {
         /// The factor.
         factor: f64,
     },
-    /// Long wavelengths divided by the factor, short ones kept, those between interpolated (Llama 3.1).
+    /// Long wavelengths divided by the factor, short ones kept, those in between interpolated (Llama 3.1).
     Llama3 {
         /// The factor.
         factor: f64,
@@ -35,7 +34,7 @@ pub(crate) enum Scaling {
         low_frequency_factor: f64,
         /// Wavelengths below `original_context / high_frequency_factor` are kept.
         high_frequency_factor: f64,
-        /// The context of the first training, in tokens.
+        /// The context length used in pretraining, in tokens.
         original_context: f64,
     },
 }
@@ -120,7 +119,7 @@ mod tests {
         assert!((plain[32] - 500_000f64.powf(-0.5)).abs() < 1e-15);
         assert!(rope(Scaling::Linear { factor: 4.0 }).iter().zip(&plain).all(|(a, b)| a * 4.0 == *b));
 
-        // As Llama 3.1 has it: 8,192 tokens of context stretched eightfold.
+        // The setting of Llama 3.1: a context of 8,192 tokens stretched by a factor of eight.
         let stretched = rope(Scaling::Llama3 {
             factor: 8.0,
             low_frequency_factor: 1.0,

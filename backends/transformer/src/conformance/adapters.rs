@@ -8,7 +8,7 @@ use super::support::{batch, gradient, open};
 use crate::engine::Engine;
 use crate::session::{Options, TransformerSession};
 
-/// Training an adapter moves nothing else, and keeps no gradient of anything else.
+/// Training an adapter changes no other parameter, and allocates no other gradients.
 pub fn adapters_leave_the_rest_alone<E: Engine>(engine: impl Fn() -> E) {
     for (name, config) in configurations() {
         let mut bare = open(engine(), &random(&config, None), Options::default());

@@ -1,4 +1,4 @@
-//! Engines against each other.
+//! Comparing two engines.
 
 use spo_api::{Session, Statistics};
 
@@ -7,7 +7,7 @@ use super::support::{batch, distance, gradient, norm, open, worst};
 use crate::engine::Engine;
 use crate::session::Options;
 
-/// Two engines compute the same log-probs, statistics and gradients.
+/// Two engines give the same log-probs, statistics and gradients.
 pub fn engines_agree<A: Engine, B: Engine>(one: impl Fn() -> A, other: impl Fn() -> B) {
     let all = Statistics { entropy: true, collision: true, greedy: true };
     for (name, spec) in cases() {
@@ -27,7 +27,7 @@ pub fn engines_agree<A: Engine, B: Engine>(one: impl Fn() -> A, other: impl Fn()
     }
 }
 
-/// A half-precision engine computes what a full one does, as nearly as its digits allow.
+/// A half-precision engine agrees with a full-precision one to within its precision.
 pub fn half_stays_near_full<A: Engine, B: Engine>(full: impl Fn() -> A, half: impl Fn() -> B) {
     for (name, config) in configurations() {
         for adapter in [None, Some(adapter())] {

@@ -1,4 +1,4 @@
-//! AdamW with moments in 8 bits against bitsandbytes.
+//! AdamW with 8-bit moments, compared with bitsandbytes.
 
 use serde::Deserialize;
 
@@ -29,10 +29,10 @@ struct GoldenTensor {
     moment2: Vec<f32>,
 }
 
-/// Every how many elements the figures show one.
+/// The reference data contain every `SHOWN`-th element.
 const SHOWN: usize = 50;
 
-/// Twenty updates give bitsandbytes' parameters, codes and scales; small tensors with their moments in f32.
+/// Twenty updates give the same parameters, codes and scales as bitsandbytes. Small tensors keep f32 moments.
 pub fn adamw_8bit_is_that_of_bitsandbytes<E: Engine>(engine: impl Fn() -> E) {
     let golden: Golden =
         serde_json::from_str(include_str!("../../../../tests/goldens/adamw_8bit.json")).expect("figures");
@@ -47,7 +47,7 @@ pub fn adamw_8bit_is_that_of_bitsandbytes<E: Engine>(engine: impl Fn() -> E) {
     }
 }
 
-/// bitsandbytes computes its maps in f32, whose last bit depends on the processor.
+/// bitsandbytes computes its maps in f32, and the last bit depends on the processor.
 fn same_map(map: &DynamicMap, expected: &[f32]) {
     assert_eq!(expected.len(), map.values.len());
     close("map", &map.values, expected, 2e-7);
@@ -67,7 +67,7 @@ fn in_8_bits<E: Engine>(engine: &E, golden: &GoldenTensor) {
     let expected = [(&golden.codes1, &golden.scales1), (&golden.codes2, &golden.scales2)];
     for (moment, (codes, scales)) in moments.iter().zip(expected) {
         close("scales", &download(engine, &moment.scales), scales, 1e-5);
-        // A value in the middle between two codes may fall on either side for its last bit.
+        // A value halfway between two codes can round either way because of its last bit.
         let found = shown(&download(engine, &moment.codes));
         assert_eq!(found.len(), codes.len());
         let others = found.iter().zip(codes).filter(|(found, code)| **found != f32::from(**code)).count();
@@ -87,7 +87,7 @@ fn in_f32<E: Engine>(engine: &E, golden: &GoldenTensor) {
     }
 }
 
-/// The parameters after twenty updates, as the script that made the figures has them.
+/// The parameters after twenty updates, computed as in the script that generated the reference data.
 fn updated<E: Engine>(engine: &E, n: usize, update: impl Fn(&E::Tensor, &E::Tensor, &AdamWStep)) -> Vec<f32> {
     let upload = |value: &dyn Fn(f64) -> f64| {
         let values = (0..n).map(|i| value(i as f64) as f32).collect();

@@ -1,4 +1,4 @@
-//! Models and adapters on disk.
+//! Saving and opening models and adapters.
 
 use safetensors::Dtype;
 use spo_api::{Adapter, Export, ModelSource, ModelSpec, Session, Statistics};
@@ -8,7 +8,8 @@ use super::support::{batch, distance, gradient, norm, open, scratch, worst};
 use crate::engine::Engine;
 use crate::session::{Options, TransformerSession};
 
-/// What is saved opens again, to the last bit; an adapter merged into the weights is the adapter on.
+/// A saved model opens bit for bit. An adapter merged into the weights gives the same results as the adapter
+/// itself.
 pub fn saving_and_opening_are_inverse<E: Engine>(engine: impl Fn() -> E) {
     let scratch = scratch();
     let folder = scratch.path();
@@ -42,7 +43,7 @@ pub fn saving_and_opening_are_inverse<E: Engine>(engine: impl Fn() -> E) {
     }
 }
 
-/// Frozen matrices that come in bf16 stay so: the same numbers as in f32, in less memory.
+/// Frozen bf16 matrices stay in bf16: the same results as with f32, in less memory.
 pub fn frozen_halves_lose_nothing<E: Engine>(engine: impl Fn() -> E) {
     let scratch = scratch();
     let folder = scratch.path();

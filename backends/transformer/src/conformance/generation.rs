@@ -1,4 +1,4 @@
-//! Continuations.
+//! Generation.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use crate::config::ModelType;
 use crate::engine::Engine;
 use crate::session::Options;
 
-/// With a cache, or reading everything again for every token: the same continuations, whatever else is
-/// continued beside them; stop tokens end them and are kept.
+/// Generation with a cache gives the same continuations as rereading the whole text for every token, whatever
+/// else is in the batch. A stop token ends a continuation and is kept.
 pub fn generation_is_that_of_recomputation<E: Engine>(engine: impl Fn() -> E) {
     for (name, spec) in cases() {
         let mut session = open(engine(), &spec, Options::default());
@@ -36,7 +36,8 @@ pub fn generation_is_that_of_recomputation<E: Engine>(engine: impl Fn() -> E) {
     }
 }
 
-/// Samples follow the distribution that temperature and top_p make, and repeat with their seed.
+/// Samples follow the distribution defined by temperature and top_p, and the same seed gives the same
+/// samples.
 pub fn sampling_follows_the_distribution<E: Engine>(engine: impl Fn() -> E) {
     let mut session = open(engine(), &random(&tiny(ModelType::Llama), None), Options::default());
     let prompt = vec![3, 1, 4];

@@ -7,7 +7,7 @@ use super::support::{batch, gradient, loss, norm, open, wave};
 use crate::engine::Engine;
 use crate::session::Options;
 
-/// Every trained tensor of every architecture has the gradient that central differences find, along the
+/// The gradient of every trained tensor of every architecture agrees with central differences, both along the
 /// gradient itself and along an arbitrary direction.
 pub fn gradients_agree_with_finite_differences<E: Engine>(engine: impl Fn() -> E) {
     for (name, spec) in cases() {
@@ -32,7 +32,8 @@ pub fn gradients_agree_with_finite_differences<E: Engine>(engine: impl Fn() -> E
                     session.write(Vector::PARAMETERS, &moved).expect("as many values as parameters");
                     loss(&mut session, &batch)
                 };
-                // Fourth order: a step long enough for the noise of f32 is too long for second order.
+                // Fourth-order differences: with second order, a step large enough to dominate f32 noise is
+                // too large.
                 let h = 4e-3;
                 let difference = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
                 let error = (difference - slope).abs();

@@ -7,8 +7,8 @@ use super::support::{batch, distance, gradient, norm, open, wave, weights, worst
 use crate::engine::Engine;
 use crate::session::Options;
 
-/// For engines that record: exact Hessian-vector products are the differences of gradients, the derivatives beside
-/// them those of log-probs, and nothing is left behind that a later pass would notice.
+/// For engines with a tape: exact Hessian-vector products agree with differences of gradients, and the
+/// derivatives with differences of log-probs. Nothing left behind affects a later pass.
 pub fn hessian_vector_products_agree_with_finite_differences<E: Engine>(engine: impl Fn() -> E) {
     for (name, spec) in cases() {
         let mut session = open(engine(), &spec, Options::default());
@@ -34,7 +34,7 @@ pub fn hessian_vector_products_agree_with_finite_differences<E: Engine>(engine: 
             session.write(Vector::PARAMETERS, &moved.collect::<Vec<_>>()).expect("as many values");
             gradient(&mut session, &batch())
         };
-        // Fourth order, as for gradients.
+        // Fourth-order differences, as for gradients.
         let h = 2e-2;
         let sides = [at(h), at(-h), at(2.0 * h), at(-2.0 * h)];
         let factor = norm(&direction) / (12.0 * h);

@@ -1,4 +1,4 @@
-//! Blocks that differ from one another.
+//! Decoders whose blocks differ.
 
 use spo_api::{Group, Sampling, Session, Statistics, TokenBatch, Vector};
 
@@ -8,7 +8,7 @@ use crate::config::ModelType;
 use crate::engine::Engine;
 use crate::session::Options;
 
-/// A decoder of which one block rotates and another does not is computed, differentiated and continued as such.
+/// A decoder in which only some blocks use rotary positions has correct values, gradients and continuations.
 pub fn layers_may_differ<E: Engine>(engine: impl Fn() -> E) {
     let spec = random(&tiny(ModelType::Llama), None);
     let mut alike = open(engine(), &spec, Options::default());

@@ -7,23 +7,23 @@ use crate::config::ModelType;
 
 pub(super) const VOCABULARY: u32 = 37;
 
-/// Configurations of every model type that can be read.
+/// Configurations for every supported model type.
 pub fn configurations() -> Vec<(&'static str, Value)> {
     ModelType::ALL.into_iter().flat_map(configurations_of).collect()
 }
 
-/// The plainest configuration of a model type.
+/// The simplest configuration of a model type.
 pub fn tiny(model_type: ModelType) -> Value {
     configurations_of(model_type).swap_remove(0).1
 }
 
-/// A Llama some of whose tensors are large enough for moments in 8 bits, and not whole blocks.
+/// A Llama in which some tensors are large enough for 8-bit moments but are not a whole number of blocks.
 pub(super) fn wide() -> Value {
     llama(json!({ "hidden_size": 72, "intermediate_size": 60, "head_dim": 18 }))
 }
 
-/// The configurations of a model type that its tests run on, the plainest first. One that is not listed here does not
-/// compile.
+/// The configurations of a model type used in tests, simplest first. A model type that is missing here does
+/// not compile.
 fn configurations_of(model_type: ModelType) -> Vec<(&'static str, Value)> {
     match model_type {
         ModelType::Llama => vec![
@@ -64,7 +64,7 @@ fn configurations_of(model_type: ModelType) -> Vec<(&'static str, Value)> {
     }
 }
 
-/// A Llama with these changes; null takes a key away.
+/// A Llama configuration with these changes; null removes a key.
 fn llama(changes: Value) -> Value {
     let mut config = json!({
         "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 24, "intermediate_size": 20,
@@ -81,7 +81,7 @@ fn llama(changes: Value) -> Value {
     config
 }
 
-/// The specification of a model to be initialised at random.
+/// The specification of a randomly initialised model.
 pub fn random(config: &Value, adapter: Option<Adapter>) -> ModelSpec {
     ModelSpec {
         source: ModelSource::Random(config.clone()),
@@ -97,7 +97,7 @@ pub fn adapter() -> Adapter {
     Adapter { rank: 3, alpha: 6.0, targets: vec!["all-linear".into()], path: None }
 }
 
-/// Every model to check: each configuration trained in full, and by an adapter.
+/// Every model to check: each configuration with all parameters trained, and with an adapter.
 pub(super) fn cases() -> Vec<(String, ModelSpec)> {
     let both = |(name, config): (&str, Value)| {
         [

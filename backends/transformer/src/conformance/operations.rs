@@ -1,4 +1,4 @@
-//! Norms and activations of every kind, whether an architecture has them yet or not.
+//! Norms and activations of every kind, including those that no architecture uses yet.
 
 use super::support::wave;
 use crate::engine::{Activation, Engine, Memory, Norm, NormKind, Precision};
@@ -6,8 +6,7 @@ use crate::engine::{Activation, Engine, Memory, Norm, NormKind, Precision};
 const ROWS: usize = 5;
 const WIDTH: usize = 12;
 
-/// Gradients with respect to every operand are those that central differences of the operation find, along an
-/// arbitrary direction.
+/// The gradients with respect to every operand agree with central differences along an arbitrary direction.
 pub fn operations_agree_with_finite_differences<E: Engine>(engine: impl Fn() -> E) {
     let engine = &engine();
     for kind in [NormKind::Rms, NormKind::Layer] {
@@ -68,7 +67,8 @@ fn upstream<E: Engine>(engine: &E) -> E::Tensor {
     engine.memory().upload(values, &[ROWS, WIDTH], Precision::Full).expect("memory")
 }
 
-/// The slope of `<operation(values), upstream>` in each operand, by its gradient and by differences.
+/// The derivative of `<operation(values), upstream>` with respect to each operand: from its gradient, and
+/// from differences.
 fn compare<E: Engine, const N: usize>(
     engine: &E,
     name: &str,

@@ -1,4 +1,4 @@
-//! The rules that a session runs itself.
+//! The optimizers that a session runs itself.
 
 use serde_json::json;
 use spo_api::{Kernel, Optimizer, Session, Update, Vector};
@@ -9,7 +9,7 @@ use crate::config::ModelType;
 use crate::engine::Engine;
 use crate::session::{Options, TransformerSession};
 
-/// AdamW's kernel, with these hyper-parameters.
+/// AdamW's kernel with these hyper-parameters.
 pub(super) fn adamw(weight_decay: f64, decay_bias_and_norm: bool) -> Kernel {
     let config = json!({
         "betas": [0.8, 0.95], "epsilon": 1e-3, "weight_decay": weight_decay,
@@ -23,7 +23,7 @@ pub(super) fn in_8_bits(kernel: Kernel) -> Kernel {
     Kernel { name: "adamw-8bit".into(), ..kernel }
 }
 
-/// A session whose model has everything that may be spared by weight decay.
+/// A session whose model has every kind of parameter that can be exempt from weight decay.
 fn session<E: Engine>(engine: E) -> TransformerSession<E> {
     let (_, config) = configurations()
         .into_iter()
@@ -32,7 +32,8 @@ fn session<E: Engine>(engine: E) -> TransformerSession<E> {
     open(engine, &random(&config, None), Options::default())
 }
 
-/// AdamW against its formula, in f64, over three updates, twice: what is adopted anew begins anew.
+/// AdamW agrees with its formula, in f64, over three updates. Runs twice, since adopting an optimizer again
+/// resets it.
 pub fn adamw_follows_its_formula<E: Engine>(engine: impl Fn() -> E) {
     let mut session = session(engine());
     let decays: Vec<bool> = session
@@ -65,7 +66,7 @@ pub fn adamw_follows_its_formula<E: Engine>(engine: impl Fn() -> E) {
     }
 }
 
-/// The kernel moves the parameters as the rule does by operations on vectors.
+/// The kernel updates the parameters as the same optimizer does with vector operations.
 pub fn the_kernel_is_its_rule<E: Engine>(engine: impl Fn() -> E) {
     let config = json!({ "betas": [0.9, 0.99], "weight_decay": 0.1, "decay_bias_and_norm": false });
     let rule: spo_objectives::optimizers::AdamW = serde_json::from_value(config).expect("hyper-parameters");
@@ -99,7 +100,8 @@ pub fn the_kernel_is_its_rule<E: Engine>(engine: impl Fn() -> E) {
     }
 }
 
-/// What a session has no kernel for it leaves to others, and keeps no moments for; what it cannot run it refuses.
+/// A session without a kernel for an optimizer does not adopt it and allocates no moments for it. A kernel
+/// with unsupported settings is rejected.
 pub fn optimizers_are_adopted_or_left_to_others<E: Engine>(engine: impl Fn() -> E) {
     let mut plain = session(engine());
     let bare = plain.forecast(0);
@@ -125,7 +127,8 @@ pub fn optimizers_are_adopted_or_left_to_others<E: Engine>(engine: impl Fn() -> 
     }
 }
 
-/// Moments in 8 bits take a byte a parameter and four a block, twice; those of small tensors stay in f32.
+/// 8-bit moments take one byte per parameter and four per block, for each of the two moments; those of small
+/// tensors stay in f32.
 pub fn moments_in_8_bits_are_small<E: Engine>(engine: impl Fn() -> E) {
     let mut session = open(engine(), &random(&wide(), None), Options::default());
     let bare = session.forecast(0);

@@ -6,7 +6,8 @@ use crate::decoder::Keep;
 use crate::engine::Engine;
 use crate::session::Options;
 
-/// Computing blocks again instead of keeping their insides changes no bit; nor does doing it all twice.
+/// Recomputing blocks instead of keeping their activations gives bit-identical results; so does repeating the
+/// pass.
 pub fn recomputation_is_exact<E: Engine>(engine: impl Fn() -> E) {
     for (name, spec) in cases() {
         let kept = gradient(&mut open(engine(), &spec, Options::default()), &batch());
@@ -14,7 +15,7 @@ pub fn recomputation_is_exact<E: Engine>(engine: impl Fn() -> E) {
         for _ in 0..2 {
             assert_eq!(gradient(&mut session, &batch()), kept, "{name}");
         }
-        // Within a budget, it is done for the batches that would exceed it.
+        // With a memory budget, only batches that would exceed it are recomputed.
         let gib = session.forecast(20) as f64 / f64::from(1 << 30);
         let budget = Options { memory: Some(gib), ..Options::default() };
         let mut session = open(engine(), &spec, budget);

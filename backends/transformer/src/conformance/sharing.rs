@@ -1,4 +1,4 @@
-//! Prompts that are computed once.
+//! Prompts shared by several completions.
 
 use spo_api::{Group, TokenBatch};
 
@@ -18,7 +18,7 @@ pub fn sharing_a_prompt_is_exact<E: Engine>(engine: impl Fn() -> E) {
     }
 }
 
-/// The same completions, each with a prompt of its own.
+/// The same completions, each with its own copy of the prompt.
 fn unshared(batch: &TokenBatch) -> TokenBatch {
     let alone = |group: &Group| {
         let prompt = group.prompt.clone();

@@ -1,4 +1,4 @@
-//! Training that is interrupted.
+//! Interrupted training.
 
 use spo_api::{Kernel, ModelSpec, Session, Update, Vector, VectorSpace};
 
@@ -8,20 +8,20 @@ use super::support::{batch, gradient, open, scratch};
 use crate::engine::Engine;
 use crate::session::{Options, TransformerSession};
 
-/// A state that is taken back, here or in another session, continues to the last bit; a damaged one, or one
-/// of another model, is refused and changes nothing.
+/// Training continues bit for bit from a restored state, in the same session or another one. A damaged state,
+/// or one of another model, is rejected and changes nothing.
 pub fn a_restored_state_continues_exactly<E: Engine>(engine: impl Fn() -> E) {
     continues_exactly(engine, Options::default(), &adamw(0.1, false), cases());
 }
 
-/// The same with moments in 8 bits.
+/// The same with 8-bit moments.
 pub fn a_restored_state_with_moments_in_8_bits_continues_exactly<E: Engine>(engine: impl Fn() -> E) {
     let large = ("wide".to_owned(), random(&wide(), None));
     let others = cases().into_iter().take(2);
     continues_exactly(engine, Options::default(), &in_8_bits(adamw(0.1, false)), others.chain([large]));
 }
 
-/// The same with moments in bf16, for engines that have them.
+/// The same with bf16 moments, for engines that support them.
 pub fn a_restored_state_with_half_moments_continues_exactly<E: Engine>(engine: impl Fn() -> E) {
     let half = Options { half_moments: true, ..Options::default() };
     continues_exactly(engine, half, &adamw(0.1, false), cases());
@@ -79,7 +79,7 @@ fn continues_exactly<E: Engine>(
         }
         assert!(kept == stray || again.read(stray).is_err(), "{name}: a vector of before is still there");
 
-        // Of another rule; and before the first update, without moments.
+        // A state of another optimizer; and a state saved before the first update, without moments.
         let elsewhere = Kernel { config: adamw(0.2, true).config, ..kernel.clone() };
         assert!(session.adopt_optimizer(Some(&elsewhere)).expect("a kernel"));
         let refused = session.restore_state(&file).expect_err("another rule").to_string();

@@ -8,7 +8,7 @@ use crate::config::ModelType;
 use crate::engine::Engine;
 use crate::session::Options;
 
-/// Statistics are those of the distribution: against its definition, from the log-probs of all tokens.
+/// The statistics agree with their definitions, computed from the log-probs of all tokens.
 pub fn statistics_follow_their_definitions<E: Engine>(engine: impl Fn() -> E) {
     let all = Statistics { entropy: true, collision: true, greedy: true };
     let mut session = open(engine(), &random(&tiny(ModelType::Llama), None), Options::default());

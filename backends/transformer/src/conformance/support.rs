@@ -1,4 +1,5 @@
-//! What checks begin from: a batch that has everything in it, a model at a place where nothing is zero, and distances.
+//! Shared setup of the checks: a batch that covers all cases, a model whose gradients are nonzero, and
+//! distances.
 
 use spo_api::{Group, ModelSpec, Session, Statistics, TokenBatch, Vector, VectorSpace};
 
@@ -6,8 +7,8 @@ use super::models::VOCABULARY;
 use crate::engine::Engine;
 use crate::session::{Options, TransformerSession};
 
-/// Shared prompts, completions of very different lengths, among them 1 and 0 tokens, and some that begin alike,
-/// end within another or are the same.
+/// Shared prompts, with completions of very different lengths, including 1 and 0 tokens. Some have a common
+/// prefix, some are a prefix of another, and some are equal.
 pub fn batch() -> TokenBatch {
     let tokens =
         |n: u32, salt: u32| -> Vec<u32> { (0..n).map(|i| (i * i * 5 + i * 3 + salt) % VOCABULARY).collect() };
@@ -24,12 +25,13 @@ pub fn batch() -> TokenBatch {
     }
 }
 
-/// Weights of the loss `sum_i w_i log_prob_i`: of both signs, some zero.
+/// Weights of the loss `sum_i w_i log_prob_i`: positive, negative and zero.
 pub(super) fn weights(n: usize) -> Vec<f64> {
     (0..n).map(|i| [0.7, -1.1, 0.0, 0.4, 1.3, -0.2][i % 6]).collect()
 }
 
-/// Opens a model, and moves an adapter off its beginning, where B = 0 hides half of the gradient.
+/// Opens a model, and moves an adapter away from its initial value, where B = 0 makes half of the gradient
+/// zero.
 pub fn open<E: Engine>(engine: E, spec: &ModelSpec, options: Options) -> TransformerSession<E> {
     let mut session = TransformerSession::open(engine, spec, options).expect("a valid model");
     if spec.adapter.is_some() {
@@ -48,7 +50,7 @@ pub(super) fn loss<E: Engine>(session: &mut TransformerSession<E>, batch: &Token
     log_probs.values.iter().zip(weights(log_probs.values.len())).map(|(l, w)| l * w).sum()
 }
 
-/// The gradient, and the log-probs it is of.
+/// The gradient, and the log-probs it belongs to.
 pub fn gradient<E: Engine>(session: &mut TransformerSession<E>, batch: &TokenBatch) -> (Vec<f32>, Vec<f64>) {
     session.zero(Vector::GRADIENT).expect("a gradient");
     let log_probs = session
@@ -71,7 +73,7 @@ pub(super) fn worst(x: &[f64], y: &[f64]) -> f64 {
     x.iter().zip(y).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
-/// A folder that goes when it is dropped.
+/// A temporary folder that is deleted when dropped.
 pub(super) fn scratch() -> tempfile::TempDir {
     tempfile::tempdir().expect("a writable folder")
 }

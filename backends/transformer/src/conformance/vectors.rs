@@ -1,4 +1,4 @@
-//! Parameter space: linear algebra, and operations on each element.
+//! Parameter vectors: linear algebra and elementwise operations.
 
 use spo_api::{Combine, Map, Session, Vector};
 
@@ -8,7 +8,8 @@ use crate::config::ModelType;
 use crate::engine::Engine;
 use crate::session::Options;
 
-/// Parameter space is a vector space, handles are safe to mix, and the model follows its parameters.
+/// Vector operations are correct, invalid handles are rejected, and changes to the parameters change the
+/// model.
 pub fn vectors_behave<E: Engine>(engine: impl Fn() -> E) {
     let mut session = open(engine(), &random(&tiny(ModelType::Llama), None), Options::default());
     let start = session.read(Vector::PARAMETERS).expect("parameters");
@@ -39,7 +40,8 @@ pub fn vectors_behave<E: Engine>(engine: impl Fn() -> E) {
     assert_eq!(loss(&mut session, &batch()), before);
 }
 
-/// Elementwise operations follow their definitions, also where they are not finite, and where both vectors are one.
+/// Elementwise operations follow their definitions, including non-finite values and using the same vector
+/// twice.
 pub fn elementwise_operations_follow_their_definitions<E: Engine>(engine: impl Fn() -> E) {
     let mut session = open(engine(), &random(&tiny(ModelType::Qwen2), None), Options::default());
     let [x, y] = [(); 2].map(|()| session.vectors().allocate().expect("memory"));

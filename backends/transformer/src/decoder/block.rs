@@ -1,4 +1,4 @@
-//! One block of the decoder: attention and MLP, each behind a norm and added to the residual stream.
+//! One block of the decoder: attention and MLP, each preceded by a norm and added to the residual stream.
 
 use spo_api::Result;
 
@@ -12,7 +12,7 @@ use crate::parameters::{Id, Parameters};
 pub(crate) struct Block {
     pub attention_norm: Norm<Id>,
     pub projections: Projections,
-    /// Norms of q and k per head, before the rotation (Qwen3).
+    /// Norms of q and k per head, applied before the rotation (Qwen3).
     pub head_norms: Option<[Norm<Id>; 2]>,
     pub output: Linear,
     pub mlp_norm: Norm<Id>,
@@ -21,23 +21,23 @@ pub(crate) struct Block {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Projections {
-    /// q, k, v each by a matrix of its own.
+    /// q, k and v each have their own matrix.
     Separate(Box<[Linear; 3]>),
-    /// q, k, v side by side in the columns of one result.
+    /// One matrix gives q, k and v, side by side in the columns of the result.
     Joint(Linear),
 }
 
-/// Keys and values of earlier passes.
+/// Keys and values from earlier passes.
 pub(crate) struct KvCache<T> {
     pub keys: T,
     pub values: T,
 }
 
-/// What a block's backward pass needs. Norms, rotations and activations are computed again from these:
-/// they are cheap, and as large as everything else together.
+/// What the backward pass of a block needs. Norms, rotations and activations are recomputed from these: they
+/// are cheap, and would take as much memory as everything else together.
 pub(crate) struct Trace<T> {
     x: T,
-    /// q, k, v as projected.
+    /// q, k, v after the projection.
     qkv: [T; 3],
     attended: T,
     middle: T,
@@ -55,7 +55,7 @@ impl Block {
         linears
     }
 
-    /// With a cache, `cached` gives the row of the cache where the keys and values of each row go.
+    /// With a cache, `cached` gives the cache row for the keys and values of each row.
     pub fn forward<E: Engine>(
         &self,
         e: &E,
@@ -70,7 +70,7 @@ impl Block {
         let attended = match cache {
             None => e.attention(&q, &k, &qkv[2], wiring.heads, wiring.clusters)?,
             Some((KvCache { keys, values }, rows)) => {
-                // A cache begins as zeros and no row is written twice: adding is writing.
+                // The cache starts as zeros and no row is written twice, so adding is the same as writing.
                 e.scatter_add(keys, rows, &k)?;
                 e.scatter_add(values, rows, &qkv[2])?;
                 e.attention(&q, keys, values, wiring.heads, wiring.clusters)?
@@ -85,7 +85,7 @@ impl Block {
         Ok((y, Trace { x, qkv, attended, middle, mlp }))
     }
 
-    /// Adds the gradients of the block's weights and returns that of its input.
+    /// Adds the gradients of the block's weights and returns the gradient of its input.
     pub fn backward<E: Engine>(
         &self,
         e: &E,
@@ -112,7 +112,7 @@ impl Block {
         Ok(dx)
     }
 
-    /// q and k as attention sees them: normalised and rotated to their positions.
+    /// q and k as attention uses them: normalised, and rotated by position.
     fn placed<E: Engine>(
         &self,
         e: &E,

@@ -1,4 +1,4 @@
-//! A linear layer, with its low-rank adapter where it has one.
+//! A linear layer, with its low-rank adapter if it has one.
 
 use spo_api::Result;
 
@@ -36,7 +36,7 @@ impl Linear {
         Ok(y)
     }
 
-    /// Adds the gradients of weights that have one, and returns that of `x`, or adds it to `into`.
+    /// Adds the gradients of the weights that have one. Returns the gradient of `x`, or adds it to `into`.
     pub fn backward<E: Engine>(
         &self,
         e: &E,
@@ -60,7 +60,7 @@ impl Linear {
             }
         };
         if let Some(LowRank { a, b, scale }) = self.adapter {
-            // The reduced input is as narrow as the rank: cheaper to compute again than to keep.
+            // The reduced input is only as wide as the rank, so recomputing it is cheaper than keeping it.
             let reduced = e.linear(x, p.value(a), None)?;
             let d_reduced = e.matmul(Mat::new(upstream), Mat::new(p.value(b)))?;
             if let Some(gradient) = p.gradient(b) {

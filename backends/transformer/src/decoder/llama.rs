@@ -1,4 +1,4 @@
-//! The parameters of Llama and its relatives.
+//! The parameters of Llama and related models.
 
 use super::block::{Block, Projections};
 use super::mlp::Mlp;

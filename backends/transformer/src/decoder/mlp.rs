@@ -15,7 +15,7 @@ pub(crate) struct Mlp {
     pub down: Linear,
 }
 
-/// What the backward pass needs of the MLP: what gate and up projected.
+/// What the backward pass of the MLP needs: the results of the gate and up projections.
 pub(crate) struct MlpTrace<T> {
     gate: Option<T>,
     up: T,
@@ -37,7 +37,7 @@ impl Mlp {
         Ok((self.down.forward(e, p, &self.activated(e, &trace)?)?, trace))
     }
 
-    /// `x` is the input again.
+    /// `x` must be the input of the forward pass.
     pub fn backward<E: Engine>(
         &self,
         e: &E,

@@ -1,4 +1,4 @@
-//! Hands out ids while it writes down what the parameters of a decoder are.
+//! Assigns parameter ids and records the specification of each parameter.
 
 use super::block::Block;
 use super::linear::Linear;
@@ -11,7 +11,7 @@ pub(super) struct Names {
     pub specs: Vec<Spec>,
 }
 
-/// What lies between tokens and head.
+/// The parameters and blocks between the tokens and the head.
 pub(super) struct Layout {
     /// The embedding table.
     pub tokens: Id,
@@ -43,12 +43,12 @@ impl Names {
         Norm { kind: NormKind::Layer, epsilon, weight, bias: Some(bias) }
     }
 
-    /// A linear layer of this width, from input to output.
+    /// A linear layer with `width = [input, output]`.
     pub fn linear(&mut self, name: String, width: [usize; 2], bias: bool) -> Linear {
         self.projection(name, width, bias, false)
     }
 
-    /// A linear layer whose matrix the weight files hold transposed; it has a bias.
+    /// A linear layer with a bias whose matrix is stored transposed in the weight files.
     pub fn transposed(&mut self, name: String, width: [usize; 2]) -> Linear {
         self.projection(name, width, true, true)
     }

@@ -1,4 +1,4 @@
-//! A norm as a layer: its weight and bias are parameters.
+//! A norm layer: its weight and bias are parameters.
 
 use spo_api::Result;
 

@@ -1,11 +1,11 @@
-//! What the rows of a pass have to do with one another: where each stands, and which it sees.
+//! How the rows of a pass relate to each other: the position of each row, and the rows it attends to.
 
 use spo_api::Result;
 
 use crate::config::Architecture;
 use crate::engine::{Cluster, Engine, Heads, Memory, Precision, Rotation};
 
-/// What a pass reads: packed rows, a token each.
+/// The input of a pass: packed rows, one token each.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Rows {
     pub ids: Vec<u32>,
@@ -18,20 +18,20 @@ pub(crate) struct Wiring<T> {
     heads: Heads,
     clusters: Vec<Cluster>,
     rotations: Vec<Rotation<T>>,
-    /// For each block, which of the rotations is its own.
+    /// For each block, the index of its rotation.
     rotation_of: Vec<Option<usize>>,
 }
 
 /// The wiring of one block.
 pub(super) struct BlockWiring<'a, T> {
     pub heads: Heads,
-    /// `None` where the block does not rotate.
+    /// `None` if the block does not use rotary positions.
     pub rotation: Option<&'a Rotation<T>>,
     pub clusters: &'a [Cluster],
 }
 
 impl<T> Wiring<T> {
-    /// Blocks that rotate alike share their tables.
+    /// Blocks with the same rotary settings share tables.
     pub fn new<E: Engine<Tensor = T>>(e: &E, a: &Architecture, rows: &Rows) -> Result<Self> {
         let dim = a.heads.dim;
         let upload = |table| e.memory().upload(table, &[rows.ids.len(), dim / 2], Precision::Full);

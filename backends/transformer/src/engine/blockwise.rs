@@ -1,40 +1,40 @@
-//! Numbers in 8 bits, block by block (Dettmers et al. 2022), as bitsandbytes keeps the states of an optimizer.
+//! Blockwise 8-bit quantization (Dettmers et al. 2022), in the format bitsandbytes uses for optimizer states.
 
 use std::sync::LazyLock;
 
-/// Elements of a tensor that share a scale.
+/// Number of elements that share a scale.
 pub const BLOCK: usize = 256;
 
-/// A tensor in 8 bits. The `i`-th of its elements is `values[codes[i]] * scales[i / BLOCK]`, with the values of a
+/// An 8-bit tensor. Element `i` is `values[codes[i]] * scales[i / BLOCK]`, with the values of a
 /// [`DynamicMap`].
 #[derive(Clone, Copy, Debug)]
 pub struct Blockwise<T> {
-    /// One code an element, in [`Precision::Byte`](super::Precision::Byte).
+    /// One code per element, in [`Precision::Byte`](super::Precision::Byte).
     pub codes: T,
-    /// The greatest magnitude in each block, in [`Precision::Full`](super::Precision::Full).
+    /// The largest magnitude in each block, in [`Precision::Full`](super::Precision::Full).
     pub scales: T,
 }
 
 impl<T> Blockwise<T> {
-    /// The same tensor, lent.
+    /// The same tensor by reference.
     pub fn as_ref(&self) -> Blockwise<&T> {
         Blockwise { codes: &self.codes, scales: &self.scales }
     }
 }
 
-/// The 256 values that codes stand for, in ascending order: seven decades below 1, each finer than the one before by
-/// a factor of two; and 0 and 1 themselves.
+/// The 256 values that codes stand for, in ascending order: seven decades below 1, each with twice the
+/// resolution of the decade below it, plus 0 and 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DynamicMap {
     /// The value of each code.
     pub values: [f32; 256],
-    /// The middle between each value and the next. A number has the code that is the count of those below it.
+    /// The midpoint between each value and the next. The code of a number is the count of midpoints below it.
     pub middles: [f32; 255],
 }
 
-/// Values from -1 to 1: for a first moment.
+/// Values from -1 to 1, for the first moment.
 pub static SIGNED: LazyLock<DynamicMap> = LazyLock::new(|| DynamicMap::new(true));
-/// Values from 0 to 1, twice as fine: for a second moment, which is never negative.
+/// Values from 0 to 1 at twice the resolution, for the second moment, which is never negative.
 pub static UNSIGNED: LazyLock<DynamicMap> = LazyLock::new(|| DynamicMap::new(false));
 
 impl DynamicMap {
@@ -44,7 +44,7 @@ impl DynamicMap {
         for decade in 0..DECADES {
             let count = if signed { 1 } else { 2 } << decade;
             for i in 0..count {
-                // The middle of each of `count` equal parts of [0.1, 1].
+                // The midpoint of each of `count` equal parts of [0.1, 1].
                 let value = 0.1 + 0.9 * (f64::from(i) + 0.5) / f64::from(count);
                 let value = value * 10f64.powi(decade - (DECADES - 1));
                 values.push(value);

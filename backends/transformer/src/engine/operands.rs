@@ -1,29 +1,29 @@
-//! What operations are told beside tensors: shapes, ranges of rows, kinds.
+//! Non-tensor arguments of operations: shapes, row ranges, kinds.
 
 use std::ops::Range;
 
-/// The type in which a tensor is kept.
+/// The type in which a tensor is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
-    /// f32, always: what is trained, its gradient, the optimizer's moments, snapshots.
+    /// Always f32: trained parameters, their gradients, optimizer moments, snapshots.
     Full,
-    /// bf16, always: frozen matrices that came in it, and the optimizer's moments where memory matters more
+    /// Always bf16: frozen matrices that were read in bf16, and optimizer moments if memory matters more
     /// ([`Options::half_moments`]).
     ///
     /// [`Options::half_moments`]: crate::Options::half_moments
     Half,
-    /// The type the session was opened with: activations and other frozen weights.
+    /// The type the session was opened with: activations and the other frozen weights.
     Compute,
-    /// u8: the codes of [`Blockwise`](super::Blockwise) tensors, which hold whole numbers from 0 to 255.
+    /// u8: the codes of [`Blockwise`](super::Blockwise) tensors, integers from 0 to 255.
     Byte,
 }
 
 /// A factor of a matrix product: a matrix `[rows, columns]`, or its transpose.
 #[derive(Clone, Copy, Debug)]
 pub struct Mat<'a, T> {
-    /// The matrix as it lies in memory.
+    /// The matrix as stored in memory.
     pub tensor: &'a T,
-    /// Whether its transpose is meant.
+    /// Whether to use the transpose.
     pub transposed: bool,
 }
 
@@ -39,7 +39,7 @@ impl<'a, T> Mat<'a, T> {
     }
 }
 
-/// By what a norm divides a row, and whether it centres the row first.
+/// What a norm divides a row by, and whether it first subtracts the mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
     /// `x / sqrt(mean(x^2) + epsilon)` (Zhang & Sennrich 2019).
@@ -49,24 +49,25 @@ pub enum NormKind {
 }
 
 impl NormKind {
-    /// Whether the mean of a row is taken away from it.
+    /// Whether the mean of a row is subtracted.
     pub fn centred(self) -> bool {
         self == NormKind::Layer
     }
 }
 
-/// A norm: rows are normalised as its kind says, multiplied by a weight, and moved by a bias if there is one.
+/// A norm: rows are normalised according to `kind`, multiplied by a weight and, if there is a bias, shifted
+/// by it.
 ///
-/// `T` is what stands for a parameter: a tensor for an [`Engine`](super::Engine), an id in a decoder.
+/// `T` represents a parameter: a tensor in an [`Engine`](super::Engine), an id in a decoder.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Norm<T> {
-    /// What is done to a row.
+    /// How a row is normalised.
     pub kind: NormKind,
     /// Added to the mean square.
     pub epsilon: f64,
-    /// One factor for each element of a row.
+    /// One factor per element of a row.
     pub weight: T,
-    /// One summand for each element of a row.
+    /// One offset per element of a row.
     pub bias: Option<T>,
 }
 
@@ -75,7 +76,7 @@ pub struct Norm<T> {
 pub enum Activation {
     /// `x sigmoid(x)`.
     Silu,
-    /// `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`: GELU in its tanh form.
+    /// `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`: the tanh approximation of GELU.
     GeluTanh,
 }
 
@@ -91,21 +92,21 @@ pub struct Heads {
     pub dim: usize,
 }
 
-/// Query rows that see a common range of keys, and causally a range of their own.
+/// Query rows that attend to a shared range of keys, and causally to a range of their own.
 ///
-/// The queries are the last of `own`: query `i` of `n` sees all of `prefix`, and `own` but for its
-/// last `n - 1 - i` keys.
+/// The queries are the last rows of `own`: query `i` of `n` attends to all of `prefix`, and to `own` except
+/// its last `n - 1 - i` rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
     /// Rows of the queries.
     pub queries: Range<usize>,
-    /// Rows of keys and values that every query sees.
+    /// Rows of keys and values that every query attends to.
     pub prefix: Range<usize>,
-    /// Rows of keys and values that are seen causally.
+    /// Rows of keys and values that are attended to causally.
     pub own: Range<usize>,
 }
 
-/// Spans that share keys; no key belongs to two clusters, so clusters may be computed in parallel.
+/// Spans that share keys. No key belongs to two clusters, so clusters can be computed in parallel.
 ///
 /// The spans' queries fill `queries` in order, and their keys lie within `keys`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,31 +115,32 @@ pub struct Cluster {
     pub queries: Range<usize>,
     /// All key rows.
     pub keys: Range<usize>,
-    /// Who sees what.
+    /// Which queries attend to which keys.
     pub spans: Vec<Span>,
 }
 
-/// Rotary position embedding of some rows: cosine and sine, each `[rows, dim / 2]` in [`Precision::Full`].
+/// Rotary position embedding for a set of rows: cosine and sine, each `[rows, dim / 2]` in
+/// [`Precision::Full`].
 #[derive(Clone, Debug)]
 pub struct Rotation<T> {
-    /// Cosine of each row's angles.
+    /// Cosines of each row's angles.
     pub cos: T,
-    /// Sine of each row's angles.
+    /// Sines of each row's angles.
     pub sin: T,
 }
 
-/// What the log-prob head says of each scored position.
+/// Results of the log-prob head for each scored position.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HeadScores {
     /// `log p(target)`, nats.
     pub log_probs: Vec<f64>,
-    /// `log sum_v exp(logit_v)`: what the backward pass needs to recompute the softmax.
+    /// `log sum_v exp(logit_v)`, from which the backward pass recomputes the softmax.
     pub log_normalizers: Vec<f64>,
-    /// Entropy, nats, if asked for.
+    /// Entropy, nats, if requested.
     pub entropy: Vec<f64>,
-    /// `log sum_v p(v)^2`, nats, if asked for.
+    /// `log sum_v p(v)^2`, nats, if requested.
     pub collision: Vec<f64>,
-    /// 1 where the target is the most probable token, if asked for.
+    /// 1 where the target is the most probable token, if requested.
     pub greedy: Vec<f64>,
 }
 
@@ -147,14 +149,14 @@ pub struct HeadScores {
 pub struct AdamWStep {
     /// Learning rate of this update.
     pub lr: f64,
-    /// Decay of the first and of the second moment.
+    /// Decay rates of the first and second moment.
     pub betas: [f64; 2],
-    /// Added to the root of the corrected second moment.
+    /// Added to the square root of the corrected second moment.
     pub epsilon: f64,
     /// Decoupled weight decay of this tensor.
     pub weight_decay: f64,
-    /// The gradient is multiplied by this first.
+    /// The gradient is multiplied by this before anything else.
     pub gradient_scale: f64,
-    /// Number of the update, from 1, for the correction of the moments.
+    /// Number of the update, from 1, for bias correction.
     pub count: u64,
 }

@@ -1,4 +1,4 @@
-//! Weights in safetensors files, memory-mapped.
+//! Memory-mapped weights in safetensors files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -13,7 +13,7 @@ use spo_api::{Error, Result, nearest};
 use super::json::read_json;
 use crate::parameters::Spec;
 
-/// One or several safetensors files that hold a set of named tensors.
+/// One or more safetensors files that hold a set of named tensors.
 pub(crate) struct Weights {
     files: Vec<Mapped>,
     /// Which file holds each tensor.
@@ -23,13 +23,13 @@ pub(crate) struct Weights {
 struct Mapped {
     path: PathBuf,
     map: Mmap,
-    /// Where the tensors' bytes begin.
+    /// Offset at which the tensor data begins.
     start: usize,
     metadata: Metadata,
 }
 
 impl Weights {
-    /// `model.safetensors` of a folder, or the shards that `model.safetensors.index.json` lists.
+    /// Opens `model.safetensors` of a folder, or the shards listed in `model.safetensors.index.json`.
     pub fn of_model(folder: &Path) -> Result<Self> {
         let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
         if single.exists() {
@@ -72,12 +72,12 @@ impl Weights {
         Ok(Weights { files, holders })
     }
 
-    /// The files in words.
+    /// A description of the files, for errors.
     pub fn origin(&self) -> String {
         self.files.iter().map(|f| f.path.display().to_string()).collect::<Vec<_>>().join(", ")
     }
 
-    /// What the first file says of itself under this name.
+    /// The value of this key in the first file's metadata.
     pub fn note(&self, name: &str) -> Option<&str> {
         self.files.first()?.metadata.metadata().as_ref()?.get(name).map(String::as_str)
     }
@@ -99,7 +99,7 @@ impl Weights {
         Some((file, file.metadata.info(name)?))
     }
 
-    /// The values of `spec` as it lies in memory, read from the tensor called `name`.
+    /// Reads the tensor `name` and returns its values in the memory layout of `spec`.
     pub fn read(&self, name: &str, spec: &Spec) -> Result<Vec<f32>> {
         let stored = spec.stored_shape();
         let values = self.stored(name, &stored, &[Dtype::F32, Dtype::F16, Dtype::BF16])?;
@@ -109,7 +109,8 @@ impl Weights {
         }
     }
 
-    /// The values of the tensor called `name` as it lies in its file: of this shape, and of one of these types.
+    /// Returns the values of the tensor `name` in the layout of its file. It must have this shape and one of
+    /// these types.
     pub fn stored(&self, name: &str, shape: &[usize], types: &[Dtype]) -> Result<Vec<f32>> {
         let Some((file, info)) = self.find(name) else {
             let hint = nearest(name, self.names()).map(|n| format!(" (nearest: {n})")).unwrap_or_default();
@@ -142,11 +143,11 @@ pub(crate) fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32
 }
 
 impl Mapped {
-    /// Takes a range that was read out of this process's memory; it is still in the file.
+    /// Drops a range that has been read from this process's memory; it can still be read again from the file.
     #[allow(unsafe_code)]
     fn let_go(&self, offset: usize, len: usize) {
-        // SAFETY: the map is shared, read-only and of a file: pages that are let go are read again from it. That
-        // they are is a matter of memory alone, so that a system which refuses changes nothing.
+        // SAFETY: the map is shared, read-only and backed by a file, so dropped pages are read from the file
+        // again. Dropping them only saves memory, so a failure of the call is harmless.
         #[cfg(unix)]
         let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, len) };
     }
@@ -154,9 +155,9 @@ impl Mapped {
     #[allow(unsafe_code)]
     fn open(path: PathBuf) -> Result<Self> {
         let file = File::open(&path).map_err(|source| Error::io(&path, source))?;
-        // SAFETY: the map is read-only, and read through slices whose bounds the header check below
-        // settles. Another process that truncates the file meanwhile would kill this one with a bus
-        // error; copying gigabytes of weights through the heap instead would double the peak memory.
+        // SAFETY: the map is read-only, and is read through slices whose bounds are verified by the header
+        // check below. If another process truncates the file in the meantime, this process dies with a bus
+        // error. The alternative, copying gigabytes of weights through the heap, would double peak memory.
         let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io(&path, source))?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
             Error::Model(format!("{}: truncated or not a safetensors file: {e}", path.display()))

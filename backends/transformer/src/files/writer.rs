@@ -25,8 +25,8 @@ impl TensorEntry {
     }
 }
 
-/// Writes a safetensors file, one tensor in memory at a time: `values` is asked for the entries by their
-/// index. `notes` go into its metadata.
+/// Writes a safetensors file, holding one tensor in memory at a time. `values` is called with the index of
+/// each entry. `notes` go into the metadata.
 pub(crate) fn write_safetensors<const N: usize>(
     path: &Path,
     notes: [(&str, String); N],
@@ -34,7 +34,7 @@ pub(crate) fn write_safetensors<const N: usize>(
     values: impl Fn(usize) -> Result<Vec<f32>>,
 ) -> Result<()> {
     let mut header = serde_json::Map::new();
-    // transformers refuses files that do not say so.
+    // transformers rejects files without this key.
     let mut metadata = json!({ "format": "pt" });
     notes.into_iter().for_each(|(name, value)| metadata[name] = value.into());
     header.insert("__metadata__".into(), metadata);

@@ -1,4 +1,4 @@
-//! Low-rank adapters: attached to a decoder, and read from a folder in PEFT's layout.
+//! Low-rank adapters: attaching them to a decoder, and reading them from a folder in PEFT's layout.
 
 use std::path::Path;
 
@@ -9,12 +9,12 @@ use crate::files::{Weights, read_json};
 
 pub(crate) const CONFIG: &str = "adapter_config.json";
 pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
-/// PEFT's name for every linear layer but the head.
+/// PEFT's name for all linear layers except the head.
 pub(crate) const ALL: &str = "all-linear";
 
-/// Gives every linear layer that a target names its two matrices.
+/// Adds an adapter to every linear layer that matches a target.
 ///
-/// A target names the layers that are called so, or whose name ends in `.target`.
+/// A target matches a layer with that name, and layers whose name ends in `.target`.
 pub(crate) fn attach(decoder: &mut Decoder, adapter: &Adapter) -> Result<()> {
     if adapter.rank == 0 || adapter.targets.is_empty() || !adapter.alpha.is_finite() {
         return Err(Error::Model(format!(
@@ -55,12 +55,12 @@ pub(crate) fn attach(decoder: &mut Decoder, adapter: &Adapter) -> Result<()> {
     }
 }
 
-/// The name under which PEFT keeps an adapter's matrix.
+/// The name PEFT gives to an adapter matrix.
 pub(crate) fn peft_name(name: &str) -> String {
     format!("base_model.model.{name}")
 }
 
-/// Opens the weights of an adapter folder, checked against the decoder it was attached to.
+/// Opens the weights of an adapter folder and checks them against the decoder with the adapter attached.
 pub(crate) fn open(folder: &Path, decoder: &Decoder) -> Result<Weights> {
     let path = folder.join(CONFIG);
     let config = read_json(&path)?;

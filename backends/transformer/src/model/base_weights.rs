@@ -12,11 +12,11 @@ use crate::parameters::Spec;
 /// The weight files of a model folder, checked against a decoder.
 pub(super) struct BaseWeights {
     weights: Weights,
-    /// What files saved from the bare model, without its head, leave out in front of every name.
+    /// Prefix that is missing from every name in files saved from the bare model, without its head.
     dropped: &'static str,
 }
 
-/// Tensors in the files of some models that are tables, not weights.
+/// Tensors in the files of some models that are constant tables, not weights.
 const TABLES: [&str; 3] = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"];
 
 impl BaseWeights {
@@ -40,7 +40,7 @@ impl BaseWeights {
         name.strip_prefix(self.dropped).unwrap_or(name)
     }
 
-    /// Whether the files hold a parameter in bf16.
+    /// Whether the files store a parameter in bf16.
     pub fn in_half(&self, spec: &Spec) -> bool {
         self.weights.dtype(self.stored(&spec.name)) == Some(Dtype::BF16)
     }
@@ -51,7 +51,7 @@ impl BaseWeights {
 
     fn reject_strangers(&self, decoder: &Decoder) -> Result<()> {
         let mut known: Vec<&str> = decoder.specs.iter().map(|s| self.stored(&s.name)).collect();
-        // Some files hold the head although it is the embedding table.
+        // Some files contain the head although it is tied to the embedding table.
         known.push("lm_head.weight");
         let mut names = self.weights.names();
         let stranger = names.find(|name| !known.contains(name) && !TABLES.iter().any(|t| name.ends_with(t)));
@@ -66,7 +66,8 @@ impl BaseWeights {
     }
 }
 
-/// How the base parameters lie on disk, by id: as they came, or as `architecture` says.
+/// Names and types of the base parameters on disk, by id: those of the weight files if there are any, else
+/// those of `architecture`.
 pub(super) fn stored(decoder: &Decoder, weights: Option<&BaseWeights>) -> Vec<(String, Dtype)> {
     let default = match decoder.architecture.dtype.as_str() {
         "bfloat16" => Dtype::BF16,

@@ -1,4 +1,4 @@
-//! Random initialisation: the same values for the same seed, whatever the device or thread count.
+//! Random initialisation. The same seed gives the same values on any device and with any number of threads.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -6,11 +6,11 @@ use rand_distr::{Distribution, StandardNormal, Uniform};
 
 use crate::parameters::{Id, Role, Spec};
 
-/// Values of parameter `id`: matrices from N(0, `range`^2), zero biases, unit gains; adapters as PEFT
-/// begins them, A kaiming-uniform (within `1 / sqrt(in)`), B zero.
+/// Initial values of parameter `id`: matrices from N(0, `range`^2), zero biases, unit gains. Adapters start
+/// as in PEFT: A is Kaiming-uniform (within `1 / sqrt(in)`), B is zero.
 pub(super) fn random(spec: &Spec, id: Id, seed: u64, range: f64) -> Vec<f32> {
     let n = spec.elements();
-    // A stream per parameter: adding one to a model does not change the others.
+    // One random stream per parameter, so that adding a parameter does not change the others.
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(id as u64);
     match spec.role {

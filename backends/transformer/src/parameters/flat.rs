@@ -1,22 +1,22 @@
-//! Tensors side by side in one stretch of memory.
+//! Tensors stored contiguously in one array.
 //!
-//! A vector of a session is one array and is computed with as one: an operation costs the device one call,
-//! not one for each of hundreds of parameters, and the allocator rounds one size up, not hundreds.
+//! Computing on a whole vector as one array takes one device call per operation instead of hundreds, one for
+//! each parameter. The allocator also rounds up one size instead of hundreds.
 
 use spo_api::Result;
 
 use crate::engine::{Engine, Memory, Precision};
 
-/// An array, and the tensors that it is made of.
+/// An array, and the tensors it consists of.
 pub(crate) struct Flat<T> {
-    /// All values, one tensor after the other.
+    /// All values, one tensor after another.
     pub all: T,
     /// The tensors, which share the memory of `all`.
     pub parts: Vec<T>,
 }
 
 impl<T: Clone> Flat<T> {
-    /// Zeros, in tensors of these shapes.
+    /// Zeros, as tensors of these shapes.
     pub fn zeros<'s, E: Engine<Tensor = T>>(
         engine: &E,
         shapes: impl Iterator<Item = &'s [usize]> + Clone,
@@ -24,7 +24,7 @@ impl<T: Clone> Flat<T> {
     ) -> Result<Self> {
         let elements = |shape: &[usize]| shape.iter().product::<usize>();
         let total: usize = shapes.clone().map(elements).sum();
-        // Not every device can allocate nothing.
+        // Some devices cannot allocate zero elements.
         let all = engine.memory().zeros(&[total.max(1)], precision)?;
         let mut start = 0;
         let part = |shape: &[usize]| {

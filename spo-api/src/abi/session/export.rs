@@ -1,4 +1,4 @@
-//! The plugin's end of a session: a trait object behind the table.
+//! Export of sessions: a table for a trait object, on the plugin's side.
 
 use std::ffi::c_void;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::{
     Error, Export, Kernel, LogProbs, Result, Sampling, Session, Statistics, Tangent, Vector, VectorSpace,
 };
 
-/// The table of every session written in Rust.
+/// The table for all sessions written in Rust.
 pub(in crate::abi) static TABLE: SessionTable = SessionTable {
     size: size_of::<SessionTable>() as u32,
     vectors: &VECTORS,
@@ -39,20 +39,20 @@ impl Owner for Box<dyn Session> {
         error: *const ErrorSink,
         body: impl FnOnce(&mut dyn VectorSpace) -> Result<()>,
     ) -> i32 {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { answer(error, || body(session(owner).vectors())) }
     }
 
     unsafe fn ask<R: Default>(owner: *mut c_void, body: impl FnOnce(&mut dyn VectorSpace) -> R) -> R {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         body(unsafe { session(owner).vectors() })
     }
 }
 
 /// # Safety
-/// `this` came from `open` and nobody else uses it now: the contract of the table.
+/// `this` came from `open`, and nothing else uses it now. The contract of the table guarantees this.
 unsafe fn session<'a>(this: *mut c_void) -> &'a mut dyn Session {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe { plugin::part::<dyn Session>(this) }
 }
 
@@ -65,10 +65,10 @@ fn statistics(bits: u32) -> Statistics {
     Statistics { entropy: bits & 1 != 0, collision: bits & 2 != 0, greedy: bits & 4 != 0 }
 }
 
-/// Shows log-probs to the caller.
+/// Passes log-probs to the caller.
 ///
 /// # Safety
-/// `sink` is valid, `gradient` null or as long as the log-probs.
+/// `sink` is valid; `gradient` is null or as long as the log-probs.
 unsafe fn show(sink: *const ShowSink, found: &LogProbs, gradient: *mut f64) -> Result<()> {
     let some = |values: &Vec<f64>| if values.is_empty() { std::ptr::null() } else { values.as_ptr() };
     let view = LogProbsView {
@@ -79,19 +79,19 @@ unsafe fn show(sink: *const ShowSink, found: &LogProbs, gradient: *mut f64) -> R
         collision: some(&found.collision),
         greedy: some(&found.greedy),
     };
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     call(&"the reader of log-probs", |error| unsafe {
         ((*sink).show)((*sink).context, &view, gradient, error)
     })
 }
 
-/// Asks the caller for the upstream gradient.
+/// Requests the upstream gradient from the caller.
 ///
 /// # Safety
 /// `sink` is valid.
 unsafe fn asked(sink: *const ShowSink, found: &LogProbs) -> Result<Vec<f64>> {
     let mut gradient = vec![0.0; found.values.len()];
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe { show(sink, found, gradient.as_mut_ptr())? };
     Ok(gradient)
 }
@@ -150,6 +150,6 @@ answers! { Box<dyn Session>:
 /// # Safety
 /// The text is readable.
 unsafe fn path<'a>(text: Text) -> Result<&'a Path> {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe { text.strict("a path") }.map(Path::new).map_err(Error::Engine)
 }

@@ -1,4 +1,4 @@
-//! The program's end of a session: a table behind the trait.
+//! Import of sessions: the trait implemented with a table, on the program's side.
 
 use std::ffi::c_void;
 use std::path::Path;
@@ -23,22 +23,22 @@ pub(in crate::abi) struct ImportedSession {
     space: RemoteSpace,
 }
 
-// SAFETY: the contract of the table lets a session move between threads, its space with it.
+// SAFETY: by the contract of the table, a session may move between threads together with its space.
 unsafe impl Send for ImportedSession {}
 
-/// What a session shows, and who wants to see it.
+/// Receives the log-probs of a session and computes the upstream gradient if requested.
 struct Reader<'a, 'b> {
     offsets: Vec<usize>,
     asked: Statistics,
     seen: Option<LogProbs>,
     upstream: Option<&'a mut Upstream<'b>>,
-    /// The upstream's own error, which must not be lost in translation.
+    /// The error of the upstream function, kept because its type would be lost on the way through the plugin.
     error: Option<Error>,
 }
 
 impl Reader<'_, '_> {
     /// # Safety
-    /// The view is valid, `gradient` null or as long as it.
+    /// The view is valid; `gradient` is null or as long as the view.
     unsafe fn read(&mut self, view: &LogProbsView, gradient: *mut f64) -> Result<()> {
         let expected = self.offsets[self.offsets.len() - 1];
         if view.length != expected {
@@ -48,7 +48,7 @@ impl Reader<'_, '_> {
             (false, _) => Ok(vec![]),
             (true, true) if expected > 0 => Err(Error::Engine(format!("asked for the {name}, and got none"))),
             (true, true) => Ok(vec![]),
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             (true, false) => Ok(unsafe { std::slice::from_raw_parts(values, expected) }.to_vec()),
         };
         let seen = LogProbs {
@@ -69,7 +69,7 @@ impl Reader<'_, '_> {
                 Error::Engine(text)
             })?;
             assert_eq!(found.len(), expected, "one upstream number per log-prob");
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe { std::ptr::copy_nonoverlapping(found.as_ptr(), gradient, expected) };
         }
         Ok(())
@@ -82,9 +82,9 @@ unsafe extern "C-unwind" fn read(
     gradient: *mut f64,
     error: *const ErrorSink,
 ) -> i32 {
-    // SAFETY: the context is the `Reader` of the call at work; the rest by the contract of the table.
+    // SAFETY: the context is the `Reader` of the current call; the rest by the contract of the table.
     unsafe {
-        // The upstream gradient is the program's business.
+        // The upstream function is code of the program.
         let _home = watch::enter(None);
         answer(error, || {
             let reader = &mut *context.cast::<Reader<'_, '_>>();
@@ -104,14 +104,14 @@ impl ImportedSession {
         this: *mut c_void,
         at: &'static At,
     ) -> Result<Self, TableError> {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let part = Handle::new(table, this, table.destroy, at);
             Ok(ImportedSession { part, space: RemoteSpace::new(table.vectors, this, Some(at))? })
         }
     }
 
-    /// What a function shows of a batch.
+    /// Calls a function on a batch and returns the log-probs it shows.
     fn shown(
         &mut self,
         batch: &TokenBatch,
@@ -158,7 +158,7 @@ impl Session for ImportedSession {
     }
 
     fn log_probs(&mut self, batch: &TokenBatch, statistics: Statistics) -> Result<LogProbs> {
-        // SAFETY: as above; what is lent outlives the call.
+        // SAFETY: as above; borrowed arguments outlive the call.
         self.shown(batch, statistics, None, |t, this, flat, sink, error| unsafe {
             (t.log_probs)(this, &flat.view(), bits(statistics), sink, error)
         })
@@ -189,7 +189,7 @@ impl Session for ImportedSession {
         };
         let mut derivatives = vec![0.0; batch.completions().map(Vec::len).sum()];
         let (asked, out) = (Statistics::default(), derivatives.as_mut_ptr());
-        // SAFETY: as above; there is room for one number per log-prob.
+        // SAFETY: as above; the buffer has one element per log-prob.
         let log_probs = self.shown(batch, asked, Some(upstream), |_, this, flat, sink, error| unsafe {
             function(this, &flat.view(), sink, v.0, into.0, out, error)
         })?;
