@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-/// Unusable user input (a recipe, data, a model folder, an argument), found before training begins. Exit code
-/// 2.
+/// Unusable user input (a recipe, data, a model folder, an argument), found before training begins. The exit
+/// code is 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct BadInput(pub String);

@@ -6,9 +6,9 @@
 //! - *unrolled*: `theta -> F(U(theta))`. By the chain rule its gradient is
 //!   `(I - alpha H(theta_0)) ... (I - alpha H(theta_(K-1))) dF(theta_K)`, H the Hessian of G;
 //! - *implicit*: `theta -> F(t(theta))` with `t(theta) = argmin_t G(t) + |t - theta|^2 / (2a)` and
-//!   `a = K alpha`. This is SFT run to convergence, with a proximal term that keeps it about as close to theta
-//!   as K steps would. From `dG(t) + (t - theta) / a = 0` follows `dt/dtheta = (I + a H(t))^-1`, so the
-//!   gradient is `(I + a H(t))^-1 dF(t)`;
+//!   `a = K alpha`. This is SFT run to convergence, with a proximal term that keeps it about as close to
+//!   theta as K steps would. From `dG(t) + (t - theta) / a = 0` follows `dt/dtheta = (I + a H(t))^-1`, so
+//!   the gradient is `(I + a H(t))^-1 dF(t)`;
 //! - *value function*: `theta -> F(theta) + lambda (G(theta) - G(U(theta)))`, a penalty on how far G is above
 //!   its value after K steps. Its gradient is `dF + lambda (dG - d(G o U))`. Bilevel steps leave out the last
 //!   term, which vanishes where U reaches a minimum of G.

@@ -44,8 +44,8 @@ pub(crate) fn hessian_vector(
 
 /// The derivative of a function of log-probs along a tangent, by fourth-order central differences.
 ///
-/// Losses are smooth on the scale of one nat of an answer's log-prob. With a displacement of a thousandth of
-/// a nat, both the truncation error and the rounding error are about 1e-12.
+/// Losses vary on the scale of one nat of an answer's log-prob. With a displacement of a thousandth of a nat,
+/// the relative errors of truncation and of rounding are both about 1e-12.
 fn derivative(
     function: &mut dyn FnMut(&LogProbs) -> Result<Vec<f64>>,
     tangent: &Tangent,
