@@ -51,8 +51,8 @@ pub trait Memory {
 ///
 /// Methods that write take the output tensor as their first argument, `into`. It never shares memory with
 /// another argument, and is not a [view](Memory::view) of the same tensor. Activations are matrices
-/// `[rows, features]` of packed tokens without padding, in [`Precision::Compute`]. Gradients of weights are in
-/// [`Precision::Full`], and are *added to*. Weights may have any precision: the factors of products, the
+/// `[rows, features]` of packed tokens without padding, in [`Precision::Compute`]. Gradients of weights are
+/// in [`Precision::Full`], and are *added to*. Weights may have any precision: the factors of products, the
 /// table of [`gather`](Self::gather) and the head are converted to the precision of the activations when they
 /// are used.
 ///
