@@ -1,7 +1,7 @@
 //! Built-in objectives, bilevel steps, optimizers and schedules, one file each.
 //!
-//! The parts register themselves. A program that uses them must refer to the crate once: `use spo_objectives
-//! as _;`.
+//! The parts register themselves. A program that uses them must refer to the crate once:
+//! `use spo_objectives as _;`.
 #![forbid(unsafe_code)]
 
 pub mod losses;

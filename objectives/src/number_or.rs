@@ -6,8 +6,8 @@ use serde::{
     de::{Error, IntoDeserializer, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-/// A value that is usually a plain number, but can also be one of the variants of the enum `T`: `lambda =
-/// 1.0` or `lambda = { ramp = { to = 1.0, steps = 100 } }`.
+/// A value that is usually a plain number, but can also be one of the variants of the enum `T`:
+/// `lambda = 1.0` or `lambda = { ramp = { to = 1.0, steps = 100 } }`.
 ///
 /// An untagged enum would also work, but reports every mistake as "did not match any variant".
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

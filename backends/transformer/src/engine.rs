@@ -50,9 +50,9 @@ pub trait Memory {
 /// silently drop its gradient.
 ///
 /// Methods that write take the output tensor as their first argument, `into`. It never shares memory with
-/// another argument, and is not a [view](Memory::view) of the same tensor. Activations are matrices `[rows,
-/// features]` of packed tokens without padding, in [`Precision::Compute`]. Gradients of weights are in
-/// [`Precision::Full`], and are *added to*. Weights may have any precision: the factors of products, the
+/// another argument, and is not a [view](Memory::view) of the same tensor. Activations are matrices
+/// `[rows, features]` of packed tokens without padding, in [`Precision::Compute`]. Gradients of weights are
+/// in [`Precision::Full`], and are *added to*. Weights may have any precision: the factors of products, the
 /// table of [`gather`](Self::gather) and the head are converted to the precision of the activations when they
 /// are used.
 ///
@@ -84,7 +84,8 @@ pub trait Engine: Send + Sized + 'static {
     /// epsilon is added outside the square root of the corrected moment. All tensors are in
     /// [`Precision::Full`]; engines that support it also accept moments in [`Precision::Half`]. Those are
     /// rounded stochastically: with rounding to nearest, a second moment that changes by a thousandth per
-    /// update would never change. Rounding is deterministic: repeating an update gives the same result.
+    /// update would never change. The rounding is
+    /// pseudo-random: repeating an update gives the same result.
     fn adamw(
         &self,
         into: &Self::Tensor,

@@ -2,9 +2,9 @@
 //!
 //! The backward pass consists of the same kind of operations as the forward pass. When recorded, it is a
 //! function `g(theta, u) = J^T u` from parameters and upstream weights to a gradient, linear in the weights;
-//! J is the Jacobian of the log-probs. The tape pulls v back through this function: the derivative of `<g,
-//! v>` with respect to theta is the Hessian of `sum_i u_i log_probs[i]` times v, and its derivative with
-//! respect to u is `J v`.
+//! J is the Jacobian of the log-probs. The tape pulls v back through this function: the derivative of
+//! `<g, v>` with respect to theta is the Hessian of `sum_i u_i log_probs[i]` times v, and its derivative
+//! with respect to u is `J v`.
 
 use spo_api::{Result, Statistics, Tangent, Upstream};
 

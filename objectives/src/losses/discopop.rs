@@ -40,7 +40,7 @@ impl PairLoss for Discopop {
     fn loss<S: Scalar>(&self, pair: &Pair<S>) -> S {
         let z = self.f_divergence.margin(pair) * self.beta;
         let blend = z / self.discopop_tau;
-        // One exponent, as e^-z overflows long before g makes it vanish.
+        // Use a single exponential: e^-z would overflow before its factor makes the product vanish.
         (blend.log_sigmoid() - z).exp() - z.log_sigmoid() * (-blend).sigmoid()
     }
 

@@ -32,7 +32,7 @@ impl FDivergence {
             FDivergence::ReverseKl => r,
             FDivergence::ForwardKl => -(-r).exp_m1(),
             FDivergence::JsDivergence => r.log_sigmoid() + std::f64::consts::LN_2,
-            // Nearer to 1 the quotient has lost its digits.
+            // Closer to 1, cancellation leaves the quotient without accurate digits.
             FDivergence::AlphaDivergence(alpha) if (alpha - 1.0).abs() < 1e-6 => r,
             FDivergence::AlphaDivergence(alpha) => {
                 let t = r * (alpha - 1.0);
@@ -72,7 +72,7 @@ mod tests {
             let score = |r: f64| divergence.score(&Answer { policy: r - 9.0, reference: -9.0, tokens: 3.0 });
             assert!(score(0.0).abs() < 1e-15, "{divergence:?}");
             assert!(score(-1.0) < 0.0 && score(1.0) > 0.0, "{divergence:?}");
-            // Near the reference all are the log-ratio, or half of it.
+            // Near the reference, all scores approach the log-ratio or half of it.
             let slope = (score(1e-6) - score(-1e-6)) / 2e-6;
             let expected = if divergence == JsDivergence { 0.5 } else { 1.0 };
             assert!((slope - expected).abs() < 1e-6, "{divergence:?}");

@@ -24,7 +24,7 @@ pub struct FiniteTarget {
 
 impl Part for FiniteTarget {}
 
-/// Where the tangent takes over.
+/// Below this `z`, the loss is continued along its tangent.
 const LOWEST: f64 = -30.0;
 
 impl PairLoss for FiniteTarget {

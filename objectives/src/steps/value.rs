@@ -50,8 +50,8 @@ impl NumberOr<Value> {
     }
 }
 
-/// The start counts too. Otherwise a learning rate that is too large would give an estimate of G* that is too
-/// high, and the constraint would have no effect.
+/// The smallest G on the descent, including the start. Without the start, a learning rate that is too large
+/// would give too high an estimate of G*, and the constraint would have no effect.
 fn least_on_descent(problem: &mut dyn BilevelProblem, steps: usize, lr: f64) -> Result<f64> {
     excursion(problem, |problem, _home| {
         let mut least = f64::INFINITY;
