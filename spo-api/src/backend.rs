@@ -109,8 +109,8 @@ pub struct Statistics {
     pub greedy: bool,
 }
 
-/// Ragged log-probs of the completions of a [`TokenBatch`]. Completion `i` is `values[offsets[i]..offsets[i
-/// + 1]]`, in the order of [`TokenBatch::completions`]. Created by [`LogProbs::new`]; any requested
+/// Ragged log-probs of the completions of a [`TokenBatch`], in the order of [`TokenBatch::completions`].
+/// Completion `i` is `values[offsets[i]..offsets[i + 1]]`. Created by [`LogProbs::new`]; any requested
 /// statistics are set afterwards.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
