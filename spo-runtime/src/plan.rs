@@ -115,10 +115,15 @@ impl Plan {
         checked: &mut Checked,
     ) -> anyhow::Result<Recipe> {
         let draft = Draft::new(registry, document, &mut checked.data, None)?;
-        let key = format!("{:?} {:?}", draft.recipe.backend, draft.spec);
+        let kernels: Vec<_> = draft.stages.iter().map(|stage| stage.optimizer.kernel()).collect();
+        let key = format!("{:?} {:?} {kernels:?}", draft.recipe.backend, draft.spec);
         let info = match checked.models.get(&key) {
             Some(info) => info.clone(),
-            None => checked.models.entry(key).or_insert(draft.open(document)?.info()).clone(),
+            None => {
+                let mut session = draft.open(document)?;
+                draft.check_optimizers(document, &mut *session)?;
+                checked.models.entry(key).or_insert(session.info()).clone()
+            }
         };
         draft.check_fit(document, &info)?;
         Ok(draft.recipe)

@@ -118,3 +118,49 @@ fn without_shuffling_the_lower_level_takes_its_rows_in_order_too() {
     assert_eq!(run(1, false), run(2, false));
     assert_ne!(run(1, true), run(2, true));
 }
+
+#[test]
+fn an_optimizer_that_the_backend_cannot_run_is_refused_before_training() {
+    let place = place();
+    let refused = |recipe: &str, words: [&str; 2]| {
+        place.write("recipe.toml", recipe);
+        let outcome = place.run(&["recipe.toml", "--quiet"]);
+        assert_eq!(outcome.code, 2, "{}", outcome.stderr);
+        words.iter().for_each(|word| assert!(outcome.stderr.contains(word), "{}", outcome.stderr));
+        assert!(!place.path("runs/recipe").exists(), "training began");
+    };
+    let stages = |second: &str| {
+        let stage = |name: &str, optimizer: &str| {
+            format!(
+                "[[stage]]\nname = \"{name}\"\nobjective = \"sft\"\nsteps = 2\noptimizer = {{ {optimizer} }}\n"
+            )
+        };
+        stage("first", "lr = 1e-3") + &stage("second", second)
+    };
+    let eight_bits = stages("name = \"adamw-8bit\", lr = 1e-3");
+    let halved = format!("[backend]\noptions = {{ moments = \"bf16\" }}\n{}{eight_bits}", tiny!(16, 4));
+    refused(&halved, ["stage[1].optimizer", "works with the optimizer `adamw` only"]);
+    let enumerable = r#"
+        [backend]
+        name = "tabular"
+        [model.config]
+        model_type = "tabular"
+        kind = "mlp"
+        order = 4
+        embedding_size = 4
+        hidden_size = 12
+        [data]
+        task = { name = "codewords", train = 16, prompts = 4, letters = 3, length = 2 }
+        max_length = 8
+    "#;
+    refused(
+        &format!("{enumerable}\n{eight_bits}"),
+        ["stage[1].optimizer", "which the tabular backend does not"],
+    );
+    // A sweep's cells are checked before the first one begins.
+    let sweep = format!(
+        "{enumerable}\n[sweep]\ngrid = {{ \"stage.second.optimizer.name\" = [\"adamw\", \"adamw-8bit\"] }}\n{}",
+        stages("lr = 1e-3")
+    );
+    refused(&sweep, ["stage[1].optimizer", "which the tabular backend does not"]);
+}

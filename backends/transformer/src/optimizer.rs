@@ -63,14 +63,15 @@ impl<T: Clone> Adopted<T> {
             ("adamw", true) => Keeping::In(Precision::Half),
             (other, true) => {
                 return Err(Error::Engine(format!(
-                    "moments = \"bf16\" is for the optimizer `adamw`, and `{other}` does not keep its state so"
+                    "moments = \"bf16\" works with the optimizer `adamw` only, not with `{other}`"
                 )));
             }
             ("adamw-8bit", false) => Keeping::InBlocks,
             (_, false) => return Ok(None),
         };
-        let hyper = Hyper::deserialize(&kernel.config)
-            .map_err(|e| Error::Engine(format!("the kernel of `{}` cannot run it so: {e}", kernel.name)))?;
+        let hyper = Hyper::deserialize(&kernel.config).map_err(|e| {
+            Error::Engine(format!("`{}` cannot be run with these hyper-parameters: {e}", kernel.name))
+        })?;
         Ok(Some(Adopted { kernel: kernel.clone(), hyper, keeping, moments: None }))
     }
 
