@@ -367,7 +367,7 @@ fn a_loaded_optimizer_trains_and_resumes_to_the_bit() {
         killed(&place, "cut", "00000004");
         place.run(&["resume", "cut", "--quiet"]).success();
         assert_eq!(place.read("whole/metrics.jsonl"), place.read("cut/metrics.jsonl"), "{name}");
-        let misspelt = recipe.replace("momentum", "momentun");
+        let misspelt = recipe.replace("momentum = ", "momentun = ");
         place.write("recipe.toml", misspelt);
         refused(&place.run(&["recipe.toml"]), 2, &["unknown field `momentun`", "did you mean `momentum`?"]);
         for run in ["whole", "cut"] {
