@@ -8,6 +8,8 @@ pub mod losses;
 mod number_or;
 pub mod optimizers;
 pub mod schedules;
+mod share_or_steps;
 pub mod steps;
 
 pub use number_or::NumberOr;
+pub use share_or_steps::{Length, ShareOrSteps};

@@ -17,4 +17,4 @@ pub use cosine_with_restarts::CosineWithRestarts;
 pub use inverse_sqrt::InverseSqrt;
 pub use linear::Linear;
 pub use polynomial::Polynomial;
-pub use warmup_stable_decay::{Decay, Shape, WarmupStableDecay};
+pub use warmup_stable_decay::{Shape, WarmupStableDecay};

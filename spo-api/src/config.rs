@@ -142,7 +142,9 @@ pub(crate) fn diagnose<'a>(
             return unknown(word);
         }
         Value::Object(table) if allows(value) => {
-            if let Some(word) = table.keys().find(|key| keys(&readings).all(|known| known != *key)) {
+            let any_name = readings.iter().any(|reading| reading["additionalProperties"].is_object());
+            let unlisted = |key: &&String| keys(&readings).all(|known| known != *key);
+            if let Some(word) = table.keys().find(unlisted).filter(|_| !any_name) {
                 return unknown(word);
             }
             let lacks = |reading: &&Value| {
@@ -175,7 +177,8 @@ fn at<'a>(value: &'a Value, segment: &str) -> Option<&'a Value> {
 
 /// The schema of the value under a key or at an index.
 fn schema_at<'a>(schema: &'a Value, segment: &str) -> Option<&'a Value> {
-    schema["properties"].get(segment).or_else(|| {
+    let of_any_name = || schema.get("additionalProperties").filter(|schema| schema.is_object());
+    schema["properties"].get(segment).or_else(of_any_name).or_else(|| {
         let index = segment.parse::<usize>().ok()?;
         schema["prefixItems"].get(index).or_else(|| schema.get("items"))
     })
@@ -432,6 +435,9 @@ mod tests {
         let cyclic = json!({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}});
         assert_eq!(check_schema(&json!({}), &cyclic), Ok(()));
         assert_eq!(diagnose(&json!({"b": 1}), &cyclic, Some("b")), (UnknownKey, None));
+        let any_name = json!({"type": "object", "additionalProperties": {"type": "number", "minimum": 0}});
+        assert_eq!(diagnose(&json!({"b": "x"}), &any_name, Some("b")), (WrongType, None));
+        assert_eq!(diagnose(&json!({"b": -1}), &any_name, Some("b")), (OutOfRange, None));
     }
 
     #[test]

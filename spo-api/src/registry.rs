@@ -98,6 +98,11 @@ pub struct Entry {
 inventory::collect!(Entry);
 
 impl Entry {
+    /// Its name, and its aliases.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(self.name).chain(self.aliases.iter().copied())
+    }
+
     /// Builds the part.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ pub(crate) mod evaluate;
 mod figures;
 pub(crate) mod incident;
 mod keeper;
-mod model_folder;
+pub(crate) mod model_folder;
 pub(crate) mod optimization;
 pub(crate) mod progress;
 pub(crate) mod reference;

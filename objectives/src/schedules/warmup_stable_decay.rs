@@ -1,9 +1,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use spo_api::{ConfigError, Part, Schedule, Span, register};
+use spo_api::{Part, Schedule, Span, register};
 
 use super::cosine::half_cosine;
-use crate::NumberOr;
+use crate::{NumberOr, ShareOrSteps};
 
 /// Stays at the peak, and falls over the last steps alone: `(1 - end_factor) f(y) + end_factor`, y the share of
 /// those steps that lies behind, f by `shape`: `1 - y`, `(1 + cos(pi y)) / 2` or `1 - sqrt(y)`.
@@ -12,25 +12,18 @@ use crate::NumberOr;
 pub struct WarmupStableDecay {
     /// Over which of the last steps it falls: a share of the stage's steps, or `{ steps = 100 }`.
     #[serde(default = "default_decay")]
-    pub decay: NumberOr<Decay>,
+    #[schemars(extend("minimum" = 0, "maximum" = 1))]
+    pub decay: ShareOrSteps,
     /// How it falls.
     #[serde(default)]
     pub shape: Shape,
     /// Where it ends, as a share of the peak.
     #[serde(default)]
-    #[schemars(range(min = 0, max = 1))]
+    #[schemars(extend("minimum" = 0, "maximum" = 1))]
     pub end_factor: f64,
 }
 
-/// How long a learning rate falls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Decay {
-    /// So many steps.
-    Steps(usize),
-}
-
-fn default_decay() -> NumberOr<Decay> {
+fn default_decay() -> ShareOrSteps {
     NumberOr::Number(0.1)
 }
 
@@ -49,24 +42,11 @@ pub enum Shape {
     OneMinusSqrt,
 }
 
-impl Part for WarmupStableDecay {
-    fn validate(&self) -> Result<(), ConfigError> {
-        match self.decay {
-            NumberOr::Number(share) if !(0.0..=1.0).contains(&share) => {
-                Err(ConfigError::at("decay", format!("must be a share from 0 to 1, or steps, got {share}")))
-            }
-            _ => Ok(()),
-        }
-    }
-}
+impl Part for WarmupStableDecay {}
 
 impl Schedule for WarmupStableDecay {
     fn factor(&self, step: usize, span: Span) -> f64 {
-        let steps = match self.decay {
-            // Rounded up, as the warm-up is.
-            NumberOr::Number(share) => (share * span.total as f64).ceil() as usize,
-            NumberOr::Form(Decay::Steps(steps)) => steps,
-        };
+        let steps = self.decay.steps(span.total);
         let falls_over = steps.min(span.total - span.warmup);
         let Some(behind) = (step + falls_over).checked_sub(span.total) else { return 1.0 };
         let y = (behind as f64 / falls_over.max(1) as f64).min(1.0);

@@ -277,7 +277,7 @@ impl Scene<'_> {
             self.on(rows, |problem| value_function(problem, home, inner, options.lambda, exact[2]))?;
             greatest += self.on(rows, |problem| sharpness(problem, home))? / batches.len() as f64;
             for (i, spec) in steps.iter().enumerate() {
-                let mut step = compose::bilevel(registry, spec)?.step;
+                let mut step = spec.part.build(registry, Registry::step)?;
                 self.session.vectors().copy(home, Vector::PARAMETERS)?;
                 let cost = self.on(rows, |problem| Measured::run(problem, &mut *step, options.lr))?;
                 let space = self.session.vectors();

@@ -71,7 +71,7 @@ fn describe(registry: &Registry, name: &str) -> Result<String, BadInput> {
     let named = registry.iter().filter(|e| e.name == name || e.aliases.contains(&name));
     let texts: Vec<String> = named.map(describe_entry).collect();
     if texts.is_empty() {
-        let names = registry.iter().flat_map(|e| std::iter::once(e.name).chain(e.aliases.iter().copied()));
+        let names = registry.iter().flat_map(|e| e.names());
         let hint = nearest(name, names).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
         return Err(BadInput(format!(
             "error: nothing is called `{name}`{hint} `spo-run list` shows what there is"

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use spo_api::Registry;
 
 use super::saved_model::SavedModel;
 use crate::error::BadInput;
+use crate::train::model_folder::save;
 
 #[derive(clap::Args)]
 pub(crate) struct ExportArguments {
@@ -24,9 +24,6 @@ impl ExportArguments {
             return Err(BadInput(format!("error: {} is not empty", folder.display())).into());
         }
         let (tokenizer, mut session) = self.model.open(registry)?;
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        session.save(folder, spo_api::Export::Model)?;
-        tokenizer.save(folder)?;
-        Ok(())
+        save(&mut *session, folder, spo_api::Export::Model, &tokenizer)
     }
 }

@@ -31,7 +31,7 @@ fn list(registry: &Registry) -> String {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         for entry in registry.iter().filter(|e| e.build.kind() == kind) {
-            let names: Vec<_> = std::iter::once(entry.name).chain(entry.aliases.iter().copied()).collect();
+            let names: Vec<_> = entry.names().collect();
             table.add_row([
                 names.join(", "),
                 entry.summary.to_owned(),

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use serde_json::Value;
 use spo_api::{ConfigError, Layout, Objective, Optimizer, Registry, Schedule};
 use spo_data::task::{self, Generated};
-use spo_data::{Dataset, Fit, Source, Tokenizer};
+use spo_data::{Dataset, Fit, Tokenizer};
 
 use crate::error::BadInput;
 use crate::plan::stage::{PlannedStage, PlannedTerm};
 use crate::plan::tokens::TokenCache;
 use crate::plan::view::View;
-use crate::recipe::compose::{self, Bilevel, LowerData};
+use crate::recipe::compose::{self, Bilevel};
 use crate::recipe::data::{DataSection, Rows, TermData};
 use crate::recipe::document::Document;
 use crate::recipe::objective::LowerSpec;
@@ -64,17 +64,14 @@ impl Loader<'_> {
         Parts { objective, bilevel, optimizer, schedule }: Parts,
     ) -> anyhow::Result<PlannedStage> {
         let stage = recipe.stage[index].clone();
-        let (data, base) = match &stage.data {
-            Some(data) => (data, format!("stage[{index}].data")),
-            None => (&recipe.data, "data".to_owned()),
-        };
+        let data = stage.data.as_ref().unwrap_or(&recipe.data);
         let layout = objective.requirements().data;
-        let train = self.rows(data, Split::Train, &base, layout)?;
+        let train = self.rows(data, Split::Train, layout)?;
         // Rejected answers are worth evaluating even if the stage does not train on them.
         let with_pairs = layout == Layout::Demonstrations && self.pairs;
         let eval_layout = if with_pairs { Layout::Pairs } else { layout };
         let eval = match data.eval.is_some() || data.task.is_some() {
-            true => Some(self.rows(data, Split::Eval, &base, eval_layout)?),
+            true => Some(self.rows(data, Split::Eval, eval_layout)?),
             false => None,
         };
         let mut lower = Vec::new();
@@ -139,29 +136,23 @@ impl Loader<'_> {
     }
 
     /// The demonstrations of a lower-level term, truncated in the same way as the stage's own rows.
-    fn demonstrations(&mut self, stage: &DataSection, own: &LowerData) -> anyhow::Result<Arc<Dataset>> {
-        let from = match &own.source {
+    fn demonstrations(&mut self, stage: &DataSection, own: &TermData) -> anyhow::Result<Arc<Dataset>> {
+        let from = match own {
             TermData::Task(data) => Origin::Task(&data.task.part),
-            TermData::Rows(Rows(source)) => Origin::File(source, own.place.clone()),
+            TermData::Rows(rows) => Origin::File(rows),
         };
         self.load(&from, Split::Train, stage, Layout::Demonstrations)
     }
 
     /// Rows of a stage's own data.
-    fn rows(
-        &mut self,
-        data: &DataSection,
-        split: Split,
-        base: &str,
-        layout: Layout,
-    ) -> anyhow::Result<Arc<Dataset>> {
-        let (file, key) = match split {
-            Split::Train => (&data.train, "train"),
-            Split::Eval => (&data.eval, "eval"),
+    fn rows(&mut self, data: &DataSection, split: Split, layout: Layout) -> anyhow::Result<Arc<Dataset>> {
+        let file = match split {
+            Split::Train => &data.train,
+            Split::Eval => &data.eval,
         };
         let from = match (&data.task, file) {
             (Some(task), _) => Origin::Task(&task.part),
-            (None, Some(Rows(source))) => Origin::File(source, format!("{base}.{key}")),
+            (None, Some(rows)) => Origin::File(rows),
             (None, None) => unreachable!("a recipe without data is refused when it is read"),
         };
         self.load(&from, split, data, layout)
@@ -191,17 +182,17 @@ impl Loader<'_> {
                 let dataset = Dataset::from_rows(rows, layout, &self.tokenizer, &fit);
                 (name.to_owned(), &task.place, dataset)
             }
-            Origin::File(source, at) => {
-                exists(&source.path).map_err(|message| self.document.error(at, message))?;
+            Origin::File(Rows { source, place }) => {
+                exists(&source.path).map_err(|message| self.document.error(place, message))?;
                 let dataset = match &self.cache {
                     Some(cache) => cache.load(source, layout, &self.tokenizer, &fit)?,
-                    None => Dataset::load(std::slice::from_ref(*source), layout, &self.tokenizer, &fit),
+                    None => Dataset::load(std::slice::from_ref(source), layout, &self.tokenizer, &fit),
                 };
                 let kind = match split {
                     Split::Train => "training rows",
                     Split::Eval => "held-out rows",
                 };
-                (format!("{kind}, {}", source.path.display()), at, dataset)
+                (format!("{kind}, {}", source.path.display()), place, dataset)
             }
         };
         let dataset = Arc::new(dataset.map_err(|e| self.document.error(at, e.to_string()))?);
@@ -210,9 +201,9 @@ impl Loader<'_> {
     }
 }
 
-/// The origin of rows: a file with its location in the recipe, or a generated task.
+/// The origin of rows: a file or a generated task.
 enum Origin<'a> {
-    File(&'a Source, String),
+    File(&'a Rows),
     Task(&'a PartSpec),
 }
 
@@ -220,7 +211,7 @@ impl Origin<'_> {
     /// Identifies everything that determines the rows.
     fn identity(&self) -> String {
         match self {
-            Origin::File(source, _) => format!("{source:?}"),
+            Origin::File(rows) => format!("{:?}", rows.source),
             Origin::Task(task) => format!("{} {}", task.name, Value::Object(task.config.clone())),
         }
     }

@@ -1,10 +1,10 @@
 //! The recipe's `backend`.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+
+use super::part::text_or_table;
 
 /// `[backend]`: the engine. `backend = "tch"` is short for a table with a name alone.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -30,25 +30,10 @@ impl Default for BackendSpec {
 
 /// Reads a backend from its name or its table.
 pub(super) fn name_or_table<'de, D: Deserializer<'de>>(from: D) -> Result<BackendSpec, D::Error> {
-    struct Either;
-
-    impl<'de> Visitor<'de> for Either {
-        type Value = BackendSpec;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("the name of a backend or a table")
-        }
-
-        fn visit_str<E>(self, name: &str) -> Result<BackendSpec, E> {
-            Ok(BackendSpec { name: name.to_owned(), ..BackendSpec::default() })
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<BackendSpec, A::Error> {
-            BackendSpec::deserialize(MapAccessDeserializer::new(table))
-        }
-    }
-
-    from.deserialize_any(Either)
+    text_or_table(from, "the name of a backend or a table", |name| BackendSpec {
+        name: name.to_owned(),
+        ..BackendSpec::default()
+    })
 }
 
 /// The schema of both forms.

@@ -59,16 +59,7 @@ pub(crate) struct LowerPart {
     pub(crate) objective: Box<dyn Objective>,
     /// The source of its demonstrations; `None` if it uses the chosen answers of the upper level. At most one
     /// term does.
-    pub(crate) data: Option<LowerData>,
-}
-
-/// The source of a lower-level term's demonstrations.
-#[derive(Clone, Debug)]
-pub(crate) struct LowerData {
-    /// Its location in the recipe.
-    pub(crate) place: String,
-    /// The source itself.
-    pub(crate) source: TermData,
+    pub(crate) data: Option<TermData>,
 }
 
 /// Builds a bilevel step and its lower level.
@@ -83,54 +74,46 @@ pub(crate) fn bilevel(registry: &Registry, spec: &BilevelSpec) -> Result<Bilevel
             None => Ok(Bilevel { step, lower: Vec::new() }),
         };
     }
-    let shared_data = levels
-        .lower_data
-        .as_ref()
-        .map(|source| LowerData { place: format!("{}.lower_data", part.place), source: source.clone() });
+    Ok(Bilevel { step, lower: lower_level(registry, spec)? })
+}
+
+/// Builds the terms of a lower level. Terms without data of their own are combined into one, the first.
+fn lower_level(registry: &Registry, spec: &BilevelSpec) -> Result<Vec<LowerPart>, ConfigError> {
+    let (part, levels) = (&spec.part, &spec.own);
+    let data = levels.lower_data.clone();
     let place = format!("{}.lower", part.place);
-    let lower = match &levels.lower {
+    let terms = match &levels.lower {
         None => {
             let sft = registry.objective("sft", &serde_json::json!({})).map_err(|error| at(&place, error))?;
-            vec![LowerPart { objective: sft, data: shared_data }]
+            return Ok(vec![LowerPart { objective: sft, data }]);
         }
         Some(LowerSpec::One(spec)) => {
             let objective = spec.part.build(registry, Registry::objective)?;
             imitates(&*objective, &place)?;
-            vec![LowerPart { objective, data: shared_data }]
+            return Ok(vec![LowerPart { objective, data }]);
         }
-        Some(LowerSpec::Sum(terms)) => {
-            let (mut summed, mut lower) = (Vec::new(), Vec::new());
-            for term in terms {
-                let component = component(registry, term, term.own.weight, term.own.schedule)?;
-                imitates(&*component.objective, &term.part.place)?;
-                match &term.own.data {
-                    None => summed.push(component),
-                    Some(source) => {
-                        let objective = sum(vec![component]).map_err(|error| at(&term.part.place, error))?;
-                        let place = format!("{}.data", term.part.place);
-                        lower.push(LowerPart {
-                            objective,
-                            data: Some(LowerData { place, source: source.clone() }),
-                        });
-                    }
-                }
-            }
-            match summed.is_empty() {
-                // Terms on the same rows are combined into one.
-                false => {
-                    let objective = sum(summed).map_err(|error| at(&place, error))?;
-                    lower.insert(0, LowerPart { objective, data: shared_data });
-                }
-                true if shared_data.is_some() => {
-                    let message = "has no effect: every term of the lower level has data of its own";
-                    return Err(part.located(ConfigError::at("lower_data", message)));
-                }
-                true => {}
-            }
-            lower
-        }
+        Some(LowerSpec::Sum(terms)) => terms,
     };
-    Ok(Bilevel { step, lower })
+    let (mut summed, mut lower) = (Vec::new(), Vec::new());
+    for term in terms {
+        let component = component(registry, term, term.own.weight, term.own.schedule)?;
+        imitates(&*component.objective, &term.part.place)?;
+        match &term.own.data {
+            None => summed.push(component),
+            Some(own) => {
+                let objective = sum(vec![component]).map_err(|error| at(&term.part.place, error))?;
+                lower.push(LowerPart { objective, data: Some(own.clone()) });
+            }
+        }
+    }
+    if !summed.is_empty() {
+        let objective = sum(summed).map_err(|error| at(&place, error))?;
+        lower.insert(0, LowerPart { objective, data });
+    } else if data.is_some() {
+        let message = "has no effect: every term of the lower level has data of its own";
+        return Err(part.located(ConfigError::at("lower_data", message)));
+    }
+    Ok(lower)
 }
 
 /// Checks that a lower objective needs only demonstrations.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use spo_api::ConfigError;
 use spo_data::{Source, Truncation};
 
-use super::part::{Spec, TaskAlone};
+use super::part::{Spec, TaskAlone, text_or_table};
 
 /// `[data]`: where rows come from and how they become tokens.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -63,43 +63,33 @@ impl DataSection {
         if let Some(task) = &mut self.task {
             task.part.place = format!("{at}.task");
         }
+        for (key, rows) in [("train", &mut self.train), ("eval", &mut self.eval)] {
+            rows.iter_mut().for_each(|rows| rows.place = format!("{at}.{key}"));
+        }
     }
 }
 
 /// A file of rows: a path, or a table that says how to read it.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Rows(pub(crate) Source);
+pub(crate) struct Rows {
+    pub(crate) source: Source,
+    /// Its location in the recipe.
+    pub(crate) place: String,
+}
 
 impl Serialize for Rows {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self.0 == Source::new(&self.0.path) {
-            true => self.0.path.serialize(to),
-            false => self.0.serialize(to),
+        match self.source == Source::new(&self.source.path) {
+            true => self.source.path.serialize(to),
+            false => self.source.serialize(to),
         }
     }
 }
 
 impl<'de> Deserialize<'de> for Rows {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct PathOrTable;
-
-        impl<'de> Visitor<'de> for PathOrTable {
-            type Value = Rows;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the path of a file or a table")
-            }
-
-            fn visit_str<E>(self, path: &str) -> Result<Rows, E> {
-                Ok(Rows(Source::new(path)))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Rows, A::Error> {
-                Source::deserialize(MapAccessDeserializer::new(table)).map(Rows)
-            }
-        }
-
-        from.deserialize_any(PathOrTable)
+        let source = text_or_table(from, "the path of a file or a table", |path| Source::new(path))?;
+        Ok(Rows { source, place: String::new() })
     }
 }
 
@@ -125,8 +115,9 @@ pub(crate) enum TermData {
 impl TermData {
     /// Records its location in the recipe.
     pub(super) fn place(&mut self, at: &str) {
-        if let TermData::Task(data) = self {
-            data.task.part.place = format!("{at}.task");
+        match self {
+            TermData::Task(data) => data.task.part.place = format!("{at}.task"),
+            TermData::Rows(rows) => rows.place = at.to_owned(),
         }
     }
 }
@@ -151,7 +142,7 @@ impl<'de> Deserialize<'de> for TermData {
             }
 
             fn visit_str<E>(self, path: &str) -> Result<TermData, E> {
-                Ok(TermData::Rows(Rows(Source::new(path))))
+                Ok(TermData::Rows(Rows { source: Source::new(path), place: String::new() }))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<TermData, A::Error> {

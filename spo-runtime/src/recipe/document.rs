@@ -317,7 +317,7 @@ impl Document {
 /// The key for which a bare string at this path is an abbreviation.
 fn long_form(path: &str) -> Option<&'static str> {
     match path.rsplit('.').next()? {
-        "objective" | "lower" | "task" | "backend" => Some("name"),
+        "objective" | "lower" | "schedule" | "task" | "backend" => Some("name"),
         "bilevel" => Some("step"),
         "train" | "eval" | "lower_data" => Some("path"),
         _ => None,
@@ -371,6 +371,8 @@ optimizer = { lr = 1e-5, warmup = 0.1 }
         let document = with(&[
             "stage.align.objective.beta=0.2",
             "stage.0.optimizer.lr=1e-3",
+            "stage.0.optimizer.schedule=polynomial",
+            "stage.0.optimizer.schedule.power=2",
             "run.seed = 7",
             "stage.align.from=model",
             "stage.align.epochs=3",
@@ -381,6 +383,8 @@ optimizer = { lr = 1e-5, warmup = 0.1 }
         let objective = serde_json::to_value(&recipe.stage[1].objective).unwrap();
         assert_eq!(objective, serde_json::json!({"name": "dpo", "beta": 0.2}));
         assert_eq!(recipe.stage[0].optimizer.own.lr, 1e-3);
+        let schedule = serde_json::to_value(&recipe.stage[0].optimizer.own.schedule).unwrap();
+        assert_eq!(schedule, serde_json::json!({"name": "polynomial", "power": 2}));
         assert_eq!(recipe.run.seed, 7);
         assert_eq!((recipe.stage[1].steps, recipe.stage[1].epochs), (Some(5), None), "the later one holds");
         assert_eq!(recipe.stage[1].from.as_deref(), Some("model"));

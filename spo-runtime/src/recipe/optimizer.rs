@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use spo_objectives::{NumberOr, ShareOrSteps};
 
 use super::part::{OwnKeys, ScheduleAlone, Spec};
 
@@ -20,8 +21,9 @@ pub(crate) struct Rate {
     #[serde(default = "Rate::linear")]
     pub(crate) schedule: Spec<ScheduleAlone>,
     /// Steps over which the learning rate rises from 0 to `lr`: a share of the stage's steps, or `{ steps = 100 }`.
-    #[serde(default)]
-    pub(crate) warmup: Warmup,
+    #[serde(default = "Rate::no_warmup")]
+    #[schemars(extend("minimum" = 0, "maximum" = 1))]
+    pub(crate) warmup: ShareOrSteps,
     /// The gradient is scaled down to this global norm if it is longer; 0 for no limit.
     #[serde(default = "Rate::default_max_grad_norm")]
     #[schemars(range(min = 0))]
@@ -38,6 +40,10 @@ impl Rate {
         Spec::named("linear").expect("schedules have no required keys of the runtime's")
     }
 
+    fn no_warmup() -> ShareOrSteps {
+        NumberOr::Number(0.0)
+    }
+
     fn default_max_grad_norm() -> f64 {
         1.0
     }
@@ -48,38 +54,5 @@ impl OptimizerSpec {
     pub(crate) fn place(&mut self, at: &str) {
         self.part.place = at.to_owned();
         self.own.schedule.part.place = format!("{at}.schedule");
-    }
-}
-
-/// How long the learning rate rises.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(untagged)]
-pub(crate) enum Warmup {
-    /// A share of the steps.
-    Share(#[schemars(range(min = 0, max = 1))] f64),
-    /// So many steps.
-    Steps(WarmupSteps),
-}
-
-/// `{ steps = 100 }`.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct WarmupSteps {
-    pub(crate) steps: usize,
-}
-
-impl Default for Warmup {
-    fn default() -> Self {
-        Warmup::Share(0.0)
-    }
-}
-
-impl Warmup {
-    /// The warm-up's length in a stage of `total` steps. A share is rounded up, as in transformers.
-    pub(crate) fn steps(self, total: usize) -> usize {
-        match self {
-            Warmup::Share(share) => (share * total as f64).ceil() as usize,
-            Warmup::Steps(WarmupSteps { steps }) => steps,
-        }
     }
 }

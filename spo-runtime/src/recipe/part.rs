@@ -188,6 +188,33 @@ impl<'de, O: OwnKeys> Deserialize<'de> for Spec<O> {
     }
 }
 
+/// Reads a value that is written as a text, the short form of a table, or as the table.
+pub(super) fn text_or_table<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+    expected: &str,
+    from_text: impl FnOnce(&str) -> T,
+) -> Result<T, D::Error> {
+    struct TextOrTable<'e, F, T>(&'e str, F, PhantomData<T>);
+
+    impl<'de, F: FnOnce(&str) -> T, T: Deserialize<'de>> Visitor<'de> for TextOrTable<'_, F, T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<T, E> {
+            Ok((self.1)(text))
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(table))
+        }
+    }
+
+    from.deserialize_any(TextOrTable(expected, from_text, PhantomData))
+}
+
 /// Passes a table's own keys of `O` on for deserialization, and collects the others for the part.
 struct Sorter<A, O> {
     table: A,

@@ -77,10 +77,12 @@ impl Definitions<'_> {
             return parts.map(|(names, schema)| self.part(kind, names, schema)).collect();
         }
         let entries: Vec<&Entry> = self.registry.iter().filter(|entry| entry.build.kind() == kind).collect();
-        let names = |entry: &Entry| {
-            std::iter::once(entry.name).chain(entry.aliases.iter().copied()).map(Value::from).collect()
-        };
-        entries.into_iter().map(|entry| self.part(kind, names(entry), (entry.schema)().to_value())).collect()
+        entries
+            .into_iter()
+            .map(|entry| {
+                self.part(kind, entry.names().map(Value::from).collect(), (entry.schema)().to_value())
+            })
+            .collect()
     }
 
     /// A part. Its definitions are moved next to the recipe's, under unique names.

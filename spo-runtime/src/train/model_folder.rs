@@ -14,7 +14,7 @@ pub(super) fn export(plan: &Plan) -> Export {
 }
 
 /// Saves a stage's model and tokenizer.
-pub(super) fn save(
+pub(crate) fn save(
     session: &mut dyn Session,
     folder: &Path,
     what: Export,

@@ -22,12 +22,12 @@ impl LearningRate<'_> {
 mod tests {
     use serde_json::json;
     use spo_api::Registry;
+    use spo_objectives::ShareOrSteps;
 
     use super::*;
-    use crate::recipe::optimizer::Warmup;
 
     fn rates(schedule: &str, warmup: serde_json::Value, total: usize) -> Vec<f64> {
-        let warmup = serde_json::from_value::<Warmup>(warmup).unwrap().steps(total);
+        let warmup = serde_json::from_value::<ShareOrSteps>(warmup).unwrap().steps(total);
         let schedule = Registry::linked().unwrap().schedule(schedule, &json!({})).unwrap();
         let rate = LearningRate { peak: 1.0, schedule: &*schedule, span: Span { warmup, total } };
         (0..total).map(|step| rate.at(step)).collect()

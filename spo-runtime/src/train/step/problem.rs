@@ -152,10 +152,10 @@ impl<'a> StepProblem<'a> {
         Ok((losses, weights))
     }
 
-    /// The sum of the terms of G that have their own batches. With a weight, their weighted gradient is added
-    /// to the accumulator.
+    /// The sum of the terms of G that have their own batches; NaN if there is no lower level. With a weight,
+    /// their weighted gradient is added to the accumulator.
     fn own_terms(&mut self, weight: Option<f64>) -> Result<f64> {
-        let mut total = 0.0;
+        let mut total = if self.lower.is_empty() { f64::NAN } else { 0.0 };
         for (term, batch) in &mut self.lower {
             if let Some(batch) = batch {
                 total += imitation(self.session, term.objective, batch, term.data.rows, weight)?;
@@ -164,12 +164,17 @@ impl<'a> StepProblem<'a> {
         Ok(total)
     }
 
+    fn require_lower(&self) -> Result<()> {
+        match self.lower.is_empty() {
+            true => Err(Error::Batch("the step asks for a lower level and has none".into())),
+            false => Ok(()),
+        }
+    }
+
     /// Calls a function for every term of G on its current batch. For a term that shares the upper batch,
     /// these are the demonstrations of the upper batch.
     fn each_term(&mut self, work: &mut OnTerm<'_>) -> Result<()> {
-        if self.lower.is_empty() {
-            return Err(Error::Batch("the step asks for a lower level and has none".into()));
-        }
+        self.require_lower()?;
         let demonstrations = || {
             let rows = self.upper.batch.rows();
             Batch::new(self.upper.data.rows, &rows, View::DEMONSTRATIONS, self.setting.micro_batch)
@@ -303,6 +308,7 @@ impl BilevelProblem for StepProblem<'_> {
     }
 
     fn reference_lower(&mut self) -> Result<f64> {
+        self.require_lower()?;
         let mut total = 0.0;
         for (term, batch) in &mut self.lower {
             total += of_reference(term.objective, batch.as_ref().unwrap_or(&self.upper.batch), term.data)?;
@@ -311,6 +317,7 @@ impl BilevelProblem for StepProblem<'_> {
     }
 
     fn next_lower(&mut self) -> Result<()> {
+        self.require_lower()?;
         let began = Instant::now();
         for (term, batch) in &mut self.lower {
             *batch = Some(term.next(self.setting.micro_batch));

@@ -317,3 +317,33 @@ fn every_task_draws_its_next_batch() {
         assert!((problem.reference_lower().unwrap() - second).abs() < 1e-12, "the reference follows");
     });
 }
+
+#[test]
+fn without_a_lower_level_nothing_is_told_of_it() {
+    let mut scene = scene();
+    let scores = scene.reference(0);
+    let mut dpo = Registry::linked().unwrap().objective("dpo", &serde_json::json!({})).unwrap();
+    let view = View { layout: Layout::Pairs, mismatched: None };
+    let batch = Batch::new(&scene.pairs, &[3, 1], view, None);
+    let data = Scored { rows: &scene.pairs, reference: Some(&scores) };
+    let upper = UpperLevel { objective: &mut *dpo, data, batch };
+    let setting = StepSetting { progress: Progress { step: 0, total: 1 }, micro_batch: None };
+    let mut problem = StepProblem::new(&mut *scene.session, upper, Vec::new(), setting, None);
+
+    for weights in [LevelWeights::UPPER, LevelWeights { upper: 1.0, lower: 2.0 }] {
+        let losses = problem.gradient(Weigh::Fixed(weights), Vector::GRADIENT).unwrap();
+        assert!(losses.upper.is_finite() && losses.lower.is_nan(), "{losses:?}");
+    }
+    let mut seen = 0.0;
+    let mut weigh = |losses: spo_api::Losses| {
+        seen = losses.lower;
+        Ok(LevelWeights::UPPER)
+    };
+    problem.gradient(Weigh::By(&mut weigh), Vector::GRADIENT).unwrap();
+    assert!(seen.is_nan());
+    let fixed = problem.gradient(Weigh::Fixed(LevelWeights::LOWER), Vector::GRADIENT).map(drop);
+    let others = [problem.lower().map(drop), problem.reference_lower().map(drop), problem.next_lower()];
+    for answer in others.into_iter().chain([fixed]) {
+        assert!(answer.unwrap_err().to_string().contains("asks for a lower level and has none"));
+    }
+}
