@@ -119,6 +119,7 @@ typedef struct {
     uint32_t mismatched;
     uint32_t gaps;
     uint32_t whole_batch; /* rows depend on one another: never show a part of a batch */
+    uint32_t least_rows;  /* refuse batches of fewer rows; write it if `size` covers it */
 } spo_requirements;
 
 typedef struct {

@@ -51,7 +51,7 @@ pub use step::{LossesView, NeedsView, ProblemTable, ReportView, StepTable, Weigh
 pub use text::{ByteSink, Text};
 pub use tokens::TokensView;
 pub use vectors::{SpaceView, VectorTable};
-pub use watch::{At, current};
+pub use watch::{At, Here, current};
 
 /// `spo.h`: this border for C.
 pub const HEADER: &str = include_str!("../include/spo.h");

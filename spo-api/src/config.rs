@@ -87,6 +87,8 @@ pub trait Part: DeserializeOwned + JsonSchema {
 pub fn parse<P: Part>(config: &Value) -> Result<P, ConfigError> {
     let schema = schemars::schema_for!(P);
     let schema = schema.as_value();
+    // serde would read a list as a table without keys.
+    check_lists(config, schema, schema, "")?;
     let part: P = serde_path_to_error::deserialize(config).map_err(|error| {
         let path = error.path().to_string();
         let key = (path != "." && !path.is_empty()).then_some(path);
@@ -302,6 +304,51 @@ fn beyond(schema: &Value, value: &Value) -> Option<String> {
     Some(format!("must be {relation} {bound}, got {value}"))
 }
 
+/// Checks that no list stands where a table is expected.
+fn check_lists(value: &Value, schema: &Value, root: &Value, path: &str) -> Result<(), ConfigError> {
+    let readings = readings([schema], root);
+    if value.is_array() && !readings.iter().any(|reading| allows_lists(reading)) {
+        let kinds = readings.iter().filter_map(|reading| reading["type"].as_str());
+        let mut words: Vec<&str> = kinds.filter_map(in_words).collect();
+        words.dedup();
+        if words.contains(&"a table") {
+            let message = format!("expected {}, got a list", words.join(" or "));
+            let key = (!path.is_empty()).then(|| path.to_owned());
+            let error = ConfigError { key, ..ConfigError::whole(message) };
+            return Err(error.of_kind(ConfigErrorKind::WrongType));
+        }
+    }
+    for (key, inner) in value.as_object().into_iter().flatten() {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        for schema in readings.iter().filter_map(|reading| schema_at(reading, key)) {
+            check_lists(inner, schema, root, &path)?;
+        }
+    }
+    for (i, item) in value.as_array().into_iter().flatten().enumerate() {
+        for schema in readings.iter().filter_map(|reading| reading.get("items")) {
+            check_lists(item, schema, root, &format!("{path}[{i}]"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a schema allows a list: by its type, or because it states nothing.
+fn allows_lists(schema: &Value) -> bool {
+    const STATEMENTS: [&str; 7] = ["type", "enum", "const", "$ref", "anyOf", "oneOf", "allOf"];
+    has_type(schema, &Value::Array(Vec::new())) || STATEMENTS.iter().all(|word| schema.get(word).is_none())
+}
+
+/// A type of JSON Schema in words.
+fn in_words(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        "object" => "a table",
+        "string" => "a text",
+        "number" | "integer" => "a number",
+        "boolean" => "true or false",
+        _ => return None,
+    })
+}
+
 /// Checks numbers against the bounds of the schema, because serde checks only types.
 fn check_ranges(value: &Value, schema: &Value, root: &Value, path: &str) -> Result<(), ConfigError> {
     // Alternatives (an option, an enum) differ in type or key, so the bounds of an alternative that does
@@ -408,6 +455,18 @@ mod tests {
         }
         assert_eq!(refusal(json!({"bta": 2})).suggestion.as_deref(), Some("beta"));
         assert_eq!(refusal(json!({"beta": 1, "mode": "men"})).suggestion.as_deref(), Some("mean"));
+    }
+
+    #[test]
+    fn a_list_is_no_table() {
+        for (config, words) in [
+            (json!([0.1]), "expected a table, got a list"),
+            (json!({"beta": 1, "inner": [[3]]}), "inner[0]: expected a table, got a list"),
+            (json!({"beta": 1, "warmup": {"linear": [3]}}), "warmup.linear: expected a table, got a list"),
+        ] {
+            let error = parse::<Example>(&config).unwrap_err();
+            assert_eq!((error.kind, error.to_string()), (ConfigErrorKind::WrongType, words.to_owned()));
+        }
     }
 
     #[test]

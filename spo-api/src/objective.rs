@@ -25,6 +25,9 @@ pub struct Requirements {
     /// on the whole optimizer batch at once. The runtime then runs all forward passes before the first
     /// backward pass.
     pub whole_batch: bool,
+    /// The least number of rows with which the loss means what it says, for losses that compare rows with each
+    /// other. 0 and 1 are the same. The runtime refuses smaller batches before training.
+    pub least_rows: usize,
 }
 
 impl Requirements {
@@ -58,6 +61,11 @@ impl Requirements {
         Requirements { whole_batch, ..self }
     }
 
+    /// Sets [`least_rows`](field@Self::least_rows).
+    pub fn least_rows(self, least_rows: usize) -> Self {
+        Requirements { least_rows, ..self }
+    }
+
     /// Combines the requirements with those of another objective.
     ///
     /// Where one of them uses demonstrations, the other's layout applies. The runtime rejects a mix of
@@ -70,6 +78,7 @@ impl Requirements {
             mismatched: self.mismatched || other.mismatched,
             gaps: self.gaps || other.gaps,
             whole_batch: self.whole_batch || other.whole_batch,
+            least_rows: self.least_rows.max(other.least_rows),
         }
     }
 }

@@ -1,7 +1,7 @@
 use crate::batch::sum;
 use crate::{
-    Dual, Error, EvaluationMut, Layout, Objective, PreferenceBatch, Ragged, Requirements, Result, Scalar,
-    Side,
+    Dual, Error, EvaluationMut, Layout, Metrics, Objective, PreferenceBatch, Ragged, Requirements, Result,
+    Scalar, Side,
 };
 
 /// One answer, as seen by a pair loss.
@@ -116,6 +116,27 @@ impl Reading {
         Ok((confidence(&batch.chosen)? + confidence(&batch.rejected)?).exp())
     }
 
+    /// Logs the batch's mean log-probs as `logps/chosen` and `logps/rejected`, if the loss reads something else than
+    /// their sums over the tokens: `ld_alpha` gives some tokens less weight, and `per_token` takes means. Under these
+    /// names TRL logs what its loss reads. The runtime logs the sums in any case.
+    ///
+    /// # Errors
+    /// Those of [`pair`](Self::pair).
+    pub fn log(&self, batch: &PreferenceBatch<'_>, per_token: bool, metrics: &mut Metrics) -> Result<()> {
+        if self.ld_alpha == 1.0 && !per_token {
+            return Ok(());
+        }
+        let mut means = [0.0; 2];
+        for i in 0..batch.rows() {
+            let Pair { chosen, rejected, .. } = self.pair(batch, i, false)?;
+            for (mean, answer) in means.iter_mut().zip([chosen, rejected]) {
+                *mean += if per_token { answer.mean() } else { answer.policy } / batch.rows() as f64;
+            }
+        }
+        metrics.extend(["logps/chosen", "logps/rejected"].map(str::to_owned).into_iter().zip(means));
+        Ok(())
+    }
+
     /// Distributes the gradient with respect to the two sequence log-probs of pair `i` over their tokens.
     pub fn spread(
         &self,
@@ -175,6 +196,12 @@ pub trait PairLoss: Send {
         Reading::default()
     }
 
+    /// Whether the loss compares mean log-probs per token without a reference, as SimPO does. `logps/...` are then
+    /// those means, as in TRL.
+    fn reads_means(&self) -> bool {
+        false
+    }
+
     /// The loss of one pair.
     fn loss<S: Scalar>(&self, pair: &Pair<S>) -> S;
 
@@ -221,7 +248,7 @@ impl<L: PairLoss> Objective for L {
             out.losses[i] = loss.value;
             reading.spread(batch, i, loss.partials.map(|p| p / batch.whole.rows as f64), out);
         }
-        Ok(())
+        reading.log(batch, self.reads_means(), out.metrics)
     }
 }
 
@@ -279,6 +306,16 @@ mod tests {
         // The third token of the rejected answer, -4 + 2, has weight 1/4: (-0.75) - (0 - 0.5).
         assert_eq!(out.losses, [-0.25]);
         assert_eq!((out.grad_chosen, out.grad_rejected), (vec![1.0; 2], vec![-1.0, -1.0, -0.25]));
+    }
+
+    #[test]
+    fn the_log_probs_that_a_loss_reads_are_logged_where_they_are_not_the_sums() {
+        assert!(evaluate(Reading::default(), &batch()).unwrap().metrics.is_empty());
+        let logged = evaluate(Reading::default().ld_alpha(0.25), &batch()).unwrap().metrics;
+        assert_eq!((logged["logps/chosen"], logged["logps/rejected"]), (-3.0, -3.0));
+        let mut metrics = Metrics::new();
+        Reading::default().log(&batch(), true, &mut metrics).unwrap();
+        assert_eq!((metrics["logps/chosen"], metrics["logps/rejected"]), (-1.5, -2.0));
     }
 
     #[test]

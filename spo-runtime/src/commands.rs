@@ -21,11 +21,14 @@ mod schema;
 
 use std::process::ExitCode;
 
+use anyhow::anyhow;
 use clap::{Parser, Subcommand};
 use spo_api::Registry;
+use spo_loader::guard;
 
 use crate::error::{exit_code, report};
 use crate::plan::libraries;
+use crate::reporter::{complain, unsaid};
 
 /// Tunes language models on human preferences.
 ///
@@ -78,10 +81,17 @@ enum Command {
 
 /// Runs the command line of this process. The registry contains the parts linked into the program.
 pub fn main() -> ExitCode {
-    match dispatch(&Arguments::parse()) {
+    guard::watch_exit();
+    let outcome = dispatch(&Arguments::parse()).and_then(|()| match unsaid() {
+        None => Ok(()),
+        Some(error) => Err(anyhow!("cannot write standard output: {error}")),
+    });
+    // From here on, the program ends because it is done.
+    guard::stand_down();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", report(&error));
+            complain(&report(&error));
             ExitCode::from(exit_code(&error))
         }
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use spo_api::{Backend, Layout, Library, ModelInfo, ModelSource, ModelSpec, Registry, Session};
-use spo_data::{Dataset, Tokenizer};
+use spo_data::{Dataset, Tokenizer, hash};
 
 use crate::error::BadInput;
 use crate::plan::stage::PlannedStage;
@@ -24,6 +24,7 @@ use crate::recipe::document::Document;
 use crate::reporter::Reporter;
 use crate::stop::Stop;
 use crate::store::cache::Cache;
+use crate::store::ownership;
 
 use data::{Datasets, Loader, Parts, tokenizer};
 
@@ -149,6 +150,14 @@ impl Plan {
         lines
     }
 
+    /// A hash of everything that the run's results depend on, except versions and the machine.
+    pub(crate) fn fingerprint(&self) -> String {
+        let record = self.record();
+        let of: Vec<&Value> =
+            ["recipe", "data", "tokenizer_sha256", "model"].map(|key| &record[key]).to_vec();
+        hash::of_bytes(json!(of).to_string())
+    }
+
     /// The record that is saved with a run so that it can be reproduced.
     pub(crate) fn record(&self) -> Value {
         let info = self.session.info();
@@ -163,6 +172,7 @@ impl Plan {
             "name": self.name,
             "spo": env!("CARGO_PKG_VERSION"),
             "seed": self.recipe.run.seed,
+            "recipe": self.recipe.essence(),
             "tokenizer_sha256": self.tokenizer.hash(),
             "model": {
                 "architecture": info.architecture,
@@ -175,7 +185,7 @@ impl Plan {
             "threads": std::thread::available_parallelism().map_or(1, usize::from),
             "data": data,
             "plugins": self.libraries,
-            "started_in": std::env::current_dir().unwrap_or_default(),
+            "started_in": std::env::current_dir().unwrap_or_default().to_string_lossy(),
         })
     }
 }
@@ -189,8 +199,8 @@ impl Draft {
     ) -> anyhow::Result<Self> {
         let mut recipe: Recipe = document.to_recipe()?;
         libraries::load_for(registry, document, &recipe)?;
-        let name = recipe.run.name.get_or_insert_with(|| document.stem()).clone();
-        let output = recipe.run.output.get_or_insert_with(|| PathBuf::from("runs").join(&name)).clone();
+        let (name, output) = recipe.run.resolve(|| document.stem()).map_err(|e| document.locate("", e))?;
+        ownership::check(&output, &recipe).map_err(|e| document.locate("", e))?;
 
         let mut parts = Vec::new();
         for stage in &recipe.stage {

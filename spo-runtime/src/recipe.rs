@@ -11,7 +11,9 @@ pub(crate) mod compose;
 pub(crate) mod data;
 mod diagnostics;
 pub(crate) mod document;
+mod elsewhere;
 mod keeping;
+mod name;
 pub(crate) mod objective;
 pub(crate) mod optimizer;
 pub(crate) mod part;
@@ -28,6 +30,7 @@ pub(crate) use sections::{EvaluationSection, ModelSection, PluginsSection, RunSe
 pub(crate) use stage::{Moving, Reference, Stage};
 pub(crate) use sweep::Sweep;
 
+use data::Rows;
 use part::PartSpec;
 
 /// A run: a model, preference data, and the stages that train one on the other.
@@ -87,6 +90,14 @@ impl Recipe {
             parts.extend(levels.chain(motion).map(PartSpec::identity));
         }
         parts
+    }
+
+    /// The files of rows that it names.
+    pub(crate) fn rows(&self) -> Vec<&Rows> {
+        let sections =
+            [&self.data].into_iter().chain(self.stage.iter().filter_map(|stage| stage.data.as_ref()));
+        let lower = self.stage.iter().flat_map(|stage| stage.bilevel.rows());
+        sections.flat_map(|data| [&data.train, &data.eval]).flatten().chain(lower).collect()
     }
 
     /// The name of the stage that a stage starts from, or `model`.

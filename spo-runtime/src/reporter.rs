@@ -1,6 +1,8 @@
 //! Output of a run to the user.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -18,11 +20,58 @@ pub(crate) enum Voice {
     Quiet,
 }
 
-/// Prints text and terminates its last line. A closed pipe (`spo-run ...
-/// head`) is not an error.
+/// The first failure to print.
+static UNSAID: OnceLock<std::io::Error> = OnceLock::new();
+
+/// Prints text and terminates its last line. What goes wrong is kept for [`unsaid`].
 pub(crate) fn say(text: &str) {
-    let end = if text.ends_with('\n') { "" } else { "\n" };
-    let _ = write!(std::io::stdout(), "{text}{end}");
+    let (text, end) = (harmless(text), if text.ends_with('\n') { "" } else { "\n" });
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = write!(out, "{text}{end}").and_then(|()| out.flush()) {
+        let _ = UNSAID.set(error);
+    }
+}
+
+/// Prints an error or a warning, within reason: it may quote a whole file. If nobody can read it, that is no reason to
+/// fail.
+pub(crate) fn complain(text: &str) {
+    let lines: Vec<Cow<'_, str>> = text.lines().take(200).map(|line| cut(line, 2000)).collect();
+    let _ = writeln!(std::io::stderr(), "{}", harmless(&cut(&lines.join("\n"), 8000)));
+}
+
+/// The beginning of a text, and how much is left out.
+fn cut(text: &str, characters: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(characters) {
+        None => Cow::Borrowed(text),
+        Some((end, _)) => {
+            let more = text[end..].chars().count();
+            Cow::Owned(format!("{} ... ({more} more characters)", &text[..end]))
+        }
+    }
+}
+
+/// A text without characters that command a terminal: they may come from data, a model or a plugin, and are shown as
+/// escapes.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let commands = |c: char| {
+        let turns_text = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        turns_text || c.is_control() && !matches!(c, '\n' | '\t')
+    };
+    match text.contains(commands) {
+        false => Cow::Borrowed(text),
+        true => Cow::Owned(text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
+            match commands(c) {
+                true => shown.extend(c.escape_default()),
+                false => shown.push(c),
+            }
+            shown
+        })),
+    }
+}
+
+/// Why standard output could not be written, if so. A reader that has read enough (`spo-run ... | head`) is not an error.
+pub(crate) fn unsaid() -> Option<&'static std::io::Error> {
+    UNSAID.get().filter(|error| error.kind() != std::io::ErrorKind::BrokenPipe)
 }
 
 /// Reports the progress of a run.
@@ -132,7 +181,7 @@ fn digest(metrics: &Metrics) -> String {
             ("loss", "loss"),
             ("rewards/accuracies", "acc"),
             ("rewards/margins", "margin"),
-            ("logps/chosen", "chosen"),
+            ("sum_logps/chosen", "chosen"),
             ("bilevel/constraint", "constraint"),
             ("grad_norm", "grad"),
         ],
@@ -145,8 +194,8 @@ fn eval_digest(metrics: &Metrics) -> String {
         &[
             ("eval_loss", "held-out loss"),
             ("eval_pair_accuracy", "pair accuracy"),
-            ("eval_logps/chosen", "chosen"),
-            ("eval_logps/rejected", "rejected"),
+            ("eval_sum_logps/chosen", "chosen"),
+            ("eval_sum_logps/rejected", "rejected"),
             ("eval_displaced", "displaced"),
             ("eval_exact_match", "exact match"),
         ],
@@ -156,4 +205,21 @@ fn eval_digest(metrics: &Metrics) -> String {
 fn shown(metrics: &Metrics, names: &[(&str, &str)]) -> String {
     let known = names.iter().filter_map(|(name, short)| Some(format!("{short} {:.4}", metrics.get(*name)?)));
     known.collect::<Vec<_>>().join("  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_cannot_command_a_terminal() {
+        assert_eq!(harmless("a\tb\nä"), "a\tb\nä");
+        assert_eq!(harmless("\u{1b}[2Jgone\r\u{9b}1m\u{202e}"), "\\u{1b}[2Jgone\\r\\u{9b}1m\\u{202e}");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        assert_eq!(cut("äöü", 3), "äöü");
+        assert_eq!(cut("äöüß", 3), "äöü ... (1 more characters)");
+    }
 }

@@ -6,5 +6,6 @@ pub(crate) mod key;
 pub(crate) mod lines;
 pub(crate) mod logs;
 pub(crate) mod output;
+pub(crate) mod ownership;
 pub(crate) mod scores;
 pub(crate) mod write;

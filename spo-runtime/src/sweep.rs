@@ -6,7 +6,7 @@ mod launch;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use serde_json::{Map, Value, json};
@@ -19,10 +19,14 @@ use crate::recipe::document::Document;
 use crate::recipe::{Recipe, Sweep};
 use crate::reporter::Reporter;
 use crate::stop::Stop;
-use crate::store::{output, write};
+use crate::store::{output, ownership, write};
 use crate::train::starts::{self, Uses};
 
 use cells::{Cell, Plot};
+
+/// The files that describe a sweep: its cells, and its recipe.
+const DEFINITION: &str = "sweep.json";
+const RECIPE: &str = "sweep.toml";
 
 /// Runs all cells that are not complete, then shows the results.
 ///
@@ -48,8 +52,8 @@ pub(crate) fn run(registry: &mut Registry, document: &Document, reporter: &Repor
             .into());
         }
     }
-    write::write_json(&folder.join("sweep.json"), &plot)?;
-    write::write_text(&folder.join("sweep.toml"), &document.to_toml()?)?;
+    write::write_json(&folder.join(DEFINITION), &plot)?;
+    write::write_text(&folder.join(RECIPE), &document.to_toml()?)?;
     for (cell, recipe) in plot.cells.iter().zip(&recipes) {
         let text = toml::to_string_pretty(recipe).context("cannot write a cell's recipe as TOML")?;
         write::write_text(&folder.join(format!("{}.toml", cell.name)), &text)?;
@@ -57,6 +61,7 @@ pub(crate) fn run(registry: &mut Registry, document: &Document, reporter: &Repor
     let libraries = registry.libraries();
     let job =
         launch::Job { sweep: &sweep, folder: &folder, cells: &plot.cells, recipes: &recipes, libraries };
+    stop.begin();
     let outcome = launch::launch(&job, &stop, reporter);
     let results = table::Results::read(&folder, &plot);
     let export = results.export();
@@ -91,11 +96,11 @@ fn prepare(
     registry: &mut Registry,
     document: &Document,
 ) -> anyhow::Result<(Recipe, Sweep, Plot, Vec<Recipe>)> {
-    let base = document.to_recipe()?;
+    let mut base = document.to_recipe()?;
     let sweep = base.sweep.clone().unwrap_or_default();
-    let name = base.run.name.clone().unwrap_or_else(|| document.stem());
-    let output = base.run.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(&name));
+    let (name, output) = base.run.resolve(|| document.stem()).map_err(|e| document.locate("", e))?;
     let cells = cells(document, &sweep, base.run.seed)?;
+    unclaimed(document, &output, &cells)?;
     let baseline = match &sweep.baseline {
         None => cells[0].arm.clone(),
         Some(arm) if cells.iter().any(|cell| cell.arm == *arm) => arm.clone(),
@@ -117,10 +122,26 @@ fn prepare(
     }
     share(&mut recipes, &output);
     let started_in = std::env::current_dir().context("the current folder is gone")?;
-    let mut recipe = base;
-    recipe.run.output = Some(output);
+    let started_in = started_in.to_string_lossy().into_owned();
     let plugins = registry.libraries().to_vec();
-    Ok((recipe, sweep, Plot { name, started_in, baseline, plugins, cells }, recipes))
+    Ok((base, sweep, Plot { name, started_in, baseline, plugins, cells }, recipes))
+}
+
+/// Checks that a sweep writes over nothing but an earlier sweep.
+fn unclaimed(document: &Document, output: &Path, cells: &[Cell]) -> Result<(), BadInput> {
+    if ownership::is_record(&output.join(DEFINITION)) {
+        return Ok(());
+    }
+    let of_cells = cells.iter().flat_map(|cell| ["toml", "log"].map(|kind| format!("{}.{kind}", cell.name)));
+    let own = [DEFINITION, RECIPE, "results.csv", "results.parquet"].map(str::to_owned);
+    match own.into_iter().chain(of_cells).map(|name| output.join(name)).find(|path| path.exists()) {
+        None => Ok(()),
+        Some(path) => {
+            let message =
+                format!("{} is there already, and no sweep has made it: move it away", path.display());
+            Err(document.error("run.output", message))
+        }
+    }
 }
 
 /// The changes to the recipe that define a cell.
@@ -176,7 +197,7 @@ fn cells(document: &Document, sweep: &Sweep, seed: u64) -> Result<Vec<Cell>, Bad
     }
     arms.extend(sweep.case.iter().map(|case| (case.name.clone(), case.set.clone())));
     for (i, (name, _)) in arms.iter().enumerate() {
-        if arms[..i].iter().any(|(other, _)| other == name) {
+        if arms[..i].iter().any(|(other, _)| other.eq_ignore_ascii_case(name)) {
             return Err(document.error("sweep", format!("two arms are called `{name}`")));
         }
     }

@@ -75,6 +75,23 @@ fn cases() -> Vec<Case> {
         recipe("negative_learning_rate", "lr = 1e-4", "lr = -1e-4"),
         recipe("betas_out_of_range", "lr = 1e-4", "lr = 1e-4, betas = [0.9, 1.0]"),
         recipe("unknown_schedule", "lr = 1e-4", r#"lr = 1e-4, schedule = "cosin""#),
+        recipe("key_of_another_trainer", "batch_size = 2", "per_device_train_batch_size = 2"),
+        recipe("key_of_another_trainer_in_an_optimizer", "lr = 1e-4", "lr = 1e-4, warmup_steps = 10"),
+        recipe("key_of_another_trainer_in_an_objective", DPO, r#"{ name = "simpo", simpo_gamma = 0.5 }"#),
+        recipe(
+            "rank_of_another_trainer",
+            r#"path = "model""#,
+            "path = \"model\"\nadapter = { r = 8, alpha = 4, targets = [\"q_proj\"] }",
+        ),
+        recipe("objective_as_a_kind_of_loss", DPO, r#"{ name = "cpo", loss_type = "simpo" }"#),
+        recipe("list_for_a_table", "[data]", "checkpoint = [1, 2]\n[data]"),
+        recipe("list_for_an_optimizer", "{ lr = 1e-4 }", "[1e-4]"),
+        recipe("list_for_rows", r#""train.jsonl""#, r#"["train.jsonl", "jsonl"]"#),
+        recipe(
+            "one_row_for_an_objective_that_compares",
+            "batch_size = 2",
+            "batch_size = 1\nobjective = \"aot\"",
+        ),
         recipe("steps_and_epochs", "steps = 1", "steps = 1\nepochs = 2"),
         recipe("batch_larger_than_data", "batch_size = 2", "batch_size = 4"),
         recipe("micro_batch_of_nothing", "batch_size = 2", "batch_size = 2\nmicro_batch = { rows = 0 }"),
@@ -207,7 +224,7 @@ fn cases() -> Vec<Case> {
         Case {
             name: "output_holds_a_run",
             recipe: vec![],
-            files: vec![("out/run.json", b"{}".to_vec())],
+            files: vec![("out/run.json", br#"{"name": "before", "started_in": "/"}"#.to_vec())],
             arguments: vec![],
         },
     ]

@@ -285,9 +285,44 @@ fn what_is_old_or_too_much_is_pruned_and_what_is_in_use_stays() {
     assert_eq!(rows, [0, 48], "{said}");
     drop(held);
     assert!(prune(["--older-than", "0"]).contains("removed 2 of 2 entries"));
-    assert_eq!(std::fs::read_dir(place.path("runs/.cache")).unwrap().count(), 0);
-    for wrong in [&["cache", "nowhere"][..], &["cache", "--prune"], &["cache", "--prune", "--max-size=-1"]] {
+    assert_eq!(std::fs::read_dir(place.path("runs/.cache")).unwrap().count(), 1, "the mark of a cache");
+    for wrong in [
+        &["cache", "nowhere"][..],
+        &["cache", "runs/first"],
+        &["cache", "--prune"],
+        &["cache", "--prune", "--max-size=-1"],
+    ] {
         assert_eq!(place.run(wrong).code, 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn what_no_cache_has_made_is_not_pruned() {
+    let place = with_recipe();
+    run(&place, "runs/first", &STAGE);
+    let entry = entries(&place, "stage").pop().unwrap();
+    let name = entry.file_name().unwrap().to_str().unwrap().to_owned();
+    let hash = "0".repeat(64);
+    let mine = [
+        "runs/.cache/thesis/chapter".to_owned(),
+        format!("runs/.cache/tokens-{hash}/mine"),
+        format!("runs/.cache/other-{hash}/mine"),
+        format!("runs/.cache/{name}/notes"),
+    ];
+    for path in &mine {
+        place.write(path, "mine");
+        let folder = path.rsplit_once('/').unwrap().0;
+        place.write(&format!("{folder}.lock"), "");
+    }
+    let said = place.run(&["cache", "--prune", "--max-size", "0"]).success().stdout;
+    assert!(said.contains("removed 1 of 1 entries"), "{said}");
+    for path in &mine {
+        assert_eq!(place.read(path), "mine");
+    }
+    for folder in ["runs/first", "."] {
+        let outcome = place.run(&["cache", "--prune", "--max-size", "0", folder]);
+        assert_eq!(outcome.code, 2, "{}", outcome.stdout);
+        assert!(outcome.stderr.contains("is not a cache"), "{}", outcome.stderr);
     }
 }
 

@@ -29,8 +29,10 @@ fn loss_gives_trl_figures_from_standard_input() {
                 "simpo" => format!(r#"{{ name = "simpo", beta = {beta}, gamma = {gamma} }}"#),
                 name => format!(r#"{{ name = "{name}", beta = {beta} }}"#),
             };
+            let sides = ["policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected"];
+            let input: Value = sides.map(|side| (side.to_owned(), case[side].clone())).into_iter().collect();
             let printed =
-                place.run_with_input(&["loss", "--objective", &objective], &case.to_string()).success();
+                place.run_with_input(&["loss", "--objective", &objective], &input.to_string()).success();
             let answer: Value = serde_json::from_str(&printed.stdout).unwrap();
             let near = |a: f64, b: f64| (a - b).abs() <= 1e-9 * b.abs().max(1.0);
             if ours == "simpo" {
@@ -76,6 +78,7 @@ fn loss_says_what_is_wrong_with_its_input() {
         ),
         ("loss_of_an_empty_answer", r#""simpo""#, r#"{"policy_chosen": [[]], "policy_rejected": [[-2]]}"#),
         ("loss_of_nothing_known", r#""dopo""#, "{}"),
+        ("loss_of_a_misspelt_field", r#""dpo""#, r#"{"policy_chosen": [[-1]], "policy_rejectd": [[-2]]}"#),
     ];
     for (name, objective, input) in cases {
         let outcome = place.run_with_input(&["loss", "--objective", objective], input);
@@ -126,8 +129,8 @@ fn reference(schema: &Value) -> String {
         "# Recipes\n\nThis page is generated from the program's own types; `spo-run schema` prints them as a JSON Schema for editors. \
          Unknown keys, wrong types and values out of range are errors. `--set PATH=VALUE` overrides any key. An element of \
          a list is selected by its index or its name: `--set stage.align.objective.beta=0.2`.\n\n\
-         The keys of objectives are on [their own page](objectives.md); `spo-run describe NAME` shows those of a \
-         [bilevel step](bilevel-steps.md).\n",
+         The keys of objectives are on [their own page](objectives.md); [another](bilevel-steps.md) explains the bilevel \
+         steps.\n",
     );
     let defined = |name: &str| &schema["$defs"][name];
     let section = |text: &mut String, about: &Value| {
@@ -147,6 +150,8 @@ fn reference(schema: &Value) -> String {
     text += &format!("\n\n{}", keys(schema, defined("Source"), &[]));
     parts(&mut text, schema, "A generated task", &defined("Data")["properties"]["task"], &["name"]);
     section(&mut text, defined("Stage"));
+    let bilevel = &defined("Stage")["properties"]["bilevel"];
+    parts(&mut text, schema, "`stage.bilevel`", bilevel, &["step"]);
     let optimizer = &defined("Stage")["properties"]["optimizer"];
     parts(&mut text, schema, "`stage.optimizer`", optimizer, &["name"]);
     let schedule = &variants(optimizer)[0]["properties"]["schedule"];
@@ -183,7 +188,8 @@ fn parts(text: &mut String, schema: &Value, title: &str, choice: &Value, left_ou
         *text += &format!("\n{}", keys(schema, variants[0], &[&own, left_out].concat()));
     }
     for variant in variants {
-        let names = variant["properties"]["name"]["enum"].as_array().unwrap();
+        let named = ["name", "step"].iter().find_map(|key| variant["properties"][*key]["enum"].as_array());
+        let names = named.expect("a part has a name");
         let names: Vec<_> = names.iter().map(|name| format!("`{}`", name.as_str().unwrap())).collect();
         let about = variant["description"].as_str().unwrap_or_default();
         *text += &format!("\n### {}\n\n{about}\n", names.join(", "));

@@ -11,9 +11,12 @@ mod cache;
 mod commands;
 mod diagnostics;
 mod enumerable;
+#[cfg(target_os = "linux")]
+mod faults;
 mod hostile;
 mod nonfinite;
 mod optimizers;
+mod ownership;
 #[cfg(target_os = "linux")]
 mod plugins;
 mod report;

@@ -252,6 +252,21 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
 }
 
 #[test]
+fn a_checkpoint_of_another_run_is_passed_over() {
+    let (place, _) = undisturbed();
+    killed(&place, "run", "00000006");
+    place.run(&["recipe.toml", "--quiet", "--set", "run.output=other", "--set", "run.seed=1"]);
+    let mut record: serde_json::Value = serde_json::from_str(&place.read("run/run.json")).unwrap();
+    record["recipe"]["run"]["seed"] = 1.into();
+    place.write("run/run.json", record.to_string());
+    place.write("run/recipe.toml", place.read("run/recipe.toml").replacen("seed = 0", "seed = 1", 1));
+    let resumed = place.run(&["resume", "run"]).success();
+    assert!(resumed.stdout.contains("it is of a run with another recipe"), "{}", resumed.stdout);
+    assert!(resumed.stdout.contains("from the beginning"), "{}", resumed.stdout);
+    assert!(place.read("run/metrics.jsonl") == place.read("other/metrics.jsonl"));
+}
+
+#[test]
 fn clocks_that_jump_are_of_no_account() {
     fn set_clocks(folder: &Path, seconds: &mut u64) {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -316,6 +331,24 @@ fn what_may_be_continued_and_what_may_not() {
     let nothing = place.run(&["resume", "."]);
     assert_eq!(nothing.code, 2);
     assert!(nothing.stderr.contains("no run.json"), "{}", nothing.stderr);
+
+    // The recipe in the folder is what is run again, and so must be the one that was begun.
+    let recipe = place.read("run/recipe.toml");
+    for (from, to, expected) in [
+        ("lr = 0.003", "lr = 0.5", "`stage[0].optimizer.lr` was 0.003, now it is 0.5"),
+        (
+            "num_hidden_layers = 2",
+            "num_hidden_layers = 3",
+            "`model.config.num_hidden_layers` was 2, now it is 3",
+        ),
+    ] {
+        assert!(recipe.contains(from), "{recipe}");
+        place.write("run/recipe.toml", recipe.replacen(from, to, 1));
+        let refused = place.run(&["resume", "run"]);
+        assert_eq!(refused.code, 2, "{}", refused.stderr);
+        assert!(refused.stderr.contains(expected), "{}", refused.stderr);
+    }
+    place.write("run/recipe.toml", recipe);
 
     let record: serde_json::Value = serde_json::from_str(&place.read("run/run.json")).unwrap();
     let changed = |key: &str, value: &str| {

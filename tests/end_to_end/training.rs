@@ -280,3 +280,104 @@ fn json_speaks_json_on_every_line() {
         serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{line}: {e}"));
     }
 }
+
+/// Twelve pairs whose answers differ in length.
+fn twelve_pairs(place: &Place) {
+    let row = |i: usize| {
+        let (chosen, rejected) = ("1".repeat(1 + i % 4), "2".repeat(1 + i % 3));
+        format!("{{\"prompt\": \"{i}+1=\", \"chosen\": \"{chosen}\", \"rejected\": \"{rejected}\"}}\n")
+    };
+    place.write("pairs.jsonl", (0..12).map(row).collect::<String>());
+}
+
+/// A stage on these rows, on the model of [`crate::recipes::with_model`].
+fn on_rows(rows: &str, objective: &str, more: &str) -> String {
+    format!(
+        "model = {{ path = \"made/sft\" }}\ndata = {{ train = \"{rows}\", max_length = 32 }}\n[[stage]]\nname = \"align\"\n\
+         objective = {objective}\noptimizer = {{ lr = 1e-3 }}\n{more}\n"
+    )
+}
+
+#[test]
+fn a_pass_reads_every_row_once() {
+    let place = crate::recipes::with_model();
+    twelve_pairs(&place);
+    let figures = |metrics: &[Value], name: &str| -> Vec<f64> {
+        steps(metrics, "align").iter().map(|line| line[name].as_f64().unwrap()).collect()
+    };
+    let passes =
+        run(&place, "passes", &on_rows("pairs.jsonl", r#""dpo""#, "batch_size = 5\nepochs = 2"), &[]);
+    assert_eq!(figures(&passes, "epoch"), [1.0 / 3.0, 2.0 / 3.0, 1.0, 4.0 / 3.0, 5.0 / 3.0, 2.0]);
+    let at_once =
+        run(&place, "once", &on_rows("pairs.jsonl", r#""dpo""#, "batch_size = 12\nepochs = 2"), &[]);
+    let (tokens, of_all) = (figures(&passes, "num_tokens"), figures(&at_once, "num_tokens"));
+    assert_eq!((tokens[2], tokens[5]), (of_all[0], of_all[1]), "the tokens of all rows, once a pass");
+    let full = run(&place, "full", &on_rows("pairs.jsonl", r#""dpo""#, "batch_size = 5\nsteps = 3"), &[]);
+    assert_eq!(figures(&full, "epoch"), [5.0 / 12.0, 10.0 / 12.0, 15.0 / 12.0]);
+}
+
+#[test]
+fn log_probs_are_logged_as_the_loss_reads_them_and_as_sums() {
+    let place = crate::recipes::with_model();
+    twelve_pairs(&place);
+    let first = |name: &str, objective: &str| {
+        let metrics = run(
+            &place,
+            name,
+            &on_rows("pairs.jsonl", objective, "batch_size = 1\nsteps = 1\nshuffle = false"),
+            &[],
+        );
+        steps(&metrics, "align")[0].clone()
+    };
+    let (dpo, simpo) = (first("dpo", r#""dpo""#), first("simpo", r#""simpo""#));
+    assert_eq!(dpo["logps/chosen"], dpo["sum_logps/chosen"]);
+    close("sums", &simpo["sum_logps/chosen"], &dpo["logps/chosen"], 1e-12);
+    // The first row's answers are one token and the end token.
+    let mean = simpo["sum_logps/rejected"].as_f64().unwrap() / 2.0;
+    close("a mean", &simpo["logps/rejected"], &mean.into(), 1e-12);
+}
+
+#[test]
+fn mismatched_answers_do_not_count_in_the_metrics() {
+    let place = crate::recipes::with_model();
+    let row = |i: usize| {
+        let answer = "12".repeat(1 + i % 3);
+        format!("{{\"prompt\": \"{i}+1=\", \"completion\": \"{answer}\", \"label\": {}}}\n", i % 2 == 0)
+    };
+    place.write("unpaired.jsonl", (0..8).map(row).collect::<String>());
+    let first = |name: &str| {
+        let metrics = run(
+            &place,
+            name,
+            &on_rows("unpaired.jsonl", &format!("{name:?}"), "batch_size = 4\nsteps = 1"),
+            &[],
+        );
+        steps(&metrics, "align")[0].clone()
+    };
+    let (kto, apo) = (first("kto"), first("apo_zero_unpaired"));
+    assert!(kto["kl"].is_number(), "it has mismatched answers");
+    assert_eq!(kto["num_tokens"], apo["num_tokens"]);
+    close("entropy", &kto["entropy"], &apo["entropy"], 1e-6);
+}
+
+#[test]
+fn a_batch_of_one_row_is_refused_where_rows_are_compared() {
+    let place = crate::recipes::with_model();
+    twelve_pairs(&place);
+    for (name, more, words) in [
+        ("one", "batch_size = 1\nsteps = 2", "batch_size: is 1: `aot` compares the rows of a batch"),
+        ("last", "batch_size = 11", "leaves 1 of 12 rows for the last batch of a pass"),
+        (
+            "held",
+            "batch_size = 4\ndata = { train = \"pairs.jsonl\", eval = { path = \"pairs.jsonl\", take = 1 } }",
+            "there are 1 held-out rows",
+        ),
+    ] {
+        place.write("recipe.toml", on_rows("pairs.jsonl", r#""aot""#, more));
+        let outcome = place.run(&["check", "recipe.toml"]);
+        assert_eq!(outcome.code, 2, "{name}: {}", outcome.stdout);
+        assert!(outcome.stderr.contains(words), "{name}: {}", outcome.stderr);
+    }
+    place.write("recipe.toml", on_rows("pairs.jsonl", r#""aot""#, "batch_size = 11\nsteps = 2"));
+    place.run(&["recipe.toml", "--quiet"]).success();
+}

@@ -46,6 +46,10 @@ impl PairLoss for AlphaPo {
         false
     }
 
+    fn reads_means(&self) -> bool {
+        true
+    }
+
     fn loss<S: Scalar>(&self, pair: &Pair<S>) -> S {
         let margin = shaped(pair.chosen.mean(), self.alpha) - shaped(pair.rejected.mean(), self.alpha);
         smoothed_logistic(margin * self.beta - self.gamma, self.label_smoothing)

@@ -33,7 +33,7 @@ impl Part for Aot {}
 
 impl Objective for Aot {
     fn requirements(&self) -> Requirements {
-        Requirements::of(Layout::Pairs).reference(true).whole_batch(true)
+        Requirements::of(Layout::Pairs).reference(true).whole_batch(true).least_rows(2)
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
@@ -53,7 +53,7 @@ impl Objective for Aot {
             let d = loss.partials[0] / batch.whole.rows as f64;
             reading.spread(batch, i, [d, -d], out);
         }
-        Ok(())
+        reading.log(batch, false, out.metrics)
     }
 }
 

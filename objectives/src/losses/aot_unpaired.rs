@@ -36,7 +36,7 @@ impl Part for AotUnpaired {}
 
 impl Objective for AotUnpaired {
     fn requirements(&self) -> Requirements {
-        Requirements::of(Layout::Pairs).reference(true).whole_batch(true)
+        Requirements::of(Layout::Pairs).reference(true).whole_batch(true).least_rows(2)
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
@@ -60,7 +60,7 @@ impl Objective for AotUnpaired {
         }
         out.rewards.chosen.extend(chosen.iter().map(|r| self.beta * r));
         out.rewards.rejected.extend(rejected.iter().map(|r| self.beta * r));
-        Ok(())
+        reading.log(batch, false, out.metrics)
     }
 }
 

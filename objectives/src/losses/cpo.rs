@@ -20,6 +20,8 @@ use super::sft::add_sft;
 /// Reduction: log-probs are summed over tokens for `sigmoid` and `hinge`, means per token for `ipo`;
 /// losses averaged over pairs. SFT is the mean over all chosen tokens of the batch, as `sft`. The
 /// preferred answer's probability is held up by the SFT term alone.
+///
+/// Metrics: `nll_loss`, the SFT term, nats per token.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cpo {
@@ -83,6 +85,10 @@ impl PairLoss for Preference<'_> {
         false
     }
 
+    fn reads_means(&self) -> bool {
+        self.0.loss_type == CpoLoss::Ipo
+    }
+
     fn loss<S: Scalar>(&self, pair: &Pair<S>) -> S {
         let Cpo { loss_type, beta, label_smoothing, .. } = *self.0;
         let d = self.shaped(&pair.chosen) - self.shaped(&pair.rejected);
@@ -105,7 +111,8 @@ impl Objective for Cpo {
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
         Preference(self).evaluate(batch, out)?;
-        add_sft(batch, self.sft_weight, out);
+        let nll = add_sft(batch, self.sft_weight, out);
+        out.metrics.insert("nll_loss".into(), nll);
         Ok(())
     }
 }

@@ -42,7 +42,7 @@ impl Part for Kto {}
 
 impl Objective for Kto {
     fn requirements(&self) -> Requirements {
-        Requirements::of(Layout::Unpaired).reference(true).mismatched(true).whole_batch(true)
+        Requirements::of(Layout::Unpaired).reference(true).mismatched(true).whole_batch(true).least_rows(2)
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {

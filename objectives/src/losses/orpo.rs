@@ -1,8 +1,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use spo_api::{
-    Answer, EvaluationMut, Objective, Pair, PairLoss, Part, PreferenceBatch, Requirements, Result, Scalar,
-    register,
+    Answer, EvaluationMut, Objective, Pair, PairLoss, Part, PreferenceBatch, Reading, Requirements, Result,
+    Scalar, register,
 };
 
 use super::options::{one, tenth};
@@ -18,6 +18,9 @@ use super::sft::add_sft;
 /// is the mean over all chosen tokens of the batch, as `sft` (TRL counts the prompt's tokens in, too). An
 /// answer of probability 1 has infinite odds; its `1 - p` is taken to be 1e-12. The preferred answer's
 /// probability is raised by the SFT term.
+///
+/// Metrics, as in TRL: `nll_loss`, the SFT term, nats per token; `log_odds_chosen`, the mean difference of the log
+/// odds; `log_odds_ratio`, the mean of its `ln sigmoid`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Orpo {
@@ -41,6 +44,10 @@ impl PairLoss for Odds<'_> {
         false
     }
 
+    fn reads_means(&self) -> bool {
+        true
+    }
+
     fn loss<S: Scalar>(&self, pair: &Pair<S>) -> S {
         -(log_odds(pair.chosen.mean()) - log_odds(pair.rejected.mean())).log_sigmoid() * self.0.beta
     }
@@ -62,7 +69,18 @@ impl Objective for Orpo {
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
         Odds(self).evaluate(batch, out)?;
-        add_sft(batch, self.sft_weight, out);
+        let nll = add_sft(batch, self.sft_weight, out);
+        let rows = batch.rows() as f64;
+        let (mut log_odds_ratio, mut log_odds_chosen) = (0.0, 0.0);
+        for i in 0..batch.rows() {
+            let pair = Reading::default().pair(batch, i, false)?;
+            let log_odds = log_odds(pair.chosen.mean()) - log_odds(pair.rejected.mean());
+            log_odds_chosen += log_odds / rows;
+            log_odds_ratio += log_odds.log_sigmoid() / rows;
+        }
+        let named =
+            [("nll_loss", nll), ("log_odds_ratio", log_odds_ratio), ("log_odds_chosen", log_odds_chosen)];
+        out.metrics.extend(named.map(|(name, value)| (name.to_owned(), value)));
         Ok(())
     }
 }
@@ -75,7 +93,28 @@ register!(objective Orpo {
 
 #[cfg(test)]
 mod tests {
+    use spo_api::Layout;
+
     use super::*;
+    use crate::losses::testing::{evaluate, objective};
+
+    #[test]
+    fn metrics_are_those_of_trl() {
+        let mut orpo: Orpo = objective(serde_json::json!({}));
+        let out = evaluate(&mut orpo, Layout::Pairs, &[-1.0, -2.0], &[-1.5, -0.5]);
+        let odds = |p: f64| (p / (1.0 - p)).ln();
+        let z = [(-1.0f64, -1.5f64), (-2.0, -0.5)].map(|(w, l)| odds(w.exp()) - odds(l.exp()));
+        let mean = |f: fn(f64) -> f64| z.iter().map(|&z| f(z)).sum::<f64>() / 2.0;
+        for (name, value) in [
+            ("nll_loss", 1.5),
+            ("log_odds_chosen", mean(|z| z)),
+            ("log_odds_ratio", mean(|z| -(-z).exp().ln_1p())),
+            ("logps/chosen", -1.5),
+            ("logps/rejected", -1.0),
+        ] {
+            assert!((out.metrics[name] - value).abs() < 1e-12, "{name}: {} {value}", out.metrics[name]);
+        }
+    }
 
     #[test]
     fn certain_answers_have_finite_odds() {

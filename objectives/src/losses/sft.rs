@@ -27,17 +27,23 @@ impl Objective for Sft {
 }
 
 /// Adds `weight` times the SFT loss of the chosen answers to an evaluation.
-pub(super) fn add_sft(batch: &PreferenceBatch<'_>, weight: f64, out: &mut EvaluationMut<'_>) {
+///
+/// Returns the mean over the batch's rows of the unweighted SFT losses, nats per token.
+pub(super) fn add_sft(batch: &PreferenceBatch<'_>, weight: f64, out: &mut EvaluationMut<'_>) -> f64 {
     let chosen = batch.chosen.policy;
     let tokens = batch.whole.chosen_tokens as f64;
     // The batch loss is the mean of the rows' losses; this scale makes it the mean over tokens.
-    let scale = weight * batch.whole.rows as f64 / tokens;
+    let rows = batch.whole.rows as f64;
+    let scale = weight * rows / tokens;
+    let mut total = 0.0;
     for i in 0..chosen.rows() {
+        total -= chosen.sum(i);
         out.losses[i] -= scale * chosen.sum(i);
     }
     for g in out.grad_chosen.iter_mut() {
         *g -= weight / tokens;
     }
+    total * rows / tokens / chosen.rows() as f64
 }
 
 register!(objective Sft {

@@ -41,6 +41,10 @@ impl PairLoss for SimPo {
         false
     }
 
+    fn reads_means(&self) -> bool {
+        true
+    }
+
     fn loss<S: Scalar>(&self, pair: &Pair<S>) -> S {
         let margin = pair.chosen.mean() - pair.rejected.mean();
         smoothed_logistic(margin * self.beta - self.gamma, self.label_smoothing)

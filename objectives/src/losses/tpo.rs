@@ -91,6 +91,10 @@ impl PairLoss for Preference<'_> {
         false
     }
 
+    fn reads_means(&self) -> bool {
+        matches!(self.0.loss_type, TpoLoss::Ipo | TpoLoss::TpoL)
+    }
+
     fn loss<S: Scalar>(&self, pair: &Pair<S>) -> S {
         let Tpo { loss_type, beta, label_smoothing, gamma, .. } = *self.0;
         let d = self.score(&pair.chosen) - self.score(&pair.rejected);

@@ -102,6 +102,8 @@ pub struct RequirementsView {
     pub gaps: u32,
     /// The whole optimizer batch at once.
     pub whole_batch: u32,
+    /// The least number of rows. A program that was built before this field does not have it: see `size`.
+    pub least_rows: u32,
 }
 
 table! {
@@ -164,6 +166,9 @@ answers! { Box<dyn Objective>:
         (*out).mismatched = needs.mismatched.into();
         (*out).gaps = needs.gaps.into();
         (*out).whole_batch = needs.whole_batch.into();
+        if (*out).size as usize >= size_of::<RequirementsView>() {
+            (*out).least_rows = needs.least_rows.try_into().unwrap_or(u32::MAX);
+        }
         Ok(())
     }
     fn evaluate(objective, batch: *const BatchView, out: *mut EvaluationView) {
@@ -347,6 +352,7 @@ fn ask_requirements(part: &Handle<ObjectiveTable>) -> Result<Requirements> {
         mismatched: out.mismatched != 0,
         gaps: out.gaps != 0,
         whole_batch: out.whole_batch != 0,
+        least_rows: out.least_rows as usize,
     })
 }
 

@@ -1,5 +1,6 @@
 //! Records which loaded part is running, for crash handlers and watchdogs.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 /// A loaded part, for messages. It lives as long as the program, as does its library.
@@ -32,13 +33,37 @@ pub fn current() -> (Option<&'static At>, u64) {
 /// calls back into the program, which may in turn call a loaded part.
 pub(super) fn enter(at: Option<&'static At>) -> Inside {
     CALLS.fetch_add(1, Ordering::Relaxed);
+    let here = at.map(|_| Here::now());
     let at = at.map_or(std::ptr::null_mut(), |at| std::ptr::from_ref(at).cast_mut());
-    Inside { before: CURRENT.swap(at, Ordering::AcqRel) }
+    Inside { before: CURRENT.swap(at, Ordering::AcqRel), _here: here }
 }
 
 /// See [`enter`].
 pub(super) struct Inside {
     before: *mut At,
+    _here: Option<Here>,
+}
+
+/// The current folder. When dropped, it is the current one again: the program's paths are relative to it, and a loaded
+/// part may have changed it.
+pub struct Here(Option<PathBuf>);
+
+impl Here {
+    /// The folder that is current now.
+    pub fn now() -> Self {
+        Here(std::env::current_dir().ok())
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        if let Some(folder) =
+            self.0.take().filter(|folder| std::env::current_dir().ok().as_ref() != Some(folder))
+        {
+            // If the folder is gone, so are the files of the program in it.
+            let _ = std::env::set_current_dir(folder);
+        }
+    }
 }
 
 impl Drop for Inside {

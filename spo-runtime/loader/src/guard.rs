@@ -4,7 +4,9 @@
 //! which library crashed, saved files stay intact (they are written to a temporary file and renamed), and
 //! the exit code says that the run failed. A part that does not return cannot be stopped, only reported.
 
+use std::io::Write;
 use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use spo_api::abi;
@@ -12,10 +14,25 @@ use spo_api::abi;
 /// How long a part may run before the user is warned. The warning is repeated at this interval.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Whether code of a library may end the program: one has been loaded, and the program is not done.
+static LOADED: AtomicBool = AtomicBool::new(false);
+
+/// Makes it a failure if a loaded part ends the program, whatever status it gives. To be called once, by the program.
+pub fn watch_exit() {
+    #[cfg(unix)]
+    crash::watch_exit();
+}
+
+/// Says that the program ends by itself from now on.
+pub fn stand_down() {
+    LOADED.store(false, Ordering::Release);
+}
+
 /// Starts watching loaded parts. Further calls do nothing.
-pub fn install() {
+pub(crate) fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        LOADED.store(true, Ordering::Release);
         #[cfg(unix)]
         crash::install();
         std::thread::Builder::new()
@@ -35,9 +52,11 @@ fn watch() {
             (Some(at), call) if call == last => {
                 since += tick;
                 if since.as_secs().is_multiple_of(PATIENCE.as_secs()) {
-                    eprintln!(
-                        "warning: {at} has not returned for {} s; interrupt the run if it hangs",
-                        since.as_secs()
+                    let seconds = since.as_secs();
+                    // If nobody can read the warning, that is no reason to end.
+                    let _ = writeln!(
+                        std::io::stderr(),
+                        "warning: {at} has not returned for {seconds} s; interrupt the run if it hangs"
                     );
                 }
             }
@@ -73,6 +92,36 @@ mod crash {
         }
     }
 
+    pub(super) fn watch_exit() {
+        // SAFETY: the handler may run at any time: it reads two atomics, writes, and ends the process.
+        unsafe { libc::atexit(exiting) };
+    }
+
+    extern "C" fn exiting() {
+        if !super::LOADED.load(super::Ordering::Acquire) {
+            return;
+        }
+        match abi::current().0 {
+            Some(at) => {
+                say(&["\nerror: ", &at.part, " of the plugin ", &at.library, " ended the program", REST])
+            }
+            None => say(&["\nerror: code of a plugin ended the program", REST]),
+        }
+        // SAFETY: ends the process without running anything else.
+        unsafe { libc::_exit(1) };
+    }
+
+    /// The end of a message.
+    const REST: &str = ". The run ends here; what it saved before is whole.\n";
+
+    /// Writes to standard error from a signal handler.
+    fn say(texts: &[&str]) {
+        for text in texts {
+            // SAFETY: `write` is async-signal-safe, and the text is valid memory.
+            unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
+        }
+    }
+
     extern "C" fn crashed(signal: c_int) {
         let (Some(at), _) = abi::current() else {
             // No plugin was running: die as without this handler.
@@ -81,18 +130,7 @@ mod crash {
             return;
         };
         let why = SIGNALS.iter().find(|(number, _)| *number == signal).map_or("it crashed", |(_, why)| why);
-        for text in [
-            "\nerror: ",
-            &at.part,
-            " of the plugin ",
-            &at.library,
-            " crashed: ",
-            why,
-            ". The run ends here; what it saved before is whole.\n",
-        ] {
-            // SAFETY: `write` is async-signal-safe, and the text is valid memory.
-            unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
-        }
+        say(&["\nerror: ", &at.part, " of the plugin ", &at.library, " crashed: ", why, REST]);
         // SAFETY: async-signal-safe. Nothing else may run, because memory may be in any state.
         unsafe { libc::_exit(1) };
     }

@@ -50,6 +50,7 @@ pub fn load(registry: &mut Registry, path: &Path, libtorch: Option<&Path>) -> Re
         crate::libtorch::load(&absolute, libtorch).map_err(refuse)?;
     }
     crate::guard::install();
+    let _here = abi::Here::now();
     // SAFETY: this runs the library's initialisers. The user named the library and so trusts it like the
     // program itself.
     let library = unsafe { libloading::Library::new(&absolute) }.map_err(|e| refuse(loader_words(&e)))?;

@@ -42,6 +42,7 @@ impl CacheArguments {
             return Err(BadInput(format!("error: {name} must be at least 0, got {limit}")).into());
         }
         let found = entries(&self.folder).map_err(|e| BadInput(format!("error: {place}: {e}")))?;
+        let found = found.ok_or_else(|| BadInput(format!("error: {place} is not a cache of spo-run")))?;
         let now = SystemTime::now();
         if !self.prune {
             return Ok(table(&found, now));

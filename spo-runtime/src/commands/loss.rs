@@ -1,6 +1,6 @@
 //! `spo-run loss`: evaluates an objective on a JSON batch of log-probs, without a model.
 
-use std::io::{Read, Write};
+use std::io::Read;
 
 use anyhow::Context;
 use schemars::JsonSchema;
@@ -13,10 +13,14 @@ use crate::recipe::compose;
 use crate::recipe::document::Document;
 use crate::recipe::objective::ObjectiveSpec;
 use crate::recipe::part::PartSpec;
+use crate::reporter::say;
 
-/// Per-token log-probs, in nats: one list per answer. Unknown keys (such as another program's results, for
-/// comparison) are ignored.
-#[derive(Deserialize)]
+/// The longest input, in bytes.
+const LONGEST: u64 = 256 << 20;
+
+/// Per-token log-probs, in nats: one list per answer.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 struct Input {
     policy_chosen: Vec<Vec<f64>>,
     #[serde(default)]
@@ -81,6 +85,8 @@ struct Inline {
 
 impl Part for Inline {}
 
+impl Part for Input {}
+
 #[derive(clap::Args)]
 pub(crate) struct LossArguments {
     /// The objective as inline TOML: '{ name = "dpo", beta = 0.1 }'.
@@ -90,20 +96,16 @@ pub(crate) struct LossArguments {
 
 impl LossArguments {
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
-        evaluate(registry, &self.objective, &mut std::io::stdin().lock(), &mut std::io::stdout().lock())
+        say(&evaluate(registry, &self.objective, &mut std::io::stdin().lock())?);
+        Ok(())
     }
 }
 
-/// Reads a batch from `input`, evaluates `objective` (inline TOML) on it, and writes JSON to `output`.
+/// Reads a batch from `input` and evaluates `objective` (inline TOML) on it. Returns JSON.
 ///
 /// # Errors
 /// [`BadInput`] if the objective or the batch cannot be used.
-fn evaluate(
-    registry: &mut Registry,
-    objective: &str,
-    input: &mut dyn Read,
-    output: &mut dyn Write,
-) -> anyhow::Result<()> {
+fn evaluate(registry: &mut Registry, objective: &str, input: &mut dyn Read) -> anyhow::Result<String> {
     let document = Document::parse("--objective", format!("objective = {objective}"), &[])?;
     let Inline { objective: mut spec } = document.read_as()?;
     spec.place("objective");
@@ -112,9 +114,16 @@ fn evaluate(
     let mut objective = compose::objective(registry, &spec).map_err(|e| document.locate("", e))?;
 
     let mut text = String::new();
-    input.read_to_string(&mut text).context("cannot read standard input")?;
-    let input: Input =
+    input.take(LONGEST + 1).read_to_string(&mut text).context("cannot read standard input")?;
+    if text.len() as u64 > LONGEST {
+        return Err(BadInput(format!("error: standard input is longer than {} MiB", LONGEST >> 20)).into());
+    }
+    let input: serde_json::Value =
         serde_json::from_str(&text).map_err(|e| BadInput(format!("error: standard input: {e}")))?;
+    let input: Input = spo_api::parse(&input).map_err(|e| {
+        let hint = e.suggestion.as_ref().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        BadInput(format!("error: standard input: {e}{hint}"))
+    })?;
 
     let flat = |rows: &Option<Vec<Vec<f64>>>| rows.as_deref().map(Flat::new);
     let (chosen, rejected) = (Flat::new(&input.policy_chosen), Flat::new(&input.policy_rejected));
@@ -157,7 +166,5 @@ fn evaluate(
         rewards_rejected: evaluation.rewards.rejected,
         metrics: evaluation.metrics,
     };
-    serde_json::to_writer(&mut *output, &answer)?;
-    writeln!(output)?;
-    Ok(())
+    Ok(serde_json::to_string(&answer)?)
 }

@@ -95,16 +95,22 @@ impl Loader<'_> {
         let mismatched = objective.requirements().mismatched.then_some(stage.batch_size);
         let view = View { layout, mismatched };
         let rows = train.examples.len();
-        let steps = match (stage.steps, stage.epochs) {
-            (Some(steps), _) => steps,
-            (None, epochs) => {
-                ((epochs.unwrap_or(1.0) * rows as f64) / stage.batch_size as f64).ceil().max(1.0) as usize
-            }
-        };
         if rows < stage.batch_size {
             let message = format!("is {}, but there are only {rows} rows to train on", stage.batch_size);
             return Err(self.document.error(&format!("stage[{index}].batch_size"), message).into());
         }
+        let least = objective.requirements().least_rows;
+        let held_out = eval.as_ref().map(|data| data.examples.len());
+        if let Err(error) = enough_rows(&stage, rows, held_out, least) {
+            return Err(self.document.locate(&format!("stage[{index}]"), error).into());
+        }
+        let steps = match (stage.steps, stage.epochs) {
+            (Some(steps), _) => steps,
+            (None, epochs) => {
+                let in_pass = rows.div_ceil(stage.batch_size) as f64;
+                (epochs.unwrap_or(1.0) * in_pass).ceil().max(1.0) as usize
+            }
+        };
         let from = recipe.from(index).to_owned();
         let exact_match = recipe.evaluation.exact_match.unwrap_or(data.task.is_some());
         let judge = data.task.as_ref().and_then(|task| task::judge(&task.part.name));
@@ -198,6 +204,34 @@ impl Loader<'_> {
         let dataset = Arc::new(dataset.map_err(|e| self.document.error(at, e.to_string()))?);
         self.loaded.insert(key, (name, dataset.clone()));
         Ok(dataset)
+    }
+}
+
+/// Checks that no batch has fewer rows than an objective needs to compare them with each other.
+fn enough_rows(stage: &Stage, rows: usize, held_out: Option<usize>, least: usize) -> Result<(), ConfigError> {
+    let objective = stage.objective.parts().iter().map(|part| &*part.name).collect::<Vec<_>>().join(" + ");
+    let why =
+        format!("`{objective}` compares the rows of a batch with each other, and needs at least {least}");
+    let batch_size = stage.batch_size;
+    if batch_size < least {
+        return Err(ConfigError::at("batch_size", format!("is {batch_size}: {why}")));
+    }
+    let last = rows % batch_size;
+    if stage.steps.is_none() && (1..least).contains(&last) {
+        let fits = |size: &usize| *size >= least && (rows % size == 0 || rows % size >= least);
+        let near = (1..batch_size).flat_map(|d| [batch_size + d, batch_size - d]).find(fits);
+        let how = near.map_or(String::new(), |size| format!(", for example {size}"));
+        let message = format!(
+            "is {batch_size}, which leaves {last} of {rows} rows for the last batch of a pass: {why}. Choose another \
+             size{how}, or give `steps` instead of `epochs`"
+        );
+        return Err(ConfigError::at("batch_size", message));
+    }
+    match held_out {
+        Some(held_out) if held_out < least => {
+            Err(ConfigError::at("objective", format!("there are {held_out} held-out rows: {why}")))
+        }
+        _ => Ok(()),
     }
 }
 

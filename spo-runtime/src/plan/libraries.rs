@@ -11,6 +11,7 @@ use spo_loader::{libtorch, search};
 use crate::error::BadInput;
 use crate::recipe::Recipe;
 use crate::recipe::document::Document;
+use crate::reporter::complain;
 
 /// Loads the plugins named on the command line.
 pub(crate) fn load(registry: &mut Registry, specs: &[String]) -> Result<(), BadInput> {
@@ -109,7 +110,7 @@ pub(crate) fn load_all(registry: &mut Registry, libtorch: Option<&Path>) -> Resu
     for path in search::libraries() {
         match library::load(registry, &path, libtorch) {
             Ok(()) => {}
-            Err(Refusal::Unusable(problem)) => eprintln!("warning: {problem}"),
+            Err(Refusal::Unusable(problem)) => complain(&format!("warning: {problem}")),
             Err(Refusal::Clash(problem)) => return Err(BadInput(format!("error: {problem}"))),
         }
     }

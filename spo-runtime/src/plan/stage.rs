@@ -52,6 +52,16 @@ impl PlannedStage {
         &self.recipe.bilevel.part.name
     }
 
+    /// Training steps in one pass over the training rows. A stage of so many passes ends each with the rows that are
+    /// left, as TRL does. The batches of a stage of so many steps are all full, and run on into the next pass.
+    pub(crate) fn steps_per_pass(&self) -> f64 {
+        let (rows, batch_size) = (self.train.examples.len(), self.recipe.batch_size);
+        match self.recipe.steps {
+            None => rows.div_ceil(batch_size) as f64,
+            Some(_) => rows as f64 / batch_size as f64,
+        }
+    }
+
     /// The demonstrations that a term of the lower level draws from.
     pub(crate) fn demonstrations(&self, term: &PlannedTerm) -> Arc<Dataset> {
         term.data.as_ref().unwrap_or(&self.train).clone()

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::data::TermData;
+use super::data::{Rows, TermData};
 use super::objective::LowerSpec;
 use super::part::{OwnKeys, Spec};
 
@@ -30,6 +30,19 @@ impl OwnKeys for Levels {
 }
 
 impl BilevelSpec {
+    /// The files of rows that the lower level names.
+    pub(super) fn rows(&self) -> impl Iterator<Item = &Rows> {
+        let terms = match &self.own.lower {
+            Some(LowerSpec::Sum(terms)) => terms.as_slice(),
+            _ => &[],
+        };
+        let data = terms.iter().map(|term| &term.own.data).chain([&self.own.lower_data]);
+        data.flatten().filter_map(|data| match data {
+            TermData::Rows(rows) => Some(rows),
+            TermData::Task(_) => None,
+        })
+    }
+
     /// Records its location in the recipe.
     pub(crate) fn place(&mut self, at: &str) {
         self.part.place = at.to_owned();

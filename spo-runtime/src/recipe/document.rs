@@ -5,6 +5,8 @@
 //! to a file, a line and a column.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
@@ -15,7 +17,10 @@ use spo_api::{ConfigError, ConfigErrorKind, nearest};
 use toml::de::{DeTable, DeValue};
 
 use crate::error::BadInput;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, elsewhere};
+
+/// The longest recipe, in bytes.
+const LONGEST: u64 = 8 << 20;
 
 /// Where a value was written.
 #[derive(Clone, Debug)]
@@ -49,8 +54,14 @@ impl Document {
     /// Reads a TOML file and applies `path=value` overrides in order.
     pub(crate) fn read(path: &Path, overrides: &[String]) -> Result<Self, BadInput> {
         let name = path.display().to_string();
-        let bytes =
-            std::fs::read(path).map_err(|e| BadInput(format!("error: cannot read recipe {name}: {e}")))?;
+        let mut bytes = Vec::new();
+        // Not every file ends: a recipe may come from a pipe or a device.
+        File::open(path)
+            .and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes))
+            .map_err(|e| BadInput(format!("error: cannot read recipe {name}: {e}")))?;
+        if bytes.len() as u64 > LONGEST {
+            return Err(BadInput(format!("error: recipe {name} is longer than {} MiB", LONGEST >> 20)));
+        }
         let text = String::from_utf8(bytes).map_err(|e| {
             BadInput(format!(
                 "error: recipe {name} is not UTF-8 text (byte {})",
@@ -136,9 +147,16 @@ impl Document {
             Some(key) => format!("{base}.{key}"),
             None => base.to_owned(),
         };
-        let label = error.suggestion.map(|s| format!("did you mean `{s}`?")).unwrap_or_default();
         let about_key = error.kind == ConfigErrorKind::UnknownKey;
-        self.at(&path, &error.message, &label, about_key)
+        let key = path.rsplit('.').next().filter(|_| about_key);
+        let (message, label) = match key.and_then(elsewhere::here) {
+            Some(hint) => (format!("{}; {hint}", error.message), String::new()),
+            None => {
+                let label = error.suggestion.map(|s| format!("did you mean `{s}`?"));
+                (error.message, label.unwrap_or_default())
+            }
+        };
+        self.at(&path, &message, &label, about_key)
     }
 
     fn at(&self, path: &str, message: &str, label: &str, about_key: bool) -> BadInput {

@@ -5,9 +5,6 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Names that stages cannot have: the name of the model as opened, and the run's own folders.
-pub(super) const RESERVED: [&str; 3] = ["model", "checkpoints", "nonfinite"];
-
 /// What happens when the output folder holds an unfinished run of the same recipe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

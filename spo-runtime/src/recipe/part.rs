@@ -92,6 +92,17 @@ impl PartSpec {
     /// Extends the error about an unknown key: suggests a similar key of the runtime, and names other parts
     /// that have this key, in case an option was given to the wrong part.
     fn explained(&self, registry: &Registry, mut error: ConfigError) -> ConfigError {
+        let value = error.key.as_ref().and_then(|key| self.config.get(key)).and_then(Value::as_str);
+        if let (ConfigErrorKind::UnknownName, Some(name)) = (error.kind, value)
+            && registry
+                .iter()
+                .any(|entry| entry.build.kind() == self.kind && entry.names().any(|n| n == name))
+        {
+            error.message +=
+                &format!("; `{name}` is {} of its own: `{} = \"{name}\"`", with_article(self.kind), self.key);
+            error.suggestion = None;
+            return error;
+        }
         let Some(key) = error.key.clone().filter(|_| error.kind == ConfigErrorKind::UnknownKey) else {
             return error;
         };
@@ -127,6 +138,11 @@ impl<O: OwnKeys> Spec<O> {
     }
 }
 
+/// A kind of part with its article.
+fn with_article(kind: &str) -> String {
+    format!("{} {kind}", if kind.starts_with(['a', 'o']) { "an" } else { "a" })
+}
+
 /// The names of the runtime's keys.
 fn keys<O: OwnKeys>() -> Vec<String> {
     let schema = schemars::schema_for!(O);
@@ -153,8 +169,7 @@ impl<'de, O: OwnKeys> Deserialize<'de> for Spec<O> {
             type Value = Spec<O>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let article = if O::KIND.starts_with(['a', 'o']) { "an" } else { "a" };
-                write!(f, "the name of {article} {} or a table", O::KIND)
+                write!(f, "the name of {} or a table", with_article(O::KIND))
             }
 
             fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Spec<O>, E> {

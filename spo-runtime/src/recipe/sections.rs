@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use spo_api::ConfigError;
 
 use super::keeping::{OnNonfinite, Resume};
+use super::name;
 
 /// `[run]`: what the run is called and where it goes.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -22,13 +24,36 @@ pub(crate) struct RunSection {
     /// the current folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) output: Option<PathBuf>,
-    /// Replace an earlier run in that folder. Without it, a folder that holds one is an error.
+    /// Replace an earlier run in that folder. Without it, a folder that holds one is an error. What no run has made,
+    /// and what the run itself reads, is never replaced.
     pub(crate) overwrite: bool,
     /// `"auto"` continues an unfinished run of this recipe in that folder; one that is finished is left as it is.
     pub(crate) resume: Resume,
     /// When a loss or gradient is not finite: `"stop"`, or `"skip"` the batch. The first such batch of a stage
     /// is written down for `spo-run replay`.
     pub(crate) on_nonfinite: OnNonfinite,
+}
+
+impl RunSection {
+    /// Fills in the name and the folder, where the recipe does not give them. `stem` is the name of its file.
+    ///
+    /// # Errors
+    /// If the name is to name a folder and cannot, or if the folder has no name.
+    pub(crate) fn resolve(
+        &mut self,
+        stem: impl FnOnce() -> String,
+    ) -> Result<(String, PathBuf), ConfigError> {
+        let name = self.name.get_or_insert_with(stem).clone();
+        match &self.output {
+            None => name::check_run("run.name", &name)?,
+            Some(output) if output.as_os_str().is_empty() => {
+                return Err(ConfigError::at("run.output", "must be the path of a folder, got nothing"));
+            }
+            Some(_) => {}
+        }
+        let output = self.output.get_or_insert_with(|| PathBuf::from("runs").join(&name)).clone();
+        Ok((name, output))
+    }
 }
 
 /// `[model]`: a Hugging Face folder, or a configuration to initialise at random.

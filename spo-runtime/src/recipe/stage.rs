@@ -7,7 +7,7 @@ use spo_data::MicroBatch;
 
 use super::bilevel::BilevelSpec;
 use super::data::DataSection;
-use super::keeping;
+use super::name;
 use super::objective::ObjectiveSpec;
 use super::optimizer::OptimizerSpec;
 
@@ -90,13 +90,10 @@ impl Stage {
     /// Checks rules that involve several keys, for the stage at `path` that follows the stages `earlier`.
     pub(super) fn validate(&self, path: &str, earlier: &[Stage]) -> Result<(), ConfigError> {
         let at = |key: &str| format!("{path}.{key}");
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if self.name.is_empty() || !self.name.chars().all(plain) || self.name.starts_with('.') {
-            let message = "must be letters, digits, `-`, `_` and `.`: it names a folder";
+        name::check(&at("name"), &self.name)?;
+        if let Some(other) = earlier.iter().find(|stage| name::same(&stage.name, &self.name)) {
+            let message = format!("`{}` is taken by the earlier stage `{}`", self.name, other.name);
             return Err(ConfigError::at(at("name"), message));
-        }
-        if keeping::RESERVED.contains(&self.name.as_str()) || earlier.iter().any(|s| s.name == self.name) {
-            return Err(ConfigError::at(at("name"), format!("`{}` is taken already", self.name)));
         }
         if let Some(from) = &self.from {
             let known: Vec<&str> = earlier.iter().map(|s| s.name.as_str()).chain(["model"]).collect();

@@ -5,6 +5,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use spo_api::ConfigError;
 
+use super::name;
+
+/// The most cells of a sweep. Every cell is checked, and listed, before the first begins.
+const MOST_CELLS: usize = 10_000;
+
 /// `[sweep]`: many runs of one recipe, cell by cell, and what they come to. Keys of the recipe are named as
 /// for `--set`; a cell is an arm (a choice of values) with a seed.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -87,12 +92,15 @@ impl Sweep {
                 }
             }
         }
+        let grid = self.grid.values().filter_map(Value::as_array).map(Vec::len);
+        let arms = grid.fold(length.unwrap_or(1), usize::saturating_mul).saturating_add(self.case.len());
+        let cells = arms.saturating_mul(self.seeds.len().max(1));
+        if cells > MOST_CELLS {
+            let message = format!("comes to {cells} cells, at most {MOST_CELLS} are possible");
+            return Err(ConfigError::at("sweep", message));
+        }
         for (i, case) in self.case.iter().enumerate() {
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+".contains(c);
-            if case.name.is_empty() || !case.name.chars().all(plain) {
-                let message = "must be letters, digits, `-`, `_`, `=` and `+`: it names a folder";
-                return Err(ConfigError::at(format!("sweep.case[{i}].name"), message));
-            }
+            name::check(&format!("sweep.case[{i}].name"), &case.name)?;
         }
         let mut seeds = self.seeds.clone();
         seeds.sort_unstable();
@@ -100,5 +108,29 @@ impl Sweep {
             return Err(ConfigError::at("sweep.seeds", format!("names {} twice", twice[0])));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn cells_are_counted_before_they_are_made() {
+        let ten: Vec<usize> = (0..10).collect();
+        let sweep = |keys: usize, seeds: u64| Sweep {
+            grid: (0..keys).map(|i| (format!("stage.0.k{i}"), json!(ten))).collect(),
+            seeds: (0..seeds).collect(),
+            ..Sweep::default()
+        };
+        assert_eq!(sweep(3, 10).validate(), Ok(()));
+        for (keys, seeds, cells) in
+            [(9, 1, "1000000000"), (4, 2, "20000"), (0, 20_000, "20000"), (30, 3, "18446744073709551615")]
+        {
+            let error = sweep(keys, seeds).validate().unwrap_err();
+            assert!(error.message.contains(&format!("comes to {cells} cells")), "{error}");
+        }
     }
 }

@@ -84,6 +84,42 @@ pub(crate) fn verify(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether a folder was written as a bundle and holds nothing else. Its files may be damaged.
+pub(crate) fn is_bundle(folder: &Path) -> bool {
+    let manifest = fs::read(folder.join(MANIFEST)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let listed = |Manifest { files }| {
+        names(folder).is_ok_and(|names| names.iter().all(|name| name == MANIFEST || files.contains_key(name)))
+    };
+    manifest.is_some_and(listed)
+}
+
+fn holds_only(folder: &Path, files: &[&str]) -> bool {
+    names(folder).is_ok_and(|names| names.iter().all(|name| name == MANIFEST || files.contains(&&**name)))
+}
+
+/// Removes the bundles in a folder, what writing them has left over, and the folder itself if nothing else is in it.
+/// A folder whose manifest is damaged counts as a bundle if it holds nothing but `files`.
+pub(crate) fn remove_all(folder: &Path, files: &[&str]) -> std::io::Result<()> {
+    let names = match names(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        names => names?,
+    };
+    let left_over =
+        |name: &str| name.starts_with('.') && (name.ends_with(".partial") || name.ends_with(".removed"));
+    for path in names.iter().map(|name| folder.join(name)).filter(|path| path.is_dir()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if left_over(&name) {
+            clear(&path)?;
+        } else if is_bundle(&path) || holds_only(&path, files) {
+            remove(&path)?;
+        }
+    }
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::DirectoryNotEmpty => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Removes a folder if it exists, so that it is never visible half removed.
 pub(crate) fn remove(folder: &Path) -> std::io::Result<()> {
     if !folder.exists() {
@@ -152,6 +188,32 @@ mod tests {
         remove(&folder).unwrap();
         remove(&folder).unwrap();
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_bundles_are_removed_from_a_folder() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("all");
+        for name in ["00000001", "00000002"] {
+            made(&folder.join(name));
+        }
+        fs::write(folder.join("00000001/a"), b"damaged").unwrap();
+        fs::create_dir(folder.join(".00000003.partial")).unwrap();
+        made(&folder.join("with notes"));
+        fs::write(folder.join("with notes/notes.txt"), b"mine").unwrap();
+        fs::create_dir(folder.join("mine")).unwrap();
+        fs::write(folder.join("mine/c"), b"").unwrap();
+        made(&folder.join("00000004"));
+        fs::remove_file(folder.join("00000004").join(MANIFEST)).unwrap();
+        remove_all(&folder, &["a", "b"]).unwrap();
+        let mut left = names(&folder).unwrap();
+        left.sort();
+        assert_eq!(left, ["mine", "with notes"]);
+        fs::remove_file(folder.join("with notes/notes.txt")).unwrap();
+        fs::remove_dir_all(folder.join("mine")).unwrap();
+        remove_all(&folder, &["a", "b"]).unwrap();
+        assert!(!folder.exists());
+        remove_all(&folder, &["a", "b"]).unwrap();
     }
 
     proptest! {

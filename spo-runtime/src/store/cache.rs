@@ -58,10 +58,23 @@ impl Cache {
     }
 }
 
+/// The kinds of entries: a key is one of them, a hyphen and a SHA-256.
+const KINDS: [&str; 3] = ["tokens", "reference", "stage"];
+
+/// Marks a folder as a cache, for backup programs and for [`entries`] (the Cache Directory Tagging Specification).
+const TAG: (&str, &str) = (
+    "CACHEDIR.TAG",
+    "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of spo-run. It can be deleted at any time.\n",
+);
+
 /// Locks an entry, unless another process holds the lock.
 fn take(folder: &Path, key: &str) -> io::Result<Option<Slot>> {
     let path = lock_of(folder, key);
     fs::create_dir_all(folder)?;
+    let tag = folder.join(TAG.0);
+    if !tag.exists() {
+        fs::write(tag, TAG.1)?;
+    }
     let mut lock = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
     match lock.try_lock() {
         Ok(()) => {}
@@ -106,14 +119,14 @@ pub(crate) struct Entry {
     folder: PathBuf,
 }
 
-/// The entries of a cache, most recently used first.
-pub(crate) fn entries(folder: &Path) -> io::Result<Vec<Entry>> {
+/// The entries of a cache, most recently used first; `None` if the folder is no cache.
+pub(crate) fn entries(folder: &Path) -> io::Result<Option<Vec<Entry>>> {
     let mut found = Vec::new();
     for file in fs::read_dir(folder)? {
         let file = file?;
         // Every entry has a lock file, and so does an entry that was started but never finished.
         let name = file.file_name().to_string_lossy().into_owned();
-        let Some(key) = name.strip_suffix(".lock") else { continue };
+        let Some(key) = name.strip_suffix(".lock").filter(|key| is_entry(folder, key)) else { continue };
         let used = file.metadata()?.modified()?;
         found.push(Entry {
             bytes: size(&folder.join(key)),
@@ -123,7 +136,19 @@ pub(crate) fn entries(folder: &Path) -> io::Result<Vec<Entry>> {
         });
     }
     found.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.key.cmp(&b.key)));
-    Ok(found)
+    let is_cache = !found.is_empty() || folder.join(TAG.0).exists();
+    Ok(is_cache.then_some(found))
+}
+
+/// Whether a key is of a cache's form, and what lies under it, if anything, was written by a cache. Other files may lie
+/// in the same folder, and must never be taken for entries: entries are removed.
+fn is_entry(folder: &Path, key: &str) -> bool {
+    let is_hash = |hash: &str| {
+        hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let well_formed = key.split_once('-').is_some_and(|(kind, hash)| KINDS.contains(&kind) && is_hash(hash));
+    let content = folder.join(key);
+    well_formed && (!content.exists() || bundle::is_bundle(&content))
 }
 
 /// Total size of an entry's files. Files that disappear because the entry is being removed count as 0.

@@ -31,10 +31,18 @@ pub(crate) enum Before {
     Finished,
 }
 
-/// The files a run writes besides its models.
-const RECORD: &str = "run.json";
-const RECIPE: &str = "recipe.toml";
+pub(super) const RECORD: &str = "run.json";
+pub(super) const RECIPE: &str = "recipe.toml";
 const SUMMARY: &str = "summary.json";
+
+/// The files that a run writes beside the folders of its stages.
+pub(super) const FILES: [&str; 6] = {
+    let [metrics, held_out, diagnostics] = logs::FILES;
+    [RECORD, RECIPE, SUMMARY, metrics, held_out, diagnostics]
+};
+
+/// The folders that a run writes beside those of its stages.
+pub(super) const FOLDERS: [&str; 2] = ["checkpoints", "nonfinite"];
 
 impl Output {
     /// Creates the folder and writes what is known before training: the resolved recipe, versions and hashes
@@ -68,10 +76,11 @@ impl Output {
                 _ => {}
             }
             // Removes only what a run writes, because the folder may contain other files.
-            bundle::remove(&folder.join("checkpoints"))
-                .and_then(|()| bundle::remove(&folder.join("nonfinite")))
-                .with_context(|| format!("cannot replace the run in {}", folder.display()))?;
-            for name in [RECORD, SUMMARY, RECIPE].into_iter().chain(logs::FILES) {
+            for name in FOLDERS {
+                bundle::remove_all(&folder.join(name), &[])
+                    .with_context(|| format!("cannot replace the run in {}", folder.display()))?;
+            }
+            for name in FILES {
                 let _ = std::fs::remove_file(folder.join(name));
             }
         }
@@ -113,7 +122,7 @@ impl Output {
     }
 
     fn record(&self) -> anyhow::Result<Value> {
-        Ok(serde_json::from_slice(&std::fs::read(self.folder.join(RECORD))?)?)
+        read(&self.folder.join(RECORD))
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -135,16 +144,22 @@ impl Output {
     }
 }
 
-/// How the recipe of the run in a folder differs from this one; `None` also if there is no run.
+/// How the recipe of the run in a folder differs from this one; `None` also if there is no run. The recipe is that of
+/// the record: `recipe.toml` may have been edited since.
 pub(crate) fn other_recipe(folder: &Path, recipe: &Recipe) -> Option<String> {
-    if !folder.join(RECORD).exists() {
+    let path = folder.join(RECORD);
+    if !path.exists() {
         return None;
     }
-    let text = std::fs::read_to_string(folder.join(RECIPE)).map_err(anyhow::Error::from);
-    match text.and_then(|text| Ok(toml::from_str::<Recipe>(&text)?)) {
-        Ok(recorded) => difference(&recorded.essence(), &recipe.essence(), ""),
-        Err(error) => Some(format!("its {RECIPE} cannot be read: {error:#}")),
+    match read(&path) {
+        Ok(record) if record["recipe"].is_null() => Some("an earlier version of spo has made it".to_owned()),
+        Ok(record) => difference(&record["recipe"], &recipe.essence(), ""),
+        Err(error) => Some(format!("its {RECORD} cannot be read: {error:#}")),
     }
+}
+
+fn read(record: &Path) -> anyhow::Result<Value> {
+    Ok(serde_json::from_slice(&std::fs::read(record)?)?)
 }
 
 /// The closing message of a finished run or sweep.
@@ -156,6 +171,9 @@ pub(crate) fn closing(folder: &Path) -> String {
 pub(crate) fn is_complete(folder: &Path, recipe: &Recipe) -> bool {
     folder.join(SUMMARY).exists() && other_recipe(folder, recipe).is_none()
 }
+
+/// What the error says of a folder that another process writes to.
+pub(crate) const IN_USE: &str = "is in use by process";
 
 /// Locks a folder so that only this process writes to it. The lock is released when the process ends, even if
 /// it crashes.
@@ -174,7 +192,7 @@ pub(crate) fn lock(folder: &Path) -> anyhow::Result<File> {
         }
         Err(TryLockError::WouldBlock) => {
             let holder = std::fs::read_to_string(&path).unwrap_or_default();
-            Err(BadInput(format!("error: {} is in use by process {holder}", folder.display())).into())
+            Err(BadInput(format!("error: {} {IN_USE} {holder}", folder.display())).into())
         }
         Err(TryLockError::Error(error)) => {
             Err(error).with_context(|| format!("cannot lock {}", path.display()))

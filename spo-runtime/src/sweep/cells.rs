@@ -1,7 +1,5 @@
 //! The stored description of a sweep: its cells and what they have in common.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use spo_api::Library;
@@ -12,7 +10,7 @@ pub(crate) struct Plot {
     /// Name of the sweep.
     pub(crate) name: String,
     /// The working directory in which the sweep was started.
-    pub(crate) started_in: PathBuf,
+    pub(crate) started_in: String,
     /// The arm that the others are compared with.
     pub(crate) baseline: String,
     /// The libraries that parts were loaded from.

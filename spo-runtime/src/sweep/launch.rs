@@ -19,9 +19,12 @@ use crate::store::output;
 /// Interval at which the cells are polled.
 const POLL: Duration = Duration::from_millis(20);
 
+/// A cell with its recipe.
+type Planned<'a> = (&'a Cell, &'a Recipe);
+
 /// A running cell.
-struct Running {
-    name: String,
+struct Running<'a> {
+    cell: Planned<'a>,
     child: Child,
     log: PathBuf,
     /// Where its part of the log begins.
@@ -51,23 +54,23 @@ pub(crate) struct Job<'a> {
 /// running cells have stopped too.
 pub(crate) fn launch(job: &Job<'_>, stop: &Stop, reporter: &Reporter) -> anyhow::Result<()> {
     let Job { sweep, folder, cells, recipes, libraries } = *job;
-    let complete = |(cell, recipe): &(&Cell, &Recipe)| output::is_complete(&folder.join(&cell.name), recipe);
-    let cells: Vec<(&Cell, &Recipe)> = cells.iter().zip(recipes).collect();
-    let done = cells.iter().filter(|cell| complete(cell)).count();
-    let mut waiting: VecDeque<_> = cells.iter().filter(|cell| !complete(cell)).collect();
+    let complete = |(cell, recipe): &Planned<'_>| output::is_complete(&folder.join(&cell.name), recipe);
+    let cells: Vec<Planned<'_>> = cells.iter().zip(recipes).collect();
+    let (finished, unfinished): (Vec<_>, Vec<_>) = cells.iter().copied().partition(complete);
+    let (done, mut waiting) = (finished.len(), VecDeque::from(unfinished));
     let mut launcher =
         Launcher { sweep, folder, libraries, done, total: cells.len(), failed: Vec::new(), largest: None };
     if done > 0 {
         reporter.note(&format!("{done} of {} cells are complete already", cells.len()));
     }
-    let mut running: Vec<Running> = Vec::new();
+    let mut running: Vec<Running<'_>> = Vec::new();
     let mut asked = None;
     while !(running.is_empty() && (waiting.is_empty() || asked.is_some())) {
         if asked.is_none() && stop.asked().is_some() {
             asked = stop.asked();
             for cell in &running {
                 // The cells have their own process group, so Ctrl-C has not reached them.
-                let _ = Command::new("kill").args(["-TERM", &cell.child.id().to_string()]).status();
+                terminate(&cell.child);
             }
         }
         let mut at_work = Vec::new();
@@ -75,7 +78,12 @@ pub(crate) fn launch(job: &Job<'_>, stop: &Stop, reporter: &Reporter) -> anyhow:
             cell.peak = cell.peak.max(memory(cell.child.id()).unwrap_or(0));
             match cell.child.try_wait().context("cannot wait for a cell")? {
                 None => at_work.push(cell),
-                Some(status) => launcher.ended(cell, status, asked.is_some(), reporter),
+                // The cell of a launcher that was killed may have taken the lock in between. It is left to finish.
+                Some(status) if !status.success() && cell.lost_the_lock() => waiting.push_front(cell.cell),
+                Some(status) => {
+                    let status = Ended { complete: complete(&cell.cell), status, stopping: asked.is_some() };
+                    launcher.ended(cell, status, reporter);
+                }
             }
         }
         running = at_work;
@@ -83,10 +91,10 @@ pub(crate) fn launch(job: &Job<'_>, stop: &Stop, reporter: &Reporter) -> anyhow:
             // A launcher that was killed may have left cells running. These are left to finish.
             let free = waiting.iter().position(|(cell, _)| !output::in_use(&folder.join(&cell.name)));
             if let Some(cell) = free.and_then(|i| waiting.remove(i)) {
-                if complete(cell) {
+                if complete(&cell) {
                     launcher.done += 1;
                 } else {
-                    running.push(launcher.start(cell.0, reporter)?);
+                    running.push(launcher.start(cell, reporter)?);
                 }
                 continue;
             }
@@ -99,6 +107,31 @@ pub(crate) fn launch(job: &Job<'_>, stop: &Stop, reporter: &Reporter) -> anyhow:
     match launcher.failed.as_slice() {
         [] => Ok(()),
         failed => bail!("{} of {} cells failed: {}", failed.len(), cells.len(), failed.join(", ")),
+    }
+}
+
+/// Asks a cell to stop.
+fn terminate(cell: &Child) {
+    #[cfg(unix)]
+    let _ =
+        rustix::process::kill_process(rustix::process::Pid::from_child(cell), rustix::process::Signal::TERM);
+    #[cfg(not(unix))]
+    let _ = cell;
+}
+
+/// How a cell's process ended.
+struct Ended {
+    status: ExitStatus,
+    /// Whether its run is complete, by its record.
+    complete: bool,
+    /// Whether it was asked to stop.
+    stopping: bool,
+}
+
+impl Running<'_> {
+    /// Whether it ended because another process writes to its folder.
+    fn lost_the_lock(&self) -> bool {
+        last_error(&self.log, self.log_start).is_some_and(|error| error.contains(output::IN_USE))
     }
 }
 
@@ -125,7 +158,8 @@ impl Launcher<'_> {
         running == 0 || (running < self.sweep.jobs && fits())
     }
 
-    fn start(&self, cell: &Cell, reporter: &Reporter) -> anyhow::Result<Running> {
+    fn start<'c>(&self, planned: Planned<'c>, reporter: &Reporter) -> anyhow::Result<Running<'c>> {
+        let cell = planned.0;
         let beside = |extension: &str| self.folder.join(format!("{}.{extension}", cell.name));
         let log = beside("log");
         let open = || -> std::io::Result<(File, u64)> {
@@ -149,21 +183,25 @@ impl Launcher<'_> {
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let child = command.spawn().with_context(|| format!("cannot start cell `{}`", cell.name))?;
         reporter.note(&format!("{} begins", cell.name));
-        Ok(Running { name: cell.name.clone(), child, log, log_start, began: Instant::now(), peak: 0 })
+        Ok(Running { cell: planned, child, log, log_start, began: Instant::now(), peak: 0 })
     }
 
-    fn ended(&mut self, cell: Running, status: ExitStatus, stopping: bool, reporter: &Reporter) {
+    fn ended(&mut self, cell: Running<'_>, Ended { status, complete, stopping }: Ended, reporter: &Reporter) {
         self.largest = self.largest.max(Some(cell.peak).filter(|peak| *peak > 0));
         let seconds = cell.began.elapsed().as_secs_f64();
-        if status.success() {
+        let name = &cell.cell.0.name;
+        if status.success() && complete {
             self.done += 1;
-            reporter.note(&format!("{} done in {seconds:.1} s ({}/{})", cell.name, self.done, self.total));
+            reporter.note(&format!("{name} done in {seconds:.1} s ({}/{})", self.done, self.total));
         } else if stopping {
-            reporter.note(&format!("{} has stopped", cell.name));
+            reporter.note(&format!("{name} has stopped"));
         } else {
-            let said = last_error(&cell.log, cell.log_start).unwrap_or_else(|| status.to_string());
-            reporter.note(&format!("{} failed: {said}; see {}", cell.name, cell.log.display()));
-            self.failed.push(cell.name);
+            let said = last_error(&cell.log, cell.log_start).unwrap_or_else(|| match status.success() {
+                true => "it ended before it was complete".to_owned(),
+                false => status.to_string(),
+            });
+            reporter.note(&format!("{name} failed: {said}; see {}", cell.log.display()));
+            self.failed.push(name.clone());
         }
     }
 }

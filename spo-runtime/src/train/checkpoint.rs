@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 use spo_api::Session;
 
@@ -28,9 +28,14 @@ const STATE: &str = "state.json";
 const SESSION: &str = "session.safetensors";
 const SCORES: &str = "scores.safetensors";
 
+/// The files of a checkpoint.
+const FILES: [&str; 3] = [STATE, SESSION, SCORES];
+
 /// The state of a run, except parameters and log-probs.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct RunState {
+    /// The hash of everything that the run depends on ([`Plan::fingerprint`](crate::plan::Plan::fingerprint)).
+    pub(crate) run: String,
     /// Lengths of the log files.
     pub(crate) logs: Lengths,
     /// The completed stages.
@@ -178,16 +183,25 @@ impl Checkpoints {
         list
     }
 
-    /// The newest intact checkpoint. Calls `damaged` for each damaged one.
-    pub(crate) fn newest(&self, damaged: &mut dyn FnMut(&Path, &anyhow::Error)) -> Option<Found> {
-        self.list()
-            .into_iter()
-            .rev()
-            .find_map(|(_, folder)| Found::read(&folder).inspect_err(|error| damaged(&folder, error)).ok())
+    /// The newest intact checkpoint of the run with this fingerprint. Calls `damaged` for each other one.
+    pub(crate) fn newest(&self, run: &str, damaged: &mut dyn FnMut(&Path, &anyhow::Error)) -> Option<Found> {
+        let read = |folder: &Path| {
+            let found = Found::read(folder)?;
+            ensure!(
+                found.state.run == run,
+                "it is of a run with another recipe, other data or another model"
+            );
+            Ok(found)
+        };
+        let newest_first = self.list().into_iter().rev();
+        newest_first
+            .filter_map(|(_, folder)| read(&folder).inspect_err(|error| damaged(&folder, error)).ok())
+            .next()
     }
 
     /// Removes all checkpoints, including partial ones left by a process that died.
     pub(crate) fn remove(&self) -> anyhow::Result<()> {
-        bundle::remove(&self.folder).with_context(|| format!("cannot remove {}", self.folder.display()))
+        bundle::remove_all(&self.folder, &FILES)
+            .with_context(|| format!("cannot remove {}", self.folder.display()))
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct Within {
 /// State of the earlier stages, and the checkpoints.
 pub(super) struct Keeper {
     pub(super) checkpoints: Checkpoints,
+    /// The run's fingerprint.
+    pub(super) run: String,
     pub(super) finished: Vec<StageSummary>,
     pub(super) starts: Starts,
 }
@@ -27,7 +29,7 @@ impl Keeper {
     /// The run's state, with `stage` as the current stage.
     pub(super) fn state(&self, stage: Option<StageState>) -> RunState {
         let (finished, starts) = (self.finished.clone(), self.starts.clone());
-        RunState { logs: Lengths::new(), finished, starts, stage }
+        RunState { run: self.run.clone(), logs: Lengths::new(), finished, starts, stage }
     }
 
     /// Writes a checkpoint, within a stage or between stages.

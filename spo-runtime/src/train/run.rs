@@ -43,6 +43,7 @@ pub(crate) fn run(
     for line in plan.description() {
         reporter.note(&line);
     }
+    stop.begin();
     let folder = output.folder().to_owned();
     Run::new(plan, output, before, stop, &mut reporter)?.go(&mut reporter).context(Unfinished { folder })
 }
@@ -78,6 +79,7 @@ impl Run {
     ) -> anyhow::Result<Self> {
         let stages = std::mem::take(&mut plan.stages);
         let uses = Uses::of(&plan.recipe);
+        let fingerprint = plan.fingerprint();
         let checkpoints = Checkpoints::new(output.folder(), plan.recipe.checkpoint.clone());
         let cache = Cache::new(&plan.recipe.cache, output.folder());
         let provenance = plan.recipe.cache.enabled.then(|| Provenance::new(&plan, &stages)).transpose()?;
@@ -86,7 +88,7 @@ impl Run {
                 if let Some(drift) = output.drift(&plan.record()) {
                     reporter.note(&format!("the last digits may differ from now on: {drift}"));
                 }
-                checkpoints.newest(&mut |folder, error| {
+                checkpoints.newest(&fingerprint, &mut |folder, error| {
                     reporter.note(&format!("warning: {} is passed over: {error:#}", folder.display()));
                 })
             }
@@ -98,7 +100,7 @@ impl Run {
             Some(_) => Starts::default(),
             None => Starts::new(&mut *plan.session, &uses)?,
         };
-        let keeper = Keeper { checkpoints, finished: Vec::new(), starts };
+        let keeper = Keeper { checkpoints, run: fingerprint, finished: Vec::new(), starts };
         let (known, within) = (Known::new(), None);
         let mut run =
             Run { plan, stages, uses, output, logs, keeper, known, cache, provenance, within, stop };

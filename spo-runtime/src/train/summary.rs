@@ -61,8 +61,8 @@ pub(crate) const COLUMNS: [(&str, &str, bool, bool); 8] = [
     ("faithful", "eval_faithful", true, true),
     ("pair accuracy", "eval_pair_accuracy", true, true),
     ("reward accuracy", "eval_rewards/accuracies", true, false),
-    ("log p(chosen)", "eval_logps/chosen", false, true),
-    ("log p(rejected)", "eval_logps/rejected", false, true),
+    ("log p(chosen)", "eval_sum_logps/chosen", false, true),
+    ("log p(rejected)", "eval_sum_logps/rejected", false, true),
     ("chosen lost probability", "eval_displaced", true, false),
 ];
 

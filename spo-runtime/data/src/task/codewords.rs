@@ -21,7 +21,7 @@ use crate::task::{Generated, swap_answers};
 #[serde(deny_unknown_fields, default)]
 pub struct Codewords {
     /// Pairs to train on; every prompt comes equally often, its rejected answers are drawn anew.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 10_000_000))]
     pub train: usize,
     /// Number of prompts.
     #[schemars(range(min = 1, max = 16))]

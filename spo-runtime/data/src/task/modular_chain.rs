@@ -17,10 +17,10 @@ use crate::task::{Generated, distinct, swap_answers};
 #[serde(deny_unknown_fields, default)]
 pub struct ModularChain {
     /// Pairs to train on.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 10_000_000))]
     pub train: usize,
     /// Pairs held out; their prompts are not trained on.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 10_000_000))]
     pub held_out: usize,
     /// Fewest terms of a chain.
     #[schemars(range(min = 2))]

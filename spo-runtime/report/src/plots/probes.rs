@@ -37,7 +37,7 @@ pub(super) fn all(stage: &Stage) -> Vec<Drawn> {
 /// s_w and s_l over steps, on the probes, or else on all held-out rows.
 fn trajectories(stage: &Stage) -> Option<Svg> {
     if stage.evolution.len() < 2 {
-        let metrics = [("eval_logps/chosen", ANSWERS[0]), ("eval_logps/rejected", ANSWERS[1])];
+        let metrics = [("eval_sum_logps/chosen", ANSWERS[0]), ("eval_sum_logps/rejected", ANSWERS[1])];
         return curves(stage, "Log-probs of held-out answers", "log-prob, nats", &metrics, None);
     }
     let series = (0..2).filter_map(|i| {

@@ -115,7 +115,7 @@ impl Training<'_> {
     /// The next batch, and the indices of its rows.
     fn draw(&self, work: &mut InFlight) -> (Vec<usize>, Batch) {
         let (stage, began) = (&*self.stage, Instant::now());
-        let rows = work.orders.train.take(stage.recipe.batch_size);
+        let rows = work.orders.train.batch(stage.recipe.batch_size);
         let batch = Batch::new(&stage.train, &rows, stage.view, stage.recipe.micro_batch);
         work.clock.data += began.elapsed().as_secs_f64();
         work.progress.tokens += batch.passes.iter().map(Pass::unshared_tokens).sum::<usize>();
@@ -165,14 +165,14 @@ impl Training<'_> {
     /// Adds the losses and counters of a step to its metrics.
     fn count(&self, metrics: &mut Metrics, losses: Losses, lr: f64, work: &InFlight) {
         let (stage, progress) = (&*self.stage, &work.progress);
-        let seen = (progress.done + 1) * stage.recipe.batch_size;
+        let passes = (progress.done + 1) as f64 / stage.steps_per_pass();
         for (name, value) in [
             ("loss/upper", (!stage.lower.is_empty()).then_some(losses.upper)),
             ("loss/lower", Some(losses.lower)),
             ("skipped", (progress.skipped > 0).then_some(progress.skipped as f64)),
             ("learning_rate", Some(lr)),
             ("num_tokens", Some(progress.tokens as f64)),
-            ("epoch", Some(seen as f64 / stage.train.examples.len() as f64)),
+            ("epoch", Some(passes)),
         ] {
             // A level that was not computed has no loss.
             if let Some(value) = value.filter(|v| v.is_finite()) {

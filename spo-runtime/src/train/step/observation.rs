@@ -62,14 +62,19 @@ impl Observation {
         Ok(())
     }
 
-    /// Metrics under TRL's names, and the objective's own metrics.
+    /// Metrics under TRL's names, and the objective's own metrics. `logps/...` are what the objective reads, if that
+    /// is not the sum over an answer's tokens; `sum_logps/...` are the sums in any case.
     pub(crate) fn metrics(&self) -> Metrics {
-        let mut metrics: Metrics = self.own.iter().map(|(k, v)| (k.clone(), v / self.rows)).collect();
+        let mut metrics: Metrics =
+            self.own.iter().map(|(name, sum)| (name.clone(), sum / self.rows)).collect();
+        let sums = [("chosen", self.log_prob_chosen.value()), ("rejected", self.log_prob_rejected.value())];
+        for (side, sum) in sums.into_iter().filter_map(|(side, sum)| Some((side, sum?))) {
+            metrics.entry(format!("logps/{side}")).or_insert(sum);
+            metrics.insert(format!("sum_logps/{side}"), sum);
+        }
         let (chosen, rejected) = (self.reward_chosen.value(), self.reward_rejected.value());
         for (name, value) in [
             ("loss", Some(self.loss)),
-            ("logps/chosen", self.log_prob_chosen.value()),
-            ("logps/rejected", self.log_prob_rejected.value()),
             ("rewards/chosen", chosen),
             ("rewards/rejected", rejected),
             ("rewards/margins", chosen.zip(rejected).map(|(c, r)| c - r)),

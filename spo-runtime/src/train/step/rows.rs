@@ -45,7 +45,12 @@ impl Pass {
             if let (Some(block), Some(group)) = (view.mismatched, part.tokens.groups.last_mut()) {
                 let start = row / block * block;
                 let end = (start + block).min(dataset.examples.len());
-                let other = if row > start { row - 1 } else { end - 1 };
+                let other = match (row > start, end - start) {
+                    // The only row of its block takes the answer of the block before it; TRL gives it its own.
+                    (false, 1) => row.saturating_sub(1),
+                    (false, _) => end - 1,
+                    (true, _) => row - 1,
+                };
                 group.completions.push(dataset.examples[other].groups[0].completions[0].clone());
                 part.slots.push((Role::Mismatched, row));
             }
@@ -70,10 +75,12 @@ impl Pass {
         answers.filter(|(_, (role, _))| *role == Role::Chosen).map(|(answer, _)| answer.len()).sum()
     }
 
-    /// Number of tokens of this pass, counting each prompt once per answer, as other trainers do.
+    /// Number of tokens of this pass, counting each prompt once per answer and no mismatched answers, as TRL does.
     pub(crate) fn unshared_tokens(&self) -> usize {
-        let tokens = |g: &Group| g.completions.iter().map(|c| g.prompt.len() + c.len()).sum::<usize>();
-        self.tokens.groups.iter().map(tokens).sum()
+        let answers =
+            self.tokens.groups.iter().flat_map(|g| g.completions.iter().map(|c| g.prompt.len() + c.len()));
+        let own = answers.zip(&self.slots).filter(|(_, (role, _))| *role != Role::Mismatched);
+        own.map(|(tokens, _)| tokens).sum()
     }
 
     /// The log-probs saved by [`store`](Self::store), in the format the session returns.
@@ -212,7 +219,9 @@ impl Assembled {
                 // A statistic that was not requested has no values.
                 let known = |statistic: &'a Vec<f64>| statistic.get(tokens.clone()).unwrap_or_default();
                 side.collision.extend_from_slice(known(&scored.collision));
-                assembled.entropy.extend_from_slice(known(&scored.entropy));
+                if role != Role::Mismatched {
+                    assembled.entropy.extend_from_slice(known(&scored.entropy));
+                }
                 if role == Role::Chosen {
                     assembled.greedy.extend_from_slice(known(&scored.greedy));
                 }

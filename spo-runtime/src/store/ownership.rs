@@ -1,0 +1,89 @@
+//! Whether what a run would write over is a run's own. Nothing else is ever replaced.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use spo_api::ConfigError;
+
+use crate::recipe::Recipe;
+use crate::store::output::{FILES, FOLDERS, RECIPE, RECORD};
+
+/// Checks that a run of this recipe replaces nothing but an earlier run, and in no case what it reads.
+///
+/// # Errors
+/// Naming the key of the recipe, and the file or folder that is in the way.
+pub(crate) fn check(folder: &Path, recipe: &Recipe) -> Result<(), ConfigError> {
+    if folder.exists() && !folder.is_dir() {
+        return Err(ConfigError::at("run.output", format!("{} is a file", folder.display())));
+    }
+    let stages = recipe.stage.iter().enumerate().map(|(i, stage)| (format!("stage[{i}].name"), &*stage.name));
+    let own = FILES.into_iter().chain(FOLDERS).map(|name| ("run.output".to_owned(), name));
+    let targets: Vec<(String, &str)> = stages.chain(own).collect();
+    for (key, name) in &targets {
+        let path = folder.join(name);
+        if let Some(source) = sources(recipe).into_iter().find(|source| holds(&path, source)) {
+            let source = source.display();
+            let message =
+                format!("the run would write over {source}, which it reads: choose another `run.output`");
+            return Err(ConfigError::at(key, message));
+        }
+    }
+    let recorded = recorded_stages(folder);
+    for (key, name) in &targets {
+        let path = folder.join(name);
+        let ours = match &recorded {
+            Some(stages) => {
+                FILES.contains(name) || FOLDERS.contains(name) || stages.iter().any(|stage| stage == name)
+            }
+            // A run that died between its first two files has left the first.
+            None => {
+                *name == RECIPE && std::fs::read_to_string(&path).ok() == toml::to_string_pretty(recipe).ok()
+            }
+        };
+        if !ours && path.symlink_metadata().is_ok() && !is_empty_folder(&path) {
+            let message = format!(
+                "{} is there already, and no run in {} has made it: choose another name, or move it away",
+                path.display(),
+                folder.display()
+            );
+            return Err(ConfigError::at(key, message));
+        }
+    }
+    Ok(())
+}
+
+/// The names of the stages of the run in a folder; `None` if it holds no run.
+fn recorded_stages(folder: &Path) -> Option<Vec<String>> {
+    is_record(&folder.join(RECORD)).then_some(())?;
+    let recipe = std::fs::read_to_string(folder.join(RECIPE)).unwrap_or_default();
+    let recipe: Value = toml::from_str(&recipe).unwrap_or_default();
+    let stages = recipe["stage"].as_array().into_iter().flatten();
+    Some(stages.filter_map(|stage| Some(stage["name"].as_str()?.to_owned())).collect())
+}
+
+/// Whether a file is the record of a run or a sweep, and not one that merely has its name.
+pub(crate) fn is_record(file: &Path) -> bool {
+    let record: Option<Value> = std::fs::read(file).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    record.is_some_and(|record| record["name"].is_string() && record["started_in"].is_string())
+}
+
+/// Whether writing to `target` would change `source`.
+fn holds(target: &Path, source: &Path) -> bool {
+    match (target.canonicalize(), source.canonicalize()) {
+        (Ok(target), Ok(source)) => source.starts_with(target),
+        _ => false,
+    }
+}
+
+fn is_empty_folder(path: &Path) -> bool {
+    path.read_dir().is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// The files and folders that a recipe reads.
+fn sources(recipe: &Recipe) -> Vec<PathBuf> {
+    let model = &recipe.model;
+    let adapter = model.adapter.as_ref().and_then(|adapter| adapter.path.as_ref());
+    let named = [model.path.as_ref(), model.tokenizer.as_ref(), adapter].into_iter().flatten();
+    let rows = recipe.rows().into_iter().map(|rows| &rows.source.path);
+    named.chain(rows).cloned().collect()
+}
