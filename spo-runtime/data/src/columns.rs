@@ -52,7 +52,7 @@ impl<'a> Columns<'a> {
     pub fn unused(&self) -> impl Iterator<Item = &str> {
         let used = self.used.borrow().clone();
         let held = self.record.iter().filter(|(_, value)| !value.is_null()).map(|(name, _)| name.as_str());
-        held.filter(move |name| !used.contains(name))
+        held.filter(move |name| !used.contains(*name))
     }
 
     /// Nulls count as absent: Parquet fills absent fields with nulls.
@@ -178,7 +178,7 @@ impl<'a> Columns<'a> {
             Text::Chat(mut messages) => {
                 match messages.first().filter(|first| ["system", "developer"].contains(&role(first))) {
                     None => messages.insert(0, message("system", system.as_str().into())),
-                    Some(first) if first.get("content").and_then(Value::as_str) == Some(system) => {}
+                    Some(first) if first.get("content").and_then(Value::as_str) == Some(system.as_str()) => {}
                     Some(_) => {
                         return Err(DataError::new(
                             "column `system`: the messages begin with another system prompt; remove one of the two",

@@ -1,5 +1,12 @@
 //! Files of every format and form, and what is said of those that are wrong.
 
+#[path = "reading/columns.rs"]
+mod columns;
+#[path = "reading/files.rs"]
+mod files;
+#[path = "reading/guide.rs"]
+mod guide;
+
 use std::fs;
 use std::path::Path;
 
@@ -156,8 +163,16 @@ fn parquet_files_of_text_and_of_messages_are_read() {
     let plain = load(plain, Layout::Unpaired).unwrap();
     assert_eq!(texts(&plain, &tokenizer), [["1+1?", "2</s>"]]);
 
-    let error = load(fixture("zstd.parquet"), Layout::Unpaired).unwrap_err();
-    assert_snapshot!(error.message, @"compressed with zstd: write it with snappy or without compression");
+    for codec in ["gzip", "lz4"] {
+        let columns =
+            [("prompt".to_owned(), "question".to_owned()), ("completion".to_owned(), "answer".to_owned())];
+        let compressed =
+            Source { columns: columns.into(), take: Some(1), ..fixture(&format!("{codec}.parquet")) };
+        assert_eq!(texts(&load(compressed, Layout::Unpaired).unwrap(), &tokenizer), [["1+1?", "2</s>"]]);
+    }
+    let errors = ["zstd.parquet", "brotli.parquet"]
+        .map(|name| load(fixture(name), Layout::Unpaired).unwrap_err().message);
+    assert_snapshot!(errors.join("\n"), @"");
 }
 
 #[test]

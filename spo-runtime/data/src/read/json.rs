@@ -136,7 +136,7 @@ impl Rows<'_, '_> {
     /// Reads one object after another, wherever their lines end. The first of them begins in line `line`.
     fn over_several_lines(mut self, line: usize, reader: impl Read) -> Result<()> {
         let file = self.file.clone();
-        for (index, value) in serde_json::Deserializer::from_reader(reader).into_iter().enumerate() {
+        for (index, value) in serde_json::Deserializer::from_reader(reader).into_iter::<Value>().enumerate() {
             let value = value.map_err(|e| {
                 let mut error = malformed(&file, line, &e);
                 error.message += " (the first object does not end in its line, so the file is read as objects over \
