@@ -18,8 +18,8 @@ use crate::{hash, read};
 /// - pairs: `chosen` and `rejected`, with a `prompt` or without (then it is the beginning they share);
 /// - demonstrations: `prompt` and `completion`, or `messages` of which the last is the assistant's;
 /// - unpaired: `prompt`, `completion` and `label` (true: desirable);
-/// - ShareGPT's `conversations`, Alpaca's `instruction`, `input`, `output` and `history`, Orca's `question` in their
-///   places, each with a `system` prompt or without.
+/// - ShareGPT's `conversations`, Alpaca's `instruction`, `input`, `output` and `history`, Orca's `question`;
+/// - with any messages, a `system` prompt.
 ///
 /// Each text is a string, taken as it stands, or a list of messages (`role` and `content`, or `from` and
 /// `value`), rendered by the model's chat template, which also sees `tools` and `chat_template_kwargs`.

@@ -92,12 +92,16 @@ fn endless(tokenizer: &Tokenizer, tokens: &Tokens, answers: &[&Text], whole: &[S
         tokens.answers.iter().position(|ids| !ids.is_empty() && !ids.iter().any(|id| stop.contains(id)))?;
     let Text::Chat(messages) = answers[which] else { return None };
     let content = messages.last().and_then(|last| last.get("content")).and_then(Value::as_str);
-    let content = content.unwrap_or_default().trim();
-    let end = whole[which].rfind(content).map_or(0, |at| at + content.len());
+    let content = content.map(str::trim).filter(|content| !content.is_empty());
+    let end = content.and_then(|content| Some(whole[which].rfind(content)? + content.len()));
+    let end = match end {
+        Some(end) => whole[which][end..].to_owned(),
+        None => tokenizer.decode(&tokens.answers[which]).unwrap_or_default(),
+    };
     let names: Vec<_> =
         stop.iter().map(|id| format!("{:?}", tokenizer.decode(&[*id]).unwrap_or_default())).collect();
     let stops = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-    let detail = match brief(&whole[which][end..]) {
+    let detail = match brief(&end) {
         end if end.is_empty() => {
             format!("the template puts nothing behind it, and generation stops at {stops}")
         }
