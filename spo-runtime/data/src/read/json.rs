@@ -251,6 +251,9 @@ fn reason(error: &serde_json::Error) -> String {
     let words = message.rfind(" at line ").map_or(&*message, |end| &message[..end]);
     match error.is_data() {
         true => words.to_owned(),
+        false if words == "trailing comma" => {
+            format!("malformed JSON: {words} (take it out: a bracket closes here)")
+        }
         false => format!("malformed JSON: {words}"),
     }
 }

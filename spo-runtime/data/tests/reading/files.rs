@@ -79,7 +79,24 @@ fn json_that_is_wrong_is_told_where_and_how() {
         "prompt\tchosen\nrejected\n".to_owned(),
     ]
     .map(|content| load("a.jsonl", content, Layout::Pairs, |_, _| ()).error);
-    assert_snapshot!(errors.join("\n"), @"");
+    assert_snapshot!(errors.join("\n"), @r#"
+    a.jsonl:1:43: malformed JSON: trailing characters (lines of JSON are not separated by commas)
+    a.jsonl:1:43: malformed JSON: trailing characters (each row has a line of its own)
+    a.jsonl:2:2: malformed JSON: key must be a string (Python's notation? JSON has double quotes: write rows with `json.dumps`)
+    a.jsonl:1:27: malformed JSON: expected value (NaN and Infinity are not JSON: write null)
+    a.jsonl:1:48: malformed JSON: trailing comma (take it out: a bracket closes here)
+    a.jsonl:5:2: malformed JSON: expected value (the first object does not end in its line, so the file is read as objects over several lines, without commas between them)
+    a.jsonl:1:20: malformed JSON: EOF while parsing a string (the first object does not end in its line, so the file is read as objects over several lines, without commas between them)
+    a.jsonl:2:42: malformed JSON: EOF while parsing a list
+    a.jsonl:2:1: something follows the array, which must hold all rows of the file
+    a.jsonl:2: expected a row, which is a JSON object, found a list
+    a.jsonl:1: the object holds several lists of rows, `train` and `test`: write each to a file of its own
+    a.jsonl:2: the rows are in the list `data` of the first object, and another object follows it
+    a.jsonl row 2: there is no column `rejected`; the row has `prompt`, `chosen` (pairs need `chosen` and `rejected`)
+    a.jsonl:1: there is no column `chosen`; the row has `dialogue` (pairs need `chosen` and `rejected`)
+    a.jsonl:1:1: looks like comma-separated values (CSV), not JSON: write its rows as JSON lines or Parquet, for example with pandas: `to_json("rows.jsonl", orient="records", lines=True)`
+    a.jsonl:1:1: looks like tab-separated values, not JSON: write its rows as JSON lines or Parquet, for example with pandas: `to_json("rows.jsonl", orient="records", lines=True)`
+    "#);
 }
 
 #[test]
@@ -105,7 +122,22 @@ fn files_that_are_no_data_are_named() {
         ("a.parquet", b"{\"prompt\": \"p\"}"),
     ];
     let errors = files.map(|(name, content)| load(name, content, Layout::Pairs, |_, _| ()).error);
-    assert_snapshot!(errors.join("\n"), @"");
+    assert_snapshot!(errors.join("\n"), @r#"
+    a.jsonl: a Git LFS pointer and not the file itself: fetch that with `git lfs pull`
+    a.parquet: a Git LFS pointer and not the file itself: fetch that with `git lfs pull`
+    a.jsonl.gz: compressed with gzip: unpack it with `gunzip`
+    a.jsonl.zst: compressed with zstd: unpack it with `unzstd`
+    a.zip: a zip archive: unpack it, and name a data file in it
+    a.xlsx: a spreadsheet: write its rows as JSON lines or Parquet, for example with pandas: `to_json("rows.jsonl", orient="records", lines=True)`
+    a.csv: comma-separated values (CSV): write its rows as JSON lines or Parquet, for example with pandas: `to_json("rows.jsonl", orient="records", lines=True)`
+    a.arrow: an Arrow file: write it as Parquet, for example with `Dataset.to_parquet`
+    a.jsonl: text in UTF-16: write it in UTF-8, for example with `iconv -f UTF-16 -t UTF-8 OLD > NEW`
+    a.json: text in UTF-16: write it in UTF-8, for example with `iconv -f UTF-16 -t UTF-8 OLD > NEW`
+    a.tar: a tar archive: unpack it, and name a data file in it
+    a.json: HTML or XML, not data: was the page saved instead of the file?
+    a.jsonl: a Parquet file: name it .parquet, or say format = "parquet"
+    a.parquet: JSON and not Parquet: name it .jsonl, or say format = "jsonl"
+    "#);
 }
 
 #[test]
@@ -123,5 +155,9 @@ fn a_folder_is_answered_with_the_files_in_it() {
         fs::write(path, lines(&pairs())).unwrap();
     }
     let errors = ["set", "empty", "saved"].map(error);
-    assert_snapshot!(errors.join("\n"), @"");
+    assert_snapshot!(errors.join("\n"), @r#"
+    set: a folder: name one of its files, such as set/a.jsonl, set/data/b.parquet
+    empty: a folder without data files (.jsonl, .ndjson, .json, .parquet): name a file
+    saved: a folder of Arrow files: write them as Parquet, for example with `datasets.load_from_disk(FOLDER).to_parquet(FILE)`
+    "#);
 }
