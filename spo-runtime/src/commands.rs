@@ -19,10 +19,11 @@ mod saved_model;
 mod saved_run;
 mod schema;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use spo_api::Registry;
 use spo_loader::guard;
 
@@ -82,7 +83,8 @@ enum Command {
 /// Runs the command line of this process. The registry contains the parts linked into the program.
 pub fn main() -> ExitCode {
     guard::watch_exit();
-    let outcome = dispatch(&Arguments::parse()).and_then(|()| match unsaid() {
+    let arguments = Arguments::parse_from(command_first(std::env::args_os().collect()));
+    let outcome = dispatch(&arguments).and_then(|()| match unsaid() {
         None => Ok(()),
         Some(error) => Err(anyhow!("cannot write standard output: {error}")),
     });
@@ -95,6 +97,25 @@ pub fn main() -> ExitCode {
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// Moves options that stand before a command behind it, since the command is what knows them: `spo-run --json check
+/// recipe.toml` is `spo-run check --json recipe.toml`.
+fn command_first(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let known = Arguments::command();
+    let takes_value = |option: &str| {
+        let mut options = known.get_arguments();
+        options.any(|known| known.get_long() == Some(option) && known.get_action().takes_values())
+    };
+    let word = |at: usize| arguments.get(at).and_then(|argument| argument.to_str());
+    let mut at = 1;
+    while let Some(option) = word(at).and_then(|word| word.strip_prefix("--")) {
+        at += if takes_value(option) { 2 } else { 1 };
+    }
+    if word(at).is_some_and(|name| known.find_subcommand(name).is_some()) {
+        arguments[1..=at].rotate_right(1);
+    }
+    arguments
 }
 
 fn dispatch(arguments: &Arguments) -> anyhow::Result<()> {

@@ -6,9 +6,11 @@ mod launch;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::Path;
 
 use anyhow::Context;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use spo_api::{Registry, nearest};
 use spo_data::hash;
@@ -78,17 +80,38 @@ pub(crate) fn run(registry: &mut Registry, document: &Document, reporter: &Repor
 ///
 /// # Errors
 /// [`BadInput`] for the first cell that cannot be run.
-pub(crate) fn check(registry: &mut Registry, document: &Document) -> anyhow::Result<String> {
+pub(crate) fn check(registry: &mut Registry, document: &Document) -> anyhow::Result<Listing> {
     let (_, _, plot, recipes) = prepare(registry, document)?;
-    let mut out = format!("{} cells; the baseline is `{}`\n", plot.cells.len(), plot.baseline);
-    for (cell, recipe) in plot.cells.iter().zip(&recipes) {
-        let shared = match recipe.cache.stages.as_slice() {
-            [] => String::new(),
-            stages => format!(" (shares {})", stages.join(", ")),
-        };
-        out += &format!("  {}{shared}\n", cell.name);
+    let cells = plot.cells.into_iter().zip(recipes);
+    let cells = cells.map(|(cell, recipe)| Listed { name: cell.name, shares: recipe.cache.stages }).collect();
+    Ok(Listing { baseline: plot.baseline, cells })
+}
+
+/// The cells of a sweep.
+#[derive(Serialize)]
+pub(crate) struct Listing {
+    baseline: String,
+    cells: Vec<Listed>,
+}
+
+/// A cell, and the stages whose results it shares with others.
+#[derive(Serialize)]
+struct Listed {
+    name: String,
+    shares: Vec<String>,
+}
+
+impl fmt::Display for Listing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} cells; the baseline is `{}`", self.cells.len(), self.baseline)?;
+        for Listed { name, shares } in &self.cells {
+            match shares.as_slice() {
+                [] => writeln!(f, "  {name}")?,
+                stages => writeln!(f, "  {name} (shares {})", stages.join(", "))?,
+            }
+        }
+        Ok(())
     }
-    Ok(out)
 }
 
 /// Resolves and checks every cell.

@@ -9,6 +9,7 @@ mod bad_input;
 mod browser;
 mod cache;
 mod commands;
+mod data;
 mod diagnostics;
 mod enumerable;
 #[cfg(target_os = "linux")]

@@ -6,8 +6,9 @@ use spo_api::{Group, Layout};
 
 use crate::error::{DataError, Place, Result};
 use crate::hash;
-use crate::report::{Finding, Report};
-use crate::row::{Answers, Interpreter, Row};
+use crate::interpret::Interpreter;
+use crate::report::{Finding, Noticed, Report};
+use crate::row::{Answers, Row};
 use crate::source::Source;
 use crate::tokenize::tokenize;
 use crate::tokenizer::Tokenizer;
@@ -84,6 +85,7 @@ impl Dataset {
                 builder.push(rows.row(place, &record)?)?;
                 Ok(true)
             })?;
+            builder.unused(source, rows.unused());
         }
         builder.finish()
     }
@@ -148,12 +150,22 @@ impl<'a> Builder<'a> {
         if self.waiting.len() >= CHUNK { self.flush() } else { Ok(()) }
     }
 
+    /// Notes which columns of a file were not used, by the names that the file has for them.
+    fn unused(&mut self, source: &Source, columns: Vec<String>) {
+        if columns.is_empty() {
+            return;
+        }
+        let own = |name: String| source.columns.get(&name).cloned().unwrap_or(name);
+        let columns = columns.into_iter().map(own).collect();
+        self.dataset.report.unused.insert(source.path.as_path().into(), columns);
+    }
+
     fn flush(&mut self) -> Result<()> {
         let (tokenizer, fit) = (self.tokenizer, self.fit);
         let prepared: Vec<_> = self.waiting.par_iter().map(|row| prepare(row, tokenizer, fit)).collect();
         for (row, prepared) in self.waiting.drain(..).zip(prepared) {
-            let (example, findings) = prepared.map_err(|e| e.at(&row.place))?;
-            self.dataset.report.add(&row.place, &findings, fit.strict)?;
+            let (example, noticed) = prepared.map_err(|e| e.at(&row.place))?;
+            self.dataset.report.add(&row.place, &noticed, fit.strict)?;
             self.dataset.examples.extend(example);
         }
         Ok(())
@@ -163,38 +175,37 @@ impl<'a> Builder<'a> {
         self.flush()?;
         let dataset = self.dataset;
         if dataset.examples.is_empty() {
-            return Err(DataError::new(format!("no row is left to train on: {}", dataset.report)));
+            return Err(DataError::new(format!("no row is left: {}", dataset.report)));
         }
         Ok(dataset)
     }
 }
 
 /// Tokenizes a row and cuts it to the window. Returns no example if the row has to be dropped.
-fn prepare(row: &Row, tokenizer: &Tokenizer, fit: &Fit) -> Result<(Option<Example>, Vec<Finding>)> {
+fn prepare(row: &Row, tokenizer: &Tokenizer, fit: &Fit) -> Result<(Option<Example>, Vec<Noticed>)> {
     let answers: Vec<_> = row.answers.iter().collect();
-    let mut findings = Vec::new();
+    let (mut tokens, mut noticed) = tokenize(tokenizer, &row.prompt, &answers, &row.variables)?;
     if answers.iter().any(|answer| answer.is_empty()) {
-        findings.push(Finding::EmptyAnswer);
+        noticed.push(Finding::EmptyAnswer.into());
     }
-    let mut tokens = tokenize(tokenizer, &row.prompt, &answers, &row.variables)?;
     if tokens.prompt.is_empty() {
-        findings.push(Finding::EmptyPrompt);
+        noticed.push(Finding::EmptyPrompt.into());
         tokens.prompt.extend(tokenizer.bos());
     }
     let groups = match cut(&tokens, fit.max_length, fit.truncation) {
         Ok(cut) => {
-            findings.extend(cut.truncated.then_some(Finding::Truncated));
+            noticed.extend(cut.truncated.then_some(Finding::Truncated.into()));
             cut.groups
         }
         Err(dropped) => {
-            findings.push(dropped);
-            return Ok((None, findings));
+            noticed.push(dropped.into());
+            return Ok((None, noticed));
         }
     };
     if matches!(&*groups, [Group { completions, .. }] if completions.len() == 2 && completions[0] == completions[1])
     {
-        findings.push(Finding::IdenticalPair);
+        noticed.push(Finding::IdenticalPair.into());
     }
     let desirable = !matches!(row.answers, Answers::Labelled { desirable: false, .. });
-    Ok((Some(Example { groups, desirable, gap: row.gap, place: row.place.clone() }), findings))
+    Ok((Some(Example { groups, desirable, gap: row.gap, place: row.place.clone() }), noticed))
 }

@@ -6,11 +6,23 @@ use serde_json::Value;
 use crate::error::{DataError, Result};
 use crate::row::{Answers, Text};
 
+/// Splits the prompt off the answers of a row that has no prompt of its own.
+///
+/// # Errors
+/// When the answers do not hold one.
+pub(crate) fn split(answers: Answers) -> Result<(Text, Answers)> {
+    match answers {
+        Answers::Pair { chosen, rejected } => of_pair(chosen, rejected),
+        Answers::Demonstration(text) => of_dialogue(text),
+        Answers::Labelled { .. } => Err(DataError::new("there is no column `prompt`")),
+    }
+}
+
 /// Splits off the common beginning of two answers as the prompt, as TRL's `extract_prompt` does.
 ///
 /// Each answer keeps at least one character or message. A space just before the point where the answers
 /// diverge stays with the answers, because it belongs to the next word's token.
-pub(crate) fn of_pair(chosen: Text, rejected: Text) -> Result<(Text, Answers)> {
+fn of_pair(chosen: Text, rejected: Text) -> Result<(Text, Answers)> {
     let (prompt, chosen, rejected) = match (chosen, rejected) {
         (Text::Plain(chosen), Text::Plain(rejected)) => {
             let [c, r] = [&chosen, &rejected].map(|text| text.chars().collect::<Vec<_>>());
@@ -45,7 +57,7 @@ fn shared<T: PartialEq>(a: &[T], b: &[T]) -> usize {
 }
 
 /// Splits a dialogue into a prompt and a demonstration, its last message, which must be the assistant's.
-pub(crate) fn of_dialogue(dialogue: Text) -> Result<(Text, Answers)> {
+fn of_dialogue(dialogue: Text) -> Result<(Text, Answers)> {
     let Text::Chat(mut messages) = dialogue else {
         return Err(DataError::new("there is no column `prompt`, and the answer is plain text"));
     };

@@ -26,10 +26,13 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod columns;
 mod dataset;
 mod error;
 pub mod hash;
 mod implicit;
+mod interpret;
+mod messages;
 mod random;
 mod read;
 mod report;

@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,11 @@ pub enum Finding {
     /// Kept: the prompt has no tokens. The beginning-of-text token is used instead. If the tokenizer has
     /// none, each answer's first token is read but not scored.
     EmptyPrompt,
+    /// Kept: the prompt ends in text that its answers, as the chat template renders them, do not continue. It is left
+    /// out, as TRL does, so the model learns in another context than the one it will generate in.
+    EndOfPrompt,
+    /// Kept: an answer of a conversation holds none of the tokens that generation stops at.
+    Endless,
     /// Dropped: the prompt alone fills the window.
     PromptFillsWindow,
     /// Dropped: longer than the window (`truncation = "drop"`).
@@ -39,6 +46,8 @@ impl Finding {
             Finding::IdenticalPair => "chosen and rejected are the same",
             Finding::EmptyAnswer => "empty answer",
             Finding::EmptyPrompt => "empty prompt",
+            Finding::EndOfPrompt => "the end of the prompt is left out",
+            Finding::Endless => "no stop token in an answer",
             Finding::PromptFillsWindow => "the prompt fills max_length",
             Finding::TooLong => "longer than max_length",
             Finding::NothingToScore => "no token of an answer can be scored",
@@ -52,6 +61,30 @@ impl fmt::Display for Finding {
     }
 }
 
+/// A finding about one row.
+pub(crate) struct Noticed {
+    pub finding: Finding,
+    /// What there is to say about it besides, or nothing.
+    pub detail: String,
+}
+
+impl From<Finding> for Noticed {
+    fn from(finding: Finding) -> Self {
+        Noticed { finding, detail: String::new() }
+    }
+}
+
+impl fmt::Display for Noticed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        written(f, self.finding, &self.detail)
+    }
+}
+
+fn written(f: &mut fmt::Formatter<'_>, finding: Finding, detail: &str) -> fmt::Result {
+    let colon = if detail.is_empty() { "" } else { ": " };
+    write!(f, "{finding}{colon}{detail}")
+}
+
 /// How many rows have a finding, and the first of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
@@ -59,10 +92,15 @@ pub struct Found {
     pub count: usize,
     /// The places of the first few rows.
     pub first: Vec<Place>,
+    /// What there is to say about the first row besides, or nothing.
+    pub detail: String,
 }
 
 /// Number of rows listed by place for each finding. Further rows are only counted.
 const NAMED: usize = 5;
+
+/// Number of columns listed for each file.
+const LISTED: usize = 20;
 
 /// Summary of the rows read and kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,19 +111,24 @@ pub struct Report {
     pub kept: usize,
     /// The findings, with the rows concerned.
     pub findings: BTreeMap<Finding, Found>,
+    /// The columns that were not used, by file.
+    pub unused: BTreeMap<Arc<Path>, Vec<String>>,
 }
 
 impl Report {
     /// Adds one row to the report.
-    pub(crate) fn add(&mut self, place: &Place, findings: &[Finding], strict: bool) -> Result<()> {
-        if let Some(finding) = findings.first().filter(|_| strict) {
-            return Err(DataError::new(format!("{finding}, and the recipe says strict")).at(place));
+    pub(crate) fn add(&mut self, place: &Place, noticed: &[Noticed], strict: bool) -> Result<()> {
+        if let Some(first) = noticed.first().filter(|_| strict) {
+            return Err(DataError::new(format!("{first}, and the recipe says strict")).at(place));
         }
         self.read += 1;
-        self.kept += usize::from(!findings.iter().any(|finding| finding.dropped()));
-        for finding in findings {
+        self.kept += usize::from(!noticed.iter().any(|noticed| noticed.finding.dropped()));
+        for Noticed { finding, detail } in noticed {
             let found = self.findings.entry(*finding).or_default();
             found.count += 1;
+            if found.count == 1 {
+                found.detail.clone_from(detail);
+            }
             if found.first.len() < NAMED {
                 found.first.push(place.clone());
             }
@@ -105,7 +148,14 @@ impl fmt::Display for Report {
         for (finding, found) in &self.findings {
             let fate = if finding.dropped() { "dropped" } else { "kept" };
             let more = if found.count > found.first.len() { ", ..." } else { "" };
-            write!(f, "\n{:>7} {fate}: {finding} ({}{more})", found.count, listed(&found.first))?;
+            write!(f, "\n{:>7} {fate}: ", found.count)?;
+            written(f, *finding, &found.detail)?;
+            write!(f, " ({}{more})", listed(&found.first))?;
+        }
+        for (file, columns) in &self.unused {
+            let more = if columns.len() > LISTED { ", ..." } else { "" };
+            let columns = columns[..columns.len().min(LISTED)].join(", ");
+            write!(f, "\n        columns not used: {columns}{more} ({})", file.display())?;
         }
         Ok(())
     }

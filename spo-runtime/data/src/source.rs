@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use spo_api::nearest;
 
+use crate::columns::COLUMNS;
 use crate::error::{DataError, Place, Result};
-use crate::row::COLUMNS;
+use crate::read::recognize::{extension, is_parquet, refuse_others};
 use crate::{hash, read};
 
 /// A data file and how to read it: a table of the recipe.
@@ -17,11 +18,13 @@ use crate::{hash, read};
 /// - pairs: `chosen` and `rejected`, with a `prompt` or without (then it is the beginning they share);
 /// - demonstrations: `prompt` and `completion`, or `messages` of which the last is the assistant's;
 /// - unpaired: `prompt`, `completion` and `label` (true: desirable);
-/// - ShareGPT's `conversations` and Alpaca's `instruction`, `input`, `output` in their places.
+/// - ShareGPT's `conversations`, Alpaca's `instruction`, `input`, `output` and `history`, Orca's `question`;
+/// - with any messages, a `system` prompt.
 ///
 /// Each text is a string, taken as it stands, or a list of messages (`role` and `content`, or `from` and
 /// `value`), rendered by the model's chat template, which also sees `tools` and `chat_template_kwargs`.
-/// All rows of a file have one form. Other columns are passed over.
+/// All rows of a file have one form. Columns that are not used are listed by `spo-run check` and by the run.
+/// [data.md](data.md) shows a row of every form.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
@@ -50,8 +53,11 @@ pub enum Format {
     /// One JSON object a line. Blank lines are passed over.
     Jsonl,
     /// One JSON array of objects.
+    ///
+    /// The two are told apart by their first bytes, whatever the name. Objects over several lines, and one object with
+    /// the array under one of its keys, are read too.
     Json,
-    /// Apache Parquet, uncompressed or Snappy.
+    /// Apache Parquet: uncompressed, Snappy, gzip or LZ4.
     Parquet,
 }
 
@@ -88,6 +94,7 @@ impl Source {
     /// Passes the selected records to `visit` one at a time, so that memory stays bounded.
     pub(crate) fn read(&self, visit: &mut Visit<'_>) -> Result<()> {
         self.check_columns()?;
+        refuse_others(&self.path)?;
         let (mut seen, mut taken) = (0, 0);
         let take = self.take.unwrap_or(usize::MAX);
         let mut select = |place: Place, record: Record| {
@@ -104,11 +111,28 @@ impl Source {
         };
         let path = &*self.path;
         match self.detect_format()? {
-            Format::Jsonl => read::json::lines(path, open(path)?, &mut select),
-            Format::Json => read::json::array(path, open(path)?, &mut select),
+            Format::Jsonl | Format::Json if is_parquet(path)? => {
+                Err(DataError::in_file(path, "a Parquet file: name it .parquet, or say format = \"parquet\""))
+            }
+            Format::Jsonl | Format::Json if first_byte(path)? == Some(b'[') => {
+                read::json::array(path, open(path)?, &mut select)
+            }
+            Format::Jsonl | Format::Json => {
+                let known =
+                    |name: &str| COLUMNS.contains(&name) || self.columns.values().any(|own| own == name);
+                read::json::objects(path, open(path)?, &known, &mut select)
+            }
+            Format::Parquet if matches!(first_byte(path)?, Some(b'{' | b'[')) => Err(DataError::in_file(
+                path,
+                "JSON and not Parquet: name it .jsonl, or say format = \"jsonl\"",
+            )),
             Format::Parquet => read::parquet::rows(path, &mut select),
         }?;
         match (seen, taken) {
+            (0, _) if path.metadata().is_ok_and(|file| file.len() == 0) => Err(DataError::in_file(
+                path,
+                "the file is empty, not a byte is in it: was it written to its end?",
+            )),
             (0, _) => Err(DataError::in_file(path, "the file has no rows")),
             (_, 0) => Err(DataError::in_file(
                 path,
@@ -133,12 +157,10 @@ impl Source {
         if let Some(format) = self.format {
             return Ok(format);
         }
-        let extension = self.path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
-        match extension.as_str() {
+        match &*extension(&self.path) {
             "jsonl" | "ndjson" => Ok(Format::Jsonl),
+            "json" => Ok(Format::Json),
             "parquet" => Ok(Format::Parquet),
-            // Many `.json` files contain JSON lines; the first character decides.
-            "json" => Ok(if first_byte(&self.path)? == Some(b'{') { Format::Jsonl } else { Format::Json }),
             _ => Err(DataError::in_file(
                 &self.path,
                 "cannot tell the format from the extension: expected .jsonl, .ndjson, .json or .parquet, \

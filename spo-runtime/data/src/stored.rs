@@ -18,7 +18,8 @@ struct Stored {
     examples: Vec<StoredExample>,
     read: usize,
     kept: usize,
-    findings: BTreeMap<Finding, (usize, Vec<At>)>,
+    findings: BTreeMap<Finding, (usize, Vec<At>, String)>,
+    unused: Vec<String>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -42,13 +43,16 @@ impl Dataset {
             gap: example.gap.map(f64::to_bits),
             at: example.place.at,
         };
-        let found =
-            |found: &Found| (found.count, found.first.iter().map(|place| place.at).collect::<Vec<_>>());
+        let found = |found: &Found| {
+            let first = found.first.iter().map(|place| place.at).collect::<Vec<_>>();
+            (found.count, first, found.detail.clone())
+        };
         let stored = Stored {
             examples: self.examples.iter().map(example).collect(),
             read: self.report.read,
             kept: self.report.kept,
             findings: self.report.findings.iter().map(|(&finding, f)| (finding, found(f))).collect(),
+            unused: self.report.unused.values().flatten().cloned().collect(),
         };
         Ok(serde_json::to_writer(into, &stored)?)
     }
@@ -69,13 +73,20 @@ impl Dataset {
             gap: gap.map(f64::from_bits),
             place: place(at),
         };
-        let found =
-            |(count, first): (usize, Vec<At>)| Found { count, first: first.into_iter().map(place).collect() };
+        let found = |(count, first, detail): (usize, Vec<At>, String)| Found {
+            count,
+            first: first.into_iter().map(place).collect(),
+            detail,
+        };
         let findings = stored.findings.into_iter().map(|(finding, f)| (finding, found(f))).collect();
+        let unused = match stored.unused.is_empty() {
+            true => BTreeMap::new(),
+            false => [(file.clone(), stored.unused)].into(),
+        };
         Ok(Dataset {
             layout,
             examples: stored.examples.into_iter().map(example).collect(),
-            report: Report { read: stored.read, kept: stored.kept, findings },
+            report: Report { read: stored.read, kept: stored.kept, findings, unused },
         })
     }
 }
@@ -93,7 +104,7 @@ mod tests {
             completions: completions.iter().map(|ids| ids.to_vec()).collect(),
         };
         let example = |groups, gap, line| Example { groups, desirable: line != 3, gap, place: place(line) };
-        let found = Found { count: 2, first: vec![place(2), place(9)] };
+        let found = Found { count: 2, first: vec![place(2), place(9)], detail: "so".into() };
         let data = Dataset {
             layout: Layout::Pairs,
             examples: vec![
@@ -101,7 +112,12 @@ mod tests {
                 example(vec![group(&[1], &[&[3]]), group(&[2], &[&[]])], Some(f64::INFINITY), 3),
                 example(vec![group(&[7], &[&[0]])], None, 4),
             ],
-            report: Report { read: 9, kept: 3, findings: [(Finding::TooLong, found)].into() },
+            report: Report {
+                read: 9,
+                kept: 3,
+                findings: [(Finding::TooLong, found)].into(),
+                unused: [(file.clone(), vec!["id".into()])].into(),
+            },
         };
         let mut bytes = Vec::new();
         data.store(&mut bytes).unwrap();

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::{DataError, Result};
+use crate::report::{Finding, Noticed};
 use crate::row::Text;
 use crate::tokenizer::Tokenizer;
 
@@ -15,7 +16,7 @@ pub struct Tokens {
     pub answers: Vec<Vec<u32>>,
 }
 
-/// Tokenizes a prompt with its answers, as TRL does.
+/// Tokenizes a prompt with its answers, as TRL does, and tells what is doubtful about a conversation.
 ///
 /// The prompt and each prompt + answer are tokenized separately. The answers begin at the first position
 /// where the ids of any prompt + answer differ from those of the prompt. Prompt tokens after this position
@@ -27,14 +28,14 @@ pub(crate) fn tokenize(
     prompt: &Text,
     answers: &[&Text],
     variables: &Map<String, Value>,
-) -> Result<Tokens> {
-    let prompt_ids = match prompt {
-        Text::Plain(text) => tokenizer.encode(text)?,
+) -> Result<(Tokens, Vec<Noticed>)> {
+    let prompt_text = match prompt {
+        Text::Plain(text) => text.clone(),
         // Templates access the first message, and there is none.
-        Text::Chat(messages) if messages.is_empty() => Vec::new(),
-        Text::Chat(messages) => tokenizer.encode_chat(messages, true, variables)?,
+        Text::Chat(messages) if messages.is_empty() => String::new(),
+        Text::Chat(messages) => tokenizer.template()?.render(messages, true, variables)?,
     };
-    let whole: Vec<_> = answers
+    let whole_texts: Vec<_> = answers
         .iter()
         .map(|answer| match (prompt, answer) {
             (Text::Plain(prompt), Text::Plain(answer)) => {
@@ -42,19 +43,80 @@ pub(crate) fn tokenize(
                     DataError::new("the tokenizer has no eos_token: plain-text answers would never end")
                 })?;
                 let end = if answer.ends_with(eos) { "" } else { eos };
-                tokenizer.encode(&[prompt, answer.as_str(), end].concat())
+                Ok([prompt, answer.as_str(), end].concat())
             }
             (Text::Chat(prompt), Text::Chat(answer)) => {
-                tokenizer.encode_chat(&[prompt.as_slice(), answer].concat(), false, variables)
+                tokenizer.template()?.render(&[prompt.as_slice(), answer].concat(), false, variables)
             }
             _ => Err(DataError::new("prompt and answers must both be plain text or both be messages")),
         })
         .collect::<Result<_>>()?;
+    let encode = |text: &String| match prompt {
+        Text::Plain(_) => tokenizer.encode(text),
+        Text::Chat(_) => tokenizer.encode_rendered(text),
+    };
+    let prompt_ids = encode(&prompt_text)?;
+    let whole = whole_texts.iter().map(encode).collect::<Result<Vec<_>>>()?;
     let boundary = whole.iter().map(|ids| common(&prompt_ids, ids)).min().unwrap_or(prompt_ids.len());
-    Ok(Tokens {
+    let tokens = Tokens {
         prompt: prompt_ids[..boundary].to_vec(),
         answers: whole.iter().map(|ids| ids[boundary..].to_vec()).collect(),
-    })
+    };
+    let mut noticed = Vec::new();
+    if let Text::Chat(_) = prompt {
+        noticed.extend(end_of_prompt(&prompt_text, &whole_texts));
+        noticed.extend(endless(tokenizer, &tokens, answers, &whole_texts));
+    }
+    Ok((tokens, noticed))
+}
+
+/// The end of the prompt that its answers do not continue: the template begins an answer that is to be generated
+/// otherwise than one that is there.
+fn end_of_prompt(prompt: &str, whole: &[String]) -> Option<Noticed> {
+    let shared = |text: &String| {
+        let pairs = prompt.char_indices().zip(text.chars());
+        pairs.take_while(|((_, a), b)| a == b).last().map_or(0, |((at, a), _)| at + a.len_utf8())
+    };
+    let left_out = &prompt[whole.iter().map(shared).min()?..];
+    let detail = format!(
+        "{:?}; the template puts it before an answer to be generated, not before these",
+        brief(left_out)
+    );
+    (!left_out.is_empty()).then_some(Noticed { finding: Finding::EndOfPrompt, detail })
+}
+
+/// An answer at whose end generation would not stop.
+fn endless(tokenizer: &Tokenizer, tokens: &Tokens, answers: &[&Text], whole: &[String]) -> Option<Noticed> {
+    let stop = tokenizer.stop_tokens();
+    let which =
+        tokens.answers.iter().position(|ids| !ids.is_empty() && !ids.iter().any(|id| stop.contains(id)))?;
+    let Text::Chat(messages) = answers[which] else { return None };
+    let content = messages.last().and_then(|last| last.get("content")).and_then(Value::as_str);
+    let content = content.map(str::trim).filter(|content| !content.is_empty());
+    let end = content.and_then(|content| Some(whole[which].rfind(content)? + content.len()));
+    let end = match end {
+        Some(end) => whole[which][end..].to_owned(),
+        None => tokenizer.decode(&tokens.answers[which]).unwrap_or_default(),
+    };
+    let names: Vec<_> =
+        stop.iter().map(|id| format!("{:?}", tokenizer.decode(&[*id]).unwrap_or_default())).collect();
+    let stops = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+    let detail = match brief(&end) {
+        end if end.is_empty() => {
+            format!("the template puts nothing behind it, and generation stops at {stops}")
+        }
+        end => format!("the template ends it with {end:?}, and generation stops at {stops}"),
+    };
+    Some(Noticed { finding: Finding::Endless, detail })
+}
+
+/// The text, or its beginning if it is long.
+fn brief(text: &str) -> String {
+    const LONGEST: usize = 60;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 fn common(a: &[u32], b: &[u32]) -> usize {

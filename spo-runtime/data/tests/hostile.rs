@@ -24,7 +24,9 @@ fn load(format: Format, content: &[u8]) -> usize {
 fn value() -> impl Strategy<Value = String> {
     let leaf = prop_oneof!["null", "true", "-1e9", r#""[a-z ]{0,4}""#, Just("\"\\u00e9\"".to_owned())];
     leaf.prop_recursive(3, 24, 4, |inner| {
-        let key = prop::sample::select(vec!["role", "content", "from", "value", "prompt", "chosen", "tools"]);
+        let key = prop::sample::select(vec![
+            "role", "content", "from", "value", "type", "text", "prompt", "chosen", "tools",
+        ]);
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(","))),
             prop::collection::vec((key, inner), 0..4).prop_map(|fields| {
@@ -47,6 +49,10 @@ fn row() -> impl Strategy<Value = String> {
         "instruction",
         "input",
         "output",
+        "history",
+        "question",
+        "system",
+        "images",
         "tools",
         "chat_template_kwargs",
     ];

@@ -1,12 +1,19 @@
 //! Files of every format and form, and what is said of those that are wrong.
 
+#[path = "reading/columns.rs"]
+mod columns;
+#[path = "reading/files.rs"]
+mod files;
+#[path = "reading/guide.rs"]
+mod guide;
+
 use std::fs;
 use std::path::Path;
 
 use insta::assert_snapshot;
 use serde_json::json;
 use spo_api::Layout;
-use spo_data::{Dataset, Finding, Fit, Format, Source, Tokenizer, Truncation};
+use spo_data::{Dataset, Finding, Fit, Source, Tokenizer, Truncation};
 
 /// Characters are tokens, so that expected ids can be read.
 fn tokenizer() -> Tokenizer {
@@ -156,8 +163,19 @@ fn parquet_files_of_text_and_of_messages_are_read() {
     let plain = load(plain, Layout::Unpaired).unwrap();
     assert_eq!(texts(&plain, &tokenizer), [["1+1?", "2</s>"]]);
 
-    let error = load(fixture("zstd.parquet"), Layout::Unpaired).unwrap_err();
-    assert_snapshot!(error.message, @"compressed with zstd: write it with snappy or without compression");
+    for codec in ["gzip", "lz4"] {
+        let columns =
+            [("prompt".to_owned(), "question".to_owned()), ("completion".to_owned(), "answer".to_owned())];
+        let compressed =
+            Source { columns: columns.into(), take: Some(1), ..fixture(&format!("{codec}.parquet")) };
+        assert_eq!(texts(&load(compressed, Layout::Unpaired).unwrap(), &tokenizer), [["1+1?", "2</s>"]]);
+    }
+    let errors = ["zstd.parquet", "brotli.parquet"]
+        .map(|name| load(fixture(name), Layout::Unpaired).unwrap_err().message);
+    assert_snapshot!(errors.join("\n"), @r#"
+    compressed with zstd, which is not read: write it with snappy, gzip, lz4 or none, for example with pandas: `to_parquet(FILE, compression="snappy")`
+    compressed with brotli, which is not read: write it with snappy, gzip, lz4 or none, for example with pandas: `to_parquet(FILE, compression="snappy")`
+    "#);
 }
 
 #[test]
@@ -215,7 +233,7 @@ fn what_became_of_the_rows_is_told() {
     assert_snapshot!(none.error, @"max_length must be at least 2: a token to read and one to score");
     let none = load("a.jsonl", lines(&rows[5..]), Layout::Pairs, |_, fit| fit.max_length = 8);
     assert_snapshot!(none.error, @r#"
-    no row is left to train on: 1 rows read, 0 kept
+    no row is left: 1 rows read, 0 kept
           1 dropped: the prompt fills max_length (a.jsonl:1)
     "#);
     assert_eq!(start.data.unwrap().report.count(Finding::IdenticalPair), 1);
@@ -257,7 +275,7 @@ fn wrong_files_are_refused_in_words() {
         ),
         ("speaker.jsonl", r#"{"conversations": [{"from": "bot", "value": "q"}]}"#, Layout::Demonstrations),
         ("user.jsonl", r#"{"messages": [{"role": "user", "content": "q"}]}"#, Layout::Demonstrations),
-        ("half.jsonl", r#"{"prompt": [], "chosen": "a", "rejected": "b"}"#, Layout::Pairs),
+        ("half.jsonl", r#"{"prompt": "p", "chosen": [], "rejected": "b"}"#, Layout::Pairs),
     ];
     let mut errors: Vec<_> =
         cases.into_iter().map(|(name, content, layout)| refused(name, content, layout)).collect();
@@ -267,7 +285,6 @@ fn wrong_files_are_refused_in_words() {
         load(name, pair, Layout::Pairs, |source, _| change(source)).error
     };
     errors.push(change("skipped.jsonl", &|source| source.skip = 5));
-    errors.push(change("lines.jsonl", &|source| source.format = Some(Format::Json)));
     errors.push(change("columns.jsonl", &|source| {
         source.columns.insert("promt".into(), "prompt".into());
     }));
@@ -276,34 +293,33 @@ fn wrong_files_are_refused_in_words() {
     }));
     errors.push(change("gone.jsonl", &|source| fs::remove_file(&source.path).unwrap()));
     assert_snapshot!(errors.join("\n"), @r#"
-    empty.jsonl: the file has no rows
+    empty.jsonl: the file is empty, not a byte is in it: was it written to its end?
     blank.jsonl: the file has no rows
     empty.json: the file has no rows
     unknown.txt: cannot tell the format from the extension: expected .jsonl, .ndjson, .json or .parquet, or format = "jsonl", "json" or "parquet"
-    broken.jsonl:1:30: malformed JSON: EOF while parsing a value
-    number.jsonl:1: expected a JSON object, found a number
-    array.jsonl:1: expected a JSON object, found an array: is the file a JSON array (format = "json")?
-    object.json:1:6: invalid type: string "text", expected an array of rows
-    broken.json:2:1: malformed JSON: trailing comma
-    numbers.json row 1: expected a JSON object, found a number
-    text.parquet: not a readable parquet file: Parquet error: Invalid Parquet file. Corrupt footer
+    broken.jsonl:2:0: malformed JSON: EOF while parsing a value (the first object does not end in its line, so the file is read as objects over several lines, without commas between them)
+    number.jsonl:1: expected a row, which is a JSON object, found a number
+    array.jsonl row 1: there is no column `chosen`; the row has no columns (pairs need `chosen` and `rejected`)
+    object.json:1: expected a row, which is a JSON object, found a string
+    broken.json:2:1: malformed JSON: trailing comma (take it out: a bracket closes here)
+    numbers.json row 1: expected a row, which is a JSON object, found a number
+    text.parquet: JSON and not Parquet: name it .jsonl, or say format = "jsonl"
     misspelt.jsonl:1: there is no column `chosen`; the row has `prompt`, `choosen`, `rejected` (pairs need `chosen` and `rejected`); did you mean `choosen`?
     null.jsonl:1: there is no column `chosen`; the row has `prompt`, `rejected` (pairs need `chosen` and `rejected`)
     question.jsonl:1: there is no column `completion`; the row has `question`, `answer` (demonstrations need `prompt` and `completion`, or `messages`)
     unlabelled.jsonl:1: there is no column `label`; the row has `prompt`, `completion` (unpaired answers need `prompt`, `completion` and `label`)
     labelled.jsonl:1: the row has a `label`: imitating it would imitate undesirable answers too
-    label.jsonl:1: column `label`: expected true or false, found a string
+    label.jsonl:1: column `label`: expected true or false (or 1 or 0), found "good"
     promptless.jsonl:1: there is no column `prompt`, and the answer is plain text
     type.jsonl:1: column `chosen`: expected text or a list of messages, found a number
-    roleless.jsonl:1: column `prompt`: a message must have `role` and `content` (or `from` and `value`)
+    roleless.jsonl:1: column `prompt`: a message must have `role` and `content` (or `from` and `value`), this one has `content`
     speaker.jsonl:1: column `conversations`: unknown speaker `bot`: expected human, gpt, system, user, assistant, tool or observation
     user.jsonl:1: the last message must be the assistant's: it is what is demonstrated
-    half.jsonl:1: the prompt is a list of messages but an answer is plain text: both must have one form
+    half.jsonl:1: one answer is plain text and the other a list of messages: both must have one form
     mixed.jsonl:2: this row has messages with a prompt of its own, the first row (mixed.jsonl:1) plain text with a prompt of its own: split the file
     latin.jsonl:1:13: not UTF-8
     skipped.jsonl: nothing left to read: skip = 5 and the file has 1 rows
-    lines.jsonl:1:1: invalid type: map, expected an array of rows
-    columns: `promt` has no meaning here, expected one of prompt, chosen, rejected, score_chosen, score_rejected, completion, label, messages, conversations, instruction, input, output, tools, chat_template_kwargs; did you mean `prompt`?
+    columns: `promt` has no meaning here, expected one of prompt, chosen, rejected, score_chosen, score_rejected, completion, label, messages, conversations, instruction, input, output, history, question, system, tools, chat_template_kwargs; did you mean `prompt`?
     mapped.jsonl:1: there is no column `choosen`; the row has `prompt`, `chosen`, `rejected`; did you mean `chosen`?
     gone.jsonl: No such file or directory (os error 2)
     "#);

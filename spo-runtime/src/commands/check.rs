@@ -3,8 +3,9 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use serde_json::{Value, json};
 use spo_api::Registry;
-use spo_data::{Dataset, Tokenizer};
+use spo_data::{Dataset, Example, Report, Tokenizer};
 
 use super::options::OverrideArguments;
 use crate::plan::Plan;
@@ -21,22 +22,27 @@ pub(crate) struct CheckArguments {
     recipe: PathBuf,
     #[command(flatten)]
     overrides: OverrideArguments,
+    /// Speak JSON: one object, with the token ids of the rows shown.
+    #[arg(long)]
+    json: bool,
 }
 
 impl CheckArguments {
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         let document = Document::read(&self.recipe, &self.overrides.set)?;
-        say(&check(registry, &document)?);
+        if document.get("sweep").is_some() {
+            let listing = sweep::check(registry, &document)?;
+            say(&if self.json { serde_json::to_string(&listing)? } else { listing.to_string() });
+            return Ok(());
+        }
+        let plan = Plan::new(registry, &document)?;
+        say(&if self.json { as_json(&plan).to_string() } else { as_text(&plan) });
         Ok(())
     }
 }
 
-/// Builds and checks everything a recipe names, and describes it.
-fn check(registry: &mut Registry, document: &Document) -> anyhow::Result<String> {
-    if document.get("sweep").is_some() {
-        return sweep::check(registry, document);
-    }
-    let plan = Plan::new(registry, document)?;
+/// Describes what was built and checked.
+fn as_text(plan: &Plan) -> String {
     let mut out = plan.description().join("\n") + "\n";
     let mut shown: Vec<*const Dataset> = Vec::new();
     for stage in &plan.stages {
@@ -56,9 +62,15 @@ fn check(registry: &mut Registry, document: &Document) -> anyhow::Result<String>
             samples(&mut out, train, &plan.tokenizer);
         }
     }
-    let info = plan.session.info();
-    let _ = writeln!(out, "\n{}", memory(info.parameters, info.trainable));
-    Ok(out)
+    let (weights, training) = memory(plan);
+    let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    let _ = writeln!(
+        out,
+        "\nmemory: {:.0} MiB of weights, {:.0} MiB of gradient and moments (f32), activations on top",
+        mib(weights),
+        mib(training)
+    );
+    out
 }
 
 /// The first rows, with the tokens that are trained on in brackets.
@@ -75,12 +87,72 @@ fn samples(out: &mut String, data: &Dataset, tokenizer: &Tokenizer) {
     }
 }
 
-/// Memory of parameters, gradient and optimizer moments, without activations.
-fn memory(parameters: usize, trainable: usize) -> String {
-    let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
-    format!(
-        "memory: {:.0} MiB of weights, {:.0} MiB of gradient and moments (f32), activations on top",
-        mib(4 * parameters),
-        mib(12 * trainable)
-    )
+/// The same as a JSON object, with token ids.
+fn as_json(plan: &Plan) -> Value {
+    let info = plan.session.info();
+    let data = plan.data.iter().map(|(source, data)| {
+        let layout = format!("{:?}", data.layout).to_lowercase();
+        json!({ "source": source, "layout": layout, "report": report(&data.report) })
+    });
+    let stages = plan.stages.iter().map(|stage| {
+        let rows = stage.train.examples.iter().take(SAMPLES);
+        json!({
+            "name": stage.recipe.name,
+            "from": stage.from,
+            "step": stage.step_name(),
+            "steps": stage.steps,
+            "batch_size": stage.recipe.batch_size,
+            "rows": rows.map(|example| sample(example, &plan.tokenizer)).collect::<Vec<_>>(),
+        })
+    });
+    let (weights, training) = memory(plan);
+    json!({
+        "name": plan.name,
+        "model": {
+            "architecture": info.architecture,
+            "parameters": info.parameters,
+            "trainable": info.trainable,
+            "dtype": info.dtype,
+            "device": info.device,
+        },
+        "plugins": plan.libraries,
+        "data": data.collect::<Vec<_>>(),
+        "stages": stages.collect::<Vec<_>>(),
+        "memory": { "weights": weights, "gradient_and_moments": training },
+    })
+}
+
+fn report(report: &Report) -> Value {
+    let findings = report.findings.iter().map(|(finding, found)| {
+        json!({
+            "finding": finding,
+            "dropped": finding.dropped(),
+            "rows": found.count,
+            "first": found.first.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "detail": found.detail,
+        })
+    });
+    let unused = report.unused.iter().map(|(file, columns)| (file.display().to_string(), json!(columns)));
+    json!({
+        "read": report.read,
+        "kept": report.kept,
+        "findings": findings.collect::<Vec<_>>(),
+        "columns_not_used": unused.collect::<serde_json::Map<_, _>>(),
+    })
+}
+
+/// A row: what is read and what is scored, as text and as token ids.
+fn sample(example: &Example, tokenizer: &Tokenizer) -> Value {
+    let tokens = |ids: &[u32]| json!({ "text": tokenizer.decode(ids).ok(), "ids": ids });
+    let groups = example.groups.iter().map(|group| {
+        let scores = group.completions.iter().map(|ids| tokens(ids));
+        json!({ "reads": tokens(&group.prompt), "scores": scores.collect::<Vec<_>>() })
+    });
+    json!({ "place": example.place.to_string(), "groups": groups.collect::<Vec<_>>() })
+}
+
+/// Bytes of the weights, and of the gradient and the optimizer's moments, without activations.
+fn memory(plan: &Plan) -> (usize, usize) {
+    let info = plan.session.info();
+    (4 * info.parameters, 12 * info.trainable)
 }

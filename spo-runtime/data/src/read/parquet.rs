@@ -42,7 +42,10 @@ fn guarded<T>(read: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T, St
         Ok(Ok(value)) => Ok(value),
         Ok(Err(ParquetError::General(message))) if message.starts_with("Disabled feature") => {
             let codec = message.rsplit(' ').next().unwrap_or_default();
-            Err(format!("compressed with {codec}: write it with snappy or without compression"))
+            Err(format!(
+                "compressed with {codec}, which is not read: write it with snappy, gzip, lz4 or none, for example with \
+                 pandas: `to_parquet(FILE, compression=\"snappy\")`"
+            ))
         }
         Ok(Err(error)) => Err(format!("not a readable parquet file: {error}")),
         Err(_) => Err("the parquet file is damaged".to_owned()),
