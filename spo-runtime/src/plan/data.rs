@@ -10,6 +10,7 @@ use spo_data::task::{self, Generated};
 use spo_data::{Dataset, Fit, Tokenizer};
 
 use crate::error::BadInput;
+use crate::plan::{folders, generation};
 use crate::plan::stage::{PlannedStage, PlannedTerm};
 use crate::plan::tokens::TokenCache;
 use crate::plan::view::View;
@@ -266,12 +267,16 @@ pub(super) fn tokenizer(document: &Document, recipe: &Recipe) -> Result<Tokenize
             return Ok(Tokenizer::characters(&alphabet));
         }
     };
-    exists(folder).map_err(|message| document.error(at, message))?;
-    Tokenizer::open(folder).map_err(|e| document.error(at, e.to_string()))
+    folders::tokenizer(folder).map_err(|message| document.error(at, message))?;
+    let mut tokenizer = Tokenizer::open(folder).map_err(|e| document.error(at, e.to_string()))?;
+    if let Some(model) = &recipe.model.path {
+        tokenizer.stop_at(&generation::stop_tokens(model));
+    }
+    Ok(tokenizer)
 }
 
 /// Checks that a path exists; the error suggests a similarly named neighbour.
-fn exists(path: &Path) -> Result<(), String> {
+pub(super) fn exists(path: &Path) -> Result<(), String> {
     if path.exists() {
         return Ok(());
     }

@@ -17,4 +17,11 @@ pub(crate) struct View {
 impl View {
     /// Demonstrations without mismatched answers.
     pub(crate) const DEMONSTRATIONS: View = View { layout: Layout::Demonstrations, mismatched: None };
+
+    /// The row whose answer a row is also scored with, of this many rows.
+    pub(crate) fn mismatch(&self, row: usize, rows: usize) -> Option<usize> {
+        let block = self.mismatched?;
+        let start = row / block * block;
+        Some(if row > start { row - 1 } else { (start + block).min(rows) - 1 })
+    }
 }

@@ -42,10 +42,8 @@ impl Pass {
                     part.slots.extend(taken.into_iter().map(|role| (role, row)));
                 }
             }
-            if let (Some(block), Some(group)) = (view.mismatched, part.tokens.groups.last_mut()) {
-                let start = row / block * block;
-                let end = (start + block).min(dataset.examples.len());
-                let other = if row > start { row - 1 } else { end - 1 };
+            let other = view.mismatch(row, dataset.examples.len());
+            if let (Some(other), Some(group)) = (other, part.tokens.groups.last_mut()) {
                 group.completions.push(dataset.examples[other].groups[0].completions[0].clone());
                 part.slots.push((Role::Mismatched, row));
             }
