@@ -12,6 +12,7 @@ mod commands;
 mod diagnostics;
 mod enumerable;
 mod hostile;
+mod models;
 mod nonfinite;
 mod optimizers;
 #[cfg(target_os = "linux")]

@@ -70,7 +70,10 @@ fn weight_files_that_cannot_be_used_are_named() {
     fs::write(folder.path().join("consolidated.safetensors"), &whole).unwrap();
     says(&refused(&spec), &["only consolidated.safetensors"]);
     fs::write(folder.path().join("model-00001-of-00002.safetensors"), &whole).unwrap();
-    says(&refused(&spec), &["model.safetensors.index.json", "model-00001-of-00002.safetensors", "get it too"]);
+    says(
+        &refused(&spec),
+        &["model.safetensors.index.json", "model-00001-of-00002.safetensors", "get it too"],
+    );
 }
 
 #[test]
@@ -216,7 +219,9 @@ const HIDDEN: usize = 24;
 
 #[test]
 fn a_head_of_its_own_is_used_and_saved_though_the_configuration_says_tied() {
-    for (model_type, adapted) in [(ModelType::Llama, false), (ModelType::Gpt2, false), (ModelType::Qwen2, true)] {
+    for (model_type, adapted) in
+        [(ModelType::Llama, false), (ModelType::Gpt2, false), (ModelType::Qwen2, true)]
+    {
         let (folder, mut spec) = tied(model_type);
         if adapted {
             let targets = vec!["all-linear".into()];

@@ -65,7 +65,9 @@ impl GenerateArguments {
         let texts: Vec<String> = answers.iter().map(text).collect::<Result<_, _>>()?;
         say(&texts.join("\n"));
         for (prompt, _) in self.prompt.iter().zip(&answers).filter(|(_, answer)| !ended(answer)) {
-            eprintln!("note: the answer to {prompt:?} was cut after {max_new_tokens} tokens: it did not end by itself");
+            eprintln!(
+                "note: the answer to {prompt:?} was cut after {max_new_tokens} tokens: it did not end by itself"
+            );
         }
         Ok(())
     }
@@ -96,7 +98,9 @@ impl Answering {
         };
         let ids = ids.map_err(|e| BadInput(format!("error: {e}")))?;
         match ids.is_empty() {
-            true => Err(BadInput(format!("error: the prompt {prompt:?} has no tokens: there is nothing to continue"))),
+            true => Err(BadInput(format!(
+                "error: the prompt {prompt:?} has no tokens: there is nothing to continue"
+            ))),
             false => Ok(ids),
         }
     }
@@ -108,7 +112,8 @@ impl Answering {
         let room = (info.context + 1).saturating_sub(longest);
         if room == 0 {
             let limit = fit::limit(info);
-            let problem = format!("the prompt has {longest} tokens, and {limit}: there is no room for an answer");
+            let problem =
+                format!("the prompt has {longest} tokens, and {limit}: there is no room for an answer");
             return Err(BadInput(format!("error: {problem}")));
         }
         if room < self.max_new_tokens {

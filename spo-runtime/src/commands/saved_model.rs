@@ -48,9 +48,9 @@ impl SavedModel {
         };
         let session = backend.open(&spec).map_err(|e| BadInput(format!("error: {e}")))?;
         let info = session.info();
-        tokenizer.check_vocabulary(info.vocabulary).map_err(|e| {
-            BadInput(format!("error: {}: {e}", self.model.display()))
-        })?;
+        tokenizer
+            .check_vocabulary(info.vocabulary)
+            .map_err(|e| BadInput(format!("error: {}: {e}", self.model.display())))?;
         info.remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
         Ok((tokenizer, session))
     }
@@ -63,9 +63,11 @@ fn adapter(folder: &Path) -> Result<Adapter, BadInput> {
     let text = std::fs::read_to_string(&file).map_err(|e| bad(e.to_string()))?;
     let config: Value = serde_json::from_str(&text).map_err(|e| bad(format!("not valid JSON: {e}")))?;
     let rank = config["r"].as_u64().filter(|rank| *rank > 0);
-    let rank = rank.ok_or_else(|| bad(format!("`r` must be a positive whole number, got {}", config["r"])))?;
+    let rank =
+        rank.ok_or_else(|| bad(format!("`r` must be a positive whole number, got {}", config["r"])))?;
     let alpha = config["lora_alpha"].as_f64();
-    let alpha = alpha.ok_or_else(|| bad(format!("`lora_alpha` must be a number, got {}", config["lora_alpha"])))?;
+    let alpha =
+        alpha.ok_or_else(|| bad(format!("`lora_alpha` must be a number, got {}", config["lora_alpha"])))?;
     // PEFT then divides by the root of the rank instead of the rank.
     let factor = if config["use_rslora"] == true { (rank as f64).sqrt() } else { 1.0 };
     let path = Some(folder.to_owned());

@@ -10,10 +10,10 @@ use spo_data::task::{self, Generated};
 use spo_data::{Dataset, Fit, Tokenizer};
 
 use crate::error::BadInput;
-use crate::plan::{folders, generation};
 use crate::plan::stage::{PlannedStage, PlannedTerm};
 use crate::plan::tokens::TokenCache;
 use crate::plan::view::View;
+use crate::plan::{folders, generation};
 use crate::recipe::compose::{self, Bilevel};
 use crate::recipe::data::{DataSection, Rows, TermData};
 use crate::recipe::document::Document;

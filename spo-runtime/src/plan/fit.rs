@@ -30,7 +30,8 @@ pub(super) fn check(
                 return Err(document.error(&key, format!("is {}, but {problem}", data.max_length)));
             }
         }
-        for rows in [&stage.train].into_iter().chain(&stage.eval).filter(|_| stage.view.mismatched.is_some()) {
+        for rows in [&stage.train].into_iter().chain(&stage.eval).filter(|_| stage.view.mismatched.is_some())
+        {
             if let Some(problem) = too_long_mismatched(rows, stage, info) {
                 return Err(document.error(&format!("stage[{i}].objective"), problem));
             }
@@ -47,7 +48,8 @@ pub(super) fn check(
 /// Tells of the longest row, if it is longer than the model reads.
 fn too_long(rows: &Dataset, info: &ModelInfo) -> Option<String> {
     let length = |example: &Example| example.groups.iter().map(tokens).max().unwrap_or(0);
-    let (longest, example) = rows.examples.iter().map(|e| (length(e), e)).max_by_key(|(length, _)| *length)?;
+    let (longest, example) =
+        rows.examples.iter().map(|e| (length(e), e)).max_by_key(|(length, _)| *length)?;
     (longest > info.context).then(|| format!("{} has {longest} tokens, and {}", example.place, limit(info)))
 }
 
@@ -72,7 +74,10 @@ fn too_long_mismatched(rows: &Dataset, stage: &PlannedStage, info: &ModelInfo) -
 pub(crate) fn too_long_together(rows: &Dataset, info: &ModelInfo) -> Option<String> {
     let longest = |of: fn(&Group) -> usize| {
         let length = |example: &Example| example.groups.iter().map(of).max().unwrap_or(0);
-        rows.examples.iter().map(|example| (length(example), &example.place)).max_by_key(|(length, _)| *length)
+        rows.examples
+            .iter()
+            .map(|example| (length(example), &example.place))
+            .max_by_key(|(length, _)| *length)
     };
     let (prompt, at) = longest(|group| group.prompt.len())?;
     let (answer, of) = longest(|group| group.completions.iter().map(Vec::len).max().unwrap_or(0))?;
@@ -91,7 +96,15 @@ fn tokens(group: &Group) -> usize {
 
 /// How much the model reads, and why no more.
 pub(crate) fn limit(info: &ModelInfo) -> String {
-    let window = if info.context_key == "sliding_window" { "; longer ones need sliding attention, which is not supported" } else { "" };
-    let key = if info.context_key.is_empty() { String::new() } else { format!(" (`{}`{window})", info.context_key) };
+    let window = if info.context_key == "sliding_window" {
+        "; longer ones need sliding attention, which is not supported"
+    } else {
+        ""
+    };
+    let key = if info.context_key.is_empty() {
+        String::new()
+    } else {
+        format!(" (`{}`{window})", info.context_key)
+    };
     format!("the model reads at most {}{key}", info.context)
 }

@@ -16,11 +16,13 @@ const FOREIGN: [&str; 8] = [".bin", ".gguf", ".ggml", ".pth", ".pt", ".h5", ".ms
 /// # Errors
 /// A message that says what it is instead, or what is missing, and what to do.
 pub(crate) fn model(folder: &Path) -> Result<(), String> {
-    let names = names(folder, "a model is a folder with config.json, tokenizer.json and safetensors weights")?;
+    let names =
+        names(folder, "a model is a folder with config.json, tokenizer.json and safetensors weights")?;
     let has = |name: &str| names.iter().any(|n| n == name);
     let shown = folder.display();
     if has("adapter_config.json") && !has("config.json") {
-        let base = base_model(folder).map_or("its base model".to_owned(), |base| format!("its base model, {base},"));
+        let base =
+            base_model(folder).map_or("its base model".to_owned(), |base| format!("its base model, {base},"));
         return Err(format!(
             "{shown} is an adapter, not a model: give {base} as the model, and this folder as the adapter (`--adapter` on \
              the command line, `model.adapter.path` in a recipe)"
@@ -38,7 +40,11 @@ pub(crate) fn model(folder: &Path) -> Result<(), String> {
         names.iter().map(String::as_str).filter(|n| FOREIGN.iter().any(|end| n.ends_with(end))).collect();
     let foreign: Vec<&str> = foreign.into_iter().filter(|name| is_weights(name)).collect();
     if !names.iter().any(|name| name.contains(".safetensors")) && !foreign.is_empty() {
-        return Err(format!("{shown} has no safetensors weights, only {}: {}", listed(&foreign), remedy(foreign[0])));
+        return Err(format!(
+            "{shown} has no safetensors weights, only {}: {}",
+            listed(&foreign),
+            remedy(foreign[0])
+        ));
     }
     if !has("config.json") {
         return Err(format!("{shown} has no config.json, so it is no model in the layout of Hugging Face"));
@@ -217,7 +223,12 @@ mod tests {
             (vec![("run.json", "{}"), ("sft/config.json", "{}")], "its models are in /thing/sft"),
             (vec![config, ("pytorch_model.bin", "")], "pytorch_model.bin: weights in PyTorch's"),
             (
-                vec![config, ("pytorch_model-1.bin", ""), ("pytorch_model-2.bin", ""), ("training_args.bin", "")],
+                vec![
+                    config,
+                    ("pytorch_model-1.bin", ""),
+                    ("pytorch_model-2.bin", ""),
+                    ("training_args.bin", ""),
+                ],
                 "pytorch_model-1.bin and 1 more",
             ),
             (vec![("consolidated.00.pth", "")], "consolidated.00.pth: weights in PyTorch's"),
@@ -226,7 +237,10 @@ mod tests {
             (vec![("tokenizer.json", "{}")], "no config.json"),
             (vec![config, ("model.safetensors", pointer)], "model.safetensors: is a Git LFS pointer"),
             (vec![("config.json", pointer), ("model.safetensors", "")], "config.json: is a Git LFS pointer"),
-            (vec![config, ("tokenizer.json", pointer), ("model.safetensors", "")], "tokenizer.json: is a Git LFS"),
+            (
+                vec![config, ("tokenizer.json", pointer), ("model.safetensors", "")],
+                "tokenizer.json: is a Git LFS",
+            ),
         ] {
             let message = said(model, &files);
             assert!(message.contains(expected), "{message} does not say {expected}");

@@ -70,7 +70,9 @@ pub(crate) fn unapplied(folder: &Path) -> Option<String> {
 /// of `config.json`, as in transformers. Empty if neither names one.
 pub(crate) fn stop_tokens(folder: &Path) -> Vec<u32> {
     let read = |name: &str| std::fs::read(folder.join(name)).ok();
-    let Some(text) = read("generation_config.json").or_else(|| read("config.json")) else { return Vec::new() };
+    let Some(text) = read("generation_config.json").or_else(|| read("config.json")) else {
+        return Vec::new();
+    };
     let config: Value = serde_json::from_slice(&text).unwrap_or_default();
     let ids = match &config["eos_token_id"] {
         Value::Array(ids) => ids.as_slice(),
@@ -94,7 +96,8 @@ mod tests {
     #[test]
     fn settings_that_change_answers_are_told_and_no_others() {
         let said = |config: &str| unapplied(folder(&[("generation_config.json", config)]).path());
-        let penalty = said(r#"{"repetition_penalty": 1.1, "temperature": 0.7, "eos_token_id": [1, 2]}"#).unwrap();
+        let penalty =
+            said(r#"{"repetition_penalty": 1.1, "temperature": 0.7, "eos_token_id": [1, 2]}"#).unwrap();
         assert!(penalty.ends_with("not applied: `repetition_penalty` = 1.1"), "{penalty}");
         let sampling = said(r#"{"do_sample": true, "temperature": 0.6, "top_p": 1.0, "top_k": 20}"#).unwrap();
         assert!(sampling.ends_with("`do_sample` = true, `temperature` = 0.6, `top_k` = 20"), "{sampling}");

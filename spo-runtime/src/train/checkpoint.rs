@@ -185,7 +185,6 @@ impl Checkpoints {
         Ok(())
     }
 
-
     /// The newest intact checkpoint. Calls `damaged` for each damaged one.
     pub(crate) fn newest(&self, damaged: &mut dyn FnMut(&Path, &anyhow::Error)) -> Option<Found> {
         list(&self.folder)

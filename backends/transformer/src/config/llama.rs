@@ -81,11 +81,13 @@ fn layer_types(
         Some("full_attention") => Ok(None),
         Some("sliding_attention") if window.is_some() => Ok(window),
         Some("sliding_attention") => {
-            let problem = "has a sliding_attention layer, but no window: set `use_sliding_window` and `sliding_window`";
+            let problem =
+                "has a sliding_attention layer, but no window: set `use_sliding_window` and `sliding_window`";
             Err(fields.error("layer_types", problem))
         }
         _ => {
-            let problem = format!("has {kind}, which is not supported, only full_attention, sliding_attention");
+            let problem =
+                format!("has {kind}, which is not supported, only full_attention, sliding_attention");
             Err(fields.error("layer_types", problem))
         }
     });
@@ -118,7 +120,8 @@ mod tests {
             config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
             config
         };
-        let types = |kinds: [&str; 3]| json!({ "layer_types": kinds.map(|kind| format!("{kind}_attention")) });
+        let types =
+            |kinds: [&str; 3]| json!({ "layer_types": kinds.map(|kind| format!("{kind}_attention")) });
         for (model_type, changes, expected) in [
             ("qwen2", json!({ "sliding_window": 16 }), vec![None; 3]),
             ("qwen2", sliding.clone(), vec![None, window(16), window(16)]),
@@ -126,7 +129,11 @@ mod tests {
             ("qwen2", with(json!({ "max_window_layers": 3 })), vec![None; 3]),
             ("qwen3", json!({ "use_sliding_window": true, "sliding_window": 16 }), vec![None; 3]),
             ("qwen2", with(json!({ "sliding_window": null })), vec![None; 3]),
-            ("qwen2", json!({ "use_sliding_window": true, "max_window_layers": 2 }), vec![None, None, window(4096)]),
+            (
+                "qwen2",
+                json!({ "use_sliding_window": true, "max_window_layers": 2 }),
+                vec![None, None, window(4096)],
+            ),
             ("qwen3", with(types(["sliding", "full", "full"])), vec![window(16), None, None]),
             ("qwen2", with(types(["full"; 3])), vec![None; 3]),
             ("mistral", json!({ "sliding_window": 16 }), vec![window(16); 3]),
@@ -146,7 +153,12 @@ mod tests {
             windows_of("qwen2", config).unwrap_err().to_string()
         };
         assert!(said(on.clone(), json!(["full_attention"])).contains("a list of 3 types"));
-        assert!(said(on.clone(), json!(["full_attention", "chunked_attention", 1])).contains("chunked_attention"));
-        assert!(said(json!({}), json!(["sliding_attention", "full_attention", "full_attention"])).contains("no window"));
+        assert!(
+            said(on.clone(), json!(["full_attention", "chunked_attention", 1])).contains("chunked_attention")
+        );
+        assert!(
+            said(json!({}), json!(["sliding_attention", "full_attention", "full_attention"]))
+                .contains("no window")
+        );
     }
 }

@@ -44,7 +44,9 @@ impl Weights {
         if !index.exists() {
             let found = names_in(folder, ".safetensors");
             let problem = match found.iter().any(|name| name.starts_with("model-")) {
-                true => format!("{INDEX}, which lists the shards {}, is not there: get it too", found.join(", ")),
+                true => {
+                    format!("{INDEX}, which lists the shards {}, is not there: get it too", found.join(", "))
+                }
                 false if found.is_empty() => format!("neither {SINGLE} nor {INDEX} is there"),
                 false => format!("neither {SINGLE} nor {INDEX} is there, only {}", found.join(", ")),
             };
@@ -222,7 +224,13 @@ impl Mapped {
         // SAFETY: the map is shared, read-only and backed by a file, so dropped pages are read from the file
         // again. Dropping them only saves memory, so a failure of the call is harmless.
         #[cfg(unix)]
-        let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, self.start + begin, end - begin) };
+        let _ = unsafe {
+            self.map.unchecked_advise_range(
+                memmap2::UncheckedAdvice::DontNeed,
+                self.start + begin,
+                end - begin,
+            )
+        };
     }
 
     #[allow(unsafe_code)]

@@ -113,9 +113,7 @@ impl Tuned {
     fn check_variant(&self) -> Result<()> {
         let config = &self.config;
         if config["peft_type"] != "LORA" {
-            return Err(
-                self.error(format!("`peft_type` must be \"LORA\", got {}", config["peft_type"]))
-            );
+            return Err(self.error(format!("`peft_type` must be \"LORA\", got {}", config["peft_type"])));
         }
         if let Some(key) = UNSUPPORTED.into_iter().find(|key| is_set(&config[*key])) {
             return Err(self.error(format!("`{key}` = {} is not supported", config[key])));
@@ -136,9 +134,8 @@ impl Tuned {
 
     /// The linear layers that it has weights for.
     pub fn layers(&self) -> Result<Vec<String>> {
-        let of = |name: &str| {
-            Some(name.strip_prefix(&peft_name(""))?.strip_suffix(".lora_A.weight")?.to_owned())
-        };
+        let of =
+            |name: &str| Some(name.strip_prefix(&peft_name(""))?.strip_suffix(".lora_A.weight")?.to_owned());
         let layers: Vec<String> = self.weights.names().filter_map(of).collect();
         match layers.is_empty() {
             false => Ok(layers),
@@ -157,7 +154,8 @@ impl Tuned {
         };
         let (rank, alpha) = (number("r")?, number("lora_alpha")?);
         if rank != adapter.rank as f64 {
-            return Err(self.error(format!("`r` is {rank}, but the adapter was asked for with rank {}", adapter.rank)));
+            return Err(self
+                .error(format!("`r` is {rank}, but the adapter was asked for with rank {}", adapter.rank)));
         }
         // Rank-stabilised LoRA (Kalajdzievski 2023).
         let (divisor, formula) = match self.config["use_rslora"] == true {

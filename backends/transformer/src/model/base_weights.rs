@@ -73,12 +73,14 @@ impl BaseWeights {
             known.push(HEAD);
         }
         for name in self.weights.names().filter(|name| !known.contains(name)) {
-            let error = |problem: String| Error::Model(format!("{}: {name} {problem}", self.weights.origin()));
+            let error =
+                |problem: String| Error::Model(format!("{}: {name} {problem}", self.weights.origin()));
             let Some(table) = Table::named(name, a) else {
                 let kind = a.model_type.name();
                 return Err(error(format!("is no part of a {kind} of this configuration")));
             };
-            let expected = self.weights.values(name).is_some_and(|(shape, values)| table.agrees(a, shape, &values));
+            let expected =
+                self.weights.values(name).is_some_and(|(shape, values)| table.agrees(a, shape, &values));
             if !expected {
                 return Err(error(format!(
                     "is not {}: the model was made for another computation than its config.json says. Correct the \

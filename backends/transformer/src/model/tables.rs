@@ -30,7 +30,9 @@ impl Table {
         match self {
             Table::Mask => "a causal mask",
             Table::Masked => "a number that masks (-10000 or less)",
-            Table::Frequencies => "the table of rotary frequencies that follows from `rope_theta` and `head_dim`",
+            Table::Frequencies => {
+                "the table of rotary frequencies that follows from `rope_theta` and `head_dim`"
+            }
         }
     }
 
