@@ -86,6 +86,21 @@ pub(crate) fn adapter(folder: &Path) -> Result<(), String> {
     pointers(folder, &names)
 }
 
+/// Checks that a path exists; the error suggests a similarly named neighbour.
+pub(super) fn exists(path: &Path) -> Result<(), String> {
+    if path.exists() {
+        return Ok(());
+    }
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let neighbours = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names: Vec<String> =
+        neighbours.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let hint = spo_api::nearest(&name, names.iter().map(String::as_str));
+    let hint = hint.map_or(String::new(), |n| format!("; did you mean {}?", folder.join(n).display()));
+    Err(format!("there is no {}{hint}", path.display()))
+}
+
 /// The names of the files in a folder, in order.
 fn names(folder: &Path, wanted: &str) -> Result<Vec<String>, String> {
     let shown = folder.display();
@@ -96,7 +111,7 @@ fn names(folder: &Path, wanted: &str) -> Result<Vec<String>, String> {
                  --local-dir FOLDER`) and give the folder"
             )
         });
-        return Err(super::data::exists(folder).err().unwrap_or_default() + &hub);
+        return Err(exists(folder).err().unwrap_or_default() + &hub);
     }
     if folder.is_file() {
         let name = folder.to_string_lossy();
