@@ -23,7 +23,8 @@ pub struct Adapter {
     pub rank: usize,
     /// Numerator of the scale.
     pub alpha: f64,
-    /// Names of the adapted linear layers, as in PEFT's `target_modules`: `q_proj`, `c_attn`, ...
+    /// Names of the adapted linear layers, as in PEFT's `target_modules`: `q_proj`, `c_attn`, ... Empty
+    /// together with a [`path`](Self::path) for the layers that the folder has weights for.
     pub targets: Vec<String>,
     /// An existing adapter in PEFT's format to start from, instead of `B = 0`.
     pub path: Option<PathBuf>,
@@ -58,6 +59,10 @@ pub struct ModelInfo {
     pub vocabulary: usize,
     /// Longest supported sequence, in tokens.
     pub context: usize,
+    /// The key of the model's configuration that sets [`context`](Self::context), for messages:
+    /// `max_position_embeddings`, `sliding_window`. Empty if there is none.
+    #[serde(default)]
+    pub context_key: String,
     /// Name of the device in use.
     pub device: String,
     /// The type of weights and activations.
@@ -65,6 +70,9 @@ pub struct ModelInfo {
     /// Whether the session supports [`Session::hessian_vector`].
     #[serde(default)]
     pub hessian_vectors: bool,
+    /// What the user should know about how the model's files were read, one sentence each.
+    #[serde(default)]
+    pub remarks: Vec<String>,
 }
 
 /// A prompt and the completions that share it.

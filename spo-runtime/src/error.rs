@@ -10,11 +10,13 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 #[error("{0}")]
 pub(crate) struct BadInput(pub String);
 
-/// Context added to the error that ended a run which can be resumed.
+/// Context added to the error that ended a run.
 #[derive(Debug, thiserror::Error)]
 #[error("{} is not finished", folder.display())]
 pub(crate) struct Unfinished {
     pub(crate) folder: PathBuf,
+    /// What `spo-run resume` would do; `None` if there is nothing to go on from.
+    pub(crate) resume: Option<&'static str>,
 }
 
 /// The run was stopped by a signal.
@@ -55,10 +57,31 @@ pub(crate) fn report(error: &anyhow::Error) -> String {
         matches!(cause.downcast_ref(), Some(spo_api::Error::NonFinite(_) | spo_api::Error::Stopped(_)))
     });
     let hint = match unfinished {
-        Some(Unfinished { folder }) if exit_code(error) != 2 && !again => {
-            format!("\n`spo-run resume {}` goes on from the last checkpoint", folder.display())
+        Some(Unfinished { folder, resume: Some(does) }) if exit_code(error) != 2 && !again => {
+            format!("\n`spo-run resume {}` {does}", folder.display())
         }
         _ => String::new(),
     };
     format!("{prefix}{text}{hint}")
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn resuming_is_suggested_where_there_is_something_to_go_on_from() {
+        let failed = |error: spo_api::Error, resume| {
+            let unfinished = Unfinished { folder: "runs/a".into(), resume };
+            report(&Err::<(), _>(error).context(unfinished).unwrap_err())
+        };
+        let engine = || spo_api::Error::Engine("out of memory".into());
+        assert_eq!(failed(engine(), None), "error: out of memory");
+        let hint = failed(engine(), Some("goes on from the last checkpoint"));
+        assert_eq!(hint, "error: out of memory\n`spo-run resume runs/a` goes on from the last checkpoint");
+        let again = failed(spo_api::Error::NonFinite("row 3".into()), Some("goes on"));
+        assert_eq!(again, "error: row 3", "it would fail again");
+    }
 }

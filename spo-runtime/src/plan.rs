@@ -1,6 +1,9 @@
 //! Turns a recipe into everything a run needs, and checks it before training begins.
 
 mod data;
+pub(crate) mod fit;
+pub(crate) mod folders;
+pub(crate) mod generation;
 pub(crate) mod libraries;
 pub(crate) mod provenance;
 pub(crate) mod stage;
@@ -137,6 +140,14 @@ impl Plan {
             "{}: {} with {} parameters, {} of them trained, in {} on {}",
             self.name, info.architecture, info.parameters, info.trainable, info.dtype, info.device
         )];
+        lines.extend(info.remarks);
+        let answers = self.recipe.evaluation.samples > 0 || self.stages.iter().any(|stage| stage.exact_match);
+        if let Some(folder) = self.recipe.model.path.as_ref().filter(|_| answers)
+            && self.stages.iter().any(|stage| stage.eval.is_some())
+            && let Some(settings) = generation::unapplied(folder)
+        {
+            lines.push(format!("{settings} (held-out answers are greedy)"));
+        }
         lines.extend(
             self.libraries.iter().map(|l| format!("plugin {} {}: {}", l.name, l.version, l.path.display())),
         );
@@ -213,6 +224,7 @@ impl Draft {
                 document.locate(base, e)
             })?;
 
+        check_folders(document, &recipe)?;
         let pairs = parts.iter().any(|parts| parts.objective.requirements().data == Layout::Pairs);
         let tokenizer = tokenizer(document, &recipe)?;
         let cache = caching.map(|(stop, reporter)| TokenCache {
@@ -242,29 +254,14 @@ impl Draft {
 
     /// Checks that tokenizer, rows and model are compatible.
     fn check_fit(&self, document: &Document, info: &ModelInfo) -> Result<(), BadInput> {
-        let ModelInfo { vocabulary, context, .. } = *info;
-        self.tokenizer.check_vocabulary(vocabulary).map_err(|e| document.error("model", e.to_string()))?;
-        for (i, stage) in self.recipe.stage.iter().enumerate() {
-            if self.stages[i].step.needs().hessian && !info.hessian_vectors {
+        let fits = self.tokenizer.check_vocabulary(info.vocabulary);
+        fits.map_err(|e| document.error("model", e.to_string()))?;
+        for (i, stage) in self.stages.iter().enumerate() {
+            if stage.step.needs().hessian && !info.hessian_vectors {
                 return Err(self.no_hessian(document, i));
             }
-            let (data, key) = match &stage.data {
-                Some(data) => (data, format!("stage[{i}].data.max_length")),
-                None => (&self.recipe.data, "data.max_length".to_owned()),
-            };
-            let longest = self.stages[i].train.examples.iter().flat_map(|e| &e.groups);
-            let longest =
-                longest.map(|g| g.prompt.len() + g.completions.iter().map(Vec::len).max().unwrap_or(0)).max();
-            if longest.is_some_and(|l| l > context) {
-                let message = format!(
-                    "is {}, and the longest row has {} tokens, but the model was made for {context}",
-                    data.max_length,
-                    longest.unwrap_or_default()
-                );
-                return Err(document.error(&key, message));
-            }
         }
-        Ok(())
+        fit::check(document, &self.recipe, &self.stages, info)
     }
 
     /// Checks that the backend can run the optimizers, before time is spent on scoring the reference.
@@ -300,6 +297,17 @@ impl Draft {
         );
         document.error(&key, message)
     }
+}
+
+/// Checks the folders of the model and of its adapter.
+fn check_folders(document: &Document, recipe: &Recipe) -> Result<(), BadInput> {
+    if let Some(folder) = &recipe.model.path {
+        folders::model(folder).map_err(|problem| document.error("model.path", problem))?;
+    }
+    if let Some(folder) = recipe.model.adapter.as_ref().and_then(|adapter| adapter.path.as_ref()) {
+        folders::adapter(folder).map_err(|problem| document.error("model.adapter.path", problem))?;
+    }
+    Ok(())
 }
 
 /// The specification of the model to open.

@@ -73,7 +73,7 @@ pub(crate) fn run(registry: &mut Registry, document: &Document, reporter: &Repor
         reporter.note(&table);
         reporter.note(&output::closing(&folder));
     }
-    outcome.context(Unfinished { folder })
+    outcome.context(Unfinished { folder, resume: Some("runs the cells that are not finished") })
 }
 
 /// Checks every cell of a sweep, and lists the cells.

@@ -213,6 +213,42 @@ fn cases() -> Vec<Case> {
             arguments: vec![],
         },
         Case {
+            name: "model_is_an_adapter",
+            recipe: vec![(r#"path = "model""#, r#"path = "adapter""#)],
+            files: vec![(
+                "adapter/adapter_config.json",
+                br#"{"base_model_name_or_path": "Org/Base"}"#.to_vec(),
+            )],
+            arguments: vec![],
+        },
+        Case {
+            name: "adapter_is_a_model",
+            recipe: vec![(
+                r#"path = "model""#,
+                "path = \"model\"\nadapter = { rank = 2, alpha = 4, targets = [\"q_proj\"], path = \"model\" }",
+            )],
+            files: vec![],
+            arguments: vec![],
+        },
+        recipe("model_is_a_run", r#"path = "model""#, r#"path = "works""#),
+        recipe("model_is_a_name_on_a_hub", r#"path = "model""#, r#"path = "Org/Model-0.5B""#),
+        recipe("model_is_a_file", r#"path = "model""#, r#"path = "train.jsonl""#),
+        Case {
+            name: "weights_in_the_format_of_pytorch",
+            recipe: vec![(r#"path = "model""#, r#"path = "other""#)],
+            files: vec![("other/config.json", b"{}".to_vec()), ("other/pytorch_model.bin", b"PK".to_vec())],
+            arguments: vec![],
+        },
+        Case {
+            name: "configuration_is_a_pointer_of_git_lfs",
+            recipe: vec![],
+            files: vec![(
+                "model/config.json",
+                b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 700\n".to_vec(),
+            )],
+            arguments: vec![],
+        },
+        Case {
             name: "weights_truncated",
             recipe: vec![],
             files: vec![("model/model.safetensors", b"\x10\0\0\0\0\0\0\0{\"a\":".to_vec())],

@@ -15,6 +15,7 @@ mod enumerable;
 #[cfg(target_os = "linux")]
 mod faults;
 mod hostile;
+mod models;
 mod nonfinite;
 mod optimizers;
 mod ownership;

@@ -1,6 +1,7 @@
 //! Files, configurations and batches: what is read, and what is refused with which message.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -67,6 +68,13 @@ fn weight_files_that_cannot_be_used_are_named() {
     says(&refused(&spec), &["model.safetensors"]);
     fs::remove_file(weights(&folder)).unwrap();
     says(&refused(&spec), &["neither model.safetensors nor model.safetensors.index.json"]);
+    fs::write(folder.path().join("consolidated.safetensors"), &whole).unwrap();
+    says(&refused(&spec), &["only consolidated.safetensors"]);
+    fs::write(folder.path().join("model-00001-of-00002.safetensors"), &whole).unwrap();
+    says(
+        &refused(&spec),
+        &["model.safetensors.index.json", "model-00001-of-00002.safetensors", "get it too"],
+    );
 }
 
 #[test]
@@ -127,7 +135,7 @@ fn shards_are_read_and_checked() {
     assert_eq!(log_probs(&mut *open(&spec).unwrap()), before);
 
     fs::remove_file(folder.path().join("b.safetensors")).unwrap();
-    says(&refused(&spec), &["b.safetensors"]);
+    says(&refused(&spec), &["index.json", "2 shards", "b.safetensors is not there"]);
     map["lm_head.weight"] = json!("a.safetensors");
     fs::write(&index, json!({ "weight_map": map }).to_string()).unwrap();
     says(&refused(&spec), &["index.json", "lm_head.weight", "no shard holds it"]);
@@ -154,40 +162,185 @@ fn half_precision_files_come_back_to_the_bit() {
     }
 }
 
+/// Adds tensors to a safetensors file.
+fn append(path: &Path, tensors: &[(&str, &str, Vec<usize>, Vec<u8>)]) {
+    let mut data = Vec::new();
+    edit_header(path, |header| {
+        let ends = header.as_object().unwrap().values().filter_map(|t| t["data_offsets"][1].as_u64());
+        let begin = ends.max().unwrap() as usize;
+        for (name, dtype, shape, bytes) in tensors {
+            let at = begin + data.len();
+            data.extend(bytes);
+            let offsets = [at, at + bytes.len()];
+            header[*name] = json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets });
+        }
+    });
+    let file = fs::read(path).unwrap();
+    fs::write(path, [file, data].concat()).unwrap();
+}
+
+/// Where a file holds the bytes of a tensor.
+fn bytes_in(path: &Path, name: &str) -> Range<usize> {
+    let mut offsets = [0, 0];
+    edit_header(path, |header| {
+        offsets = [0, 1].map(|i| header[name]["data_offsets"][i].as_u64().unwrap() as usize);
+    });
+    let start = 8 + u64::from_le_bytes(fs::read(path).unwrap()[..8].try_into().unwrap()) as usize;
+    start + offsets[0]..start + offsets[1]
+}
+
+fn bytes_of(path: &Path, name: &str) -> Vec<u8> {
+    let range = bytes_in(path, name);
+    fs::read(path).unwrap()[range].to_vec()
+}
+
+fn floats(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
+    values.into_iter().flat_map(f32::to_le_bytes).collect()
+}
+
+fn config_of(folder: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap()
+}
+
+fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
+    let mut value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    edit(&mut value);
+    fs::write(path, value.to_string()).unwrap();
+}
+
+/// A folder with a tied model of this type.
+fn tied(model_type: ModelType) -> (TempDir, ModelSpec) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = tiny(model_type);
+    config["tie_word_embeddings"] = json!(true);
+    let mut spec = random(&config, None);
+    open(&spec).unwrap().save(folder.path(), Export::Model).unwrap();
+    spec.source = ModelSource::Folder(folder.path().to_owned());
+    (folder, spec)
+}
+
+const VOCABULARY: usize = 37;
+const HIDDEN: usize = 24;
+
+#[test]
+fn a_head_of_its_own_is_used_and_saved_though_the_configuration_says_tied() {
+    for (model_type, adapted) in
+        [(ModelType::Llama, false), (ModelType::Gpt2, false), (ModelType::Qwen2, true)]
+    {
+        let (folder, mut spec) = tied(model_type);
+        if adapted {
+            let targets = vec!["all-linear".into()];
+            spec.adapter = Some(Adapter { rank: 2, alpha: 4.0, targets, path: None });
+        }
+        let as_tied = log_probs(&mut *open(&spec).unwrap());
+        let head = floats((0..VOCABULARY * HIDDEN).map(|i| (i as f32 * 0.37).sin() * 0.3));
+        append(&weights(&folder), &[("lm_head.weight", "F32", vec![VOCABULARY, HIDDEN], head.clone())]);
+        let mut session = open(&spec).unwrap();
+        says(&session.info().remarks.join(""), &["config.json", "lm_head.weight", "tie_word_embeddings"]);
+        let with_head = log_probs(&mut *session);
+        assert_ne!(with_head, as_tied);
+
+        // The same as when the configuration is right.
+        edit_json(&folder.path().join("config.json"), |config| config["tie_word_embeddings"] = json!(false));
+        let mut right = open(&spec).unwrap();
+        assert_eq!(log_probs(&mut *right), with_head, "{model_type:?}");
+        assert_eq!(right.info().parameters, session.info().parameters);
+        assert_eq!(right.info().trainable, session.info().trainable);
+        assert!(right.info().remarks.is_empty());
+
+        let saved = tempfile::tempdir().unwrap();
+        session.save(saved.path(), Export::Model).unwrap();
+        assert_eq!(config_of(saved.path())["tie_word_embeddings"], json!(false));
+        assert!(bytes_of(&weights(&saved), "lm_head.weight") == head, "the head is saved to the bit");
+    }
+}
+
+#[test]
+fn a_head_that_is_the_table_needs_no_word() {
+    for (model_type, table) in
+        [(ModelType::Llama, "model.embed_tokens.weight"), (ModelType::Gpt2, "transformer.wte.weight")]
+    {
+        let (folder, spec) = tied(model_type);
+        let before = log_probs(&mut *open(&spec).unwrap());
+        let bytes = bytes_of(&weights(&folder), table);
+        append(&weights(&folder), &[("lm_head.weight", "F32", vec![VOCABULARY, HIDDEN], bytes)]);
+        let mut session = open(&spec).unwrap();
+        assert_eq!(log_probs(&mut *session), before);
+        assert!(session.info().remarks.is_empty());
+        let saved = tempfile::tempdir().unwrap();
+        session.save(saved.path(), Export::Model).unwrap();
+        edit_header(&weights(&saved), |header| assert!(header.get("lm_head.weight").is_none()));
+
+        // One bit of the head makes it another.
+        let mut file = fs::read(weights(&folder)).unwrap();
+        *file.last_mut().unwrap() ^= 0x80;
+        fs::write(weights(&folder), file).unwrap();
+        assert_eq!(open(&spec).unwrap().info().remarks.len(), 1);
+    }
+}
+
+#[test]
+fn a_table_under_the_name_of_the_head_is_found() {
+    let (folder, spec) = tied(ModelType::Llama);
+    let before = log_probs(&mut *open(&spec).unwrap());
+    edit_header(&weights(&folder), |header| {
+        let table = header.as_object_mut().unwrap().remove("model.embed_tokens.weight").unwrap();
+        header["lm_head.weight"] = table;
+    });
+    let mut session = open(&spec).unwrap();
+    assert_eq!(log_probs(&mut *session), before);
+    assert!(session.info().remarks.is_empty());
+}
+
+/// A causal mask as GPT-2's older files hold it.
+fn mask(n: usize) -> Vec<u8> {
+    floats((0..n * n).map(|i| if i % n <= i / n { 1.0 } else { 0.0 }))
+}
+
 #[test]
 fn names_of_older_files_are_understood() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut spec = random(&tiny(ModelType::Gpt2), None);
-    let mut session = open(&spec).unwrap();
-    session.save(folder.path(), Export::Model).unwrap();
-    spec.source = ModelSource::Folder(folder.path().to_owned());
+    let (folder, spec) = tied(ModelType::Gpt2);
+    let before = log_probs(&mut *open(&spec).unwrap());
     // Without the prefix, with a causal mask among the weights and the head beside the table it is.
     edit_header(&weights(&folder), |header| {
         let tensors = std::mem::take(header.as_object_mut().unwrap());
         for (name, tensor) in tensors {
             header[name.strip_prefix("transformer.").unwrap_or(&name)] = tensor;
         }
-        let table = header["wte.weight"].clone();
-        let end =
-            header.as_object().unwrap().values().filter_map(|t| t["data_offsets"][1].as_u64()).max().unwrap();
-        header["lm_head.weight"] = json!({
-            "dtype": "F32", "shape": table["shape"], "data_offsets": [end, end + 4 * 37 * 24],
-        });
-        header["h.0.attn.bias"] = json!({
-            "dtype": "F32", "shape": [1], "data_offsets": [end + 4 * 37 * 24, end + 4 * 37 * 24 + 4],
-        });
     });
-    let mut bytes = fs::read(weights(&folder)).unwrap();
-    bytes.extend([0; 4 * 37 * 24 + 4]);
-    fs::write(weights(&folder), bytes).unwrap();
+    let table = bytes_of(&weights(&folder), "wte.weight");
+    let tensors = [
+        ("lm_head.weight", "F32", vec![VOCABULARY, HIDDEN], table),
+        ("h.0.attn.bias", "F32", vec![1, 1, 8, 8], mask(8)),
+        ("h.0.attn.masked_bias", "F32", vec![], floats([-1e4])),
+    ];
+    append(&weights(&folder), &tensors);
     let mut older = open(&spec).unwrap();
-    assert_eq!(log_probs(&mut *older), log_probs(&mut *session));
+    assert_eq!(log_probs(&mut *older), before);
 
     let saved = tempfile::tempdir().unwrap();
     older.save(saved.path(), Export::Model).unwrap();
     edit_header(&weights(&saved), |header| {
         assert!(header.get("wte.weight").is_some() && header.get("lm_head.weight").is_none());
     });
+}
+
+#[test]
+fn tables_that_say_something_else_are_refused() {
+    let (folder, spec) = tied(ModelType::Gpt2);
+    let mut full = mask(4);
+    full[4..8].copy_from_slice(&1f32.to_le_bytes());
+    append(&weights(&folder), &[("transformer.h.1.attn.bias", "F32", vec![1, 1, 4, 4], full)]);
+    says(&refused(&spec), &["model.safetensors", "transformer.h.1.attn.bias", "causal mask"]);
+
+    let (folder, spec) = saved();
+    let theta = |theta: f32| floats((0..3).map(|i| theta.powf(-(i as f32) / 3.0)));
+    let name = "model.layers.0.self_attn.rotary_emb.inv_freq";
+    append(&weights(&folder), &[(name, "F32", vec![3], theta(10_000.0))]);
+    assert!(open(&spec).is_ok());
+    let other = "model.layers.1.self_attn.rotary_emb.inv_freq";
+    append(&weights(&folder), &[(other, "F32", vec![3], theta(20_000.0))]);
+    says(&refused(&spec), &[other, "rope_theta", "config.json"]);
 }
 
 fn log_probs(session: &mut dyn Session) -> Vec<f64> {
@@ -233,12 +386,103 @@ fn adapters_that_do_not_fit_are_refused() {
         random(config, Some(Adapter { path, ..adapter(rank, target) }))
     };
     assert!(open(&from(4, "q_proj")).is_ok());
-    says(&refused(&from(2, "q_proj")), &["adapter_config.json", "lora_alpha", "2", "4"]);
+    says(&refused(&from(2, "q_proj")), &["adapter_config.json", "`r` is 4", "rank 2"]);
     says(&refused(&from(4, "v_proj")), &["adapter_model.safetensors", "belongs to no target"]);
     says(&refused(&from(4, "all-linear")), &["adapter_model.safetensors", "is missing"]);
 
     let error = open(&random(config, None)).unwrap().save(folder.path(), Export::Adapter).unwrap_err();
     says(&error.to_string(), &["no adapter"]);
+}
+
+/// A model and an adapter on two of its layers, in folders, and a specification that takes what the adapter has.
+fn adapted() -> (TempDir, TempDir, ModelSpec) {
+    let (model, mut spec) = saved();
+    let folder = tempfile::tempdir().unwrap();
+    let targets = ["layers.0.self_attn.q_proj", "layers.1.mlp.up_proj"].map(str::to_owned).to_vec();
+    spec.adapter = Some(Adapter { rank: 4, alpha: 8.0, targets, path: None });
+    let mut session = open(&spec).unwrap();
+    let b = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight";
+    session.save(folder.path(), Export::Adapter).unwrap();
+    // B is not zero, so that the scale matters.
+    let file = folder.path().join("adapter_model.safetensors");
+    let range = bytes_in(&file, b);
+    let mut bytes = fs::read(&file).unwrap();
+    let values = floats((0..range.len() / 4).map(|i| (i as f32).sin()));
+    bytes[range].copy_from_slice(&values);
+    fs::write(&file, bytes).unwrap();
+    let path = Some(folder.path().to_owned());
+    spec.adapter = Some(Adapter { rank: 4, alpha: 8.0, targets: vec![], path });
+    (model, folder, spec)
+}
+
+#[test]
+fn an_adapter_adapts_the_layers_it_has_weights_for() {
+    let (_model, _folder, spec) = adapted();
+    let mut session = open(&spec).unwrap();
+    assert_eq!(session.info().trainable, 4 * (24 + 24) + 4 * (24 + 20));
+    let named = ["layers.0.self_attn.q_proj", "layers.1.mlp.up_proj"].map(str::to_owned).to_vec();
+    let adapter = Adapter { targets: named, ..spec.adapter.clone().unwrap() };
+    let mut expected = open(&ModelSpec { adapter: Some(adapter), ..spec.clone() }).unwrap();
+    assert_eq!(log_probs(&mut *session), log_probs(&mut *expected));
+    let bare = log_probs(&mut *open(&ModelSpec { adapter: None, ..spec }).unwrap());
+    assert_ne!(log_probs(&mut *session), bare);
+}
+
+#[test]
+fn a_rank_stabilised_adapter_is_scaled_by_the_root_of_its_rank() {
+    let (_model, folder, mut spec) = adapted();
+    let before = log_probs(&mut *open(&spec).unwrap());
+    edit_json(&folder.path().join("adapter_config.json"), |config| config["use_rslora"] = json!(true));
+    says(&refused(&spec), &["sqrt(`r`)", "is 4", "alpha / rank = 2", "alpha must be 16"]);
+    spec.adapter.as_mut().unwrap().alpha = 16.0;
+    let after = log_probs(&mut *open(&spec).unwrap());
+    assert_ne!(after, before);
+    edit_json(&folder.path().join("adapter_config.json"), |config| {
+        config["use_rslora"] = json!(false);
+        config["lora_alpha"] = json!(16);
+    });
+    assert_eq!(log_probs(&mut *open(&spec).unwrap()), after);
+}
+
+#[test]
+fn settings_of_an_adapter_that_change_its_numbers_are_refused() {
+    let (_model, folder, spec) = adapted();
+    let file = folder.path().join("adapter_config.json");
+    let whole = fs::read_to_string(&file).unwrap();
+    for (key, value) in [
+        ("use_dora", json!(true)),
+        ("bias", json!("lora_only")),
+        ("modules_to_save", json!(["lm_head"])),
+        ("rank_pattern", json!({ "q_proj": 8 })),
+        ("alpha_pattern", json!({ "q_proj": 8 })),
+        ("trainable_token_indices", json!([1])),
+        ("target_parameters", json!(["mlp.weight"])),
+        ("layer_replication", json!([[0, 1]])),
+        ("alora_invocation_tokens", json!([1, 2])),
+        ("init_lora_weights", json!("pissa_niter_16")),
+        ("init_lora_weights", json!("olora")),
+        ("peft_type", json!("IA3")),
+    ] {
+        edit_json(&file, |config| config[key] = value.clone());
+        says(&refused(&spec), &["adapter_config.json", &format!("`{key}`")]);
+        fs::write(&file, &whole).unwrap();
+    }
+    // What only says how the adapter was made, or how its file is to be read.
+    edit_json(&file, |config| {
+        config["init_lora_weights"] = json!("gaussian");
+        config["layers_to_transform"] = json!([0, 1]);
+        config["fan_in_fan_out"] = json!(true);
+        config["modules_to_save"] = json!(null);
+        config["rank_pattern"] = json!({});
+        config["target_modules"] = json!(".*(q_proj|up_proj)");
+    });
+    assert!(open(&spec).unwrap().info().remarks.is_empty());
+    edit_json(&file, |config| {
+        config["lora_dropout"] = json!(0.05);
+        config["base_model_name_or_path"] = json!("Org/Another");
+    });
+    let remarks = open(&spec).unwrap().info().remarks;
+    says(&remarks.join(" "), &["made for Org/Another", "`lora_dropout` = 0.05"]);
 }
 
 #[test]

@@ -136,6 +136,7 @@ impl Session for TabularSession {
         info.architecture = "tabular".into();
         (info.parameters, info.trainable) = (self.parameters().len(), self.parameters().len());
         (info.vocabulary, info.context) = (self.limits.vocabulary, self.limits.context);
+        info.context_key = "max_position_embeddings".into();
         info.device = "CPU, one thread".into();
         info.dtype = "f64".into();
         info.hessian_vectors = true;

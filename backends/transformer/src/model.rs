@@ -3,6 +3,7 @@
 pub(crate) mod adapter;
 mod base_weights;
 mod init;
+mod tables;
 
 use std::path::PathBuf;
 
@@ -10,8 +11,9 @@ use safetensors::Dtype;
 use serde_json::Value;
 use spo_api::{Adapter, ModelSource, ModelSpec, Result};
 
+use self::adapter::Tuned;
 use self::base_weights::BaseWeights;
-use crate::config;
+use crate::config::{self, Architecture};
 use crate::decoder::Decoder;
 use crate::engine::{Engine, Precision};
 use crate::files::read_json;
@@ -21,12 +23,14 @@ pub(crate) struct Model<E: Engine> {
     pub decoder: Decoder,
     pub parameters: Parameters<E>,
     pub adapter: Option<Adapter>,
-    /// The configuration as it was passed in.
+    /// The configuration as it was passed in. If the weights contradict it, it is made to agree with them.
     pub config: Value,
     /// The folder the weights were read from, if any.
     pub source: Option<PathBuf>,
     /// Names and types of the base parameters on disk. Base parameters have the lowest ids.
     pub stored: Vec<(String, Dtype)>,
+    /// What the user should know about how the files were read.
+    pub remarks: Vec<String>,
     /// The trained parameters, in the order in which vectors hold them.
     trained: Vec<Id>,
 }
@@ -36,7 +40,7 @@ impl<E: Engine> Model<E> {
     /// [`Error::Model`](spo_api::Error::Model) if the folder, the configuration or the adapter cannot be
     /// used.
     pub fn open(engine: &E, spec: &ModelSpec) -> Result<Self> {
-        let (config, source) = match &spec.source {
+        let (mut config, source) = match &spec.source {
             ModelSource::Random(config) => (config.clone(), None),
             ModelSource::Folder(folder) => (read_json(&folder.join("config.json"))?, Some(folder.clone())),
         };
@@ -44,13 +48,33 @@ impl<E: Engine> Model<E> {
             Some(folder) => folder.join("config.json").display().to_string(),
             None => "model configuration".to_owned(),
         };
+        let mut remarks = Vec::new();
         let mut decoder = Decoder::new(config::parse(&config, &origin)?);
-        if let Some(adapter) = &spec.adapter {
-            adapter::attach(&mut decoder, adapter)?;
-        }
         let weights = source.as_deref().map(|folder| BaseWeights::open(folder, &decoder)).transpose()?;
-        let tuned = spec.adapter.as_ref().and_then(|a| a.path.as_deref());
-        let tuned = tuned.map(|folder| adapter::open(folder, &decoder)).transpose()?;
+        if let Some(weights) = &weights {
+            if decoder.architecture.tied && weights.holds_own_head(&decoder) {
+                decoder = Decoder::new(Architecture { tied: false, ..decoder.architecture });
+                config["tie_word_embeddings"] = false.into();
+                remarks.push(format!(
+                    "{origin}: says that the head is the embedding table (`tie_word_embeddings`), but the weights hold an \
+                     lm_head.weight with other values: it is used, as in transformers, and saved with \
+                     `tie_word_embeddings` = false"
+                ));
+            }
+            weights.check_unused(&decoder)?;
+        }
+        let tuned = spec.adapter.as_ref().and_then(|a| a.path.as_deref()).map(Tuned::open).transpose()?;
+        let mut adapter = spec.adapter.clone();
+        if let Some(adapter) = &mut adapter {
+            if let Some(tuned) = tuned.as_ref().filter(|_| adapter.targets.is_empty()) {
+                adapter.targets = tuned.layers()?;
+            }
+            adapter::attach(&mut decoder, adapter)?;
+            if let Some(tuned) = &tuned {
+                tuned.check(&decoder, adapter)?;
+                remarks.extend(tuned.remarks(source.as_deref()));
+            }
+        }
         let adapted = spec.adapter.is_some();
         let range = decoder.architecture.initializer_range;
         let parameters = Parameters::upload(
@@ -62,15 +86,14 @@ impl<E: Engine> Model<E> {
                 _ => Kept::Frozen,
             },
             |id, wanted| match (wanted.role.of_adapter(), &weights, &tuned) {
-                (true, _, Some(tuned)) => tuned.read(&adapter::peft_name(&wanted.name), wanted),
+                (true, _, Some(tuned)) => tuned.read(wanted),
                 (false, Some(weights), _) => weights.read(wanted),
                 _ => Ok(init::random(wanted, id, spec.seed, range)),
             },
         )?;
         let trained = (0..decoder.specs.len()).filter(|&id| parameters.gradient(id).is_some()).collect();
         let stored = base_weights::stored(&decoder, weights.as_ref());
-        let adapter = spec.adapter.clone();
-        Ok(Model { decoder, parameters, adapter, config, source, stored, trained })
+        Ok(Model { decoder, parameters, adapter, config, source, stored, remarks, trained })
     }
 
     /// The trained parameters, in the order in which vectors hold them.

@@ -113,21 +113,14 @@ pub(crate) fn check(
         )));
     }
     check_ids(prompt, architecture, || format!("prompt of {}", what()))?;
-    let (length, context) = (prompt.len() + more, architecture.context);
-    if length > context {
+    let (length, (longest, key)) = (prompt.len() + more, architecture.longest());
+    if length > longest {
         return Err(Error::Batch(format!(
-            "{}: {length} tokens, but the model was made for at most {context} (max_position_embeddings)",
+            "{}: {length} tokens, but the model reads at most {longest} here ({key})",
             what()
         )));
     }
-    match architecture.window() {
-        Some(window) if length > window => Err(Error::Batch(format!(
-            "{}: {length} tokens, but beyond {window} (sliding_window) the model's attention is cut, \
-             which is not supported",
-            what()
-        ))),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn check_ids(ids: &[u32], architecture: &Architecture, what: impl Fn() -> String) -> Result<()> {

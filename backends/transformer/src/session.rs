@@ -131,10 +131,12 @@ impl<E: Engine> Session for TransformerSession<E> {
         info.parameters = decoder.specs.iter().map(Spec::elements).sum();
         info.trainable = self.dimension();
         info.vocabulary = decoder.architecture.vocabulary;
-        info.context = decoder.architecture.context;
+        let (context, key) = decoder.architecture.longest();
+        (info.context, info.context_key) = (context, key.to_owned());
         info.device = self.engine.memory().device();
         info.dtype = self.engine.memory().dtype().to_owned();
         info.hessian_vectors = self.engine.recorder().is_some();
+        info.remarks.clone_from(&self.model.remarks);
         info
     }
 

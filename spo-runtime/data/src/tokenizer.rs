@@ -183,6 +183,13 @@ impl Tokenizer {
         &self.stop
     }
 
+    /// Adds tokens that end an answer: those that the model itself names, where its files are elsewhere.
+    pub fn stop_at(&mut self, tokens: &[u32]) {
+        self.stop.extend(tokens);
+        self.stop.sort_unstable();
+        self.stop.dedup();
+    }
+
     /// One more than the largest token id.
     pub fn vocabulary(&self) -> usize {
         self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)

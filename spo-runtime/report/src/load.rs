@@ -80,6 +80,9 @@ pub struct Sample {
     pub chosen: String,
     /// The greedy answer.
     pub answer: String,
+    /// Whether it was cut at a limit and did not end by itself.
+    #[serde(default)]
+    pub cut: bool,
 }
 
 /// The texts of the probes.

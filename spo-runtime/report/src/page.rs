@@ -271,7 +271,11 @@ fn samples(out: &mut String, stage: &Stage) {
     for row in rows {
         let answer = |end: &[crate::load::Sample]| match end.iter().find(|s| s.place == row.place) {
             Some(sample) => {
-                let mark = if sample.answer == row.chosen { " \u{2713}" } else { "" };
+                let mark = match sample.cut {
+                    true => " \u{2026} (cut)",
+                    false if sample.answer == row.chosen => " \u{2713}",
+                    false => "",
+                };
                 format!("{}{mark}", escape(&sample.answer))
             }
             None => "-".into(),

@@ -17,9 +17,12 @@ pub(crate) struct ExportArguments {
 }
 
 impl ExportArguments {
-    /// Writes a Hugging Face folder. Refuses to write to a folder that is not empty.
+    /// Writes a Hugging Face folder. Refuses to write to a file, or to a folder that is not empty.
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         let folder = &self.output;
+        if folder.is_file() {
+            return Err(BadInput(format!("error: {} is a file: give a folder", folder.display())).into());
+        }
         if folder.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(BadInput(format!("error: {} is not empty", folder.display())).into());
         }

@@ -1,10 +1,12 @@
 //! `spo-run generate`: continues prompts with a saved model.
 
 use serde_json::{Map, json};
-use spo_api::{Registry, Sampling};
+use spo_api::{ModelInfo, Registry, Sampling};
+use spo_data::Tokenizer;
 
 use super::saved_model::SavedModel;
 use crate::error::BadInput;
+use crate::plan::{fit, generation};
 use crate::reporter::say;
 
 #[derive(clap::Args)]
@@ -20,7 +22,7 @@ pub(crate) struct GenerateArguments {
 
 #[derive(clap::Args)]
 struct Answering {
-    /// Most tokens to add.
+    /// Most tokens to add. Fewer where the model's context ends before.
     #[arg(long, default_value_t = 128)]
     max_new_tokens: usize,
     /// 0 takes the most probable token every time.
@@ -38,40 +40,86 @@ struct Answering {
 }
 
 impl GenerateArguments {
-    /// Continues each prompt, as the user's message if there is a chat template.
+    /// Continues each prompt, as the user's message if there is a chat template. An answer that did not end by
+    /// itself, and settings of the model that are not applied, are told on standard error.
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         let how = &self.how;
-        if !(how.temperature >= 0.0 && how.top_p > 0.0 && how.top_p <= 1.0) {
-            return Err(BadInput("error: --temperature must be at least 0, --top-p in (0, 1]".into()).into());
-        }
+        how.check()?;
         let (tokenizer, mut session) = self.model.open(registry)?;
-        let chat = !how.plain && tokenizer.template().is_ok();
-        let ids: Result<Vec<_>, _> = self
-            .prompt
-            .iter()
-            .map(|prompt| match chat {
-                true => {
-                    let message = json!({ "role": "user", "content": prompt });
-                    let message = message.as_object().cloned().unwrap_or_default();
-                    tokenizer.encode_chat(&[message], true, &Map::new())
-                }
-                false => tokenizer.encode(prompt),
-            })
-            .collect();
+        if let Some(settings) = generation::unapplied(&self.model.model) {
+            eprintln!("note: {settings} (--temperature and --top-p say how to answer)");
+        }
+        let prompts = self.prompt.iter().map(|prompt| how.encode(prompt, &tokenizer));
+        let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
+        let max_new_tokens = how.limit(&prompts, &session.info())?;
         let sampling = Sampling {
-            max_new_tokens: how.max_new_tokens,
+            max_new_tokens,
             temperature: how.temperature,
             top_p: how.top_p,
             seed: how.seed,
             stop: tokenizer.stop_tokens().to_vec(),
         };
-        let answers = session.generate(&ids.map_err(|e| BadInput(format!("error: {e}")))?, &sampling)?;
-        let text = |ids: &Vec<u32>| {
-            let end = ids.len() - usize::from(ids.last().is_some_and(|id| sampling.stop.contains(id)));
-            tokenizer.decode(&ids[..end])
-        };
-        let answers: Vec<String> = answers.iter().map(text).collect::<Result<_, _>>()?;
-        say(&answers.join("\n"));
+        let answers = session.generate(&prompts, &sampling)?;
+        let ended = |ids: &[u32]| ids.last().is_some_and(|id| sampling.stop.contains(id));
+        let text = |ids: &Vec<u32>| tokenizer.decode(&ids[..ids.len() - usize::from(ended(ids))]);
+        let texts: Vec<String> = answers.iter().map(text).collect::<Result<_, _>>()?;
+        say(&texts.join("\n"));
+        for (prompt, _) in self.prompt.iter().zip(&answers).filter(|(_, answer)| !ended(answer)) {
+            eprintln!(
+                "note: the answer to {prompt:?} was cut after {max_new_tokens} tokens: it did not end by itself"
+            );
+        }
         Ok(())
+    }
+}
+
+impl Answering {
+    fn check(&self) -> Result<(), BadInput> {
+        let problem = if self.max_new_tokens == 0 {
+            "--max-new-tokens must be at least 1"
+        } else if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            "--temperature must be a number of at least 0"
+        } else if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            "--top-p must be greater than 0 and at most 1"
+        } else {
+            return Ok(());
+        };
+        Err(BadInput(format!("error: {problem}")))
+    }
+
+    fn encode(&self, prompt: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>, BadInput> {
+        let ids = match !self.plain && tokenizer.template().is_ok() {
+            true => {
+                let message = json!({ "role": "user", "content": prompt });
+                let message = message.as_object().cloned().unwrap_or_default();
+                tokenizer.encode_chat(&[message], true, &Map::new())
+            }
+            false => tokenizer.encode(prompt),
+        };
+        let ids = ids.map_err(|e| BadInput(format!("error: {e}")))?;
+        match ids.is_empty() {
+            true => Err(BadInput(format!(
+                "error: the prompt {prompt:?} has no tokens: there is nothing to continue"
+            ))),
+            false => Ok(ids),
+        }
+    }
+
+    /// How many tokens there is room for after the longest prompt. Tells if that is fewer than were asked for.
+    fn limit(&self, prompts: &[Vec<u32>], info: &ModelInfo) -> Result<usize, BadInput> {
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+        // The last new token is never read.
+        let room = (info.context + 1).saturating_sub(longest);
+        if room == 0 {
+            let limit = fit::limit(info);
+            let problem =
+                format!("the prompt has {longest} tokens, and {limit}: there is no room for an answer");
+            return Err(BadInput(format!("error: {problem}")));
+        }
+        if room < self.max_new_tokens {
+            let limit = fit::limit(info);
+            eprintln!("note: at most {room} tokens are added: the longest prompt has {longest}, and {limit}");
+        }
+        Ok(room.min(self.max_new_tokens))
     }
 }

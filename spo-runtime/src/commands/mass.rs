@@ -9,6 +9,7 @@ use spo_data::Tokenizer;
 
 use super::saved_run::SavedRun;
 use crate::error::BadInput;
+use crate::plan::fit;
 use crate::reporter::say;
 use crate::train::evaluate::mass::{Change, Ledger, Story, ledgers, stories};
 
@@ -55,6 +56,9 @@ fn mass(registry: &mut Registry, arguments: &MassArguments) -> anyhow::Result<St
         let Some(data) = &stage.eval else {
             return Err(BadInput(format!("error: stage `{name}` has no held-out rows (`data.eval`)")).into());
         };
+        if let Some(problem) = fit::too_long_together(data, &run.plan.session.info()) {
+            return Err(BadInput(format!("error: stage `{name}`: `spo-run mass` {problem}")).into());
+        }
         let (mut before, mut after) = (run.model(&stage.from)?, run.model(name)?);
         let divided = [ledgers(&mut *before, data)?, ledgers(&mut *after, data)?];
         let _ =

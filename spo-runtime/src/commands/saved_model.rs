@@ -7,13 +7,13 @@ use spo_api::{Adapter, ModelSource, ModelSpec, Registry, Session};
 use spo_data::Tokenizer;
 
 use crate::error::BadInput;
-use crate::plan::libraries;
+use crate::plan::{folders, generation, libraries};
 
 /// A Hugging Face folder, perhaps with an adapter in PEFT's layout.
 #[derive(clap::Args)]
 pub(crate) struct SavedModel {
     /// Hugging Face folder of the model.
-    model: PathBuf,
+    pub(super) model: PathBuf,
     /// Folder of an adapter for it, in PEFT's layout.
     #[arg(long)]
     adapter: Option<PathBuf>,
@@ -26,37 +26,50 @@ pub(crate) struct SavedModel {
 }
 
 impl SavedModel {
+    /// Opens the model, and tells on standard error what should be known about its files.
+    ///
+    /// # Errors
+    /// [`BadInput`] if the model, the adapter, the backend or the device cannot be used.
     pub(crate) fn open(&self, registry: &mut Registry) -> anyhow::Result<(Tokenizer, Box<dyn Session>)> {
-        let tokenizer = Tokenizer::open(&self.model).map_err(|e| BadInput(format!("error: {e}")))?;
+        folders::model(&self.model).map_err(|e| BadInput(format!("error: {e}")))?;
+        if let Some(adapter) = &self.adapter {
+            folders::adapter(adapter).map_err(|e| BadInput(format!("error: --adapter: {e}")))?;
+        }
+        let mut tokenizer = Tokenizer::open(&self.model).map_err(|e| BadInput(format!("error: {e}")))?;
+        tokenizer.stop_at(&generation::stop_tokens(&self.model));
         libraries::load_if_unknown(registry, &[("backend", &self.backend)], None)?;
         let backend = registry.backend(&self.backend, &json!({}))?;
-        let session = backend.open(&ModelSpec {
+        let spec = ModelSpec {
             source: ModelSource::Folder(self.model.clone()),
             adapter: self.adapter.as_deref().map(adapter).transpose()?,
             seed: 0,
             device: self.device.clone(),
             dtype: "f32".into(),
-        })?;
+        };
+        let session = backend.open(&spec).map_err(|e| BadInput(format!("error: {e}")))?;
+        let info = session.info();
+        tokenizer
+            .check_vocabulary(info.vocabulary)
+            .map_err(|e| BadInput(format!("error: {}: {e}", self.model.display())))?;
+        info.remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
         Ok((tokenizer, session))
     }
 }
 
-/// Reads an adapter's configuration from its folder.
+/// Reads an adapter's configuration from its folder. It adapts the layers that it has weights for.
 fn adapter(folder: &Path) -> Result<Adapter, BadInput> {
     let file = folder.join("adapter_config.json");
     let bad = |what: String| BadInput(format!("error: {}: {what}", file.display()));
     let text = std::fs::read_to_string(&file).map_err(|e| bad(e.to_string()))?;
-    let config: Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
-    let number = |key: &str| config[key].as_f64().ok_or_else(|| bad(format!("`{key}` must be a number")));
-    let targets = match &config["target_modules"] {
-        Value::String(name) => vec![name.clone()],
-        Value::Array(names) => names.iter().filter_map(|n| n.as_str().map(str::to_owned)).collect(),
-        _ => return Err(bad("`target_modules` must be a list of names".into())),
-    };
-    Ok(Adapter {
-        rank: number("r")? as usize,
-        alpha: number("lora_alpha")?,
-        targets,
-        path: Some(folder.to_owned()),
-    })
+    let config: Value = serde_json::from_str(&text).map_err(|e| bad(format!("not valid JSON: {e}")))?;
+    let rank = config["r"].as_u64().filter(|rank| *rank > 0);
+    let rank =
+        rank.ok_or_else(|| bad(format!("`r` must be a positive whole number, got {}", config["r"])))?;
+    let alpha = config["lora_alpha"].as_f64();
+    let alpha =
+        alpha.ok_or_else(|| bad(format!("`lora_alpha` must be a number, got {}", config["lora_alpha"])))?;
+    // PEFT then divides by the root of the rank instead of the rank.
+    let factor = if config["use_rslora"] == true { (rank as f64).sqrt() } else { 1.0 };
+    let path = Some(folder.to_owned());
+    Ok(Adapter { rank: rank as usize, alpha: alpha * factor, targets: Vec::new(), path })
 }

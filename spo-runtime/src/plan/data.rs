@@ -1,7 +1,6 @@
 //! The data of a recipe's stages: files and generated tasks, each read once.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -13,6 +12,7 @@ use crate::error::BadInput;
 use crate::plan::stage::{PlannedStage, PlannedTerm};
 use crate::plan::tokens::TokenCache;
 use crate::plan::view::View;
+use crate::plan::{folders, generation};
 use crate::recipe::compose::{self, Bilevel};
 use crate::recipe::data::{DataSection, Rows, TermData};
 use crate::recipe::document::Document;
@@ -189,7 +189,7 @@ impl Loader<'_> {
                 (name.to_owned(), &task.place, dataset)
             }
             Origin::File(Rows { source, place }) => {
-                exists(&source.path).map_err(|message| self.document.error(place, message))?;
+                folders::exists(&source.path).map_err(|message| self.document.error(place, message))?;
                 let dataset = match &self.cache {
                     Some(cache) => cache.load(source, layout, &self.tokenizer, &fit)?,
                     None => Dataset::load(std::slice::from_ref(source), layout, &self.tokenizer, &fit),
@@ -300,21 +300,10 @@ pub(super) fn tokenizer(document: &Document, recipe: &Recipe) -> Result<Tokenize
             return Ok(Tokenizer::characters(&alphabet));
         }
     };
-    exists(folder).map_err(|message| document.error(at, message))?;
-    Tokenizer::open(folder).map_err(|e| document.error(at, e.to_string()))
-}
-
-/// Checks that a path exists; the error suggests a similarly named neighbour.
-fn exists(path: &Path) -> Result<(), String> {
-    if path.exists() {
-        return Ok(());
+    folders::tokenizer(folder).map_err(|message| document.error(at, message))?;
+    let mut tokenizer = Tokenizer::open(folder).map_err(|e| document.error(at, e.to_string()))?;
+    if let Some(model) = &recipe.model.path {
+        tokenizer.stop_at(&generation::stop_tokens(model));
     }
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let neighbours = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let names: Vec<String> =
-        neighbours.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let hint = spo_api::nearest(&name, names.iter().map(String::as_str));
-    let hint = hint.map_or(String::new(), |n| format!("; did you mean {}?", folder.join(n).display()));
-    Err(format!("there is no {}{hint}", path.display()))
+    Ok(tokenizer)
 }

@@ -17,4 +17,17 @@ pub(crate) struct View {
 impl View {
     /// Demonstrations without mismatched answers.
     pub(crate) const DEMONSTRATIONS: View = View { layout: Layout::Demonstrations, mismatched: None };
+
+    /// The row whose answer a row is also scored with, of this many rows.
+    pub(crate) fn mismatch(&self, row: usize, rows: usize) -> Option<usize> {
+        let block = self.mismatched?;
+        let start = row / block * block;
+        let end = (start + block).min(rows);
+        Some(match (row > start, end - start) {
+            // The only row of its block takes the answer of the block before it; TRL gives it its own.
+            (false, 1) => row.saturating_sub(1),
+            (false, _) => end - 1,
+            (true, _) => row - 1,
+        })
+    }
 }

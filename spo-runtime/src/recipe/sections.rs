@@ -140,12 +140,13 @@ pub(crate) struct EvaluationSection {
     #[schemars(range(min = 1))]
     pub(crate) batch_size: usize,
     /// At the start and end of stages, answer every held-out prompt by greedy decoding and count the
-    /// answers that are the chosen one to the letter. By default only for generated tasks, whose
+    /// answers that end and are the chosen one to the letter. By default only for generated tasks, whose
     /// answers are right or wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) exact_match: Option<bool>,
     /// At the start and end of stages, keep the greedy answers to so many held-out prompts, evenly spaced,
-    /// in `held_out.jsonl`. Those that exact match does not need anyway end after 128 tokens.
+    /// in `held_out.jsonl`. An answer is cut (`cut`) after 128 tokens; where all prompts are answered anyway,
+    /// after the length of the longest chosen answer, and half as much again for a task that judges answers.
     pub(crate) samples: usize,
     /// Divide the probability of every held-out prompt between the preferred answer, the dispreferred one,
     /// the answers of the other held-out rows and everything else: `eval_mass/...`. Scores every answer with

@@ -24,6 +24,8 @@ use crate::train::summary::StageSummary;
 /// Borrowed scores, by name.
 pub(crate) type NamedScores<'a> = BTreeMap<String, &'a Scores>;
 
+/// The folder of a run that holds its checkpoints.
+const FOLDER: &str = "checkpoints";
 const STATE: &str = "state.json";
 const SESSION: &str = "session.safetensors";
 const SCORES: &str = "scores.safetensors";
@@ -130,6 +132,23 @@ impl Found {
     }
 }
 
+/// Whether the run in this folder has a checkpoint.
+pub(crate) fn any(run: &Path) -> bool {
+    !list(&run.join(FOLDER)).is_empty()
+}
+
+/// Step counts and folders of checkpoints, newest last.
+fn list(checkpoints: &Path) -> Vec<(usize, PathBuf)> {
+    let entries = fs::read_dir(checkpoints).into_iter().flatten().flatten();
+    let numbered = |entry: fs::DirEntry| {
+        let steps = entry.file_name().to_str()?.parse().ok()?;
+        Some((steps, entry.path()))
+    };
+    let mut list: Vec<_> = entries.filter_map(numbered).collect();
+    list.sort_unstable();
+    list
+}
+
 /// The checkpoints of a run: `checkpoints/STEPS`, where STEPS counts steps across all stages.
 pub(crate) struct Checkpoints {
     folder: PathBuf,
@@ -140,7 +159,7 @@ pub(crate) struct Checkpoints {
 impl Checkpoints {
     /// The checkpoints of the run in this folder.
     pub(crate) fn new(run: &Path, policy: CheckpointSection) -> Self {
-        Checkpoints { folder: run.join("checkpoints"), policy, since: Instant::now() }
+        Checkpoints { folder: run.join(FOLDER), policy, since: Instant::now() }
     }
 
     /// Whether a checkpoint is due after `steps` steps of a stage.
@@ -165,22 +184,10 @@ impl Checkpoints {
         bundle::write(&folder, |aside| fill(aside, session, &state, scores))
             .with_context(|| format!("cannot write checkpoint {}", folder.display()))?;
         self.since = Instant::now();
-        for (_, old) in self.list().into_iter().rev().skip(self.policy.keep_last) {
+        for (_, old) in list(&self.folder).into_iter().rev().skip(self.policy.keep_last) {
             bundle::remove(&old).with_context(|| format!("cannot remove {}", old.display()))?;
         }
         Ok(())
-    }
-
-    /// Step counts and folders, newest last.
-    fn list(&self) -> Vec<(usize, PathBuf)> {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let numbered = |entry: fs::DirEntry| {
-            let steps = entry.file_name().to_str()?.parse().ok()?;
-            Some((steps, entry.path()))
-        };
-        let mut list: Vec<_> = entries.filter_map(numbered).collect();
-        list.sort_unstable();
-        list
     }
 
     /// The newest intact checkpoint of the run with this fingerprint. Calls `damaged` for each other one.
@@ -193,7 +200,7 @@ impl Checkpoints {
             );
             Ok(found)
         };
-        let newest_first = self.list().into_iter().rev();
+        let newest_first = list(&self.folder).into_iter().rev();
         newest_first
             .filter_map(|(_, folder)| read(&folder).inspect_err(|error| damaged(&folder, error)).ok())
             .next()

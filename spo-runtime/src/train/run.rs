@@ -45,7 +45,11 @@ pub(crate) fn run(
     }
     stop.begin();
     let folder = output.folder().to_owned();
-    Run::new(plan, output, before, stop, &mut reporter)?.go(&mut reporter).context(Unfinished { folder })
+    let run = Run::new(plan, output, before, stop, &mut reporter)?;
+    run.go(&mut reporter).with_context(|| {
+        let resume = checkpoint::any(&folder).then_some("goes on from the last checkpoint");
+        Unfinished { folder, resume }
+    })
 }
 
 /// State of the whole run.

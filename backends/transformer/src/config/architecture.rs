@@ -92,8 +92,14 @@ pub(crate) struct Layer {
 }
 
 impl Architecture {
-    /// The longest sequence that no block's sliding window truncates, in tokens.
-    pub fn window(&self) -> Option<usize> {
-        self.layers.iter().filter_map(|layer| layer.window).min()
+    /// The longest sequence that the model can read here, in tokens, and the key of the configuration that
+    /// sets it. Sliding windows are not computed, so sequences must not be longer than any of them.
+    pub fn longest(&self) -> (usize, &'static str) {
+        let window = self.layers.iter().filter_map(|layer| layer.window).min();
+        match window.filter(|&window| window < self.context) {
+            Some(window) => (window, "sliding_window"),
+            None if self.family == Family::Gpt2 => (self.context, "n_positions"),
+            None => (self.context, "max_position_embeddings"),
+        }
     }
 }

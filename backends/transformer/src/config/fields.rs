@@ -47,6 +47,11 @@ impl Fields<'_> {
         self.typed(key, kind, |v| v.as_u64().filter(|n| (1..=most).contains(n)).map(|n| n as usize))
     }
 
+    /// A number of layers, which may be 0.
+    pub fn maybe_count(&self, key: &str) -> Result<Option<usize>> {
+        self.typed(key, "a whole number of at least 0", |v| v.as_u64().map(|n| n as usize))
+    }
+
     pub fn layers(&self, key: &str) -> Result<usize> {
         self.required(key, self.bounded(key, "a positive whole number of at most 10,000", 10_000)?)
     }

@@ -13,6 +13,12 @@ use spo_api::{Error, Result, nearest};
 use super::json::read_json;
 use crate::parameters::Spec;
 
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Bytes of each tensor that are compared at a time.
+const AT_ONCE: usize = 1 << 24;
+
 /// One or more safetensors files that hold a set of named tensors.
 pub(crate) struct Weights {
     files: Vec<Mapped>,
@@ -31,27 +37,45 @@ struct Mapped {
 impl Weights {
     /// Opens `model.safetensors` of a folder, or the shards listed in `model.safetensors.index.json`.
     pub fn of_model(folder: &Path) -> Result<Self> {
-        let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
+        let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
         if single.exists() {
             return Self::open(vec![single]);
         }
         if !index.exists() {
-            return Err(Error::Model(format!(
-                "{}: neither model.safetensors nor model.safetensors.index.json is there",
-                folder.display()
-            )));
+            let found = names_in(folder, ".safetensors");
+            let problem = match found.iter().any(|name| name.starts_with("model-")) {
+                true => {
+                    format!("{INDEX}, which lists the shards {}, is not there: get it too", found.join(", "))
+                }
+                false if found.is_empty() => format!("neither {SINGLE} nor {INDEX} is there"),
+                false => format!("neither {SINGLE} nor {INDEX} is there, only {}", found.join(", ")),
+            };
+            return Err(Error::Model(format!("{}: {problem}", folder.display())));
         }
         let listed = read_json(&index)?;
+        let error = |problem: String| Error::Model(format!("{}: {problem}", index.display()));
         let Some(map) = listed["weight_map"].as_object() else {
-            return Err(Error::Model(format!("{}: `weight_map` is missing", index.display())));
+            return Err(error("`weight_map` is missing".into()));
         };
+        if let Some((name, file)) = map.iter().find(|(_, file)| !file.is_string()) {
+            return Err(error(format!("the shard of {name} must be the name of a file, got {file}")));
+        }
         let shards: BTreeSet<&str> = map.values().filter_map(|file| file.as_str()).collect();
+        let missing: Vec<&str> = shards.iter().copied().filter(|name| !folder.join(name).exists()).collect();
+        if !missing.is_empty() {
+            return Err(error(format!(
+                "lists {} shards, of which {} not there: get what is missing",
+                shards.len(),
+                match missing[..] {
+                    [one] => format!("{one} is"),
+                    _ => format!("{} are", missing.join(", ")),
+                }
+            )));
+        }
         let weights = Self::open(shards.into_iter().map(|name| folder.join(name)).collect())?;
         match map.keys().find(|name| !weights.holders.contains_key(*name)) {
             None => Ok(weights),
-            Some(name) => {
-                Err(Error::Model(format!("{}: lists {name}, but no shard holds it", index.display())))
-            }
+            Some(name) => Err(error(format!("lists {name}, but no shard holds it"))),
         }
     }
 
@@ -120,21 +144,66 @@ impl Weights {
         if info.shape != shape {
             return Err(error(format!("shape {:?}, but the configuration makes it {shape:?}", info.shape)));
         }
-        let (begin, end) = info.data_offsets;
-        let bytes = &file.map[file.start + begin..file.start + end];
-        let values: Vec<f32> = match info.dtype {
-            other if !types.contains(&other) => {
-                let known: Vec<String> = types.iter().map(|known| format!("{known:?}")).collect();
-                return Err(error(format!("type {other:?} is not supported, only {}", known.join(", "))));
-            }
-            Dtype::U8 => bytes.iter().map(|&b| f32::from(b)).collect(),
-            Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-            Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-            _ => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        };
-        file.let_go(file.start + begin, end - begin);
+        if !types.contains(&info.dtype) {
+            let known: Vec<String> = types.iter().map(|known| format!("{known:?}")).collect();
+            return Err(error(format!("type {:?} is not supported, only {}", info.dtype, known.join(", "))));
+        }
+        let values = decoded(file.bytes(info), info.dtype);
+        file.let_go(info);
         Ok(values)
     }
+
+    /// The shape and the values of a tensor; `None` if there is no such tensor, or its type is not a number
+    /// or truth value of at most 32 bits.
+    pub fn values(&self, name: &str) -> Option<(&[usize], Vec<f32>)> {
+        let (file, info) = self.find(name)?;
+        let known = [Dtype::BOOL, Dtype::U8, Dtype::F16, Dtype::BF16, Dtype::F32];
+        let values = known.contains(&info.dtype).then(|| decoded(file.bytes(info), info.dtype))?;
+        Some((&info.shape, values))
+    }
+
+    /// Whether two tensors of floating-point numbers have the same shape and the same values, to the bit. Reads them piece by piece, so
+    /// the memory for it does not depend on their size.
+    pub fn equal(&self, one: &str, other: &str) -> bool {
+        let (Some((a, of_a)), Some((b, of_b))) = (self.find(one), self.find(other)) else { return false };
+        let widths = [of_a, of_b].map(|info| info.dtype.bitsize() / 8);
+        let same_type = of_a.dtype == of_b.dtype;
+        let comparable = |info: &TensorInfo| matches!(info.dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32);
+        if of_a.shape != of_b.shape || !comparable(of_a) || !comparable(of_b) {
+            return false;
+        }
+        let pieces = a.bytes(of_a).chunks(AT_ONCE * widths[0]).zip(b.bytes(of_b).chunks(AT_ONCE * widths[1]));
+        let mut alike = pieces.map(|(a, b)| match same_type {
+            true => a == b,
+            false => {
+                let [a, b] = [decoded(a, of_a.dtype), decoded(b, of_b.dtype)];
+                a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits())
+            }
+        });
+        let equal = alike.all(|alike| alike);
+        a.let_go(of_a);
+        b.let_go(of_b);
+        equal
+    }
+}
+
+/// Numbers, or truth values as 0 and 1, from the bytes of a file.
+fn decoded(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
+    match dtype {
+        Dtype::U8 | Dtype::BOOL => bytes.iter().map(|&b| f32::from(b)).collect(),
+        Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+        Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+        _ => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+    }
+}
+
+/// The names of the files in a folder that end like this, in order.
+fn names_in(folder: &Path, end: &str) -> Vec<String> {
+    let entries = folder.read_dir().into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(end)).collect();
+    names.sort_unstable();
+    names
 }
 
 /// The transpose of a matrix `[rows, columns]`.
@@ -143,13 +212,25 @@ pub(crate) fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32
 }
 
 impl Mapped {
-    /// Drops a range that has been read from this process's memory; it can still be read again from the file.
+    fn bytes(&self, info: &TensorInfo) -> &[u8] {
+        let (begin, end) = info.data_offsets;
+        &self.map[self.start + begin..self.start + end]
+    }
+
+    /// Drops a tensor that has been read from this process's memory; it can still be read again from the file.
     #[allow(unsafe_code)]
-    fn let_go(&self, offset: usize, len: usize) {
+    fn let_go(&self, info: &TensorInfo) {
+        let (begin, end) = info.data_offsets;
         // SAFETY: the map is shared, read-only and backed by a file, so dropped pages are read from the file
         // again. Dropping them only saves memory, so a failure of the call is harmless.
         #[cfg(unix)]
-        let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, len) };
+        let _ = unsafe {
+            self.map.unchecked_advise_range(
+                memmap2::UncheckedAdvice::DontNeed,
+                self.start + begin,
+                end - begin,
+            )
+        };
     }
 
     #[allow(unsafe_code)]

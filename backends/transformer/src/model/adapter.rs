@@ -1,11 +1,14 @@
 //! Low-rank adapters: attaching them to a decoder, and reading them from a folder in PEFT's layout.
 
-use std::path::Path;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 
+use serde_json::Value;
 use spo_api::{Adapter, Error, Result, nearest};
 
 use crate::decoder::Decoder;
 use crate::files::{Weights, read_json};
+use crate::parameters::Spec;
 
 pub(crate) const CONFIG: &str = "adapter_config.json";
 pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
@@ -60,42 +63,181 @@ pub(crate) fn peft_name(name: &str) -> String {
     format!("base_model.model.{name}")
 }
 
-/// Opens the weights of an adapter folder and checks them against the decoder with the adapter attached.
-pub(crate) fn open(folder: &Path, decoder: &Decoder) -> Result<Weights> {
-    let path = folder.join(CONFIG);
-    let config = read_json(&path)?;
-    let error = |problem: String| Error::Model(format!("{}: {problem}", path.display()));
-    if config["peft_type"] != "LORA" {
-        return Err(error(format!("`peft_type` must be \"LORA\", got {}", config["peft_type"])));
+/// Keys of an adapter's configuration that change what it computes and are not implemented.
+const UNSUPPORTED: [&str; 15] = [
+    "use_dora",
+    "lora_bias",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "trainable_token_indices",
+    "target_parameters",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "megatron_config",
+];
+
+/// Beginnings of the values of `init_lora_weights` with which PEFT changes the weights of the base model.
+const CHANGE_THE_BASE: [&str; 6] = ["pissa", "corda", "olora", "mica", "loftq", "lora_ga"];
+
+/// A trained adapter in PEFT's layout.
+pub(super) struct Tuned {
+    /// Where the configuration was read.
+    path: PathBuf,
+    config: Value,
+    weights: Weights,
+}
+
+impl Tuned {
+    /// Opens an adapter's folder.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if it is no LoRA, or one that computes something that is not implemented.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join(CONFIG);
+        let config = read_json(&path)?;
+        let tuned = Tuned { path, config, weights: Weights::open(vec![folder.join(WEIGHTS)])? };
+        tuned.check_variant()?;
+        Ok(tuned)
     }
-    let variants = ["use_rslora", "use_dora", "lora_bias"];
-    if let Some(variant) = variants.into_iter().find(|key| config[key] == true) {
-        return Err(error(format!("`{variant}` is not supported")));
+
+    fn error(&self, problem: impl Display) -> Error {
+        Error::Model(format!("{}: {problem}", self.path.display()))
     }
-    for key in ["rank_pattern", "alpha_pattern"] {
-        if config[key].as_object().is_some_and(|pattern| !pattern.is_empty()) {
-            return Err(error(format!("`{key}` is not supported")));
+
+    fn check_variant(&self) -> Result<()> {
+        let config = &self.config;
+        if config["peft_type"] != "LORA" {
+            return Err(self.error(format!("`peft_type` must be \"LORA\", got {}", config["peft_type"])));
+        }
+        if let Some(key) = UNSUPPORTED.into_iter().find(|key| is_set(&config[*key])) {
+            return Err(self.error(format!("`{key}` = {} is not supported", config[key])));
+        }
+        if config["bias"].as_str().is_some_and(|bias| bias != "none") {
+            let bias = &config["bias"];
+            return Err(self.error(format!("`bias` = {bias} is not supported, only \"none\"")));
+        }
+        let init = config["init_lora_weights"].as_str().unwrap_or_default().to_lowercase();
+        if CHANGE_THE_BASE.iter().any(|kind| init.starts_with(kind)) {
+            return Err(self.error(format!(
+                "`init_lora_weights` = \"{init}\": PEFT changes the base model's weights for such an adapter, which is not \
+                 supported. Convert it to a plain one: save it in PEFT with `path_initial_model_for_weight_conversion`"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The linear layers that it has weights for.
+    pub fn layers(&self) -> Result<Vec<String>> {
+        let of =
+            |name: &str| Some(name.strip_prefix(&peft_name(""))?.strip_suffix(".lora_A.weight")?.to_owned());
+        let layers: Vec<String> = self.weights.names().filter_map(of).collect();
+        match layers.is_empty() {
+            false => Ok(layers),
+            true => {
+                let origin = self.weights.origin();
+                Err(Error::Model(format!("{origin}: holds no weights of an adapter (LAYER.lora_A.weight)")))
+            }
         }
     }
-    if config["bias"].as_str().is_some_and(|bias| bias != "none") {
-        return Err(error(format!("`bias` = {} is not supported, only \"none\"", config["bias"])));
+
+    /// Checks that this is the adapter that was attached to a decoder.
+    pub fn check(&self, decoder: &Decoder, adapter: &Adapter) -> Result<()> {
+        let number = |key: &str| {
+            let value = &self.config[key];
+            value.as_f64().ok_or_else(|| self.error(format!("`{key}` must be a number, got {value}")))
+        };
+        let (rank, alpha) = (number("r")?, number("lora_alpha")?);
+        if rank != adapter.rank as f64 {
+            return Err(self
+                .error(format!("`r` is {rank}, but the adapter was asked for with rank {}", adapter.rank)));
+        }
+        // Rank-stabilised LoRA (Kalajdzievski 2023).
+        let (divisor, formula) = match self.config["use_rslora"] == true {
+            true => (rank.sqrt(), "`lora_alpha` / sqrt(`r`)"),
+            false => (rank, "`lora_alpha` / `r`"),
+        };
+        let (scale, asked) = (alpha / divisor, adapter.alpha / rank);
+        if (scale - asked).abs() > 1e-9 * scale.abs() {
+            return Err(self.error(format!(
+                "its scale, {formula}, is {scale}, but the adapter was asked for with alpha / rank = {asked}: alpha must be \
+                 {}",
+                scale * rank
+            )));
+        }
+        let specs = decoder.specs.iter().filter(|s| s.role.of_adapter());
+        let known: Vec<String> = specs.map(|s| peft_name(&s.name)).collect();
+        match self.weights.names().find(|name| !known.iter().any(|k| k == name)) {
+            None => Ok(()),
+            Some(name) => {
+                let origin = self.weights.origin();
+                Err(Error::Model(format!("{origin}: {name} belongs to no target of the adapter")))
+            }
+        }
     }
-    let attached = decoder.adapted.first().map(|(_, low_rank)| low_rank.scale);
-    let (rank, alpha) = (config["r"].as_f64(), config["lora_alpha"].as_f64());
-    let scale = rank.zip(alpha).map(|(rank, alpha)| alpha / rank);
-    if scale != attached {
-        return Err(error(format!(
-            "`lora_alpha` / `r` is {}, but the adapter was asked for with {}",
-            scale.map_or("missing".to_owned(), |s| s.to_string()),
-            attached.unwrap_or_default()
-        )));
+
+    /// The values of an adapter matrix.
+    pub fn read(&self, spec: &Spec) -> Result<Vec<f32>> {
+        self.weights.read(&peft_name(&spec.name), spec)
     }
-    let weights = Weights::open(vec![folder.join(WEIGHTS)])?;
-    let known: Vec<String> =
-        decoder.specs.iter().filter(|s| s.role.of_adapter()).map(|s| peft_name(&s.name)).collect();
-    if let Some(name) = weights.names().find(|name| !known.iter().any(|k| k == name)) {
-        let origin = weights.origin();
-        return Err(Error::Model(format!("{origin}: {name} belongs to no target of the adapter")));
+
+    /// What the user should know about the adapter on the model of a folder.
+    pub fn remarks(&self, model: Option<&Path>) -> Vec<String> {
+        let mut remarks = Vec::new();
+        if let (Some(base), Some(model)) = (self.config["base_model_name_or_path"].as_str(), model)
+            && !base.is_empty()
+            && !is_named(model, base)
+        {
+            let (path, model) = (self.path.display(), model.display());
+            remarks.push(format!("{path}: the adapter was made for {base}, and is used with {model}"));
+        }
+        if let Some(dropout) = self.config["lora_dropout"].as_f64().filter(|dropout| *dropout > 0.0) {
+            let path = self.path.display();
+            remarks.push(format!("{path}: `lora_dropout` = {dropout} is not applied in training"));
+        }
+        remarks
     }
-    Ok(weights)
+}
+
+/// Whether a setting is not off.
+fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(on) => *on,
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(table) => !table.is_empty(),
+        Value::String(text) => !text.is_empty(),
+        Value::Number(_) => true,
+    }
+}
+
+/// Whether a folder is the model of this path, or of this name on a hub: the folder has its name, or is in
+/// the cache of such a hub.
+fn is_named(folder: &Path, name: &str) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let (folder, named) = (real(folder), real(Path::new(name)));
+    let cached = format!("models--{}", name.replace('/', "--"));
+    folder == named
+        || folder.file_name() == named.file_name()
+        || folder.iter().any(|part| part.to_str() == Some(&cached))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_known_by_its_path_by_its_name_and_in_a_cache() {
+        let folder = Path::new("/models/Qwen2.5-0.5B");
+        assert!(is_named(folder, "/models/Qwen2.5-0.5B"));
+        assert!(is_named(folder, "Qwen/Qwen2.5-0.5B"));
+        assert!(!is_named(folder, "Qwen/Qwen2.5-0.5B-Instruct"));
+        let cached = Path::new("/hub/models--Qwen--Qwen2.5-0.5B/snapshots/0123");
+        assert!(is_named(cached, "Qwen/Qwen2.5-0.5B") && !is_named(cached, "Qwen/Qwen2.5-1.5B"));
+    }
 }

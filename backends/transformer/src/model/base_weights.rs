@@ -5,39 +5,51 @@ use std::path::Path;
 use safetensors::Dtype;
 use spo_api::{Error, Result};
 
+use super::tables::Table;
 use crate::decoder::Decoder;
 use crate::files::Weights;
 use crate::parameters::Spec;
 
-/// The weight files of a model folder, checked against a decoder.
+/// The weight files of a model folder.
 pub(super) struct BaseWeights {
     weights: Weights,
     /// Prefix that is missing from every name in files saved from the bare model, without its head.
     dropped: &'static str,
+    /// The name of the embedding table, if the files hold it under the name of the head that is tied to it.
+    as_head: Option<String>,
 }
 
-/// Tensors in the files of some models that are constant tables, not weights.
-const TABLES: [&str; 3] = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"];
+const HEAD: &str = "lm_head.weight";
 
 impl BaseWeights {
+    /// Opens the weights of a folder for the decoder of its configuration.
     pub fn open(folder: &Path, decoder: &Decoder) -> Result<Self> {
         let weights = Weights::of_model(folder)?;
-        let first = &decoder.specs[0].name;
+        let table = &decoder.specs[0].name;
         let dropped = ["model.", "transformer."]
             .into_iter()
             .find(|prefix| {
-                first
+                table
                     .strip_prefix(prefix)
-                    .is_some_and(|bare| weights.contains(bare) && !weights.contains(first))
+                    .is_some_and(|bare| weights.contains(bare) && !weights.contains(table))
             })
             .unwrap_or("");
-        let base = BaseWeights { weights, dropped };
-        base.reject_strangers(decoder)?;
-        Ok(base)
+        let found = weights.contains(table) || !dropped.is_empty();
+        let as_head = decoder.architecture.tied && !found && weights.contains(HEAD);
+        Ok(BaseWeights { weights, dropped, as_head: as_head.then(|| table.clone()) })
     }
 
     fn stored<'n>(&self, name: &'n str) -> &'n str {
-        name.strip_prefix(self.dropped).unwrap_or(name)
+        match &self.as_head {
+            Some(table) if table == name => HEAD,
+            _ => name.strip_prefix(self.dropped).unwrap_or(name),
+        }
+    }
+
+    /// Whether the files hold a head with values other than those of the embedding table.
+    pub fn holds_own_head(&self, decoder: &Decoder) -> bool {
+        let table = self.stored(&decoder.specs[0].name);
+        self.weights.contains(HEAD) && table != HEAD && !self.weights.equal(HEAD, table)
     }
 
     /// Whether the files store a parameter in bf16.
@@ -49,20 +61,35 @@ impl BaseWeights {
         self.weights.read(self.stored(&spec.name), spec)
     }
 
-    fn reject_strangers(&self, decoder: &Decoder) -> Result<()> {
+    /// Checks the tensors that the decoder does not read. Each must say what the configuration says anyway.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a tensor that does not, and for an unknown one.
+    pub fn check_unused(&self, decoder: &Decoder) -> Result<()> {
+        let a = &decoder.architecture;
         let mut known: Vec<&str> = decoder.specs.iter().map(|s| self.stored(&s.name)).collect();
-        // Some files contain the head although it is tied to the embedding table.
-        known.push("lm_head.weight");
-        let mut names = self.weights.names();
-        let stranger = names.find(|name| !known.contains(name) && !TABLES.iter().any(|t| name.ends_with(t)));
-        match stranger {
-            None => Ok(()),
-            Some(name) => Err(Error::Model(format!(
-                "{}: {name} is no part of a {} of this configuration",
-                self.weights.origin(),
-                decoder.architecture.model_type.name()
-            ))),
+        if a.tied {
+            // Equal to the embedding table, else the decoder would not be tied.
+            known.push(HEAD);
         }
+        for name in self.weights.names().filter(|name| !known.contains(name)) {
+            let error =
+                |problem: String| Error::Model(format!("{}: {name} {problem}", self.weights.origin()));
+            let Some(table) = Table::named(name, a) else {
+                let kind = a.model_type.name();
+                return Err(error(format!("is no part of a {kind} of this configuration")));
+            };
+            let expected =
+                self.weights.values(name).is_some_and(|(shape, values)| table.agrees(a, shape, &values));
+            if !expected {
+                return Err(error(format!(
+                    "is not {}: the model was made for another computation than its config.json says. Correct the \
+                     configuration, or remove the tensor if the configuration is right",
+                    table.expectation()
+                )));
+            }
+        }
+        Ok(())
     }
 }
 

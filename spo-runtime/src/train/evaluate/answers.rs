@@ -10,6 +10,9 @@ use crate::store::scores::Scores;
 /// The maximum length of an answer generated only as a sample, in tokens.
 const LONGEST_SAMPLE: usize = 128;
 
+/// Prompts answered at a time.
+const AT_ONCE: usize = 100;
+
 /// `count` rows of a dataset, evenly spaced. For unpaired data, only desirable rows.
 pub(crate) fn spread(data: &Dataset, count: usize) -> Vec<usize> {
     let rows: Vec<usize> = (0..data.examples.len()).filter(|&row| data.examples[row].desirable).collect();
@@ -17,19 +20,30 @@ pub(crate) fn spread(data: &Dataset, count: usize) -> Vec<usize> {
     (0..count).map(|i| rows[i * rows.len() / count]).collect()
 }
 
-/// Greedy answers to the rows' prompts, a hundred at a time, each of limited length.
+/// Greedy answers to the rows' prompts, each of at most `most` tokens, and of fewer where the model's context
+/// ends before.
 fn answers(
     session: &mut dyn Session,
     data: &Dataset,
     rows: &[usize],
-    max_new_tokens: usize,
+    most: usize,
     stop: &[u32],
 ) -> Result<Vec<Vec<u32>>> {
-    let sampling = Sampling { max_new_tokens, temperature: 0.0, top_p: 1.0, seed: 0, stop: stop.to_vec() };
-    let mut answers = Vec::with_capacity(rows.len());
-    for chunk in rows.chunks(100) {
-        let prompts: Vec<Vec<u32>> = chunk.iter().map(|&row| question(data, row).0.clone()).collect();
-        answers.extend(session.generate(&prompts, &sampling)?);
+    let context = session.info().context;
+    let prompt = |i: usize| question(data, rows[i]).0;
+    // The last new token is never read.
+    let room = |i: usize| (context + 1).saturating_sub(prompt(i).len()).min(most);
+    // Prompts that are answered together have the same limit. Those near the context's end are answered alone.
+    let (free, tight): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|&i| room(i) == most);
+    let mut answers = vec![Vec::new(); rows.len()];
+    for chunk in free.chunks(AT_ONCE).chain(tight.chunks(1)) {
+        let prompts: Vec<Vec<u32>> = chunk.iter().map(|&i| prompt(i).clone()).collect();
+        let max_new_tokens = room(chunk[0]);
+        let sampling =
+            Sampling { max_new_tokens, temperature: 0.0, top_p: 1.0, seed: 0, stop: stop.to_vec() };
+        for (&i, answer) in chunk.iter().zip(session.generate(&prompts, &sampling)?) {
+            answers[i] = answer;
+        }
     }
     Ok(answers)
 }
@@ -40,9 +54,25 @@ fn question(data: &Dataset, row: usize) -> (&Vec<u32>, &Vec<u32>) {
     (&group.prompt, &group.completions[0])
 }
 
-/// Length of the longest chosen answer, in tokens.
-fn longest_answer(data: &Dataset, rows: &[usize]) -> usize {
-    rows.iter().map(|&row| question(data, row).1.len()).max().unwrap_or(0)
+/// What an answer says before its first stop token, and what follows that token; `None` if it has none.
+fn said<'a>(ids: &'a [u32], stop: &[u32]) -> (&'a [u32], Option<&'a [u32]>) {
+    match ids.iter().position(|id| stop.contains(id)) {
+        Some(end) => (&ids[..end], Some(&ids[end + 1..])),
+        None => (ids, None),
+    }
+}
+
+/// Whether a generated answer ended, and says what the chosen one says. After the stop token of the chosen
+/// answer, a chat template may put a line break.
+fn is_match(answer: &[u32], chosen: &[u32], tokenizer: &Tokenizer) -> bool {
+    let stop = tokenizer.stop_tokens();
+    let ((answer, ended), (chosen, rest)) = (said(answer, stop), said(chosen, stop));
+    ended.is_some() && answer == chosen && text(tokenizer, rest.unwrap_or_default()).trim().is_empty()
+}
+
+/// Length of the longest chosen answer with its stop token, in tokens.
+fn longest_answer(data: &Dataset, rows: &[usize], stop: &[u32]) -> usize {
+    rows.iter().map(|&row| said(question(data, row).1, stop).0.len() + 1).max().unwrap_or(0)
 }
 
 /// Decodes token ids, leaving out the end token.
@@ -73,7 +103,7 @@ pub(crate) struct HeldOutLine {
     pub(crate) chosen: Vec<Option<f64>>,
     /// Log-prob of the rejected answer.
     pub(crate) rejected: Vec<Option<f64>>,
-    /// Whether the greedy answer matches the chosen one exactly; empty if not evaluated.
+    /// Whether the greedy answer ended and is the chosen one to the letter; empty if not evaluated.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) exact_match: Vec<Option<bool>>,
     /// Some greedy answers.
@@ -87,6 +117,8 @@ pub(crate) struct Sample {
     prompt: String,
     chosen: String,
     answer: String,
+    /// Whether the answer was cut, because it did not end with a stop token before the limit.
+    cut: bool,
 }
 
 impl HeldOutLine {
@@ -118,17 +150,13 @@ impl HeldOutLine {
     ) -> Result<Metrics> {
         let (stop, context) = (tokenizer.stop_tokens(), session.info().context);
         let (rows, samples) = (spread(data, data.examples.len()), spread(data, wanted.samples));
-        let longest = longest_answer(data, &rows);
         let mut metrics = Metrics::new();
         if !wanted.exact_match && wanted.judge.is_none() {
-            for row in samples {
-                let room = context.saturating_sub(question(data, row).0.len());
-                let limit = longest.min(LONGEST_SAMPLE).min(room);
-                let answer = answers(session, data, &[row], limit, stop)?;
-                self.keep(data, row, &answer[0], tokenizer);
-            }
+            let answers = answers(session, data, &samples, LONGEST_SAMPLE, stop)?;
+            samples.iter().zip(&answers).for_each(|(&row, answer)| self.keep(data, row, answer, tokenizer));
             return Ok(metrics);
         }
+        let longest = longest_answer(data, &rows, stop);
         let prompts = rows.iter().map(|&row| question(data, row).0.len()).max().unwrap_or(0);
         // A judge should also see overlong answers: allow 1.5 times the longest chosen answer, if the context
         // permits.
@@ -141,9 +169,8 @@ impl HeldOutLine {
         let mut right = 0;
         for (&row, answer) in rows.iter().zip(&answers) {
             let (prompt, expected) = question(data, row);
-            let comparable = &answer[..answer.len().min(longest)];
             if wanted.exact_match {
-                let same = comparable == expected;
+                let same = is_match(answer, expected, tokenizer);
                 right += usize::from(same);
                 self.exact_match[row] = Some(same);
             }
@@ -154,7 +181,7 @@ impl HeldOutLine {
                 }
             }
             if samples.contains(&row) {
-                self.keep(data, row, comparable, tokenizer);
+                self.keep(data, row, answer, tokenizer);
             }
         }
         if wanted.exact_match {
@@ -171,6 +198,31 @@ impl HeldOutLine {
             prompt: text(tokenizer, prompt),
             chosen: text(tokenizer, chosen),
             answer: text(tokenizer, answer),
+            cut: said(answer, tokenizer.stop_tokens()).1.is_none(),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_match_is_an_answer_that_ended() {
+        let tokenizer = Tokenizer::characters("ab\n");
+        let (_, end) = tokenizer.eos().unwrap();
+        let ids = |text: &str| tokenizer.encode(text).unwrap();
+        let ended = |text: &str| [ids(text), vec![end]].concat();
+        let chosen = ended("ab");
+        assert!(is_match(&ended("ab"), &chosen, &tokenizer));
+        assert!(!is_match(&ids("ab"), &chosen, &tokenizer), "cut");
+        assert!(!is_match(&ids("ab"), &ids("ab"), &tokenizer), "cut where the chosen answer has no end");
+        assert!(is_match(&ended("ab"), &ids("ab"), &tokenizer));
+        assert!(!is_match(&ended("a"), &chosen, &tokenizer));
+        assert!(!is_match(&ended("abb"), &chosen, &tokenizer));
+        let template = [chosen.clone(), ids("\n")].concat();
+        assert!(is_match(&ended("ab"), &template, &tokenizer), "what a template puts after the end");
+        let turns = [chosen, ended("b")].concat();
+        assert!(!is_match(&ended("ab"), &turns, &tokenizer), "the first of several turns");
     }
 }

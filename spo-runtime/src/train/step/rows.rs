@@ -42,15 +42,8 @@ impl Pass {
                     part.slots.extend(taken.into_iter().map(|role| (role, row)));
                 }
             }
-            if let (Some(block), Some(group)) = (view.mismatched, part.tokens.groups.last_mut()) {
-                let start = row / block * block;
-                let end = (start + block).min(dataset.examples.len());
-                let other = match (row > start, end - start) {
-                    // The only row of its block takes the answer of the block before it; TRL gives it its own.
-                    (false, 1) => row.saturating_sub(1),
-                    (false, _) => end - 1,
-                    (true, _) => row - 1,
-                };
+            let other = view.mismatch(row, dataset.examples.len());
+            if let (Some(other), Some(group)) = (other, part.tokens.groups.last_mut()) {
                 group.completions.push(dataset.examples[other].groups[0].completions[0].clone());
                 part.slots.push((Role::Mismatched, row));
             }
