@@ -2,6 +2,7 @@
 
 mod data;
 pub(crate) mod libraries;
+mod machine;
 pub(crate) mod provenance;
 pub(crate) mod stage;
 mod tokens;
@@ -172,7 +173,9 @@ impl Plan {
                 "sha256": self.weights,
             },
             "device": info.device,
-            "threads": std::thread::available_parallelism().map_or(1, usize::from),
+            "threads": rayon::current_num_threads(),
+            "cpu": machine::cpu(),
+            "system": format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             "data": data,
             "plugins": self.libraries,
             "started_in": std::env::current_dir().unwrap_or_default(),
