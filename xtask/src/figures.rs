@@ -22,7 +22,7 @@ struct Section {
     text: String,
 }
 
-/// Checks the sections whose heading contains `wanted`. Runs are made in `target/figures`, and kept there while
+/// Checks the sections whose page and heading contain `wanted`, as in `enumerable.md, The arms`. Runs are made in `target/figures`, and kept there while
 /// `spo-run` is the same.
 ///
 /// # Errors
@@ -33,14 +33,15 @@ pub fn check(wanted: &str, program: &Path) -> Result<String, String> {
     let (mut told, mut wrong) = (String::new(), Vec::new());
     for page in PAGES {
         for section in sections(&read(&project().join(page))?) {
-            if !section.title.to_lowercase().contains(&wanted.to_lowercase()) || !section.has_figures() {
+            let place = format!("{page}, {}", section.title);
+            if !place.to_lowercase().contains(&wanted.to_lowercase()) || !section.has_figures() {
                 continue;
             }
-            eprintln!("{page}, {}", section.title);
+            eprintln!("{place}");
             let printed = run(&section.commands, &folder, program)?;
             let (checked, missing) = (section.figures(), section.missing(&printed));
-            told += &format!("{page}, {}: {checked} figures, {} differ\n", section.title, missing.len());
-            wrong.extend(missing.into_iter().map(|figure| format!("{page}, {}: {figure}", section.title)));
+            told += &format!("{place}: {checked} figures, {} differ\n", missing.len());
+            wrong.extend(missing.into_iter().map(|figure| format!("{place}: {figure}")));
         }
     }
     match (told.is_empty(), wrong.is_empty()) {

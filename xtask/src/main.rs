@@ -30,7 +30,8 @@ cargo xtask table [--against STAGE] RUN...
                                difference to STAGE. Runs that differ in more than the seed are refused
 
 cargo xtask figures [HEADING]  runs the commands of docs/spo/ and checks that every figure there is among what they
-                               print. All of it takes hours; HEADING chooses sections. SPO_RUN names the
+                               print. All of it takes hours; HEADING chooses sections, as in
+                               `enumerable.md, The arms`. SPO_RUN names the
                                spo-run to use, by default target/release/spo-run, which is built first
 
 SPO_SHARED=FOLDER names the folder of reference models and real data. Without it, the tests that need

@@ -14,10 +14,7 @@ fn the_fastest_figures_of_the_documentation_are_those_of_this_version() {
             "spo-run is not built: `cargo build --release`, or a test of the whole workspace, does it",
         );
     }
-    let done = Command::new(this)
-        .args(["figures", "Two tasks"])
-        .env("SPO_RUN", spo_run)
-        .output();
+    let done = Command::new(this).args(["figures", "Two tasks"]).env("SPO_RUN", spo_run).output();
     let done = done.expect("xtask starts");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert!(String::from_utf8_lossy(&done.stdout).contains("figures, 0 differ"), "{done:?}");
