@@ -88,6 +88,7 @@ impl Line {
     pub(crate) fn finish(mut self) {
         self.draw();
         let _ = self.terminal.write_line("");
+        self.shown = 0;
     }
 
     fn draw(&mut self) {
@@ -111,6 +112,13 @@ impl Line {
 
     fn width(&self) -> usize {
         usize::from(self.terminal.size().1).max(1)
+    }
+}
+
+/// A run that fails leaves no line before its error.
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 
