@@ -27,6 +27,7 @@ mod reporter;
 mod stop;
 mod store;
 mod sweep;
+mod terminal;
 #[doc(hidden)]
 pub mod testing;
 #[cfg(test)]

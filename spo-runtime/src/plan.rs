@@ -5,6 +5,7 @@ pub(crate) mod fit;
 pub(crate) mod folders;
 pub(crate) mod generation;
 pub(crate) mod libraries;
+mod machine;
 pub(crate) mod provenance;
 pub(crate) mod stage;
 mod tokens;
@@ -193,7 +194,9 @@ impl Plan {
                 "sha256": self.weights,
             },
             "device": info.device,
-            "threads": std::thread::available_parallelism().map_or(1, usize::from),
+            "threads": rayon::current_num_threads(),
+            "cpu": machine::cpu(),
+            "system": format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             "data": data,
             "plugins": self.libraries,
             "started_in": std::env::current_dir().unwrap_or_default().to_string_lossy(),

@@ -1,18 +1,21 @@
 //! Output of a run to the user.
 
 use std::borrow::Cow;
-use std::io::{IsTerminal, Write};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::Write;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use spo_api::Metrics;
+
+use crate::terminal::Line;
 
 /// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Voice {
-    /// A progress bar on a terminal, otherwise plain lines.
+    /// A line that is drawn again and again on a terminal, otherwise plain lines.
     Human,
     /// One JSON object per line on standard output.
     Json,
@@ -77,23 +80,23 @@ pub(crate) fn unsaid() -> Option<&'static std::io::Error> {
 /// Reports the progress of a run.
 pub(crate) struct Reporter {
     voice: Voice,
-    bar: Option<ProgressBar>,
+    line: RefCell<Option<Line>>,
     stage: String,
-    started: Instant,
     total: usize,
+    pace: Pace,
     spoke: Instant,
 }
 
 impl Reporter {
     pub(crate) fn new(voice: Voice) -> Self {
-        let now = Instant::now();
-        Reporter { voice, bar: None, stage: String::new(), started: now, total: 0, spoke: now }
+        let (line, pace) = (RefCell::new(None), Pace::default());
+        Reporter { voice, line, stage: String::new(), total: 0, pace, spoke: Instant::now() }
     }
 
     /// Prints a message.
     pub(crate) fn note(&self, text: &str) {
-        match (self.voice, &self.bar) {
-            (Voice::Human, Some(bar)) => bar.suspend(|| say(text)),
+        match (self.voice, &mut *self.line.borrow_mut()) {
+            (Voice::Human, Some(line)) => line.suspend(|| say(text)),
             (Voice::Human, None) => say(text),
             (Voice::Json, _) => say(&json!({ "note": text }).to_string()),
             (Voice::Quiet, _) => {}
@@ -105,52 +108,43 @@ impl Reporter {
         if self.voice != Voice::Human {
             return;
         }
-        if let Some(bar) = &self.bar {
-            bar.set_message(format!("scoring {what}: {done}/{total} rows"));
+        let text = format!("{} scoring {what}: {done}/{total} rows", self.stage);
+        if let Some(line) = self.line.get_mut() {
+            line.set(text);
         } else if self.spoke.elapsed() > Duration::from_secs(5) {
             self.spoke = Instant::now();
-            say(&format!("{} scoring {what}: {done}/{total} rows", self.stage));
+            say(&text);
         }
     }
 
     /// Starts a stage with `total` steps.
     pub(crate) fn begin(&mut self, stage: &str, total: usize) {
-        (self.stage, self.total, self.started) = (stage.to_owned(), total, Instant::now());
-        if self.voice == Voice::Human && std::io::stdout().is_terminal() {
-            let style = ProgressStyle::with_template("{prefix:>10} {bar:24} {pos}/{len} eta {eta} {msg}")
-                .expect("the template is well-formed");
-            let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stdout());
-            self.bar = Some(bar.with_style(style).with_prefix(self.stage.clone()));
+        (self.stage, self.total, self.pace) = (stage.to_owned(), total, Pace::default());
+        if self.voice == Voice::Human {
+            *self.line.get_mut() = Line::new();
         }
     }
 
     /// Reports a completed step. `step` counts from 1; `tokens_per_second` is for this step only.
     pub(crate) fn step(&mut self, step: usize, metrics: &Metrics, tokens_per_second: f64) {
-        match (self.voice, &self.bar) {
-            (Voice::Human, Some(bar)) => {
-                bar.set_message(format!("{}  {tokens_per_second:.0} tok/s", digest(metrics)));
-                bar.set_position(step as u64);
-            }
+        self.pace.step(Instant::now());
+        if self.voice == Voice::Json {
+            say(&json!({ "stage": self.stage, "step": step, "metrics": metrics }).to_string());
+        }
+        if self.voice != Voice::Human {
+            return;
+        }
+        let left = self.pace.left(self.total - step).filter(|_| step < self.total);
+        let left = left.map_or(String::new(), |left| format!("  eta {}", time(left)));
+        let (stage, total, digest) = (&self.stage, self.total, digest(metrics));
+        if let Some(line) = self.line.get_mut() {
+            let done = BAR * step / total.max(1);
+            let bar = "\u{2588}".repeat(done) + &"\u{2591}".repeat(BAR - done);
+            line.set(format!("{stage} {bar} {step}/{total}{left}  {digest}  {tokens_per_second:.0} tok/s"));
+        } else if self.spoke.elapsed() > Duration::from_secs(5) || step == 1 || step == total {
             // Print plain lines only now and then, but always the first and the last.
-            (Voice::Human, None) => {
-                let due = self.spoke.elapsed() > Duration::from_secs(5);
-                if due || step == 1 || step == self.total {
-                    self.spoke = Instant::now();
-                    let left =
-                        self.started.elapsed().div_f64(step as f64).mul_f64((self.total - step) as f64);
-                    say(&format!(
-                        "{} {step}/{}  {}  {tokens_per_second:.0} tok/s  eta {}s",
-                        self.stage,
-                        self.total,
-                        digest(metrics),
-                        left.as_secs()
-                    ));
-                }
-            }
-            (Voice::Json, _) => {
-                say(&json!({ "stage": self.stage, "step": step, "metrics": metrics }).to_string());
-            }
-            (Voice::Quiet, _) => {}
+            self.spoke = Instant::now();
+            say(&format!("{stage} {step}/{total}  {digest}  {tokens_per_second:.0} tok/s{left}"));
         }
     }
 
@@ -167,9 +161,46 @@ impl Reporter {
 
     /// Ends the stage.
     pub(crate) fn end(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish();
+        if let Some(line) = self.line.get_mut().take() {
+            line.finish();
         }
+    }
+}
+
+/// Width of the bar in a terminal.
+const BAR: usize = 20;
+
+/// When the last steps ended. What came before the first step, such as scoring, says nothing about the steps to come.
+#[derive(Default)]
+struct Pace {
+    ends: VecDeque<Instant>,
+}
+
+impl Pace {
+    /// The number of steps whose pace is taken to be that of the steps to come.
+    const STEPS: usize = 50;
+
+    fn step(&mut self, end: Instant) {
+        self.ends.push_back(end);
+        if self.ends.len() > Self::STEPS + 1 {
+            self.ends.pop_front();
+        }
+    }
+
+    /// The time that so many steps will take; `None` until two steps have ended.
+    fn left(&self, steps: usize) -> Option<Duration> {
+        let (first, last) = (self.ends.front()?, self.ends.back()?);
+        let seen = self.ends.len() - 1;
+        (seen > 0).then(|| (*last - *first).mul_f64(steps as f64 / seen as f64))
+    }
+}
+
+/// A duration in two units: `42 s`, `5 min 10 s`, `2 h 5 min`.
+fn time(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds @ ..60 => format!("{seconds} s"),
+        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
     }
 }
 
@@ -203,8 +234,19 @@ fn eval_digest(metrics: &Metrics) -> String {
 }
 
 fn shown(metrics: &Metrics, names: &[(&str, &str)]) -> String {
-    let known = names.iter().filter_map(|(name, short)| Some(format!("{short} {:.4}", metrics.get(*name)?)));
+    let known =
+        names.iter().filter_map(|(name, short)| Some(format!("{short} {:.4}", shown_figure(metrics, name)?)));
     known.collect::<Vec<_>>().join("  ")
+}
+
+/// A metric as it is shown to a person. Reward accuracy is logged under TRL's name, and so with TRL's meaning: a pair
+/// with equal rewards counts as wrong. Before the first step all rewards are equal, and shown as that it would be a model
+/// that ranks every pair wrong. Where a person reads it, a tie counts half.
+pub(crate) fn shown_figure(metrics: &Metrics, name: &str) -> Option<f64> {
+    let value = *metrics.get(name)?;
+    let ties = name.strip_suffix("rewards/accuracies").map(|prefix| format!("{prefix}rewards/ties"));
+    let ties = ties.and_then(|ties| metrics.get(&ties)).copied().unwrap_or(0.0);
+    Some(value + 0.5 * ties)
 }
 
 #[cfg(test)]
@@ -221,5 +263,38 @@ mod tests {
     fn a_long_text_is_cut_between_characters() {
         assert_eq!(cut("äöü", 3), "äöü");
         assert_eq!(cut("äöüß", 3), "äöü ... (1 more characters)");
+    }
+
+    #[test]
+    fn the_time_left_follows_the_last_steps() {
+        let (start, mut pace) = (Instant::now(), Pace::default());
+        // Scoring takes an hour, then the first step is slow, and the others take a second each.
+        let hour = start + Duration::from_secs(3600);
+        pace.step(hour);
+        assert_eq!(pace.left(10), None);
+        pace.step(hour + Duration::from_secs(1));
+        assert_eq!(pace.left(10), Some(Duration::from_secs(10)));
+        // The machine becomes twice as slow: after a while only that counts.
+        (1..=60).for_each(|i| pace.step(hour + Duration::from_secs(1 + 2 * i)));
+        assert_eq!(pace.left(10), Some(Duration::from_secs(20)));
+        assert_eq!(pace.left(0), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn durations_are_in_units_that_people_use() {
+        let shown = [0, 59, 60, 310, 3600, 7500].map(|seconds| time(Duration::from_secs(seconds)));
+        assert_eq!(shown, ["0 s", "59 s", "1 min 0 s", "5 min 10 s", "1 h 0 min", "2 h 5 min"]);
+    }
+
+    #[test]
+    fn a_tie_of_rewards_counts_half_where_a_person_reads_it() {
+        let metrics = Metrics::from([
+            ("rewards/accuracies".to_owned(), 0.0),
+            ("rewards/ties".to_owned(), 1.0),
+            ("eval_rewards/accuracies".to_owned(), 0.75),
+        ]);
+        assert_eq!(shown_figure(&metrics, "rewards/accuracies"), Some(0.5));
+        assert_eq!(shown_figure(&metrics, "eval_rewards/accuracies"), Some(0.75));
+        assert_eq!(shown_figure(&metrics, "loss"), None);
     }
 }

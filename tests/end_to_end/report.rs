@@ -53,6 +53,8 @@ fn a_report_tells_and_shows_what_a_run_came_to() {
         "align-weight",
         "plain-loss",
         "sft-loss",
+        "sft-learning-rate",
+        "plain-gradient",
         "arms-pareto",
     ] {
         assert!(place.path(&format!("svg/{name}.svg")).exists(), "{name}");
@@ -85,11 +87,77 @@ fn seeds_make_an_interval() {
         place.run(&["run.toml", "--quiet", "--set", &output, "--set", &seed]).success();
     }
     let outcome = place.run(&["report", "sweep", "-o", "all.html", "--csv", "csv"]).success();
-    assert!(outcome.stdout.contains("note: seed-0: it has no diagnostics.jsonl"), "{}", outcome.stdout);
-    assert!(place.read("all.html").contains("3 seeds"));
+    assert!(outcome.stdout.contains("note: seed-0: put `[diagnostics]`"), "{}", outcome.stdout);
+    let page = place.read("all.html");
+    assert!(page.contains("3 seeds") && !page.contains("Incomplete"));
     let comparison = place.read("csv/comparison.csv");
     let line = comparison.lines().find(|line| line.starts_with("align,chosen_change")).unwrap();
     assert!(line.ends_with(",seeds,3"), "{line}");
+}
+
+#[test]
+fn a_sweep_is_compared_with_the_baseline_of_its_recipe() {
+    let place = place();
+    let sweep = r#"
+        [sweep]
+        seeds = [0, 1]
+        baseline = "b"
+        case = [
+            { name = "a", set = { "stage.align.objective" = "ipo" } },
+            { name = "b" },
+            { name = "c", set = { "stage.align.objective" = "simpo" } },
+        ]
+    "#;
+    place.write("recipe.toml", [SFT_THEN_DPO, sweep].concat());
+    let swept = place.run(&["recipe.toml"]).success().stdout;
+    assert!(swept.contains("\u{394} against `b`") && swept.contains("Two seeds say little"), "{swept}");
+    // Two arms, six figures each.
+    assert!(swept.contains("There are 12 comparisons"), "{swept}");
+    for (arguments, baseline) in [
+        (&["report", "runs/recipe"][..], "b"),
+        (&["report", "runs/recipe/a,seed=0", "runs/recipe/b,seed=0"], "b,seed=0"),
+        (&["report", "runs/recipe", "--baseline", "c"], "c"),
+    ] {
+        place.run(arguments).success();
+        let page = place.read("report.html");
+        assert!(page.contains(&format!("Signed numbers are differences to {baseline},")), "{arguments:?}");
+    }
+    let without = place.run(&["report", "runs/recipe/a,seed=0", "runs/recipe/c,seed=0"]).success().stdout;
+    assert!(
+        without.contains("nothing of the sweep's baseline `b` is compared here; differences are to a,seed=0"),
+        "{without}"
+    );
+}
+
+/// TRL counts a tie as wrong, and before the first step policy and reference are the same: every pair is tied.
+#[test]
+fn reward_accuracy_keeps_trl_s_meaning_in_files_and_misleads_nobody() {
+    let place = place();
+    place.write("run.toml", SFT_THEN_DPO);
+    let said = place.run(&["run.toml"]).success().stdout;
+    assert!(said.contains("align 1/5") && said.contains("acc 0.5000"), "{said}");
+    let metrics = place.metrics("runs/run");
+    let align =
+        |step: u64| metrics.iter().find(|line| line["stage"] == "align" && line["step"] == step).unwrap();
+    assert_eq!(
+        (&align(0)["eval_rewards/accuracies"], &align(0)["eval_rewards/ties"]),
+        (&0.0.into(), &1.0.into())
+    );
+    assert_eq!((&align(1)["rewards/accuracies"], &align(1)["rewards/ties"]), (&0.0.into(), &1.0.into()));
+    assert!(align(5).get("rewards/ties").is_none(), "{}", align(5));
+    let record: serde_json::Value = serde_json::from_str(&place.read("runs/run/run.json")).unwrap();
+    assert!(record["threads"].as_u64().unwrap() > 0 && record["system"].is_string(), "{record}");
+    place.run(&["report", "runs/run"]).success();
+    let page = place.read("runs/run/report.html");
+    for text in [
+        "tokens/s",
+        "All settings of run",
+        "Learning rate",
+        "Norm of the gradient",
+        "learning rate 1e-3 (constant)",
+    ] {
+        assert!(page.contains(text), "{text}");
+    }
 }
 
 #[test]

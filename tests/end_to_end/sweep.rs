@@ -107,7 +107,7 @@ fn a_sweep_gives_what_its_runs_would_give_one_by_one_with_less_work() {
     }
     assert_eq!((trained, scored), (2, 2 * 48));
 
-    for part in ["(8/8)", "pair accuracy", "log p(chosen)", "2/2", "Δ ", "±", "Student's t"] {
+    for part in ["(8/8)", "pair accuracy", "log p(chosen)", "2/2", "Δ ", "±", "half a 95% interval"] {
         assert!(swept.contains(part), "{part}: {swept}");
     }
     let csv = place.read("runs/recipe/results.csv");

@@ -1,12 +1,15 @@
-//! Developer commands: `cargo xtask test`, `cargo xtask libtorch`, `cargo xtask browser`, `cargo xtask table`.
+//! Developer commands: `cargo xtask test`, `cargo xtask libtorch`, `cargo xtask browser`, `cargo xtask table`,
+//! `cargo xtask figures`.
 #![forbid(unsafe_code)]
 
 mod browser;
+mod figures;
 mod libtorch;
 mod table;
 mod test;
 
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
 const HELP: &str = "\
 cargo xtask test [ARGUMENTS]   runs every test of the workspace in a release build, and those of the tch backend
@@ -24,7 +27,12 @@ cargo xtask browser            installs a headless Chromium from npm into target
 cargo xtask table [--against STAGE] RUN...
                                prints a Markdown table of the held-out figures of one recipe under several
                                seeds: the mean and 95% confidence interval of every stage, or of its
-                               difference to STAGE
+                               difference to STAGE. Runs that differ in more than the seed are refused
+
+cargo xtask figures [HEADING]  runs the commands of docs/spo/ and checks that every figure there is among what they
+                               print. All of it takes hours; HEADING chooses sections, as in
+                               `enumerable.md, The arms`. SPO_RUN names the
+                               spo-run to use, by default target/release/spo-run, which is built first
 
 SPO_SHARED=FOLDER names the folder of reference models and real data. Without it, the tests that need
 it are skipped.
@@ -61,11 +69,29 @@ fn main() -> ExitCode {
                 ExitCode::from(2)
             }
         },
+        Some("figures") => match figures(&arguments.collect::<Vec<_>>().join(" ")) {
+            Ok(told) => {
+                print!("{told}");
+                ExitCode::SUCCESS
+            }
+            Err(message) => failure(message),
+        },
         _ => {
             eprint!("{HELP}");
             ExitCode::from(2)
         }
     }
+}
+
+fn figures(wanted: &str) -> Result<String, String> {
+    if let Some(program) = std::env::var_os("SPO_RUN") {
+        return figures::check(wanted, Path::new(&program));
+    }
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--release", "--package", "spo-runtime"]);
+    libtorch::succeed(cargo, "`cargo build` failed")?;
+    let folder = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    figures::check(wanted, &folder.join("release").join(format!("spo-run{}", std::env::consts::EXE_SUFFIX)))
 }
 
 fn failure(message: String) -> ExitCode {

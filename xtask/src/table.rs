@@ -1,12 +1,17 @@
 //! `cargo xtask table`: held-out figures of one recipe under several seeds, as a Markdown table.
+//!
+//! The seeds have held-out rows of their own (the tasks are generated from the seed), so intervals over seeds reckon with
+//! other rows too.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
+use spo_report::load;
 use spo_report::stats::student;
+use spo_report::words;
 
-/// Figures at the end of a stage: title, metric, factor, decimals.
+/// Figures at the end of a stage: title, metric, factor (100 for a share), decimals.
 const COLUMNS: [(&str, &str, f64, usize); 11] = [
     ("exact match, %", "eval_exact_match", 100.0, 1),
     ("ROUGE-L, %", "eval_rouge_l", 100.0, 1),
@@ -28,10 +33,11 @@ struct Stage {
 }
 
 /// A line for each stage: the mean over the runs, and half of its 95% confidence interval. If `--against STAGE` comes
-/// first, the figures are differences to that stage, run by run.
+/// first, the figures are differences to that stage, run by run. There is no interval where all runs agree.
 ///
 /// # Errors
-/// When a run has no summary, has other stages than the first run, or lacks the stage of `--against`.
+/// When a run has no summary or recipe, differs from the first one in more than the seed, repeats a seed, or lacks the
+/// stage of `--against`.
 pub fn table(arguments: &[String]) -> Result<String, String> {
     let (against, runs) = match arguments {
         [option, stage, runs @ ..] if option == "--against" => (Some(stage), runs),
@@ -39,10 +45,8 @@ pub fn table(arguments: &[String]) -> Result<String, String> {
     };
     let read = runs.iter().map(|run| stages(Path::new(run))).collect::<Result<Vec<_>, _>>()?;
     let Some(first) = read.first() else { return Err("which runs?".into()) };
+    repetitions(runs)?;
     let names = |run: &[Stage]| run.iter().map(|stage| stage.name.clone()).collect::<Vec<_>>();
-    if let Some(i) = read.iter().position(|run| names(run) != names(first)) {
-        return Err(format!("{} has other stages than {}", runs[i], runs[0]));
-    }
     let base = match against {
         Some(name) => match first.iter().position(|stage| stage.name == *name) {
             Some(base) => Some(base),
@@ -50,6 +54,7 @@ pub fn table(arguments: &[String]) -> Result<String, String> {
         },
         None => None,
     };
+    let mut comparisons = 0;
     let columns: Vec<_> =
         COLUMNS.iter().filter(|c| first.iter().any(|s| s.figures.contains_key(c.1))).collect();
     let titles: Vec<_> = columns.iter().map(|c| c.0).collect();
@@ -61,11 +66,37 @@ pub fn table(arguments: &[String]) -> Result<String, String> {
                 Some(of(i)? - base.map_or(Some(0.0), of)?)
             };
             let values = read.iter().map(value).collect::<Option<Vec<_>>>();
-            values.map_or("-".into(), |values| cell(&values, *decimals, base.is_some()))
+            comparisons += usize::from(base.is_some() && values.is_some());
+            let possible = (*factor == 100.0).then_some((if base.is_some() { -100.0 } else { 0.0 }, 100.0));
+            values.map_or("-".into(), |values| cell(&values, possible, *decimals, base.is_some()))
         });
         out += &format!("| {} | {} |\n", stage.name, cells.collect::<Vec<_>>().join(" | "));
     }
+    for note in words::few(runs.len()).into_iter().chain(words::corrected(comparisons)) {
+        out += &format!("\n{note}\n");
+    }
     Ok(out)
+}
+
+/// Checks that the runs differ by their seed alone: means over different arms would mean nothing.
+fn repetitions(runs: &[String]) -> Result<(), String> {
+    let recipes = runs.iter().map(|run| load::recipe(Path::new(run))).collect::<Result<Vec<_>, _>>()?;
+    let seed = |recipe: &Value| recipe["run"]["seed"].as_u64();
+    for (i, recipe) in recipes.iter().enumerate() {
+        if let Some(difference) = load::difference(&recipes[0], recipe) {
+            return Err(format!(
+                "{} and {} are not one recipe with two seeds: {difference}",
+                runs[0], runs[i]
+            ));
+        }
+        if let Some(twin) = recipes[..i].iter().position(|other| seed(other) == seed(recipe)) {
+            return Err(format!(
+                "{} and {} have the same seed, {}",
+                runs[twin], runs[i], recipe["run"]["seed"]
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn stages(run: &Path) -> Result<Vec<Stage>, String> {
@@ -107,11 +138,11 @@ fn leaks(path: &Path) -> Result<BTreeMap<String, BTreeMap<String, f64>>, String>
     Ok(ends.iter().map(|(stage, ends)| (stage.to_string(), of_stage(ends))).collect())
 }
 
-fn cell(values: &[f64], decimals: usize, signed: bool) -> String {
+/// A mean with half of its interval, which is cut to the possible values.
+fn cell(values: &[f64], possible: Option<(f64, f64)>, decimals: usize, signed: bool) -> String {
     let estimate = student(values);
-    let half = estimate
-        .interval
-        .map_or(String::new(), |(low, high)| format!(" ± {:.decimals$}", (high - low) / 2.0));
+    let estimate = possible.map_or(estimate, |(least, greatest)| estimate.within(least, greatest));
+    let half = estimate.half_width().map_or(String::new(), |half| format!(" ± {half:.decimals$}"));
     match signed {
         true => format!("{:+.decimals$}{half}", estimate.mean),
         false => format!("{:.decimals$}{half}", estimate.mean),
@@ -136,6 +167,10 @@ mod tests {
             let stage = |name: &str, x: f64| json!({"name": name, "after": {"eval_exact_match": x}});
             let summary = json!({"stages": [stage("sft", 0.5), stage("align", 0.5 + gain)]});
             fs::write(folder.join("summary.json"), summary.to_string()).unwrap();
+            let recipe = format!(
+                "[run]\nseed = {i}\noutput = \"{name}/{i}\"\n[[stage]]\nname = \"align\"\nsteps = 4\n"
+            );
+            fs::write(folder.join("recipe.toml"), recipe).unwrap();
             let seen = |other: [Value; 2]| json!({"kind": "evolution", "stage": "align", "other": other});
             let lines = [seen([json!(-4.0), Value::Null]), seen([json!(-3.0), Value::Null])];
             fs::write(folder.join("diagnostics.jsonl"), lines.map(|l| l.to_string()).join("\n")).unwrap();
@@ -150,18 +185,47 @@ mod tests {
         let lines = [
             "| stage | exact match, % | Δ log p(other) |",
             "|---|---:|---:|",
-            "| sft | 50.0 ± 0.0 | - |",
-            "| align | 52.0 ± 12.7 | 1.00 ± 0.00 |\n",
+            "| sft | 50.0 | - |",
+            "| align | 52.0 ± 12.7 | 1.00 |",
+            "",
+            "Two seeds say little about another one: run at least three.\n",
         ];
         assert_eq!(table(&runs("means")).unwrap(), lines.join("\n"));
-        assert_eq!(cell(&[2.0], 1, false), "2.0");
+        assert_eq!(cell(&[2.0], None, 1, false), "2.0");
+        // Student's t alone would say ± 238.2.
+        assert_eq!(cell(&[0.0, 37.5], Some((0.0, 100.0)), 1, false), "18.8 ± 81.2");
+        assert_eq!(cell(&[0.0, -37.5], Some((-100.0, 100.0)), 1, true), "-18.8 ± 118.8");
+    }
+
+    #[test]
+    fn different_arms_are_not_taken_for_seeds() {
+        let runs = runs("arms");
+        let recipe = PathBuf::from(&runs[1]).join("recipe.toml");
+        let text = fs::read_to_string(&recipe).unwrap();
+        for (change, expected) in [
+            (("steps = 4", "steps = 5"), "`stage[0].steps` is 4 in one and 5 in the other"),
+            (
+                ("steps = 4", "steps = 4\nobjective = \"ipo\""),
+                "`stage[0].objective` is missing in one and \"ipo\" in the other",
+            ),
+            (("seed = 2", "seed = 1"), "have the same seed, 1"),
+        ] {
+            fs::write(&recipe, text.replace(change.0, change.1)).unwrap();
+            let refused = table(&runs).unwrap_err();
+            assert!(refused.contains(expected) && refused.contains(&runs[1]), "{refused}");
+        }
+        // What a run is called, where it goes and what it keeps is not part of what is compared.
+        fs::write(&recipe, format!("{text}[checkpoint]\nevery = 3\n")).unwrap();
+        table(&runs).unwrap();
+        fs::remove_file(&recipe).unwrap();
+        assert!(table(&runs).unwrap_err().contains("recipe.toml"));
     }
 
     #[test]
     fn differences_are_paired_run_by_run() {
         let against = |stage: &str| [vec!["--against".into(), stage.into()], runs("paired")].concat();
         let table_against = table(&against("sft")).unwrap();
-        assert!(table_against.ends_with("| align | +2.0 ± 12.7 | - |\n"), "{table_against}");
+        assert!(table_against.contains("| align | +2.0 ± 12.7 | - |\n"), "{table_against}");
         assert!(!table_against.contains("| sft |"));
         assert_eq!(table(&against("dpo")).unwrap_err(), "no stage `dpo`, only sft, align");
     }

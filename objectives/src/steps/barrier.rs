@@ -102,7 +102,7 @@ impl BilevelStep for Barrier {
         let estimate = value.estimate(problem)?;
         descend_with(problem, |geometry, metrics| {
             let lower = geometry.losses.lower;
-            let value = estimate.unwrap_or_else(|| self.running_min.update(lower));
+            let value = value.settle(estimate, lower, &mut self.running_min);
             let constraint = lower - value - self.epsilon.unwrap_or(0.0);
             metrics.insert("bilevel/value".into(), value);
             metrics.insert("bilevel/constraint".into(), constraint);

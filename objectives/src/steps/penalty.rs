@@ -166,7 +166,7 @@ impl BilevelStep for Penalty {
         let estimate = self.value.estimate(problem)?;
         let mut metrics = Metrics::new();
         let mut weigh = |losses: Losses| {
-            let value = estimate.unwrap_or_else(|| self.state.running_min.update(losses.lower));
+            let value = self.value.settle(estimate, losses.lower, &mut self.state.running_min);
             let constraint = losses.lower - value - self.epsilon;
             let (lambda, weight) = self.strength(constraint, step);
             metrics.extend([

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use crate::Error;
 use crate::figures::Figure;
-use crate::load::{Run, Stage};
-use crate::stats::{Estimate, bootstrap, student, wilson};
+use crate::load::{self, Cell, Run, Stage};
+use crate::stats::{Estimate, bootstrap, crossed, mean, student, wilson};
 
 /// A stage of one run, or of several runs that differ only by their seed.
 #[derive(Clone, Debug)]
@@ -14,12 +14,14 @@ pub struct Arm<'a> {
     pub label: String,
     /// The stage in each run, with the run's seed.
     pub members: Vec<(Option<u64>, &'a Stage)>,
+    /// Whether the recipe of its sweep makes it the arm that the others are compared with.
+    pub baseline: bool,
 }
 
 /// The population that an arm's intervals cover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
-    /// Seeds: the whole training was repeated.
+    /// Seeds: the whole training was repeated. If all seeds were measured on the same held-out rows, other rows too.
     Seeds,
     /// Held-out rows of one run.
     Rows,
@@ -38,45 +40,76 @@ impl<'a> Arm<'a> {
 
     /// A figure's mean, with an interval over seeds or over held-out rows.
     pub fn estimate(&self, figure: &Figure) -> Option<Estimate> {
-        let known = |stage: &Stage| Some(figure.rows(stage)?.into_iter().flatten().collect::<Vec<f64>>());
-        match self.over() {
-            Over::Rows if figure.share => Some(wilson(&known(self.first())?)),
-            Over::Rows => Some(bootstrap(&known(self.first())?)),
-            Over::Seeds => {
-                let means =
-                    self.members.iter().filter_map(|(_, stage)| Some(crate::stats::mean(&known(stage)?)));
-                let means: Vec<f64> = means.collect();
-                (!means.is_empty()).then(|| within(student(&means), figure, 0.0))
-            }
-        }
+        let seeds: Vec<Rows> =
+            self.members.iter().filter_map(|(_, s)| Rows::of(s, figure.rows(s)?)).collect();
+        (!seeds.is_empty()).then(|| match figure.share {
+            true => over(&seeds, wilson).within(0.0, 1.0),
+            false => over(&seeds, bootstrap),
+        })
     }
 
-    /// The mean difference to another arm: paired by seed, or row by row where both arms are single runs on the same
-    /// held-out rows. `None` if nothing can be paired.
+    /// The mean difference to another arm: paired by seed, and row by row on the held-out rows. `None` if nothing can be
+    /// paired.
     pub fn difference(&self, baseline: &Arm<'_>, figure: &Figure) -> Option<Estimate> {
-        let rows_of_both = |mine: &Stage, theirs: &Stage| -> Option<Vec<f64>> {
-            let same = mine.after.as_ref()?.data == theirs.after.as_ref()?.data;
-            let (mine, theirs) = (figure.rows(mine)?, figure.rows(theirs)?);
-            let pairs = mine.into_iter().zip(theirs).filter(|_| same);
-            Some(pairs.filter_map(|(a, b)| Some(a? - b?)).collect())
-                .filter(|rows: &Vec<f64>| !rows.is_empty())
+        let alone = self.over() == Over::Rows && baseline.over() == Over::Rows;
+        let of_seed = |(seed, mine): &(Option<u64>, &Stage)| {
+            let same_seed = |(other, _): &&(Option<u64>, &Stage)| alone || (other == seed && seed.is_some());
+            let (_, theirs) = baseline.members.iter().find(same_seed)?;
+            let same_rows = mine.after.as_ref()?.data == theirs.after.as_ref()?.data;
+            let pairs = figure.rows(mine)?.into_iter().zip(figure.rows(theirs)?).filter(|_| same_rows);
+            Rows::of(mine, pairs.map(|(a, b)| Some(a? - b?)).collect())
         };
-        if self.over() == Over::Rows && baseline.over() == Over::Rows {
-            return Some(bootstrap(&rows_of_both(self.first(), baseline.first())?));
-        }
-        let of_seeds = self.members.iter().filter_map(|(seed, stage)| {
-            let (_, other) = baseline.members.iter().find(|(s, _)| s == seed && s.is_some())?;
-            Some(crate::stats::mean(&rows_of_both(stage, other)?))
-        });
-        let of_seeds: Vec<f64> = of_seeds.collect();
-        (!of_seeds.is_empty()).then(|| within(student(&of_seeds), figure, -1.0))
+        let seeds: Vec<Rows> = self.members.iter().filter_map(of_seed).collect();
+        (!seeds.is_empty()).then(|| match figure.share {
+            true => over(&seeds, bootstrap).within(-1.0, 1.0),
+            false => over(&seeds, bootstrap),
+        })
     }
 }
 
-/// The interval of a share (or of a difference of two) cut to the values that are possible.
-fn within(estimate: Estimate, figure: &Figure, least: f64) -> Estimate {
-    let cut = |(low, high): (f64, f64)| (low.max(least), high.min(1.0));
-    Estimate { interval: estimate.interval.map(|i| if figure.share { cut(i) } else { i }), ..estimate }
+/// A value on each held-out row of a seed.
+struct Rows {
+    /// Hash of the rows.
+    data: String,
+    values: Vec<Option<f64>>,
+}
+
+impl Rows {
+    /// `None` if no row has a value.
+    fn of(stage: &Stage, values: Vec<Option<f64>>) -> Option<Self> {
+        let data = stage.after.as_ref()?.data.clone();
+        values.iter().any(Option::is_some).then_some(Rows { data, values })
+    }
+
+    fn known(&self) -> Vec<f64> {
+        self.values.iter().copied().flatten().collect()
+    }
+}
+
+/// The mean over seeds with its interval. `of_rows` gives the interval of a single seed.
+fn over(seeds: &[Rows], of_rows: fn(&[f64]) -> Estimate) -> Estimate {
+    if let [alone] = seeds {
+        return of_rows(&alone.known());
+    }
+    let means: Vec<f64> = seeds.iter().map(|seed| mean(&seed.known())).collect();
+    let same_rows = seeds.iter().all(|seed| seed.data == seeds[0].data);
+    let estimate = if same_rows {
+        let known_by_all =
+            |row: &usize| seeds.iter().all(|s| s.values.get(*row).is_some_and(Option::is_some));
+        let common: Vec<usize> = (0..seeds[0].values.len()).filter(known_by_all).collect();
+        let of_seed = |seed: &Rows| common.iter().filter_map(|row| seed.values[*row]).collect();
+        crossed(&seeds.iter().map(of_seed).collect::<Vec<Vec<f64>>>())
+    } else {
+        // The means of seeds that have rows of their own differ by the rows' noise too.
+        student(&means)
+    };
+    // Seeds that agree to the digit show nothing of how much they differ: the rows remain.
+    let rows = || match same_rows {
+        true => of_rows(&seeds[0].known()),
+        false => of_rows(&seeds.iter().flat_map(Rows::known).collect::<Vec<f64>>()),
+    };
+    let interval = estimate.interval.or_else(|| rows().interval);
+    Estimate { mean: mean(&means), interval, count: seeds.len() }
 }
 
 /// The arms of these runs: the stages that learn preferences (all stages if none does), or those of the given name.
@@ -101,7 +134,7 @@ pub fn arms<'a>(runs: &'a [Run], stage: Option<&str>) -> Result<Vec<Arm<'a>>, Er
     for (run, stage) in compared {
         let key = match &run.recipe {
             Value::Null => Value::from(run.label.clone()),
-            recipe => without_identity(recipe),
+            recipe => load::without_identity(recipe),
         };
         let fits = |group: &&mut (Value, Vec<(&Run, &Stage)>)| {
             group.0 == key
@@ -116,23 +149,9 @@ pub fn arms<'a>(runs: &'a [Run], stage: Option<&str>) -> Result<Vec<Arm<'a>>, Er
     let arms = groups.iter().map(|(_, members)| Arm {
         label: label(members, runs, groups.iter().filter(|g| shares_run(&g.1, members)).count()),
         members: members.iter().map(|(run, stage)| (run.seed, *stage)).collect(),
+        baseline: members.iter().all(|(run, _)| run.cell.as_ref().is_some_and(Cell::is_baseline)),
     });
     Ok(arms.collect())
-}
-
-/// A recipe without the keys that differ between repetitions, or do not affect results.
-fn without_identity(recipe: &Value) -> Value {
-    let mut recipe = recipe.clone();
-    for (table, keys) in [
-        ("run", &["seed", "name", "output", "overwrite", "resume"][..]),
-        ("", &["checkpoint", "cache", "sweep"]),
-    ] {
-        let table = if table.is_empty() { Some(&mut recipe) } else { recipe.get_mut(table) };
-        if let Some(table) = table.and_then(Value::as_object_mut) {
-            keys.iter().for_each(|key| drop(table.remove(*key)));
-        }
-    }
-    recipe
 }
 
 fn shares_run(group: &[(&Run, &Stage)], other: &[(&Run, &Stage)]) -> bool {
@@ -140,10 +159,13 @@ fn shares_run(group: &[(&Run, &Stage)], other: &[(&Run, &Stage)]) -> bool {
 }
 
 /// The shortest name that is unique among the arms. `of_run`: the number of arms from the same run.
-fn label(members: &[(&Run, &Stage)], runs: &[Run], of_run: usize) -> String {
+fn label<'a>(members: &[(&'a Run, &Stage)], runs: &[Run], of_run: usize) -> String {
     let stage = &members[0].1.name;
     let names: Vec<&str> = members.iter().map(|(run, _)| run.label.as_str()).collect();
-    let name = shared_name(&names);
+    // Cells of a sweep are called by its arms, if they are of one.
+    let cell = |run: &'a Run| run.cell.as_ref().map(|cell| cell.arm.as_str());
+    let of_sweep = cell(members[0].0).filter(|arm| members.iter().all(|(run, _)| cell(run) == Some(*arm)));
+    let name = of_sweep.filter(|_| members.len() > 1).unwrap_or_else(|| shared_name(&names));
     match (members.len() == runs.len(), of_run) {
         (true, _) => stage.clone(),
         (false, 1) => name.to_owned(),

@@ -25,7 +25,17 @@ fn rejected_change(before: &HeldOut, after: &HeldOut, row: usize) -> Option<f64>
 
 fn ranked(held_out: &HeldOut, row: usize) -> Option<f64> {
     let (chosen, rejected) = (held_out.chosen.get(row).copied()??, held_out.rejected.get(row).copied()??);
-    Some(f64::from(u8::from(chosen > rejected)))
+    Some(match chosen == rejected {
+        true => 0.5,
+        false => f64::from(u8::from(chosen > rejected)),
+    })
+}
+
+/// Share of pairs whose answers have the same log-prob; `None` without pairs.
+pub fn tied(held_out: &HeldOut) -> Option<f64> {
+    let ties = (0..held_out.chosen.len()).filter_map(|row| Some(ranked(held_out, row)? == 0.5));
+    let ties: Vec<f64> = ties.map(|tie| f64::from(u8::from(tie))).collect();
+    (!ties.is_empty()).then(|| crate::stats::mean(&ties))
 }
 
 fn right(held_out: &HeldOut, row: usize) -> Option<f64> {
@@ -40,7 +50,7 @@ pub const EXACT_MATCH: Figure = Figure {
     value: |_, after, row| right(after, row),
 };
 
-/// Share of pairs whose chosen answer has the higher log-prob.
+/// Share of pairs whose chosen answer has the higher log-prob. A tie counts half, as a coin would decide it.
 pub const PAIR_ACCURACY: Figure = Figure {
     key: "pair_accuracy",
     title: "pair accuracy",
@@ -70,7 +80,35 @@ pub const REJECTED_CHANGE: Figure = Figure {
     value: rejected_change,
 };
 
-/// All figures, the most informative first.
+/// Log-prob of the chosen answer, in nats.
+const CHOSEN: Figure = Figure {
+    key: "chosen",
+    title: "log p(preferred)",
+    share: false,
+    value: |_, after, row| after.chosen.get(row).copied()?,
+};
+
+/// Log-prob of the rejected answer, in nats.
+const REJECTED: Figure = Figure {
+    key: "rejected",
+    title: "log p(dispreferred)",
+    share: false,
+    value: |_, after, row| after.rejected.get(row).copied()?,
+};
+
+/// The figure whose mean over the held-out rows is this metric, if there is one.
+pub fn of_metric(metric: &str) -> Option<Figure> {
+    Some(match metric {
+        "eval_exact_match" => EXACT_MATCH,
+        "eval_pair_accuracy" => PAIR_ACCURACY,
+        "eval_displaced" => DISPLACED,
+        "eval_logps/chosen" => CHOSEN,
+        "eval_logps/rejected" => REJECTED,
+        _ => return None,
+    })
+}
+
+/// The figures of a report, the most informative first.
 pub const ALL: [Figure; 5] = [EXACT_MATCH, PAIR_ACCURACY, DISPLACED, CHOSEN_CHANGE, REJECTED_CHANGE];
 
 impl Figure {

@@ -31,7 +31,7 @@ pub struct Arguments {
     /// Compare the stages of this name; by default those that learn preferences.
     #[arg(long, value_name = "NAME")]
     stage: Option<String>,
-    /// The arm that others are held against; the first by default.
+    /// The arm that others are held against; by default that of their sweep, else the first.
     #[arg(long, value_name = "ARM")]
     baseline: Option<String>,
     /// Write every picture as an SVG file too.
@@ -66,6 +66,7 @@ pub enum Error {
 pub fn report(arguments: &Arguments) -> Result<Vec<String>, Error> {
     let runs = load::runs(&arguments.runs)?;
     let mut arms = arms::arms(&runs, arguments.stage.as_deref())?;
+    let mut told: Vec<String> = Vec::new();
     if let Some(name) = &arguments.baseline {
         let names = || arms.iter().map(|arm| arm.label.as_str());
         let Some(at) = names().position(|label| label == name) else {
@@ -76,10 +77,17 @@ pub fn report(arguments: &Arguments) -> Result<Vec<String>, Error> {
             return Err(Error::Input(format!("no arm is called `{name}`: {all}")));
         };
         arms[..=at].rotate_right(1);
+    } else if let Some(at) = arms.iter().position(|arm| arm.baseline) {
+        arms[..=at].rotate_right(1);
+    } else if let (Some(cell), Some(first)) = (runs.iter().find_map(|run| run.cell.as_ref()), arms.first()) {
+        told.push(format!(
+            "note: nothing of the sweep's baseline `{}` is compared here; differences are to {}",
+            cell.baseline, first.label
+        ));
     }
-    let mut told: Vec<String> = Vec::new();
     for run in &runs {
-        told.extend(run.gaps.iter().map(|gap| format!("note: {}: {gap}", run.label)));
+        let notes = run.gaps.iter().chain(&run.hints);
+        told.extend(notes.map(|note| format!("note: {}: {note}", run.label)));
     }
     let page = page::Page::new(&runs, &arms);
     let output = match (&arguments.output, &arguments.runs[..]) {

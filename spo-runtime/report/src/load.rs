@@ -20,10 +20,32 @@ pub struct Run {
     pub recipe: Value,
     /// Its seed.
     pub seed: Option<u64>,
+    /// What it is in the sweep that it belongs to, if any.
+    pub cell: Option<Cell>,
+    /// `run.json`: versions, data, model, machine; null if it cannot be read.
+    pub record: Value,
     /// Its stages, as far as they have begun.
     pub stages: Vec<Stage>,
     /// What is missing or cannot be read, one sentence each.
     pub gaps: Vec<String>,
+    /// What the recipe does not ask for, and would be shown here, one sentence each.
+    pub hints: Vec<String>,
+}
+
+/// A run's place in a sweep.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// The name of its arm.
+    pub arm: String,
+    /// The name of the arm that the others are compared with.
+    pub baseline: String,
+}
+
+impl Cell {
+    /// Whether it belongs to the baseline.
+    pub fn is_baseline(&self) -> bool {
+        self.arm == self.baseline
+    }
 }
 
 /// A stage of a run.
@@ -47,6 +69,20 @@ pub struct Stage {
     pub geometry: Vec<Geometry>,
     /// What the guard did.
     pub guard: Vec<Guarded>,
+    /// Its times; `None` while it has not ended.
+    pub times: Option<Times>,
+}
+
+/// The times of a stage, from the run's summary.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Times {
+    /// All of it, with evaluations, in seconds.
+    pub seconds: f64,
+    /// Median time of a step, in seconds.
+    pub step_seconds: f64,
+    /// Tokens trained on per second of training steps; runs of earlier versions lack it.
+    #[serde(default)]
+    pub tokens_per_second: Option<f64>,
 }
 
 /// The held-out rows at one step; the lists have an entry per row.
@@ -193,6 +229,61 @@ pub fn runs(paths: &[PathBuf]) -> Result<Vec<Run>, Error> {
     Ok(runs)
 }
 
+/// The resolved recipe of the run in a folder.
+///
+/// # Errors
+/// Says which file cannot be read, and why.
+pub fn recipe(folder: &Path) -> Result<Value, String> {
+    let path = folder.join("recipe.toml");
+    let text = std::fs::read_to_string(&path).map_err(|e| e.to_string());
+    let recipe = text.and_then(|text| toml::from_str::<Value>(&text).map_err(|e| e.message().to_owned()));
+    recipe.map_err(|why| format!("{} cannot be read: {why}", path.display()))
+}
+
+/// A recipe without the keys that differ between repetitions, or do not affect results.
+pub(crate) fn without_identity(recipe: &Value) -> Value {
+    let mut recipe = recipe.clone();
+    for (table, keys) in [
+        ("run", &["seed", "name", "output", "overwrite", "resume"][..]),
+        ("", &["checkpoint", "cache", "sweep"]),
+    ] {
+        let table = if table.is_empty() { Some(&mut recipe) } else { recipe.get_mut(table) };
+        if let Some(table) = table.and_then(Value::as_object_mut) {
+            keys.iter().for_each(|key| drop(table.remove(*key)));
+        }
+    }
+    recipe
+}
+
+/// The first difference between two recipes that is more than a repetition under another seed; `None` if there is none.
+pub fn difference(one: &Value, other: &Value) -> Option<String> {
+    first_difference(&without_identity(one), &without_identity(other), "")
+}
+
+fn first_difference(one: &Value, other: &Value, path: &str) -> Option<String> {
+    match (one, other) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
+            let inner = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+            keys.into_iter().find_map(|key| first_difference(&one[key], &other[key], &inner(key)))
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            let mut both = a.iter().zip(b).enumerate();
+            both.find_map(|(i, (a, b))| first_difference(a, b, &format!("{path}[{i}]")))
+        }
+        _ => (one != other).then(|| {
+            let shown =
+                |value: &Value| if value.is_null() { "missing".to_owned() } else { value.to_string() };
+            format!("`{path}` is {} in one and {} in the other", shown(one), shown(other))
+        }),
+    }
+}
+
+/// A file of JSON; `None` if it cannot be read.
+fn json(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
 fn is_run(folder: &Path) -> bool {
     folder.join("metrics.jsonl").is_file()
 }
@@ -212,7 +303,12 @@ fn label(runs: &mut [Run]) {
 impl Run {
     fn read(folder: &Path) -> Result<Self, Error> {
         let mut run = Run { folder: folder.to_owned(), ..Run::default() };
-        run.recipe = run.recipe();
+        run.recipe = recipe(folder).unwrap_or_else(|why| {
+            run.gaps.push(format!("its recipe.toml cannot be read: seeds cannot be told from arms ({why})"));
+            Value::Null
+        });
+        run.cell = run.cell();
+        run.record = json(&folder.join("run.json")).unwrap_or_default();
         run.seed = run.recipe["run"]["seed"].as_u64();
         for line in run.lines::<Value>("metrics.jsonl")?.unwrap_or_default() {
             let (Some(stage), Some(step)) = (line["stage"].as_str(), line["step"].as_f64()) else { continue };
@@ -235,25 +331,41 @@ impl Run {
         }
         match run.lines::<Value>("diagnostics.jsonl")? {
             Some(lines) => lines.into_iter().for_each(|line| run.diagnostic(line)),
-            None => run.gaps.push(
-                "it has no diagnostics.jsonl: put `[diagnostics]` into the recipe to see where probability goes".into(),
-            ),
+            None if run.recipe["diagnostics"].is_null() => {
+                run.hints.push("put `[diagnostics]` into the recipe to see where probability goes".into())
+            }
+            None => run.gaps.push("it has no diagnostics.jsonl, which its recipe asks for".into()),
         }
-        if !folder.join("summary.json").is_file() {
+        let summary = folder.join("summary.json");
+        if !summary.is_file() {
             run.gaps.push(format!("it has not come to its end: {}", run.progress()));
+        }
+        for stage in json(&summary).unwrap_or_default()["stages"].as_array().into_iter().flatten() {
+            let times = Times::deserialize(stage).ok();
+            if let Some(name) = stage["name"].as_str() {
+                run.stage(name).times = times;
+            }
         }
         Ok(run)
     }
 
-    /// The resolved recipe, if it can be read.
-    fn recipe(&mut self) -> Value {
-        let path = self.folder.join("recipe.toml");
-        let text = std::fs::read_to_string(&path).map_err(|e| e.to_string());
-        let recipe = text.and_then(|text| toml::from_str::<Value>(&text).map_err(|e| e.message().to_owned()));
-        recipe.unwrap_or_else(|why| {
-            self.gaps.push(format!("its recipe.toml cannot be read ({why}): seeds cannot be told from arms"));
-            Value::Null
-        })
+    /// Its place in the sweep whose folder it is in.
+    fn cell(&mut self) -> Option<Cell> {
+        let folder = self.folder.canonicalize().ok()?;
+        let (name, file) = (folder.file_name()?.to_str()?, folder.parent()?.join("sweep.json"));
+        if !file.is_file() {
+            return None;
+        }
+        let sweep = json(&file);
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let cell = sweep.as_ref().and_then(|sweep| {
+            let cell = sweep["cells"].as_array()?.iter().find(|cell| cell["name"] == name)?;
+            Some(Cell { arm: text(&cell["arm"])?, baseline: text(&sweep["baseline"])? })
+        });
+        if sweep.is_none() {
+            self.gaps.push("the sweep.json beside it cannot be read: its baseline is not known".into());
+        }
+        cell
     }
 
     /// How far it has come.

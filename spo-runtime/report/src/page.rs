@@ -1,5 +1,8 @@
 //! One self-contained HTML page, without scripts, fonts or requests.
 
+mod facts;
+
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::arms::{Arm, Over};
@@ -21,7 +24,8 @@ figure{margin:0}figcaption{color:var(--faint);font-size:13px;max-width:64ch}\
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:14px}th,td{padding:5px 12px 5px 0;text-align:left;vertical-align:top;\
 border-bottom:1px solid var(--rule)}th{font-weight:600}td.n{font-variant-numeric:tabular-nums;white-space:nowrap}\
 td small{color:var(--faint);display:block}td small.sure{color:var(--ink);font-weight:600}.text{white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.45 ui-monospace,monospace;\
-max-width:44ch}code{font-family:ui-monospace,monospace;font-size:.92em}";
+max-width:44ch}code{font-family:ui-monospace,monospace;font-size:.92em}\
+pre{font:12px/1.45 ui-monospace,monospace;overflow-x:auto;background:var(--wash);padding:8px 14px}details.recipe summary{border:0;margin:8px 0}";
 
 /// Up to this many stages are shown unfolded.
 const OPEN: usize = 4;
@@ -99,6 +103,9 @@ impl<'a> Page<'a> {
             self.table(&mut out);
             pictures(&mut out, &self.comparison);
         }
+        let _ = writeln!(out, "<h2>{}</h2>", if self.runs.len() == 1 { "The run" } else { "The runs" });
+        facts::runs(&mut out, self.runs);
+        facts::recipes(&mut out, self.runs, self.arms);
         for (run, stage, plots) in &self.stages {
             let name =
                 if self.runs.len() == 1 { stage.name.clone() } else { format!("{run} / {}", stage.name) };
@@ -108,7 +115,7 @@ impl<'a> Page<'a> {
                 out,
                 "<details{open}><summary><h2>{}</h2></summary><p class=\"sub\">{}</p>",
                 escape(&name),
-                escape(&about(stage))
+                escape(&facts::about(stage))
             );
             pictures(&mut out, plots);
             samples(&mut out, stage);
@@ -146,6 +153,10 @@ impl<'a> Page<'a> {
             }
             let _ = writeln!(out, "</div>");
         }
+        let hints: BTreeSet<&str> = self.runs.iter().flat_map(|run| &run.hints).map(String::as_str).collect();
+        for hint in hints {
+            let _ = writeln!(out, "<p class=\"sub\">To see more: {}.</p>", escape(hint));
+        }
     }
 
     /// A table of arms and figures, with differences to the first arm.
@@ -157,6 +168,7 @@ impl<'a> Page<'a> {
             let _ = write!(out, "<th>{}{unit}</th>", escape(figure.title));
         }
         let _ = write!(out, "</tr></thead><tbody>");
+        let mut comparisons = 0;
         for (i, arm) in self.arms.iter().enumerate() {
             let _ = write!(
                 out,
@@ -173,6 +185,7 @@ impl<'a> Page<'a> {
                     false => format!("<small>{} before</small>", words::share(crate::stats::mean(&before))),
                 };
                 let difference = self.arms.first().filter(|_| i > 0).and_then(|b| arm.difference(b, figure));
+                comparisons += usize::from(difference.is_some());
                 let difference = difference.map_or(String::new(), |d| change(figure, &d));
                 let _ = write!(out, "<td class=\"n\">{own}{before}{difference}</td>");
             }
@@ -195,8 +208,10 @@ impl<'a> Page<'a> {
                      others like them, not what another seed would give. ";
         }
         if over_seeds {
-            note += "Intervals over seeds are Student\u{2019}s, differences paired by seed. ";
+            note += "Intervals over seeds are Student\u{2019}s, differences paired by seed; where all seeds have the same held-out rows, \
+                     other rows are reckoned with too. ";
         }
+        note += &words::cautions(self.arms, comparisons).join(" ");
         let _ = writeln!(out, "<p class=\"sub\">{}</p>", escape(&note));
     }
 }
@@ -213,8 +228,7 @@ fn estimate(figure: &Figure, estimate: &Estimate) -> String {
 fn change(figure: &Figure, difference: &Estimate) -> String {
     let write = |x: f64| words::difference(figure, x);
     let interval = difference.interval.map(|(low, high)| format!(" [{}, {}]", write(low), write(high)));
-    let chance = difference.interval.is_none_or(|(low, high)| low <= 0.0 && 0.0 <= high);
-    let class = if chance { "" } else { " class=\"sure\"" };
+    let class = if difference.may_be_chance() { "" } else { " class=\"sure\"" };
     format!("<small{class}>{}{}</small>", write(difference.mean), interval.unwrap_or_default())
 }
 
@@ -224,19 +238,6 @@ fn emphasized(name: &str, text: &str) -> String {
         Some(rest) => format!("<strong>{}</strong>{}", escape(name), escape(rest)),
         None => escape(text),
     }
-}
-
-/// A line about a stage.
-fn about(stage: &Stage) -> String {
-    let mut text = format!("{}, {} steps", stage.method(), stage.steps_done());
-    if let Some(from) = stage.recipe["from"].as_str() {
-        text += &format!(", from {from}");
-    }
-    if let Some(probes) = &stage.probes {
-        let what = if probes.held_out { "held-out rows" } else { "training rows" };
-        text += &format!("; {} probes among {what}", probes.probes.len());
-    }
-    text
 }
 
 fn pictures(out: &mut String, plots: &[Plot]) {

@@ -1,4 +1,7 @@
 //! Means and their confidence intervals.
+//!
+//! Values without any spread give no interval, or for a share Wilson's: an interval of width 0 would say that no other
+//! value is possible.
 
 use distrs::StudentsT;
 use rand_chacha::ChaCha8Rng;
@@ -13,6 +16,24 @@ pub struct Estimate {
     pub interval: Option<(f64, f64)>,
     /// The number of values.
     pub count: usize,
+}
+
+impl Estimate {
+    /// Cuts the interval to the values that are possible.
+    pub fn within(self, least: f64, greatest: f64) -> Self {
+        let cut = |(low, high): (f64, f64)| (low.max(least), high.min(greatest));
+        Estimate { interval: self.interval.map(cut), ..self }
+    }
+
+    /// For a notation with "\u{b1}": the distance from the mean to the farther end of the interval.
+    pub fn half_width(&self) -> Option<f64> {
+        self.interval.map(|(low, high)| (self.mean - low).max(high - self.mean))
+    }
+
+    /// Whether chance alone may have moved the mean away from 0. True without an interval.
+    pub fn may_be_chance(&self) -> bool {
+        self.interval.is_none_or(|(low, high)| low <= 0.0 && 0.0 <= high)
+    }
 }
 
 /// Arithmetic mean; NaN without values.
@@ -34,7 +55,8 @@ fn quantile_of_sorted(sorted: &[f64], q: f64) -> f64 {
     sorted[low] + (at - low as f64) * (sorted[high] - sorted[low])
 }
 
-/// A share (values are 0 or 1) with Wilson's interval (1927), which is valid near 0 and 1 too.
+/// A share (values are 0, 1, or 0.5 for a tie) with Wilson's interval (1927), which is valid near 0 and 1 too. Ties spread
+/// less than the binomial distribution that it assumes, so they make it rather too wide.
 pub fn wilson(values: &[f64]) -> Estimate {
     let (count, mean) = (values.len(), mean(values));
     let n = count as f64;
@@ -59,9 +81,7 @@ const RESAMPLES: usize = 4000;
 pub fn bootstrap(values: &[f64]) -> Estimate {
     let count = values.len();
     let mean = mean(values);
-    let same = values.iter().all(|x| Some(x) == values.first());
-    if count < 2 || same {
-        // Resampling equal values would give an interval of width 0, as if no other value were possible.
+    if count < 2 || equal(values) {
         return Estimate { mean, interval: None, count };
     }
     let mut random = ChaCha8Rng::seed_from_u64(0);
@@ -81,13 +101,52 @@ fn below(random: &mut ChaCha8Rng, bound: usize) -> usize {
 /// Mean of a few independent values (seeds), with Student's t interval.
 pub fn student(values: &[f64]) -> Estimate {
     let (count, mean) = (values.len(), mean(values));
-    if count < 2 {
+    if count < 2 || equal(values) {
         return Estimate { mean, interval: None, count };
     }
-    let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (count - 1) as f64;
-    let quantile = StudentsT::ppf(0.975, (count - 1) as f64);
-    let half = quantile * (variance / count as f64).sqrt();
+    let half = StudentsT::ppf(0.975, (count - 1) as f64) * variance_of_mean(values).sqrt();
     Estimate { mean, interval: Some((mean - half, mean + half)), count }
+}
+
+/// Mean of seeds that were all measured on the same rows (`rows[seed][row]`), with an interval for other seeds and
+/// other rows.
+///
+/// Both are samples, so their variances add: `SE^2 = s_seeds^2 / seeds + s_rows^2 / rows`, where `s_seeds^2` is the
+/// variance of the seeds' means and `s_rows^2` that of the rows' means. These are the mean squares of a two-way layout
+/// with random effects (Cornfield and Tukey 1956, Annals of Mathematical Statistics 27). What is peculiar to one seed
+/// on one row is counted in both, so the interval is rather too wide. The degrees of freedom are Satterthwaite's (1946,
+/// Biometrics Bulletin 2).
+pub fn crossed(rows: &[Vec<f64>]) -> Estimate {
+    let count = rows.len();
+    let of_seeds: Vec<f64> = rows.iter().map(|seed| mean(seed)).collect();
+    let length = rows.iter().map(Vec::len).min().unwrap_or(0);
+    let of_rows: Vec<f64> =
+        (0..length).map(|row| rows.iter().map(|seed| seed[row]).sum::<f64>() / count as f64).collect();
+    let mean = mean(&of_seeds);
+    let parts = [&of_seeds, &of_rows].map(|values| match values.len() < 2 || equal(values) {
+        true => (0.0, 1.0),
+        false => (variance_of_mean(values), (values.len() - 1) as f64),
+    });
+    let variance = parts[0].0 + parts[1].0;
+    if count < 2 || variance == 0.0 {
+        return Estimate { mean, interval: None, count };
+    }
+    let freedom = variance.powi(2) / parts.iter().map(|(v, degrees)| v * v / degrees).sum::<f64>();
+    let half = StudentsT::ppf(0.975, freedom) * variance.sqrt();
+    Estimate { mean, interval: Some((mean - half, mean + half)), count }
+}
+
+/// The estimated variance of the mean of independent values.
+fn variance_of_mean(values: &[f64]) -> f64 {
+    let (n, mean) = (values.len() as f64, mean(values));
+    values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0) / n
+}
+
+/// Whether all values are the same, except for rounding.
+fn equal(values: &[f64]) -> bool {
+    let (low, high) =
+        values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), x| (l.min(*x), h.max(*x)));
+    high - low <= 1e-9 * low.abs().max(high.abs())
 }
 
 #[cfg(test)]
@@ -141,12 +200,45 @@ mod tests {
         assert_eq!(bootstrap(&[1.0; 9]).interval, None);
         assert_eq!(bootstrap(&[2.0]).interval, None);
         assert_eq!(student(&[2.0]).interval, None);
+        // Equal, except for rounding.
+        assert_eq!(bootstrap(&[0.1 + 0.2, 0.3, 0.3]).interval, None);
+        assert_eq!(student(&[-12.5, -12.5]).interval, None);
+        assert_eq!(crossed(&[vec![1.0; 4], vec![1.0; 4]]).interval, None);
+    }
+
+    #[test]
+    fn seeds_and_rows_both_widen_an_interval() {
+        // Seeds that agree: the rows alone speak. scipy.stats.t.interval(0.95, 7, -0.125, 0.125).
+        let one_lost = || vec![-1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+        near(crossed(&[one_lost(), one_lost()]), (-0.125, -0.420_578_032, 0.170_578_032), 1e-6);
+        // Rows that agree: the seeds alone speak, as for Student.
+        let seeds = [0.62, 0.71, 0.55, 0.68, 0.66];
+        let flat: Vec<Vec<f64>> = seeds.iter().map(|x| vec![*x; 10]).collect();
+        let student = student(&seeds);
+        near(crossed(&flat), (student.mean, student.interval.unwrap().0, student.interval.unwrap().1), 1e-9);
+        // Both: variances 1/3 (2 degrees) and 1/8 (3 degrees) make 11/24, with 3.457 degrees.
+        let both: Vec<Vec<f64>> = [-1.0, 0.0, 1.0]
+            .map(|seed| [-1.0, 0.0, 0.0, 1.0].map(|row| seed + row * 0.866_025_403_8).into())
+            .into();
+        let freedom = (11.0f64 / 24.0).powi(2) / (1.0 / 18.0 + 1.0 / 192.0);
+        let half = StudentsT::ppf(0.975, freedom) * (11.0f64 / 24.0).sqrt();
+        near(crossed(&both), (0.0, -half, half), 1e-6);
+    }
+
+    #[test]
+    fn shares_stay_between_nothing_and_everything() {
+        let wide = student(&[0.0, 0.375]);
+        assert!(wide.interval.unwrap().0 < -2.0);
+        let cut = wide.within(0.0, 1.0);
+        assert_eq!(cut.interval, Some((0.0, 1.0)));
+        assert_eq!(cut.half_width(), Some(1.0 - 0.1875));
     }
 
     proptest! {
         #[test]
         fn an_interval_surrounds_its_mean(values in proptest::collection::vec(-1e3f64..1e3, 2..40)) {
-            for estimate in [bootstrap(&values), student(&values)] {
+            let both = vec![values.clone(), values.iter().map(|x| x + 1.0).collect()];
+            for estimate in [bootstrap(&values), student(&values), crossed(&both)] {
                 if let Some((low, high)) = estimate.interval {
                     prop_assert!(low <= estimate.mean + 1e-9 && estimate.mean <= high + 1e-9, "{estimate:?}");
                 }

@@ -18,7 +18,6 @@ svg.chart{font:12px system-ui,-apple-system,'Segoe UI',sans-serif;background:var
 .chart .curve{fill:none;stroke-width:2;stroke-linejoin:round}.chart .thin{fill:none;stroke-width:1;opacity:.35}\
 .chart .sparse{stroke-dasharray:2 4;stroke-width:1.5}.chart .band{opacity:.16;stroke:none}.chart .area{opacity:.85;stroke:var(--paper);stroke-width:.5}\
 .chart .dot{fill-opacity:.55;stroke-width:1}.chart .whisker{stroke:var(--ink);stroke-width:1.5}\
-.chart .halo{paint-order:stroke;stroke:var(--paper);stroke-width:3px;stroke-linejoin:round}\
 .s0{stroke:var(--c0)}.s1{stroke:var(--c1)}.s2{stroke:var(--c2)}.s3{stroke:var(--c3)}.s4{stroke:var(--c4)}.s5{stroke:var(--c5)}\
 .s6{stroke:var(--c6)}.s7{stroke:var(--c7)}\
 .chart .f0,.f0{fill:var(--c0)}.chart .f1{fill:var(--c1)}.chart .f2{fill:var(--c2)}.chart .f3{fill:var(--c3)}.chart .f4{fill:var(--c4)}\

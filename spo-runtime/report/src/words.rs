@@ -32,9 +32,11 @@ pub fn against(arm: &Arm<'_>, baseline: &Arm<'_>) -> Option<String> {
         .iter()
         .filter_map(|figure| {
             let difference = arm.difference(baseline, figure)?;
-            let same = difference.interval.is_none_or(|(low, high)| low <= 0.0 && 0.0 <= high);
-            let verdict = match (difference.mean == 0.0, same) {
+            let verdict = match (difference.mean == 0.0, difference.may_be_chance()) {
                 (true, _) => "the same".to_owned(),
+                _ if difference.interval.is_none() && difference.count > 1 => {
+                    format!("{} throughout", signed(figure, &difference))
+                }
                 (_, true) => format!("{}, which may be chance", signed(figure, &difference)),
                 (_, false) => signed(figure, &difference),
             };
@@ -113,7 +115,18 @@ fn of_accuracy(arm: &Arm<'_>) -> Option<String> {
         "Pairs ranked right by log-prob"
     };
     let range = interval(&after, &|x| share(x));
-    Some(format!("{what}: {} before, {}{range} after.", share(mean(&before)), share(after.mean)))
+    let tied = |of: fn(&Stage) -> Option<f64>| {
+        let tied: Vec<f64> = arm.members.iter().filter_map(|(_, stage)| of(stage)).collect();
+        let some = figure.key == PAIR_ACCURACY.key && tied.iter().any(|share| *share > 0.0);
+        some.then(|| format!(" ({} tied, which counts half)", share(mean(&tied)))).unwrap_or_default()
+    };
+    Some(format!(
+        "{what}: {}{} before, {}{range}{} after.",
+        share(mean(&before)),
+        tied(|stage| crate::figures::tied(stage.before.as_ref()?)),
+        share(after.mean),
+        tied(|stage| crate::figures::tied(stage.after.as_ref()?)),
+    ))
 }
 
 /// Whether the loss of log-prob is mostly that of the end token.
@@ -245,6 +258,33 @@ fn number(x: f64) -> String {
 
 fn nats(x: f64) -> String {
     number(x) + " nats"
+}
+
+/// What the reader of a comparison has to know of its intervals, one sentence each. `comparisons` is the number of
+/// differences that it shows.
+pub fn cautions(arms: &[Arm<'_>], comparisons: usize) -> Vec<String> {
+    let fewest = arms.iter().map(|arm| arm.members.len()).min();
+    fewest.and_then(few).into_iter().chain(corrected(comparisons)).collect()
+}
+
+/// A warning, if there are fewer than three seeds.
+pub fn few(seeds: usize) -> Option<String> {
+    let say = match seeds {
+        1 => "One seed says",
+        2 => "Two seeds say",
+        _ => return None,
+    };
+    Some(format!("{say} little about another one: run at least three."))
+}
+
+/// How many comparisons were made, and that the intervals ignore it.
+pub fn corrected(comparisons: usize) -> Option<String> {
+    (comparisons > 1).then(|| {
+        format!(
+            "There are {comparisons} comparisons, and their intervals are not corrected for that: where nothing \
+             differs, about 1 in 20 still excludes 0."
+        )
+    })
 }
 
 /// Figures that at least one arm has.

@@ -7,6 +7,7 @@ use spo_report::arms::{Over, arms};
 use spo_report::figures::{CHOSEN_CHANGE, DISPLACED, EXACT_MATCH};
 use spo_report::load::{Run, runs};
 use spo_report::page::Page;
+use spo_report::stats::Estimate;
 use spo_report::{export, words};
 use tempfile::TempDir;
 
@@ -103,12 +104,87 @@ fn runs_that_differ_by_their_seed_alone_are_one_arm() {
     assert_eq!(labels, [("dpo", 3, Over::Seeds), ("spo", 3, Over::Seeds)]);
     let dpo = arms[0].estimate(&CHOSEN_CHANGE).unwrap();
     assert!((dpo.mean + 1.99).abs() < 1e-9 && dpo.count == 3, "{dpo:?}");
-    // Seeds shift both arms by the same amount: paired by seed, their difference has no spread.
+    // Seeds shift both arms by the same amount, and rows too: their difference has no spread.
     let difference = arms[1].difference(&arms[0], &CHOSEN_CHANGE).unwrap();
-    let (low, high) = difference.interval.unwrap();
-    assert!((difference.mean - 2.0).abs() < 1e-9 && high - low < 1e-9, "{difference:?}");
+    assert!((difference.mean - 2.0).abs() < 1e-9 && difference.interval.is_none(), "{difference:?}");
+    // Every seed displaced the same share: the rows say how sure that is.
+    let displaced = arms[1].difference(&arms[0], &DISPLACED).unwrap();
+    let (low, high) = displaced.interval.unwrap();
+    assert!(displaced.mean == -0.5 && low < -0.6 && high > -0.4, "{displaced:?}");
     let (low, high) = dpo.interval.unwrap();
     assert!(high - low > 0.01, "{dpo:?}");
+}
+
+/// Makes a folder a sweep of the runs in it.
+fn write_sweep(folder: &Path, baseline: &str) {
+    let cell = |arm: &str, seed: usize| {
+        format!(r#"{{"name":"{arm}-{seed}","arm":"the {arm}","seed":{seed},"set":{{}}}}"#)
+    };
+    let cells: Vec<_> =
+        ["dpo", "spo"].iter().flat_map(|arm| (0..3).map(move |seed| cell(arm, seed))).collect();
+    let text = format!(r#"{{"name":"s","baseline":"{baseline}","cells":[{}]}}"#, cells.join(","));
+    std::fs::write(folder.join("sweep.json"), text).unwrap();
+}
+
+#[test]
+fn the_cells_of_a_sweep_know_its_arms_and_its_baseline() {
+    let place = sweep();
+    write_sweep(place.path(), "the spo");
+    let cells: Vec<PathBuf> =
+        (0..3).flat_map(|i| ["dpo", "spo"].map(|arm| place.path().join(format!("{arm}-{i}")))).collect();
+    for paths in [vec![place.path().to_owned()], cells] {
+        let all = runs(&paths).unwrap();
+        let arms = arms(&all, None).unwrap();
+        let known: Vec<_> = arms.iter().map(|arm| (arm.label.as_str(), arm.baseline)).collect();
+        assert_eq!(known, [("the dpo", false), ("the spo", true)]);
+    }
+    std::fs::write(place.path().join("sweep.json"), "{").unwrap();
+    let all = runs(&[place.path().to_owned()]).unwrap();
+    assert!(all[0].gaps[0].contains("sweep.json"), "{:?}", all[0].gaps);
+}
+
+/// Seeds that were all measured on the same rows are one sample of seeds and one of rows.
+#[test]
+fn rows_that_all_seeds_share_widen_the_interval() {
+    let place = sweep();
+    let estimate = || {
+        let all = runs(&[place.path().to_owned()]).unwrap();
+        arms(&all, None).unwrap()[0].estimate(&CHOSEN_CHANGE).unwrap()
+    };
+    let width = |estimate: Estimate| estimate.interval.map(|(low, high)| high - low).unwrap();
+    let of_their_own = estimate();
+    for seed in 0..3 {
+        let path = place.path().join(format!("dpo-{seed}/held_out.jsonl"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace(&format!("seed {seed}"), "the same")).unwrap();
+    }
+    let shared = estimate();
+    assert_eq!(of_their_own.mean, shared.mean);
+    // Of the seeds, the standard error is 0.0058; of the rows, 0.132.
+    assert!(width(of_their_own) < 0.06 && width(shared) > 0.5, "{of_their_own:?} {shared:?}");
+}
+
+/// Before anything is learned, a model may give all answers the same probability. That is not a model that ranks every
+/// pair wrong.
+#[test]
+fn a_tie_counts_half() {
+    let place = sweep();
+    let path = place.path().join("dpo-0/held_out.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (first, last) = text.split_once('\n').unwrap();
+    let mut start: serde_json::Value = serde_json::from_str(first).unwrap();
+    start["rejected"] = start["chosen"].clone();
+    for line in [first, last.trim()] {
+        assert!(line.contains("exact_match"));
+    }
+    let without = |line: String| line.replace("\"exact_match\"", "\"other\"");
+    std::fs::write(&path, format!("{}\n{}", without(start.to_string()), without(last.to_owned()))).unwrap();
+    let one = read(&place, &["dpo-0"]);
+    let told = words::of_arm(&arms(&one, None).unwrap()[0]);
+    assert!(
+        told.contains("ranked right by log-prob: 50% (100% tied, which counts half) before, 100%"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -182,6 +258,47 @@ fn the_page_is_well_formed_and_asks_for_nothing() {
     }
 }
 
+/// A label on a dot would hide a pair.
+#[test]
+fn no_label_lies_on_a_dot() {
+    let place = sweep();
+    let all = read(&place, &["dpo-0", "spo-0"]);
+    let arms = arms(&all, None).unwrap();
+    let page = Page::new(&all, &arms);
+    let pictures = page.pictures();
+    let crowded =
+        pictures.iter().filter(|(name, _)| name.ends_with("quadrants") || name.ends_with("prediction"));
+    let mut dots = 0;
+    for (name, svg) in crowded {
+        let text = svg.standalone();
+        let document = roxmltree::Document::parse(&text).unwrap();
+        let number =
+            |node: &roxmltree::Node<'_, '_>, key: &str| node.attribute(key).unwrap().parse::<f64>().unwrap();
+        let of = |tag: &'static str| {
+            document.descendants().filter(move |node| node.has_tag_name(("http://www.w3.org/2000/svg", tag)))
+        };
+        for dot in of("circle").filter(|dot| number(dot, "r") < 4.0) {
+            let (x, y) = (number(&dot, "cx"), number(&dot, "cy"));
+            dots += 1;
+            for label in of("text").filter(|label| label.attribute("x").is_some()) {
+                // Letters are about 7 wide and 12 high.
+                let width = 7.0 * label.text().unwrap().chars().count() as f64;
+                let left = number(&label, "x")
+                    - width
+                        * match label.attribute("text-anchor") {
+                            Some("end") => 1.0,
+                            Some("middle") => 0.5,
+                            _ => 0.0,
+                        };
+                let below = y - number(&label, "y");
+                let hidden = (left..left + width).contains(&x) && (-12.0..4.0).contains(&below);
+                assert!(!hidden, "{name}: `{}` lies on a dot", label.text().unwrap());
+            }
+        }
+    }
+    assert!(dots > 2 * ROWS, "{dots}");
+}
+
 #[test]
 fn a_run_that_died_is_told_as_far_as_it_came() {
     let place = sweep();
@@ -209,8 +326,55 @@ fn a_run_that_died_is_told_as_far_as_it_came() {
     }
     std::fs::write(folder.join("metrics.jsonl"), "").unwrap();
     let bare = read(&place, &["dpo-0"]);
-    assert_eq!(bare[0].gaps.len(), 4, "{:?}", bare[0].gaps);
+    assert_eq!(bare[0].gaps.len(), 3, "{:?}", bare[0].gaps);
     page_of(&bare);
+}
+
+#[test]
+fn only_what_the_recipe_asks_for_can_be_missing() {
+    let place = sweep();
+    let folder = place.path().join("dpo-0");
+    std::fs::remove_file(folder.join("diagnostics.jsonl")).unwrap();
+    let html = page_of(&read(&place, &["dpo-0"]));
+    assert!(!html.contains("Incomplete") && html.contains("To see more: put `[diagnostics]`"));
+    assert!(
+        html.contains("<figcaption>The mean over the held-out rows") || !html.contains("The median probe")
+    );
+    let recipe = folder.join("recipe.toml");
+    let text = std::fs::read_to_string(&recipe).unwrap();
+    std::fs::write(&recipe, format!("{text}[diagnostics]\nevery = 1\n")).unwrap();
+    let html = page_of(&read(&place, &["dpo-0"]));
+    assert!(
+        html.contains("Incomplete")
+            && html.contains("it has no diagnostics.jsonl, which its recipe asks for")
+    );
+}
+
+#[test]
+fn the_page_tells_settings_speed_and_machine() {
+    let place = sweep();
+    let write = |name: &str, text: &str| std::fs::write(place.path().join("dpo-0").join(name), text).unwrap();
+    write(
+        "run.json",
+        r#"{"spo":"9.9","threads":7,"cpu":"Abacus <3>","system":"linux x86_64","device":"CPU","model":{"architecture":"llama","parameters":123,"trainable":45,"dtype":"f32"}}"#,
+    );
+    write(
+        "summary.json",
+        r#"{"stages":[{"name":"align","seconds":12.0,"step_seconds":0.25,"tokens_per_second":4321.0}]}"#,
+    );
+    let html = page_of(&read(&place, &["dpo-0", "spo-0"]));
+    for text in [
+        "Abacus &lt;3&gt;",
+        "<td>7</td>",
+        "123 parameters, 45 trained",
+        "4321 tokens/s, 0.250 s per step (median), 12 s in all",
+        "All settings of dpo-0",
+        "objective = &quot;dpo&quot;",
+        "One seed says little about another one",
+        "There are 5 comparisons",
+    ] {
+        assert!(html.contains(text), "{text}");
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::recipe::compose;
 use crate::recipe::document::Document;
 use crate::reporter::say;
 use crate::store::scores::Scores;
+use crate::terminal::fit;
 use crate::train::reference::Scoring;
 use crate::train::step::problem::{LowerTerm, Scored, StepProblem, StepSetting, UpperLevel};
 use crate::train::step::rows::Batch;
@@ -330,6 +331,7 @@ impl Scene<'_> {
 fn table(audited: &[Audited]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    fit(&mut table);
     table.set_header(["step"].into_iter().chain(PROBLEMS).chain(["forward", "backward", "vectors"]));
     for row in audited {
         let cells = row.agreement.iter().map(Agreement::to_string);

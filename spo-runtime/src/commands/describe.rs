@@ -12,6 +12,7 @@ use spo_api::{
 use crate::error::BadInput;
 use crate::plan::libraries;
 use crate::reporter::say;
+use crate::terminal::fit;
 
 /// The notation of the objectives' formulas.
 const NOTATION: &str = "\
@@ -108,6 +109,7 @@ fn describe_entry(entry: &Entry) -> String {
     };
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    fit(&mut table);
     table.set_header(["key", "type", "default", "meaning"]);
     let required = |key: &str| schema["required"].as_array().is_some_and(|r| r.iter().any(|v| v == key));
     for (key, property) in properties {

@@ -47,7 +47,7 @@ impl GenerateArguments {
         how.check()?;
         let (tokenizer, mut session) = self.model.open(registry)?;
         if let Some(settings) = generation::unapplied(&self.model.model) {
-            eprintln!("note: {settings} (--temperature and --top-p say how to answer)");
+            complain(&format!("note: {settings} (--temperature and --top-p say how to answer)");
         }
         let prompts = self.prompt.iter().map(|prompt| how.encode(prompt, &tokenizer));
         let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
@@ -65,7 +65,7 @@ impl GenerateArguments {
         let texts: Vec<String> = answers.iter().map(text).collect::<Result<_, _>>()?;
         say(&texts.join("\n"));
         for (prompt, _) in self.prompt.iter().zip(&answers).filter(|(_, answer)| !ended(answer)) {
-            eprintln!(
+            complain(&format!(
                 "note: the answer to {prompt:?} was cut after {max_new_tokens} tokens: it did not end by itself"
             );
         }
@@ -118,7 +118,7 @@ impl Answering {
         }
         if room < self.max_new_tokens {
             let limit = fit::limit(info);
-            eprintln!("note: at most {room} tokens are added: the longest prompt has {longest}, and {limit}");
+            complain(&format!("note: at most {room} tokens are added: the longest prompt has {longest}, and {limit}");
         }
         Ok(room.min(self.max_new_tokens))
     }

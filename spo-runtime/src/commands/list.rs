@@ -8,6 +8,7 @@ use spo_api::Registry;
 use super::describe::needs;
 use crate::plan::libraries;
 use crate::reporter::say;
+use crate::terminal::fit;
 
 pub(crate) fn run(registry: &mut Registry) -> anyhow::Result<()> {
     libraries::load_all(registry, None)?;
@@ -30,6 +31,7 @@ fn list(registry: &Registry) -> String {
     for (kind, title) in KINDS {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        fit(&mut table);
         for entry in registry.iter().filter(|e| e.build.kind() == kind) {
             let names: Vec<_> = entry.names().collect();
             table.add_row([

@@ -11,6 +11,7 @@ use super::saved_run::SavedRun;
 use crate::error::BadInput;
 use crate::plan::fit;
 use crate::reporter::say;
+use crate::terminal::fit;
 use crate::train::evaluate::mass::{Change, Ledger, Story, ledgers, stories};
 
 #[derive(clap::Args)]
@@ -81,6 +82,7 @@ fn mass(registry: &mut Registry, arguments: &MassArguments) -> anyhow::Result<St
 fn table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    fit(&mut table);
     table
 }
 

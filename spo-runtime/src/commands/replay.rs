@@ -14,6 +14,7 @@ use crate::plan::Plan;
 use crate::plan::view::View;
 use crate::reporter::say;
 use crate::store::scores::Scores;
+use crate::terminal::fit;
 use crate::train::checkpoint::Found;
 use crate::train::incident::Incident;
 use crate::train::step::loss::score;
@@ -132,6 +133,7 @@ impl Rows<'_> {
 
         let mut table = Table::new();
         table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+        fit(&mut table);
         let header = [
             "row",
             "log p(chosen)",

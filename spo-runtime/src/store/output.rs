@@ -118,7 +118,7 @@ impl Output {
     /// A change since the run began that may affect the last digits of its results.
     pub(crate) fn drift(&self, now: &Value) -> Option<String> {
         let record = self.record().ok()?;
-        ["spo", "threads", "device"].iter().find_map(|key| difference(&record[key], &now[key], key))
+        ["spo", "threads", "cpu", "device"].iter().find_map(|key| difference(&record[key], &now[key], key))
     }
 
     fn record(&self) -> anyhow::Result<Value> {

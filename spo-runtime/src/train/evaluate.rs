@@ -71,11 +71,14 @@ fn displacement(now: &Scores, start: &Scores) -> Metrics {
     let mut metrics = Metrics::from([("eval_displaced".to_owned(), share(lost, rows.len()))]);
     let pairs: Vec<usize> = rows.into_iter().filter(|&i| !now.rejected[i].is_empty()).collect();
     if !pairs.is_empty() {
+        // A tie counts half, as a coin would decide it.
+        let right = |chosen: f64, rejected: f64| match chosen == rejected {
+            true => 0.5,
+            false => f64::from(chosen > rejected),
+        };
         let ranked = |score: &dyn Fn(&[f64]) -> f64| {
-            share(
-                pairs.iter().filter(|&&i| score(&now.chosen[i]) > score(&now.rejected[i])).count(),
-                pairs.len(),
-            )
+            let right = pairs.iter().map(|&i| right(score(&now.chosen[i]), score(&now.rejected[i])));
+            right.sum::<f64>() / pairs.len() as f64
         };
         metrics.insert("eval_pair_accuracy".into(), ranked(&sum));
         metrics.insert("eval_pair_accuracy_per_token".into(), ranked(&mean));

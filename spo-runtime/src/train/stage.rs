@@ -33,6 +33,7 @@ pub(super) fn run(mut training: Training<'_>, within: Option<Within>) -> anyhow:
         data_seconds: clock.data,
         step_seconds: clock.median_step(),
         tokens: progress.tokens,
+        tokens_per_second: Some(progress.tokens as f64 / clock.steps.iter().sum::<f64>()),
         reference_rows: progress.reference_rows,
         skipped: progress.skipped,
         train: progress.metrics,

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::{Deserialize, Serialize};
 use spo_api::Metrics;
 
+use crate::reporter::shown_figure;
+use crate::terminal;
 use crate::train::figures::{figures, optional_figures};
 
 /// The results of a stage.
@@ -27,6 +28,9 @@ pub(crate) struct StageSummary {
     pub(crate) step_seconds: f64,
     /// Tokens trained on. Each prompt is counted once per answer.
     pub(crate) tokens: usize,
+    /// Those tokens per second of training steps, without evaluations. Summaries of earlier versions lack it.
+    #[serde(default)]
+    pub(crate) tokens_per_second: Option<f64>,
     /// Rows scored under the reference for this stage. Rows with scores from earlier stages are not counted.
     pub(crate) reference_rows: usize,
     /// Batches skipped because their numbers were not finite.
@@ -70,45 +74,34 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let held_out: Vec<_> =
             self.stages.iter().filter_map(|s| Some((s, s.before.as_ref()?, s.after.as_ref()?))).collect();
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
         if held_out.is_empty() {
-            table.set_header(["stage", "from", "steps", "last loss", "seconds"]);
-            for s in &self.stages {
+            let header = ["stage", "from", "steps", "last loss", "seconds"].map(str::to_owned);
+            let row = |s: &StageSummary| {
                 let loss = s.train.get("loss").map_or(String::new(), |l| format!("{l:.4}"));
-                table.add_row([
-                    s.name.clone(),
-                    s.from.clone(),
-                    s.steps.to_string(),
-                    loss,
-                    format!("{:.0}", s.seconds),
-                ]);
-            }
-            return write!(f, "{table}");
+                vec![s.name.clone(), s.from.clone(), s.steps.to_string(), loss, format!("{:.0}", s.seconds)]
+            };
+            return f.write_str(&terminal::figures(
+                &header,
+                &self.stages.iter().map(row).collect::<Vec<_>>(),
+                5,
+            ));
         }
         let known = |name: &str| held_out.iter().any(|(_, _, after)| after.contains_key(name));
         let columns: Vec<_> = COLUMNS.into_iter().filter(|c| known(c.1)).collect();
-        table.set_header(["stage", "from"].into_iter().chain(columns.iter().map(|c| c.0)));
-        for (stage, before, after) in held_out {
-            let mut row = vec![stage.name.clone(), stage.from.clone()];
-            for (_, metric, share, with_before) in &columns {
-                let show = |m: &Metrics| match m.get(*metric) {
+        let header: Vec<String> =
+            ["stage", "from"].into_iter().chain(columns.iter().map(|c| c.0)).map(str::to_owned).collect();
+        let row = |(stage, before, after): &(&StageSummary, &Metrics, &Metrics)| {
+            let cells = columns.iter().map(|(_, metric, share, with_before)| {
+                let show = |m: &Metrics| match shown_figure(m, metric) {
                     Some(x) if *share => format!("{:.1}%", 100.0 * x),
                     Some(x) => format!("{x:.3}"),
                     None => "-".into(),
                 };
-                row.push(if *with_before {
-                    format!("{} -> {}", show(before), show(after))
-                } else {
-                    show(after)
-                });
-            }
-            table.add_row(row);
-        }
-        for column in table.column_iter_mut().skip(2) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
+                if *with_before { format!("{} -> {}", show(before), show(after)) } else { show(after) }
+            });
+            [stage.name.clone(), stage.from.clone()].into_iter().chain(cells).collect()
+        };
         writeln!(f, "Held-out data, before -> after each stage:")?;
-        write!(f, "{table}")
+        f.write_str(&terminal::figures(&header, &held_out.iter().map(row).collect::<Vec<_>>(), 2))
     }
 }

@@ -132,7 +132,8 @@ pub fn areas(chart: &Lines) -> Svg {
     svg
 }
 
-fn short(label: &str) -> String {
+/// A label that fits beside a chart.
+pub(super) fn short(label: &str) -> String {
     match label.char_indices().nth(26) {
         Some((end, _)) => format!("{}\u{2026}", &label[..end]),
         None => label.to_owned(),

@@ -1,4 +1,5 @@
 use super::axes::{Axes, Scale, Unit, spread};
+use super::lines::short;
 use crate::svg::{Anchor, COLOURS, Svg};
 
 /// A chart of pairs by the changes of their two answers.
@@ -13,24 +14,26 @@ pub struct Quadrants {
 const SIDE: f64 = 400.0;
 const LEFT: f64 = 66.0;
 const TOP: f64 = 34.0;
+/// Height of a line of labels above or below the plotting area, where they cover no dot.
+const LABELS: f64 = 20.0;
 
 /// Draws pairs into the four quadrants of (change of s_w, change of s_l).
 pub fn quadrants(chart: &Quadrants) -> Svg {
-    let (width, right, bottom) = (SIDE + 30.0, SIDE + 14.0, SIDE - 46.0);
-    let mut svg = Svg::new(width, SIDE, &chart.title);
+    let (width, right, top, bottom) = (SIDE + 30.0, SIDE + 14.0, TOP + LABELS, SIDE - 46.0 + LABELS);
+    let mut svg = Svg::new(width, SIDE + 2.0 * LABELS, &chart.title);
     let axes = Axes::new(
         Scale::over(chart.pairs.iter().map(|p| p.0).chain([-0.1, 0.1]), LEFT, right),
-        Scale::over(chart.pairs.iter().map(|p| p.1).chain([-0.1, 0.1]), bottom, TOP),
+        Scale::over(chart.pairs.iter().map(|p| p.1).chain([-0.1, 0.1]), bottom, top),
     );
     let (zero_x, zero_y) = axes.at((0.0, 0.0));
     svg.text("title", (LEFT, 18.0), Anchor::Start, &chart.title);
-    svg.rect("wash", (LEFT, TOP), (zero_x - LEFT, bottom - TOP));
+    svg.rect("wash", (LEFT, top), (zero_x - LEFT, bottom - top));
     axes.draw(
         &mut svg,
         ("change of the preferred answer's log-prob, nats", Unit::Plain),
         ("change of the dispreferred's, nats", Unit::Plain),
     );
-    svg.line("rule", (zero_x, TOP), (zero_x, bottom));
+    svg.line("rule", (zero_x, top), (zero_x, bottom));
     svg.line("rule", (LEFT, zero_y), (right, zero_y));
     // Below the diagonal the margin grew.
     axes.diagonal(&mut svg);
@@ -42,24 +45,14 @@ pub fn quadrants(chart: &Quadrants) -> Svg {
         let count = chart.pairs.iter().filter(|(w, l, _)| inside(*w, *l)).count();
         format!("{:.0}%", 100.0 * count as f64 / chart.pairs.len().max(1) as f64)
     };
-    // A corner that is too small for its label gets none, unless it contains pairs.
-    let corners: [(&str, bool, bool, String); 4] = [
-        ("both fell", false, false, share(&|w, l| w < 0.0 && l < 0.0)),
-        ("reversed", false, true, share(&|w, l| w < 0.0 && l >= 0.0)),
-        ("as wanted", true, false, share(&|w, l| w >= 0.0 && l < 0.0)),
-        ("both rose", true, true, share(&|w, l| w >= 0.0 && l >= 0.0)),
-    ];
-    for (name, is_right, is_top, share) in corners {
-        let (room, x, anchor) = match is_right {
-            true => (right - zero_x, right - 6.0, Anchor::End),
-            false => (zero_x - LEFT, LEFT + 6.0, Anchor::Start),
-        };
-        let (height, y) = if is_top { (zero_y - TOP, TOP + 14.0) } else { (bottom - zero_y, bottom - 8.0) };
-        let text = format!("{name} {share}");
-        let fits = room > 6.4 * text.len() as f64 && height > 20.0;
-        if fits || share != "0%" {
-            svg.text("halo", (x, y), anchor, &text);
-        }
+    let (above, below) = (top - 6.0, bottom + 52.0);
+    for (name, x, y, anchor, share) in [
+        ("both fell", LEFT, below, Anchor::Start, share(&|w, l| w < 0.0 && l < 0.0)),
+        ("reversed", LEFT, above, Anchor::Start, share(&|w, l| w < 0.0 && l >= 0.0)),
+        ("as wanted", right, below, Anchor::End, share(&|w, l| w >= 0.0 && l < 0.0)),
+        ("both rose", right, above, Anchor::End, share(&|w, l| w >= 0.0 && l >= 0.0)),
+    ] {
+        svg.text("", (x, y), anchor, &format!("{name} {share}"));
     }
     svg
 }
@@ -90,24 +83,25 @@ pub struct Scatter {
 
 /// Draws points near the diagonal.
 pub fn scatter(chart: &Scatter) -> Svg {
-    let (width, right, bottom) = (SIDE + 30.0, SIDE + 14.0, SIDE - 46.0);
-    let mut svg = Svg::new(width, SIDE, &chart.title);
+    let (width, right, top, bottom) = (SIDE + 30.0, SIDE + 14.0, TOP + LABELS, SIDE - 46.0 + LABELS);
+    let mut svg = Svg::new(width, SIDE + LABELS, &chart.title);
     let all = || chart.groups.iter().flat_map(|g| &g.points);
     let axes =
-        Axes::new(Scale::over(all().map(|p| p.0), LEFT, right), Scale::over(all().map(|p| p.1), bottom, TOP));
+        Axes::new(Scale::over(all().map(|p| p.0), LEFT, right), Scale::over(all().map(|p| p.1), bottom, top));
     svg.text("title", (LEFT, 18.0), Anchor::Start, &chart.title);
     axes.draw(&mut svg, (&chart.x, Unit::Plain), (&chart.y, Unit::Plain));
     axes.diagonal(&mut svg);
     axes.level(&mut svg, "grid", 0.0);
-    for (i, group) in chart.groups.iter().enumerate() {
+    let mut x = LEFT;
+    for group in &chart.groups {
         let colour = group.colour % COLOURS;
         for point in &group.points {
             let tip = format!("{}: {:.5} foretold, {:.5} came", group.label, point.0, point.1);
             svg.dot(&format!("f{colour} s{colour}"), axes.at(*point), 2.5, &tip);
         }
-        let y = TOP + 14.0 + 16.0 * i as f64;
-        svg.dot(&format!("f{colour} s{colour}"), (LEFT + 12.0, y - 4.0), 4.0, &group.label);
-        svg.text("halo", (LEFT + 22.0, y), Anchor::Start, &group.label);
+        svg.dot(&format!("f{colour} s{colour}"), (x + 4.0, top - 10.0), 4.0, &group.label);
+        svg.text("", (x + 14.0, top - 6.0), Anchor::Start, &group.label);
+        x += 34.0 + 6.8 * group.label.chars().count() as f64;
     }
     svg
 }
@@ -161,7 +155,12 @@ pub fn pareto(chart: &Pareto) -> Svg {
     svg.curve("dashed curve", &front.iter().map(|p| axes.at(*p)).collect::<Vec<_>>());
     let wanted: Vec<f64> = chart.points.iter().map(|p| axes.y.at(p.at.1)).collect();
     let heights = spread(&wanted, 14.0, TOP, bottom);
+    // The labels lie under the dots and crosses of all arms, and hide none of them.
     for (point, height) in chart.points.iter().zip(heights) {
+        let (class, x) = (format!("f{}", point.colour % COLOURS), axes.x.at(point.at.0));
+        svg.text(&class, (x + 9.0, height + 4.0), Anchor::Start, &short(&point.label));
+    }
+    for point in &chart.points {
         let (colour, (x, y)) = (point.colour % COLOURS, axes.at(point.at));
         if let Some((low, high)) = point.x_interval {
             svg.line(&format!("s{colour}"), (axes.x.at(low), y), (axes.x.at(high), y));
@@ -170,7 +169,6 @@ pub fn pareto(chart: &Pareto) -> Svg {
             svg.line(&format!("s{colour}"), (x, axes.y.at(low)), (x, axes.y.at(high)));
         }
         svg.dot(&format!("f{colour} s{colour}"), (x, y), 5.0, &point.label);
-        svg.text(&format!("halo f{colour}"), (x + 9.0, height + 4.0), Anchor::Start, &point.label);
     }
     svg
 }

@@ -24,8 +24,14 @@ pub fn of_arms(arms: &[Arm<'_>], accuracy: &Figure) -> Vec<Plot> {
         })
     };
     for (i, caption) in [
-        (0, "Mean over the probes (and seeds). Below the dashed line, preferred answers lost probability."),
-        (1, "Mean over the probes (and seeds). Dispreferred answers are meant to fall."),
+        (
+            0,
+            "Mean over the probes (and seeds; a faint line per seed). Below the dashed line, preferred answers lost probability.",
+        ),
+        (
+            1,
+            "Mean over the probes (and seeds; a faint line per seed). Dispreferred answers are meant to fall.",
+        ),
     ] {
         plots.extend(over(i).map(|svg| Plot { name: format!("arms-{}", ANSWERS[i]), svg, caption }));
     }
@@ -53,8 +59,8 @@ pub fn of_arms(arms: &[Arm<'_>], accuracy: &Figure) -> Vec<Plot> {
                 y: format!("{} on held-out rows", accuracy.title),
                 points,
             }),
-            caption: "Up and to the left is better. Crosses are 95% intervals; the dashed line joins the arms that no other beats in \
-                      both.",
+            caption: "Up and to the left is better. Crosses are 95% intervals; the dashed line joins the arms that no \
+                      other beats in one without being worse in the other.",
         });
     }
     plots

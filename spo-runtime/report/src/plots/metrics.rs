@@ -12,8 +12,8 @@ pub(super) fn all(stage: &Stage) -> Vec<Drawn> {
     vec![
         (
             "constraint",
-            "The SFT loss against its limit, as the step saw it on its batch. Above the dashed line the policy \
-             is outside the safe set.",
+            "The SFT loss against its limit, as the step saw it on its batches (means of neighbouring steps). Above the \
+             dashed line the policy is outside the safe set.",
             curves(
                 stage,
                 "Constraint of the safe set",
@@ -24,8 +24,8 @@ pub(super) fn all(stage: &Stage) -> Vec<Drawn> {
         ),
         (
             "weight",
-            "How strongly the lower level pulls, on average over neighbouring steps. 0 means that preference \
-             learning goes unhindered.",
+            "How strongly the lower level pulls (means of neighbouring steps). 0 means that preference learning goes \
+             unhindered.",
             curves(
                 stage,
                 "Weight of the SFT gradient",
@@ -36,7 +36,7 @@ pub(super) fn all(stage: &Stage) -> Vec<Drawn> {
         ),
         (
             "levels",
-            "Below the dashed line, the preference loss and the SFT loss want opposite things.",
+            "Below the dashed line, the preference loss and the SFT loss want opposite things (means of neighbouring steps).",
             curves(
                 stage,
                 "Angle between the two levels",
@@ -58,21 +58,41 @@ pub(super) fn all(stage: &Stage) -> Vec<Drawn> {
         ),
         (
             "accuracy",
-            "Share of pairs whose preferred answer has the higher implicit reward, in training and held-out; \
-             by log-prob: the higher log-prob.",
-            curves(
-                stage,
+            "Share of pairs whose preferred answer has the higher implicit reward, in training (means of neighbouring \
+             steps) and held-out; by log-prob: the higher log-prob. A tie counts half: before the first step, policy and \
+             reference are the same model, and all rewards are 0.",
+            chart(
                 "Pairs ranked right",
                 "share of pairs",
-                &[
-                    ("rewards/accuracies", "training"),
-                    ("eval_rewards/accuracies", "held-out"),
-                    ("eval_pair_accuracy", "by log-prob"),
+                vec![
+                    ("training", with_ties(stage, "")),
+                    ("held-out", with_ties(stage, "eval_")),
+                    ("by log-prob", stage.curves.get("eval_pair_accuracy").cloned()),
                 ],
                 None,
             ),
         ),
+        (
+            "learning-rate",
+            "The learning rate after its schedule and the guard (means of neighbouring steps).",
+            curves(stage, "Learning rate", "learning rate", &[("learning_rate", "rate")], None),
+        ),
+        (
+            "gradient",
+            "Norm of the gradient before it is clipped (means of neighbouring steps).",
+            curves(stage, "Norm of the gradient", "norm", &[("grad_norm", "norm")], None),
+        ),
     ]
+}
+
+/// Share of pairs with the higher reward for the chosen answer, where a tie counts half. The logged metric has TRL's
+/// name, and so TRL's meaning: a tie counts as wrong.
+fn with_ties(stage: &Stage, prefix: &str) -> Option<Vec<(f64, f64)>> {
+    let ties = stage.curves.get(&format!("{prefix}rewards/ties"));
+    let ties_at =
+        |step: f64| ties.and_then(|ties| ties.iter().find(|tie| tie.0 == step)).map_or(0.0, |tie| tie.1);
+    let right = stage.curves.get(&format!("{prefix}rewards/accuracies"))?;
+    Some(right.iter().map(|(step, share)| (*step, share + 0.5 * ties_at(*step))).collect())
 }
 
 /// Metrics over steps: those that were logged, if at least one was logged twice.
@@ -83,12 +103,23 @@ pub(super) fn curves(
     metrics: &[(&str, &str)],
     level: Option<f64>,
 ) -> Option<Svg> {
-    let series: Vec<Series> = metrics
-        .iter()
+    let all = metrics.iter().map(|(name, label)| (*label, stage.curves.get(*name).cloned()));
+    chart(title, y, all.collect(), level)
+}
+
+/// Labelled curves, as far as they are known and have more than one point.
+fn chart(
+    title: &str,
+    y: &str,
+    curves: Vec<(&str, Option<Vec<(f64, f64)>>)>,
+    level: Option<f64>,
+) -> Option<Svg> {
+    let series: Vec<Series> = curves
+        .into_iter()
         .enumerate()
-        .filter_map(|(colour, (name, label))| {
-            let points = averaged(stage.curves.get(*name)?);
-            (points.len() > 1).then(|| Series { label: (*label).into(), colour, points, ..Series::default() })
+        .filter_map(|(colour, (label, points))| {
+            let points = averaged(&points?);
+            (points.len() > 1).then(|| Series { label: label.into(), colour, points, ..Series::default() })
         })
         .collect();
     (!series.is_empty()).then(|| {

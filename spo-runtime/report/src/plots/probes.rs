@@ -10,13 +10,21 @@ pub(super) fn all(stage: &Stage) -> Vec<Drawn> {
     vec![
         (
             "trajectories",
-            "The median probe, with the middle half of them. Both falling together is displacement: the \
-             margin grows, and the preferred answer still loses.",
+            match followed(stage) {
+                true => {
+                    "The median probe, with the middle half of them. Both falling together is displacement: the \
+                     margin may grow while the preferred answer loses."
+                }
+                false => {
+                    "The mean over the held-out rows, whenever they were scored. Both falling together is displacement: \
+                     the margin may grow while the preferred answer loses."
+                }
+            },
             trajectories(stage),
         ),
         (
             "quadrants",
-            "A dot per pair. In the shaded half the preferred answer lost probability; below the dashed \
+            "A dot per pair, and the share of pairs in each corner. In the shaded half the preferred answer lost probability; below the dashed \
              line the margin grew, which is all that the preference loss asks for.",
             of_pairs(stage),
         ),
@@ -34,9 +42,14 @@ pub(super) fn all(stage: &Stage) -> Vec<Drawn> {
     ]
 }
 
+/// Whether the probes were measured more than once.
+fn followed(stage: &Stage) -> bool {
+    stage.evolution.len() > 1
+}
+
 /// s_w and s_l over steps, on the probes, or else on all held-out rows.
 fn trajectories(stage: &Stage) -> Option<Svg> {
-    if stage.evolution.len() < 2 {
+    if !followed(stage) {
         let metrics = [("eval_sum_logps/chosen", ANSWERS[0]), ("eval_sum_logps/rejected", ANSWERS[1])];
         return curves(stage, "Log-probs of held-out answers", "log-prob, nats", &metrics, None);
     }

@@ -32,6 +32,7 @@ pub(crate) struct Observation {
     reward_chosen: Mean,
     reward_rejected: Mean,
     accurate: Mean,
+    tied: Mean,
     entropy: Mean,
     greedy: Mean,
     own: Metrics,
@@ -53,6 +54,8 @@ impl Observation {
         if batch.layout == Layout::Pairs {
             let wins = chosen.iter().zip(rejected).map(|(c, r)| f64::from(c > r));
             self.accurate.add(&wins.collect::<Vec<_>>());
+            let ties = chosen.iter().zip(rejected).map(|(c, r)| f64::from(c == r));
+            self.tied.add(&ties.collect::<Vec<_>>());
         }
         self.entropy.add(&part.entropy);
         self.greedy.add(&part.greedy);
@@ -63,7 +66,8 @@ impl Observation {
     }
 
     /// Metrics under TRL's names, and the objective's own metrics. `logps/...` are what the objective reads, if that
-    /// is not the sum over an answer's tokens; `sum_logps/...` are the sums in any case.
+    /// is not the sum over an answer's tokens; `sum_logps/...` are the sums in any case. TRL counts pairs with equal
+    /// rewards as wrong (`rewards/accuracies`); where there are some, `rewards/ties` is their share.
     pub(crate) fn metrics(&self) -> Metrics {
         let mut metrics: Metrics =
             self.own.iter().map(|(name, sum)| (name.clone(), sum / self.rows)).collect();
@@ -79,6 +83,7 @@ impl Observation {
             ("rewards/rejected", rejected),
             ("rewards/margins", chosen.zip(rejected).map(|(c, r)| c - r)),
             ("rewards/accuracies", self.accurate.value()),
+            ("rewards/ties", self.tied.value().filter(|share| *share > 0.0)),
             ("entropy", self.entropy.value()),
             ("mean_token_accuracy", self.greedy.value()),
         ] {
