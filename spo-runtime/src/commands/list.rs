@@ -10,7 +10,7 @@ use crate::plan::libraries;
 use crate::reporter::say;
 
 pub(crate) fn run(registry: &mut Registry) -> anyhow::Result<()> {
-    libraries::load_all(registry, None)?;
+    libraries::load_all(registry)?;
     say(&list(registry));
     Ok(())
 }
