@@ -366,7 +366,7 @@ fn a_run_is_bound_to_the_libraries_whose_parts_it_uses_and_others_are_not_opened
         let path = |library: &serde_json::Value| library["path"].as_str().unwrap().to_owned();
         record["plugins"].as_array().unwrap().iter().map(path).collect()
     };
-    let announced = "hostile code runs";
+    let announced = "a constructor runs";
     assert!(run(&["list"]).contains(announced), "the library says when it is opened");
 
     let unlisted = |objective: &str| recipe("", objective).replace(r#"load = [""]"#, "");
@@ -448,6 +448,11 @@ fn every_built_in_part_passes_its_own_certification() {
         assert_eq!(outcome.code, 0, "{name}\n{}{}", outcome.stdout, outcome.stderr);
         let skips: Vec<_> = outcome.stdout.lines().filter(|line| line.contains(" gradient ")).collect();
         assert!(skips.iter().all(|line| !line.contains("skipped")), "{name}: {skips:?}");
+    }
+    // Those that hold something constant are certified with it.
+    for (name, config) in [("bco", "{}"), ("dpo", "{ use_weighting = true }")] {
+        let outcome = place.run(&["plugin", "test", name, "--config", config]).success();
+        assert!(outcome.stdout.contains("with what it declares constant held"), "{name}\n{}", outcome.stdout);
     }
 }
 

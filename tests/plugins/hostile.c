@@ -59,7 +59,7 @@ static int32_t requirements(void *self, spo_requirements *out, const spo_error *
 
 #ifdef ANNOUNCES
 __attribute__((constructor)) static void announce(void) {
-    static const char words[] = "hostile code runs\n";
+    static const char words[] = "a constructor runs\n";
     (void)!write(2, words, sizeof words - 1);
 }
 #endif

@@ -126,8 +126,8 @@ impl Skewed {
         out.rewards.rejected = margins;
         match &*self.how {
             "turns rewards" => out.rewards.chosen.reverse(),
-            "lacks a reward" => drop(out.rewards.rejected.pop()),
-            "odd metric" => drop(out.metrics.insert("odd".into(), f64::NAN)),
+            "lacks a reward" => out.rewards.rejected.truncate(rows - 1),
+            "odd metric" => out.metrics.extend([("odd".to_owned(), f64::NAN)]),
             _ => {}
         }
         Ok(())
@@ -313,11 +313,8 @@ impl BilevelStep for Limping {
         if self.how == "hides its lower level" { StepNeeds::default() } else { StepNeeds::two_levels() }
     }
     fn passes(&self) -> Passes {
-        match &*self.how {
-            "evaluates twice" => Passes::new(3, 3),
-            "hides the reference" => Passes::new(2, 2),
-            _ => Passes::new(2, 2),
-        }
+        let evaluations = if self.how == "evaluates twice" { 3 } else { 2 };
+        Passes::new(evaluations, evaluations)
     }
     fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport> {
         if self.how == "leaks on failure" {
@@ -574,7 +571,7 @@ impl FusedSession {
     fn read(&self, batch: &TokenBatch) -> TokenBatch {
         let mut batch = batch.clone();
         if self.is("skips a token of the prompt") {
-            batch.groups.iter_mut().filter(|g| g.prompt.len() > 1).for_each(|g| drop(g.prompt.pop()));
+            batch.groups.iter_mut().for_each(|g| g.prompt.truncate(g.prompt.len().max(2) - 1));
         }
         batch
     }
@@ -686,7 +683,10 @@ impl Session for FusedSession {
         let mut found = self.inner.generate(prompts, &sampling)?;
         if self.is("drops the stop token") {
             let stop = |tokens: &Vec<u32>| tokens.last().is_some_and(|token| sampling.stop.contains(token));
-            found.iter_mut().filter(|tokens| stop(tokens)).for_each(|tokens| drop(tokens.pop()));
+            found
+                .iter_mut()
+                .filter(|tokens| stop(tokens))
+                .for_each(|tokens| tokens.truncate(tokens.len() - 1));
         }
         Ok(found)
     }

@@ -20,11 +20,11 @@ impl FusedSpace {
         FusedSpace { space, fuse: None, blown: false }
     }
 
-    /// Counts an operation, and fails if it is its turn.
+    /// Counts an operation, and fails if it is its turn; those after it do not fail.
     pub(super) fn burn(&mut self) -> Result<()> {
         match &mut self.fuse {
             Some(0) => {
-                self.blown = true;
+                (self.fuse, self.blown) = (None, true);
                 Err(Error::NonFinite(FAILURE.into()))
             }
             Some(left) => {

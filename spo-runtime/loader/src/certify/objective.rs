@@ -441,8 +441,10 @@ fn permutation(subject: &Subject) -> Result<String, Outcome> {
             ("rewards.rejected", &one.rewards.rejected, &two.rewards.rejected),
         ] {
             let answers: Vec<usize> = (0..=one.len()).collect();
-            let order = if one.is_empty() { &[][..] } else { &order };
-            same(name, &turned(one, &answers, order), two).map_err(words)?;
+            // Another number of them is a fault of its own: see `evaluation`.
+            if one.len() == order.len() {
+                same(name, &turned(one, &answers, &order), two).map_err(words)?;
+            }
         }
     }
     Ok("rows may come in any order".into())

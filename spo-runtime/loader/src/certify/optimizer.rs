@@ -130,15 +130,15 @@ fn descent(subject: &Subject) -> Result<String, Outcome> {
 
 /// A gradient that is to be scaled is the scaled gradient: clipping works.
 fn clipping(subject: &Subject) -> Result<String, Outcome> {
-    let optimizer = subject.make()?;
-    let (mut clipped, mut scaled) = (World::new(&*optimizer, &START)?, World::new(&*optimizer, &START)?);
+    let (optimizer, other) = (subject.make()?, subject.make()?);
+    let (mut clipped, mut scaled) = (World::new(&*optimizer, &START)?, World::new(&*other, &START)?);
     // Scales that differ from update to update: a rule that is blind to a common factor sees these.
     for (round, scale) in [1.0, 0.125, 0.5, 0.03125, 0.25].into_iter().enumerate() {
         let gradient: Vec<f64> =
             START.iter().zip(CURVATURE).map(|(x, h)| h * x + 0.1 * round as f64).collect();
         clipped.update_by(&*optimizer, &gradient, 1e-2, scale)?;
         let gradient: Vec<f64> = gradient.iter().map(|g| scale * g).collect();
-        scaled.update_by(&*optimizer, &gradient, 1e-2, 1.0)?;
+        scaled.update_by(&*other, &gradient, 1e-2, 1.0)?;
         let apart = clipped.parameters().iter().zip(scaled.parameters()).map(|(a, b)| (a - b).abs());
         let apart = apart.fold(0.0, f64::max);
         if apart.is_nan() || apart > 1e-9 {
