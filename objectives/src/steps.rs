@@ -23,8 +23,3 @@ pub use projected::Projected;
 pub use single::Single;
 pub use value::Value;
 pub use weighted::Weighted;
-
-/// The example in the guide is compiled and run with the documentation tests.
-#[cfg(doctest)]
-#[doc = include_str!("../../docs/bilevel-steps.md")]
-struct Guide;

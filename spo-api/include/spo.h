@@ -135,6 +135,11 @@ typedef struct {
     /* Optional, both or none: what must survive a resume. */
     void (*state)(void *self, const spo_sink *out);
     int32_t (*restore)(void *self, spo_text state, const spo_error *error);
+    /* Optional: the losses of `batch` with everything that the gradient treats as a constant as it is for `at`, a
+     * batch of the same shape. `spo-run plugin test` takes differences of it; training never calls it. Only `losses` is
+     * read. The state moves as in `evaluate`, by `at`. */
+    int32_t (*evaluate_held)(void *self, const spo_batch *at, const spo_batch *batch, spo_evaluation *out,
+                             const spo_error *error);
 } spo_objective;
 
 /* ------------------------------------------------------------- vector spaces ---- */

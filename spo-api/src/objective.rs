@@ -132,6 +132,25 @@ impl Evaluation {
     /// # Errors
     /// Those of [`Objective::evaluate`].
     pub fn compute(&mut self, objective: &mut dyn Objective, batch: &PreferenceBatch<'_>) -> Result<()> {
+        objective.evaluate(batch, &mut self.cleared(batch))
+    }
+
+    /// Evaluates an objective on `batch` with the constants of its gradient held at `at`
+    /// ([`Objective::evaluate_held`]), reusing the buffers. Only the losses are meaningful.
+    ///
+    /// # Errors
+    /// Those of [`Objective::evaluate_held`].
+    pub fn compute_held(
+        &mut self,
+        objective: &mut dyn Objective,
+        at: &PreferenceBatch<'_>,
+        batch: &PreferenceBatch<'_>,
+    ) -> Result<()> {
+        objective.evaluate_held(at, batch, &mut self.cleared(batch))
+    }
+
+    /// The buffers, of the size of a batch and zero.
+    fn cleared(&mut self, batch: &PreferenceBatch<'_>) -> EvaluationMut<'_> {
         let zeros = |v: &mut Vec<f64>, n| {
             v.clear();
             v.resize(n, 0.0);
@@ -143,7 +162,7 @@ impl Evaluation {
         self.rewards.rejected.clear();
         self.metrics.clear();
         let Evaluation { losses, grad_chosen, grad_rejected, rewards, metrics } = self;
-        objective.evaluate(batch, &mut EvaluationMut { losses, grad_chosen, grad_rejected, rewards, metrics })
+        EvaluationMut { losses, grad_chosen, grad_rejected, rewards, metrics }
     }
 
     /// The batch loss, or the contribution of this part of the batch.
@@ -166,6 +185,26 @@ pub trait Objective: Send {
     /// # Errors
     /// When the batch lacks something listed in [`requirements`](Self::requirements).
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()>;
+
+    /// Computes the losses of `batch` with everything that the gradient treats as a constant (a running
+    /// mean, a weight, a detached term) as it is for `at`, a batch of the same shape. So the derivative of
+    /// these losses with respect to the log-probs of `batch`, where `batch` equals `at`, is exactly the
+    /// gradient of [`evaluate`](Self::evaluate).
+    ///
+    /// Implement it if the loss holds something constant. Certification takes finite differences of it;
+    /// training never calls it. Only `out.losses` is read. The state advances as in
+    /// [`evaluate`](Self::evaluate), by `at`.
+    ///
+    /// # Errors
+    /// As [`evaluate`](Self::evaluate).
+    fn evaluate_held(
+        &mut self,
+        _at: &PreferenceBatch<'_>,
+        batch: &PreferenceBatch<'_>,
+        out: &mut EvaluationMut<'_>,
+    ) -> Result<()> {
+        self.evaluate(batch, out)
+    }
 
     /// Called at the start of each training step, with the number of steps done. For losses that change
     /// during training.

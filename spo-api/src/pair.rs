@@ -1,4 +1,5 @@
 use crate::batch::sum;
+use crate::scalar::Held;
 use crate::{
     Dual, Error, EvaluationMut, Layout, Metrics, Objective, PreferenceBatch, Ragged, Requirements, Result,
     Scalar, Side,
@@ -222,10 +223,7 @@ impl<L: PairLoss> Objective for L {
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
         let reading = self.reading();
         for i in 0..batch.rows() {
-            let mut pair = reading.pair(batch, i, self.needs_reference())?;
-            if self.needs_gaps() {
-                pair.gap = gap(batch, i)?;
-            }
+            let pair = read(self, batch, i)?;
             out.rewards.chosen.push(self.reward(&pair.chosen));
             out.rewards.rejected.push(self.reward(&pair.rejected));
 
@@ -250,6 +248,39 @@ impl<L: PairLoss> Objective for L {
         }
         reading.log(batch, self.reads_means(), out.metrics)
     }
+
+    /// Holds the weight of each pair, and what the formula [detaches](Scalar::detach).
+    fn evaluate_held(
+        &mut self,
+        at: &PreferenceBatch<'_>,
+        batch: &PreferenceBatch<'_>,
+        out: &mut EvaluationMut<'_>,
+    ) -> Result<()> {
+        for i in 0..batch.rows() {
+            let (was, is) = (read(self, at, i)?, read(self, batch, i)?);
+            let moved = |was: Answer<f64>, is: Answer<f64>| Answer {
+                policy: Held::moved(was.policy, is.policy),
+                reference: is.reference,
+                tokens: is.tokens,
+            };
+            let pair = Pair {
+                chosen: moved(was.chosen, is.chosen),
+                rejected: moved(was.rejected, is.rejected),
+                gap: is.gap,
+            };
+            out.losses[i] = self.loss(&pair).value() * self.reading().weight(at, i)?;
+        }
+        Ok(())
+    }
+}
+
+/// Pair `i` of a batch, with everything that the loss asks for.
+fn read<L: PairLoss>(loss: &L, batch: &PreferenceBatch<'_>, i: usize) -> Result<Pair<f64>> {
+    let mut pair = loss.reading().pair(batch, i, loss.needs_reference())?;
+    if loss.needs_gaps() {
+        pair.gap = gap(batch, i)?;
+    }
+    Ok(pair)
 }
 
 #[cfg(test)]
@@ -325,6 +356,33 @@ mod tests {
         let weight = f64::exp(-1.125 - 1.25);
         assert_eq!(out.losses, [1.25 * weight]);
         assert_eq!((out.grad_chosen, out.grad_rejected), (vec![weight; 2], vec![-weight; 3]));
+    }
+
+    /// `detach(m) m`: half of what its square would have for a gradient.
+    struct Detached;
+
+    impl PairLoss for Detached {
+        fn loss<S: Scalar>(&self, pair: &Pair<S>) -> S {
+            pair.margin().squared().exp_m1().detach() * pair.margin()
+        }
+    }
+
+    #[test]
+    fn differences_of_the_held_loss_are_the_gradient_where_the_formula_detaches() {
+        let at = batch();
+        let mut out = Evaluation::default();
+        out.compute(&mut Detached, &at).unwrap();
+        let (loss, gradient) = (out.losses[0], out.grad_chosen[1]);
+        let mut held = |by: f64| {
+            let policy = [POLICY[0][0], POLICY[0][1] + by];
+            let policy = Ragged::new(&policy, &OFFSETS[0]).unwrap();
+            let moved = PreferenceBatch { chosen: Side { policy, ..at.chosen }, ..at };
+            out.compute_held(&mut Detached, &at, &moved).unwrap();
+            out.losses[0]
+        };
+        assert_eq!(held(0.0), loss);
+        let difference = (held(1e-4) - held(-1e-4)) / 2e-4;
+        assert!((difference - gradient).abs() < 1e-6 * gradient.abs(), "{difference} {gradient}");
     }
 
     #[test]

@@ -173,7 +173,7 @@ pub struct Library {
 
 /// All parts available to a program, by kind and name.
 pub struct Registry {
-    libraries: Vec<Library>,
+    libraries: Vec<(Library, Vec<&'static Entry>)>,
     entries: BTreeMap<(&'static str, &'static str), &'static Entry>,
     aliases: BTreeMap<(&'static str, &'static str), &'static Entry>,
 }
@@ -218,13 +218,21 @@ impl Registry {
     /// As [`add`](Self::add).
     pub fn add_library(&mut self, library: Library, entries: &[&'static Entry]) -> crate::Result<()> {
         entries.iter().try_for_each(|entry| self.add(entry))?;
-        self.libraries.push(library);
+        self.libraries.push((library, entries.to_vec()));
         Ok(())
     }
 
     /// The libraries from which parts were loaded.
-    pub fn libraries(&self) -> &[Library] {
-        &self.libraries
+    pub fn libraries(&self) -> impl Iterator<Item = &Library> {
+        self.libraries.iter().map(|(library, _)| library)
+    }
+
+    /// The libraries from which one of these parts was loaded, given by kind and name or alias.
+    pub fn libraries_of(&self, parts: &[(&str, &str)]) -> Vec<Library> {
+        let used: Vec<_> = parts.iter().filter_map(|(kind, name)| self.get(kind, name).ok()).collect();
+        let is_used = |entry: &&Entry| used.iter().any(|other| std::ptr::eq(*other, *entry));
+        let those = self.libraries.iter().filter(|(_, entries)| entries.iter().any(is_used));
+        those.map(|(library, _)| library.clone()).collect()
     }
 
     /// All entries, ordered by kind, then by name.

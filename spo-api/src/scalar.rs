@@ -83,7 +83,8 @@ pub trait Scalar:
         self * self
     }
 
-    /// The same value without derivatives, so that the gradient treats it as a constant.
+    /// The same value without derivatives, so that the gradient treats it as a constant. Certification knows
+    /// of it; a constant made by [`value`](Self::value) looks like a mistake to it.
     fn detach(self) -> Self {
         Self::from(self.value())
     }
@@ -175,6 +176,61 @@ impl<const N: usize> Neg for Dual<N> {
         Dual { value: -self.value, partials: self.partials.map(|p| -p) }
     }
 }
+
+/// A number that has moved. It carries how far, to first order, so that [`detach`](Scalar::detach) can give
+/// the value before the move: a formula on such numbers holds constant what its gradient does.
+#[derive(Clone, Copy)]
+pub(crate) struct Held(Dual<1>);
+
+impl Held {
+    /// An input that was `at` and is `now`.
+    pub(crate) fn moved(at: f64, now: f64) -> Self {
+        Held(Dual { value: now, partials: [now - at] })
+    }
+}
+
+impl From<f64> for Held {
+    fn from(value: f64) -> Self {
+        Held(Dual::from(value))
+    }
+}
+
+impl Scalar for Held {
+    fn value(self) -> f64 {
+        self.0.value
+    }
+    fn chain(self, value: f64, derivative: f64) -> Self {
+        Held(self.0.chain(value, derivative))
+    }
+    fn detach(self) -> Self {
+        Held::from(self.0.value - self.0.partials[0])
+    }
+}
+
+impl Neg for Held {
+    type Output = Self;
+    fn neg(self) -> Self {
+        Held(-self.0)
+    }
+}
+
+macro_rules! held {
+    ($($trait:ident::$method:ident),+) => {$(
+        impl $trait for Held {
+            type Output = Self;
+            fn $method(self, other: Self) -> Self {
+                Held($trait::$method(self.0, other.0))
+            }
+        }
+        impl $trait<f64> for Held {
+            type Output = Self;
+            fn $method(self, other: f64) -> Self {
+                Held($trait::$method(self.0, other))
+            }
+        }
+    )+};
+}
+held!(Add::add, Sub::sub, Mul::mul, Div::div);
 
 #[cfg(test)]
 mod tests {

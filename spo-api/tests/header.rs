@@ -34,7 +34,7 @@ fn layouts() -> Vec<Layout> {
             size, has_rewards, losses, grad_chosen, grad_rejected, rewards_chosen, rewards_rejected, context, metric
         }
         "spo_requirements" RequirementsView { size, data, reference, collision, mismatched, gaps, whole_batch }
-        "spo_objective" ObjectiveTable { size, create, destroy, requirements, evaluate, begin, state, restore }
+        "spo_objective" ObjectiveTable { size, create, destroy, requirements, evaluate, begin, state, restore, evaluate_held }
         "spo_vectors" VectorTable {
             size, dimension, allocate, release, zero, copy, scale, axpy, dot, map, combine, decay
         }

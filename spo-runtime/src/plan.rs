@@ -108,7 +108,7 @@ impl Plan {
         let weights = weights::weights(&draft.spec)?;
         let Draft { recipe, name, output, tokenizer, stages, .. } = draft;
         let data = loaded.into_values().collect();
-        let libraries = registry.libraries().to_vec();
+        let libraries = registry.libraries_of(&recipe.parts());
         Ok(Plan { recipe, name, output, tokenizer, session, stages, data, libraries, weights })
     }
 

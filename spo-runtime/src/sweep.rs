@@ -60,7 +60,7 @@ pub(crate) fn run(registry: &mut Registry, document: &Document, reporter: &Repor
         let text = toml::to_string_pretty(recipe).context("cannot write a cell's recipe as TOML")?;
         write::write_text(&folder.join(format!("{}.toml", cell.name)), &text)?;
     }
-    let libraries = registry.libraries();
+    let libraries = &plot.plugins;
     let job =
         launch::Job { sweep: &sweep, folder: &folder, cells: &plot.cells, recipes: &recipes, libraries };
     stop.begin();
@@ -146,7 +146,8 @@ fn prepare(
     share(&mut recipes, &output);
     let started_in = std::env::current_dir().context("the current folder is gone")?;
     let started_in = started_in.to_string_lossy().into_owned();
-    let plugins = registry.libraries().to_vec();
+    let parts: Vec<_> = recipes.iter().flat_map(Recipe::parts).collect();
+    let plugins = registry.libraries_of(&parts);
     Ok((base, sweep, Plot { name, started_in, baseline, plugins, cells }, recipes))
 }
 

@@ -187,11 +187,25 @@ fn what_cannot_be_audited_is_said() {
         ),
         (vec!["--step", "{ step = "], "--step"),
         (vec!["--inner-lr", "0"], "must be greater than 0"),
+        // A key out of range is refused for the step that is named.
+        (vec!["--step", r#"{ step = "weighted", lambda = -1.0 }"#], "lambda"),
     ] {
         let outcome = place.run(&[&["audit", "runs/enumerable"], arguments.as_slice()].concat());
         assert!(outcome.stderr.contains(expected), "{arguments:?}: {}", outcome.stderr);
         assert_ne!(outcome.code, 0);
     }
+    // A step of a library that has a required key is no reason not to audit the others.
+    let library = crate::plugins::example("misbehaving").display().to_string();
+    let options = ["--stage", "spo", "--batches", "1", "--plugin", &library];
+    let outcome = place.run(&[&["audit", "runs/enumerable"], &options[..]].concat()).success();
+    assert!(outcome.stderr.contains("step `needy` is left out"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("`rate`"), "{}", outcome.stderr);
+    for name in ["hoarder", "penalty"] {
+        assert!(outcome.stdout.contains(name), "{}", outcome.stdout);
+    }
+    let needy = [&options[..], &["--step", r#"{ step = "needy", rate = 2.0 }"#]].concat();
+    let outcome = place.run(&[&["audit", "runs/enumerable"], &needy[..]].concat()).success();
+    assert!(outcome.stdout.contains("needy rate=2.0"), "{}", outcome.stdout);
 }
 
 #[test]

@@ -57,6 +57,13 @@ static int32_t requirements(void *self, spo_requirements *out, const spo_error *
     return SPO_OK;
 }
 
+#ifdef ANNOUNCES
+__attribute__((constructor)) static void announce(void) {
+    static const char words[] = "a constructor runs\n";
+    (void)!write(2, words, sizeof words - 1);
+}
+#endif
+
 static int32_t evaluate(void *self, const spo_batch *batch, spo_evaluation *out, const spo_error *error) {
     const spo_ragged *w = &batch->chosen.policy, *l = &batch->rejected.policy;
     (void)self;
@@ -119,6 +126,30 @@ static int32_t evaluate(void *self, const spo_batch *batch, spo_evaluation *out,
     return SPO_OK;
 }
 
+#ifdef DETACHED
+/* Each pair weighed by how likely its chosen answer was at `at`, a constant for the gradient. */
+static int32_t weighed(void *self, const spo_batch *at, const spo_batch *batch, spo_evaluation *out,
+                       const spo_error *error) {
+    const spo_ragged *w = &batch->chosen.policy, *l = &batch->rejected.policy;
+    int32_t status = evaluate(self, batch, out, error);
+    if (status != SPO_OK) return status;
+    for (size_t i = 0; i < w->rows; i++) {
+        double sum = 0;
+        for (size_t t = w->offsets[i]; t < w->offsets[i + 1]; t++) sum += at->chosen.policy.values[t];
+        double weight = exp(0.01 * sum);
+        out->losses[i] *= weight;
+        for (size_t t = w->offsets[i]; t < w->offsets[i + 1]; t++) out->grad_chosen[t] *= weight;
+        for (size_t t = l->offsets[i]; t < l->offsets[i + 1]; t++) out->grad_rejected[t] *= weight;
+    }
+    return SPO_OK;
+}
+
+static int32_t evaluate_weighed(void *self, const spo_batch *batch, spo_evaluation *out, const spo_error *error) {
+    return weighed(self, batch, batch, out, error);
+}
+#define evaluate evaluate_weighed
+#endif
+
 static const spo_objective functions = {
     FUNCTIONS_SIZE, create, destroy, requirements,
 #ifdef NO_EVALUATE
@@ -127,6 +158,11 @@ static const spo_objective functions = {
     evaluate,
 #endif
     NULL, NULL, NULL,
+#ifdef HELD
+    weighed,
+#else
+    NULL,
+#endif
 };
 
 static const spo_entry entry = {

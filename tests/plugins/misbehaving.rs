@@ -50,6 +50,39 @@ register!(objective Misbehaving {
     source: "a test",
 });
 
+/// A step that cannot be made without a key.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Needy {
+    /// A factor of the gradient.
+    rate: f64,
+}
+
+impl Part for Needy {}
+
+impl BilevelStep for Needy {
+    fn needs(&self) -> StepNeeds {
+        StepNeeds::default()
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::new(1, 1)
+    }
+
+    fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport> {
+        let weights = LevelWeights { upper: self.rate, lower: 0.0 };
+        let losses = problem.gradient(Weigh::Fixed(weights), Vector::GRADIENT)?;
+        problem.descend(1.0)?;
+        Ok(StepReport::new(losses))
+    }
+}
+
+register!(step Needy {
+    name: "needy",
+    summary: "plain descent, scaled",
+    source: "a test",
+});
+
 /// Leaks a vector at every step.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -47,6 +47,26 @@ impl Bco {
         self.count += n;
         f64::from(self.mean as f32)
     }
+
+    /// Takes the rewards of a batch into the running mean and returns the shift.
+    fn shift(&mut self, batch: &PreferenceBatch<'_>) -> Result<f64> {
+        let rows = batch.rows_of_whole()?;
+        let mean = LogRatios::new(batch)?.mean();
+        Ok(self.update(self.beta * mean, rows as f64))
+    }
+
+    fn classify(&self, batch: &PreferenceBatch<'_>, delta: f64, out: &mut EvaluationMut<'_>) -> Result<()> {
+        let beta = self.beta;
+        out.metrics.insert("delta".into(), delta);
+        LogRatios::new(batch)?.evaluate(
+            batch,
+            out,
+            beta,
+            |r| -(r * beta - delta).log_sigmoid(),
+            |r| -(-r * beta + delta).log_sigmoid(),
+        );
+        Ok(())
+    }
 }
 
 impl Objective for Bco {
@@ -55,19 +75,19 @@ impl Objective for Bco {
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
-        batch.rows_of_whole()?;
-        let ratios = LogRatios::new(batch)?;
-        let beta = self.beta;
-        let delta = self.update(beta * ratios.mean(), batch.rows() as f64);
-        out.metrics.insert("delta".into(), delta);
-        ratios.evaluate(
-            batch,
-            out,
-            beta,
-            |r| -(r * beta - delta).log_sigmoid(),
-            |r| -(-r * beta + delta).log_sigmoid(),
-        );
-        Ok(())
+        let delta = self.shift(batch)?;
+        self.classify(batch, delta, out)
+    }
+
+    /// Holds `delta`.
+    fn evaluate_held(
+        &mut self,
+        at: &PreferenceBatch<'_>,
+        batch: &PreferenceBatch<'_>,
+        out: &mut EvaluationMut<'_>,
+    ) -> Result<()> {
+        let delta = self.shift(at)?;
+        self.classify(batch, delta, out)
     }
 
     /// The running mean and the number of rewards in it, each as 8 bytes, little-endian.

@@ -94,17 +94,19 @@ impl Mix {
     }
 }
 
-impl Objective for Mix {
-    fn requirements(&self) -> Requirements {
-        self.requirements
-    }
-
-    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
+impl Mix {
+    /// Adds up the components, each as `evaluate` computes it.
+    fn sum(
+        &mut self,
+        batch: &PreferenceBatch<'_>,
+        out: &mut EvaluationMut<'_>,
+        evaluate: impl Fn(&mut Evaluation, &mut dyn Objective) -> Result<()>,
+    ) -> Result<()> {
         for component in &mut self.components {
             let factor = component.factor(self.steps_done);
             let Component { name, objective, .. } = component;
             let term = &mut self.scratch;
-            term.compute(&mut **objective, batch)?;
+            evaluate(term, &mut **objective)?;
             // With gradient accumulation, metrics of the parts are averaged by rows, so this must be a mean
             // over rows.
             let mean = term.losses.iter().sum::<f64>() / batch.rows() as f64;
@@ -125,6 +127,26 @@ impl Objective for Mix {
             }
         }
         Ok(())
+    }
+}
+
+impl Objective for Mix {
+    fn requirements(&self) -> Requirements {
+        self.requirements
+    }
+
+    fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
+        self.sum(batch, out, |term, objective| term.compute(objective, batch))
+    }
+
+    /// Holds what each component holds.
+    fn evaluate_held(
+        &mut self,
+        at: &PreferenceBatch<'_>,
+        batch: &PreferenceBatch<'_>,
+        out: &mut EvaluationMut<'_>,
+    ) -> Result<()> {
+        self.sum(batch, out, |term, objective| term.compute_held(objective, at, batch))
     }
 
     fn begin(&mut self, steps_done: usize) {

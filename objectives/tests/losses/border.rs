@@ -1,7 +1,7 @@
 //! An objective that is loaded instead of linked behaves the same, to the last bit.
 
 use serde_json::json;
-use spo_api::{Entry, Objective, Side, abi};
+use spo_api::{Entry, Evaluation, Objective, Side, abi};
 use test_support::valgrind;
 
 use crate::batches::registry;
@@ -26,6 +26,18 @@ fn losses_gradients_rewards_metrics_and_state_cross_unchanged() {
             assert_eq!(linked.state(), loaded.state(), "{specimen}");
         }
         loaded.restore(&linked.state()).unwrap();
+        let data = linked.requirements().data;
+        let (at, moved) = (batch(data, 3, 7), {
+            let mut moved = batch(data, 3, 7);
+            moved.chosen.policy.values[0] += 0.5;
+            moved
+        });
+        let held = |objective: &mut dyn Objective| {
+            let mut out = Evaluation::default();
+            out.compute_held(objective, &at.view(), &moved.view()).map(|()| out.losses)
+        };
+        assert_eq!(held(&mut *linked).unwrap(), held(&mut *loaded).unwrap(), "{specimen}");
+        assert_eq!(linked.state(), loaded.state(), "{specimen}");
         let (ours, theirs) = (linked.restore(b"?").unwrap_err(), loaded.restore(b"?").unwrap_err());
         assert_eq!(ours.to_string(), theirs.to_string(), "{specimen}");
     }

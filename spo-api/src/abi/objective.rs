@@ -128,6 +128,14 @@ table! {
         state: fn(this: *mut c_void, out: *const ByteSink);
         /// Restores the state written by `state`; both functions or neither.
         restore: fn(this: *mut c_void, state: Text, error: *const ErrorSink) -> i32;
+        /// Computes the losses of `batch` with the constants of the gradient held at `at`.
+        evaluate_held: fn(
+            this: *mut c_void,
+            at: *const BatchView,
+            batch: *const BatchView,
+            out: *mut EvaluationView,
+            error: *const ErrorSink
+        ) -> i32;
     }
 }
 
@@ -142,6 +150,7 @@ impl Crossing for dyn Objective {
         begin: Some(begin),
         state: Some(state),
         restore: Some(restore),
+        evaluate_held: Some(evaluate_held),
     };
     type Table = ObjectiveTable;
 
@@ -173,7 +182,11 @@ answers! { Box<dyn Objective>:
     }
     fn evaluate(objective, batch: *const BatchView, out: *mut EvaluationView) {
         let batch = (*batch).batch()?;
-        (*out).fill(&batch, &mut **objective)
+        (*out).fill(&batch, |out| objective.evaluate(&batch, out))
+    }
+    fn evaluate_held(objective, at: *const BatchView, batch: *const BatchView, out: *mut EvaluationView) {
+        let (at, batch) = ((*at).batch()?, (*batch).batch()?);
+        (*out).fill(&batch, |out| objective.evaluate_held(&at, &batch, out))
     }
     fn restore(objective, state: Text) { objective.restore(state.bytes()) }
 }
@@ -282,7 +295,11 @@ impl EvaluationView {
     ///
     /// # Safety
     /// The buffers have the size of the batch.
-    unsafe fn fill(&mut self, batch: &PreferenceBatch<'_>, objective: &mut dyn Objective) -> Result<()> {
+    unsafe fn fill(
+        &mut self,
+        batch: &PreferenceBatch<'_>,
+        evaluate: impl FnOnce(&mut EvaluationMut<'_>) -> Result<()>,
+    ) -> Result<()> {
         let (chosen, rejected) = (&batch.chosen.policy, &batch.rejected.policy);
         let (mut rewards, mut metrics) = (SPARE.take(), Metrics::new());
         rewards.chosen.clear();
@@ -297,7 +314,7 @@ impl EvaluationView {
                 metrics: &mut metrics,
             }
         };
-        objective.evaluate(batch, &mut out)?;
+        evaluate(&mut out)?;
         if !(rewards.chosen.is_empty() && rewards.rejected.is_empty()) {
             for (name, values, rows, buffer) in [
                 ("chosen", &rewards.chosen, chosen.rows(), self.rewards_chosen),
@@ -367,28 +384,26 @@ impl Objective for ImportedObjective {
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
-        let (chosen, rejected) = (batch.chosen.policy.rows(), batch.rejected.policy.rows());
-        out.rewards.chosen.resize(chosen, 0.0);
-        out.rewards.rejected.resize(rejected, 0.0);
-        let mut view = EvaluationView {
-            size: size_of::<EvaluationView>() as u32,
-            has_rewards: 0,
-            losses: out.losses.as_mut_ptr(),
-            grad_chosen: out.grad_chosen.as_mut_ptr(),
-            grad_rejected: out.grad_rejected.as_mut_ptr(),
-            rewards_chosen: out.rewards.chosen.as_mut_ptr(),
-            rewards_rejected: out.rewards.rejected.as_mut_ptr(),
-            context: std::ptr::from_mut(out.metrics).cast(),
-            metric,
+        self.part.fill(batch, out, |t, this, seen, view, error| {
+            // SAFETY: the batch and the buffers, which have its size, outlive the call.
+            unsafe { (t.evaluate)(this, seen, view, error) }
+        })
+    }
+
+    fn evaluate_held(
+        &mut self,
+        at: &PreferenceBatch<'_>,
+        batch: &PreferenceBatch<'_>,
+        out: &mut EvaluationMut<'_>,
+    ) -> Result<()> {
+        let Some(evaluate_held) = self.part.table().evaluate_held else {
+            return self.evaluate(batch, out);
         };
-        let seen = BatchView::of(batch);
-        // SAFETY: the buffers have the size of the batch and outlive the call.
-        self.part.call(|t, this, error| unsafe { (t.evaluate)(this, &seen, &mut view, error) })?;
-        if view.has_rewards == 0 {
-            out.rewards.chosen.clear();
-            out.rewards.rejected.clear();
-        }
-        Ok(())
+        let at = BatchView::of(at);
+        self.part.fill(batch, out, |_, this, seen, view, error| {
+            // SAFETY: as above.
+            unsafe { evaluate_held(this, &at, seen, view, error) }
+        })
     }
 
     fn begin(&mut self, steps_done: usize) {
@@ -404,5 +419,43 @@ impl Objective for ImportedObjective {
 
     fn restore(&mut self, state: &[u8]) -> Result<()> {
         self.part.restore(self.part.table().restore, state)
+    }
+}
+
+impl Handle<ObjectiveTable> {
+    /// Lends a batch and the caller's buffers to a function of the table.
+    fn fill(
+        &self,
+        batch: &PreferenceBatch<'_>,
+        out: &mut EvaluationMut<'_>,
+        function: impl FnOnce(
+            &ObjectiveTable,
+            *mut c_void,
+            *const BatchView,
+            *mut EvaluationView,
+            *const ErrorSink,
+        ) -> i32,
+    ) -> Result<()> {
+        let (chosen, rejected) = (batch.chosen.policy.rows(), batch.rejected.policy.rows());
+        out.rewards.chosen.resize(chosen, 0.0);
+        out.rewards.rejected.resize(rejected, 0.0);
+        let mut view = EvaluationView {
+            size: size_of::<EvaluationView>() as u32,
+            has_rewards: 0,
+            losses: out.losses.as_mut_ptr(),
+            grad_chosen: out.grad_chosen.as_mut_ptr(),
+            grad_rejected: out.grad_rejected.as_mut_ptr(),
+            rewards_chosen: out.rewards.chosen.as_mut_ptr(),
+            rewards_rejected: out.rewards.rejected.as_mut_ptr(),
+            context: std::ptr::from_mut(out.metrics).cast(),
+            metric,
+        };
+        let seen = BatchView::of(batch);
+        self.call(|table, this, error| function(table, this, &seen, &mut view, error))?;
+        if view.has_rewards == 0 {
+            out.rewards.chosen.clear();
+            out.rewards.rejected.clear();
+        }
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 
 mod backend;
 mod config;
+mod fuse;
 mod objective;
 mod optimizer;
 mod sample;

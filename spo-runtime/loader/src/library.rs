@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use spo_api::abi::{self, PluginTable};
-use spo_api::{Library, Registry};
+use spo_api::{Entry, Library, Registry};
 
 /// Why a library was not loaded. The message names its file and tells the user what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,16 +31,48 @@ impl std::fmt::Display for Refusal {
 /// # Errors
 /// See [`Refusal`].
 pub fn load(registry: &mut Registry, path: &Path, libtorch: Option<&Path>) -> Result<(), Refusal> {
+    load_if(registry, path, libtorch, &|_| true)
+}
+
+/// Loads a library as [`load`] does, but adds its parts only if one of them is among these, given by kind and name.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(
+    registry: &mut Registry,
+    path: &Path,
+    libtorch: Option<&Path>,
+    wanted: &[(&str, &str)],
+) -> Result<(), Refusal> {
+    let is_wanted = |entry: &Entry| {
+        wanted.iter().any(|(kind, name)| entry.build.kind() == *kind && entry.names().any(|own| own == *name))
+    };
+    load_if(registry, path, libtorch, &is_wanted)
+}
+
+/// Whether a library may have a part of one of these names: they are in its file, as its table of contents is. This
+/// runs no code. A file that cannot be read may have anything: loading it says what is wrong.
+pub fn may_have(path: &Path, names: &[&str]) -> bool {
+    let Ok(bytes) = std::fs::read(path) else { return true };
+    names.iter().any(|name| bytes.windows(name.len()).any(|here| here == name.as_bytes()))
+}
+
+fn load_if(
+    registry: &mut Registry,
+    path: &Path,
+    libtorch: Option<&Path>,
+    wanted: &dyn Fn(&Entry) -> bool,
+) -> Result<(), Refusal> {
     let at = path.display();
     let words = |problem: String| format!("the plugin {at} cannot be loaded: {problem}");
     let refuse = |problem: String| Refusal::Unusable(words(problem));
     // Return early, without reading the file, if this path is already loaded.
-    if registry.libraries().iter().any(|library| library.path == path) {
+    if registry.libraries().any(|library| library.path == path) {
         return Ok(());
     }
     let bytes = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
     let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    if registry.libraries().iter().any(|library| library.sha256 == sha256) {
+    if registry.libraries().any(|library| library.sha256 == sha256) {
         return Ok(());
     }
     crate::elf::check(path, &bytes).map_err(refuse)?;
@@ -68,6 +100,9 @@ pub fn load(registry: &mut Registry, path: &Path, libtorch: Option<&Path>) -> Re
     let table = unsafe { entry_point() };
     // SAFETY: the table belongs to a library that is never unloaded.
     let plugin = unsafe { abi::import(table, &at.to_string()) }.map_err(refuse)?;
+    if !plugin.entries.iter().any(|entry| wanted(entry)) {
+        return Ok(());
+    }
     let library = Library { name: plugin.name, version: plugin.version, path: path.to_owned(), sha256 };
     registry.add_library(library, &plugin.entries).map_err(|e| Refusal::Clash(words(e.to_string())))
 }

@@ -206,16 +206,24 @@ fn every_step(registry: &Registry, options: &AuditArguments) -> anyhow::Result<V
         for mut form in examples.unwrap_or_else(|| vec![json!({})]) {
             options.put_into(&mut form);
             if let Err(error) = registry.step(entry.name, &form) {
-                let message = format!(
-                    "error: step `{}` cannot be audited as {form}: {error}; name it with --step",
-                    entry.name
+                // Perhaps it has required keys, whose values only the user knows.
+                let name = entry.name;
+                eprintln!(
+                    "note: step `{name}` is left out as {form}: {error}; audit it with --step '{{ step = \"{name}\", .. }}', \
+                     or give its schema `examples`"
                 );
-                return Err(BadInput(message).into());
+                continue;
             }
             let mut spec = BilevelSpec::named(entry.name)?;
             spec.part = spec.part.with(form.as_object().cloned().unwrap_or_default());
             all.push(spec);
         }
+    }
+    if all.is_empty() {
+        return Err(BadInput(
+            "error: no registered step can be audited as it is: name one with --step".into(),
+        )
+        .into());
     }
     Ok(all)
 }

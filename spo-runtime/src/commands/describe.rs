@@ -60,7 +60,7 @@ pub(crate) struct DescribeArguments {
 impl DescribeArguments {
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         if describe(registry, &self.name).is_err() {
-            libraries::load_all(registry, None)?;
+            libraries::load_all(registry)?;
         }
         say(&describe(registry, &self.name)?);
         Ok(())

@@ -7,7 +7,7 @@ use spo_data::Tokenizer;
 use super::saved_model::SavedModel;
 use crate::error::BadInput;
 use crate::plan::{fit, generation};
-use crate::reporter::say;
+use crate::reporter::{complain, say};
 
 #[derive(clap::Args)]
 pub(crate) struct GenerateArguments {
@@ -47,7 +47,7 @@ impl GenerateArguments {
         how.check()?;
         let (tokenizer, mut session) = self.model.open(registry)?;
         if let Some(settings) = generation::unapplied(&self.model.model) {
-            complain(&format!("note: {settings} (--temperature and --top-p say how to answer)");
+            complain(&format!("note: {settings} (--temperature and --top-p say how to answer)"));
         }
         let prompts = self.prompt.iter().map(|prompt| how.encode(prompt, &tokenizer));
         let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
@@ -67,7 +67,7 @@ impl GenerateArguments {
         for (prompt, _) in self.prompt.iter().zip(&answers).filter(|(_, answer)| !ended(answer)) {
             complain(&format!(
                 "note: the answer to {prompt:?} was cut after {max_new_tokens} tokens: it did not end by itself"
-            );
+            ));
         }
         Ok(())
     }
@@ -118,7 +118,7 @@ impl Answering {
         }
         if room < self.max_new_tokens {
             let limit = fit::limit(info);
-            complain(&format!("note: at most {room} tokens are added: the longest prompt has {longest}, and {limit}");
+            complain(&format!("note: at most {room} tokens are added: the longest prompt has {longest}, and {limit}"));
         }
         Ok(room.min(self.max_new_tokens))
     }

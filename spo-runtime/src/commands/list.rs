@@ -11,7 +11,7 @@ use crate::reporter::say;
 use crate::terminal::fit;
 
 pub(crate) fn run(registry: &mut Registry) -> anyhow::Result<()> {
-    libraries::load_all(registry, None)?;
+    libraries::load_all(registry)?;
     say(&list(registry));
     Ok(())
 }

@@ -51,7 +51,7 @@ impl SavedModel {
         tokenizer
             .check_vocabulary(info.vocabulary)
             .map_err(|e| BadInput(format!("error: {}: {e}", self.model.display())))?;
-        info.remarks.iter().for_each(|remark| complain(&format!("note: {remark}"));
+        info.remarks.iter().for_each(|remark| complain(&format!("note: {remark}")));
         Ok((tokenizer, session))
     }
 }

@@ -8,7 +8,7 @@ use crate::reporter::say;
 
 /// Prints the schema with all known parts, including those of plugins in the search path.
 pub(crate) fn run(registry: &mut Registry) -> anyhow::Result<()> {
-    libraries::load_all(registry, None)?;
+    libraries::load_all(registry)?;
     say(&format!("{:#}", schema(registry)));
     Ok(())
 }

@@ -34,7 +34,7 @@ pub(crate) fn load_again(
     let started_in = Path::new(record["started_in"].as_str().unwrap_or_default());
     let here = std::env::current_dir().unwrap_or_default();
     for Library { name, version, path, sha256 } in libraries {
-        if registry.libraries().iter().any(|known| known.sha256 == sha256) {
+        if registry.libraries().any(|known| known.sha256 == sha256) {
             continue;
         }
         let path = if here == started_in { path } else { started_in.join(path) };
@@ -61,8 +61,9 @@ fn find_and_load(registry: &mut Registry, spec: &str, libtorch: Option<&Path>) -
     library::load(registry, &search::resolve(spec)?, libtorch).map_err(|refusal| refusal.to_string())
 }
 
-/// Loads the plugins listed under `plugins.load`. If a part of the recipe is then still unknown, also loads
-/// the libraries in the search path.
+/// Loads the plugins listed under `plugins.load` if the recipe names a part that is not built in, and those in the
+/// search path that have a part which is then still unknown. A recipe of built-in parts loads nothing: loading a
+/// library runs its code.
 ///
 /// # Errors
 /// [`BadInput`] with the location in the recipe.
@@ -72,11 +73,16 @@ pub(crate) fn load_for(
     recipe: &Recipe,
 ) -> Result<(), BadInput> {
     let folder = recipe.plugins.libtorch.as_deref();
+    let parts = recipe.parts();
+    let foreign = !unknown(registry, &parts).is_empty();
     for (i, spec) in recipe.plugins.load.iter().enumerate() {
-        find_and_load(registry, spec, folder)
-            .map_err(|problem| document.error(&format!("plugins.load[{i}]"), problem))?;
+        let found = match foreign {
+            true => find_and_load(registry, spec, folder),
+            false => search::resolve(spec).map(drop),
+        };
+        found.map_err(|problem| document.error(&format!("plugins.load[{i}]"), problem))?;
     }
-    load_if_unknown(registry, &recipe.parts(), folder)?;
+    load_if_unknown(registry, &parts, folder)?;
     let backend = &recipe.backend.name;
     match libtorch::remedy("backend", backend) {
         Some(remedy) if registry.get("backend", backend).is_err() => {
@@ -86,16 +92,36 @@ pub(crate) fn load_for(
     }
 }
 
-/// Loads the libraries in the search path if one of these parts, given by kind and name, is unknown. Uses the
-/// recipe's libtorch folder, if it names one.
+/// The parts that the registry does not have.
+fn unknown<'a>(registry: &Registry, parts: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    parts.iter().filter(|(kind, name)| registry.get(kind, name).is_err()).copied().collect()
+}
+
+/// Loads the libraries in the search path that have one of these parts, given by kind and name, which is unknown so
+/// far. Only those are opened whose file has its name in it. Uses the recipe's libtorch folder, if it names one.
 pub(crate) fn load_if_unknown(
     registry: &mut Registry,
     parts: &[(&str, &str)],
     libtorch: Option<&Path>,
 ) -> Result<(), BadInput> {
-    match parts.iter().any(|(kind, name)| registry.get(kind, name).is_err()) {
-        true => load_all(registry, libtorch),
-        false => Ok(()),
+    let wanted = unknown(registry, parts);
+    let names: Vec<&str> = wanted.iter().map(|(_, name)| *name).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let candidates = search::libraries().into_iter().filter(|path| library::may_have(path, &names));
+    candidates.map(|path| library::load_with(registry, &path, libtorch, &wanted)).try_for_each(or_warn)
+}
+
+/// A library of the search path that cannot be loaded is skipped with a warning.
+fn or_warn(loaded: Result<(), Refusal>) -> Result<(), BadInput> {
+    match loaded {
+        Ok(()) => Ok(()),
+        Err(Refusal::Unusable(problem)) => {
+            complain(&format!("warning: {problem}"));
+            Ok(())
+        }
+        Err(Refusal::Clash(problem)) => Err(BadInput(format!("error: {problem}"))),
     }
 }
 
@@ -104,15 +130,7 @@ fn libtorch_of(document: &Document) -> Option<&Path> {
     document.get("plugins")?.get("libtorch")?.as_str().map(Path::new)
 }
 
-/// Loads all libraries in the search path, with the recipe's libtorch folder if it names one. A library that
-/// cannot be loaded is skipped with a warning.
-pub(crate) fn load_all(registry: &mut Registry, libtorch: Option<&Path>) -> Result<(), BadInput> {
-    for path in search::libraries() {
-        match library::load(registry, &path, libtorch) {
-            Ok(()) => {}
-            Err(Refusal::Unusable(problem)) => complain(&format!("warning: {problem}")),
-            Err(Refusal::Clash(problem)) => return Err(BadInput(format!("error: {problem}"))),
-        }
-    }
-    Ok(())
+/// Loads all libraries in the search path.
+pub(crate) fn load_all(registry: &mut Registry) -> Result<(), BadInput> {
+    search::libraries().iter().map(|path| library::load(registry, path, None)).try_for_each(or_warn)
 }

@@ -108,14 +108,15 @@ pub(crate) enum AdapterKind {
     Lora,
 }
 
-/// `[plugins]`: libraries whose objectives, steps and backends this recipe uses.
+/// `[plugins]`: libraries whose parts this recipe uses ([guide](plugins.md#use-it)). They are loaded only if it names a
+/// part that is not built in, and the run is bound to those of which it uses one.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Plugins")]
 pub(crate) struct PluginsSection {
     /// Paths of libraries (`"target/release/libmy_loss.so"`), or names (`"my-loss"`) to be looked for in the
     /// folders of `SPO_PLUGIN_PATH` and the user's own, `~/.local/share/spo/plugins`. Libraries in those
-    /// folders are found without being listed when the recipe uses a part that nothing else has.
+    /// folders are found without being listed if the recipe uses a part of theirs that nothing else has.
     pub(crate) load: Vec<String>,
     /// The folder of libtorch, for libraries that need it (the tch backend): the `torch` package of a Python
     /// environment, or an unpacked libtorch. Else `SPO_LIBTORCH`, `libtorch` beside the library, the active

@@ -12,9 +12,6 @@ use super::{Check, Outcome};
 /// Calls after which memory must not have grown.
 const CALLS: usize = 100_000;
 
-/// How often a running mean sees a batch until the batch no longer moves it.
-const SETTLE: usize = 20_000;
-
 /// An objective and what is known of it.
 #[derive(Clone)]
 struct Subject {
@@ -78,7 +75,21 @@ fn figures(out: &Evaluation) -> impl Iterator<Item = (&'static str, usize, f64)>
 }
 
 fn not_finite(out: &Evaluation) -> Option<String> {
-    figures(out).find(|(_, _, x)| !x.is_finite()).map(|(name, i, x)| format!("{name}[{i}] is {x}"))
+    let figure = figures(out).find(|(_, _, x)| !x.is_finite());
+    let metric = out.metrics.iter().find(|(_, x)| !x.is_finite());
+    figure
+        .map(|(name, i, x)| format!("{name}[{i}] is {x}"))
+        .or_else(|| metric.map(|(name, x)| format!("its metric `{name}` is {x}")))
+}
+
+/// One reward for each answer, or none at all.
+fn rewards(out: &Evaluation, batch: &PreferenceBatch<'_>) -> Result<(), String> {
+    let given = [out.rewards.chosen.len(), out.rewards.rejected.len()];
+    let answers = [batch.chosen.policy.rows(), batch.rejected.policy.rows()];
+    match given == [0, 0] || given == answers {
+        true => Ok(()),
+        false => Err(format!("it gives {given:?} rewards for {answers:?} chosen and rejected answers")),
+    }
 }
 
 fn close(a: f64, b: f64, tolerance: f64) -> bool {
@@ -97,16 +108,14 @@ fn evaluation(subject: &Subject) -> Result<String, Outcome> {
             if let Some(words) = not_finite(&out) {
                 return Err(format!("on a batch of {rows} ordinary rows, {words}").into());
             }
+            rewards(&out, &sample.view(needs))?;
         }
     }
-    if needs.reference {
-        let sample = subject.sample(2, 0)?;
-        let bare = sample.view(needs.reference(false));
-        if evaluate(&mut *subject.make()?, &bare).is_ok() {
-            let words = "it asks for reference log-probs and is content without them: either it does not need them, or it \
-                         must return an error when they are missing";
-            return Err(words.to_owned().into());
-        }
+    declared(subject, needs)?;
+    match needs.data {
+        Layout::Pairs => {}
+        Layout::Unpaired => unequal_kinds(subject, needs)?,
+        Layout::Demonstrations => chosen_of_pairs(subject)?,
     }
     let sample = subject.sample(64, 0)?;
     let (mut objective, began) = (subject.make()?, Instant::now());
@@ -115,6 +124,64 @@ fn evaluation(subject: &Subject) -> Result<String, Outcome> {
     }
     let micros = began.elapsed().as_secs_f64() * 1e4;
     Ok(format!("finite on batches of 1 to 64 rows; {micros:.1} us for 64 rows of 4 tokens"))
+}
+
+/// What it asks for, it needs.
+fn declared(subject: &Subject, needs: Requirements) -> Result<(), Outcome> {
+    let sample = subject.sample(2, 0)?;
+    for (asked, what, without) in [
+        (needs.reference, "reference log-probs", needs.reference(false)),
+        (needs.collision, "the collision statistic", needs.collision(false)),
+        (needs.mismatched, "mismatched answers", needs.mismatched(false)),
+        (needs.gaps, "score gaps", needs.gaps(false)),
+    ] {
+        if asked && evaluate(&mut *subject.make()?, &sample.view(without)).is_ok() {
+            return Err(format!(
+                "it asks for {what} and is content without: either it does not need them, or it must return an error \
+                 when they are missing"
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// Unpaired answers come in any numbers of either kind, perhaps all of one.
+fn unequal_kinds(subject: &Subject, needs: Requirements) -> Result<(), Outcome> {
+    for [chosen, rejected] in [[3, 5], [5, 2], [4, 0], [0, 4]] {
+        let sample = Sample::unpaired(chosen, rejected, 7);
+        let place = format!("on {chosen} desirable and {rejected} undesirable answers");
+        let out = sample.evaluate(&mut *subject.make()?).map_err(|e| format!("{place}, it fails: {e}"))?;
+        if let Some(words) = not_finite(&out) {
+            return Err(format!("{place}, {words}").into());
+        }
+        rewards(&out, &sample.view(needs)).map_err(|words| format!("{place}, {words}"))?;
+    }
+    Ok(())
+}
+
+/// A loss on demonstrations gets pairs too, and then learns from the chosen answers alone.
+fn chosen_of_pairs(subject: &Subject) -> Result<(), Outcome> {
+    let pairs = Sample::random(Layout::Pairs, 4, 7);
+    let alone = pairs.demonstrations().evaluate(&mut *subject.make()?)?;
+    let out = pairs.evaluate(&mut *subject.make()?).map_err(|e| {
+        format!(
+            "it learns from demonstrations and fails on pairs, of which it is to take the chosen answers: {e}"
+        )
+    })?;
+    if out.losses != alone.losses || out.grad_chosen != alone.grad_chosen {
+        return Err("given pairs, it must take the chosen answers alone, and gives another loss for them"
+            .to_owned()
+            .into());
+    }
+    match out.grad_rejected.iter().position(|g| *g != 0.0) {
+        Some(i) => Err(format!(
+            "given pairs, it must take the chosen answers alone, and grad_rejected[{i}] is {:?}",
+            out.grad_rejected[i]
+        )
+        .into()),
+        None => Ok(()),
+    }
 }
 
 /// It leaves its inputs alone, and writes inside its buffers.
@@ -134,66 +201,138 @@ fn buffers(subject: &Subject) -> Result<String, Outcome> {
     Ok("inputs unchanged, nothing written past the end".into())
 }
 
-/// The gradient is that of the loss.
-fn gradient(subject: &Subject) -> Result<String, Outcome> {
-    let keeps_state = subject.keeps_state()?;
-    let tolerance = if keeps_state { 1e-4 } else { 1e-6 };
-    let (step, mut tokens, mut worst) = (1e-5, 0, 0.0f64);
-    for seed in 0..3 {
-        let mut sample = subject.sample(4, 10 + seed)?;
-        let needs = subject.needs()?;
-        // A running mean is a constant for the gradient: let it have seen so much that a batch does not move it.
-        let mut settled = subject.make()?;
-        for _ in 0..if keeps_state { SETTLE } else { 0 } {
-            sample.evaluate(&mut *settled)?;
+/// Steps of the differences, in nats: the widest is the most exact, but may reach past a kink or, where the loss
+/// bends sharply, too far.
+const STEPS: [f64; 4] = [1e-3, 1e-4, 1e-5, 1e-6];
+
+/// How exact the gradient must be, relative to the largest of the batch.
+const EXACT: f64 = 1e-6;
+
+/// An objective in a state, at a batch.
+struct Point<'a> {
+    subject: &'a Subject,
+    needs: Requirements,
+    state: Vec<u8>,
+    at: Sample,
+    /// Mean magnitude of the losses, which limits what differences resolve.
+    size: f64,
+}
+
+impl Point<'_> {
+    fn make(&self) -> Result<Box<dyn Objective>, Outcome> {
+        let mut objective = self.subject.make()?;
+        objective.restore(&self.state)?;
+        Ok(objective)
+    }
+
+    /// The evaluation of another batch, with the constants of the gradient held at the point if they are to be.
+    fn evaluate(&self, moved: &Sample, held: bool) -> Result<Evaluation, Outcome> {
+        let mut out = Evaluation::default();
+        let (mut objective, moved) = (self.make()?, moved.view(self.needs));
+        match held {
+            true => out.compute_held(&mut *objective, &self.at.view(self.needs), &moved)?,
+            false => out.compute(&mut *objective, &moved)?,
         }
-        let state = settled.state();
-        let at = |sample: &Sample| -> Result<Evaluation, Outcome> {
-            let mut objective = subject.make()?;
-            objective.restore(&state)?;
-            Ok(evaluate(&mut *objective, &sample.view(needs))?)
+        Ok(out)
+    }
+
+    /// The derivative of the batch loss with respect to a token's log-prob, by central differences of fourth order.
+    fn difference(&self, chosen: bool, token: usize, step: f64, held: bool) -> Result<f64, Outcome> {
+        let mut moved = self.at.clone();
+        let mut at = |by: f64| -> Result<f64, Outcome> {
+            let (side, was) = match chosen {
+                true => (&mut moved.chosen, &self.at.chosen),
+                false => (&mut moved.rejected, &self.at.rejected),
+            };
+            side.policy[token] = was.policy[token] + by;
+            Ok(self.evaluate(&moved, held)?.loss(&moved.view(self.needs)))
         };
-        let out = at(&sample)?;
-        for chosen in [true, false] {
-            let gradient = if chosen { &out.grad_chosen } else { &out.grad_rejected };
-            for (token, exact) in gradient.iter().enumerate() {
-                // Where the collision statistic is read, it is to weigh tokens by the policy's confidence, a
-                // constant for the gradient: moved along, it leaves the confidence as it is.
-                let mut difference = |along: bool| -> Result<f64, Outcome> {
-                    let mut at_offset = |by: f64| -> Result<f64, Outcome> {
-                        let mut moved = std::mem::replace(&mut sample, Sample::random(needs.data, 1, 0));
-                        let side = if chosen { &mut moved.chosen } else { &mut moved.rejected };
-                        side.policy[token] += by;
-                        side.collision[token] += if along { by } else { 0.0 };
-                        let loss = at(&moved).map(|out| out.loss(&moved.view(needs)));
-                        let side = if chosen { &mut moved.chosen } else { &mut moved.rejected };
-                        side.policy[token] -= by;
-                        side.collision[token] -= if along { by } else { 0.0 };
-                        sample = moved;
-                        loss
-                    };
-                    Ok((at_offset(step)? - at_offset(-step)?) / (2.0 * step))
+        let near = at(step)? - at(-step)?;
+        let far = at(2.0 * step)? - at(-2.0 * step)?;
+        Ok((8.0 * near - far) / (12.0 * step))
+    }
+
+    /// What the rounding of the loss makes of a difference.
+    fn noise(&self, step: f64) -> f64 {
+        16.0 * f64::EPSILON * self.size / step
+    }
+}
+
+/// The gradient is that of the loss, relative to the largest of the batch.
+fn gradient(subject: &Subject) -> Result<String, Outcome> {
+    let needs = subject.needs()?;
+    let (mut tokens, mut worst, mut constant, mut flat) = (0, 0.0f64, 0, true);
+    for at in [subject.sample(4, 10)?, subject.sample(4, 11)?, Sample::long(needs.data, 12)] {
+        let mut objective = subject.make()?;
+        // A running value is not to be that of this batch alone.
+        subject.sample(3, 13)?.evaluate(&mut *objective)?;
+        let state = objective.state();
+        let out = at.evaluate(&mut *objective)?;
+        let size = out.losses.iter().map(|l| l.abs()).sum::<f64>() / at.view(needs).whole.rows as f64;
+        let point = Point { subject, needs, state, at, size };
+        if point.evaluate(&point.at, true)?.losses != out.losses {
+            let words = "`evaluate_held`, held at the very batch that it evaluates, gives other losses than `evaluate`: it \
+                         may hold constant what the gradient does, and change nothing else";
+            return Err(words.to_owned().into());
+        }
+        let largest = out.grad_chosen.iter().chain(&out.grad_rejected).fold(0.0, |m: f64, g| m.max(g.abs()));
+        flat &= largest == 0.0;
+        let usable: Vec<f64> = match largest == 0.0 {
+            true => vec![STEPS[0]],
+            false => STEPS.into_iter().filter(|step| point.noise(*step) <= 1e-3 * largest).collect(),
+        };
+        if usable.is_empty() {
+            return Err(format!(
+                "the losses are of size {size:.1e} and the gradient at most {largest:.1e}: no difference of such losses \
+                 can tell whether it is right; leave out what is constant"
+            )
+            .into());
+        }
+        for (chosen, name, gradient) in
+            [(true, "grad_chosen", &out.grad_chosen), (false, "grad_rejected", &out.grad_rejected)]
+        {
+            // Of long answers, some tokens.
+            for token in (0..gradient.len()).step_by(1 + gradient.len() / 64) {
+                let exact = gradient[token];
+                let agrees = |held: bool| -> Result<Result<f64, f64>, Outcome> {
+                    let mut nearest = f64::NAN;
+                    for &step in &usable {
+                        let found = point.difference(chosen, token, step, held)?;
+                        let apart = (exact - found).abs();
+                        if apart <= EXACT * largest + point.noise(step) {
+                            return Ok(Ok(apart));
+                        }
+                        nearest = found;
+                    }
+                    Ok(Err(nearest))
                 };
-                let plain = difference(false)?;
-                let mut found = plain;
-                if needs.collision && !close(*exact, plain, tolerance) {
-                    found = difference(true)?;
+                match agrees(true)? {
+                    Ok(apart) => worst = worst.max(if apart == 0.0 { 0.0 } else { apart / largest }),
+                    Err(found) => {
+                        return Err(format!(
+                            "{name}[{token}] is {exact:?}, central differences of the batch loss (the sum of `losses` over \
+                             the number of rows) give {found:?}, where the largest derivative of the batch is {largest:?}; \
+                             what the gradient holds constant on purpose is said with `detach` in the formula of a pair, \
+                             with `evaluate_held` elsewhere"
+                        )
+                        .into());
+                    }
                 }
-                if !close(*exact, found, tolerance) {
-                    let side = if chosen { "grad_chosen" } else { "grad_rejected" };
-                    return Err(format!(
-                        "{side}[{token}] is {exact:.9}, central differences of the batch loss (the sum of `losses` over \
-                         the number of rows) give {plain:.9}; if a part of the loss is a constant for the gradient on \
-                         purpose, say --skip gradient"
-                    )
-                    .into());
-                }
-                worst = worst.max((exact - found).abs() / (1.0 + exact.abs()));
+                constant += usize::from(agrees(false)?.is_err());
                 tokens += 1;
             }
         }
     }
-    Ok(format!("agrees with central differences at {tokens} tokens, worst {worst:.1e}"))
+    if flat {
+        return Err("the gradient is 0 at every token of three batches: nothing would be learned"
+            .to_owned()
+            .into());
+    }
+    let held = match constant {
+        0 => String::new(),
+        n => format!("; at {n} of them with what it declares constant held"),
+    };
+    Ok(format!("agrees with central differences at {tokens} tokens, worst {worst:.1e} of the largest{held}"))
 }
 
 /// Margins of up to 2e4 nats, either way.
@@ -247,11 +386,23 @@ fn determinism(subject: &Subject) -> Result<String, Outcome> {
                      lost on resume; give it to `state` and `restore`";
         return Err(words.to_owned().into());
     }
+    // A resumed run calls `begin` with the number of its first step, not with those before.
+    let (mut all, mut last) = (subject.make()?, subject.make()?);
+    (0..=7).for_each(|steps| all.begin(steps));
+    last.begin(7);
+    if sample.evaluate(&mut *all)? != sample.evaluate(&mut *last)? {
+        let words = "after begin(7) it answers otherwise than after begin(0), begin(1) and so on to begin(7): what it counts \
+                     itself is lost on resume; use the number it is given";
+        return Err(words.to_owned().into());
+    }
     Ok("bit-identical".into())
 }
 
 /// Compares two evaluations of the same rows in different orders or parts.
 fn same(what: &str, one: &[f64], other: &[f64]) -> Result<(), Outcome> {
+    if one.len() != other.len() {
+        return Err(format!("{what} has {} figures and then {}", one.len(), other.len()).into());
+    }
     let apart = one.iter().zip(other).position(|(a, b)| !close(*a, *b, 1e-9));
     match apart {
         Some(i) => Err(format!("{what}[{i}] is {} and becomes {}", one[i], other[i]).into()),
@@ -285,6 +436,16 @@ fn permutation(subject: &Subject) -> Result<String, Outcome> {
             let gradient = turned(&one.grad_rejected, &sample.rejected.offsets, &order);
             same("grad_rejected", &gradient, &two.grad_rejected).map_err(words)?;
         }
+        for (name, one, two) in [
+            ("rewards.chosen", &one.rewards.chosen, &two.rewards.chosen),
+            ("rewards.rejected", &one.rewards.rejected, &two.rewards.rejected),
+        ] {
+            let answers: Vec<usize> = (0..=one.len()).collect();
+            // Another number of them is a fault of its own: see `evaluation`.
+            if one.len() == order.len() {
+                same(name, &turned(one, &answers, &order), two).map_err(words)?;
+            }
+        }
     }
     Ok("rows may come in any order".into())
 }
@@ -309,22 +470,26 @@ fn accumulation(subject: &Subject) -> Result<String, Outcome> {
         ));
     }
     let together = evaluate(&mut *subject.make()?, &whole)?;
-    let (mut loss, mut chosen, mut rejected) = (0.0, vec![], vec![]);
+    let (mut chosen, mut rejected) = (vec![], vec![]);
+    // Of unpaired data, the desirable answers of all parts come before the undesirable.
+    let mut losses = [vec![], vec![]];
     for part in &parts {
         let view = PreferenceBatch { whole: whole.whole, ..part.view(needs) };
         let out = evaluate(&mut *subject.make()?, &view)?;
-        loss += out.loss(&view);
+        let (first, second) = out.losses.split_at(view.chosen.policy.rows());
+        losses[0].extend_from_slice(first);
+        losses[1].extend_from_slice(second);
         chosen.extend(out.grad_chosen);
         rejected.extend(out.grad_rejected);
     }
     let words = |e| match e {
         Outcome::Failed(e) => Outcome::Failed(format!(
             "when a batch is split for gradient accumulation, {e}: divide by `whole.rows` and `whole.chosen_tokens`, not by \
-             the counts of the part; if rows depend on one another, ask for `whole_batch`"
+             the counts of the part, and give each row its own loss; if rows depend on one another, ask for `whole_batch`"
         )),
         skipped => skipped,
     };
-    same("the loss", &[together.loss(&whole)], &[loss]).map_err(words)?;
+    same("losses", &together.losses, &losses.concat()).map_err(words)?;
     same("grad_chosen", &together.grad_chosen, &chosen).map_err(words)?;
     same("grad_rejected", &together.grad_rejected, &rejected).map_err(words)?;
     Ok("the parts of a batch add up to the whole".into())

@@ -1,10 +1,9 @@
 //! What an optimizer owes: it goes down a slope, keeps nothing but its vectors, and rests where there is nothing to do.
 
 use serde_json::Value;
-use spo_api::{
-    Combine, Constructor, Error, Map, MemorySpace, Optimizer, Result, Update, Vector, VectorSpace,
-};
+use spo_api::{Constructor, MemorySpace, Optimizer, Result, Update, Vector, VectorSpace};
 
+use super::fuse::{FAILURE, FusedSpace};
 use super::{Check, Outcome};
 
 #[derive(Clone)]
@@ -22,8 +21,10 @@ impl Subject {
 pub(super) fn checks<'a>(build: Constructor<dyn Optimizer>, config: Value) -> Vec<Check<'a>> {
     let subject = Subject { build, config };
     type Body = fn(&Subject) -> Result<String, Outcome>;
-    let all: [(&'static str, Body); 6] = [
+    let all: [(&'static str, Body); 8] = [
         ("descent", descent),
+        ("clipping", clipping),
+        ("learning rate", learning_rate),
         ("determinism", determinism),
         ("resume", resume),
         ("rest", rest),
@@ -52,49 +53,54 @@ fn value(x: &[f64]) -> f64 {
 /// Parameters, their gradient, and what the optimizer keeps. The last parameter belongs to a bias.
 #[derive(Clone)]
 struct World {
-    space: MemorySpace,
+    space: FusedSpace,
     state: Vec<Vector>,
     count: u64,
-    /// Vector operations until one fails.
-    fuse: Option<usize>,
-    /// One has failed.
-    blown: bool,
 }
 
 impl World {
     fn new(optimizer: &dyn Optimizer, start: &[f64]) -> Result<Self, Outcome> {
-        let mut space = MemorySpace::new(start.to_vec()).sparing([false, false, false, false, true]);
+        let space = MemorySpace::new(start.to_vec()).sparing([false, false, false, false, true]);
+        let mut space = FusedSpace::new(space);
         let state = (0..optimizer.states()).map(|_| space.allocate()).collect::<Result<_>>()?;
-        Ok(World { space, state, count: 0, fuse: None, blown: false })
+        Ok(World { space, state, count: 0 })
     }
 
     fn parameters(&self) -> &[f64] {
-        &self.space.vectors()[&Vector::PARAMETERS.0]
+        self.space.parameters()
     }
 
     /// Everything but the gradient, which is the optimizer's to overwrite.
     fn kept(&self) -> Vec<(u32, Vec<u64>)> {
-        let kept = self.space.vectors().iter().filter(|(handle, _)| **handle != Vector::GRADIENT.0);
+        let kept = self.space.space.vectors().iter().filter(|(handle, _)| **handle != Vector::GRADIENT.0);
         kept.map(|(handle, x)| (*handle, x.iter().map(|x| x.to_bits()).collect())).collect()
     }
 
-    /// One update along a gradient.
+    /// One update along a gradient; every third is clipped.
     fn update(&mut self, optimizer: &dyn Optimizer, gradient: &[f64]) -> Result<(), Outcome> {
-        self.space.get_mut(Vector::GRADIENT)?.copy_from_slice(gradient);
+        let gradient_scale = if self.count % 3 == 2 { 0.5 } else { 1.0 };
+        self.update_by(optimizer, gradient, 1e-2, gradient_scale)
+    }
+
+    fn update_by(
+        &mut self,
+        optimizer: &dyn Optimizer,
+        gradient: &[f64],
+        lr: f64,
+        gradient_scale: f64,
+    ) -> Result<(), Outcome> {
+        self.space.space.get_mut(Vector::GRADIENT)?.copy_from_slice(gradient);
         self.count += 1;
-        let gradient_scale = if self.count.is_multiple_of(3) { 0.5 } else { 1.0 };
-        let update = Update { lr: 1e-2, gradient_scale, count: self.count };
-        let state = self.state.clone();
-        optimizer.step(self, &state, &update)?;
+        optimizer.step(&mut self.space, &self.state, &Update { lr, gradient_scale, count: self.count })?;
         self.tidy()
     }
 
     /// No vector is left behind, and none was used that is not there.
     fn tidy(&self) -> Result<(), Outcome> {
-        if let Some(words) = self.space.misuse() {
+        if let Some(words) = self.space.space.misuse() {
             return Err(words.to_owned().into());
         }
-        match self.space.vectors().len() - 2 - self.state.len() {
+        match self.space.space.vectors().len() - 2 - self.state.len() {
             0 => Ok(()),
             left => Err(format!("{left} of its scratch vectors are left behind: see `with_scratch`").into()),
         }
@@ -104,56 +110,6 @@ impl World {
     fn descend(&mut self, optimizer: &dyn Optimizer) -> Result<(), Outcome> {
         let gradient: Vec<f64> = self.parameters().iter().zip(CURVATURE).map(|(x, h)| h * x).collect();
         self.update(optimizer, &gradient)
-    }
-
-    fn burn(&mut self) -> Result<()> {
-        match &mut self.fuse {
-            Some(0) => {
-                self.blown = true;
-                Err(Error::Engine("the failure that was asked for".into()))
-            }
-            Some(left) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-impl VectorSpace for World {
-    fn dimension(&self) -> usize {
-        self.space.dimension()
-    }
-    fn allocate(&mut self) -> Result<Vector> {
-        self.burn().and_then(|()| self.space.allocate())
-    }
-    fn release(&mut self, v: Vector) {
-        self.space.release(v);
-    }
-    fn zero(&mut self, v: Vector) -> Result<()> {
-        self.burn().and_then(|()| self.space.zero(v))
-    }
-    fn copy(&mut self, from: Vector, to: Vector) -> Result<()> {
-        self.burn().and_then(|()| self.space.copy(from, to))
-    }
-    fn scale(&mut self, a: f64, v: Vector) -> Result<()> {
-        self.burn().and_then(|()| self.space.scale(a, v))
-    }
-    fn axpy(&mut self, a: f64, x: Vector, y: Vector) -> Result<()> {
-        self.burn().and_then(|()| self.space.axpy(a, x, y))
-    }
-    fn dot(&mut self, x: Vector, y: Vector) -> Result<f64> {
-        self.burn().and_then(|()| self.space.dot(x, y))
-    }
-    fn map(&mut self, f: Map, v: Vector) -> Result<()> {
-        self.burn().and_then(|()| self.space.map(f, v))
-    }
-    fn combine(&mut self, op: Combine, x: Vector, y: Vector) -> Result<()> {
-        self.burn().and_then(|()| self.space.combine(op, x, y))
-    }
-    fn decay(&mut self, a: f64, v: Vector) -> Result<()> {
-        self.burn().and_then(|()| self.space.decay(a, v))
     }
 }
 
@@ -170,6 +126,50 @@ fn descent(subject: &Subject) -> Result<String, Outcome> {
     }
     let states = optimizer.states();
     Ok(format!("{states} vectors of state; 60 updates take a quadratic from {began:.4} to {ended:.4}"))
+}
+
+/// A gradient that is to be scaled is the scaled gradient: clipping works.
+fn clipping(subject: &Subject) -> Result<String, Outcome> {
+    let (optimizer, other) = (subject.make()?, subject.make()?);
+    let (mut clipped, mut scaled) = (World::new(&*optimizer, &START)?, World::new(&*other, &START)?);
+    // Scales that differ from update to update: a rule that is blind to a common factor sees these.
+    for (round, scale) in [1.0, 0.125, 0.5, 0.03125, 0.25].into_iter().enumerate() {
+        let gradient: Vec<f64> =
+            START.iter().zip(CURVATURE).map(|(x, h)| h * x + 0.1 * round as f64).collect();
+        clipped.update_by(&*optimizer, &gradient, 1e-2, scale)?;
+        let gradient: Vec<f64> = gradient.iter().map(|g| scale * g).collect();
+        scaled.update_by(&*other, &gradient, 1e-2, 1.0)?;
+        let apart = clipped.parameters().iter().zip(scaled.parameters()).map(|(a, b)| (a - b).abs());
+        let apart = apart.fold(0.0, f64::max);
+        if apart.is_nan() || apart > 1e-9 {
+            return Err(format!(
+                "an update with `gradient_scale` {scale} ends {apart:.1e} from one along the gradient times {scale}: \
+                 multiply the gradient by `gradient_scale` before anything else, or it is not clipped"
+            )
+            .into());
+        }
+    }
+    Ok("a clipped update is one along the scaled gradient".into())
+}
+
+/// The learning rate is that of the update.
+fn learning_rate(subject: &Subject) -> Result<String, Outcome> {
+    let optimizer = subject.make()?;
+    let after = |lr: f64| -> Result<Vec<f64>, Outcome> {
+        let mut world = World::new(&*optimizer, &START)?;
+        for _ in 0..3 {
+            world.update_by(&*optimizer, &CURVATURE, lr, 1.0)?;
+        }
+        Ok(world.parameters().to_vec())
+    };
+    if after(0.0)? != START {
+        return Err("at a learning rate of 0 parameters move: the warm-up begins there".to_owned().into());
+    }
+    if after(1e-2)? == after(2e-2)? {
+        let words = "twice the learning rate leads to the same place: use `update.lr`, in which warm-up and schedule are";
+        return Err(words.to_owned().into());
+    }
+    Ok("nothing moves at 0, and elsewhere it counts".into())
 }
 
 /// From the same place it goes the same way.
@@ -253,16 +253,16 @@ fn failures(subject: &Subject) -> Result<String, Outcome> {
     let optimizer = subject.make()?;
     for operation in 0.. {
         let mut world = World::new(&*optimizer, &START)?;
-        world.fuse = Some(operation);
+        world.space.fuse = Some(operation);
         match world.descend(&*optimizer) {
-            Ok(()) if !world.blown => {
+            Ok(()) if !world.space.blown => {
                 return Ok(format!("each of {operation} vector operations failed in turn; all passed on"));
             }
             Ok(()) => {
                 let words = format!("vector operation {operation} failed, and it went on as if it had not");
                 return Err(words.into());
             }
-            Err(Outcome::Failed(words)) if words.contains("the failure that was asked for") => {
+            Err(Outcome::Failed(words)) if words.contains(FAILURE) => {
                 world.tidy()?;
             }
             Err(other) => return Err(other),

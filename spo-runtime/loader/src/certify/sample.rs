@@ -28,10 +28,11 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    fn random(figures: &mut Figures, rows: usize) -> Self {
+    /// Answers of up to `longest` tokens.
+    fn random(figures: &mut Figures, rows: usize, longest: usize) -> Self {
         let mut offsets = vec![0];
         for _ in 0..rows {
-            offsets.push(offsets[offsets.len() - 1] + figures.between(1.0, 7.0) as usize);
+            offsets.push(offsets[offsets.len() - 1] + figures.between(1.0, longest as f64 + 1.0) as usize);
         }
         let mut values = |low, high| (0..offsets[rows]).map(|_| figures.between(low, high)).collect();
         Answers {
@@ -86,13 +87,35 @@ pub(super) struct Sample {
 }
 
 impl Sample {
+    /// Answers of up to six tokens, as many of each kind.
     pub(super) fn random(layout: Layout, rows: usize, seed: u64) -> Self {
+        Self::of(layout, [rows, if layout == Layout::Demonstrations { 0 } else { rows }], 6, seed)
+    }
+
+    /// Two rows of up to 400 tokens.
+    pub(super) fn long(layout: Layout, seed: u64) -> Self {
+        Self::of(layout, [2, if layout == Layout::Demonstrations { 0 } else { 2 }], 400, seed)
+    }
+
+    /// Unpaired answers, so many of each kind.
+    pub(super) fn unpaired(desirable: usize, undesirable: usize, seed: u64) -> Self {
+        Self::of(Layout::Unpaired, [desirable, undesirable], 6, seed)
+    }
+
+    fn of(layout: Layout, [chosen, rejected]: [usize; 2], longest: usize, seed: u64) -> Self {
         let mut figures = Figures(seed);
-        let chosen = Answers::random(&mut figures, rows);
-        let rejected = Answers::random(&mut figures, if layout == Layout::Demonstrations { 0 } else { rows });
-        let mismatched = Answers::random(&mut figures, 2 * rows);
+        let mut answers = |rows| Answers::random(&mut figures, rows, longest);
+        let mismatched = chosen + if layout == Layout::Unpaired { rejected } else { chosen };
+        let (rows, [chosen, rejected, mismatched]) =
+            (chosen, [chosen, rejected, mismatched].map(&mut answers));
         let gaps = (0..rows).map(|_| figures.between(0.0, 4.0)).collect();
         Sample { layout, chosen, rejected, mismatched, gaps }
+    }
+
+    /// The chosen answers, as demonstrations.
+    pub(super) fn demonstrations(&self) -> Self {
+        let rejected = self.rejected.select(&[]);
+        Sample { layout: Layout::Demonstrations, rejected, ..self.clone() }
     }
 
     /// One single-token pair (or one answer of each kind) at these log-probs: policy, then reference.

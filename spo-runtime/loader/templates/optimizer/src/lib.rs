@@ -23,16 +23,17 @@ fn default_momentum() -> f64 {
 impl Part for @TYPE@ {}
 
 impl Optimizer for @TYPE@ {
+    /// Vectors of the parameters' size that it keeps from one update to the next.
     fn states(&self) -> usize {
         1
     }
 
     fn step(&self, space: &mut dyn VectorSpace, state: &[Vector], update: &Update) -> Result<()> {
         let (gradient, velocity) = (Vector::GRADIENT, state[0]);
-        space.scale(update.gradient_scale, gradient)?;
-        space.scale(self.momentum, velocity)?;
-        space.axpy(1.0, gradient, velocity)?;
-        space.axpy(-update.lr, velocity, Vector::PARAMETERS)
+        space.scale(update.gradient_scale, gradient)?; // clipping: always first
+        space.scale(self.momentum, velocity)?; // v <- momentum v
+        space.axpy(1.0, gradient, velocity)?; // v <- v + g
+        space.axpy(-update.lr, velocity, Vector::PARAMETERS) // p <- p - lr v
     }
 }
 
