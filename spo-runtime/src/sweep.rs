@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 use spo_api::{Registry, nearest};
-use spo_data::hash;
+use spo_data::{Moment, hash};
 
 use crate::error::{BadInput, Unfinished};
 use crate::plan::{Checked, Plan};
@@ -108,10 +108,14 @@ fn prepare(
             return Err(document.error("sweep.baseline", message).into());
         }
     };
+    // A sweep that goes on in its folder keeps its moment.
+    let earlier =
+        || serde_json::from_slice::<Plot>(&std::fs::read(output.join("sweep.json")).ok()?).ok()?.moment;
+    let moment = base.run.moment.or_else(earlier).unwrap_or_else(Moment::now);
     let mut recipes = Vec::new();
     let mut checked = Checked::default();
     for cell in &cells {
-        let resolved = document.changed(&changes(cell, &name, &output)).map_err(anyhow::Error::from);
+        let resolved = document.changed(&changes(cell, &name, &output, moment)).map_err(anyhow::Error::from);
         let recipe = resolved.and_then(|document| Plan::check(registry, &document, &mut checked));
         recipes.push(recipe.map_err(|error| BadInput(format!("error: cell `{}`: {error:#}", cell.name)))?);
     }
@@ -120,12 +124,13 @@ fn prepare(
     let mut recipe = base;
     recipe.run.output = Some(output);
     let plugins = registry.libraries().to_vec();
-    Ok((recipe, sweep, Plot { name, started_in, baseline, plugins, cells }, recipes))
+    Ok((recipe, sweep, Plot { name, started_in, moment: Some(moment), baseline, plugins, cells }, recipes))
 }
 
 /// The changes to the recipe that define a cell.
-fn changes(cell: &Cell, sweep: &str, output: &Path) -> Vec<(String, Value)> {
-    let mut changes: Vec<(String, Value)> = cell.set.clone().into_iter().collect();
+fn changes(cell: &Cell, sweep: &str, output: &Path, moment: Moment) -> Vec<(String, Value)> {
+    let mut changes = vec![("run.moment".to_owned(), moment.to_string().into())];
+    changes.extend(cell.set.clone());
     changes.extend([
         ("run.seed".to_owned(), cell.seed.into()),
         ("run.name".to_owned(), format!("{sweep}/{}", cell.name).into()),

@@ -26,10 +26,12 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod clock;
 mod dataset;
 mod error;
 pub mod hash;
 mod implicit;
+mod jinja;
 mod random;
 mod read;
 mod report;
@@ -43,6 +45,7 @@ mod tokenizer;
 mod window;
 
 pub use batch::{MicroBatch, epoch_order};
+pub use clock::Moment;
 pub use dataset::{Dataset, Example, Fit};
 pub use error::{At, DataError, Place, Result};
 pub use report::{Finding, Found, Report};

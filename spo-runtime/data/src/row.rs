@@ -6,6 +6,7 @@ use spo_api::Layout;
 use crate::error::{DataError, Place, Result};
 use crate::implicit;
 use crate::read::json::kind;
+use crate::read::number;
 use crate::source::{Record, missing};
 
 /// Column names with a meaning; a recipe's `columns` maps a file's own names to these.
@@ -322,7 +323,7 @@ impl Fields<'_> {
         };
         let tools = match self.get("tools") {
             None => return Ok(variables),
-            Some(Value::String(json)) => serde_json::from_str(json)
+            Some(Value::String(json)) => number::seen(json)
                 .map_err(|e| DataError::new(format!("column `tools`: malformed JSON: {e}")))?,
             Some(tools) => tools.clone(),
         };

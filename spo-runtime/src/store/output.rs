@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 use serde_json::{Value, json};
+use spo_data::Moment;
 
 use crate::error::BadInput;
 use crate::recipe::{Recipe, Resume};
@@ -145,6 +146,16 @@ pub(crate) fn other_recipe(folder: &Path, recipe: &Recipe) -> Option<String> {
         Ok(recorded) => difference(&recorded.essence(), &recipe.essence(), ""),
         Err(error) => Some(format!("its {RECIPE} cannot be read: {error:#}")),
     }
+}
+
+/// The moment of the run in a folder, if this recipe continues it.
+pub(crate) fn moment(folder: &Path, recipe: &Recipe) -> Option<Moment> {
+    let record = folder.join(RECORD).exists() && recipe.run.resume == Resume::Auto;
+    if !record || other_recipe(folder, recipe).is_some() {
+        return None;
+    }
+    let text = std::fs::read_to_string(folder.join(RECIPE)).ok()?;
+    toml::from_str::<Recipe>(&text).ok()?.run.moment
 }
 
 /// The closing message of a finished run or sweep.

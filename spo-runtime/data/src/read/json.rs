@@ -10,6 +10,7 @@ use serde::de::{Error as _, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::error::{At, DataError, Place, Result};
+use crate::read::number;
 use crate::source::{Record, Visit};
 
 /// A line longer than this is not a row of text; the file has another format.
@@ -41,7 +42,7 @@ pub(crate) fn lines(path: &Path, mut reader: impl BufRead, visit: &mut Visit<'_>
         if text.is_empty() {
             continue;
         }
-        let value: Value = serde_json::from_str(text)
+        let value: Value = number::row(text)
             .map_err(|e| DataError::new(reason(&e)).at(&at(At::Column(line, e.column()))))?;
         let record = record(value).map_err(|e| e.at(&at(At::Line(line))))?;
         if !visit(at(At::Line(line)), record)? {
