@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use spo_api::{Backend, Layout, Library, ModelInfo, ModelSource, ModelSpec, Registry, Session};
-use spo_data::{Dataset, Tokenizer, hash};
+use spo_data::{Dataset, Moment, Tokenizer, hash};
 
 use crate::error::BadInput;
 use crate::plan::stage::PlannedStage;
@@ -28,7 +28,7 @@ use crate::recipe::document::Document;
 use crate::reporter::Reporter;
 use crate::stop::Stop;
 use crate::store::cache::Cache;
-use crate::store::ownership;
+use crate::store::{output, ownership};
 
 use data::{Datasets, Loader, Parts, tokenizer};
 
@@ -180,7 +180,7 @@ impl Plan {
                 json!({ "source": name, "rows": data.examples.len(), "sha256_of_tokens": data.hash() })
             })
             .collect();
-        json!({
+        let mut record = json!({
             "name": self.name,
             "spo": env!("CARGO_PKG_VERSION"),
             "seed": self.recipe.run.seed,
@@ -200,7 +200,11 @@ impl Plan {
             "data": data,
             "plugins": self.libraries,
             "started_in": std::env::current_dir().unwrap_or_default().to_string_lossy(),
-        })
+        });
+        if let Some(moment) = self.recipe.run.moment {
+            record["moment"] = moment.to_string().into();
+        }
+        record
     }
 }
 
@@ -229,7 +233,11 @@ impl Draft {
 
         check_folders(document, &recipe)?;
         let pairs = parts.iter().any(|parts| parts.objective.requirements().data == Layout::Pairs);
-        let tokenizer = tokenizer(document, &recipe)?;
+        // A run keeps the moment it was first planned at, so that its prompts stay the same when it is resumed.
+        let earlier = || caching.and_then(|_| output::moment(&output, &recipe));
+        let moment = recipe.run.moment.or_else(earlier).unwrap_or_else(Moment::now);
+        let tokenizer = tokenizer(document, &recipe)?.at(moment);
+        recipe.run.moment = tokenizer.moment();
         let cache = caching.map(|(stop, reporter)| TokenCache {
             cache: Cache::new(&recipe.cache, &output),
             stop,

@@ -116,7 +116,8 @@ impl Recipe {
         for place in ["checkpoint", "cache"] {
             value[place].take();
         }
-        for place in ["name", "output", "overwrite", "resume"] {
+        // The moment matters only through the prompts that tell it, and these are hashed by themselves.
+        for place in ["name", "output", "overwrite", "resume", "moment"] {
             value["run"][place].take();
         }
         value

@@ -13,7 +13,7 @@ use anyhow::Context;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use spo_api::{Registry, nearest};
-use spo_data::hash;
+use spo_data::{Moment, hash};
 
 use crate::error::{BadInput, Unfinished};
 use crate::plan::{Checked, Plan};
@@ -136,10 +136,14 @@ fn prepare(
             return Err(document.error("sweep.baseline", message).into());
         }
     };
+    // A sweep that goes on in its folder keeps its moment.
+    let earlier =
+        || serde_json::from_slice::<Plot>(&std::fs::read(output.join(DEFINITION)).ok()?).ok()?.moment;
+    let moment = base.run.moment.or_else(earlier).unwrap_or_else(Moment::now);
     let mut recipes = Vec::new();
     let mut checked = Checked::default();
     for cell in &cells {
-        let resolved = document.changed(&changes(cell, &name, &output)).map_err(anyhow::Error::from);
+        let resolved = document.changed(&changes(cell, &name, &output, moment)).map_err(anyhow::Error::from);
         let recipe = resolved.and_then(|document| Plan::check(registry, &document, &mut checked));
         recipes.push(recipe.map_err(|error| BadInput(format!("error: cell `{}`: {error:#}", cell.name)))?);
     }
@@ -148,7 +152,7 @@ fn prepare(
     let started_in = started_in.to_string_lossy().into_owned();
     let parts: Vec<_> = recipes.iter().flat_map(Recipe::parts).collect();
     let plugins = registry.libraries_of(&parts);
-    Ok((base, sweep, Plot { name, started_in, baseline, plugins, cells }, recipes))
+    Ok((base, sweep, Plot { name, started_in, moment: Some(moment), baseline, plugins, cells }, recipes))
 }
 
 /// Checks that a sweep writes over nothing but an earlier sweep.
@@ -169,8 +173,9 @@ fn unclaimed(document: &Document, output: &Path, cells: &[Cell]) -> Result<(), B
 }
 
 /// The changes to the recipe that define a cell.
-fn changes(cell: &Cell, sweep: &str, output: &Path) -> Vec<(String, Value)> {
-    let mut changes: Vec<(String, Value)> = cell.set.clone().into_iter().collect();
+fn changes(cell: &Cell, sweep: &str, output: &Path, moment: Moment) -> Vec<(String, Value)> {
+    let mut changes = vec![("run.moment".to_owned(), moment.to_string().into())];
+    changes.extend(cell.set.clone());
     changes.extend([
         ("run.seed".to_owned(), cell.seed.into()),
         ("run.name".to_owned(), format!("{sweep}/{}", cell.name).into()),

@@ -8,6 +8,7 @@ mod bad_input;
 #[cfg(unix)]
 mod browser;
 mod cache;
+mod clock;
 mod commands;
 mod data;
 mod diagnostics;

@@ -9,6 +9,7 @@ use spo_api::Layout;
 use crate::error::{DataError, Result};
 use crate::messages::{message, role, text};
 use crate::read::json::kind;
+use crate::read::number;
 use crate::row::{Answers, Message, Text};
 use crate::source::{Record, missing};
 
@@ -212,7 +213,7 @@ impl<'a> Columns<'a> {
         let tools = match self.get("tools") {
             None => return Ok(variables),
             Some(Value::String(json)) if json.trim().is_empty() => return Ok(variables),
-            Some(Value::String(json)) => serde_json::from_str(json)
+            Some(Value::String(json)) => number::seen(json)
                 .map_err(|e| DataError::new(format!("column `tools`: malformed JSON: {e}")))?,
             Some(tools) => tools.clone(),
         };

@@ -26,12 +26,14 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod clock;
 mod columns;
 mod dataset;
 mod error;
 pub mod hash;
 mod implicit;
 mod interpret;
+mod jinja;
 mod messages;
 mod random;
 mod read;
@@ -46,6 +48,7 @@ mod tokenizer;
 mod window;
 
 pub use batch::{MicroBatch, epoch_order};
+pub use clock::Moment;
 pub use dataset::{Dataset, Example, Fit};
 pub use error::{At, DataError, Place, Result};
 pub use report::{Finding, Found, Report};

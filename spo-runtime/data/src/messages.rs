@@ -5,6 +5,7 @@ use spo_api::nearest;
 
 use crate::error::{DataError, Result};
 use crate::read::json::kind;
+use crate::read::number;
 use crate::row::{Message, Text};
 
 /// Roles that chat templates know, and ShareGPT's names for three of them.
@@ -71,7 +72,7 @@ fn stored(text: &str) -> Result<Option<Vec<Value>>> {
     if !begins(&["[", "{"]) || !text.ends_with([']', '}']) {
         return Ok(None);
     }
-    let values = match serde_json::from_str(text) {
+    let values = match number::seen(text) {
         Ok(Value::Array(values)) => values,
         Ok(value) => vec![value],
         Err(_) => return Ok(None),

@@ -1,135 +1,92 @@
 //! Chat templates, rendered in the same way as in transformers.
 
-mod json;
+use serde_json::{Map, Value};
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Serde, Value, ValueKind};
-use minijinja::{Environment, ErrorKind};
-use serde_json::{Map, Value as Json};
-
+use crate::clock::Moment;
 use crate::error::{DataError, Result};
+use crate::jinja::{self, Template};
 use crate::row::Message;
 
 /// A model's chat template: Jinja with the same settings and functions as in transformers.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    template: Template,
     /// The tokenizer's special tokens by name: `bos_token`, `eos_token`, ...
-    special_tokens: Map<String, Json>,
+    special_tokens: Map<String, Value>,
+    asks_for_time: bool,
+    moment: Moment,
 }
 
-const NAME: &str = "chat template";
-
 impl ChatTemplate {
-    /// Compiles a template. `special_tokens` are available as variables in every rendering.
+    /// Compiles a template. `special_tokens` are available as variables in every rendering. If the template
+    /// asks for the time, it is told the present moment.
     ///
     /// # Errors
-    /// For a syntax error, with its line.
-    pub fn new(source: &str, special_tokens: Map<String, Json>) -> Result<Self> {
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        let syntax = syntax.expect("the delimiters are Jinja's own");
-        let mut environment = Environment::new();
-        environment.set_syntax(syntax);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_filter("tojson", json::tojson);
-        // In Jinja, Python's strings and dicts are sequences, and None is not iterable.
-        environment.add_test("sequence", |value: &Value| {
-            matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
-        });
-        environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
-        environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_function("strftime_now", strftime_now);
-        environment
-            .add_template_owned(NAME, without_generation_tags(&newlines(source)))
+    /// For a syntax error, and statements that are not supported, with the line.
+    pub fn new(source: &str, special_tokens: Map<String, Value>) -> Result<Self> {
+        let template = Template::new(source)
             .map_err(|e| DataError::new(format!("the chat template is malformed: {}", explain(&e))))?;
-        Ok(ChatTemplate { environment, special_tokens })
+        // The name may stand in a comment or text: then the time is taken to matter, which does no harm.
+        let asks_for_time = source.contains("strftime_now");
+        Ok(ChatTemplate { template, special_tokens, asks_for_time, moment: Moment::now() })
+    }
+
+    /// The template at another moment than the present.
+    pub fn at(self, moment: Moment) -> Self {
+        ChatTemplate { moment, ..self }
+    }
+
+    /// The moment that renderings depend on; `None` if the template does not ask for the time.
+    pub fn moment(&self) -> Option<Moment> {
+        self.asks_for_time.then_some(self.moment)
     }
 
     /// Renders a conversation, followed by the start of the assistant's answer if `add_generation_prompt`
     /// is set. The template can read `variables` by name (`tools`, `enable_thinking`).
     ///
     /// # Errors
-    /// When the template rejects the messages (with the template's own message) or reads an undefined
-    /// value.
+    /// When the template rejects the messages (with the template's own message), uses an undefined value or
+    /// something that is not supported.
     pub fn render(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
-        variables: &Map<String, Json>,
+        variables: &Map<String, Value>,
     ) -> Result<String> {
-        let messages: Vec<_> = messages.iter().map(with_reasoning).collect();
+        let messages = messages.iter().map(normalized).collect();
         let mut context =
-            Map::from_iter([("tools".to_owned(), Json::Null), ("documents".to_owned(), Json::Null)]);
+            Map::from_iter([("tools".to_owned(), Value::Null), ("documents".to_owned(), Value::Null)]);
         context.extend(self.special_tokens.clone());
         context.extend(variables.clone());
-        context.insert("messages".into(), Json::Array(messages));
+        context.insert("messages".into(), Value::Array(messages));
         context.insert("add_generation_prompt".into(), add_generation_prompt.into());
-        self.environment
-            .get_template(NAME)
-            .and_then(|template| template.render(Value::from(Serde(&context))))
+        self.template
+            .render(&context, self.moment.time())
             .map_err(|e| DataError::new(format!("the chat template refuses the messages: {}", explain(&e))))
     }
 }
 
-/// Copies a message's reasoning to the other names under which templates may look for it.
-fn with_reasoning(message: &Message) -> Json {
+/// A message as templates see it. Keys whose value is null are absent: Parquet and Arrow fill absent keys with
+/// nulls, and some services write `content: null` beside tool calls. Deeper nulls stay. The message's reasoning
+/// is copied to the other names under which templates may look for it.
+fn normalized(message: &Message) -> Value {
+    let mut seen = Message::new();
     let names = ["reasoning_content", "thinking", "reasoning"];
     let reasoning = names.iter().filter_map(|name| message.get(*name)).find(|value| !value.is_null());
-    let mut message = message.clone();
-    if let Some(reasoning) = reasoning.cloned() {
-        message.entry("thinking").or_insert_with(|| reasoning.clone());
-        message.insert("reasoning_content".into(), reasoning);
+    if let Some(reasoning) = reasoning {
+        seen.insert("thinking".into(), reasoning.clone());
     }
-    Json::Object(message)
-}
-
-/// The error's own message, with the line of the template.
-fn explain(error: &minijinja::Error) -> String {
-    let text = match error.detail() {
-        Some(detail) => detail.to_owned(),
-        None => error.kind().to_string(),
-    };
-    match error.line() {
-        Some(line) => format!("{text} (template line {line})"),
-        None => text,
+    let present = message.iter().filter(|(_, value)| !value.is_null());
+    seen.extend(present.map(|(key, value)| (key.clone(), value.clone())));
+    if let Some(reasoning) = reasoning {
+        seen.insert("reasoning_content".into(), reasoning.clone());
     }
+    Value::Object(seen)
 }
 
-/// The local time, in the format of C's `strftime`.
-fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
-    let mut text = String::new();
-    use std::fmt::Write;
-    write!(text, "{}", chrono::Local::now().format(format)).map_err(|_| {
-        minijinja::Error::new(ErrorKind::InvalidOperation, format!("bad time format `{format}`"))
-    })?;
-    Ok(text)
-}
-
-/// Jinja treats every kind of line ending as `\n`.
-fn newlines(source: &str) -> String {
-    source.replace("\r\n", "\n").replace('\r', "\n")
-}
-
-/// Replaces `{% generation %}`, which marks the assistant's text for loss masks and renders nothing. It
-/// opens a block with its own scope, so it becomes a `with` block, the simplest block of that kind.
-fn without_generation_tags(source: &str) -> String {
-    let mut rewritten = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start);
-        rewritten.push_str(before);
-        let Some(end) = tag.find("%}") else {
-            rest = tag;
-            break;
-        };
-        let name = tag[2..end].trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
-        match name {
-            "generation" => rewritten.push_str(&tag[..end + 2].replacen(name, "with", 1)),
-            "endgeneration" => rewritten.push_str(&tag[..end + 2].replacen(name, "endwith", 1)),
-            _ => rewritten.push_str(&tag[..end + 2]),
-        }
-        rest = &tag[end + 2..];
+/// The error's message, with the line of the template.
+fn explain(error: &jinja::Error) -> String {
+    match error.line {
+        0 => error.message.clone(),
+        line => format!("{} (template line {line})", error.message),
     }
-    rewritten + rest
 }

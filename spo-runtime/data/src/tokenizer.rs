@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use spo_api::{Error, write_whole};
 
+use crate::clock::Moment;
 use crate::error::{DataError, Result, read_file};
 use crate::hash;
 use crate::row::Message;
@@ -142,6 +143,18 @@ impl Tokenizer {
         variables: &Map<String, Value>,
     ) -> Result<Vec<u32>> {
         self.encode_rendered(&self.template()?.render(messages, add_generation_prompt, variables)?)
+    }
+
+    /// The tokenizer at another moment than the present, for chat templates that ask for the time.
+    pub fn at(mut self, moment: Moment) -> Self {
+        self.template = self.template.map(|template| template.at(moment));
+        self
+    }
+
+    /// The moment that conversations depend on; `None` if there is no chat template, or if it does not ask for
+    /// the time.
+    pub fn moment(&self) -> Option<Moment> {
+        self.template.as_ref().and_then(ChatTemplate::moment)
     }
 
     /// The chat template.

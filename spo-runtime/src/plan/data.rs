@@ -173,8 +173,8 @@ impl Loader<'_> {
         layout: Layout,
     ) -> anyhow::Result<Arc<Dataset>> {
         let fit = Fit { max_length: how.max_length, truncation: how.truncation, strict: how.strict };
-        let (seed, tokenizer) = (self.seed, self.tokenizer.hash());
-        let key = format!("{} {split:?} {layout:?} {fit:?} {seed} {tokenizer}", from.identity());
+        let (seed, tokenizer, moment) = (self.seed, self.tokenizer.hash(), self.tokenizer.moment());
+        let key = format!("{} {split:?} {layout:?} {fit:?} {seed} {tokenizer} {moment:?}", from.identity());
         if let Some((_, known)) = self.loaded.get(&key) {
             return Ok(known.clone());
         }

@@ -57,7 +57,7 @@ impl TokenCache<'_> {
     }
 
     /// The cache slot for the rows. Its key includes the program's hash, because tokenized rows depend on the
-    /// code; they do not depend on the model.
+    /// code, and the moment that the chat template asks for, if it does; they do not depend on the model.
     fn slot(
         &self,
         identity: &str,
@@ -71,6 +71,7 @@ impl TokenCache<'_> {
             "layout": format!("{layout:?}"),
             "tokenizer": tokenizer.hash(),
             "fit": format!("{fit:?}"),
+            "moment": tokenizer.moment(),
         });
         self.cache.slot(&key("tokens", &what), self.stop, self.reporter)
     }

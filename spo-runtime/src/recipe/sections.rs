@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use spo_api::ConfigError;
+use spo_data::Moment;
 
 use super::keeping::{OnNonfinite, Resume};
 use super::name;
@@ -32,6 +33,10 @@ pub(crate) struct RunSection {
     /// When a loss or gradient is not finite: `"stop"`, or `"skip"` the batch. The first such batch of a stage
     /// is written down for `spo-run replay`.
     pub(crate) on_nonfinite: OnNonfinite,
+    /// What chat templates that ask for the time are told, such as `"2026-01-31T12:00:00"`. It is written down
+    /// with the run when the run begins, and is the beginning of the run unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) moment: Option<Moment>,
 }
 
 impl RunSection {

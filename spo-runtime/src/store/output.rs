@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 use serde_json::{Value, json};
+use spo_data::Moment;
 
 use crate::error::BadInput;
 use crate::recipe::{Recipe, Resume};
@@ -160,6 +161,15 @@ pub(crate) fn other_recipe(folder: &Path, recipe: &Recipe) -> Option<String> {
 
 fn read(record: &Path) -> anyhow::Result<Value> {
     Ok(serde_json::from_slice(&std::fs::read(record)?)?)
+}
+
+/// The moment of the run in a folder, if this recipe continues it.
+pub(crate) fn moment(folder: &Path, recipe: &Recipe) -> Option<Moment> {
+    let record = folder.join(RECORD).exists() && recipe.run.resume == Resume::Auto;
+    if !record || other_recipe(folder, recipe).is_some() {
+        return None;
+    }
+    serde_json::from_value(read(&folder.join(RECORD)).ok()?["moment"].take()).ok()
 }
 
 /// The closing message of a finished run or sweep.

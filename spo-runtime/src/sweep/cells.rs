@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use spo_api::Library;
+use spo_data::Moment;
 
 /// A sweep that is ready to run, as stored in `sweep.json`.
 #[derive(Debug, Deserialize, Serialize)]
@@ -11,6 +12,9 @@ pub(crate) struct Plot {
     pub(crate) name: String,
     /// The working directory in which the sweep was started.
     pub(crate) started_in: String,
+    /// What chat templates that ask for the time are told, the same in all cells.
+    #[serde(default)]
+    pub(crate) moment: Option<Moment>,
     /// The arm that the others are compared with.
     pub(crate) baseline: String,
     /// The libraries that parts were loaded from.

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::recognize::separated_values;
 use crate::error::{At, DataError, Place, Result};
+use crate::read::number;
 use crate::source::{Record, Visit};
 
 /// A line longer than this is not a row of text; the file has another format.
@@ -63,7 +64,7 @@ pub(crate) fn objects(
         if text.is_empty() {
             continue;
         }
-        let value: Value = match serde_json::from_str(text) {
+        let value: Value = match number::row(text) {
             Ok(value) => value,
             Err(e) if e.is_eof() && rows.seen == 0 => {
                 return rows.over_several_lines(line, buffer.as_slice().chain(reader));
