@@ -166,9 +166,16 @@ fn every_call_to_the_file_system_may_fail() {
             let mut counted = work.command(&place, &folder, work.arguments);
             counted.env("LD_PRELOAD", &shim).env("SPO_FAULT_AT", "0").env("SPO_FAULT_COUNT", &count);
             assert!(counted.status().unwrap().success());
-            let counts = std::fs::read_to_string(&count).unwrap();
-            let counts: Vec<usize> =
-                counts.split_whitespace().map(|number| number.parse().unwrap()).collect();
+            // A sweep runs each cell in a process of its own, which counts for itself.
+            let processes = std::fs::read_to_string(&count).unwrap();
+            std::fs::remove_file(&count).unwrap();
+            let largest = |column: usize| {
+                let numbers = processes
+                    .lines()
+                    .map(|line| line.split(' ').nth(column).unwrap().parse::<usize>().unwrap());
+                numbers.max().unwrap()
+            };
+            let counts = [largest(0), largest(1)];
             assert!(counts[0] >= if work.on_a_run { 3 } else { 40 }, "{}: {counts:?}", work.name);
             for mode in ["once", "full", "die"] {
                 faults.extend((1..=counts[0]).map(|at| (work, mode, at)));

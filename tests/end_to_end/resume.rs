@@ -255,11 +255,18 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
 fn a_checkpoint_of_another_run_is_passed_over() {
     let (place, _) = undisturbed();
     killed(&place, "run", "00000006");
-    place.run(&["recipe.toml", "--quiet", "--set", "run.output=other", "--set", "run.seed=1"]);
+    place.run(&[
+        "recipe.toml",
+        "--quiet",
+        "--set",
+        "run.output=other",
+        "--set",
+        "stage.sft.optimizer.lr=2e-3",
+    ]);
     let mut record: serde_json::Value = serde_json::from_str(&place.read("run/run.json")).unwrap();
-    record["recipe"]["run"]["seed"] = 1.into();
+    record["recipe"]["stage"][0]["optimizer"]["lr"] = 0.002.into();
     place.write("run/run.json", record.to_string());
-    place.write("run/recipe.toml", place.read("run/recipe.toml").replacen("seed = 0", "seed = 1", 1));
+    place.write("run/recipe.toml", place.read("run/recipe.toml").replacen("lr = 0.003", "lr = 0.002", 1));
     let resumed = place.run(&["resume", "run"]).success();
     assert!(resumed.stdout.contains("it is of a run with another recipe"), "{}", resumed.stdout);
     assert!(resumed.stdout.contains("from the beginning"), "{}", resumed.stdout);

@@ -4,7 +4,7 @@
  *   SPO_FAULT_AT     the number of the call that fails; 0 for none
  *   SPO_FAULT_MODE   once: that call fails. full: it and all later ones fail, as on a full disk. die: the process ends
  *                    there, without cleaning up. memory: not a file, but the mapping of memory with this number fails.
- *   SPO_FAULT_COUNT  a file that gets the number of calls when the process ends
+ *   SPO_FAULT_COUNT  a file that gets a line with the numbers of calls and of mappings when a process ends
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -35,7 +35,7 @@ __attribute__((constructor)) static void begin(void) {
 __attribute__((destructor)) static void end(void) {
     const char *path = getenv("SPO_FAULT_COUNT");
     active = 0;
-    FILE *file = path ? fopen(path, "w") : NULL;
+    FILE *file = path ? fopen(path, "a") : NULL;
     if (file) {
         fprintf(file, "%ld %ld\n", (long)calls, (long)mappings);
         fclose(file);

@@ -118,7 +118,9 @@ impl Answering {
         }
         if room < self.max_new_tokens {
             let limit = fit::limit(info);
-            complain(&format!("note: at most {room} tokens are added: the longest prompt has {longest}, and {limit}"));
+            complain(&format!(
+                "note: at most {room} tokens are added: the longest prompt has {longest}, and {limit}"
+            ));
         }
         Ok(room.min(self.max_new_tokens))
     }

@@ -50,7 +50,7 @@ const KEYS: [(&str, &str); 58] = [
     ("ref_model_sync_steps", "`reference = { moving = { .. } }` of a stage"),
     ("report_to", "`spo-run report`, which also writes TensorBoard files"),
     ("resume_from_checkpoint", "`run.resume`, or `spo-run resume`"),
-    ("rpo_alpha", "`alpha` of the objective `rpo`"),
+    ("rpo_alpha", "`alpha` of the objective rpo"),
     ("save_steps", "`checkpoint.every`"),
     ("save_total_limit", "`checkpoint.keep_last`"),
     ("simpo_gamma", "`gamma`"),
