@@ -8,6 +8,7 @@ use spo_data::Tokenizer;
 
 use crate::error::BadInput;
 use crate::plan::{folders, generation, libraries};
+use crate::reporter::complain;
 
 /// A Hugging Face folder, perhaps with an adapter in PEFT's layout.
 #[derive(clap::Args)]
