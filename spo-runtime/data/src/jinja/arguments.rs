@@ -10,10 +10,6 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    pub(super) fn of(positional: Vec<Value>) -> Self {
-        Arguments { positional, named: Vec::new() }
-    }
-
     /// The arguments in the order of these parameters. A parameter whose name begins with `/` cannot be given
     /// by name.
     ///

@@ -271,7 +271,7 @@ struct Formatter<'a> {
 impl Formatter<'_> {
     /// Replaces the fields of a text; those in the specification of a field may have fields too.
     fn fill(&mut self, text: &str, depth: usize) -> Result<String> {
-        if depth == 0 {
+        if depth == 0 && text.contains(['{', '}']) {
             return fail("the fields of `format` are nested too deeply");
         }
         let mut out = String::new();
