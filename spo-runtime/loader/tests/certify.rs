@@ -266,12 +266,12 @@ impl Objective for Narrow {
         let rows = batch.whole.rows as f64;
         let (chosen, rejected) = (batch.chosen.policy, batch.rejected.policy);
         let desirable = chosen.rows();
+        let n = desirable as f64;
         if self.demonstrations && self.wrong && rejected.rows() > 0 {
             out.grad_rejected.fill(1.0);
         }
         // Of unpaired answers, weighed by how many there are of the kind: of none, by the wrong one, 0 / 0.
-        let weight =
-            if self.wrong && !self.demonstrations { desirable as f64 / desirable as f64 } else { 1.0 };
+        let weight = if self.wrong && !self.demonstrations { n / n.abs() } else { 1.0 };
         for i in 0..desirable {
             out.losses[i] = -weight * chosen.sum(i);
             out.grad_chosen[chosen.range(i)].fill(-weight / rows);

@@ -28,16 +28,20 @@ pub(super) fn rules() -> Result<Vec<Rule>, Outcome> {
 }
 
 impl Rule {
-    /// The rule by which the kernel is measured, and how far it may be from it, relative to what moves. States in 8
-    /// bits follow the rule that they are an 8-bit form of, but for their rounding.
-    fn exact(&self) -> Result<Option<(Box<dyn Optimizer>, f64)>, Outcome> {
+    /// The rule by which the kernel is measured. States in 8 bits follow the rule that they are an 8-bit form of, but for
+    /// their rounding.
+    fn exact(&self) -> Option<Box<dyn Optimizer>> {
         let Kernel { name, config } = &self.kernel;
-        if !self.optimizer.needs_kernel() {
-            let same = Registry::linked()?.optimizer(name, config).map_err(|e| e.to_string())?;
-            return Ok(Some((same, 1e-3)));
-        }
-        let Some(plain) = name.strip_suffix("-8bit") else { return Ok(None) };
-        Ok(Registry::linked()?.optimizer(plain, config).ok().map(|rule| (rule, 0.2)))
+        let name = match self.optimizer.needs_kernel() {
+            true => name.strip_suffix("-8bit")?,
+            false => name,
+        };
+        Registry::linked().ok()?.optimizer(name, config).ok()
+    }
+
+    /// How far its kernel may lead from there, relative to the greatest move.
+    fn tolerance(&self) -> f64 {
+        if self.optimizer.needs_kernel() { 0.2 } else { 1e-3 }
     }
 }
 
@@ -120,15 +124,11 @@ pub(super) fn optimizers(subject: &Subject) -> Result<String, Outcome> {
     }
     for rule in rules {
         let Kernel { name, config } = &rule.kernel;
-        let fused = match session.adopt_optimizer(Some(&rule.kernel)) {
-            Ok(fused) => fused,
-            Err(_) => {
-                refused += 1;
-                continue;
-            }
+        let Ok(fused) = session.adopt_optimizer(Some(&rule.kernel)) else {
+            refused += 1;
+            continue;
         };
-        let exact = rule.exact()?;
-        let led = exact.as_ref().map(|(exact, _)| expected(&**exact, &space)).transpose()?;
+        let led = rule.exact().map(|exact| expected(&*exact, &space)).transpose()?;
         if fused {
             run.insert(name.clone());
             let once = trajectory(&mut *session, &rule, true, [from, along])?;
@@ -138,8 +138,8 @@ pub(super) fn optimizers(subject: &Subject) -> Result<String, Outcome> {
                 )
                 .into());
             }
-            if let (Some(led), Some((_, tolerance))) = (&led, &exact) {
-                near(&place, &start, &once, led, *tolerance)
+            if let Some(led) = &led {
+                near(&place, &start, &once, led, rule.tolerance())
                     .map_err(|words| format!("its kernel for {name} {config}: {words}"))?;
                 compared += 1;
             }
