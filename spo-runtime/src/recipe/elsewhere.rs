@@ -68,7 +68,7 @@ const KEYS: [(&str, &str); 58] = [
 /// What stands for a key of another trainer; `None` for any other key.
 pub(super) fn here(key: &str) -> Option<String> {
     let (_, ours) = KEYS.iter().find(|(theirs, _)| *theirs == key)?;
-    Some(format!("other trainers call so what is {ours} here"))
+    Some(format!("`{key}` of other trainers is {ours} here"))
 }
 
 #[cfg(test)]
