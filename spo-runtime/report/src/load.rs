@@ -332,7 +332,7 @@ impl Run {
         match run.lines::<Value>("diagnostics.jsonl")? {
             Some(lines) => lines.into_iter().for_each(|line| run.diagnostic(line)),
             None if run.recipe["diagnostics"].is_null() => {
-                run.hints.push("put `[diagnostics]` into the recipe to see where probability goes".into())
+                run.hints.push("put `[diagnostics]` into the recipe to see where probability goes".into());
             }
             None => run.gaps.push("it has no diagnostics.jsonl, which its recipe asks for".into()),
         }

@@ -118,7 +118,7 @@ fn of_accuracy(arm: &Arm<'_>) -> Option<String> {
     let tied = |of: fn(&Stage) -> Option<f64>| {
         let tied: Vec<f64> = arm.members.iter().filter_map(|(_, stage)| of(stage)).collect();
         let some = figure.key == PAIR_ACCURACY.key && tied.iter().any(|share| *share > 0.0);
-        some.then(|| format!(" ({} tied, which counts half)", share(mean(&tied)))).unwrap_or_default()
+        if some { format!(" ({} tied, which counts half)", share(mean(&tied))) } else { String::new() }
     };
     Some(format!(
         "{what}: {}{} before, {}{range}{} after.",

@@ -234,7 +234,7 @@ mod tests {
     fn intervals_are_those_of_the_textbook_and_never_leave_what_is_possible() {
         let of = |values: &[f64], share| over_seeds(values, share, if share { 0.0 } else { f64::NAN });
         // s = 2.58199, t(3) = 3.182, n = 4.
-        assert_eq!(show(of(&[4.0, 6.0, 8.0, 10.0], false), false, false), "7.000 ± 4.108");
+        assert_eq!(show(of(&[4.0, 6.0, 8.0, 10.0], false), false, false), "7.000 ± 4.109");
         assert_eq!(show(of(&[0.5], true), true, false), "50.0%");
         // Seeds that agree say nothing of how much seeds differ.
         assert_eq!(show(of(&[0.5, 0.5], true), true, false), "50.0%");

@@ -7,6 +7,9 @@ use crate::svg::Svg;
 /// The largest number of points of a curve; longer curves are averaged.
 const POINTS: usize = 60;
 
+/// Steps and values.
+type Points = Vec<(f64, f64)>;
+
 /// The charts of what was logged at every step.
 pub(super) fn all(stage: &Stage) -> Vec<Drawn> {
     vec![
@@ -87,7 +90,7 @@ pub(super) fn all(stage: &Stage) -> Vec<Drawn> {
 
 /// Share of pairs with the higher reward for the chosen answer, where a tie counts half. The logged metric has TRL's
 /// name, and so TRL's meaning: a tie counts as wrong.
-fn with_ties(stage: &Stage, prefix: &str) -> Option<Vec<(f64, f64)>> {
+fn with_ties(stage: &Stage, prefix: &str) -> Option<Points> {
     let ties = stage.curves.get(&format!("{prefix}rewards/ties"));
     let ties_at =
         |step: f64| ties.and_then(|ties| ties.iter().find(|tie| tie.0 == step)).map_or(0.0, |tie| tie.1);
@@ -108,12 +111,7 @@ pub(super) fn curves(
 }
 
 /// Labelled curves, as far as they are known and have more than one point.
-fn chart(
-    title: &str,
-    y: &str,
-    curves: Vec<(&str, Option<Vec<(f64, f64)>>)>,
-    level: Option<f64>,
-) -> Option<Svg> {
+fn chart(title: &str, y: &str, curves: Vec<(&str, Option<Points>)>, level: Option<f64>) -> Option<Svg> {
     let series: Vec<Series> = curves
         .into_iter()
         .enumerate()
