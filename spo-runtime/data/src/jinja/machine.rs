@@ -158,8 +158,10 @@ impl Machine {
             items = kept;
         }
         if items.is_empty() {
-            self.run(&repetition.otherwise, &Scope::within(scope), &mut out)?;
-            return Ok(out);
+            return match self.run(&repetition.otherwise, &Scope::within(scope), &mut out)? {
+                Flow::Next => Ok(out),
+                _ => Err(Error::unsupported("`break` or `continue` in the `else` of a loop")),
+            };
         }
         let again = repetition.recursive.then(|| (repetition.clone(), scope.clone()));
         let state = Rc::new(Loop { items, index: Cell::new(0), depth, seen: RefCell::new(None), again });
