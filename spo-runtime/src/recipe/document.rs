@@ -221,7 +221,7 @@ impl Document {
                 }
             }
             DeValue::Datetime(d) => {
-                return Err(self.error(path, format!("a date is never expected, got {d}")));
+                return Err(self.error(path, format!("a date must be in quotes: \"{d}\"")));
             }
             DeValue::Array(array) => {
                 let mut items = Vec::with_capacity(array.len());

@@ -118,8 +118,11 @@ pub(super) fn apply(machine: &Machine, name: &str, value: Value, arguments: Argu
         }
     }
     match name {
-        "capitalize" | "center" | "indent" | "lower" | "replace" | "title" | "trim" | "truncate"
-        | "upper" | "format" => of_text(name, &display(&value)?, arguments),
+        // These take nothing but text, the others make text of what they are given.
+        "indent" | "truncate" => of_text(name, &text(&value, name)?, arguments),
+        "capitalize" | "center" | "lower" | "replace" | "title" | "trim" | "upper" | "format" => {
+            of_text(name, &display(&value)?, arguments)
+        }
         "batch" | "dictsort" | "first" | "groupby" | "items" | "join" | "last" | "list" | "map" | "max"
         | "min" | "reject" | "rejectattr" | "reverse" | "select" | "selectattr" | "slice" | "sort"
         | "sum" | "unique" => of_items(machine, name, &value, arguments),
@@ -544,7 +547,8 @@ fn of_items(machine: &Machine, name: &str, value: &Value, mut arguments: Argumen
 
 /// `map`, and the filters that choose items by a test.
 fn mapped(machine: &Machine, name: &str, value: &Value, mut arguments: Arguments) -> Result<Value> {
-    let items = value.iterate()?;
+    // Whatever counts as false has no items.
+    let items = if value.truth() { value.iterate()? } else { Vec::new() };
     if name == "map" {
         if arguments.positional.is_empty() {
             let [attribute, default] = arguments.take(name, ["attribute", "default"])?;
@@ -612,18 +616,24 @@ fn parse_float(text: &str) -> Result<Option<f64>> {
 /// `float(default=0.0)`
 fn float(value: &Value, arguments: Arguments) -> Result<Value> {
     let [default] = arguments.take("float", ["default"])?;
-    let parsed = match value {
+    Ok(number(value)?.map_or_else(|| default.unwrap_or(Value::Float(0.0)), Value::Float))
+}
+
+/// A number, or a text that is one, as a float.
+fn number(value: &Value) -> Result<Option<f64>> {
+    defined(value)?;
+    Ok(match value {
         Value::Float(x) => Some(*x),
         Value::Huge(digits) => digits.parse().ok(),
         Value::Str(text) | Value::Markup(text) => parse_float(text)?,
         other => other.as_int().map(|whole| whole as f64),
-    };
-    Ok(parsed.map_or_else(|| default.unwrap_or(Value::Float(0.0)), Value::Float))
+    })
 }
 
 /// `int(default=0, base=10)`
 fn int(value: &Value, arguments: Arguments) -> Result<Value> {
     let [default, base] = arguments.take("int", ["default", "base"])?;
+    defined(value)?;
     let default = default.unwrap_or(Value::Int(0));
     let base = base.map_or(Ok(10), |base| whole(&base, "int"))?;
     Ok(match value {
@@ -663,7 +673,6 @@ fn int(value: &Value, arguments: Arguments) -> Result<Value> {
                 // `int("3.7")` fails in Python, and the filter then tries a float.
                 _ => match parse_float(text)? {
                     Some(x) if x.is_finite() => Value::Int(truncated(x)?),
-                    Some(x) if x.is_infinite() => return fail("infinity is no whole number"),
                     _ => default,
                 },
             }
@@ -711,7 +720,9 @@ fn round(value: &Value, arguments: Arguments) -> Result<Value> {
 /// Bytes in the units of a file's size, with powers of 1000 or 1024.
 fn filesize(value: &Value, arguments: Arguments) -> Result<Value> {
     let [binary] = arguments.take("filesizeformat", ["binary"])?;
-    let Value::Float(bytes) = float(value, Arguments::default())? else { return fail("not a number") };
+    let kind = value.kind();
+    let bytes =
+        number(value)?.ok_or_else(|| Error::new(format!("`filesizeformat` needs a number, not {kind}")))?;
     let (base, units) = match binary.is_some_and(|binary| binary.truth()) {
         true => (1024f64, ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB"]),
         false => (1000f64, ["kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"]),

@@ -97,7 +97,7 @@ pub(super) fn printf(format: &str, values: &Value) -> Result<String> {
         spec.align = Some(if left_aligned { '<' } else { '>' });
         out.push_str(&conversion(kind, &value, spec)?);
     }
-    let mapping = matches!(values, Value::Dict(_) | Value::List(_) | Value::Undefined(_));
+    let mapping = matches!(values, Value::Dict(_) | Value::List(_) | Value::Range(_) | Value::Undefined(_));
     if left.next().is_some() && !mapping && !named {
         return fail("`%` has more values than fields");
     }

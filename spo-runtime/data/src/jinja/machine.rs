@@ -76,7 +76,7 @@ impl Machine {
             }
             Kind::For(repetition) => {
                 let iterable = self.value(&repetition.iterable, scope)?;
-                self.repeat(repetition, &iterable, scope, 0, out)?;
+                out.push_str(&self.repeat(repetition, &iterable, scope, 0)?);
             }
             Kind::Set(target, value) => {
                 let value = self.value(value, scope)?;
@@ -136,14 +136,15 @@ impl Machine {
         Ok(value)
     }
 
+    /// The text of a loop.
     fn repeat(
         &self,
         repetition: &Arc<For>,
         iterable: &Value,
         scope: &Rc<Scope>,
         depth: usize,
-        out: &mut String,
-    ) -> Result<()> {
+    ) -> Result<String> {
+        let mut out = String::new();
         let mut items = iterable.iterate()?;
         if let Some(condition) = &repetition.condition {
             let mut kept = Vec::new();
@@ -157,8 +158,10 @@ impl Machine {
             items = kept;
         }
         if items.is_empty() {
-            self.run(&repetition.otherwise, &Scope::within(scope), out)?;
-            return Ok(());
+            return match self.run(&repetition.otherwise, &Scope::within(scope), &mut out)? {
+                Flow::Next => Ok(out),
+                _ => Err(Error::unsupported("`break` or `continue` in the `else` of a loop")),
+            };
         }
         let again = repetition.recursive.then(|| (repetition.clone(), scope.clone()));
         let state = Rc::new(Loop { items, index: Cell::new(0), depth, seen: RefCell::new(None), again });
@@ -167,11 +170,11 @@ impl Machine {
             let inner = Scope::within(scope);
             inner.set("loop", Value::Loop(state.clone()));
             self.assign(&repetition.target, item.clone(), &inner)?;
-            if self.run(&repetition.body, &inner, out)? == Flow::Break {
+            if self.run(&repetition.body, &inner, &mut out)? == Flow::Break {
                 break;
             }
         }
-        Ok(())
+        Ok(out)
     }
 
     fn assign(&self, target: &Target, value: Value, scope: &Rc<Scope>) -> Result<()> {
@@ -215,9 +218,7 @@ impl Machine {
                     return fail("`loop(...)` needs a loop that is marked as `recursive`");
                 };
                 let Some(iterable) = iterable else { return fail("`loop(...)` needs what to go through") };
-                let mut text = String::new();
-                self.repeat(repetition, &iterable, scope, state.depth + 1, &mut text)?;
-                Ok(Value::str(text))
+                Ok(Value::str(self.repeat(repetition, &iterable, scope, state.depth + 1)?))
             }
             Value::Undefined(reason) => fail(&**reason),
             other => fail(format!("{} cannot be called", other.kind())),

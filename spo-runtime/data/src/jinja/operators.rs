@@ -30,6 +30,12 @@ pub(super) fn equal(a: &Value, b: &Value) -> bool {
             let same = |(key, value): &(Value, Value)| b.get(key).is_some_and(|other| equal(value, other));
             a.items.len() == b.items.len() && a.items.iter().all(same)
         }
+        // Keys and items are sets; values are not.
+        (Value::View(View::Keys | View::Items, x), Value::View(View::Keys | View::Items, y)) => {
+            let items = |view: &Value| view.iterate().unwrap_or_default();
+            let (a, b) = (items(a), items(b));
+            x.items.len() == y.items.len() && a.iter().all(|item| b.iter().any(|other| equal(item, other)))
+        }
         (Value::Range(a), Value::Range(b)) => {
             a.len() == b.len() && (a.len() == 0 || a.start == b.start) && (a.len() < 2 || a.step == b.step)
         }
@@ -131,7 +137,21 @@ pub(super) fn compare(a: &Value, b: &Value) -> Result<Option<Ordering>> {
                 None => Ok(Some(a.items.len().cmp(&b.items.len()))),
             }
         }
-        _ => fail(format!("{} and {} have no order", a.kind(), b.kind())),
+        _ => {
+            no_set(a, b)?;
+            fail(format!("{} and {} have no order", a.kind(), b.kind()))
+        }
+    }
+}
+
+/// # Errors
+/// For the operators of sets, which Python has for `dict.keys()` and `dict.items()`.
+fn no_set(a: &Value, b: &Value) -> Result<()> {
+    match (a, b) {
+        (Value::View(..), _) | (_, Value::View(..)) => {
+            Err(Error::unsupported("an operator of sets (add `|list`)"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -162,8 +182,8 @@ pub(super) fn contains(container: &Value, item: &Value) -> Result<bool> {
             Some(part) => Ok(text.contains(part)),
             None => fail(format!("{} cannot be in a string", item.kind())),
         },
-        (Value::Dict(_) | Value::View(View::Keys, _), Value::List(_) | Value::Dict(_)) => {
-            fail(format!("{} cannot be a key of a dict", item.kind()))
+        (Value::Dict(_) | Value::View(View::Keys, _), key) if !key.hashable() => {
+            fail(format!("{} cannot be a key of a dict", key.kind()))
         }
         (Value::Dict(dict) | Value::View(View::Keys, dict), key) => Ok(dict.get(key).is_some()),
         (Value::Range(range), item) => Ok(match item.as_int() {
@@ -213,6 +233,7 @@ pub(super) fn binary(operator: Binary, a: &Value, b: &Value) -> Result<Value> {
     if let Some(value) = sequences(operator, a, b)? {
         return Ok(value);
     }
+    no_set(a, b)?;
     let number =
         |value: &Value| matches!(value, Value::Float(_) | Value::Huge(_)) || value.as_int().is_some();
     if !(number(a) && number(b)) {
@@ -262,30 +283,25 @@ fn decimal(operator: Binary, a: &Value, b: &Value) -> Result<Value> {
     if y == 0.0 && matches!(operator, Binary::Div | Binary::FloorDiv | Binary::Mod) {
         return fail("division by zero");
     }
-    // Python's remainder has the sign of the divisor.
-    let remainder = || {
-        let rest = x % y;
-        if rest == 0.0 {
-            0f64.copysign(y)
-        } else if (rest < 0.0) != (y < 0.0) {
-            rest + y
-        } else {
-            rest
-        }
+    // As CPython computes them: the remainder has the sign of the divisor.
+    let towards_zero = x % y;
+    let other_sign = towards_zero != 0.0 && (towards_zero < 0.0) != (y < 0.0);
+    let remainder = match towards_zero == 0.0 {
+        true => 0f64.copysign(y),
+        false => towards_zero + if other_sign { y } else { 0.0 },
     };
     Ok(Value::Float(match operator {
         Binary::Add => x + y,
         Binary::Sub => x - y,
         Binary::Mul => x * y,
         Binary::Div => x / y,
-        Binary::Mod => remainder(),
+        Binary::Mod => remainder,
         Binary::FloorDiv => {
-            let quotient = (x - remainder()) / y;
-            if quotient == 0.0 {
-                return Ok(Value::Float(0f64.copysign(x / y)));
+            let quotient = (x - towards_zero) / y - f64::from(u8::from(other_sign));
+            match quotient == 0.0 {
+                true => 0f64.copysign(x / y),
+                false => quotient.floor() + f64::from(u8::from(quotient - quotient.floor() > 0.5)),
             }
-            let whole = quotient.floor();
-            if quotient - whole > 0.5 { whole + 1.0 } else { whole }
         }
         Binary::Pow => {
             if x == 0.0 && y < 0.0 {
@@ -404,7 +420,7 @@ pub(super) fn slice(value: &Value, bounds: [Option<Value>; 3]) -> Result<Value> 
         Value::List(list) => Value::list(items(&list.items)),
         Value::Tuple(tuple) => Value::tuple(items(&tuple.items)),
         Value::Range(_) => return Err(Error::unsupported("a slice of a range (add `|list`)")),
-        // Jinja answers a subscript that fails with something undefined.
-        other => Value::undefined(format!("{} has no slices", other.kind())),
+        Value::Group(_) => return Err(Error::unsupported("a slice of a group (add `|list`)")),
+        other => return fail(format!("{} has no slices", other.kind())),
     })
 }

@@ -93,7 +93,7 @@ pub(super) fn apply(name: &str, value: &Value, arguments: Arguments) -> Result<b
         "undefined" => value.is_undefined(),
         "escaped" => matches!(value, Value::Markup(_)),
         "even" => divisible(value, &Value::Int(2))?,
-        "odd" => !divisible(value, &Value::Int(2))?,
+        "odd" => remainder(value, &Value::Int(2))? == Some(1),
         "false" => matches!(value, Value::Bool(false)),
         "true" => matches!(value, Value::Bool(true)),
         "filter" => value.as_str().is_some_and(filters::is_known),
@@ -143,9 +143,14 @@ pub(super) fn apply(name: &str, value: &Value, arguments: Arguments) -> Result<b
 }
 
 fn divisible(value: &Value, by: &Value) -> Result<bool> {
+    Ok(remainder(value, by)? == Some(0))
+}
+
+/// The remainder, if it is 0 or 1.
+fn remainder(value: &Value, by: &Value) -> Result<Option<i128>> {
     defined(value)?;
     let rest = operators::binary(super::ast::Binary::Mod, value, by)?;
-    Ok(operators::equal(&rest, &Value::Int(0)))
+    Ok([0, 1].into_iter().find(|whole| operators::equal(&rest, &Value::Int(*whole))))
 }
 
 /// Python has every small whole number once.

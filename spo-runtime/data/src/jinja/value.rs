@@ -265,7 +265,7 @@ impl Value {
         }
     }
 
-    fn hashable(&self) -> bool {
+    pub(super) fn hashable(&self) -> bool {
         match self {
             Value::List(_) | Value::Dict(_) | Value::View(..) => false,
             Value::Tuple(items) => items.items.iter().all(Value::hashable),
