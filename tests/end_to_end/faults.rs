@@ -90,7 +90,7 @@ const WORKS: [Work; 3] = [
         name: "report",
         arguments: &["report", "runs/run", "--csv", "out"],
         again: None,
-        results: &["runs/run/metrics.jsonl", "out/runs.csv"],
+        results: &["runs/run/metrics.jsonl", "out/metrics.csv"],
         on_a_run: true,
     },
 ];
