@@ -7,7 +7,7 @@ mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -54,8 +54,9 @@ pub(crate) fn run(registry: &mut Registry, document: &Document, reporter: &Repor
             .into());
         }
     }
-    write::write_json(&folder.join(DEFINITION), &plot)?;
     write::write_text(&folder.join(RECIPE), &document.to_toml()?)?;
+    // Written second: this file marks the folder as a sweep, which `spo-run resume` continues.
+    write::write_json(&folder.join(DEFINITION), &plot)?;
     for (cell, recipe) in plot.cells.iter().zip(&recipes) {
         let text = toml::to_string_pretty(recipe).context("cannot write a cell's recipe as TOML")?;
         write::write_text(&folder.join(format!("{}.toml", cell.name)), &text)?;
@@ -162,7 +163,11 @@ fn unclaimed(document: &Document, output: &Path, cells: &[Cell]) -> Result<(), B
     }
     let of_cells = cells.iter().flat_map(|cell| ["toml", "log"].map(|kind| format!("{}.{kind}", cell.name)));
     let own = [DEFINITION, RECIPE, "results.csv", "results.parquet"].map(str::to_owned);
-    match own.into_iter().chain(of_cells).map(|name| output.join(name)).find(|path| path.exists()) {
+    // A sweep that died between its first two files has left the first.
+    let begun =
+        |path: &Path| path.ends_with(RECIPE) && std::fs::read_to_string(path).ok() == document.to_toml().ok();
+    let taken = |path: &PathBuf| path.exists() && !begun(path);
+    match own.into_iter().chain(of_cells).map(|name| output.join(name)).find(taken) {
         None => Ok(()),
         Some(path) => {
             let message =
