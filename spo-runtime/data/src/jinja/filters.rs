@@ -721,8 +721,8 @@ fn round(value: &Value, arguments: Arguments) -> Result<Value> {
 fn filesize(value: &Value, arguments: Arguments) -> Result<Value> {
     let [binary] = arguments.take("filesizeformat", ["binary"])?;
     let kind = value.kind();
-    let bytes =
-        number(value)?.ok_or_else(|| Error::new(format!("`filesizeformat` needs a number, not {kind}")))?;
+    let bytes = number(value)?.filter(|bytes| !bytes.is_nan());
+    let bytes = bytes.ok_or_else(|| Error::new(format!("`filesizeformat` needs a number, not {kind}")))?;
     let (base, units) = match binary.is_some_and(|binary| binary.truth()) {
         true => (1024f64, ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB"]),
         false => (1000f64, ["kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"]),
