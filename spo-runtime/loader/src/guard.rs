@@ -103,7 +103,7 @@ mod crash {
         }
         match abi::current().0 {
             Some(at) => {
-                say(&["\nerror: ", &at.part, " of the plugin ", &at.library, " ended the program", REST])
+                say(&["\nerror: ", &at.part, " of the plugin ", &at.library, " ended the program", REST]);
             }
             None => say(&["\nerror: code of a plugin ended the program", REST]),
         }
