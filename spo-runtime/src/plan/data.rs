@@ -218,7 +218,7 @@ fn enough_rows(stage: &Stage, rows: usize, held_out: Option<usize>, least: usize
     }
     let last = rows % batch_size;
     if stage.steps.is_none() && (1..least).contains(&last) {
-        let fits = |size: &usize| *size >= least && (rows % size == 0 || rows % size >= least);
+        let fits = |size: &usize| *size >= least && (rows.is_multiple_of(*size) || rows % size >= least);
         let near = (1..batch_size).flat_map(|d| [batch_size + d, batch_size - d]).find(fits);
         let how = near.map_or(String::new(), |size| format!(", for example {size}"));
         let message = format!(
