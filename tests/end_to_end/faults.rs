@@ -126,7 +126,7 @@ impl Work {
     }
 
     /// Runs it with a fault, then finishes it, and compares.
-    fn with_fault(&self, place: &Place, shim: &Path, mode: &str, at: usize, expected: &[Vec<u8>]) {
+    fn with_fault(&self, place: &Place, shim: &Path, (mode, at): (&str, usize), expected: &[Vec<u8>]) {
         let what = format!("{}, {mode} at {at}", self.name);
         let folder = self.folder(place, &format!("{}-{mode}-{at}", self.name));
         let mut faulty = self.command(place, &folder, self.arguments);
@@ -192,7 +192,7 @@ fn every_call_to_the_file_system_may_fail() {
             scope.spawn(|| {
                 while let Some((work, mode, at)) = faults.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let (_, expected) = undisturbed.iter().find(|(of, _)| of.name == work.name).unwrap();
-                    work.with_fault(&place, &shim, mode, *at, expected);
+                    work.with_fault(&place, &shim, (mode, *at), expected);
                 }
             });
         }

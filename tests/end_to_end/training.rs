@@ -343,7 +343,10 @@ fn mismatched_answers_do_not_count_in_the_metrics() {
     let place = crate::recipes::with_model();
     let row = |i: usize| {
         let answer = "12".repeat(1 + i % 3);
-        format!("{{\"prompt\": \"{i}+1=\", \"completion\": \"{answer}\", \"label\": {}}}\n", i % 2 == 0)
+        format!(
+            "{{\"prompt\": \"{i}+1=\", \"completion\": \"{answer}\", \"label\": {}}}\n",
+            i.is_multiple_of(2)
+        )
     };
     place.write("unpaired.jsonl", (0..8).map(row).collect::<String>());
     let first = |name: &str| {
