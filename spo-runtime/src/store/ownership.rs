@@ -36,9 +36,7 @@ pub(crate) fn check(folder: &Path, recipe: &Recipe) -> Result<(), ConfigError> {
                 FILES.contains(name) || FOLDERS.contains(name) || stages.iter().any(|stage| stage == name)
             }
             // A run that died between its first two files has left the first.
-            None => {
-                *name == RECIPE && std::fs::read_to_string(&path).ok() == toml::to_string_pretty(recipe).ok()
-            }
+            None => *name == RECIPE && is_begun(&path, recipe),
         };
         if !ours && path.symlink_metadata().is_ok() && !is_empty_folder(&path) {
             let message = format!(
@@ -65,6 +63,15 @@ fn recorded_stages(folder: &Path) -> Option<Vec<String>> {
 pub(crate) fn is_record(file: &Path) -> bool {
     let record: Option<Value> = std::fs::read(file).ok().and_then(|text| serde_json::from_slice(&text).ok());
     record.is_some_and(|record| record["name"].is_string() && record["started_in"].is_string())
+}
+
+/// Whether a file is the recipe of such a run, as the program writes it: then nothing of a person's is in it.
+fn is_begun(file: &Path, recipe: &Recipe) -> bool {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    toml::from_str::<Recipe>(&text).is_ok_and(|written| {
+        written.essence() == recipe.essence()
+            && toml::to_string_pretty(&written).is_ok_and(|again| again == text)
+    })
 }
 
 /// Whether writing to `target` would change `source`.
