@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use spo_api::{Backend, Layout, Library, ModelInfo, ModelSource, ModelSpec, Registry, Session};
-use spo_data::{Dataset, Moment, Tokenizer, hash};
+use spo_data::{Dataset, Moment, Tokenizer};
 
 use crate::error::BadInput;
 use crate::plan::stage::PlannedStage;
@@ -162,15 +162,7 @@ impl Plan {
         lines
     }
 
-    /// A hash of everything that the run's results depend on, except versions and the machine.
-    pub(crate) fn fingerprint(&self) -> String {
-        let record = self.record();
-        let of: Vec<&Value> =
-            ["recipe", "data", "tokenizer_sha256", "model"].map(|key| &record[key]).to_vec();
-        hash::of_bytes(json!(of).to_string())
-    }
-
-    /// The record that is saved with a run so that it can be reproduced.
+    /// The record that is saved with a run so that it can be reproduced. It hashes all rows.
     pub(crate) fn record(&self) -> Value {
         let info = self.session.info();
         let data: Vec<Value> = self

@@ -19,7 +19,7 @@ pub struct WarmupStableDecay {
     pub shape: Shape,
     /// Where it ends, as a share of the peak.
     #[serde(default)]
-    #[schemars(extend("minimum" = 0, "maximum" = 1))]
+    #[schemars(range(min = 0, max = 1))]
     pub end_factor: f64,
 }
 

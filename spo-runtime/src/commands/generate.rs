@@ -108,8 +108,7 @@ impl Answering {
     /// How many tokens there is room for after the longest prompt. Tells if that is fewer than were asked for.
     fn limit(&self, prompts: &[Vec<u32>], info: &ModelInfo) -> Result<usize, BadInput> {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-        // The last new token is never read.
-        let room = (info.context + 1).saturating_sub(longest);
+        let room = fit::room(info, longest);
         if room == 0 {
             let limit = fit::limit(info);
             let problem =

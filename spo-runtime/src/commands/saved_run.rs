@@ -7,8 +7,7 @@ use serde_json::Value;
 use spo_api::{Backend, ModelSource, ModelSpec, Registry, Session};
 
 use crate::error::BadInput;
-use crate::plan::libraries;
-use crate::plan::{Plan, model_spec};
+use crate::plan::{Plan, folders, libraries, model_spec};
 use crate::recipe::document::Document;
 
 /// A finished run, with its recipe's parts loaded, for inspecting the models of its stages.
@@ -51,7 +50,7 @@ impl SavedRun {
         }
         let saved = self.folder.join(stage);
         // The folder may exist but contain only the best model so far.
-        if !["config.json", "adapter_config.json"].iter().any(|name| saved.join(name).exists()) {
+        if !folders::holds_model(&saved) {
             let message = format!(
                 "error: there is no model in {}: stage `{stage}` has saved no model",
                 saved.display()

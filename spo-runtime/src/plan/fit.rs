@@ -94,6 +94,11 @@ fn tokens(group: &Group) -> usize {
     group.prompt.len() + group.completions.iter().map(Vec::len).max().unwrap_or(0)
 }
 
+/// How many tokens there is room for after a prompt of this length. The last new token is never read.
+pub(crate) fn room(info: &ModelInfo, prompt: usize) -> usize {
+    (info.context + 1).saturating_sub(prompt)
+}
+
 /// How much the model reads, and why no more.
 pub(crate) fn limit(info: &ModelInfo) -> String {
     let window = if info.context_key == "sliding_window" {

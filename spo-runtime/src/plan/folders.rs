@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use serde_json::Value;
 
@@ -147,10 +147,15 @@ fn base_model(adapter: &Path) -> Option<String> {
 /// The models that the stages of a run have saved.
 fn models_in(run: &Path) -> Vec<String> {
     let folders = run.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
-    let saved = |path: &PathBuf| ["config.json", "adapter_config.json"].iter().any(|f| path.join(f).exists());
-    let mut models: Vec<String> = folders.filter(saved).map(|path| path.display().to_string()).collect();
+    let models = folders.filter(|path| holds_model(path));
+    let mut models: Vec<String> = models.map(|path| path.display().to_string()).collect();
     models.sort_unstable();
     models
+}
+
+/// Whether a model or an adapter was saved in a folder.
+pub(crate) fn holds_model(folder: &Path) -> bool {
+    ["config.json", "adapter_config.json"].iter().any(|name| folder.join(name).exists())
 }
 
 /// Whether a file with the ending of a foreign format holds weights. Trainers also leave their arguments and

@@ -9,7 +9,7 @@ use spo_data::Dataset;
 use crate::plan::Plan;
 use crate::plan::stage::PlannedStage;
 use crate::plan::view::View;
-use crate::store::key::{key, own_hash};
+use crate::store::key::{Kind, key, own_hash};
 
 /// Identifies a set of log-probs.
 pub(crate) struct ScoredRows<'a> {
@@ -87,7 +87,7 @@ impl Provenance {
     /// The cache key for the result of the first `stages` stages, including the parameters kept under these
     /// names.
     pub(crate) fn result(&self, stages: usize, kept: &BTreeSet<String>) -> String {
-        key("stage", &json!({ "parameters": self.parameters(stages), "kept": kept }))
+        key(Kind::Stage, &json!({ "parameters": self.parameters(stages), "kept": kept }))
     }
 
     /// The cache key for log-probs under the parameters after `stages` stages.
@@ -96,6 +96,6 @@ impl Provenance {
         let view = format!("{:?} {:?}", view.layout, view.mismatched);
         let parameters = self.parameters(stages);
         let what = json!({ "data": data, "view": view, "rows": rows, "at_once": at_once });
-        key("reference", &json!({ "parameters": parameters, "of": what }))
+        key(Kind::Reference, &json!({ "parameters": parameters, "of": what }))
     }
 }

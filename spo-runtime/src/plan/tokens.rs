@@ -10,7 +10,7 @@ use spo_data::{Dataset, Fit, Source, Tokenizer};
 use crate::reporter::Reporter;
 use crate::stop::Stop;
 use crate::store::cache::{Cache, Slot};
-use crate::store::key::{key, own_hash};
+use crate::store::key::{Kind, key, own_hash};
 
 /// The file in a cache entry that holds the rows.
 const ROWS: &str = "rows.json";
@@ -73,6 +73,6 @@ impl TokenCache<'_> {
             "fit": format!("{fit:?}"),
             "moment": tokenizer.moment(),
         });
-        self.cache.slot(&key("tokens", &what), self.stop, self.reporter)
+        self.cache.slot(&key(Kind::Tokens, &what), self.stop, self.reporter)
     }
 }

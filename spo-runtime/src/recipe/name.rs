@@ -38,11 +38,6 @@ pub(super) fn check(at: &str, name: &str) -> Result<(), ConfigError> {
     }
 }
 
-/// Whether two names are of the same folder on some file system.
-pub(super) fn same(a: &str, b: &str) -> bool {
-    a.eq_ignore_ascii_case(b)
-}
-
 /// Checks the name of a run, which names its folder unless the recipe has an `output`.
 pub(super) fn check_run(at: &str, name: &str) -> Result<(), ConfigError> {
     let bad = |c: char| c.is_control() || "/\\".contains(c);

@@ -91,7 +91,8 @@ impl Stage {
     pub(super) fn validate(&self, path: &str, earlier: &[Stage]) -> Result<(), ConfigError> {
         let at = |key: &str| format!("{path}.{key}");
         name::check(&at("name"), &self.name)?;
-        if let Some(other) = earlier.iter().find(|stage| name::same(&stage.name, &self.name)) {
+        // Some file systems do not tell capitals from small letters.
+        if let Some(other) = earlier.iter().find(|stage| stage.name.eq_ignore_ascii_case(&self.name)) {
             let message = format!("`{}` is taken by the earlier stage `{}`", self.name, other.name);
             return Err(ConfigError::at(at("name"), message));
         }

@@ -87,14 +87,12 @@ pub(crate) fn verify(folder: &Path) -> anyhow::Result<()> {
 /// Whether a folder was written as a bundle and holds nothing else. Its files may be damaged.
 pub(crate) fn is_bundle(folder: &Path) -> bool {
     let manifest = fs::read(folder.join(MANIFEST)).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    let listed = |Manifest { files }| {
-        names(folder).is_ok_and(|names| names.iter().all(|name| name == MANIFEST || files.contains_key(name)))
-    };
-    manifest.is_some_and(listed)
+    manifest.is_some_and(|Manifest { files }| holds_only(folder, |name| files.contains_key(name)))
 }
 
-fn holds_only(folder: &Path, files: &[&str]) -> bool {
-    names(folder).is_ok_and(|names| names.iter().all(|name| name == MANIFEST || files.contains(&&**name)))
+/// Whether a folder has no other files than these and a manifest.
+fn holds_only(folder: &Path, is_file: impl Fn(&str) -> bool) -> bool {
+    names(folder).is_ok_and(|names| names.iter().all(|name| name == MANIFEST || is_file(name)))
 }
 
 /// Removes the bundles in a folder, what writing them has left over, and the folder itself if nothing else is in it.
@@ -110,7 +108,7 @@ pub(crate) fn remove_all(folder: &Path, files: &[&str]) -> std::io::Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if left_over(&name) {
             clear(&path)?;
-        } else if is_bundle(&path) || holds_only(&path, files) {
+        } else if is_bundle(&path) || holds_only(&path, |name| files.contains(&name)) {
             remove(&path)?;
         }
     }

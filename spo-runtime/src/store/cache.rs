@@ -15,6 +15,7 @@ use crate::recipe::CacheSection;
 use crate::reporter::Reporter;
 use crate::stop::Stop;
 use crate::store::bundle;
+use crate::store::key::is_key;
 
 /// The cache of a run.
 pub(crate) struct Cache {
@@ -57,9 +58,6 @@ impl Cache {
         }
     }
 }
-
-/// The kinds of entries: a key is one of them, a hyphen and a SHA-256.
-const KINDS: [&str; 3] = ["tokens", "reference", "stage"];
 
 /// Marks a folder as a cache, for backup programs and for [`entries`] (the Cache Directory Tagging Specification).
 const TAG: (&str, &str) = (
@@ -143,12 +141,8 @@ pub(crate) fn entries(folder: &Path) -> io::Result<Option<Vec<Entry>>> {
 /// Whether a key is of a cache's form, and what lies under it, if anything, was written by a cache. Other files may lie
 /// in the same folder, and must never be taken for entries: entries are removed.
 fn is_entry(folder: &Path, key: &str) -> bool {
-    let is_hash = |hash: &str| {
-        hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let well_formed = key.split_once('-').is_some_and(|(kind, hash)| KINDS.contains(&kind) && is_hash(hash));
     let content = folder.join(key);
-    well_formed && (!content.exists() || bundle::is_bundle(&content))
+    is_key(key) && (!content.exists() || bundle::is_bundle(&content))
 }
 
 /// Total size of an entry's files. Files that disappear because the entry is being removed count as 0.

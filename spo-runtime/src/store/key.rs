@@ -17,7 +17,38 @@ pub(crate) fn own_hash() -> anyhow::Result<&'static str> {
     Ok(HASH.get_or_init(|| hash))
 }
 
+/// A kind of cache entry.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    /// A tokenized file.
+    Tokens,
+    /// Log-probs of a reference.
+    Reference,
+    /// The result of a stage.
+    Stage,
+}
+
+impl Kind {
+    const ALL: [Kind; 3] = [Kind::Tokens, Kind::Reference, Kind::Stage];
+
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Tokens => "tokens",
+            Kind::Reference => "reference",
+            Kind::Stage => "stage",
+        }
+    }
+}
+
 /// A cache key: the kind of entry, and a hash of what it depends on.
-pub(crate) fn key(kind: &str, what: &Value) -> String {
-    format!("{kind}-{}", hash::of_bytes(what.to_string()))
+pub(crate) fn key(kind: Kind, what: &Value) -> String {
+    format!("{}-{}", kind.name(), hash::of_bytes(what.to_string()))
+}
+
+/// Whether a text has the form of a key.
+pub(crate) fn is_key(text: &str) -> bool {
+    let is_hash =
+        |hash: &str| hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    text.split_once('-')
+        .is_some_and(|(kind, hash)| Kind::ALL.iter().any(|known| known.name() == kind) && is_hash(hash))
 }

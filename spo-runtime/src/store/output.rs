@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 use serde_json::{Value, json};
-use spo_data::Moment;
+use spo_data::{Moment, hash};
 
 use crate::error::BadInput;
 use crate::recipe::{Recipe, Resume};
@@ -18,6 +18,8 @@ use crate::store::write::{write_json, write_text};
 /// A run's output folder, locked against other processes.
 pub(crate) struct Output {
     folder: PathBuf,
+    /// The record of the planned run.
+    planned: Value,
     _lock: File,
 }
 
@@ -42,8 +44,13 @@ pub(super) const FILES: [&str; 6] = {
     [RECORD, RECIPE, SUMMARY, metrics, held_out, diagnostics]
 };
 
+/// The folder of a run's checkpoints.
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
+/// The folder of batches that were not finite.
+pub(crate) const NONFINITE: &str = "nonfinite";
+
 /// The folders that a run writes beside those of its stages.
-pub(super) const FOLDERS: [&str; 2] = ["checkpoints", "nonfinite"];
+pub(super) const FOLDERS: [&str; 2] = [CHECKPOINTS, NONFINITE];
 
 impl Output {
     /// Creates the folder and writes what is known before training: the resolved recipe, versions and hashes
@@ -52,14 +59,14 @@ impl Output {
     /// # Errors
     /// [`BadInput`] if another process is writing to the folder, or if it holds an earlier run that the
     /// recipe does not allow to be continued or replaced.
-    pub(crate) fn open(folder: &Path, recipe: &Recipe, record: &Value) -> anyhow::Result<(Self, Before)> {
+    pub(crate) fn open(folder: &Path, recipe: &Recipe, planned: Value) -> anyhow::Result<(Self, Before)> {
         let folder = folder.to_owned();
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let output = Output { _lock: lock(&folder)?, folder };
+        let output = Output { _lock: lock(&folder)?, folder, planned };
         let folder = &output.folder;
         if folder.join(RECORD).exists() {
             let run = &recipe.run;
-            let other = output.difference(recipe, record);
+            let other = output.difference(recipe);
             match (run.resume, &other) {
                 (Resume::Auto, None) => {
                     let finished = folder.join(SUMMARY).exists();
@@ -88,7 +95,7 @@ impl Output {
         let recipe = toml::to_string_pretty(recipe).context("cannot write the resolved recipe as TOML")?;
         write_text(&folder.join(RECIPE), &recipe)?;
         // Written last: this file marks the folder as a run.
-        output.json(RECORD, record)?;
+        output.json(RECORD, &output.planned)?;
         Ok((output, Before::Nothing))
     }
 
@@ -105,7 +112,8 @@ impl Output {
     }
 
     /// How the run in the folder differs from the planned one.
-    fn difference(&self, recipe: &Recipe, now: &Value) -> Option<String> {
+    fn difference(&self, recipe: &Recipe) -> Option<String> {
+        let now = &self.planned;
         let kept = ["data", "tokenizer_sha256", "model"];
         other_recipe(&self.folder, recipe).or_else(|| match self.record() {
             Ok(record) => kept
@@ -117,9 +125,15 @@ impl Output {
     }
 
     /// A change since the run began that may affect the last digits of its results.
-    pub(crate) fn drift(&self, now: &Value) -> Option<String> {
-        let record = self.record().ok()?;
+    pub(crate) fn drift(&self) -> Option<String> {
+        let (record, now) = (self.record().ok()?, &self.planned);
         ["spo", "threads", "cpu", "device"].iter().find_map(|key| difference(&record[key], &now[key], key))
+    }
+
+    /// A hash of everything that the planned run's results depend on, except versions and the machine.
+    pub(crate) fn fingerprint(&self) -> String {
+        let of = ["recipe", "data", "tokenizer_sha256", "model"].map(|key| &self.planned[key]);
+        hash::of_bytes(json!(of).to_string())
     }
 
     fn record(&self) -> anyhow::Result<Value> {
@@ -165,11 +179,9 @@ fn read(record: &Path) -> anyhow::Result<Value> {
 
 /// The moment of the run in a folder, if this recipe continues it.
 pub(crate) fn moment(folder: &Path, recipe: &Recipe) -> Option<Moment> {
-    let record = folder.join(RECORD).exists() && recipe.run.resume == Resume::Auto;
-    if !record || other_recipe(folder, recipe).is_some() {
-        return None;
-    }
-    serde_json::from_value(read(&folder.join(RECORD)).ok()?["moment"].take()).ok()
+    let mut record = read(&folder.join(RECORD)).ok().filter(|_| recipe.run.resume == Resume::Auto)?;
+    let same = difference(&record["recipe"], &recipe.essence(), "").is_none();
+    same.then(|| serde_json::from_value(record["moment"].take()).ok()).flatten()
 }
 
 /// The closing message of a finished run or sweep.

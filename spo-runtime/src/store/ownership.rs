@@ -19,9 +19,10 @@ pub(crate) fn check(folder: &Path, recipe: &Recipe) -> Result<(), ConfigError> {
     let stages = recipe.stage.iter().enumerate().map(|(i, stage)| (format!("stage[{i}].name"), &*stage.name));
     let own = FILES.into_iter().chain(FOLDERS).map(|name| ("run.output".to_owned(), name));
     let targets: Vec<(String, &str)> = stages.chain(own).collect();
+    let sources = sources(recipe);
     for (key, name) in &targets {
         let path = folder.join(name);
-        if let Some(source) = sources(recipe).into_iter().find(|source| holds(&path, source)) {
+        if let Some(source) = sources.iter().find(|source| holds(&path, source)) {
             let source = source.display();
             let message =
                 format!("the run would write over {source}, which it reads: choose another `run.output`");
@@ -87,10 +88,10 @@ fn is_empty_folder(path: &Path) -> bool {
 }
 
 /// The files and folders that a recipe reads.
-fn sources(recipe: &Recipe) -> Vec<PathBuf> {
+fn sources(recipe: &Recipe) -> Vec<&Path> {
     let model = &recipe.model;
     let adapter = model.adapter.as_ref().and_then(|adapter| adapter.path.as_ref());
     let named = [model.path.as_ref(), model.tokenizer.as_ref(), adapter].into_iter().flatten();
     let rows = recipe.rows().into_iter().map(|rows| &rows.source.path);
-    named.chain(rows).cloned().collect()
+    named.chain(rows).map(PathBuf::as_path).collect()
 }

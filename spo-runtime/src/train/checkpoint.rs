@@ -13,6 +13,7 @@ use crate::plan::stage::PlannedStage;
 use crate::recipe::CheckpointSection;
 use crate::store::bundle;
 use crate::store::logs::{Lengths, Logs};
+use crate::store::output::CHECKPOINTS;
 use crate::store::scores::{self, Scores};
 use crate::train::diagnostics::Evolution;
 use crate::train::optimization::Optimization;
@@ -24,8 +25,6 @@ use crate::train::summary::StageSummary;
 /// Borrowed scores, by name.
 pub(crate) type NamedScores<'a> = BTreeMap<String, &'a Scores>;
 
-/// The folder of a run that holds its checkpoints.
-const FOLDER: &str = "checkpoints";
 const STATE: &str = "state.json";
 const SESSION: &str = "session.safetensors";
 const SCORES: &str = "scores.safetensors";
@@ -36,7 +35,7 @@ const FILES: [&str; 3] = [STATE, SESSION, SCORES];
 /// The state of a run, except parameters and log-probs.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct RunState {
-    /// The hash of everything that the run depends on ([`Plan::fingerprint`](crate::plan::Plan::fingerprint)).
+    /// The hash of everything that the run depends on ([`Output::fingerprint`](crate::store::output::Output::fingerprint)).
     pub(crate) run: String,
     /// Lengths of the log files.
     pub(crate) logs: Lengths,
@@ -134,7 +133,7 @@ impl Found {
 
 /// Whether the run in this folder has a checkpoint.
 pub(crate) fn any(run: &Path) -> bool {
-    !list(&run.join(FOLDER)).is_empty()
+    !list(&run.join(CHECKPOINTS)).is_empty()
 }
 
 /// Step counts and folders of checkpoints, newest last.
@@ -159,7 +158,7 @@ pub(crate) struct Checkpoints {
 impl Checkpoints {
     /// The checkpoints of the run in this folder.
     pub(crate) fn new(run: &Path, policy: CheckpointSection) -> Self {
-        Checkpoints { folder: run.join(FOLDER), policy, since: Instant::now() }
+        Checkpoints { folder: run.join(CHECKPOINTS), policy, since: Instant::now() }
     }
 
     /// Whether a checkpoint is due after `steps` steps of a stage.
@@ -200,10 +199,8 @@ impl Checkpoints {
             );
             Ok(found)
         };
-        let newest_first = list(&self.folder).into_iter().rev();
-        newest_first
-            .filter_map(|(_, folder)| read(&folder).inspect_err(|error| damaged(&folder, error)).ok())
-            .next()
+        let mut newest_first = list(&self.folder).into_iter().rev();
+        newest_first.find_map(|(_, folder)| read(&folder).inspect_err(|error| damaged(&folder, error)).ok())
     }
 
     /// Removes all checkpoints, including partial ones left by a process that died.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use spo_api::Session;
 
 use crate::store::bundle;
+use crate::store::output::NONFINITE;
 use crate::train::checkpoint::{self, NamedScores, RunState};
 
 /// Consecutive batches that may be skipped before the run fails.
@@ -40,7 +41,7 @@ impl Incident {
         state: &RunState,
         scores: &NamedScores<'_>,
     ) -> anyhow::Result<PathBuf> {
-        let folder = run.join("nonfinite").join(format!("{}-{}", self.stage, self.step));
+        let folder = run.join(NONFINITE).join(format!("{}-{}", self.stage, self.step));
         let text = serde_json::to_string_pretty(self)?;
         bundle::write(&folder, |aside| {
             checkpoint::fill(aside, session, state, scores)?;
@@ -60,7 +61,7 @@ impl Incident {
 
     /// Folders of all incidents of a run, latest last.
     pub(crate) fn all(run: &Path) -> Vec<PathBuf> {
-        let entries = fs::read_dir(run.join("nonfinite")).into_iter().flatten().flatten();
+        let entries = fs::read_dir(run.join(NONFINITE)).into_iter().flatten().flatten();
         let written = |path: &PathBuf| fs::metadata(path.join(BATCH)).and_then(|file| file.modified()).ok();
         let mut folders: Vec<_> = entries.map(|e| e.path()).filter(|path| written(path).is_some()).collect();
         folders.sort_by_key(written);

@@ -35,7 +35,7 @@ pub(crate) fn run(
 ) -> anyhow::Result<()> {
     let stop = Stop::on_signals()?;
     let plan = Plan::with_cache(registry, document, &stop, &reporter)?;
-    let (output, before) = Output::open(&plan.output, &plan.recipe, &plan.record())?;
+    let (output, before) = Output::open(&plan.output, &plan.recipe, plan.record())?;
     if before == Before::Finished {
         reporter.note(&format!("{} is finished already", output.folder().display()));
         return Ok(());
@@ -83,13 +83,13 @@ impl Run {
     ) -> anyhow::Result<Self> {
         let stages = std::mem::take(&mut plan.stages);
         let uses = Uses::of(&plan.recipe);
-        let fingerprint = plan.fingerprint();
+        let fingerprint = output.fingerprint();
         let checkpoints = Checkpoints::new(output.folder(), plan.recipe.checkpoint.clone());
         let cache = Cache::new(&plan.recipe.cache, output.folder());
         let provenance = plan.recipe.cache.enabled.then(|| Provenance::new(&plan, &stages)).transpose()?;
         let found = match before {
             Before::Unfinished => {
-                if let Some(drift) = output.drift(&plan.record()) {
+                if let Some(drift) = output.drift() {
                     reporter.note(&format!("the last digits may differ from now on: {drift}"));
                 }
                 checkpoints.newest(&fingerprint, &mut |folder, error| {

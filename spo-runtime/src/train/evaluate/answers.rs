@@ -5,6 +5,7 @@ use spo_api::{Metrics, Result, Sampling, Session};
 use spo_data::task::Judge;
 use spo_data::{Dataset, Tokenizer};
 
+use crate::plan::fit;
 use crate::store::scores::Scores;
 
 /// The maximum length of an answer generated only as a sample, in tokens.
@@ -29,10 +30,9 @@ fn answers(
     most: usize,
     stop: &[u32],
 ) -> Result<Vec<Vec<u32>>> {
-    let context = session.info().context;
+    let info = session.info();
     let prompt = |i: usize| question(data, rows[i]).0;
-    // The last new token is never read.
-    let room = |i: usize| (context + 1).saturating_sub(prompt(i).len()).min(most);
+    let room = |i: usize| fit::room(&info, prompt(i).len()).min(most);
     // Prompts that are answered together have the same limit. Those near the context's end are answered alone.
     let (free, tight): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|&i| room(i) == most);
     let mut answers = vec![Vec::new(); rows.len()];
