@@ -1,5 +1,5 @@
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -87,9 +87,4 @@ impl DataError {
         self.suggestion = suggestion.map(str::to_owned);
         self
     }
-}
-
-/// Reads a whole file. The error names the file.
-pub(crate) fn read_file(path: &PathBuf) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| DataError::io(path, &e))
 }

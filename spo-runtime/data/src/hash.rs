@@ -5,12 +5,14 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::file;
+
 /// The hash of a file's bytes.
 ///
 /// # Errors
-/// When the file cannot be read.
+/// When it is not a regular file, or cannot be read.
 pub fn of_file(path: &Path) -> std::io::Result<String> {
-    let mut file = std::fs::File::open(path)?;
+    let mut file = file::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
     loop {

@@ -30,6 +30,8 @@ mod clock;
 mod columns;
 mod dataset;
 mod error;
+mod file;
+mod guard;
 pub mod hash;
 mod implicit;
 mod interpret;

@@ -10,7 +10,7 @@ use spo_api::nearest;
 use crate::columns::COLUMNS;
 use crate::error::{DataError, Place, Result};
 use crate::read::recognize::{extension, is_parquet, refuse_others};
-use crate::{hash, read};
+use crate::{file, hash, read};
 
 /// A data file and how to read it: a table of the recipe.
 ///
@@ -78,6 +78,7 @@ impl Source {
     /// # Errors
     /// When the file cannot be read.
     pub fn hash(&self) -> Result<String> {
+        refuse_others(&self.path)?;
         hash::of_file(&self.path).map_err(|e| DataError::io(&self.path, &e))
     }
 
@@ -126,7 +127,7 @@ impl Source {
                 path,
                 "JSON and not Parquet: name it .jsonl, or say format = \"jsonl\"",
             )),
-            Format::Parquet => read::parquet::rows(path, &mut select),
+            Format::Parquet => read::parquet::rows(path, self.skip.saturating_add(take), &mut select),
         }?;
         match (seen, taken) {
             (0, _) if path.metadata().is_ok_and(|file| file.len() == 0) => Err(DataError::in_file(
@@ -193,7 +194,7 @@ pub(crate) fn missing<'a>(column: &str, present: impl Iterator<Item = &'a String
 }
 
 fn open(path: &Path) -> Result<BufReader<std::fs::File>> {
-    let file = std::fs::File::open(path).map_err(|e| DataError::io(path, &e))?;
+    let file = file::open(path).map_err(|e| DataError::io(path, &e))?;
     Ok(BufReader::with_capacity(1 << 16, file))
 }
 

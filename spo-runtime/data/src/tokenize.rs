@@ -111,7 +111,7 @@ fn endless(tokenizer: &Tokenizer, tokens: &Tokens, answers: &[&Text], whole: &[S
 }
 
 /// The text, or its beginning if it is long.
-fn brief(text: &str) -> String {
+pub(crate) fn brief(text: &str) -> String {
     const LONGEST: usize = 60;
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}...", &text[..end]),

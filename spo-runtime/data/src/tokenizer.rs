@@ -1,9 +1,10 @@
 //! A model's tokenizer with its special tokens, chat template and stop tokens.
 
+mod bounded;
 mod characters;
 mod config;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
@@ -11,10 +12,13 @@ use sha2::{Digest, Sha256};
 use spo_api::{Error, write_whole};
 
 use crate::clock::Moment;
-use crate::error::{DataError, Result, read_file};
-use crate::hash;
+use crate::error::{DataError, Result};
+use crate::guard::guarded;
 use crate::row::Message;
 use crate::template::ChatTemplate;
+use crate::tokenize::brief;
+use crate::{file, hash};
+use bounded::Bounded;
 use config::Config;
 
 /// The files that make up a tokenizer. The first holds the vocabulary and is required.
@@ -26,9 +30,12 @@ const FILES: [&str; 5] = [
     "generation_config.json",
 ];
 
+/// The longest of these files, in MiB. Vocabularies of a million tokens have 64.
+const LONGEST_FILE: u64 = 256;
+
 /// Converts text to token ids and back.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Vocabulary,
     config: Config,
     template: Option<ChatTemplate>,
     /// Tokens the tokenizer puts before every plain text.
@@ -51,8 +58,9 @@ impl Tokenizer {
         let mut files = Vec::new();
         for name in FILES {
             let path = folder.join(name);
-            if path.exists() {
-                files.push((name, read_file(&path)?));
+            // A link that leads nowhere is there, and cannot be read.
+            if path.symlink_metadata().is_ok() {
+                files.push((name, file::read(&path, LONGEST_FILE)?));
             } else if name == FILES[0] {
                 return Err(DataError::in_file(
                     folder,
@@ -73,16 +81,11 @@ impl Tokenizer {
     fn from_files(folder: &Path, files: Vec<(&'static str, Vec<u8>)>) -> Result<Self> {
         let at = |name: &str| folder.join(name);
         let (name, vocabulary) = &files[0];
-        let mut inner =
-            parse(vocabulary).map_err(|e| DataError::in_file(&at(name), format!("not a tokenizer: {e}")))?;
-        // Rows are truncated and packed elsewhere in this crate, never by the tokenizer.
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| DataError::in_file(&at(name), e.to_string()))?;
-
+        let inner = Vocabulary::parse(at(name), vocabulary)?;
         let config = Config::read(folder, &files)?;
         let id = |token: &Option<String>, name: &str| match token {
             None => Ok(None),
-            Some(token) => inner.token_to_id(token).map(Some).ok_or_else(|| {
+            Some(token) => inner.parts.token_to_id(token).map(Some).ok_or_else(|| {
                 DataError::in_file(
                     &at("tokenizer_config.json"),
                     format!("{name} `{token}` is not in the vocabulary of tokenizer.json"),
@@ -93,7 +96,7 @@ impl Tokenizer {
         let prefix = match config.add_bos {
             Some(true) => bos.into_iter().collect(),
             Some(false) => Vec::new(),
-            None => leading_special_tokens(&inner)?,
+            None => inner.leading_special_tokens()?,
         };
         let mut stop = config.stop.clone();
         stop.extend(eos);
@@ -127,8 +130,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false);
-        Ok(encoding.map_err(|e| DataError::new(format!("cannot tokenize: {e}")))?.get_ids().to_vec())
+        self.inner.encode(text)
     }
 
     /// The ids of a conversation, followed by the start of the assistant's answer if
@@ -175,10 +177,10 @@ impl Tokenizer {
     /// # Errors
     /// When an id is not in the vocabulary.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        if let Some(id) = ids.iter().find(|id| self.inner.id_to_token(**id).is_none()) {
+        if let Some(id) = ids.iter().find(|id| self.inner.parts.id_to_token(**id).is_none()) {
             return Err(DataError::new(format!("token {id} is not in the vocabulary")));
         }
-        self.inner.decode(ids, false).map_err(|e| DataError::new(format!("cannot decode: {e}")))
+        self.inner.decode(ids)
     }
 
     /// The end-of-text token: its text and id.
@@ -205,7 +207,7 @@ impl Tokenizer {
 
     /// One more than the largest token id.
     pub fn vocabulary(&self) -> usize {
-        self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+        self.inner.parts.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
     }
 
     /// Checks that a model with this many embeddings covers every token id.
@@ -217,7 +219,7 @@ impl Tokenizer {
         if own <= model {
             return Ok(());
         }
-        let token = self.inner.id_to_token(model as u32).unwrap_or_default();
+        let token = self.inner.parts.id_to_token(model as u32).unwrap_or_default();
         Err(DataError::new(format!(
             "the tokenizer does not fit the model: it has token ids up to {}, the model knows {model} \
              (the first too many is {model}, `{token}`)",
@@ -251,19 +253,53 @@ impl Tokenizer {
     }
 }
 
-/// Parses a `tokenizer.json`. The `tokenizers` crate panics on some invalid input, malformed JSON in
-/// particular.
-fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
-    serde_json::from_slice::<IgnoredAny>(bytes).map_err(|e| e.to_string())?;
-    match std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes)) {
-        Ok(parsed) => parsed.map_err(|e| e.to_string()),
-        Err(_) => Err("its parts do not fit together".into()),
-    }
+/// What a `tokenizer.json` holds. The `tokenizers` crate panics on parts that do not fit together, so every call of it
+/// that depends on them is guarded.
+struct Vocabulary {
+    /// The file, for messages.
+    file: PathBuf,
+    parts: Bounded,
 }
 
-/// The special tokens that the post-processor puts before a text.
-fn leading_special_tokens(inner: &tokenizers::Tokenizer) -> Result<Vec<u32>> {
-    let encoding = inner.encode("a", true).map_err(|e| DataError::new(format!("cannot tokenize: {e}")))?;
-    let special = encoding.get_special_tokens_mask().iter().take_while(|mask| **mask == 1).count();
-    Ok(encoding.get_ids()[..special].to_vec())
+impl Vocabulary {
+    fn parse(file: PathBuf, bytes: &[u8]) -> Result<Self> {
+        let refuse = |e: String| DataError::in_file(&file, format!("not a tokenizer: {e}"));
+        serde_json::from_slice::<IgnoredAny>(bytes).map_err(|e| refuse(e.to_string()))?;
+        let unfit = |e| format!("its parts do not fit together: {e}");
+        let parsed = guarded(|| Bounded::from_bytes(bytes)).map_err(unfit).map_err(refuse)?;
+        let mut parts = parsed.map_err(|e| refuse(e.to_string()))?;
+        bounded::check(parts.get_model()).map_err(refuse)?;
+        // Rows are truncated and packed elsewhere in this crate, never by the tokenizer.
+        parts.with_padding(None);
+        parts.with_truncation(None).map_err(|e| refuse(e.to_string()))?;
+        let vocabulary = Vocabulary { file, parts };
+        // What fails on the tokens themselves is found before a run needs it.
+        let mut ids: Vec<_> = vocabulary.parts.get_vocab(true).into_values().collect();
+        ids.sort_unstable();
+        vocabulary.decode(&ids)?;
+        Ok(vocabulary)
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let ids = self.call("tokenize", || Ok(self.parts.encode_fast(text, false)?.get_ids().to_vec()));
+        ids.map_err(|e| DataError { message: format!("{} ({:?})", e.message, brief(text)), ..e })
+    }
+
+    fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.call("decode", || self.parts.decode(ids, false))
+    }
+
+    /// The special tokens that the post-processor puts before a text.
+    fn leading_special_tokens(&self) -> Result<Vec<u32>> {
+        self.call("tokenize", || {
+            let encoding = self.parts.encode("a", true)?;
+            let special = encoding.get_special_tokens_mask().iter().take_while(|mask| **mask == 1).count();
+            Ok(encoding.get_ids()[..special].to_vec())
+        })
+    }
+
+    fn call<T>(&self, what: &str, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+        let outcome = guarded(call).and_then(|outcome| outcome.map_err(|e| e.to_string()));
+        outcome.map_err(|e| DataError::in_file(&self.file, format!("cannot {what}: {e}")))
+    }
 }

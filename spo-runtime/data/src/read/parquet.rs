@@ -1,9 +1,11 @@
 //! Parquet files, row by row.
 
-use std::panic::AssertUnwindSafe;
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::data_type::DataType;
 use parquet::errors::ParquetError;
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
@@ -11,16 +13,34 @@ use parquet::record::Field;
 use serde_json::{Number, Value};
 
 use crate::error::{At, DataError, Place, Result};
+use crate::file;
+use crate::guard::guarded;
 use crate::source::Visit;
 
-pub(crate) fn rows(path: &Path, visit: &mut Visit<'_>) -> Result<()> {
-    let file = std::fs::File::open(path).map_err(|e| DataError::io(path, &e))?;
-    let reader = guarded(|| SerializedFileReader::new(file)).map_err(|e| DataError::in_file(path, e))?;
-    let mut rows = guarded(|| reader.get_row_iter(None)).map_err(|e| DataError::in_file(path, e))?;
+/// Rows read at a time.
+const BATCH: usize = 256;
+
+/// How many bytes of memory the rows of a file may take for each of its own, and in any case.
+const GROWTH: u64 = 100;
+const ALLOWANCE: u64 = 256 << 20;
+
+/// What a row and a value take at least, in bytes.
+const PER_ROW: u64 = 64;
+const PER_VALUE: u64 = 8;
+
+/// Passes on the first `wanted` rows.
+pub(crate) fn rows(path: &Path, wanted: usize, visit: &mut Visit<'_>) -> Result<()> {
+    let refuse = |e: String| DataError::in_file(path, e);
+    let file = file::open(path).map_err(|e| DataError::io(path, &e))?;
+    let bytes = file.metadata().map_err(|e| DataError::io(path, &e))?.len();
+    let reader = readable(|| SerializedFileReader::new(file)).map_err(refuse)?;
+    refuse_bomb(&reader, bytes, wanted).map_err(refuse)?;
+    let rows = readable(|| reader.get_row_iter(None)).map_err(refuse)?;
+    let mut rows = rows.with_batch_size(BATCH);
     let name: Arc<Path> = path.into();
     for index in 1.. {
         let place = Place { file: name.clone(), at: At::Row(index) };
-        let row = guarded(|| rows.next().transpose()).map_err(|e| DataError::new(e).at(&place))?;
+        let row = readable(|| rows.next().transpose()).map_err(|e| DataError::new(e).at(&place))?;
         let Some(row) = row else { break };
         let record = row
             .get_column_iter()
@@ -36,9 +56,103 @@ pub(crate) fn rows(path: &Path, visit: &mut Visit<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a file whose first `wanted` rows take far more memory than its `bytes`: a few bytes can say that a long
+/// value comes a billion times.
+///
+/// # Errors
+/// When they do, or when the file cannot be read.
+fn refuse_bomb(reader: &dyn FileReader, bytes: u64, wanted: usize) -> Result<(), String> {
+    let allowed = Allowed { bytes, left: Cell::new(bytes.saturating_mul(GROWTH).saturating_add(ALLOWANCE)) };
+    let mut wanted = wanted as u64;
+    for group in 0..reader.num_row_groups() {
+        let group = readable(|| reader.get_row_group(group))?;
+        let rows = u64::try_from(group.metadata().num_rows()).map_err(|_| "a negative number of rows")?;
+        allowed.take(rows.min(wanted).saturating_mul(PER_ROW))?;
+        for column in 0..group.num_columns() {
+            // The pages' heads tell how many values to expect: one row may hold them all.
+            let mut pages = readable(|| group.get_column_page_reader(column))?;
+            let mut values = 0_u64;
+            while let Some(page) = readable(|| pages.peek_next_page())? {
+                values = values.saturating_add(page.num_levels.unwrap_or(0) as u64);
+                readable(|| pages.skip_next_page())?;
+            }
+            allowed.fits(values.saturating_mul(PER_VALUE))?;
+            let mut values = readable(|| group.get_column_reader(column))?;
+            let mut left = rows.min(wanted);
+            while left > 0 {
+                let (read, size) = read_batch(&mut values, left)?;
+                allowed.take(size)?;
+                if read == 0 {
+                    break;
+                }
+                left = left.saturating_sub(read);
+            }
+        }
+        wanted = wanted.saturating_sub(rows);
+        if wanted == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Reads a batch of a column: how many rows it is, and their size in bytes. Texts are not copied.
+fn read_batch(column: &mut ColumnReader, rows: u64) -> Result<(u64, u64), String> {
+    let rows = rows.min(BATCH as u64) as usize;
+    match column {
+        ColumnReader::BoolColumnReader(column) => sized(column, rows, |_| 1),
+        ColumnReader::Int32ColumnReader(column) => sized(column, rows, |_| 4),
+        ColumnReader::Int64ColumnReader(column) => sized(column, rows, |_| 8),
+        ColumnReader::Int96ColumnReader(column) => sized(column, rows, |_| 12),
+        ColumnReader::FloatColumnReader(column) => sized(column, rows, |_| 4),
+        ColumnReader::DoubleColumnReader(column) => sized(column, rows, |_| 8),
+        ColumnReader::ByteArrayColumnReader(column) => sized(column, rows, |text| text.len()),
+        ColumnReader::FixedLenByteArrayColumnReader(column) => sized(column, rows, |text| text.len()),
+    }
+}
+
+fn sized<T: DataType>(
+    column: &mut ColumnReaderImpl<T>,
+    rows: usize,
+    size: impl Fn(&T::T) -> usize,
+) -> Result<(u64, u64), String> {
+    let (mut definition, mut repetition, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    let (read, _, levels) =
+        readable(|| column.read_records(rows, Some(&mut definition), Some(&mut repetition), &mut values))?;
+    let sizes: u64 = values.iter().map(|value| size(value) as u64).sum();
+    Ok((read as u64, sizes + levels as u64 * PER_VALUE))
+}
+
+/// How much of a file is still to be read.
+struct Allowed {
+    /// Of the whole file.
+    bytes: u64,
+    left: Cell<u64>,
+}
+
+impl Allowed {
+    fn take(&self, bytes: u64) -> Result<(), String> {
+        self.fits(bytes)?;
+        self.left.set(self.left.get() - bytes);
+        Ok(())
+    }
+
+    fn fits(&self, bytes: u64) -> Result<(), String> {
+        if bytes <= self.left.get() {
+            return Ok(());
+        }
+        Err(format!(
+            "the file has {} bytes, and its rows take more than {GROWTH} times as much and {} MiB: the same long \
+             values again and again. If they are meant, write the rows as JSON lines",
+            self.bytes,
+            ALLOWANCE >> 20
+        ))
+    }
+}
+
 /// The library panics on some damaged files. Report that as a read error too.
-fn guarded<T>(read: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T, String> {
-    match std::panic::catch_unwind(AssertUnwindSafe(read)) {
+fn readable<T>(read: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T, String> {
+    match guarded(read) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(ParquetError::General(message))) if message.starts_with("Disabled feature") => {
             let codec = message.rsplit(' ').next().unwrap_or_default();

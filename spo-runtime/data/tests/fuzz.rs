@@ -1,0 +1,123 @@
+//! Mutated rows, Parquet files, tokenizers and chat templates: each gives a result or an error, soon and in bounded
+//! memory. `SPO_FUZZ_SECONDS` says how long to try.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use spo_api::Layout;
+use spo_data::{ChatTemplate, Dataset, Fit, Format, Message, Source, Tokenizer};
+use test_support::fuzz::fuzz;
+
+/// Reads a file in every layout, with a chat template.
+fn read(format: Format, path: &Path, tokenizer: &Tokenizer) {
+    let source = Source { format: Some(format), ..Source::new(path) };
+    source.identity().expect("the file is there");
+    for layout in [Layout::Pairs, Layout::Unpaired, Layout::Demonstrations] {
+        // An error is as good as rows.
+        let _ = Dataset::load(std::slice::from_ref(&source), layout, tokenizer, &Fit::default());
+    }
+}
+
+fn chat_tokenizer(folder: &Path) -> Tokenizer {
+    Tokenizer::characters("ab0123456789+= {}\":,").save(folder).unwrap();
+    let template = "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ m | tojson }}</s>{% endfor %}";
+    fs::write(folder.join("chat_template.jinja"), template).unwrap();
+    Tokenizer::open(folder).unwrap()
+}
+
+#[test]
+fn rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, tokenizer) = (folder.path().join("rows"), chat_tokenizer(folder.path()));
+    let words = [
+        "\"prompt\":",
+        "\"chosen\":",
+        "\"rejected\":",
+        "\"completion\":",
+        "\"label\":",
+        "\"messages\":",
+        "\"conversations\":",
+        "\"role\":",
+        "\"content\":",
+        "\"tools\":",
+        "\"chat_template_kwargs\":",
+        "null",
+        "\\ud800",
+        "\u{feff}",
+        "\n",
+    ];
+    fuzz("rows", &words, |bytes| {
+        fs::write(&path, bytes).unwrap();
+        read(Format::Jsonl, &path, &tokenizer);
+        read(Format::Json, &path, &tokenizer);
+    });
+}
+
+#[test]
+fn parquet() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, tokenizer) = (folder.path().join("rows.parquet"), chat_tokenizer(folder.path()));
+    fuzz("parquet", &["PAR1", "prompt", "\u{0}\u{0}\u{0}"], |bytes| {
+        fs::write(&path, bytes).unwrap();
+        read(Format::Parquet, &path, &tokenizer);
+    });
+}
+
+#[test]
+fn tokenizer() {
+    let words = [
+        "{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"\"},\"content\":\"aaaa\"}",
+        "{\"type\":\"Replace\",\"pattern\":{\"String\":\"\"},\"content\":\"a\"},",
+        "{\"type\":\"Strip\",\"content\":\"a\",\"start\":9,\"stop\":9},",
+        "{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true},",
+        "{\"type\":\"CTC\",\"pad_token\":\"\",\"word_delimiter_token\":\"\",\"cleanup\":true},",
+        "\"byte_fallback\":true,",
+        "\"ignore_merges\":true,",
+        "(a+)+$",
+        "\\u0000",
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    Tokenizer::characters("ab").save(folder.path()).unwrap();
+    fuzz("tokenizer", &words, |bytes| {
+        fs::write(folder.path().join("tokenizer.json"), bytes).unwrap();
+        let Ok(tokenizer) = Tokenizer::open(folder.path()) else { return };
+        for text in ["", "a", " ab</s> é\u{301}b  12", &"ab b".repeat(1000)] {
+            let Ok(ids) = tokenizer.encode(text) else { continue };
+            assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocabulary()), "a token without an id");
+            let _ = tokenizer.decode(&ids);
+        }
+    });
+}
+
+#[test]
+fn template() {
+    let message = |value: Value| -> Message { value.as_object().unwrap().clone() };
+    let messages = [
+        message(json!({"role": "system", "content": "be brief"})),
+        message(json!({"role": "user", "content": "2 + 2 = é?"})),
+        message(json!({"role": "assistant", "content": "4", "tool_calls": [{"function": {"name": "f"}}]})),
+    ];
+    let tokens = Map::from_iter([("eos_token".to_owned(), Value::from("</s>"))]);
+    let words = [
+        "{% for m in messages %}",
+        "{% endfor %}",
+        "{% set x = x ~ x %}",
+        "{{ x * 99999999 }}",
+        "range(999999999)",
+        " ** ",
+        " | tojson",
+        " | format(1)",
+        "loop.index",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "namespace(x='a')",
+        "'%999999999d' % 1",
+    ];
+    fuzz("template", &words, |bytes| {
+        let source = String::from_utf8_lossy(bytes);
+        let Ok(template) = ChatTemplate::new(&source, tokens.clone()) else { return };
+        for generation in [false, true] {
+            let _ = template.render(&messages, generation, &Map::new());
+        }
+    });
+}
