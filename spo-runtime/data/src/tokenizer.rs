@@ -30,7 +30,7 @@ const FILES: [&str; 5] = [
     "generation_config.json",
 ];
 
-/// The longest of these files, in MiB. Vocabularies of a million tokens have 64.
+/// The longest of these files, in MiB. A vocabulary of a million tokens takes about 60.
 const LONGEST_FILE: u64 = 256;
 
 /// Converts text to token ids and back.
