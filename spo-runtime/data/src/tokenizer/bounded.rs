@@ -12,8 +12,8 @@ use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::{
-    Decoder, Model, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString,
-    PreTokenizer, TokenizerImpl,
+    Decoder, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
+    TokenizerImpl,
 };
 
 /// A tokenizer whose normalizers, pre-tokenizers and decoders are bounded.
@@ -65,7 +65,6 @@ impl Decoder for BoundedDecoder {
 /// # Errors
 /// What is too long.
 pub(super) fn check(model: &ModelWrapper) -> Result<(), String> {
-    let empty = String::new();
     let (unknown, prefix, suffix) = match model {
         ModelWrapper::BPE(model) => (
             model.unk_token.as_ref(),
@@ -80,13 +79,13 @@ pub(super) fn check(model: &ModelWrapper) -> Result<(), String> {
     };
     let additions =
         [("unk_token", unknown), ("continuing_subword_prefix", prefix), ("end_of_word_suffix", suffix)];
-    match additions.into_iter().find(|(_, text)| text.unwrap_or(&empty).len() > LONGEST_ADDITION) {
-        None => Ok(()),
-        Some((name, text)) => Err(format!(
-            "its {name} has {} bytes, expected at most {LONGEST_ADDITION}",
-            text.unwrap_or(&empty).len()
-        )),
+    for (name, text) in additions {
+        let length = text.map_or(0, String::len);
+        if length > LONGEST_ADDITION {
+            return Err(format!("its {name} has {length} bytes, expected at most {LONGEST_ADDITION}"));
+        }
     }
+    Ok(())
 }
 
 fn normalize(part: &NormalizerWrapper, text: &mut NormalizedString, limit: &Limit) -> tokenizers::Result<()> {
