@@ -1,6 +1,7 @@
 //! Shared by the tests of several crates. A test that cannot run on a machine calls [`skip`].
 #![forbid(unsafe_code)]
 
+pub mod fuzz;
 mod goldens;
 mod place;
 mod skip;
