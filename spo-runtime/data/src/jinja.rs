@@ -11,6 +11,7 @@ mod attributes;
 mod error;
 mod filters;
 mod format;
+mod fuel;
 mod functions;
 mod json;
 mod lexer;
@@ -23,7 +24,6 @@ mod tests;
 mod text;
 mod value;
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use chrono::NaiveDateTime;
@@ -55,13 +55,14 @@ impl Template {
     /// Renders the template with these variables. `now` is the time that `strftime_now` tells.
     ///
     /// # Errors
-    /// Where Jinja has an error, and for whatever is not supported.
+    /// Where Jinja has an error, for whatever is not supported, and when the template takes too long or makes
+    /// too much.
     pub(crate) fn render(&self, variables: &Map<String, Json>, now: NaiveDateTime) -> Result<String, Error> {
         let scope = Rc::new(Scope::default());
         for (name, value) in variables {
             scope.set(name, Value::from_json(value));
         }
-        let machine = Machine { now, line: Cell::new(1), depth: Cell::new(0) };
-        machine.render(&self.body, &scope)
+        fuel::fill();
+        Machine::new(now).render(&self.body, &scope)
     }
 }

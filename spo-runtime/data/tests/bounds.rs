@@ -9,9 +9,9 @@ use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use spo_api::Layout;
-use spo_data::{Dataset, Fit, Format, Source, Tokenizer};
+use spo_data::{ChatTemplate, Dataset, Fit, Format, Source, Tokenizer};
 
 /// Reads demonstrations; the error without the folder.
 fn load(source: Source) -> Result<usize, String> {
@@ -147,8 +147,6 @@ fn parts_that_make_the_library_panic_are_errors() {
     let post =
         json!({"type": "TemplateProcessing", "single": [special, text], "pair": [], "special_tokens": {}});
     let cases = [
-        ("/normalizer", replace("Regex", "", "aaaa")),
-        ("/normalizer", replace("Regex", "x*", "")),
         ("/post_processor", post),
         ("/decoder", json!({"type": "Strip", "content": "3", "start": 1_u64 << 60, "stop": 1_u64 << 60})),
         ("/decoder", json!({"type": "Strip", "content": "b", "start": 0, "stop": 7})),
@@ -200,4 +198,92 @@ fn parts_that_real_tokenizers_have_are_left_alone() {
     let text = "ab 12".repeat(10_000) + &"\u{fdfa}".repeat(10_000);
     let back = with(&parts, &text).unwrap();
     assert!(back.starts_with("<unk>ab<unk>12ab"), "{}", &back[..40]);
+}
+
+/// A template over the messages of nobody.
+fn rendered(source: &str) -> Result<String, String> {
+    let template = ChatTemplate::new(source, Map::new()).map_err(|e| e.to_string())?;
+    template.render(&[], false, &Map::new()).map_err(|e| e.to_string())
+}
+
+#[test]
+fn templates_that_do_not_end_are_refused() {
+    let endless = [
+        "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n > 0 %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{% for i in [1, 2] recursive %}{{ loop([1, 2]) if loop.depth < 60 }}{% endfor %}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x | tojson }}",
+        "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}{{ n.x == n.y }}",
+        "{% set n = namespace(x=(1,)) %}{% for i in range(60) %}{% set n.x = (n.x, n.x) %}{% endfor %}{{ {n.x: 1} }}",
+        "{{ range(100000) | map('string') | unique | list | length }}",
+        "{% set l = range(100000) | list %}{% for i in l %}{{ 'x' in l }}{% endfor %}",
+        "{% set l = ['ab' * 1000000] * 1000 %}{{ l | join | length }}",
+        "{{ ('{:>9999999}' * 1000).format(*range(1000)) }}",
+        "{{ ('%9999999d' * 1000) | format(*range(1000)) }}",
+        "{{ '%999999999d' | format(1) }}",
+        "{{ [1] | batch(1000000000000, 'x') | list | length }}",
+        "{{ strftime_now('%Y' * 5000000) }}",
+        "{% set n = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n = namespace(x='a\nb') %}{% for i in range(20) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x | indent(1000) }}",
+        "{% for i in range(100000) %}{{ 'ab' * 1000 }}{% endfor %}",
+        "{% set x = 'a' * 5000000 %}{{ (x ~ x).strip('b' * 100000) | length }}{% for i in range(99) %}{{ x.split('b') }}{% endfor %}",
+    ];
+    for source in endless {
+        let started = std::time::Instant::now();
+        let error = rendered(source).err().unwrap_or_else(|| panic!("no error: {source}"));
+        println!("{:.2} s: {source}: {error}", started.elapsed().as_secs_f64());
+        assert!(error.contains("does not come to an end") || error.contains("at most"), "{source}: {error}");
+        assert!(error.len() < 300, "{source}: {error}");
+    }
+}
+
+/// The stack of a thread is 2 MiB here, less than that of the program.
+#[test]
+fn templates_that_nest_deeply_are_refused() {
+    let deep = [
+        "{% set n = namespace() %}{% set n.self = n %}{{ n }}".to_owned(),
+        format!("{{{{ {}1 }}}}", "not ".repeat(100_000)),
+        format!("{{{{ {}1 }}}}", "1+".repeat(100_000)),
+        format!("{{{{ {}1 }}}}", "-".repeat(100_000)),
+        format!("{{{{ 1{} }}}}", "|string".repeat(100_000)),
+        format!("{{{{ 1{} }}}}", " if 1 else 1".repeat(100_000)),
+        format!("{{{{ 1{} }}}}", "**1".repeat(100_000)),
+        format!("{}{}", "{% if 1 %}".repeat(100_000), "{% endif %}".repeat(100_000)),
+        "{{ 'a' | map(*(['map'] * 100000)) | list }}".to_owned(),
+        "{% set n = namespace(c=1) %}{% for i in range(9999) %}{% set n.c = cycler(n.c, n.c) %}{% endfor %}".to_owned(),
+        "{% set n = namespace(g=1) %}{% for i in range(9999) %}{% set n.g = [n.g, n.g] | select %}{% endfor %}".to_owned(),
+        "{% set n = namespace(l=1) %}{% for i in range(9999) %}{% for j in [n.l] %}{% set n.l = loop %}{% endfor %}{% endfor %}"
+            .to_owned(),
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}".to_owned(),
+        "{% set h = namespace(t=namespace()) %}{% set h.first = h.t %}{% for i in range(9999) %}{% set t = h.t %}{% set n = namespace() %}{% set t.x = n %}{% set h.t = n %}{% endfor %}{{ h.first }}".to_owned(),
+    ];
+    for source in &deep {
+        let error = rendered(source).err().unwrap_or_else(|| panic!("no error: {:.200}", source));
+        assert!(
+            error.contains("nested")
+                || error.contains("come to an end")
+                || error.contains("in a row")
+                || error.contains("in itself"),
+            "{error}"
+        );
+    }
+}
+
+/// Cycles and long chains of values are freed without recursion, also where nothing prints them.
+#[test]
+fn values_that_contain_each_other_are_harmless() {
+    let chains = [
+        "{% set a = namespace() %}{% set a.s = a %}{% set b = namespace() %}{% set b.s = b %}{{ a == b }}",
+        "{% set h = namespace(t=namespace()) %}{% for i in range(90000) %}{% set t = h.t %}{% set n = namespace(before=t) %}{% set h.t = n %}{% endfor %}",
+        "{% set h = namespace(f=1) %}{% for i in range(90000) %}{% set f0 = h.f %}{% macro f() %}{{ f0 }}{% endmacro %}{% set h.f = f %}{% endfor %}",
+        "{% set h = namespace(l=1) %}{% for i in range(90000) %}{% for j in [1] %}{% set x = loop.changed(h.l) %}{% set h.l = loop %}{% endfor %}{% endfor %}",
+        "{% set h = namespace(l=1) %}{% for i in range(90000) %}{% set l = h.l %}{% for j in [1] recursive %}{% set h.l = loop %}{% endfor %}{% endfor %}",
+    ];
+    for source in chains {
+        match rendered(source) {
+            Ok(text) => assert!(text == "False" || text.is_empty(), "{source}: {text:.100}"),
+            Err(error) => assert!(error.contains("nested deeper"), "{source}: {error}"),
+        }
+    }
 }

@@ -1,15 +1,15 @@
 //! Attributes, subscripts and methods of values.
 
-use std::cell::Cell;
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use super::arguments::{Arguments, required, text, whole};
 use super::error::{Error, Result, fail};
-use super::format;
-use super::machine::Machine;
+use super::machine::{Knot, Machine};
 use super::operators::{defined, equal};
 use super::strings::{self, is_space};
 use super::value::{Value, View, check_size};
+use super::{format, fuel};
 
 const STR: [&str; 37] = [
     "capitalize",
@@ -106,7 +106,7 @@ fn own(value: &Value, name: &str) -> Result<Option<Value>> {
         (Value::Group(group), "grouper") => Some(group.0.clone()),
         (Value::Group(group), "list") => Some(group.1.clone()),
         (Value::Namespace(fields), name) => fields.borrow().text(name).cloned(),
-        (Value::Cycler(cycler), "current") => Some(cycler.0[cycler.1.get() % cycler.0.len()].clone()),
+        (Value::Cycler(cycler), "current") => Some(cycler.values[cycler.at.get()].clone()),
         (Value::Loop(state), name) => {
             let (index, length) = (state.index.get(), state.items.len());
             let neighbour = |item: Option<&Value>, which: &str| {
@@ -249,20 +249,20 @@ pub(super) fn call(machine: &Machine, of: &Value, name: &str, arguments: Argumen
                     n => Ok(values[at % n].clone()),
                 };
             }
+            machine.tie(Knot::Loop(state.clone()));
             let new = Value::tuple(values.clone());
             let old = state.seen.replace(Some(values));
             Ok(Value::Bool(!old.is_some_and(|old| equal(&Value::tuple(old), &new))))
         }
         Value::Cycler(cycler) => {
             arguments.none(name)?;
-            let (values, at): &(Vec<Value>, Cell<usize>) = cycler;
+            let at = cycler.at.get();
             if name == "reset" {
-                at.set(0);
+                cycler.at.set(0);
                 return Ok(Value::None);
             }
-            let current = values[at.get()].clone();
-            at.set((at.get() + 1) % values.len());
-            Ok(current)
+            cycler.at.set((at + 1) % cycler.values.len());
+            Ok(cycler.values[at].clone())
         }
         other => fail(format!("{} has no method `{name}`", other.kind())),
     }
@@ -314,6 +314,7 @@ fn string(machine: &Machine, of: &Rc<str>, name: &str, arguments: Arguments) -> 
             let [items] = arguments.take(name, ["/iterable"])?;
             let items = required(items, name, "iterable")?.iterate()?;
             let items: Vec<Rc<str>> = items.iter().map(|item| text(item, name)).collect::<Result<_>>()?;
+            check_size(items.iter().map(|item| (item.len() + of.len()) as u128).sum())?;
             new(items.join(of))
         }
         "replace" => {
@@ -456,7 +457,9 @@ fn string(machine: &Machine, of: &Rc<str>, name: &str, arguments: Arguments) -> 
 
 /// `strip`, `lstrip` and `rstrip`.
 pub(super) fn stripped<'a>(text: &'a str, method: &str, characters: Option<&str>) -> &'a str {
-    let strip = |c: char| characters.map_or_else(|| is_space(c), |characters| characters.contains(c));
+    let characters: Option<HashSet<char>> = characters.map(|characters| characters.chars().collect());
+    let strip =
+        |c: char| characters.as_ref().map_or_else(|| is_space(c), |characters| characters.contains(&c));
     match method {
         "lstrip" => text.trim_start_matches(strip),
         "rstrip" => text.trim_end_matches(strip),
@@ -539,6 +542,7 @@ pub(super) fn path(machine: &Machine, value: &Value, path: &str) -> Result<Value
             true => Value::Int(part.parse().map_err(|_| Error::new(format!("`{part}` is too large")))?),
             false => Value::str(part),
         };
+        fuel::spend(1)?;
         value = item(machine, &value, &key)?;
     }
     Ok(value)

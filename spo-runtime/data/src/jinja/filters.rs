@@ -11,8 +11,8 @@ use super::machine::Machine;
 use super::operators::{self, binary, compare, defined, equal};
 use super::strings::{self, is_space};
 use super::text::display;
-use super::value::{Dict, Value, View};
-use super::{attributes, json, tests};
+use super::value::{Dict, Value, View, check_size};
+use super::{attributes, fuel, json, tests};
 
 const NAMES: [&str; 49] = [
     "abs",
@@ -102,6 +102,12 @@ pub(super) fn is_known(name: &str) -> bool {
 /// # Errors
 /// When there is no such filter, it is not supported, or its arguments or the value do not fit.
 pub(super) fn apply(machine: &Machine, name: &str, value: Value, arguments: Arguments) -> Result<Value> {
+    fuel::spend(arguments.positional.len() + fuel::weight(&value))?;
+    // `map` applies filters itself.
+    machine.deeper(|| applied(machine, name, value, arguments))
+}
+
+fn applied(machine: &Machine, name: &str, value: Value, arguments: Arguments) -> Result<Value> {
     if UNSUPPORTED.contains(&name) {
         return Err(Error::unsupported(format!("the filter `{name}` of Jinja")));
     }
@@ -243,7 +249,7 @@ fn of_text(name: &str, of: &str, mut arguments: Arguments) -> Result<Value> {
         "center" => {
             let [width] = arguments.take(name, ["width"])?;
             let width = width.map_or(Ok(80), |width| whole(&width, name))?.max(0) as u128;
-            super::value::check_size(width)?;
+            check_size(width)?;
             new(strings::centered(of, width as usize, ' '))
         }
         "indent" => {
@@ -257,6 +263,9 @@ fn of_text(name: &str, of: &str, mut arguments: Arguments) -> Result<Value> {
                 },
             };
             let truth = |option: Option<Value>| option.is_some_and(|option| option.truth());
+            check_size(
+                (1 + strings::lines(of, false).len()) as u128 * width.len() as u128 + of.len() as u128,
+            )?;
             new(indented(of, &width, truth(first), truth(blank)))
         }
         _ => {
@@ -389,7 +398,7 @@ fn of_items(machine: &Machine, name: &str, value: &Value, mut arguments: Argumen
         "first" if matches!(value, Value::Generator(_)) => {
             arguments.none(name)?;
             let Value::Generator(items) = value else { return fail("not a generator") };
-            let first = items.borrow_mut().next();
+            let first = items.items.borrow_mut().next();
             return Ok(first.unwrap_or_else(|| Value::undefined("there is no first item")));
         }
         "reverse" => {
@@ -415,7 +424,7 @@ fn of_items(machine: &Machine, name: &str, value: &Value, mut arguments: Argumen
             let [size, fill] = arguments.take(name, ["linecount", "fill_with"])?;
             let size = whole(&required(size, name, "linecount")?, name)?;
             let Ok(size @ 1..) = usize::try_from(size) else { return fail("`batch` needs a size from 1") };
-            super::value::check_size(size as u128)?;
+            check_size(size as u128)?;
             let mut batches: Vec<Vec<Value>> = items.chunks(size).map(<[Value]>::to_vec).collect();
             if let (Some(fill), Some(last)) =
                 (fill.filter(|fill| !matches!(fill, Value::None)), batches.last_mut())
@@ -474,8 +483,13 @@ fn of_items(machine: &Machine, name: &str, value: &Value, mut arguments: Argumen
             let [separator, attribute] = arguments.take(name, ["d", "attribute"])?;
             let separator = separator.map_or(Ok(String::new()), |separator| display(&separator))?;
             let key = Key::new(attribute, Some(Value::Bool(true)))?;
-            let texts = items.iter().map(|item| display(&key.of(machine, item)?));
-            Ok(Value::str(texts.collect::<Result<Vec<_>>>()?.join(&separator)))
+            let mut out = String::new();
+            for (i, item) in items.iter().enumerate() {
+                out.push_str(if i > 0 { &separator } else { "" });
+                out.push_str(&display(&key.of(machine, item)?)?);
+                check_size(out.len() as u128)?;
+            }
+            Ok(Value::str(out))
         }
         "max" | "min" => {
             let [sensitive, attribute] = arguments.take(name, ["case_sensitive", "attribute"])?;
@@ -585,6 +599,7 @@ fn mapped(machine: &Machine, name: &str, value: &Value, mut arguments: Arguments
     };
     let mut kept = Vec::new();
     for item in items {
+        fuel::spend(1 + arguments.positional.len())?;
         let value = key.of(machine, &item)?;
         let passes = match &test {
             None => value.truth(),
@@ -743,6 +758,7 @@ fn xml_attributes(value: &Value, space: bool) -> Result<String> {
         return fail(format!("`xmlattr` needs a dict, not {}", value.kind()));
     };
     let mut parts = Vec::new();
+    let mut length = 0;
     for (key, value) in &dict.items {
         if matches!(value, Value::None | Value::Undefined(_)) {
             continue;
@@ -756,6 +772,8 @@ fn xml_attributes(value: &Value, space: bool) -> Result<String> {
             other => strings::escape(&display(other)?),
         };
         parts.push(format!("{}=\"{value}\"", strings::escape(&key)));
+        length += parts.last().map_or(0, String::len);
+        check_size(length as u128)?;
     }
     let text = parts.join(" ");
     Ok(if space && !text.is_empty() { format!(" {text}") } else { text })
@@ -784,11 +802,14 @@ fn urlencode(value: &Value) -> Result<String> {
         },
     };
     let mut parts = Vec::new();
+    let mut length = 0;
     for pair in pairs {
         let Ok([name, value]) = <[Value; 2]>::try_from(pair.iterate()?) else {
             return fail("`urlencode` needs text, a dict, or pairs");
         };
         parts.push(format!("{}={}", quoted(&name, true)?, quoted(&value, true)?));
+        length += parts.last().map_or(0, String::len);
+        check_size(length as u128)?;
     }
     Ok(parts.join("&"))
 }

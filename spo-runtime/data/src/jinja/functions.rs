@@ -5,13 +5,16 @@ use std::rc::Rc;
 
 use super::arguments::{Arguments, required, text, whole};
 use super::error::{Error, Result, fail};
-use super::machine::Machine;
+use super::machine::{Knot, Machine};
 use super::text::display;
 use super::value::{Dict, Range, Value};
 use crate::clock;
 
 const NAMES: [&str; 7] =
     ["cycler", "dict", "joiner", "namespace", "raise_exception", "range", "strftime_now"];
+
+/// The longest format of a time, in bytes.
+const LONGEST_FORMAT: usize = 1000;
 
 /// The global function of this name, if there is one.
 ///
@@ -31,7 +34,7 @@ pub(super) fn call(machine: &Machine, name: &str, arguments: Arguments) -> Resul
             if !arguments.named.is_empty() || arguments.positional.is_empty() {
                 return fail("`cycler` needs values, without names");
             }
-            Ok(Value::Cycler(Rc::new((arguments.positional, Cell::new(0)))))
+            Ok(Value::cycler(arguments.positional))
         }
         "joiner" => {
             let [separator] = arguments.take(name, ["sep"])?;
@@ -44,7 +47,9 @@ pub(super) fn call(machine: &Machine, name: &str, arguments: Arguments) -> Resul
             for (field, _) in &fields.items {
                 check_field(field.as_str().unwrap_or(""))?;
             }
-            Ok(Value::Namespace(Rc::new(RefCell::new(fields))))
+            let fields = Rc::new(RefCell::new(fields));
+            machine.tie(Knot::Namespace(fields.clone()));
+            Ok(Value::Namespace(fields))
         }
         "raise_exception" => {
             let [message] = arguments.take(name, ["message"])?;
@@ -72,6 +77,9 @@ pub(super) fn call(machine: &Machine, name: &str, arguments: Arguments) -> Resul
         _ => {
             let [format] = arguments.take("strftime_now", ["format"])?;
             let format = text(&required(format, name, "format")?, name)?;
+            if format.len() > LONGEST_FORMAT {
+                return fail(format!("`strftime_now` needs a format of at most {LONGEST_FORMAT} bytes"));
+            }
             clock::strftime(machine.now, &format).map(Value::str).map_err(Error::new)
         }
     }

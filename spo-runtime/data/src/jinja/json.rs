@@ -4,10 +4,10 @@ use std::fmt::Write;
 
 use super::arguments::Arguments;
 use super::error::{Result, fail};
-use super::operators;
 use super::strings::pad;
 use super::text::float;
-use super::value::Value;
+use super::value::{Value, check_size};
+use super::{fuel, operators};
 
 /// `value | tojson(ensure_ascii=false, indent=none, separators=none, sort_keys=false)`
 pub(super) fn tojson(value: &Value, arguments: Arguments) -> Result<Value> {
@@ -48,6 +48,8 @@ struct Writer {
 
 impl Writer {
     fn value(&mut self, value: &Value, depth: usize) -> Result<()> {
+        fuel::spend(1 + fuel::weight(value))?;
+        check_size(self.out.len() as u128)?;
         match value {
             Value::Str(text) | Value::Markup(text) => self.string(text),
             Value::List(items) | Value::Tuple(items) => self.items(&items.items, depth)?,

@@ -11,11 +11,11 @@ use super::ast::{self, Comparison, Definition, Expr, Filter, For, Kind, Statemen
 use super::error::{Error, Result, fail};
 use super::scope::Scope;
 use super::text::display;
-use super::value::{Dict, Loop, Macro, Value};
-use super::{attributes, filters, functions, operators, tests};
+use super::value::{Dict, Loop, Macro, Value, check_size};
+use super::{attributes, filters, fuel, functions, operators, tests};
 
 /// How deep calls and expressions may be nested, and lists and dicts. More would overflow the stack.
-const DEPTH: usize = 300;
+pub(super) const DEPTH: usize = 300;
 
 pub(super) struct Machine {
     /// What `strftime_now` tells.
@@ -23,6 +23,18 @@ pub(super) struct Machine {
     /// The line of the statement that runs.
     pub(super) line: Cell<usize>,
     pub(super) depth: Cell<usize>,
+    /// What may refer to itself, or begin a chain without end.
+    knots: RefCell<Vec<Knot>>,
+}
+
+/// A value that can change after others refer to it. All are held until the end and then emptied, one by one: a
+/// cycle would never be freed, and freeing a long chain would overflow the stack.
+pub(super) enum Knot {
+    Namespace(Rc<RefCell<Dict>>),
+    /// The scope that a macro or a recursive loop refers to.
+    Scope(Rc<Scope>),
+    /// A loop that remembers what `changed` was asked about.
+    Loop(Rc<Loop>),
 }
 
 /// How a list of statements ended.
@@ -34,14 +46,30 @@ enum Flow {
 }
 
 impl Machine {
+    pub(super) fn new(now: NaiveDateTime) -> Self {
+        Machine { now, line: Cell::new(1), depth: Cell::new(0), knots: RefCell::default() }
+    }
+
     /// Renders a template.
     pub(super) fn render(&self, body: &[Statement], scope: &Rc<Scope>) -> Result<String> {
         let mut out = String::new();
-        self.run(body, scope, &mut out).map_err(|e| e.at(self.line.get()))?;
+        let ended = self.run(body, scope, &mut out);
+        let knots = self.knots.take();
+        for knot in &knots {
+            knot.untie();
+        }
+        ended.map_err(|e| e.at(self.line.get()))?;
         Ok(out)
     }
 
-    fn deeper<T>(&self, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// Notes a value that may come to refer to itself.
+    pub(super) fn tie(&self, knot: Knot) {
+        self.knots.borrow_mut().push(knot);
+    }
+
+    /// Runs a part of a template, which costs 1.
+    pub(super) fn deeper<T>(&self, run: impl FnOnce() -> Result<T>) -> Result<T> {
+        fuel::spend(1)?;
         if self.depth.get() >= DEPTH {
             return fail(format!("calls and expressions are nested deeper than {DEPTH} levels"));
         }
@@ -54,7 +82,10 @@ impl Machine {
     fn run(&self, body: &[Statement], scope: &Rc<Scope>, out: &mut String) -> Result<Flow> {
         for statement in body {
             self.line.set(statement.line);
+            let before = out.len();
             let flow = self.deeper(|| self.statement(&statement.kind, scope, out))?;
+            fuel::spend_text(out.len() - before)?;
+            check_size(out.len() as u128)?;
             if flow != Flow::Next {
                 return Ok(flow);
             }
@@ -98,6 +129,7 @@ impl Machine {
             }
             Kind::Macro(definition) => {
                 let closure = Macro { definition: definition.clone(), scope: scope.clone() };
+                self.tie(Knot::Scope(scope.clone()));
                 scope.set(&definition.name, Value::Macro(Rc::new(closure)));
             }
             Kind::Call(call, caller) => {
@@ -105,6 +137,7 @@ impl Machine {
                 let callee = self.value(callee, scope)?;
                 let mut arguments = self.arguments(arguments, scope)?;
                 let caller = Macro { definition: caller.clone(), scope: scope.clone() };
+                self.tie(Knot::Scope(scope.clone()));
                 arguments.named.push(("caller".into(), Value::Macro(Rc::new(caller))));
                 out.push_str(&display(&self.call(&callee, arguments)?)?);
             }
@@ -164,8 +197,14 @@ impl Machine {
             };
         }
         let again = repetition.recursive.then(|| (repetition.clone(), scope.clone()));
-        let state = Rc::new(Loop { items, index: Cell::new(0), depth, seen: RefCell::new(None), again });
+        if again.is_some() {
+            self.tie(Knot::Scope(scope.clone()));
+        }
+        let state = Rc::new(Loop::new(items, depth, again));
+        self.checked(Value::Loop(state.clone()))?;
         for (i, item) in state.items.iter().enumerate() {
+            // A scope costs some more than an expression.
+            fuel::spend(4)?;
             state.index.set(i);
             let inner = Scope::within(scope);
             inner.set("loop", Value::Loop(state.clone()));
@@ -296,8 +335,12 @@ impl Machine {
         Ok(Arguments { positional, named })
     }
 
-    /// The value, unless it is nested too deeply.
+    /// The value, unless it is nested too deeply or too long. It costs its size.
     fn checked(&self, value: Value) -> Result<Value> {
+        fuel::spend(fuel::weight(&value))?;
+        if let Some(text) = value.as_str() {
+            check_size(text.len() as u128)?;
+        }
         match value.depth() > DEPTH {
             true => fail(format!("lists and dicts are nested deeper than {DEPTH} levels")),
             false => Ok(value),
@@ -393,6 +436,16 @@ impl Machine {
                 (false, None) => Value::undefined("an `if` without `else` whose condition is false"),
             },
         })
+    }
+}
+
+impl Knot {
+    fn untie(&self) {
+        match self {
+            Knot::Namespace(fields) => drop(fields.take()),
+            Knot::Scope(scope) => scope.clear(),
+            Knot::Loop(state) => drop(state.seen.take()),
+        }
     }
 }
 

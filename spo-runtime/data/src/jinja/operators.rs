@@ -5,15 +5,19 @@ use std::rc::Rc;
 
 use super::ast::Binary;
 use super::error::{Error, Result, fail};
-use super::format;
 use super::strings::escape;
 use super::text::display;
 use super::value::{Value, View, check_size};
+use super::{format, fuel};
 
 /// Above this, a float does not hold every whole number.
 const EXACT: i128 = 1 << 53;
 
 pub(super) fn equal(a: &Value, b: &Value) -> bool {
+    // A list can contain another many times. When nothing is left, the answer does not matter any more.
+    if fuel::spend(1).is_err() {
+        return false;
+    }
     if let (Some(a), Some(b)) = (a.as_str(), b.as_str()) {
         return a == b;
     }
@@ -122,6 +126,7 @@ fn number_order(a: Number<'_>, b: Number<'_>) -> Option<Ordering> {
 /// # Errors
 /// When Python does not order them.
 pub(super) fn compare(a: &Value, b: &Value) -> Result<Option<Ordering>> {
+    fuel::spend(1)?;
     defined(a)?;
     defined(b)?;
     if let (Some(a), Some(b)) = (a.as_str(), b.as_str()) {
@@ -192,7 +197,9 @@ pub(super) fn contains(container: &Value, item: &Value) -> Result<bool> {
             }),
             None => (0..range.len()).any(|i| equal(&range.item(i), item)),
         }),
-        (Value::Generator(items), item) => Ok(items.borrow_mut().any(|other| equal(&other, item))),
+        (Value::Generator(generator), item) => {
+            Ok(generator.items.borrow_mut().any(|other| equal(&other, item)))
+        }
         (container, item) => Ok(container.iterate()?.iter().any(|other| equal(other, item))),
     }
 }
@@ -225,6 +232,7 @@ fn floats(a: &Value, b: &Value) -> Result<Option<(f64, f64)>> {
 /// # Errors
 /// When the values have no such operator, and for what is not supported: whole numbers beyond 128 bits.
 pub(super) fn binary(operator: Binary, a: &Value, b: &Value) -> Result<Value> {
+    fuel::spend(1 + fuel::weight(a) + fuel::weight(b))?;
     if let (Binary::Mod, Value::Str(format)) = (operator, a) {
         return format::printf(format, b).map(Value::str);
     }

@@ -21,6 +21,11 @@ impl Scope {
         self.variables.borrow_mut().insert(name.to_owned(), value);
     }
 
+    /// Forgets its own variables.
+    pub(super) fn clear(&self) {
+        drop(self.variables.take());
+    }
+
     /// The innermost variable of this name.
     pub(super) fn get(&self, name: &str) -> Option<Value> {
         let mut scope = self;

@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
-use super::error::{Error, Result};
-use super::value::{Value, View};
+use super::error::{Error, Result, fail};
+use super::fuel;
+use super::machine::DEPTH;
+use super::value::{Value, View, check_size};
 
 /// `str(value)`, which is what `{{ value }}` prints.
 ///
@@ -11,7 +13,10 @@ use super::value::{Value, View};
 /// For values whose text in Python is an address in memory.
 pub(super) fn display(value: &Value) -> Result<String> {
     match value {
-        Value::Str(text) | Value::Markup(text) => Ok(text.to_string()),
+        Value::Str(text) | Value::Markup(text) => {
+            fuel::spend_text(text.len())?;
+            Ok(text.to_string())
+        }
         Value::Undefined(_) => Ok(String::new()),
         other => repr(other),
     }
@@ -23,11 +28,17 @@ pub(super) fn display(value: &Value) -> Result<String> {
 /// As [`display`].
 pub(super) fn repr(value: &Value) -> Result<String> {
     let mut out = String::new();
-    write_repr(&mut out, value)?;
+    write_repr(&mut out, value, 0)?;
     Ok(out)
 }
 
-fn write_repr(out: &mut String, value: &Value) -> Result<()> {
+fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<()> {
+    // Lists and dicts are checked when they are made. A namespace can be given another one later.
+    if depth > DEPTH {
+        return fail(format!("values are nested deeper than {DEPTH} levels"));
+    }
+    fuel::spend(1 + fuel::weight(value))?;
+    check_size(out.len() as u128)?;
     match value {
         Value::Undefined(_) => out.push_str("Undefined"),
         Value::None => out.push_str("None"),
@@ -43,17 +54,17 @@ fn write_repr(out: &mut String, value: &Value) -> Result<()> {
             quoted(out, text);
             out.push(')');
         }
-        Value::List(list) => sequence(out, "[", &list.items, "]")?,
-        Value::Tuple(tuple) if tuple.items.len() == 1 => sequence(out, "(", &tuple.items, ",)")?,
-        Value::Tuple(tuple) => sequence(out, "(", &tuple.items, ")")?,
-        Value::Group(group) => sequence(out, "(", &[group.0.clone(), group.1.clone()], ")")?,
+        Value::List(list) => sequence(out, "[", &list.items, "]", depth)?,
+        Value::Tuple(tuple) if tuple.items.len() == 1 => sequence(out, "(", &tuple.items, ",)", depth)?,
+        Value::Tuple(tuple) => sequence(out, "(", &tuple.items, ")", depth)?,
+        Value::Group(group) => sequence(out, "(", &[group.0.clone(), group.1.clone()], ")", depth)?,
         Value::Dict(dict) => {
             out.push('{');
             for (i, (key, value)) in dict.items.iter().enumerate() {
                 out.push_str(if i > 0 { ", " } else { "" });
-                write_repr(out, key)?;
+                write_repr(out, key, depth + 1)?;
                 out.push_str(": ");
-                write_repr(out, value)?;
+                write_repr(out, value, depth + 1)?;
             }
             out.push('}');
         }
@@ -69,7 +80,7 @@ fn write_repr(out: &mut String, value: &Value) -> Result<()> {
                 View::Values => "dict_values([",
                 View::Items => "dict_items([",
             };
-            sequence(out, name, &value.iterate()?, "])")?;
+            sequence(out, name, &value.iterate()?, "])", depth)?;
         }
         Value::Namespace(fields) => {
             // Borrowed for change, so that a namespace within itself is noticed.
@@ -77,7 +88,7 @@ fn write_repr(out: &mut String, value: &Value) -> Result<()> {
                 return Err(Error::unsupported("a namespace in itself"));
             };
             out.push_str("<Namespace ");
-            write_repr(out, &Value::Dict(std::rc::Rc::new(fields.clone())))?;
+            write_repr(out, &Value::Dict(std::rc::Rc::new(fields.clone())), depth + 1)?;
             out.push('>');
         }
         Value::Loop(state) => {
@@ -88,11 +99,11 @@ fn write_repr(out: &mut String, value: &Value) -> Result<()> {
     Ok(())
 }
 
-fn sequence(out: &mut String, open: &str, items: &[Value], close: &str) -> Result<()> {
+fn sequence(out: &mut String, open: &str, items: &[Value], close: &str, depth: usize) -> Result<()> {
     out.push_str(open);
     for (i, item) in items.iter().enumerate() {
         out.push_str(if i > 0 { ", " } else { "" });
-        write_repr(out, item)?;
+        write_repr(out, item, depth + 1)?;
     }
     out.push_str(close);
     Ok(())

@@ -10,8 +10,8 @@ use super::WHOLE_NUMBER;
 use super::ast::{Definition, For, Literal};
 use super::error::{Error, Result, fail};
 use super::lexer::whole_number;
-use super::operators;
 use super::scope::Scope;
+use super::{fuel, operators};
 
 /// A value.
 #[derive(Clone)]
@@ -34,13 +34,13 @@ pub(super) enum Value {
     /// `dict.keys()`, `dict.values()` or `dict.items()`.
     View(View, Rc<Dict>),
     /// What filters such as `map` return: values that can be taken once.
-    Generator(Rc<RefCell<std::vec::IntoIter<Value>>>),
+    Generator(Rc<Generator>),
     /// A group of `groupby`: the value that its items share, and the list of them. Otherwise a tuple.
     Group(Rc<(Value, Value)>),
     Namespace(Rc<RefCell<Dict>>),
     Loop(Rc<Loop>),
     Macro(Rc<Macro>),
-    Cycler(Rc<(Vec<Value>, Cell<usize>)>),
+    Cycler(Rc<Cycler>),
     /// The separator, and whether it was used before.
     Joiner(Rc<(Rc<str>, Cell<bool>)>),
     /// A global function.
@@ -59,6 +59,19 @@ pub(super) struct Items {
 #[derive(Clone, Default)]
 pub(super) struct Dict {
     pub(super) items: Vec<(Value, Value)>,
+    depth: usize,
+}
+
+/// Values that can be taken once.
+pub(super) struct Generator {
+    pub(super) items: RefCell<std::vec::IntoIter<Value>>,
+    depth: usize,
+}
+
+/// What `cycler(...)` makes: values that are given in turn.
+pub(super) struct Cycler {
+    pub(super) values: Vec<Value>,
+    pub(super) at: Cell<usize>,
     depth: usize,
 }
 
@@ -81,8 +94,10 @@ pub(super) struct Loop {
     pub(super) items: Vec<Value>,
     /// From 0.
     pub(super) index: Cell<usize>,
-    /// From 0.
+    /// How many recursive loops are around it.
     pub(super) depth: usize,
+    /// Levels of lists and dicts.
+    levels: usize,
     /// What `loop.changed` was last asked about.
     pub(super) seen: RefCell<Option<Vec<Value>>>,
     /// The loop itself and the scope around it, if it is recursive.
@@ -93,6 +108,20 @@ pub(super) struct Loop {
 pub(super) struct Macro {
     pub(super) definition: Arc<Definition>,
     pub(super) scope: Rc<Scope>,
+}
+
+impl Loop {
+    pub(super) fn new(items: Vec<Value>, depth: usize, again: Option<(Arc<For>, Rc<Scope>)>) -> Self {
+        let levels = deepest(&items);
+        Loop { items, index: Cell::new(0), depth, levels, seen: RefCell::new(None), again }
+    }
+}
+
+impl Generator {
+    /// How many items are left.
+    pub(super) fn left(&self) -> usize {
+        self.items.borrow().len()
+    }
 }
 
 impl Range {
@@ -120,6 +149,7 @@ impl Dict {
     /// When the key is a value that can change.
     pub(super) fn insert(&mut self, key: Value, value: Value) -> Result<()> {
         if !key.hashable() {
+            fuel::spend(1)?;
             return fail(format!("a key of a dict cannot be {}", key.kind()));
         }
         self.depth = self.depth.max(1 + value.depth().max(key.depth()));
@@ -152,7 +182,13 @@ impl Value {
     }
 
     pub(super) fn generator(items: Vec<Value>) -> Self {
-        Value::Generator(Rc::new(RefCell::new(items.into_iter())))
+        let depth = deepest(&items);
+        Value::Generator(Rc::new(Generator { items: RefCell::new(items.into_iter()), depth }))
+    }
+
+    pub(super) fn cycler(values: Vec<Value>) -> Self {
+        let depth = deepest(&values);
+        Value::Cycler(Rc::new(Cycler { values, at: Cell::new(0), depth }))
     }
 
     pub(super) fn literal(literal: &Literal) -> Self {
@@ -197,9 +233,9 @@ impl Value {
             Value::List(items) | Value::Tuple(items) => items.depth,
             Value::Dict(dict) | Value::View(_, dict) => dict.depth,
             Value::Group(group) => 1 + group.1.depth(),
-            Value::Generator(items) => {
-                1 + items.borrow().as_slice().iter().map(Value::depth).max().unwrap_or(0)
-            }
+            Value::Generator(generator) => generator.depth,
+            Value::Cycler(cycler) => cycler.depth,
+            Value::Loop(state) => state.levels,
             Value::Namespace(fields) => 1 + fields.try_borrow().map_or(0, |fields| fields.depth),
             Value::Method(method) => 1 + method.0.depth(),
             _ => 0,
@@ -266,6 +302,10 @@ impl Value {
     }
 
     pub(super) fn hashable(&self) -> bool {
+        // A tuple can contain another many times. When nothing is left, the answer does not matter any more.
+        if fuel::spend(1).is_err() {
+            return false;
+        }
         match self {
             Value::List(_) | Value::Dict(_) | Value::View(..) => false,
             Value::Tuple(items) => items.items.iter().all(Value::hashable),
@@ -296,6 +336,12 @@ impl Value {
     /// # Errors
     /// When it has none.
     pub(super) fn iterate(&self) -> Result<Vec<Value>> {
+        let items = self.items()?;
+        fuel::spend(items.len())?;
+        Ok(items)
+    }
+
+    fn items(&self) -> Result<Vec<Value>> {
         Ok(match self {
             Value::Undefined(_) => Vec::new(),
             Value::Str(text) | Value::Markup(text) => {
@@ -313,7 +359,7 @@ impl Value {
                 check_size(range.len() as u128)?;
                 (0..range.len()).map(|i| range.item(i)).collect()
             }
-            Value::Generator(items) => items.borrow_mut().by_ref().collect(),
+            Value::Generator(generator) => generator.items.borrow_mut().by_ref().collect(),
             Value::Group(group) => vec![group.0.clone(), group.1.clone()],
             other => return fail(format!("{} has no items to go through", other.kind())),
         })
@@ -322,16 +368,21 @@ impl Value {
 
 impl Items {
     fn new(items: Vec<Value>) -> Rc<Self> {
-        let depth = 1 + items.iter().map(Value::depth).max().unwrap_or(0);
+        let depth = deepest(&items);
         Rc::new(Items { items, depth })
     }
+}
+
+/// Levels of a value that has these items.
+fn deepest(items: &[Value]) -> usize {
+    1 + items.iter().map(Value::depth).max().unwrap_or(0)
 }
 
 /// # Errors
 /// When a list or text would have too many items.
 pub(super) fn check_size(size: u128) -> Result<()> {
     match size > MOST_ITEMS as u128 {
-        true => Err(Error::new(format!("{size} items at once: at most {MOST_ITEMS} are allowed"))),
+        true => Err(Error::new(format!("{size} items or bytes at once: at most {MOST_ITEMS} are allowed"))),
         false => Ok(()),
     }
 }
