@@ -1,27 +1,18 @@
-//! Ten thousand damaged recipes, rows, weights, configurations and tokenizers. Whatever a file contains, the result is a
-//! plan or one error that names a file: never a panic, a hang, or unbounded memory.
+//! Damaged recipes, rows, weights, configurations, tokenizers, templates and run folders. Whatever a file contains, the
+//! result is a plan or one error that names a file: never a panic, a hang, or unbounded memory.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::process::Command;
 
 use spo_api::Registry;
 use spo_backend_candle as _;
 use spo_objectives as _;
 use spo_runtime::testing::{self, exit_code};
 use test_support::Place;
+use test_support::fuzz::fuzz;
 
-use crate::project;
 use crate::recipes::with_model;
-
-/// Damaged inputs of each of the six kinds.
-const CASES: usize = 1700;
-
-/// The longest time for one case.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The peak memory allowed for this process, in KiB. It needs about 100 MiB.
-const MEMORY: u64 = 1 << 20;
+use crate::resume::killed;
+use crate::{place, project};
 
 const RECIPE: &str = r#"
 [run]
@@ -48,6 +39,23 @@ micro_batch = { tokens = 40 }
 optimizer = { lr = 1e-4, schedule = "cosine", warmup = 0.1 }
 "#;
 
+/// A run that can be killed between its checkpoints.
+const RUN: &str = concat!(
+    tiny!(64, 16),
+    r#"
+[checkpoint]
+every = 4
+minutes = 0
+
+[[stage]]
+name = "sft"
+objective = "sft"
+steps = 16
+batch_size = 16
+optimizer = { lr = 3e-3 }
+"#
+);
+
 /// A model, and rows that fit it.
 fn with_model_and_rows() -> Place {
     let place = with_model();
@@ -70,65 +78,6 @@ fn recipe(place: &Place, rows: &str) -> String {
     }
 }
 
-/// Pseudo-random numbers that depend only on the seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        ((self.0 >> 33) as usize) % n.max(1)
-    }
-}
-
-/// Values that are put in place of others.
-const SPLINTERS: [&[u8]; 18] = [
-    b"0",
-    b"-1",
-    b"1e308",
-    b"1e-308",
-    b"9223372036854775807",
-    b"18446744073709551615",
-    b"4294967296",
-    b"NaN",
-    b"null",
-    b"true",
-    b"\"\"",
-    b"[]",
-    b"{}",
-    b"[[[[[[[[[[[[[[[[[[[[[[[[",
-    b"\xff\xfe\x00",
-    b"\"\xed\xa0\x80\"",
-    b"\n\n",
-    b"{% for x in y %}",
-];
-
-/// Damages a file: flips a bit, truncates it, removes, repeats or inserts a piece, or replaces a number or word.
-fn damage(whole: &[u8], random: &mut Random) -> Vec<u8> {
-    let mut bytes = whole.to_vec();
-    for _ in 0..=random.below(3) {
-        let at = random.below(bytes.len());
-        let end = (at + 1 + random.below(24)).min(bytes.len());
-        match random.below(7) {
-            0 if !bytes.is_empty() => bytes[at] ^= 1 << random.below(8),
-            1 => bytes.truncate(at),
-            2 => drop(bytes.drain(at..end)),
-            3 => {
-                let piece = bytes[at..end].to_vec();
-                bytes.splice(at..at, piece.repeat(1 + random.below(3)));
-            }
-            4 => drop(bytes.splice(at..at, SPLINTERS[random.below(SPLINTERS.len())].iter().copied())),
-            _ => {
-                // The next number or word.
-                let is_word = |b: &u8| b.is_ascii_alphanumeric() || b"._-".contains(b);
-                let Some(start) = bytes[at..].iter().position(is_word).map(|i| at + i) else { continue };
-                let end = bytes[start..].iter().position(|b| !is_word(b)).map_or(bytes.len(), |i| start + i);
-                bytes.splice(start..end, SPLINTERS[random.below(SPLINTERS.len())].iter().copied());
-            }
-        }
-    }
-    bytes
-}
-
 /// Makes plans from inputs of which one file is damaged, each time in another way.
 fn besiege(kind: &str, file: &str, rows: &str) {
     let place = with_model_and_rows();
@@ -138,53 +87,19 @@ fn besiege(kind: &str, file: &str, rows: &str) {
     plan().unwrap();
     let target = place.path(file);
     let whole = std::fs::read(&target).unwrap();
-
-    // If a case takes too long, this prints its number and ends the program.
-    let (alive, watched) = mpsc::channel::<usize>();
-    let watchdog = std::thread::spawn(move || {
-        let mut last = 0;
-        loop {
-            match watched.recv_timeout(PATIENCE) {
-                Ok(case) => last = case,
-                Err(mpsc::RecvTimeoutError::Disconnected) => return,
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    eprintln!("case {last} hangs");
-                    std::process::exit(101);
-                }
-            }
-        }
-    });
-    let mut random = Random(kind.bytes().map(u64::from).sum());
     let mut refused = 0;
-    for case in 0..CASES {
-        alive.send(case).unwrap();
-        let damaged = damage(&whole, &mut random);
-        std::fs::write(&target, &damaged).unwrap();
-        let outcome = catch_unwind(AssertUnwindSafe(plan));
-        let shown = || {
-            let kept = std::env::temp_dir().join(format!("spo-hostile-{kind}-{case}"));
-            std::fs::write(&kept, &damaged).unwrap();
-            format!("{kind} {case}, kept as {}", kept.display())
-        };
-        let Ok(planned) = outcome else { panic!("a panic: {}", shown()) };
-        if let Err(error) = planned {
+    let tried = fuzz(kind, &[whole], &[], |damaged| {
+        std::fs::write(&target, damaged).unwrap();
+        if let Err(error) = plan() {
             refused += 1;
             let said = format!("{error:#}");
-            assert_eq!(exit_code(&error), 2, "{}: {said}", shown());
+            assert_eq!(exit_code(&error), 2, "{said}");
             let name = target.file_name().unwrap().to_str().unwrap();
             let named = [name, "recipe.toml"].iter().any(|name| said.contains(name));
-            assert!(named && said.len() < 4000, "{}: {said}", shown());
+            assert!(named && said.len() < 4000, "{said}");
         }
-    }
-    drop(alive);
-    watchdog.join().unwrap();
-    assert!(refused > CASES / 10, "only {refused} of {CASES} were damaged at all");
-    if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        let peak: u64 = peak.trim().trim_end_matches("kB").trim().parse().unwrap();
-        assert!(peak < MEMORY, "{peak} KiB");
-    }
-    println!("{kind}: {refused} of {CASES} refused");
+    });
+    assert!(refused > tried / 10, "only {refused} of {tried} were damaged at all");
 }
 
 #[test]
@@ -215,4 +130,51 @@ fn damaged_configurations() {
 #[test]
 fn damaged_tokenizers() {
     besiege("tokenizer", "made/sft/tokenizer.json", "rows.jsonl");
+}
+
+#[test]
+fn damaged_templates() {
+    besiege("chat_template", "made/sft/chat_template.jinja", "rows.parquet");
+}
+
+/// Damages one file of a run that was killed. What reads the folder again succeeds, or says in a few lines why not.
+fn besiege_run(kind: &str, file: &str) {
+    let place = place();
+    place.write("recipe.toml", RUN);
+    killed(&place, "whole", "00000008");
+    let whole = std::fs::read(place.path("whole").join(file)).unwrap();
+    fuzz(kind, &[whole], &[], |damaged| {
+        let run = place.path("run");
+        let _ = std::fs::remove_dir_all(&run);
+        let copied = Command::new("cp").arg("-r").arg(place.path("whole")).arg(&run).status().unwrap();
+        assert!(copied.success());
+        std::fs::write(run.join(file), damaged).unwrap();
+        for command in [&["report", "run"][..], &["resume", "run", "--quiet"]] {
+            let outcome = place.run(command);
+            let said = outcome.stderr;
+            assert!((0..=2).contains(&outcome.code) && !said.contains("panicked"), "{command:?}: {said}");
+            assert!(said.len() < 8000, "{command:?}: {said}");
+            assert_eq!(outcome.code == 0, !said.contains("error:"), "{command:?}: {said}");
+        }
+    });
+}
+
+#[test]
+fn damaged_records_of_runs() {
+    besiege_run("run", "run.json");
+}
+
+#[test]
+fn damaged_recipes_of_runs() {
+    besiege_run("run-recipe", "recipe.toml");
+}
+
+#[test]
+fn damaged_logs_of_runs() {
+    besiege_run("run-log", "metrics.jsonl");
+}
+
+#[test]
+fn damaged_checkpoints() {
+    besiege_run("run-checkpoint", "checkpoints/00000008/manifest.json");
 }

@@ -1,5 +1,7 @@
 //! Chat templates, rendered in the same way as in transformers.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::{Map, Value};
 
 use crate::clock::Moment;
@@ -14,6 +16,8 @@ pub struct ChatTemplate {
     special_tokens: Map<String, Value>,
     asks_for_time: bool,
     moment: Moment,
+    /// The file that the template is in, for errors.
+    file: Option<PathBuf>,
 }
 
 impl ChatTemplate {
@@ -24,10 +28,15 @@ impl ChatTemplate {
     /// For a syntax error, and statements that are not supported, with the line.
     pub fn new(source: &str, special_tokens: Map<String, Value>) -> Result<Self> {
         let template = Template::new(source)
-            .map_err(|e| DataError::new(format!("the chat template is malformed: {}", explain(&e))))?;
+            .map_err(|e| DataError::new(format!("the chat template is malformed: {}", explain(&e, None))))?;
         // The name may stand in a comment or text: then the time is taken to matter, which does no harm.
         let asks_for_time = source.contains("strftime_now");
-        Ok(ChatTemplate { template, special_tokens, asks_for_time, moment: Moment::now() })
+        Ok(ChatTemplate { template, special_tokens, asks_for_time, moment: Moment::now(), file: None })
+    }
+
+    /// The template, whose errors name this file.
+    pub(crate) fn in_file(self, file: PathBuf) -> Self {
+        ChatTemplate { file: Some(file), ..self }
     }
 
     /// The template at another moment than the present.
@@ -59,9 +68,10 @@ impl ChatTemplate {
         context.extend(variables.clone());
         context.insert("messages".into(), Value::Array(messages));
         context.insert("add_generation_prompt".into(), add_generation_prompt.into());
-        self.template
-            .render(&context, self.moment.time())
-            .map_err(|e| DataError::new(format!("the chat template refuses the messages: {}", explain(&e))))
+        self.template.render(&context, self.moment.time()).map_err(|e| {
+            let reason = explain(&e, self.file.as_deref());
+            DataError::new(format!("the chat template refuses the messages: {reason}"))
+        })
     }
 }
 
@@ -84,9 +94,10 @@ fn normalized(message: &Message) -> Value {
 }
 
 /// The error's message, with the line of the template.
-fn explain(error: &jinja::Error) -> String {
-    match error.line {
-        0 => error.message.clone(),
-        line => format!("{} (template line {line})", error.message),
+fn explain(error: &jinja::Error, file: Option<&Path>) -> String {
+    match (error.line, file) {
+        (0, _) => error.message.clone(),
+        (line, None) => format!("{} (template line {line})", error.message),
+        (line, Some(file)) => format!("{} ({}:{line})", error.message, file.display()),
     }
 }

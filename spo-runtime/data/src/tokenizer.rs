@@ -26,9 +26,12 @@ const FILES: [&str; 5] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
-    "chat_template.jinja",
+    TEMPLATE,
     "generation_config.json",
 ];
+
+/// The file of the chat template. Older folders have it in `tokenizer_config.json`.
+const TEMPLATE: &str = "chat_template.jinja";
 
 /// The longest of these files, in MiB. A vocabulary of a million tokens takes about 60.
 const LONGEST_FILE: u64 = 256;
@@ -104,10 +107,12 @@ impl Tokenizer {
         stop.dedup();
         let template = match &config.template {
             None => None,
-            Some(source) => Some(
-                ChatTemplate::new(source, config.special_tokens())
-                    .map_err(|e| e.at(&crate::Place::file(folder)))?,
-            ),
+            Some(source) => {
+                let own = files.iter().any(|(name, _)| *name == TEMPLATE);
+                let file = at(if own { TEMPLATE } else { "tokenizer_config.json" });
+                let template = ChatTemplate::new(source, config.special_tokens());
+                Some(template.map_err(|e| e.at(&crate::Place::file(&file)))?.in_file(file))
+            }
         };
         Ok(Tokenizer { inner, config, template, prefix, bos, eos, stop, files })
     }
@@ -294,7 +299,12 @@ impl Vocabulary {
         self.call("tokenize", || {
             let encoding = self.parts.encode("a", true)?;
             let special = encoding.get_special_tokens_mask().iter().take_while(|mask| **mask == 1).count();
-            Ok(encoding.get_ids()[..special].to_vec())
+            let ids = encoding.get_ids()[..special].to_vec();
+            // The post-processor has ids of its own.
+            match ids.iter().find(|id| self.parts.id_to_token(**id).is_none()) {
+                Some(id) => Err(format!("the post-processor adds the token {id}, which has no text").into()),
+                None => Ok(ids),
+            }
         })
     }
 

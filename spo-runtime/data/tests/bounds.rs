@@ -146,8 +146,12 @@ fn parts_that_make_the_library_panic_are_errors() {
     let text = json!({"Sequence": {"id": "A", "type_id": 0}});
     let post =
         json!({"type": "TemplateProcessing", "single": [special, text], "pair": [], "special_tokens": {}});
+    let unknown = json!({"type": "TemplateProcessing", "single": [
+            {"SpecialToken": {"id": "s", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+        ], "pair": [], "special_tokens": {"s": {"id": "s", "ids": [99], "tokens": ["s"]}}});
     let cases = [
         ("/post_processor", post),
+        ("/post_processor", unknown),
         ("/decoder", json!({"type": "Strip", "content": "3", "start": 1_u64 << 60, "stop": 1_u64 << 60})),
         ("/decoder", json!({"type": "Strip", "content": "b", "start": 0, "stop": 7})),
     ];

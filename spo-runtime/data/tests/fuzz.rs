@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use spo_api::Layout;
 use spo_data::{ChatTemplate, Dataset, Fit, Format, Message, Source, Tokenizer};
-use test_support::fuzz::fuzz;
+use test_support::fuzz::{corpus, fuzz};
 
 /// Reads a file in every layout, with a chat template.
 fn read(format: Format, path: &Path, tokenizer: &Tokenizer) {
@@ -47,7 +47,7 @@ fn rows() {
         "\u{feff}",
         "\n",
     ];
-    fuzz("rows", &words, |bytes| {
+    fuzz("rows", &corpus("rows"), &words, |bytes| {
         fs::write(&path, bytes).unwrap();
         read(Format::Jsonl, &path, &tokenizer);
         read(Format::Json, &path, &tokenizer);
@@ -58,7 +58,7 @@ fn rows() {
 fn parquet() {
     let folder = tempfile::tempdir().unwrap();
     let (path, tokenizer) = (folder.path().join("rows.parquet"), chat_tokenizer(folder.path()));
-    fuzz("parquet", &["PAR1", "prompt", "\u{0}\u{0}\u{0}"], |bytes| {
+    fuzz("parquet", &corpus("parquet"), &["PAR1", "prompt", "\u{0}\u{0}\u{0}"], |bytes| {
         fs::write(&path, bytes).unwrap();
         read(Format::Parquet, &path, &tokenizer);
     });
@@ -79,7 +79,7 @@ fn tokenizer() {
     ];
     let folder = tempfile::tempdir().unwrap();
     Tokenizer::characters("ab").save(folder.path()).unwrap();
-    fuzz("tokenizer", &words, |bytes| {
+    fuzz("tokenizer", &corpus("tokenizer"), &words, |bytes| {
         fs::write(folder.path().join("tokenizer.json"), bytes).unwrap();
         let Ok(tokenizer) = Tokenizer::open(folder.path()) else { return };
         for text in ["", "a", " ab</s> é\u{301}b  12", &"ab b".repeat(1000)] {
@@ -113,7 +113,7 @@ fn template() {
         "namespace(x='a')",
         "'%999999999d' % 1",
     ];
-    fuzz("template", &words, |bytes| {
+    fuzz("template", &corpus("template"), &words, |bytes| {
         let source = String::from_utf8_lossy(bytes);
         let Ok(template) = ChatTemplate::new(&source, tokens.clone()) else { return };
         for generation in [false, true] {

@@ -5,10 +5,17 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// How long one input may take, in seconds.
 const SLOW: f64 = 5.0;
+
+/// After how long an input that does not end stops the process, in seconds.
+const HANGS: Duration = Duration::from_secs(60);
+
+/// The peak memory that the process may have, in KiB. Most needs about 100 MiB.
+const MEMORY: u64 = 1 << 20;
 
 /// Longest input, in bytes.
 const LONGEST: usize = 1 << 16;
@@ -31,49 +38,79 @@ const EDGES: [&str; 14] = [
     "NaN",
 ];
 
-/// Tries mutated inputs of the corpus `tests/fuzz/NAME` for `SPO_FUZZ_SECONDS` (one second unless given). `words` are
-/// inserted now and then.
+/// Tries the inputs of a corpus and mutations of them for `SPO_FUZZ_SECONDS` (two seconds unless given), and returns how
+/// many. `words` are inserted now and then. The mutations are the same every time unless `SPO_FUZZ_SEED` is given.
 ///
 /// The input that is being tried is in `target/fuzz/NAME`, so that one which ends the process can be found there.
 ///
 /// # Panics
-/// When an input panics or takes too long. The message names the file that holds it.
-pub fn fuzz(name: &str, words: &[&str], mut attempt: impl FnMut(&[u8])) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let corpus = corpus(&root.join("tests/fuzz").join(name));
-    let current = root.join("target/fuzz").join(name);
+/// When an input panics, takes too long or too much memory. The message names the file that holds it.
+pub fn fuzz(name: &str, corpus: &[Vec<u8>], words: &[&str], mut attempt: impl FnMut(&[u8])) -> u64 {
+    let current = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/fuzz").join(name);
     std::fs::create_dir_all(current.parent().expect("a folder")).expect("a folder for inputs");
-    let seconds = std::env::var("SPO_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1.0);
-    let (began, limit) = (Instant::now(), Duration::from_secs_f64(seconds));
-    // Another seed every time, so that many short runs find more than one; printed to repeat a run.
-    let seed = std::env::var("SPO_FUZZ_SEED").ok().and_then(|text| text.parse().ok());
-    let seed =
-        seed.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().map_or(1, |now| now.as_nanos() as u64) | 1);
-    let mut random = Random(seed);
-    let mut tried = 0_u64;
+    let number =
+        |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a whole number"));
+    let limit = Duration::from_secs(number("SPO_FUZZ_SECONDS").unwrap_or(2));
+    let seed = number("SPO_FUZZ_SEED").unwrap_or(1);
+    let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let (alive, watched) = mpsc::channel::<()>();
+    let shown = current.display().to_string();
+    std::thread::spawn(move || {
+        loop {
+            match watched.recv_timeout(HANGS) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    eprintln!("the input in {shown} does not come to an end");
+                    std::process::exit(101);
+                }
+            }
+        }
+    });
+    let began = Instant::now();
+    let mut tried = 0;
     while tried < corpus.len() as u64 || began.elapsed() < limit {
         let input = match corpus.get(tried as usize) {
             Some(input) => input.clone(),
-            None => mutated(&corpus, words, &mut random),
+            None => mutated(corpus, words, &mut random),
         };
         std::fs::write(&current, &input).expect("a written input");
+        let _ = alive.send(());
         let started = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| attempt(&input)));
         let took = started.elapsed().as_secs_f64();
-        assert!(outcome.is_ok(), "{name}: the input in {} panics (seed {seed})", current.display());
+        assert!(outcome.is_ok(), "{name}: the input in {} fails (seed {seed})", current.display());
         assert!(took < SLOW, "{name}: the input in {} takes {took:.1} s (seed {seed})", current.display());
+        assert!(
+            peak() < MEMORY,
+            "{name}: the input in {} takes {} KiB (seed {seed})",
+            current.display(),
+            peak()
+        );
         tried += 1;
     }
     println!("fuzz {name}: {tried} inputs in {:.0} s, seed {seed}", began.elapsed().as_secs_f64());
+    tried
 }
 
-/// The files of a corpus, in a fixed order.
-fn corpus(folder: &Path) -> Vec<Vec<u8>> {
-    let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+/// The files of the corpus `tests/fuzz/NAME`, in a fixed order.
+///
+/// # Panics
+/// When there are none.
+pub fn corpus(name: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz").join(name);
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
     files.sort();
     assert!(!files.is_empty(), "{} is empty", folder.display());
     files.iter().map(|file| std::fs::read(file).expect("a file")).collect()
+}
+
+/// The peak memory of this process, in KiB; 0 where the system does not say.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or(0)
 }
 
 /// xorshift64*.

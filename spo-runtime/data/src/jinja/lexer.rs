@@ -252,7 +252,7 @@ impl<'a> Lexer<'a> {
     fn number(&mut self) -> Result<()> {
         let rest = self.rest();
         for (prefix, radix) in [("0x", 16), ("0o", 8), ("0b", 2)] {
-            if rest.len() > 2 && rest[..2].eq_ignore_ascii_case(prefix) {
+            if rest.len() > 2 && rest.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(prefix)) {
                 let length = 2 + digits(&rest[2..], radix);
                 let value = i128::from_str_radix(&rest[2..length].replace('_', ""), radix)
                     .map_err(|_| Error::new(format!("not a number: `{}`", &rest[..length])))?;
