@@ -10,6 +10,7 @@ use crate::interpret::Interpreter;
 use crate::report::{Finding, Noticed, Report};
 use crate::row::{Answers, Row};
 use crate::source::Source;
+use crate::special::SpecialTokens;
 use crate::tokenize::tokenize;
 use crate::tokenizer::Tokenizer;
 use crate::window::{Truncation, cut};
@@ -23,13 +24,20 @@ pub struct Fit {
     pub max_length: usize,
     /// What to do with longer rows.
     pub truncation: Truncation,
+    /// What becomes of special tokens in the text of messages.
+    pub special_tokens: SpecialTokens,
     /// Make an error of whatever would be dropped, cut or is doubtful.
     pub strict: bool,
 }
 
 impl Default for Fit {
     fn default() -> Self {
-        Fit { max_length: 1024, truncation: Truncation::default(), strict: false }
+        Fit {
+            max_length: 1024,
+            truncation: Truncation::default(),
+            special_tokens: SpecialTokens::default(),
+            strict: false,
+        }
     }
 }
 
@@ -183,9 +191,8 @@ impl<'a> Builder<'a> {
 
 /// Tokenizes a row and cuts it to the window. Returns no example if the row has to be dropped.
 fn prepare(row: &Row, tokenizer: &Tokenizer, fit: &Fit) -> Result<(Option<Example>, Vec<Noticed>)> {
-    let answers: Vec<_> = row.answers.iter().collect();
-    let (mut tokens, mut noticed) = tokenize(tokenizer, &row.prompt, &answers, &row.variables)?;
-    if answers.iter().any(|answer| answer.is_empty()) {
+    let (mut tokens, mut noticed) = tokenize(tokenizer, row, fit.special_tokens)?;
+    if row.answers.iter().any(|answer| answer.is_empty()) {
         noticed.push(Finding::EmptyAnswer.into());
     }
     if tokens.prompt.is_empty() {

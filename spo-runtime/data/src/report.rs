@@ -26,6 +26,8 @@ pub enum Finding {
     EndOfPrompt,
     /// Kept: an answer of a conversation holds none of the tokens that generation stops at.
     Endless,
+    /// Kept: a message has the text of a special token in it.
+    SpecialToken,
     /// Dropped: the prompt alone fills the window.
     PromptFillsWindow,
     /// Dropped: longer than the window (`truncation = "drop"`).
@@ -48,6 +50,7 @@ impl Finding {
             Finding::EmptyPrompt => "empty prompt",
             Finding::EndOfPrompt => "the end of the prompt is left out",
             Finding::Endless => "no stop token in an answer",
+            Finding::SpecialToken => "a special token in the text of a message",
             Finding::PromptFillsWindow => "the prompt fills max_length",
             Finding::TooLong => "longer than max_length",
             Finding::NothingToScore => "no token of an answer can be scored",

@@ -81,6 +81,20 @@ impl Row {
     }
 }
 
+impl Row {
+    /// The messages of its prompt and answers, if they are conversations.
+    pub(crate) fn messages(&self) -> Option<impl Iterator<Item = &Message>> {
+        let texts = || std::iter::once(&self.prompt).chain(self.answers.iter());
+        let chat = |text: &'_ Text| matches!(text, Text::Chat(_));
+        texts().any(chat).then(|| {
+            texts().flat_map(|text| match text {
+                Text::Chat(messages) => messages.as_slice(),
+                Text::Plain(_) => &[],
+            })
+        })
+    }
+}
+
 impl Text {
     /// Whether there is no text, or only messages without content.
     pub(crate) fn is_empty(&self) -> bool {

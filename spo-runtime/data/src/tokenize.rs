@@ -1,10 +1,11 @@
 //! Converts a row to token ids and finds where the prompt ends and the answers begin.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::error::{DataError, Result};
 use crate::report::{Finding, Noticed};
-use crate::row::Text;
+use crate::row::{Message, Row, Text};
+use crate::special::SpecialTokens;
 use crate::tokenizer::Tokenizer;
 
 /// Token ids of a prompt and its answers.
@@ -16,7 +17,7 @@ pub struct Tokens {
     pub answers: Vec<Vec<u32>>,
 }
 
-/// Tokenizes a prompt with its answers, as TRL does, and tells what is doubtful about a conversation.
+/// Tokenizes a row's prompt with its answers, as TRL does, and tells what is doubtful about a conversation.
 ///
 /// The prompt and each prompt + answer are tokenized separately. The answers begin at the first position
 /// where the ids of any prompt + answer differ from those of the prompt. Prompt tokens after this position
@@ -25,15 +26,25 @@ pub struct Tokens {
 /// conversation, because the chat template ends it.
 pub(crate) fn tokenize(
     tokenizer: &Tokenizer,
-    prompt: &Text,
-    answers: &[&Text],
-    variables: &Map<String, Value>,
+    row: &Row,
+    special: SpecialTokens,
 ) -> Result<(Tokens, Vec<Noticed>)> {
+    let Row { prompt, variables, .. } = row;
+    let answers: Vec<_> = row.answers.iter().collect();
+    let named = row.messages().and_then(|messages| tokenizer.special().first(messages));
+    let hide = named.is_some() && special == SpecialTokens::AsText;
+    let render = |messages: &[Message], generation: bool| {
+        let template = tokenizer.template()?;
+        match hide {
+            true => template.render(&tokenizer.special().hidden(messages), generation, variables),
+            false => template.render(messages, generation, variables),
+        }
+    };
     let prompt_text = match prompt {
         Text::Plain(text) => text.clone(),
         // Templates access the first message, and there is none.
         Text::Chat(messages) if messages.is_empty() => String::new(),
-        Text::Chat(messages) => tokenizer.template()?.render(messages, true, variables)?,
+        Text::Chat(messages) => render(messages, true)?,
     };
     let whole_texts: Vec<_> = answers
         .iter()
@@ -45,14 +56,13 @@ pub(crate) fn tokenize(
                 let end = if answer.ends_with(eos) { "" } else { eos };
                 Ok([prompt, answer.as_str(), end].concat())
             }
-            (Text::Chat(prompt), Text::Chat(answer)) => {
-                tokenizer.template()?.render(&[prompt.as_slice(), answer].concat(), false, variables)
-            }
+            (Text::Chat(prompt), Text::Chat(answer)) => render(&[prompt.as_slice(), answer].concat(), false),
             _ => Err(DataError::new("prompt and answers must both be plain text or both be messages")),
         })
         .collect::<Result<_>>()?;
     let encode = |text: &String| match prompt {
         Text::Plain(_) => tokenizer.encode(text),
+        Text::Chat(_) if hide => tokenizer.encode_hiding(text),
         Text::Chat(_) => tokenizer.encode_rendered(text),
     };
     let prompt_ids = encode(&prompt_text)?;
@@ -64,8 +74,14 @@ pub(crate) fn tokenize(
     };
     let mut noticed = Vec::new();
     if let Text::Chat(_) = prompt {
-        noticed.extend(end_of_prompt(&prompt_text, &whole_texts));
-        noticed.extend(endless(tokenizer, &tokens, answers, &whole_texts));
+        let shown = |text: &String| if hide { tokenizer.special().shown(text) } else { text.clone() };
+        let whole_texts: Vec<_> = whole_texts.iter().map(shown).collect();
+        noticed.extend(end_of_prompt(&shown(&prompt_text), &whole_texts));
+        noticed.extend(endless(tokenizer, &tokens, &answers, &whole_texts));
+    }
+    if let (Some(token), false) = (named, hide) {
+        let detail = format!("{token:?}, which is the token and not its text");
+        noticed.push(Noticed { finding: Finding::SpecialToken, detail });
     }
     Ok((tokens, noticed))
 }

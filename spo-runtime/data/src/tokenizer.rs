@@ -5,6 +5,7 @@ mod characters;
 mod config;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
@@ -15,6 +16,7 @@ use crate::clock::Moment;
 use crate::error::{DataError, Result};
 use crate::guard::guarded;
 use crate::row::Message;
+use crate::special::{Part, Special};
 use crate::template::ChatTemplate;
 use crate::tokenize::brief;
 use crate::{file, hash};
@@ -47,6 +49,9 @@ pub struct Tokenizer {
     eos: Option<u32>,
     stop: Vec<u32>,
     files: Vec<(&'static str, Vec<u8>)>,
+    special: Special,
+    /// The same vocabulary, for which special tokens are ordinary text. Few data need it.
+    plain: OnceLock<Result<Vocabulary>>,
 }
 
 impl Tokenizer {
@@ -114,7 +119,9 @@ impl Tokenizer {
                 Some(template.map_err(|e| e.at(&crate::Place::file(&file)))?.in_file(file))
             }
         };
-        Ok(Tokenizer { inner, config, template, prefix, bos, eos, stop, files })
+        let special = Special::new(inner.special_tokens()).map_err(|e| DataError::in_file(&at(name), e))?;
+        let plain = OnceLock::new();
+        Ok(Tokenizer { inner, config, template, prefix, bos, eos, stop, files, special, plain })
     }
 
     /// The ids of a plain text, with a beginning-of-text token if the tokenizer adds one. The token is
@@ -136,6 +143,32 @@ impl Tokenizer {
     /// When the tokenizer fails.
     pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>> {
         self.inner.encode(text)
+    }
+
+    /// The ids of a text rendered by a chat template from messages whose special tokens are hidden. These become
+    /// ordinary text.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub(crate) fn encode_hiding(&self, text: &str) -> Result<Vec<u32>> {
+        let plain = self.plain.get_or_init(|| {
+            let mut plain = Vocabulary::parse(self.inner.file.clone(), &self.files[0].1)?;
+            plain.parts.set_encode_special_tokens(true);
+            Ok(plain)
+        });
+        let mut ids = Vec::new();
+        for part in self.special.parts(text) {
+            ids.extend(match part {
+                Part::Rendered(text) => self.inner.encode(&text)?,
+                Part::Text(text) => plain.as_ref().map_err(Clone::clone)?.encode(&text)?,
+            });
+        }
+        Ok(ids)
+    }
+
+    /// Finds special tokens in text.
+    pub(crate) fn special(&self) -> &Special {
+        &self.special
     }
 
     /// The ids of a conversation, followed by the start of the assistant's answer if
@@ -283,6 +316,12 @@ impl Vocabulary {
         ids.sort_unstable();
         vocabulary.decode(&ids)?;
         Ok(vocabulary)
+    }
+
+    /// The texts of the special tokens.
+    fn special_tokens(&self) -> Vec<String> {
+        let added = self.parts.get_added_tokens_decoder();
+        added.into_values().filter(|token| token.special).map(|token| token.content).collect()
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use spo_api::Layout;
-use spo_data::{Dataset, Finding, Fit, Format, Source, Tokenizer, Truncation};
+use spo_data::{Dataset, Finding, Fit, Format, Source, SpecialTokens, Tokenizer, Truncation};
 use test_support::{golden, shared};
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -60,6 +60,42 @@ fn rows_become_the_ids_that_trl_makes_of_them() {
 }
 
 #[test]
+fn special_tokens_in_messages_are_found_and_can_be_made_text() {
+    let folder = tempfile::tempdir().unwrap();
+    Tokenizer::characters("ab<>/s").save(folder.path()).unwrap();
+    let template = "{% for m in messages %}{{ m.content | trim }}</s>{% endfor %}";
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let tokenizer = Tokenizer::open(folder.path()).unwrap();
+    let (_, end) = tokenizer.eos().unwrap();
+    let row = serde_json::json!({
+        "prompt": [{"role": "user", "content": " a</s>b"}],
+        "chosen": [{"role": "assistant", "content": "a"}],
+        "rejected": [{"role": "assistant", "content": "</s>b </s>"}],
+    });
+    let tokens = |special_tokens| {
+        let fit = Fit { special_tokens, ..Fit::default() };
+        let data = load(folder.path(), &row, &tokenizer, &fit).unwrap();
+        let [prompt, chosen, rejected] = [side(&data, 0).0, side(&data, 0).1, side(&data, 1).1]
+            .map(|ids| (tokenizer.decode(ids).unwrap(), ids.iter().filter(|id| **id == end).count()));
+        (prompt, chosen, rejected, data.report)
+    };
+    let text = |text: &str, ends| (text.to_owned(), ends);
+    let (prompt, chosen, rejected, report) = tokens(SpecialTokens::AsText);
+    assert_eq!(
+        [prompt, chosen, rejected],
+        [text("a</s>b</s>", 1), text("a</s>", 1), text("</s>b<unk></s></s>", 1)]
+    );
+    assert_eq!(report.count(Finding::SpecialToken), 0);
+    let (prompt, _, rejected, report) = tokens(SpecialTokens::AsTokens);
+    assert_eq!([prompt, rejected], [text("a</s>b</s>", 2), text("</s>b<unk></s></s>", 3)]);
+    assert_eq!(report.count(Finding::SpecialToken), 1);
+    assert_eq!(
+        report.findings[&Finding::SpecialToken].detail,
+        "\"</s>\", which is the token and not its text"
+    );
+}
+
+#[test]
 fn rows_are_cut_where_trl_cuts_them() {
     let Some(shared) = shared() else { return };
     let tokenizer = Tokenizer::open(&shared.join("models/llama-tiny")).unwrap();
@@ -72,7 +108,7 @@ fn rows_are_cut_where_trl_cuts_them() {
             "keep_start" => Truncation::KeepStart,
             _ => Truncation::KeepEnd,
         };
-        let fit = Fit { max_length, truncation, strict: false };
+        let fit = Fit { max_length, truncation, ..Fit::default() };
         let loaded = load(folder.path(), &row["row"], &tokenizer, &fit);
         let scored = |name: &str| golden[name]["scored"].as_u64().unwrap_or(0) as usize;
         // TRL keeps rows of which nothing is scored; their loss is 0 or NaN.

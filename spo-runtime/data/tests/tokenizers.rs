@@ -123,7 +123,7 @@ fn folders_that_do_not_hold_a_tokenizer_are_refused_in_words() {
     MODEL/tokenizer_config.json: eos_token `<end>` is not in the vocabulary of tokenizer.json
     MODEL/tokenizer_config.json: eos_token must be a string or an object with `content`, found 7
     MODEL/tokenizer_config.json: no chat_template is named `default`, only: tool_use
-    MODEL: the chat template is malformed: the template ends where `endfor` is missing (template line 1)
+    MODEL/tokenizer_config.json: the chat template is malformed: the template ends where `endfor` is missing (template line 1)
     MODEL/generation_config.json: eos_token_id must be a token id or a list of them, found "</s>"
     /nowhere: no tokenizer.json in this folder: a tokenizer in the fast (Rust) format is needed
     the tokenizer does not fit the model: it has token ids up to 5, the model knows 4 (the first too many is 4, `b`)

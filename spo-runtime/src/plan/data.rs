@@ -172,7 +172,12 @@ impl Loader<'_> {
         how: &DataSection,
         layout: Layout,
     ) -> anyhow::Result<Arc<Dataset>> {
-        let fit = Fit { max_length: how.max_length, truncation: how.truncation, strict: how.strict };
+        let fit = Fit {
+            max_length: how.max_length,
+            truncation: how.truncation,
+            special_tokens: how.special_tokens,
+            strict: how.strict,
+        };
         let (seed, tokenizer, moment) = (self.seed, self.tokenizer.hash(), self.tokenizer.moment());
         let key = format!("{} {split:?} {layout:?} {fit:?} {seed} {tokenizer} {moment:?}", from.identity());
         if let Some((_, known)) = self.loaded.get(&key) {

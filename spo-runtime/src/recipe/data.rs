@@ -7,7 +7,7 @@ use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use spo_api::ConfigError;
-use spo_data::{Source, Truncation};
+use spo_data::{Source, SpecialTokens, Truncation};
 
 use super::part::{Spec, TaskAlone, text_or_table};
 
@@ -33,6 +33,10 @@ pub(crate) struct DataSection {
     /// the prompt, `drop` leaves them out.
     #[serde(default)]
     pub(crate) truncation: Truncation,
+    /// What the text of a special token in a message becomes: `as_tokens`, the token, as in transformers;
+    /// `as_text`, ordinary text.
+    #[serde(default)]
+    pub(crate) special_tokens: SpecialTokens,
     /// Make it an error when a row cannot be used as it is (empty answers, identical pairs, rows that
     /// do not fit), instead of counting and reporting it.
     #[serde(default)]
