@@ -12,7 +12,7 @@ use test_support::fuzz::{corpus, fuzz};
 /// Reads a file in every layout, with a chat template.
 fn read(format: Format, path: &Path, tokenizer: &Tokenizer) {
     let source = Source { format: Some(format), ..Source::new(path) };
-    source.identity().expect("the file is there");
+    let _ = source.identity();
     for layout in [Layout::Pairs, Layout::Unpaired, Layout::Demonstrations] {
         // An error is as good as rows.
         let _ = Dataset::load(std::slice::from_ref(&source), layout, tokenizer, &Fit::default());

@@ -130,3 +130,18 @@ fn folders_that_do_not_hold_a_tokenizer_are_refused_in_words() {
     "#);
     Tokenizer::characters("abc").check_vocabulary(64).unwrap();
 }
+
+#[test]
+fn a_tokenizer_that_is_random_is_refused() {
+    let bpe = |dropout: Value| {
+        json!({"version": "1.0", "added_tokens": [{"id": 0, "content": "</s>", "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": true}], "normalizer": null, "pre_tokenizer": null,
+            "post_processor": null, "decoder": null, "model": {"type": "BPE", "dropout": dropout, "unk_token": null,
+            "vocab": {"</s>": 0, "a": 1, "b": 2, "<unk>": 3, "<pad>": 4}, "merges": []}})
+    };
+    for steady in [Value::Null, json!(0.0)] {
+        assert!(open(&[("tokenizer.json", bpe(steady))]).is_ok());
+    }
+    let error = open(&[("tokenizer.json", bpe(json!(0.1)))]).err().unwrap();
+    assert!(error.starts_with("MODEL/tokenizer.json: ") && error.contains("dropout"), "{error}");
+}

@@ -60,10 +60,10 @@ impl Decoder for BoundedDecoder {
     }
 }
 
-/// Checks that the model cannot write long texts for short ones.
+/// Checks that the model makes the same tokens of a text every time, and no long texts for short ones.
 ///
 /// # Errors
-/// What is too long.
+/// What is random, or too long.
 pub(super) fn check(model: &ModelWrapper) -> Result<(), String> {
     let (unknown, prefix, suffix) = match model {
         ModelWrapper::BPE(model) => (
@@ -77,6 +77,13 @@ pub(super) fn check(model: &ModelWrapper) -> Result<(), String> {
         ModelWrapper::WordLevel(model) => (Some(&model.unk_token), None, None),
         ModelWrapper::Unigram(_) => (None, None, None),
     };
+    if let ModelWrapper::BPE(model) = model
+        && model.dropout.is_some_and(|dropout| dropout > 0.0)
+    {
+        return Err(
+            "its model has a dropout, which makes other tokens of a text every time: set it to null".into()
+        );
+    }
     let additions =
         [("unk_token", unknown), ("continuing_subword_prefix", prefix), ("end_of_word_suffix", suffix)];
     for (name, text) in additions {
