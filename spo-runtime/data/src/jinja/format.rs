@@ -158,7 +158,7 @@ fn conversion(kind: char, value: &Value, mut spec: Spec) -> Result<String> {
                 },
             };
             spec.kind = Some(kind);
-            let digits = float_digits(x.abs(), kind, spec.precision.unwrap_or(6), spec.alternate);
+            let digits = float_digits(x.abs(), kind, spec.precision.unwrap_or(6), spec.alternate)?;
             spec.zero &= x.is_finite();
             return Ok(padded_number(x.is_sign_negative() && !x.is_nan(), "", &digits, &spec, left));
         }
@@ -219,8 +219,17 @@ fn radix(value: u128, kind: char) -> String {
     }
 }
 
+/// Digits after the point that are left to ask for: a float has at most 1074.
+const MOST_DIGITS: usize = 2000;
+
 /// A float that is not negative, in one of the forms of C.
-fn float_digits(x: f64, kind: char, precision: usize, alternate: bool) -> String {
+///
+/// # Errors
+/// When more digits are asked for than a float can have.
+fn float_digits(x: f64, kind: char, precision: usize, alternate: bool) -> Result<String> {
+    if precision > MOST_DIGITS {
+        return Err(Error::unsupported(format!("a precision above {MOST_DIGITS} digits")));
+    }
     let text = if x.is_nan() {
         "nan".to_owned()
     } else if x.is_infinite() {
@@ -232,7 +241,7 @@ fn float_digits(x: f64, kind: char, precision: usize, alternate: bool) -> String
             _ => general(x, precision.max(1), alternate),
         }
     };
-    if kind.is_ascii_uppercase() { text.to_uppercase() } else { text }
+    Ok(if kind.is_ascii_uppercase() { text.to_uppercase() } else { text })
 }
 
 /// The form `g`: significant digits without zeros at the end, with an exponent where that is shorter.
@@ -440,9 +449,9 @@ fn formatted(value: &Value, spec: &str) -> Result<String> {
 
 fn formatted_float(x: f64, spec: &str, parsed: &Spec) -> Result<String> {
     let digits = match (parsed.kind, parsed.precision) {
-        (Some('%'), precision) => float_digits(x.abs() * 100.0, 'f', precision.unwrap_or(6), false) + "%",
+        (Some('%'), precision) => float_digits(x.abs() * 100.0, 'f', precision.unwrap_or(6), false)? + "%",
         (Some(kind @ ('e' | 'E' | 'f' | 'F' | 'g' | 'G')), precision) => {
-            float_digits(x.abs(), kind, precision.unwrap_or(6), false)
+            float_digits(x.abs(), kind, precision.unwrap_or(6), false)?
         }
         (None, None) => super::text::float(x.abs()),
         _ => return Err(Error::unsupported(format!("the format `{spec}` of a float"))),
