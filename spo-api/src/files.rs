@@ -1,5 +1,5 @@
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::fs::{self, File, FileType};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
 use crate::{Error, Result};
@@ -38,4 +38,73 @@ fn sync_folder(path: &Path) -> std::io::Result<()> {
 #[cfg(not(unix))]
 fn sync_folder(_: &Path) -> std::io::Result<()> {
     Ok(())
+}
+
+/// Opens a regular file. Others are refused before they are opened: opening a pipe waits for its writer, a device may
+/// never end, and what is read twice must be the same twice.
+///
+/// # Errors
+/// When it is not a regular file, or cannot be opened.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let kind = path.metadata()?.file_type();
+    match kind.is_file() {
+        true => File::open(path),
+        false => Err(io::Error::other(format!("is not a regular file but {}", name(kind)))),
+    }
+}
+
+/// Reads a whole regular file of at most `limit` MiB.
+///
+/// # Errors
+/// When it is longer, not a regular file, or cannot be read.
+pub fn read_whole(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    open_regular(path)?.take((limit << 20) + 1).read_to_end(&mut content)?;
+    match content.len() as u64 > limit << 20 {
+        true => Err(io::Error::other(format!("is longer than {limit} MiB, which no such file is"))),
+        false => Ok(content),
+    }
+}
+
+#[cfg(unix)]
+fn name(kind: FileType) -> &'static str {
+    use std::os::unix::fs::FileTypeExt;
+    match kind {
+        kind if kind.is_dir() => "a folder",
+        kind if kind.is_fifo() => "a pipe",
+        kind if kind.is_socket() => "a socket",
+        _ => "a device",
+    }
+}
+
+#[cfg(not(unix))]
+fn name(kind: FileType) -> &'static str {
+    if kind.is_dir() { "a folder" } else { "a device" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_of_a_sensible_length_are_read() {
+        let place = tempfile::tempdir().unwrap();
+        let said = |path: &Path| read_whole(path, 1).unwrap_err().to_string();
+        assert_eq!(said(place.path()), "is not a regular file but a folder");
+        let file = place.path().join("file");
+        let written = File::create(&file).unwrap();
+        written.set_len(1 << 20).unwrap();
+        assert_eq!(read_whole(&file, 1).unwrap().len(), 1 << 20);
+        written.set_len((1 << 20) + 1).unwrap();
+        assert_eq!(said(&file), "is longer than 1 MiB, which no such file is");
+        #[cfg(unix)]
+        {
+            let link = place.path().join("link");
+            std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
+            assert_eq!(said(&link), "is not a regular file but a device");
+            let socket = place.path().join("socket");
+            let _bound = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+            assert_eq!(said(&socket), "is not a regular file but a socket");
+        }
+    }
 }

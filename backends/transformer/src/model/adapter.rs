@@ -181,6 +181,12 @@ impl Tuned {
         }
     }
 
+    /// Checks that the file holds every matrix of the adapter in its shape, without reading any.
+    pub fn check_shapes(&self, decoder: &Decoder) -> Result<()> {
+        let own = decoder.specs.iter().filter(|spec| spec.role.of_adapter());
+        own.map(|spec| self.weights.check(&peft_name(&spec.name), spec)).collect()
+    }
+
     /// The values of an adapter matrix.
     pub fn read(&self, spec: &Spec) -> Result<Vec<f32>> {
         self.weights.read(&peft_name(&spec.name), spec)

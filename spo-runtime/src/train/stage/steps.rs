@@ -48,7 +48,7 @@ impl Training<'_> {
             let took = step_began.elapsed().as_secs_f64();
             let tokens = work.progress.tokens - tokens_before;
             self.reporter.step(step + 1, &metrics, tokens as f64 / took);
-            work.clock.steps.push(took);
+            work.clock.steps.add(took);
             if let (Some(evolution), Some(log)) = (&mut work.evolution, &mut self.logs.diagnostics) {
                 evolution.after_step(&mut *self.plan.session, log, step + 1, &metrics)?;
             }
