@@ -53,6 +53,14 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     }
 }
 
+/// Reads a small file, as configurations, records and indices are: a regular file of at most 64 MiB.
+///
+/// # Errors
+/// Those of [`read_whole`].
+pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    read_whole(path, 64)
+}
+
 /// Reads a whole regular file of at most `limit` MiB.
 ///
 /// # Errors

@@ -26,12 +26,16 @@ fn limits(root: &Path, groups: &str) -> Vec<u64> {
         let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else { continue };
         let (root, file) = match controllers {
             "" => (root.to_owned(), "memory.max"),
-            list if list.split(',').any(|one| one == "memory") => (root.join("memory"), "memory.limit_in_bytes"),
+            list if list.split(',').any(|one| one == "memory") => {
+                (root.join("memory"), "memory.limit_in_bytes")
+            }
             _ => continue,
         };
         for group in Path::new(group.trim_start_matches('/')).ancestors() {
             // "max", or nothing at all, is no limit.
-            found.extend(read_to_string(root.join(group).join(file)).ok().and_then(|n| n.trim().parse::<u64>().ok()));
+            found.extend(
+                read_to_string(root.join(group).join(file)).ok().and_then(|n| n.trim().parse::<u64>().ok()),
+            );
         }
     }
     found

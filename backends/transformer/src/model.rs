@@ -86,16 +86,13 @@ impl<E: Engine> Model<E> {
         };
         size::check(engine.memory(), &decoder, kept, &origin)?;
         let range = decoder.architecture.initializer_range;
-        let parameters = Parameters::upload(
-            engine,
-            &decoder.specs,
-            kept,
-            |id, wanted| match (wanted.role.of_adapter(), &weights, &tuned) {
+        let parameters = Parameters::upload(engine, &decoder.specs, kept, |id, wanted| {
+            match (wanted.role.of_adapter(), &weights, &tuned) {
                 (true, _, Some(tuned)) => tuned.read(wanted),
                 (false, Some(weights), _) => weights.read(wanted),
                 _ => Ok(init::random(wanted, id, spec.seed, range)),
-            },
-        )?;
+            }
+        })?;
         let trained = (0..decoder.specs.len()).filter(|&id| parameters.gradient(id).is_some()).collect();
         let stored = base_weights::stored(&decoder, weights.as_ref());
         Ok(Model { decoder, parameters, adapter, config, source, stored, remarks, trained })

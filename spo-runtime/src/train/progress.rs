@@ -99,10 +99,14 @@ mod tests {
         // The steps of the sample are evenly spread, so that of a ramp has its median in the middle.
         let spread = times.sample.windows(2).all(|two| two[1] - two[0] == times.every as f64);
         assert!(spread && times.sample[0] == 0.0, "{:?}", &times.sample[..4]);
-        assert!((times.median() - f64::from(last) / 2.0).abs() < 2.0 * times.every as f64, "{}", times.median());
+        assert!(
+            (times.median() - f64::from(last) / 2.0).abs() < 2.0 * times.every as f64,
+            "{}",
+            times.median()
+        );
         assert_eq!(times.sum, f64::from(last) * f64::from(last - 1) / 2.0);
         let mut few = StepTimes::default();
-        [3.0, 1.0, 2.0, 5.0].map(|seconds| few.add(seconds));
+        [3.0, 1.0, 2.0, 5.0].into_iter().for_each(|seconds| few.add(seconds));
         assert_eq!(few.median(), 3.0);
     }
 }
