@@ -1,3 +1,4 @@
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, FileType};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
@@ -5,13 +6,13 @@ use std::path::Path;
 use crate::{Error, Result};
 
 /// Creates or replaces `path` with the content that `write` produces, atomically. The content is written to
-/// a temporary file, flushed to disk, and renamed. Then the folder is flushed too, so that the new name
+/// a temporary file beside it, `.NAME.partial`, flushed to disk, and renamed. Then the folder is flushed too, so that the new name
 /// survives a power failure.
 ///
 /// # Errors
 /// Those of `write`, and [`Error::Io`] when the disk is full or the folder is not writable.
 pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let aside = path.with_extension("partial");
+    let aside = path.with_file_name(partial(path.file_name().unwrap_or_default()));
     let failed = |source| Error::io(path, source);
     let file = File::create(&aside).map_err(failed)?;
     let mut writer = BufWriter::with_capacity(1 << 20, &file);
@@ -26,6 +27,14 @@ pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>
         let _ = fs::remove_file(&aside);
     }
     renamed
+}
+
+/// The name of the temporary file. A file system allows 255 bytes.
+fn partial(name: &OsStr) -> OsString {
+    let mut text = name.to_string_lossy().into_owned();
+    let short = (0..=240).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text.truncate(short);
+    format!(".{text}.partial").into()
 }
 
 #[cfg(unix)]
@@ -93,6 +102,23 @@ fn name(kind: FileType) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_beside_a_file_stays_and_long_names_are_written() {
+        let place = tempfile::tempdir().unwrap();
+        let write = |name: &str| {
+            let path = place.path().join(name);
+            write_whole(&path, |out| out.write_all(b"new").map_err(|e| Error::io(&path, e))).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"new");
+        };
+        let mine = place.path().join("report.partial");
+        fs::write(&mine, "mine").unwrap();
+        write("report.html");
+        assert_eq!(fs::read(&mine).unwrap(), b"mine");
+        write(&"x".repeat(255));
+        write(&"ä".repeat(127));
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 4, "nothing is left aside");
+    }
 
     #[test]
     fn only_regular_files_of_a_sensible_length_are_read() {

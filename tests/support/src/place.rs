@@ -78,6 +78,18 @@ impl Place {
         command
     }
 
+    /// Runs a line of a POSIX shell here, in which `$0` is the binary.
+    ///
+    /// # Panics
+    /// When there is no shell.
+    pub fn shell(&self, line: &str) -> std::process::Output {
+        let binary = self.command(&[]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", line]).arg(binary.get_program()).current_dir(self.folder.path());
+        shell.envs(binary.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        shell.output().expect("a shell")
+    }
+
     /// Runs the binary here.
     pub fn run(&self, arguments: &[&str]) -> Outcome {
         self.run_with_input(arguments, "")
