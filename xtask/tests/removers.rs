@@ -49,15 +49,14 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 fn calls(text: &str) -> usize {
     let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
     let code = code.take_while(|line| *line != "mod tests {");
-    let found = |line: &str| {
-        CALLS.iter().map(|call| {
-            let mut starts = line.match_indices(call).map(|(at, _)| &line[..at]);
-            // Not a definition, nor another name that ends like this.
-            let called = |before: &&str| !before.ends_with("fn ") && !before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
-            starts.by_ref().filter(called).count()
-        })
+    // Not a definition, nor another name that ends like this.
+    let is_call =
+        |before: &str| !before.ends_with("fn ") && !before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+    let of_line = |line: &str| -> usize {
+        let starts = |call: &str| line.match_indices(call).filter(|(at, _)| is_call(&line[..*at])).count();
+        CALLS.into_iter().map(starts).sum()
     };
-    code.flat_map(|line| found(line).collect::<Vec<_>>()).sum()
+    code.map(of_line).sum()
 }
 
 #[test]
