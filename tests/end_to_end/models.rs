@@ -166,11 +166,19 @@ fn a_model_whose_numbers_are_not_finite_answers_nothing() {
     let weights = place.path("model/model.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();
     let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    bytes[start..].as_chunks_mut().0.iter_mut().for_each(|number: &mut [u8; 4]| *number = f32::NAN.to_le_bytes());
+    bytes[start..]
+        .as_chunks_mut()
+        .0
+        .iter_mut()
+        .for_each(|number: &mut [u8; 4]| *number = f32::NAN.to_le_bytes());
     std::fs::write(weights, bytes).unwrap();
     let outcome = place.run(&["generate", "model", "1+2="]);
     assert_eq!(outcome.code, 2, "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("model cannot be used") && outcome.stderr.contains("NaN"), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("model cannot be used") && outcome.stderr.contains("NaN"),
+        "{}",
+        outcome.stderr
+    );
 }
 
 #[test]

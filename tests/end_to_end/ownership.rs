@@ -111,7 +111,17 @@ fn an_edited_recipe_proves_nothing_and_one_of_an_early_version_counts() {
 #[test]
 fn a_run_in_a_folder_with_any_name_is_continued_and_the_commands_shown_can_be_pasted() {
     let long = "n".repeat(255);
-    for name in ["it's \"so\"", "back\\slash", "two\nlines", "läufe ü", "$(exit 3)`id`", "-rf", "tab\there", "del\u{7f}", &long] {
+    for name in [
+        "it's \"so\"",
+        "back\\slash",
+        "two\nlines",
+        "läufe ü",
+        "$(exit 3)`id`",
+        "-rf",
+        "tab\there",
+        "del\u{7f}",
+        &long,
+    ] {
         let place = folder();
         let run = toml::Value::from(toml::Table::from_iter([("output".to_owned(), name.into())]));
         place.write("recipe.toml", RECIPE.replace("{ output = \"work\" }", &run.to_string()));
@@ -120,12 +130,17 @@ fn a_run_in_a_folder_with_any_name_is_continued_and_the_commands_shown_can_be_pa
         let shown = folder.to_str().unwrap();
         for command in ["resume", "mass", "report"] {
             let outcome = place.run(&[command, shown]);
-            assert!(outcome.code == 0 || outcome.stderr.contains("held-out rows"), "{name:?} {command}: {}", outcome.stderr);
+            assert!(
+                outcome.code == 0 || outcome.stderr.contains("held-out rows"),
+                "{name:?} {command}: {}",
+                outcome.stderr
+            );
         }
         // A run that is not finished: the message names the command that continues it.
         std::fs::remove_file(folder.join("summary.json")).unwrap();
         let error = place.run(&["recipe.toml", "--quiet"]).stderr;
-        let command = error.split_once("`spo-run ").and_then(|(_, rest)| rest.split_once("` continues")).unwrap().0;
+        let command =
+            error.split_once("`spo-run ").and_then(|(_, rest)| rest.split_once("` continues")).unwrap().0;
         // What a terminal would obey is shown as an escape; the rest is as it has to be typed.
         if !name.contains('\u{7f}') {
             let line = format!("\"$0\" {command} --quiet");

@@ -52,7 +52,10 @@ fn as_stranger(place: &Place, arguments: &[&str]) -> Outcome {
 fn asks(outcome: &Outcome, library: &str) {
     assert_eq!(outcome.code, 2, "{}{}", outcome.stdout, outcome.stderr);
     let said = &outcome.stderr;
-    assert!(said.contains(library) && said.contains("`--trust-plugins`") && said.lines().count() == 1, "{said}");
+    assert!(
+        said.contains(library) && said.contains("`--trust-plugins`") && said.lines().count() == 1,
+        "{said}"
+    );
 }
 
 #[test]
@@ -77,7 +80,10 @@ fn commands_on_a_run_load_only_what_this_user_has_run() {
 fn a_recipe_given_by_hand_is_run_and_remembered_with_all_it_lists() {
     let place = run();
     // It lists a library of which it uses no part.
-    place.write("other.toml", recipe("./libmine.so").replace("hostile", "dpo").replace("\"run\"", "\"other\""));
+    place.write(
+        "other.toml",
+        recipe("./libmine.so").replace("hostile", "dpo").replace("\"run\"", "\"other\""),
+    );
     as_stranger(&place, &["other.toml", "--quiet"]).success();
     as_stranger(&place, &["resume", "other"]).success();
     as_stranger(&place, &["resume", "run"]).success();
@@ -115,7 +121,10 @@ fn libraries_in_the_search_path_are_the_users_own() {
 #[test]
 fn a_sweep_and_its_cells_go_on_without_a_question() {
     let place = run();
-    place.write("sweep.toml", format!("sweep = {{ seeds = [1, 2] }}\n{}", recipe("./libmine.so").replace("\"run\"", "\"sweep\"")));
+    place.write(
+        "sweep.toml",
+        format!("sweep = {{ seeds = [1, 2] }}\n{}", recipe("./libmine.so").replace("\"run\"", "\"sweep\"")),
+    );
     place.run(&["sweep.toml", "--quiet"]).success();
     std::fs::remove_file(place.path("sweep/base,seed=2/summary.json")).unwrap();
     asks(&as_stranger(&place, &["resume", "sweep", "--quiet"]), "libmine.so");

@@ -50,8 +50,9 @@ fn calls(text: &str) -> usize {
     let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
     let code = code.take_while(|line| *line != "mod tests {");
     // Not a definition, nor another name that ends like this.
-    let is_call =
-        |before: &str| !before.ends_with("fn ") && !before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+    let is_call = |before: &str| {
+        !before.ends_with("fn ") && !before.ends_with(|c: char| c.is_alphanumeric() || c == '_')
+    };
     let of_line = |line: &str| -> usize {
         let starts = |call: &str| line.match_indices(call).filter(|(at, _)| is_call(&line[..*at])).count();
         CALLS.into_iter().map(starts).sum()
@@ -70,7 +71,8 @@ fn every_remover_is_listed_with_its_proof() {
     let found: BTreeMap<String, usize> = files.iter().map(count).filter(|(_, calls)| *calls > 0).collect();
     let text = fs::read_to_string(root().join("docs/reliability.md")).expect("text");
     let (_, section) = text.split_once(SECTION).expect("the section of the list");
-    let rows = section.split("\n## ").next().unwrap_or_default().lines().filter(|line| line.starts_with("| `"));
+    let rows =
+        section.split("\n## ").next().unwrap_or_default().lines().filter(|line| line.starts_with("| `"));
     let listed: BTreeMap<String, usize> = rows
         .map(|row| {
             let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
