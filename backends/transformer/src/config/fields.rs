@@ -127,10 +127,7 @@ impl Fields<'_> {
     /// The type in which the weights were published.
     pub fn dtype(&self) -> Result<String> {
         let known = ["float32", "float64", "bfloat16", "float16"];
-        ["dtype", "torch_dtype"]
-            .map(|key| self.only_text(key, &known))
-            .into_iter()
-            .collect::<Result<()>>()?;
+        ["dtype", "torch_dtype"].into_iter().try_for_each(|key| self.only_text(key, &known))?;
         Ok(self.maybe_text("dtype")?.or(self.maybe_text("torch_dtype")?).unwrap_or("float32").to_owned())
     }
 }

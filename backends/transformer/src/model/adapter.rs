@@ -184,8 +184,8 @@ impl Tuned {
 
     /// Checks that the file holds every matrix of the adapter in its shape, without reading any.
     pub fn check_shapes(&self, decoder: &Decoder) -> Result<()> {
-        let own = decoder.specs.iter().filter(|spec| spec.role.of_adapter());
-        own.map(|spec| self.weights.check(&peft_name(&spec.name), spec)).collect()
+        let mut own = decoder.specs.iter().filter(|spec| spec.role.of_adapter());
+        own.try_for_each(|spec| self.weights.check(&peft_name(&spec.name), spec))
     }
 
     /// The values of an adapter matrix.

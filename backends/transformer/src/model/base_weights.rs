@@ -59,8 +59,8 @@ impl BaseWeights {
 
     /// Checks that the files hold every parameter of a decoder in its shape, without reading any.
     pub fn check(&self, decoder: &Decoder) -> Result<()> {
-        let base = decoder.specs.iter().filter(|spec| !spec.role.of_adapter());
-        base.map(|spec| self.weights.check(self.stored(&spec.name), spec)).collect()
+        let mut base = decoder.specs.iter().filter(|spec| !spec.role.of_adapter());
+        base.try_for_each(|spec| self.weights.check(self.stored(&spec.name), spec))
     }
 
     pub fn read(&self, spec: &Spec) -> Result<Vec<f32>> {
