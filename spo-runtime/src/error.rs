@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::shell::word;
+
 /// Unusable user input (a recipe, data, a model folder, an argument), found before training begins. The exit
 /// code is 2.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +60,7 @@ pub(crate) fn report(error: &anyhow::Error) -> String {
     });
     let hint = match unfinished {
         Some(Unfinished { folder, resume: Some(does) }) if exit_code(error) != 2 && !again => {
-            format!("\n`spo-run resume {}` {does}", folder.display())
+            format!("\n`spo-run resume {}` {does}", word(folder))
         }
         _ => String::new(),
     };

@@ -10,7 +10,7 @@
 //! | `plan` | turns a recipe into everything a run needs, and checks it before training |
 //! | `store` | files that are written atomically; independent of training |
 //! | `recipe` | the recipe's format, and the parts it names |
-//! | `error`, `stop`, `reporter` | errors and exit codes, signals, output to the user |
+//! | `error`, `stop`, `reporter`, `shell` | errors and exit codes, signals, output to the user |
 //!
 //! A run passes through these layers in order: `recipe::document` reads the TOML, `recipe` defines its keys,
 //! `recipe::compose` builds the objectives and steps it names, `plan` loads and checks everything, and
@@ -24,6 +24,7 @@ mod error;
 mod plan;
 mod recipe;
 mod reporter;
+mod shell;
 mod stop;
 mod store;
 mod sweep;

@@ -6,6 +6,7 @@ pub(crate) mod folders;
 pub(crate) mod generation;
 pub(crate) mod libraries;
 mod machine;
+pub(crate) mod memory;
 pub(crate) mod provenance;
 pub(crate) mod stage;
 mod tokens;
@@ -29,6 +30,8 @@ use crate::reporter::Reporter;
 use crate::stop::Stop;
 use crate::store::cache::Cache;
 use crate::store::{output, ownership};
+
+use memory::Forecast;
 
 use data::{Datasets, Loader, Parts, tokenizer};
 
@@ -58,6 +61,15 @@ pub(crate) struct Checked {
     data: Datasets,
     /// Information on the opened models, by specification.
     models: BTreeMap<String, ModelInfo>,
+    /// Whether recipes pass that will need more memory than the machine has.
+    force: bool,
+}
+
+impl Checked {
+    /// Nothing so far. With `force`, recipes pass that will need more memory than the machine has.
+    pub(crate) fn new(force: bool) -> Self {
+        Checked { force, ..Checked::default() }
+    }
 }
 
 /// A recipe with its parts, before the model is opened.
@@ -131,7 +143,16 @@ impl Plan {
             }
         };
         draft.check_fit(document, &info)?;
+        if !checked.force {
+            Forecast::new(&draft.recipe, &draft.spec, &info, &draft.stages).check(document)?;
+        }
         Ok(draft.recipe)
+    }
+
+    /// The memory that the run will need at least.
+    pub(crate) fn memory(&self) -> Forecast {
+        let spec = model_spec(&self.recipe, &self.tokenizer);
+        Forecast::new(&self.recipe, &spec, &self.session.info(), &self.stages)
     }
 
     /// What the user should know before training, one line per item.
@@ -271,6 +292,17 @@ impl Draft {
     fn check_optimizers(&self, document: &Document, session: &mut dyn Session) -> Result<(), BadInput> {
         for (stage, spec) in self.stages.iter().zip(&self.recipe.stage) {
             let part = &spec.optimizer.part;
+            // A backend keeps only those moments in another type that it keeps itself.
+            if let Some(kept) = self.recipe.backend.options.get("moments").filter(|kept| *kept != "f32")
+                && stage.optimizer.kernel().is_none()
+            {
+                let message = format!(
+                    "{kept} would have no effect on `{}`, the optimizer of stage `{}`, which the backend does not run itself: \
+                     leave `moments` out, or take `adamw`",
+                    part.name, spec.name
+                );
+                return Err(document.error("backend.options.moments", message));
+            }
             let taken = session.adopt_optimizer(stage.optimizer.kernel().as_ref());
             let taken = taken.map_err(|e| document.error(&part.place, e.to_string()))?;
             if stage.optimizer.needs_kernel() && !taken {

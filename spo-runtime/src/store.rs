@@ -8,4 +8,8 @@ pub(crate) mod logs;
 pub(crate) mod output;
 pub(crate) mod ownership;
 pub(crate) mod scores;
+pub(crate) mod trust;
 pub(crate) mod write;
+
+/// The longest log, state or file of scores that is read, in MiB.
+pub(crate) const LARGE: u64 = 4096;

@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use spo_api::{Registry, nearest};
+use spo_api::{Registry, nearest, read_small};
 use spo_data::{Moment, hash};
 
 use crate::error::{BadInput, Unfinished};
-use crate::plan::{Checked, Plan};
+use crate::plan::{Checked, Plan, libraries};
 use crate::recipe::document::Document;
 use crate::recipe::{Recipe, Sweep};
 use crate::reporter::Reporter;
@@ -30,14 +30,21 @@ use cells::{Cell, Plot};
 const DEFINITION: &str = "sweep.json";
 const RECIPE: &str = "sweep.toml";
 
-/// Runs all cells that are not complete, then shows the results.
+/// Runs all cells that are not complete, then shows the results. With `force`, also cells that will need more memory than
+/// the machine has.
 ///
 /// # Errors
 /// [`BadInput`] before anything starts if a cell cannot be run; another error if a cell failed or a signal
 /// arrived.
-pub(crate) fn run(registry: &mut Registry, document: &Document, reporter: &Reporter) -> anyhow::Result<()> {
+pub(crate) fn run(
+    registry: &mut Registry,
+    document: &Document,
+    reporter: &Reporter,
+    force: bool,
+) -> anyhow::Result<()> {
     let stop = Stop::on_signals()?;
-    let (recipe, sweep, plot, recipes) = prepare(registry, document)?;
+    let (recipe, sweep, plot, recipes) = prepare(registry, document, force)?;
+    libraries::remember(document, &plot.plugins);
     let folder = recipe.run.output.clone().unwrap_or_default();
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let _lock = output::lock(&folder)?;
@@ -62,8 +69,8 @@ pub(crate) fn run(registry: &mut Registry, document: &Document, reporter: &Repor
         write::write_text(&folder.join(format!("{}.toml", cell.name)), &text)?;
     }
     let libraries = &plot.plugins;
-    let job =
-        launch::Job { sweep: &sweep, folder: &folder, cells: &plot.cells, recipes: &recipes, libraries };
+    let cells = &plot.cells;
+    let job = launch::Job { sweep: &sweep, folder: &folder, cells, recipes: &recipes, libraries, force };
     stop.begin();
     let outcome = launch::launch(&job, &stop, reporter);
     let results = table::Results::read(&folder, &plot);
@@ -82,7 +89,7 @@ pub(crate) fn run(registry: &mut Registry, document: &Document, reporter: &Repor
 /// # Errors
 /// [`BadInput`] for the first cell that cannot be run.
 pub(crate) fn check(registry: &mut Registry, document: &Document) -> anyhow::Result<Listing> {
-    let (_, _, plot, recipes) = prepare(registry, document)?;
+    let (_, _, plot, recipes) = prepare(registry, document, false)?;
     let cells = plot.cells.into_iter().zip(recipes);
     let cells = cells.map(|(cell, recipe)| Listed { name: cell.name, shares: recipe.cache.stages }).collect();
     Ok(Listing { baseline: plot.baseline, cells })
@@ -119,6 +126,7 @@ impl fmt::Display for Listing {
 fn prepare(
     registry: &mut Registry,
     document: &Document,
+    force: bool,
 ) -> anyhow::Result<(Recipe, Sweep, Plot, Vec<Recipe>)> {
     let mut base = document.to_recipe()?;
     let sweep = base.sweep.clone().unwrap_or_default();
@@ -138,11 +146,10 @@ fn prepare(
         }
     };
     // A sweep that goes on in its folder keeps its moment.
-    let earlier =
-        || serde_json::from_slice::<Plot>(&std::fs::read(output.join(DEFINITION)).ok()?).ok()?.moment;
+    let earlier = || serde_json::from_slice::<Plot>(&read_small(&output.join(DEFINITION)).ok()?).ok()?.moment;
     let moment = base.run.moment.or_else(earlier).unwrap_or_else(Moment::now);
     let mut recipes = Vec::new();
-    let mut checked = Checked::default();
+    let mut checked = Checked::new(force);
     for cell in &cells {
         let resolved = document.changed(&changes(cell, &name, &output, moment)).map_err(anyhow::Error::from);
         let recipe = resolved.and_then(|document| Plan::check(registry, &document, &mut checked));
@@ -164,8 +171,9 @@ fn unclaimed(document: &Document, output: &Path, cells: &[Cell]) -> Result<(), B
     let of_cells = cells.iter().flat_map(|cell| ["toml", "log"].map(|kind| format!("{}.{kind}", cell.name)));
     let own = [DEFINITION, RECIPE, "results.csv", "results.parquet"].map(str::to_owned);
     // A sweep that died between its first two files has left the first.
-    let begun =
-        |path: &Path| path.ends_with(RECIPE) && std::fs::read_to_string(path).ok() == document.to_toml().ok();
+    let begun = |path: &Path| {
+        path.ends_with(RECIPE) && read_small(path).ok() == document.to_toml().ok().map(String::into_bytes)
+    };
     let taken = |path: &PathBuf| path.exists() && !begun(path);
     match own.into_iter().chain(of_cells).map(|name| output.join(name)).find(taken) {
         None => Ok(()),

@@ -16,6 +16,7 @@ mod enumerable;
 #[cfg(target_os = "linux")]
 mod faults;
 mod hostile;
+mod limits;
 mod models;
 mod nonfinite;
 mod optimizers;
@@ -27,6 +28,8 @@ mod resume;
 mod sweep;
 mod training;
 mod trl;
+#[cfg(target_os = "linux")]
+mod trust;
 
 use std::path::{Path, PathBuf};
 

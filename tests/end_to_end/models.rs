@@ -161,6 +161,27 @@ fn generate_stops_at_the_context_and_says_what_it_does() {
 }
 
 #[test]
+fn a_model_whose_numbers_are_not_finite_answers_nothing() {
+    let place = folder();
+    let weights = place.path("model/model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[start..]
+        .as_chunks_mut()
+        .0
+        .iter_mut()
+        .for_each(|number: &mut [u8; 4]| *number = f32::NAN.to_le_bytes());
+    std::fs::write(weights, bytes).unwrap();
+    let outcome = place.run(&["generate", "model", "1+2="]);
+    assert_eq!(outcome.code, 2, "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("model cannot be used") && outcome.stderr.contains("NaN"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
 fn stop_tokens_of_the_model_end_answers() {
     let place = folder();
     std::fs::remove_file(place.path("model/generation_config.json")).ok();

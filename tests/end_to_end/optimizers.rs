@@ -140,6 +140,11 @@ fn an_optimizer_that_the_backend_cannot_run_is_refused_before_training() {
     let eight_bits = stages("name = \"adamw-8bit\", lr = 1e-3");
     let halved = format!("[backend]\noptions = {{ moments = \"bf16\" }}\n{}{eight_bits}", tiny!(16, 4));
     refused(&halved, ["stage[1].optimizer", "works with the optimizer `adamw` only"]);
+    for name in ["sgd", "lion", "rmsprop"] {
+        let other = stages(&format!("name = \"{name}\", lr = 1e-3"));
+        let halved = format!("[backend]\noptions = {{ moments = \"bf16\" }}\n{}{other}", tiny!(16, 4));
+        refused(&halved, ["backend.options.moments", &format!("`{name}`, the optimizer of stage `second`")]);
+    }
     let enumerable = r#"
         [backend]
         name = "tabular"

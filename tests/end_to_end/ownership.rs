@@ -91,6 +91,67 @@ fn an_earlier_run_is_replaced_and_what_lies_beside_it_stays() {
 }
 
 #[test]
+fn an_edited_recipe_proves_nothing_and_one_of_an_early_version_counts() {
+    let place = folder();
+    place.run(&["recipe.toml", "--quiet"]).success();
+    let (recipe, record) = (place.read("work/recipe.toml"), place.read("work/run.json"));
+    place.write("work/recipe.toml", recipe.replace("\"second\"", "\"third\""));
+    place.write("work/third/notes.md", "mine");
+    let third = ["--set", "run.overwrite=true", "--set", "stage.1.name=third"];
+    assert!(refused(&place, "recipe.toml", &third).contains("work/third is there already"));
+    // Runs of early versions have their recipe nowhere else.
+    let mut early: serde_json::Value = serde_json::from_str(&record).unwrap();
+    early.as_object_mut().unwrap().remove("recipe");
+    place.write("work/run.json", early.to_string());
+    place.write("work/recipe.toml", recipe);
+    place.run(&["recipe.toml", "--quiet", "--set", "run.overwrite=true"]).success();
+    assert_eq!(place.read("work/third/notes.md"), "mine");
+}
+
+#[test]
+fn a_run_in_a_folder_with_any_name_is_continued_and_the_commands_shown_can_be_pasted() {
+    let long = "n".repeat(255);
+    for name in [
+        "it's \"so\"",
+        "back\\slash",
+        "two\nlines",
+        "läufe ü",
+        "$(exit 3)`id`",
+        "-rf",
+        "tab\there",
+        "del\u{7f}",
+        &long,
+    ] {
+        let place = folder();
+        let run = toml::Value::from(toml::Table::from_iter([("output".to_owned(), name.into())]));
+        place.write("recipe.toml", RECIPE.replace("{ output = \"work\" }", &run.to_string()));
+        place.run(&["recipe.toml", "--quiet"]).success();
+        let folder = place.path(name);
+        let shown = folder.to_str().unwrap();
+        for command in ["resume", "mass", "report"] {
+            let outcome = place.run(&[command, shown]);
+            assert!(
+                outcome.code == 0 || outcome.stderr.contains("held-out rows"),
+                "{name:?} {command}: {}",
+                outcome.stderr
+            );
+        }
+        // A run that is not finished: the message names the command that continues it.
+        std::fs::remove_file(folder.join("summary.json")).unwrap();
+        let error = place.run(&["recipe.toml", "--quiet"]).stderr;
+        let command =
+            error.split_once("`spo-run ").and_then(|(_, rest)| rest.split_once("` continues")).unwrap().0;
+        // What a terminal would obey is shown as an escape; the rest is as it has to be typed.
+        if !name.contains('\u{7f}') {
+            let line = format!("\"$0\" {command} --quiet");
+            let ended = place.shell(&line);
+            assert!(ended.status.success(), "{line}: {}", String::from_utf8_lossy(&ended.stderr));
+            assert!(folder.join("summary.json").exists(), "{line}");
+        }
+    }
+}
+
+#[test]
 fn what_a_run_reads_is_never_written_over() {
     let place = folder();
     place.run(&["recipe.toml", "--quiet"]).success();

@@ -18,7 +18,7 @@ pub(crate) fn example(name: &str) -> PathBuf {
 }
 
 /// Compiles the hostile plugin with these definitions.
-fn hostile(place: &Place, name: &str, definitions: &[&str]) -> String {
+pub(crate) fn hostile(place: &Place, name: &str, definitions: &[&str]) -> String {
     compile(place, "cc", &format!("lib{name}.so"), definitions)
 }
 

@@ -44,6 +44,10 @@ impl Memory for CandleMemory {
         self.dtype.as_str()
     }
 
+    fn capacity(&self) -> Option<u64> {
+        self.device.is_cpu().then(spo_api::machine::memory).flatten()
+    }
+
     fn upload(&self, values: Vec<f32>, shape: &[usize], precision: Precision) -> Result<Tensor> {
         let tensor = Tensor::from_vec(values, shape, &self.device).map_err(failed)?;
         tensor.to_dtype(self.type_of(precision)).map_err(failed)

@@ -7,7 +7,7 @@ use std::path::Path;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
-use spo_api::{Error, Result, Vector, write_whole};
+use spo_api::{Error, Result, Vector, read_small, read_whole, write_whole};
 
 use crate::config::Config;
 use crate::session::TabularSession;
@@ -58,8 +58,11 @@ fn bad(path: &Path, what: impl std::fmt::Display) -> Error {
     Error::Model(format!("{}: {what}", path.display()))
 }
 
+/// The longest file, in MiB. A model has at most 76 MiB of parameters; a saved state holds vectors of that size.
+const LONGEST: u64 = 4096;
+
 fn bytes_of(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| Error::io(path, e))
+    read_whole(path, LONGEST).map_err(|e| Error::io(path, e))
 }
 
 /// Writes a model folder.
@@ -79,7 +82,8 @@ pub(crate) fn save(session: &TabularSession, folder: &Path) -> Result<()> {
 /// Opens a model folder.
 pub(crate) fn open(folder: &Path) -> Result<TabularSession> {
     let path = folder.join("config.json");
-    let config: Value = serde_json::from_slice(&bytes_of(&path)?).map_err(|e| bad(&path, e))?;
+    let text = read_small(&path).map_err(|e| Error::io(&path, e))?;
+    let config: Value = serde_json::from_slice(&text).map_err(|e| bad(&path, e))?;
     let parsed = Config::parse(&config, &path.display().to_string())?;
     let path = folder.join("model.safetensors");
     let bytes = bytes_of(&path)?;

@@ -60,6 +60,10 @@ impl Memory for TchMemory {
         name(self.compute)
     }
 
+    fn capacity(&self) -> Option<u64> {
+        (self.device == Device::Cpu).then(spo_api::machine::memory).flatten()
+    }
+
     fn upload(&self, values: Vec<f32>, shape: &[usize], precision: Precision) -> Result<Array> {
         let made = self.tensor_of(&values, shape, self.kind_of(precision));
         made.map(Array).of(&format!("upload of {shape:?}"), &[])

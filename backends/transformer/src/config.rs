@@ -11,7 +11,7 @@ use spo_api::{Error, Result, nearest};
 
 pub use architecture::ModelType;
 pub(crate) use architecture::{Architecture, Family};
-use fields::Fields;
+pub(crate) use fields::Fields;
 pub(crate) use rotary::{Rope, Scaling};
 
 /// Parses a configuration in the older format (`rope_theta`, `torch_dtype`) or in that of transformers 5

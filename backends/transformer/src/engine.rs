@@ -27,6 +27,8 @@ pub trait Memory {
     fn device(&self) -> String;
     /// The name of [`Precision::Compute`]'s type: `f32`, `bf16`.
     fn dtype(&self) -> &'static str;
+    /// Bytes of memory for arrays, where a request for more does not fail but fills the machine; `None` where it fails.
+    fn capacity(&self) -> Option<u64>;
 
     /// Creates a tensor with these values, in row-major order.
     fn upload(&self, values: Vec<f32>, shape: &[usize], precision: Precision) -> Result<Self::Tensor>;

@@ -3,6 +3,7 @@
 pub(crate) mod adapter;
 mod base_weights;
 mod init;
+mod size;
 mod tables;
 
 use std::path::PathBuf;
@@ -62,6 +63,7 @@ impl<E: Engine> Model<E> {
                 ));
             }
             weights.check_unused(&decoder)?;
+            weights.check(&decoder)?;
         }
         let tuned = spec.adapter.as_ref().and_then(|a| a.path.as_deref()).map(Tuned::open).transpose()?;
         let mut adapter = spec.adapter.clone();
@@ -72,25 +74,25 @@ impl<E: Engine> Model<E> {
             adapter::attach(&mut decoder, adapter)?;
             if let Some(tuned) = &tuned {
                 tuned.check(&decoder, adapter)?;
+                tuned.check_shapes(&decoder)?;
                 remarks.extend(tuned.remarks(source.as_deref()));
             }
         }
         let adapted = spec.adapter.is_some();
+        let kept = |wanted: &Spec| match &weights {
+            _ if wanted.role.of_adapter() == adapted => Kept::Trained,
+            Some(weights) if wanted.role == Role::Matrix && weights.in_half(wanted) => Kept::Half,
+            _ => Kept::Frozen,
+        };
+        size::check(engine.memory(), &decoder, kept, &origin)?;
         let range = decoder.architecture.initializer_range;
-        let parameters = Parameters::upload(
-            engine,
-            &decoder.specs,
-            |wanted| match &weights {
-                _ if wanted.role.of_adapter() == adapted => Kept::Trained,
-                Some(weights) if wanted.role == Role::Matrix && weights.in_half(wanted) => Kept::Half,
-                _ => Kept::Frozen,
-            },
-            |id, wanted| match (wanted.role.of_adapter(), &weights, &tuned) {
+        let parameters = Parameters::upload(engine, &decoder.specs, kept, |id, wanted| {
+            match (wanted.role.of_adapter(), &weights, &tuned) {
                 (true, _, Some(tuned)) => tuned.read(wanted),
                 (false, Some(weights), _) => weights.read(wanted),
                 _ => Ok(init::random(wanted, id, spec.seed, range)),
-            },
-        )?;
+            }
+        })?;
         let trained = (0..decoder.specs.len()).filter(|&id| parameters.gradient(id).is_some()).collect();
         let stored = base_weights::stored(&decoder, weights.as_ref());
         Ok(Model { decoder, parameters, adapter, config, source, stored, remarks, trained })

@@ -4,7 +4,10 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use spo_api::abi::{self, PluginTable};
-use spo_api::{Entry, Library, Registry};
+use spo_api::{Entry, Library, Registry, read_whole};
+
+/// The longest library, in MiB.
+const LONGEST: u64 = 4096;
 
 /// Why a library was not loaded. The message names its file and tells the user what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +56,7 @@ pub fn load_with(
 /// Whether a library may have a part of one of these names: they are in its file, as its table of contents is. This
 /// runs no code. A file that cannot be read may have anything: loading it says what is wrong.
 pub fn may_have(path: &Path, names: &[&str]) -> bool {
-    let Ok(bytes) = std::fs::read(path) else { return true };
+    let Ok(bytes) = read_whole(path, LONGEST) else { return true };
     names.iter().any(|name| bytes.windows(name.len()).any(|here| here == name.as_bytes()))
 }
 
@@ -70,7 +73,7 @@ fn load_if(
     if registry.libraries().any(|library| library.path == path) {
         return Ok(());
     }
-    let bytes = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
+    let bytes = read_whole(path, LONGEST).map_err(|e| refuse(e.to_string()))?;
     let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     if registry.libraries().any(|library| library.sha256 == sha256) {
         return Ok(());

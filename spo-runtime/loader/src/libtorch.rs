@@ -101,7 +101,8 @@ pub fn version(folder: &Path) -> Option<String> {
     // `__version__ = '2.11.0+cu130'`, or just the number.
     let text = ["version.py", "build-version"]
         .iter()
-        .find_map(|name| std::fs::read_to_string(folder.join(name)).ok())?;
+        .find_map(|name| spo_api::read_small(&folder.join(name)).ok())?;
+    let text = String::from_utf8_lossy(&text);
     let line = text.lines().find(|line| line.contains("__version__ =")).or_else(|| text.lines().next())?;
     let start = line.find(|c: char| c.is_ascii_digit())?;
     let number = line[start..].split(|c: char| !c.is_ascii_digit() && c != '.').next()?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use spo_api::{read_small, read_whole};
 
 use crate::Error;
 
@@ -235,7 +236,8 @@ pub fn runs(paths: &[PathBuf]) -> Result<Vec<Run>, Error> {
 /// Says which file cannot be read, and why.
 pub fn recipe(folder: &Path) -> Result<Value, String> {
     let path = folder.join("recipe.toml");
-    let text = std::fs::read_to_string(&path).map_err(|e| e.to_string());
+    let text = read_small(&path).map_err(|e| e.to_string());
+    let text = text.and_then(|text| String::from_utf8(text).map_err(|e| e.to_string()));
     let recipe = text.and_then(|text| toml::from_str::<Value>(&text).map_err(|e| e.message().to_owned()));
     recipe.map_err(|why| format!("{} cannot be read: {why}", path.display()))
 }
@@ -279,9 +281,12 @@ fn first_difference(one: &Value, other: &Value, path: &str) -> Option<String> {
     }
 }
 
+/// The longest log that is read, in MiB.
+const LONGEST: u64 = 4096;
+
 /// A file of JSON; `None` if it cannot be read.
 fn json(path: &Path) -> Option<Value> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    serde_json::from_slice(&read_small(path).ok()?).ok()
 }
 
 fn is_run(folder: &Path) -> bool {
@@ -413,7 +418,8 @@ impl Run {
         if !path.is_file() {
             return Ok(None);
         }
-        let bytes = std::fs::read(&path).map_err(|e| Error::Input(format!("{}: {e}", path.display())))?;
+        let bytes =
+            read_whole(&path, LONGEST).map_err(|e| Error::Input(format!("{}: {e}", path.display())))?;
         let text = String::from_utf8_lossy(&bytes);
         let mut lines = Vec::new();
         for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {

@@ -39,10 +39,11 @@ impl Table {
         self.columns.first().map_or(0, |(_, column)| column.len())
     }
 
-    /// As CSV, with a line of names; missing values are empty.
+    /// As CSV, with a line of names; missing values are empty. A name or text that a spreadsheet would take for a formula
+    /// begins with an apostrophe, which makes it a text there.
     pub fn csv(&self) -> Vec<u8> {
         let mut writer = csv::Writer::from_writer(Vec::new());
-        let names = self.columns.iter().map(|(name, _)| name.clone()).collect();
+        let names = self.columns.iter().map(|(name, _)| no_formula(name)).collect();
         let row = |row| self.columns.iter().map(|(_, column)| column.text(row)).collect();
         let mut records = std::iter::once::<Vec<String>>(names).chain((0..self.rows()).map(row));
         let written = records.try_for_each(|record| writer.write_record(record));
@@ -89,7 +90,7 @@ impl Column {
             value.map_or(String::new(), |value| value.to_string())
         }
         match self {
-            Column::Text(values) => values[row].clone(),
+            Column::Text(values) => no_formula(&values[row]),
             Column::Flag(values) => values[row].to_string(),
             Column::Count(values) => known(values[row]),
             Column::Number(values) => known(values[row]),
@@ -131,12 +132,35 @@ impl Column {
     }
 }
 
+/// A text that no spreadsheet runs: those that begin like a formula get an apostrophe in front.
+fn no_formula(text: &str) -> String {
+    match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        true => format!("'{text}"),
+        false => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use parquet::file::reader::FileReader;
     use parquet::file::serialized_reader::SerializedFileReader;
 
     use super::*;
+
+    #[test]
+    fn a_spreadsheet_runs_no_text_of_a_table() {
+        let texts = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "a=1", ""];
+        let table = Table::default()
+            .with("=name", Column::Text(texts.map(str::to_owned).to_vec()))
+            .with("loss", Column::Number(vec![Some(-0.5); texts.len()]));
+        let csv = table.csv();
+        let mut read = csv::Reader::from_reader(&csv[..]);
+        assert_eq!(read.headers().unwrap(), vec!["'=name", "loss"]);
+        let rows: Vec<_> = read.records().map(Result::unwrap).collect();
+        let seen: Vec<&str> = rows.iter().map(|row| &row[0]).collect();
+        assert_eq!(seen, ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\t=1", "a=1", ""]);
+        assert!(rows.iter().all(|row| &row[1] == "-0.5"), "numbers stay numbers");
+    }
 
     #[test]
     fn both_forms_say_the_same() {

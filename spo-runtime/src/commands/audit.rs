@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use spo_api::{Objective, Part, Passes, Progress, Registry, Result, Session, Vector};
 use spo_data::epoch_order;
 
+use super::options::TrustArguments;
 use super::saved_run::SavedRun;
 use crate::error::BadInput;
 use crate::plan::view::View;
@@ -32,6 +33,8 @@ use measured::Measured;
 pub(crate) struct AuditArguments {
     /// The folder of a run on a backend in f64 (`backend.name = "tabular"`) whose stages saved their models.
     run: PathBuf,
+    #[command(flatten)]
+    trust: TrustArguments,
     /// Audit at the end of this stage, on its objective and its training rows; by default the last.
     #[arg(long)]
     stage: Option<String>,
@@ -100,7 +103,7 @@ fn audit(registry: &mut Registry, arguments: &AuditArguments) -> anyhow::Result<
         let message = "error: --inner-steps, --batches, --inner-lr and --lr must be greater than 0, --lambda at least 0";
         return Err(BadInput(message.into()).into());
     }
-    let mut run = SavedRun::open(registry, &arguments.run)?;
+    let mut run = SavedRun::open(registry, &arguments.run, arguments.trust.trust_plugins)?;
     let names: Vec<String> = run.plan.stages.iter().map(|s| s.recipe.name.clone()).collect();
     let name = arguments.stage.as_ref().unwrap_or_else(|| names.last().expect("a run has stages"));
     let Some(index) = names.iter().position(|n| n == name) else {

@@ -9,6 +9,7 @@ use spo_data::{Dataset, Example, Report, Tokenizer};
 
 use super::options::OverrideArguments;
 use crate::plan::Plan;
+use crate::plan::memory::Forecast;
 use crate::recipe::document::Document;
 use crate::reporter::say;
 use crate::sweep;
@@ -36,6 +37,7 @@ impl CheckArguments {
             return Ok(());
         }
         let plan = Plan::new(registry, &document)?;
+        plan.memory().check(&document)?;
         say(&if self.json { as_json(&plan).to_string() } else { as_text(&plan) });
         Ok(())
     }
@@ -62,8 +64,8 @@ fn as_text(plan: &Plan) -> String {
             samples(&mut out, train, &plan.tokenizer);
         }
     }
-    let (weights, training) = memory(plan);
-    let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    let Forecast { weights, training, .. } = plan.memory();
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let _ = writeln!(
         out,
         "\nmemory: {:.0} MiB of weights, {:.0} MiB of gradient and moments (f32), activations on top",
@@ -105,7 +107,7 @@ fn as_json(plan: &Plan) -> Value {
             "rows": rows.map(|example| sample(example, &plan.tokenizer)).collect::<Vec<_>>(),
         })
     });
-    let (weights, training) = memory(plan);
+    let Forecast { weights, training, .. } = plan.memory();
     json!({
         "name": plan.name,
         "model": {
@@ -149,10 +151,4 @@ fn sample(example: &Example, tokenizer: &Tokenizer) -> Value {
         json!({ "reads": tokens(&group.prompt), "scores": scores.collect::<Vec<_>>() })
     });
     json!({ "place": example.place.to_string(), "groups": groups.collect::<Vec<_>>() })
-}
-
-/// Bytes of the weights, and of the gradient and the optimizer's moments, without activations.
-fn memory(plan: &Plan) -> (usize, usize) {
-    let info = plan.session.info();
-    (4 * info.parameters, 12 * info.trainable)
 }

@@ -59,7 +59,13 @@ impl GenerateArguments {
             seed: how.seed,
             stop: tokenizer.stop_tokens().to_vec(),
         };
-        let answers = session.generate(&prompts, &sampling)?;
+        let answers = session.generate(&prompts, &sampling).map_err(|error| match error {
+            // There is nothing here that could have made them so but the model.
+            spo_api::Error::NonFinite(problem) => {
+                BadInput(format!("error: {} cannot be used: {problem}", self.model.model.display())).into()
+            }
+            other => anyhow::Error::from(other),
+        })?;
         let ended = |ids: &[u32]| ids.last().is_some_and(|id| sampling.stop.contains(id));
         let text = |ids: &Vec<u32>| tokenizer.decode(&ids[..ids.len() - usize::from(ended(ids))]);
         let texts: Vec<String> = answers.iter().map(text).collect::<Result<_, _>>()?;

@@ -7,6 +7,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use spo_api::Registry;
 use spo_data::Tokenizer;
 
+use super::options::TrustArguments;
 use super::saved_run::SavedRun;
 use crate::error::BadInput;
 use crate::plan::fit;
@@ -18,6 +19,8 @@ use crate::train::evaluate::mass::{Change, Ledger, Story, ledgers, stories};
 pub(crate) struct MassArguments {
     /// The folder of a run whose stages saved their models.
     run: PathBuf,
+    #[command(flatten)]
+    trust: TrustArguments,
     /// Tell of this stage alone.
     #[arg(long)]
     stage: Option<String>,
@@ -42,7 +45,7 @@ impl MassArguments {
 /// # Errors
 /// [`BadInput`] if the folder holds no run, or the run has no such stage or no held-out rows.
 fn mass(registry: &mut Registry, arguments: &MassArguments) -> anyhow::Result<String> {
-    let run = SavedRun::open(registry, &arguments.run)?;
+    let run = SavedRun::open(registry, &arguments.run, arguments.trust.trust_plugins)?;
     let stages = &run.plan.stages;
     let wanted = |name: &str| arguments.stage.as_deref().is_none_or(|stage| stage == name);
     if !stages.iter().any(|s| wanted(&s.recipe.name)) {

@@ -17,6 +17,21 @@ pub(crate) struct OverrideArguments {
 }
 
 #[derive(clap::Args)]
+pub(crate) struct MemoryArguments {
+    /// Go on even if the forecast says that the memory of this machine is not enough.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct TrustArguments {
+    /// Load the libraries that the run's folder names, though you have made no run with them yourself. Loading a
+    /// library runs its code.
+    #[arg(long)]
+    pub(crate) trust_plugins: bool,
+}
+
+#[derive(clap::Args)]
 pub(crate) struct SpeechArguments {
     /// Speak JSON, one object a line.
     #[arg(long, conflicts_with = "quiet")]

@@ -1,5 +1,6 @@
 //! `spo-run plugin`: creates a plugin, or tests one.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
@@ -16,6 +17,7 @@ use spo_loader::{library, search};
 use crate::error::BadInput;
 use crate::recipe::document::Document;
 use crate::reporter::say;
+use crate::shell::word;
 
 #[derive(Subcommand)]
 pub(crate) enum PluginCommand {
@@ -98,7 +100,7 @@ fn begin(new: &New<'_>) -> anyhow::Result<()> {
     say(&format!(
         "made {}; next:\n  cd {}\n  {build}\n  spo-run plugin test {library}",
         folder.display(),
-        folder.display()
+        word(&folder)
     ));
     Ok(())
 }
@@ -168,14 +170,15 @@ impl Test {
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
         let mut stderr = child.stderr.take().expect("piped");
         let words = std::thread::spawn(move || {
-            let mut words = Vec::new();
-            let _ = stderr.read_to_end(&mut words);
-            String::from_utf8_lossy(&words).into_owned()
+            let mut words = Tail::default();
+            let _ = std::io::copy(&mut stderr, &mut words);
+            words.text()
         });
         let (send, events) = mpsc::channel();
         std::thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                let Ok(event) = serde_json::from_str::<Event>(&line) else { continue };
+            let mut stdout = stdout;
+            while let Some(line) = line(&mut stdout) {
+                let Ok(event) = serde_json::from_slice::<Event>(&line) else { continue };
                 if send.send(event).is_err() {
                     return;
                 }
@@ -208,6 +211,60 @@ impl Test {
             let checks = if report.failed == 1 { "check" } else { "checks" };
             bail!("{} {checks} failed", report.failed);
         }
+        Ok(())
+    }
+}
+
+/// The longest line that is kept of what a worker prints, in bytes. Its events are shorter; a plugin may print anything.
+const LONGEST: u64 = 1 << 20;
+
+/// The next line, or its beginning; `None` at the end.
+fn line(from: &mut impl BufRead) -> Option<Vec<u8>> {
+    let mut line = Vec::new();
+    from.by_ref().take(LONGEST).read_until(b'\n', &mut line).ok().filter(|length| *length > 0)?;
+    if !line.ends_with(b"\n") {
+        from.skip_until(b'\n').ok()?;
+    }
+    Some(line)
+}
+
+/// The beginning and the end of what a worker prints on standard error. However much a plugin prints, this is all that
+/// is kept.
+#[derive(Default)]
+struct Tail {
+    begin: Vec<u8>,
+    end: VecDeque<u8>,
+    left_out: u64,
+}
+
+impl Tail {
+    /// Bytes kept of each.
+    const KEPT: usize = 1 << 13;
+
+    fn text(self) -> String {
+        let begin = String::from_utf8_lossy(&self.begin).into_owned();
+        let end: Vec<u8> = self.end.into();
+        let end = String::from_utf8_lossy(&end);
+        match self.left_out {
+            0 => begin + &end,
+            n => format!("{begin}\n... ({n} bytes are left out)\n{end}"),
+        }
+    }
+}
+
+impl Write for Tail {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let (first, rest) = bytes.split_at(bytes.len().min(Self::KEPT - self.begin.len()));
+        self.begin.extend(first);
+        let rest_kept = &rest[rest.len().saturating_sub(Self::KEPT)..];
+        let full = (self.end.len() + rest_kept.len()).saturating_sub(Self::KEPT);
+        self.end.drain(..full);
+        self.end.extend(rest_kept);
+        self.left_out += (rest.len() - rest_kept.len() + full) as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
 }
@@ -262,5 +319,43 @@ impl Report {
     fn close(&self) -> String {
         let skipped = if self.skipped > 0 { format!(", {} skipped", self.skipped) } else { String::new() };
         format!("{} passed, {} failed{skipped}", self.passed, self.failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_much_is_printed_little_is_kept() {
+        let mut few = Tail::default();
+        few.write_all(b"few ").unwrap();
+        few.write_all(b"words").unwrap();
+        assert_eq!(few.text(), "few words");
+        let mut many = Tail::default();
+        for i in 0..100_000 {
+            many.write_all(format!("{i}\n").as_bytes()).unwrap();
+        }
+        many.write_all(&[b'x'; 3 * Tail::KEPT]).unwrap();
+        let text = many.text();
+        assert!(text.len() < 2 * Tail::KEPT + 100, "{}", text.len());
+        assert!(text.starts_with("0\n1\n2\n") && text.ends_with("xxx"));
+        // What is left out, and what is kept, is what was printed.
+        let printed = (0..100_000).map(|i: u32| i.to_string().len() + 1).sum::<usize>() + 3 * Tail::KEPT;
+        assert!(
+            text.contains(&format!("({} bytes are left out)", printed - 2 * Tail::KEPT)),
+            "{}",
+            &text[..9000]
+        );
+    }
+
+    #[test]
+    fn a_line_without_end_is_cut_and_the_next_one_read() {
+        let endless = [vec![b'x'; 3 << 20], b"\n{}\nlast".to_vec()].concat();
+        let mut from = BufReader::new(&endless[..]);
+        assert_eq!(line(&mut from).unwrap().len() as u64, LONGEST);
+        assert_eq!(line(&mut from).unwrap(), b"{}\n");
+        assert_eq!(line(&mut from).unwrap(), b"last");
+        assert_eq!(line(&mut from), None);
     }
 }

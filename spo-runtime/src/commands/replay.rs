@@ -8,6 +8,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use spo_api::{Evaluation, LogProbs, Objective, Registry, Session, Statistics, Vector};
 use spo_data::{Dataset, MicroBatch};
 
+use super::options::TrustArguments;
 use super::resume;
 use crate::error::BadInput;
 use crate::plan::Plan;
@@ -24,11 +25,13 @@ use crate::train::step::rows::{Assembled, Batch};
 pub(crate) struct ReplayArguments {
     /// The run's folder, or that of one batch in its `nonfinite` folder.
     run: PathBuf,
+    #[command(flatten)]
+    trust: TrustArguments,
 }
 
 impl ReplayArguments {
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
-        say(&replay(registry, &self.run)?);
+        say(&replay(registry, &self.run, self.trust.trust_plugins)?);
         Ok(())
     }
 }
@@ -38,10 +41,10 @@ impl ReplayArguments {
 ///
 /// # Errors
 /// [`BadInput`] if there is none, or if the run's data or model no longer exist.
-fn replay(registry: &mut Registry, path: &Path) -> anyhow::Result<String> {
+fn replay(registry: &mut Registry, path: &Path, trusted: bool) -> anyhow::Result<String> {
     let (run, folder) = find(path)?;
     let incident = Incident::read(&folder)?;
-    let document = resume::enter(registry, &run)?;
+    let document = resume::enter(registry, &run, trusted)?;
     let mut plan = Plan::new(registry, &document)?;
     let found = Found::read(&folder).with_context(|| format!("{} is damaged", folder.display()))?;
     let Some(index) = plan.stages.iter().position(|stage| stage.recipe.name == incident.stage) else {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use spo_api::Registry;
 
-use super::options::{OverrideArguments, SpeechArguments};
+use super::options::{MemoryArguments, OverrideArguments, SpeechArguments};
 use crate::error::BadInput;
 use crate::recipe::document::Document;
 use crate::sweep;
@@ -17,6 +17,8 @@ pub(crate) struct RunArguments {
     #[command(flatten)]
     overrides: OverrideArguments,
     #[command(flatten)]
+    memory: MemoryArguments,
+    #[command(flatten)]
     speech: SpeechArguments,
 }
 
@@ -25,8 +27,8 @@ impl RunArguments {
         let recipe = self.recipe.as_ref().ok_or_else(|| BadInput("error: which recipe?".into()))?;
         let document = Document::read(recipe, &self.overrides.set)?;
         match document.get("sweep") {
-            Some(_) => sweep::run(registry, &document, &self.speech.reporter()),
-            None => run::run(registry, &document, self.speech.reporter()),
+            Some(_) => sweep::run(registry, &document, &self.speech.reporter(), self.memory.force),
+            None => run::run(registry, &document, self.speech.reporter(), self.memory.force),
         }
     }
 }

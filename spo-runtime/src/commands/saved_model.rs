@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use spo_api::{Adapter, ModelSource, ModelSpec, Registry, Session};
+use spo_api::{Adapter, ModelSource, ModelSpec, Registry, Session, read_small};
 use spo_data::Tokenizer;
 
 use crate::error::BadInput;
@@ -37,7 +37,8 @@ impl SavedModel {
             folders::adapter(adapter).map_err(|e| BadInput(format!("error: --adapter: {e}")))?;
         }
         let mut tokenizer = Tokenizer::open(&self.model).map_err(|e| BadInput(format!("error: {e}")))?;
-        tokenizer.stop_at(&generation::stop_tokens(&self.model));
+        let stop = generation::stop_tokens(&self.model).map_err(|e| BadInput(format!("error: {e}")))?;
+        tokenizer.stop_at(&stop);
         libraries::load_if_unknown(registry, &[("backend", &self.backend)], None)?;
         let backend = registry.backend(&self.backend, &json!({}))?;
         let spec = ModelSpec {
@@ -61,14 +62,14 @@ impl SavedModel {
 fn adapter(folder: &Path) -> Result<Adapter, BadInput> {
     let file = folder.join("adapter_config.json");
     let bad = |what: String| BadInput(format!("error: {}: {what}", file.display()));
-    let text = std::fs::read_to_string(&file).map_err(|e| bad(e.to_string()))?;
-    let config: Value = serde_json::from_str(&text).map_err(|e| bad(format!("not valid JSON: {e}")))?;
+    let text = read_small(&file).map_err(|e| bad(e.to_string()))?;
+    let config: Value = serde_json::from_slice(&text).map_err(|e| bad(format!("not valid JSON: {e}")))?;
     let rank = config["r"].as_u64().filter(|rank| *rank > 0);
     let rank =
         rank.ok_or_else(|| bad(format!("`r` must be a positive whole number, got {}", config["r"])))?;
-    let alpha = config["lora_alpha"].as_f64();
-    let alpha =
-        alpha.ok_or_else(|| bad(format!("`lora_alpha` must be a number, got {}", config["lora_alpha"])))?;
+    let alpha = config["lora_alpha"].as_f64().filter(|alpha| *alpha > 0.0);
+    let alpha = alpha
+        .ok_or_else(|| bad(format!("`lora_alpha` must be a number above 0, got {}", config["lora_alpha"])))?;
     // PEFT then divides by the root of the rank instead of the rank.
     let factor = if config["use_rslora"] == true { (rank as f64).sqrt() } else { 1.0 };
     let path = Some(folder.to_owned());

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde_json::Value;
-use spo_api::{Backend, ModelSource, ModelSpec, Registry, Session};
+use spo_api::{Backend, ModelSource, ModelSpec, Registry, Session, read_small};
 
 use crate::error::BadInput;
 use crate::plan::{Plan, folders, libraries, model_spec};
@@ -23,16 +23,16 @@ impl SavedRun {
     ///
     /// # Errors
     /// [`BadInput`] if it holds no run, or if something its recipe names no longer exists.
-    pub(crate) fn open(registry: &mut Registry, folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open(registry: &mut Registry, folder: &Path, trusted: bool) -> anyhow::Result<Self> {
         let recipe = folder.join("recipe.toml");
         if !recipe.exists() {
             let message = format!("error: {} holds no run: it has no recipe.toml", folder.display());
             return Err(BadInput(message).into());
         }
-        let record = std::fs::read(folder.join("run.json")).unwrap_or_default();
+        let record = read_small(&folder.join("run.json")).unwrap_or_default();
         let record: Value = serde_json::from_slice(&record).unwrap_or_default();
         let document = Document::read(&recipe, &[])?;
-        libraries::load_again(registry, &document, &record)?;
+        libraries::load_again(registry, &document, &record, trusted)?;
         let plan = Plan::new(registry, &document)?;
         let choice = &plan.recipe.backend;
         let backend = registry.backend(&choice.name, &Value::Object(choice.options.clone()))?;

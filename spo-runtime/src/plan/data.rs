@@ -308,7 +308,8 @@ pub(super) fn tokenizer(document: &Document, recipe: &Recipe) -> Result<Tokenize
     folders::tokenizer(folder).map_err(|message| document.error(at, message))?;
     let mut tokenizer = Tokenizer::open(folder).map_err(|e| document.error(at, e.to_string()))?;
     if let Some(model) = &recipe.model.path {
-        tokenizer.stop_at(&generation::stop_tokens(model));
+        let stop = generation::stop_tokens(model).map_err(|e| document.error("model.path", e))?;
+        tokenizer.stop_at(&stop);
     }
     Ok(tokenizer)
 }

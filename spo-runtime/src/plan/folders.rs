@@ -2,11 +2,13 @@
 //! because the usual mistakes (another kind of folder, weights in another format, files that were not
 //! downloaded) can be named by a look at the names of the files.
 
-use std::fs;
 use std::io::Read;
 use std::path::{Component, Path};
 
 use serde_json::Value;
+use spo_api::{open_regular, read_small};
+
+use crate::shell::word;
 
 /// Endings of weights in formats that are not read.
 const FOREIGN: [&str; 8] = [".bin", ".gguf", ".ggml", ".pth", ".pt", ".h5", ".msgpack", ".ckpt"];
@@ -107,8 +109,9 @@ fn names(folder: &Path, wanted: &str) -> Result<Vec<String>, String> {
     if !folder.exists() {
         let hub = hub_name(folder).map_or(String::new(), |name| {
             format!(
-                "; if it is the name of a model on a hub: nothing is downloaded here, so fetch it (`hf download {name} \
-                 --local-dir FOLDER`) and give the folder"
+                "; if it is the name of a model on a hub: nothing is downloaded here, so fetch it (`hf download {} \
+                 --local-dir FOLDER`) and give the folder",
+                word(Path::new(name))
             )
         });
         return Err(exists(folder).err().unwrap_or_default() + &hub);
@@ -139,7 +142,7 @@ fn hub_name(path: &Path) -> Option<&str> {
 
 /// The base model that an adapter names.
 fn base_model(adapter: &Path) -> Option<String> {
-    let text = fs::read(adapter.join("adapter_config.json")).ok()?;
+    let text = read_small(&adapter.join("adapter_config.json")).ok()?;
     let config: Value = serde_json::from_slice(&text).ok()?;
     config["base_model_name_or_path"].as_str().map(str::to_owned)
 }
@@ -212,12 +215,14 @@ fn pointers(folder: &Path, names: &[String]) -> Result<(), String> {
 /// Whether a file is a pointer of Git LFS (its specification, version 1).
 fn is_pointer(path: &Path) -> bool {
     let mut begin = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(64).read_to_end(&mut begin));
+    let read = open_regular(path).and_then(|file| file.take(64).read_to_end(&mut begin));
     read.is_ok() && begin.starts_with(b"version https://git-lfs")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// What is said of a folder with these files.

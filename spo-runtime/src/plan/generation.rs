@@ -1,8 +1,12 @@
 //! What a model's own files say about generation.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde_json::Value;
+use spo_api::read_small;
+
+const FILE: &str = "generation_config.json";
 
 /// Settings of `generation_config.json` that change even greedy answers and are not applied, each with the
 /// number that changes nothing.
@@ -41,11 +45,29 @@ const OF_SAMPLING: [(&str, f64); 8] = [
     ("eta_cutoff", 0.0),
 ];
 
+/// The content of one of a model's own files, if it is there.
+///
+/// # Errors
+/// A message that names the file, if it cannot be read, or is no table of JSON.
+fn config(folder: &Path, name: &str) -> Result<Option<Value>, String> {
+    let path = folder.join(name);
+    let shown = path.display();
+    let text = match read_small(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(|e| format!("{shown}: {e}"))?,
+    };
+    let config: Value = serde_json::from_slice(&text).map_err(|e| format!("{shown}: not valid JSON: {e}"))?;
+    match config.is_object() {
+        true => Ok(Some(config)),
+        false => Err(format!("{shown}: must be a JSON object")),
+    }
+}
+
 /// Tells which settings of a folder's `generation_config.json` transformers would apply and `spo-run` does not.
 /// `None` if there are none, or no such file.
 pub(crate) fn unapplied(folder: &Path) -> Option<String> {
-    let path = folder.join("generation_config.json");
-    let config: Value = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
+    let path = folder.join(FILE);
+    let config = config(folder, FILE).ok()??;
     let changes = |(key, neutral): &(&str, f64)| {
         let value = &config[*key];
         let off = match value {
@@ -68,17 +90,28 @@ pub(crate) fn unapplied(folder: &Path) -> Option<String> {
 
 /// The tokens that end an answer by a model's own files: those of `generation_config.json`, or without it those
 /// of `config.json`, as in transformers. Empty if neither names one.
-pub(crate) fn stop_tokens(folder: &Path) -> Vec<u32> {
-    let read = |name: &str| std::fs::read(folder.join(name)).ok();
-    let Some(text) = read("generation_config.json").or_else(|| read("config.json")) else {
-        return Vec::new();
+///
+/// # Errors
+/// A message that names the file, and what is wrong in it.
+pub(crate) fn stop_tokens(folder: &Path) -> Result<Vec<u32>, String> {
+    let of_generation = config(folder, FILE)?.map(|config| (FILE, config));
+    let (name, config) = match of_generation {
+        Some(found) => found,
+        None => ("config.json", config(folder, "config.json")?.unwrap_or_default()),
     };
-    let config: Value = serde_json::from_slice(&text).unwrap_or_default();
     let ids = match &config["eos_token_id"] {
+        Value::Null => &[],
         Value::Array(ids) => ids.as_slice(),
         id => std::slice::from_ref(id),
     };
-    ids.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect()
+    let token = |id: &Value| {
+        let token = id.as_u64().and_then(|id| u32::try_from(id).ok());
+        token.ok_or_else(|| {
+            let path = folder.join(name);
+            format!("{}: `eos_token_id` must be a token id or a list of them, got {id}", path.display())
+        })
+    };
+    ids.iter().map(token).collect()
 }
 
 #[cfg(test)]
@@ -110,8 +143,13 @@ mod tests {
     fn stop_tokens_are_those_of_transformers() {
         let generation = ("generation_config.json", r#"{"eos_token_id": [7, 9]}"#);
         let model = ("config.json", r#"{"eos_token_id": 3}"#);
-        assert_eq!(stop_tokens(folder(&[generation, model]).path()), [7, 9]);
-        assert_eq!(stop_tokens(folder(&[model]).path()), [3]);
-        assert!(stop_tokens(folder(&[]).path()).is_empty());
+        let tokens = |files: &[(&str, &str)]| stop_tokens(folder(files).path());
+        assert_eq!(tokens(&[generation, model]).unwrap(), [7, 9]);
+        assert_eq!(tokens(&[model]).unwrap(), [3]);
+        assert!(tokens(&[]).unwrap().is_empty());
+        for senseless in [r#"{"eos_token_id": -1}"#, r#"{"eos_token_id": [1, "</s>"]}"#, "[]", "{"] {
+            let message = tokens(&[("generation_config.json", senseless), model]).unwrap_err();
+            assert!(message.contains("generation_config.json"), "{message}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Plugin loading: libraries named explicitly, and those in the search path when a part is otherwise unknown.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use spo_api::{Library, Registry};
@@ -12,6 +13,7 @@ use crate::error::BadInput;
 use crate::recipe::Recipe;
 use crate::recipe::document::Document;
 use crate::reporter::complain;
+use crate::store::trust::{Code, Trusted};
 
 /// Loads the plugins named on the command line.
 pub(crate) fn load(registry: &mut Registry, specs: &[String]) -> Result<(), BadInput> {
@@ -21,23 +23,76 @@ pub(crate) fn load(registry: &mut Registry, specs: &[String]) -> Result<(), BadI
     Ok(())
 }
 
-/// Loads the libraries that a run used when its record was written. They must be identical.
+/// What a document lists under `[plugins]`: libraries, and perhaps a folder of libtorch.
+fn listed(document: &Document) -> (Vec<PathBuf>, Option<&Path>) {
+    let specs = document.get("plugins").and_then(|plugins| plugins["load"].as_array()).into_iter().flatten();
+    let found = specs.filter_map(|spec| search::resolve(spec.as_str()?).ok());
+    (found.collect(), libtorch_of(document))
+}
+
+/// Notes that this user has made a run of a recipe with these libraries, so that its folder can be used without
+/// `--trust-plugins`.
+pub(crate) fn remember(document: &Document, used: &[Library]) {
+    let (libraries, libtorch) = listed(document);
+    let used = used.iter().map(|library| library.path.as_path());
+    let code = libraries.iter().map(PathBuf::as_path).chain(used).map(Code::library);
+    let all: BTreeSet<Code> = code.chain(libtorch.map(Code::libtorch)).filter_map(Result::ok).collect();
+    if let Err(error) = Trusted::read().add(&all) {
+        complain(&format!(
+            "warning: the libraries of this run could not be noted as yours ({error}): commands on its folder will ask for \
+             --trust-plugins"
+        ));
+    }
+}
+
+/// Checks that everything that a run's folder names to be loaded is trusted: this user has made a run with it, it was
+/// loaded by the command line, or it is in the search path.
+fn check_trust(registry: &Registry, document: &Document, recorded: &[PathBuf]) -> Result<(), BadInput> {
+    let (libraries, libtorch) = listed(document);
+    let (trusted, installed) = (Trusted::read(), search::libraries());
+    // What cannot be read cannot be loaded.
+    let noted = |code: std::io::Result<Code>| code.map_or(true, |code| trusted.has(&code));
+    let loaded = |path: &Path| {
+        let sha256 = hash::of_file(path).unwrap_or_default();
+        registry.libraries().any(|known| known.sha256 == sha256)
+    };
+    let known = |path: &&PathBuf| installed.contains(path) || loaded(path) || noted(Code::library(path));
+    let strange = libraries.iter().chain(recorded).find(|path| !known(path)).map(PathBuf::as_path);
+    match strange.or(libtorch.filter(|folder| !noted(Code::libtorch(folder)))) {
+        None => Ok(()),
+        Some(path) => Err(BadInput(format!(
+            "error: the run's folder names a library, {}, with which you have made no run yourself. Loading it runs its \
+             code. If you trust it, add `--trust-plugins`",
+            path.display()
+        ))),
+    }
+}
+
+/// Loads the libraries that a run used when its record was written. They must be identical, and trusted.
 ///
 /// # Errors
-/// [`BadInput`] if one is missing or has changed.
+/// [`BadInput`] if one is missing, has changed, or is not trusted; also if one that the recipe lists is not.
 pub(crate) fn load_again(
     registry: &mut Registry,
     document: &Document,
     record: &Value,
+    trusted: bool,
 ) -> Result<(), BadInput> {
     let libraries: Vec<Library> = serde_json::from_value(record["plugins"].clone()).unwrap_or_default();
     let started_in = Path::new(record["started_in"].as_str().unwrap_or_default());
     let here = std::env::current_dir().unwrap_or_default();
+    let place = |path: &Path| if here == started_in { path.to_owned() } else { started_in.join(path) };
+    let unchanged =
+        |library: &&Library| hash::of_file(&place(&library.path)).is_ok_and(|now| now == library.sha256);
+    let recorded: Vec<_> = libraries.iter().filter(unchanged).map(|library| place(&library.path)).collect();
+    if !trusted {
+        check_trust(registry, document, &recorded)?;
+    }
     for Library { name, version, path, sha256 } in libraries {
         if registry.libraries().any(|known| known.sha256 == sha256) {
             continue;
         }
-        let path = if here == started_in { path } else { started_in.join(path) };
+        let path = place(&path);
         let at = path.display();
         let refused = |problem: &str| {
             let remedy = "bring it back, or say with `--plugin LIBRARY` where it is now";

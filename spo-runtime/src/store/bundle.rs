@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
+use spo_api::{open_regular, read_small};
 use spo_data::hash;
 
 /// The file that lists all others.
@@ -26,7 +27,8 @@ struct Listed {
 
 impl Listed {
     fn new(file: &Path) -> std::io::Result<Self> {
-        Ok(Listed { bytes: fs::metadata(file)?.len(), sha256: hash::of_file(file)? })
+        let bytes = open_regular(file)?.metadata()?.len();
+        Ok(Listed { bytes, sha256: hash::of_file(file)? })
     }
 }
 
@@ -66,7 +68,7 @@ fn seal(aside: &Path, folder: &Path) -> anyhow::Result<()> {
 
 /// Checks every file of a folder against the manifest.
 pub(crate) fn verify(folder: &Path) -> anyhow::Result<()> {
-    let text = fs::read(folder.join(MANIFEST)).context("its manifest cannot be read")?;
+    let text = read_small(&folder.join(MANIFEST)).context("its manifest cannot be read")?;
     let manifest: Manifest = serde_json::from_slice(&text).context("its manifest is damaged")?;
     for name in names(folder)? {
         ensure!(name == MANIFEST || manifest.files.contains_key(&name), "{name} is no part of it");
@@ -86,7 +88,8 @@ pub(crate) fn verify(folder: &Path) -> anyhow::Result<()> {
 
 /// Whether a folder was written as a bundle and holds nothing else. Its files may be damaged.
 pub(crate) fn is_bundle(folder: &Path) -> bool {
-    let manifest = fs::read(folder.join(MANIFEST)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let manifest =
+        read_small(&folder.join(MANIFEST)).ok().and_then(|text| serde_json::from_slice(&text).ok());
     manifest.is_some_and(|Manifest { files }| holds_only(folder, |name| files.contains_key(name)))
 }
 

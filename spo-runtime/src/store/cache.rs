@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use spo_api::read_small;
 
 use crate::recipe::CacheSection;
 use crate::reporter::Reporter;
@@ -43,7 +44,8 @@ impl Cache {
                 Ok(Some(slot)) => return Ok(Some(slot)),
                 Ok(None) => {
                     if !std::mem::replace(&mut waiting, true) {
-                        let holder = fs::read_to_string(lock_of(folder, key)).unwrap_or_default();
+                        let holder = read_small(&lock_of(folder, key)).unwrap_or_default();
+                        let holder = String::from_utf8_lossy(&holder);
                         reporter.note(&format!("waiting for process {holder}, which computes the same"));
                     }
                     std::thread::sleep(Duration::from_millis(50));

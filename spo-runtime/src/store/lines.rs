@@ -1,12 +1,15 @@
 //! JSON Lines files that grow during a run.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use serde_json::Value;
+use spo_api::read_whole;
+
+use crate::store::LARGE;
 
 /// A JSON Lines file. Every line is flushed, so a run that dies loses none.
 pub(crate) struct JsonLines {
@@ -44,7 +47,8 @@ impl JsonLines {
 
     /// The lines of a stage, verbatim.
     pub(crate) fn of_stage(&self, stage: &str) -> anyhow::Result<String> {
-        let text = std::fs::read_to_string(&self.path);
+        let text =
+            read_whole(&self.path, LARGE).and_then(|text| String::from_utf8(text).map_err(io::Error::other));
         let text = text.with_context(|| format!("cannot read {}", self.path.display()))?;
         let is_of =
             |line: &&str| serde_json::from_str::<Value>(line).is_ok_and(|line| line["stage"] == stage);

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 use serde_json::{Value, json};
+use spo_api::{open_regular, read_small};
 use spo_data::{Moment, hash};
 
 use crate::error::BadInput;
 use crate::recipe::{Recipe, Resume};
+use crate::shell::word;
 use crate::store::bundle;
 use crate::store::logs;
 use crate::store::write::{write_json, write_text};
@@ -103,7 +105,9 @@ impl Output {
         let folder = self.folder.display();
         let how = match self.folder.join(SUMMARY).exists() {
             true => String::new(),
-            false => format!(" that is not finished: `spo-run resume {folder}` continues it; or"),
+            false => {
+                format!(" that is not finished: `spo-run resume {}` continues it; or", word(&self.folder))
+            }
         };
         let how = if how.is_empty() { ":".to_owned() } else { how };
         BadInput(format!(
@@ -174,7 +178,7 @@ pub(crate) fn other_recipe(folder: &Path, recipe: &Recipe) -> Option<String> {
 }
 
 fn read(record: &Path) -> anyhow::Result<Value> {
-    Ok(serde_json::from_slice(&std::fs::read(record)?)?)
+    Ok(serde_json::from_slice(&read_small(record)?)?)
 }
 
 /// The moment of the run in a folder, if this recipe continues it.
@@ -186,7 +190,7 @@ pub(crate) fn moment(folder: &Path, recipe: &Recipe) -> Option<Moment> {
 
 /// The closing message of a finished run or sweep.
 pub(crate) fn closing(folder: &Path) -> String {
-    format!("`spo-run report {}` tells and draws what came of it", folder.display())
+    format!("`spo-run report {}` tells and draws what came of it", word(folder))
 }
 
 /// Whether a folder holds the complete run of a recipe.
@@ -213,7 +217,8 @@ pub(crate) fn lock(folder: &Path) -> anyhow::Result<File> {
             Ok(file)
         }
         Err(TryLockError::WouldBlock) => {
-            let holder = std::fs::read_to_string(&path).unwrap_or_default();
+            let holder = read_small(&path).unwrap_or_default();
+            let holder = String::from_utf8_lossy(&holder);
             Err(BadInput(format!("error: {} {IN_USE} {holder}", folder.display())).into())
         }
         Err(TryLockError::Error(error)) => {
@@ -224,7 +229,7 @@ pub(crate) fn lock(folder: &Path) -> anyhow::Result<File> {
 
 /// Whether another process is writing to a folder.
 pub(crate) fn in_use(folder: &Path) -> bool {
-    let file = File::open(folder.join(".lock"));
+    let file = open_regular(&folder.join(".lock"));
     file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 

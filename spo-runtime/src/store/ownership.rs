@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use spo_api::ConfigError;
+use spo_api::{ConfigError, read_small};
 
 use crate::recipe::Recipe;
 use crate::store::output::{FILES, FOLDERS, RECIPE, RECORD};
@@ -53,22 +53,34 @@ pub(crate) fn check(folder: &Path, recipe: &Recipe) -> Result<(), ConfigError> {
 
 /// The names of the stages of the run in a folder; `None` if it holds no run.
 fn recorded_stages(folder: &Path) -> Option<Vec<String>> {
-    is_record(&folder.join(RECORD)).then_some(())?;
-    let recipe = std::fs::read_to_string(folder.join(RECIPE)).unwrap_or_default();
-    let recipe: Value = toml::from_str(&recipe).unwrap_or_default();
+    let record = record(&folder.join(RECORD))?;
+    // A person may edit `recipe.toml`. Only runs of early versions have no other.
+    let recipe = match &record["recipe"] {
+        Value::Null => toml::from_str(&text(&folder.join(RECIPE))).unwrap_or_default(),
+        recorded => recorded.clone(),
+    };
     let stages = recipe["stage"].as_array().into_iter().flatten();
     Some(stages.filter_map(|stage| Some(stage["name"].as_str()?.to_owned())).collect())
 }
 
 /// Whether a file is the record of a run or a sweep, and not one that merely has its name.
 pub(crate) fn is_record(file: &Path) -> bool {
-    let record: Option<Value> = std::fs::read(file).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    record.is_some_and(|record| record["name"].is_string() && record["started_in"].is_string())
+    record(file).is_some()
+}
+
+fn record(file: &Path) -> Option<Value> {
+    let record: Value = serde_json::from_str(&text(file)).ok()?;
+    (record["name"].is_string() && record["started_in"].is_string()).then_some(record)
+}
+
+/// The text of a small file; empty if it cannot be read.
+fn text(file: &Path) -> String {
+    read_small(file).ok().and_then(|text| String::from_utf8(text).ok()).unwrap_or_default()
 }
 
 /// Whether a file is the recipe of such a run, as the program writes it: then nothing of a person's is in it.
 fn is_begun(file: &Path, recipe: &Recipe) -> bool {
-    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let text = text(file);
     toml::from_str::<Recipe>(&text).is_ok_and(|written| {
         written.essence() == recipe.essence()
             && toml::to_string_pretty(&written).is_ok_and(|again| again == text)

@@ -5,8 +5,10 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use spo_api::{Error, write_whole};
+use spo_api::{Error, read_whole, write_whole};
 use spo_data::Dataset;
+
+use crate::store::LARGE;
 
 /// Log-probs of every row of a dataset under one model.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -78,7 +80,7 @@ pub(crate) fn write<'a>(
 
 /// Reads scores written by [`write`].
 pub(crate) fn read(path: &Path) -> anyhow::Result<BTreeMap<String, Scores>> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let bytes = read_whole(path, LARGE).with_context(|| format!("cannot read {}", path.display()))?;
     parse(&bytes).with_context(|| format!("{} is damaged", path.display()))
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -45,6 +45,8 @@ pub(crate) struct Job<'a> {
     pub(crate) recipes: &'a [Recipe],
     /// Libraries that parts were loaded from.
     pub(crate) libraries: &'a [Library],
+    /// Whether cells run that will need more memory than the machine has.
+    pub(crate) force: bool,
 }
 
 /// Runs all cells that are not complete. A failed cell does not stop the others.
@@ -53,13 +55,21 @@ pub(crate) struct Job<'a> {
 /// An error naming the cells that failed; [`Interrupted`](crate::stop::Interrupted) after a signal, once the
 /// running cells have stopped too.
 pub(crate) fn launch(job: &Job<'_>, stop: &Stop, reporter: &Reporter) -> anyhow::Result<()> {
-    let Job { sweep, folder, cells, recipes, libraries } = *job;
+    let Job { sweep, folder, cells, recipes, libraries, force } = *job;
     let complete = |(cell, recipe): &Planned<'_>| output::is_complete(&folder.join(&cell.name), recipe);
     let cells: Vec<Planned<'_>> = cells.iter().zip(recipes).collect();
     let (finished, unfinished): (Vec<_>, Vec<_>) = cells.iter().copied().partition(complete);
     let (done, mut waiting) = (finished.len(), VecDeque::from(unfinished));
-    let mut launcher =
-        Launcher { sweep, folder, libraries, done, total: cells.len(), failed: Vec::new(), largest: None };
+    let mut launcher = Launcher {
+        sweep,
+        folder,
+        libraries,
+        force,
+        done,
+        total: cells.len(),
+        failed: Vec::new(),
+        largest: None,
+    };
     if done > 0 {
         reporter.note(&format!("{done} of {} cells are complete already", cells.len()));
     }
@@ -140,6 +150,7 @@ struct Launcher<'a> {
     folder: &'a Path,
     /// Plugins that every cell loads.
     libraries: &'a [Library],
+    force: bool,
     done: usize,
     total: usize,
     failed: Vec<String>,
@@ -173,6 +184,9 @@ impl Launcher<'_> {
         command.arg(beside("toml")).stdin(Stdio::null());
         for library in self.libraries {
             command.arg("--plugin").arg(&library.path);
+        }
+        if self.force {
+            command.arg("--force");
         }
         command.stdout(file.try_clone().context("cannot share the log")?).stderr(file);
         if self.sweep.jobs > 1 && std::env::var_os("RAYON_NUM_THREADS").is_none() {
@@ -208,7 +222,12 @@ impl Launcher<'_> {
 
 /// The last error a cell printed.
 fn last_error(log: &Path, start: u64) -> Option<String> {
-    let text = String::from_utf8_lossy(&std::fs::read(log).ok()?.split_off(start as usize)).into_owned();
+    let (mut file, mut text) = (File::open(log).ok()?, Vec::new());
+    // A cell that has printed very much has said what ended it at the end.
+    let end = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(start.max(end.saturating_sub(1 << 20)))).ok()?;
+    file.take(1 << 20).read_to_end(&mut text).ok()?;
+    let text = String::from_utf8_lossy(&text);
     text.lines().rfind(|line| line.starts_with("error")).map(str::to_owned)
 }
 

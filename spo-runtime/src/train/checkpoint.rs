@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
-use spo_api::Session;
+use spo_api::{Session, read_whole};
 
 use crate::plan::stage::PlannedStage;
 use crate::recipe::CheckpointSection;
+use crate::store::LARGE;
 use crate::store::bundle;
 use crate::store::logs::{Lengths, Logs};
 use crate::store::output::CHECKPOINTS;
@@ -117,7 +118,7 @@ impl Found {
     /// Reads a checkpoint and verifies the checksum of every file.
     pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
         bundle::verify(folder)?;
-        let text = fs::read(folder.join(STATE))?;
+        let text = read_whole(&folder.join(STATE), LARGE)?;
         let state = serde_json::from_slice(&text).context("its state is of another version of spo")?;
         Ok(Found { folder: folder.to_owned(), state, scores: scores::read(&folder.join(SCORES))? })
     }

@@ -54,7 +54,7 @@ impl Incident {
     /// Reads a saved incident.
     pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join(BATCH);
-        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = spo_api::read_small(&path).with_context(|| format!("cannot read {}", path.display()))?;
         serde_json::from_slice(&text)
             .with_context(|| format!("{} is damaged, or of another version of spo", path.display()))
     }

@@ -7,12 +7,14 @@ use spo_api::Registry;
 
 use crate::error::Unfinished;
 use crate::plan::Plan;
+use crate::plan::libraries;
 use crate::plan::provenance::Provenance;
 use crate::plan::stage::PlannedStage;
 use crate::recipe::Reference;
 use crate::recipe::document::Document;
 use crate::reporter::Reporter;
 use crate::stop::Stop;
+use crate::store::LARGE;
 use crate::store::cache::{Cache, Slot};
 use crate::store::logs::Logs;
 use crate::store::output::{self, Before, Output};
@@ -23,7 +25,8 @@ use crate::train::stage;
 use crate::train::starts::{self, Starts, Uses};
 use crate::train::summary::{StageSummary, Summary};
 
-/// Runs a recipe, from the beginning or from the last checkpoint.
+/// Runs a recipe, from the beginning or from the last checkpoint. With `force`, also if the machine has less memory than
+/// it will need.
 ///
 /// # Errors
 /// [`BadInput`](crate::error::BadInput) before training begins if the recipe, the data or the model cannot be
@@ -32,9 +35,14 @@ pub(crate) fn run(
     registry: &mut Registry,
     document: &Document,
     mut reporter: Reporter,
+    force: bool,
 ) -> anyhow::Result<()> {
     let stop = Stop::on_signals()?;
     let plan = Plan::with_cache(registry, document, &stop, &reporter)?;
+    if !force {
+        plan.memory().check(document)?;
+    }
+    libraries::remember(document, &plan.libraries);
     let (output, before) = Output::open(&plan.output, &plan.recipe, plan.record())?;
     if before == Before::Finished {
         reporter.note(&format!("{} is finished already", output.folder().display()));
@@ -159,7 +167,7 @@ impl Run {
         let cached = slot.as_ref().filter(|_| self.within.is_none());
         let cached = cached.and_then(|slot| {
             slot.read(reporter, |folder| {
-                let lines = serde_json::from_slice(&std::fs::read(folder.join(LINES))?)?;
+                let lines = serde_json::from_slice(&spo_api::read_whole(&folder.join(LINES), LARGE)?)?;
                 Ok((Found::read(folder)?, lines))
             })
         });

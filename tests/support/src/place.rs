@@ -28,7 +28,8 @@ impl Outcome {
     }
 }
 
-/// A temporary folder in which `spo-run` is run. It does not see the plugins that the user has installed.
+/// A temporary folder in which `spo-run` is run. It does not see the plugins that the user has
+/// installed, nor those that the user trusts.
 pub struct Place {
     folder: tempfile::TempDir,
     program: PathBuf,
@@ -72,8 +73,21 @@ impl Place {
     /// The binary, to be run here.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(arguments).current_dir(self.folder.path()).env("XDG_DATA_HOME", self.folder.path());
+        command.args(arguments).current_dir(self.folder.path());
+        command.env("XDG_DATA_HOME", self.folder.path()).env("XDG_CONFIG_HOME", self.path("config"));
         command
+    }
+
+    /// Runs a line of a POSIX shell here, in which `$0` is the binary.
+    ///
+    /// # Panics
+    /// When there is no shell.
+    pub fn shell(&self, line: &str) -> std::process::Output {
+        let binary = self.command(&[]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", line]).arg(binary.get_program()).current_dir(self.folder.path());
+        shell.envs(binary.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        shell.output().expect("a shell")
     }
 
     /// Runs the binary here.

@@ -92,6 +92,30 @@ pub(crate) struct Layer {
 }
 
 impl Architecture {
+    /// The keys of the configuration that set the number of parameters, with their values.
+    pub fn sizes(&self) -> [(&'static str, usize); 6] {
+        let Architecture { vocabulary, hidden, intermediate, context, .. } = *self;
+        let (layers, width) = (self.layers.len(), self.heads.dim);
+        match self.family {
+            Family::Llama => [
+                ("vocab_size", vocabulary),
+                ("hidden_size", hidden),
+                ("intermediate_size", intermediate),
+                ("num_hidden_layers", layers),
+                ("num_attention_heads", self.heads.heads),
+                ("head_dim", width),
+            ],
+            Family::Gpt2 => [
+                ("vocab_size", vocabulary),
+                ("n_embd", hidden),
+                ("n_inner", intermediate),
+                ("n_layer", layers),
+                ("n_head", self.heads.heads),
+                ("n_positions", context),
+            ],
+        }
+    }
+
     /// The longest sequence that the model can read here, in tokens, and the key of the configuration that
     /// sets it. Sliding windows are not computed, so sequences must not be longer than any of them.
     pub fn longest(&self) -> (usize, &'static str) {

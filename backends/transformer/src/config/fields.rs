@@ -61,12 +61,33 @@ impl Fields<'_> {
         self.required(key, self.bounded(key, "a positive whole number of at most 2^32", 1 << 32)?)
     }
 
-    pub fn maybe_number(&self, key: &str) -> Result<Option<f64>> {
-        self.typed(key, "a number", Value::as_f64)
+    /// A number that is not below `least`, nor above `most`.
+    pub fn maybe_within(&self, key: &str, least: f64, most: f64) -> Result<Option<f64>> {
+        let within = |n: &f64| (least..=most).contains(n);
+        self.typed(key, &format!("a number from {least} to {most}"), |v| v.as_f64().filter(within))
     }
 
-    pub fn number(&self, key: &str) -> Result<f64> {
-        self.required(key, self.maybe_number(key)?)
+    /// The epsilon of a norm.
+    pub fn epsilon(&self, key: &str, default: f64) -> Result<f64> {
+        Ok(self.maybe_within(key, 0.0, 1.0)?.unwrap_or(default))
+    }
+
+    /// The standard deviation of a random initialisation.
+    pub fn initializer_range(&self) -> Result<f64> {
+        Ok(self.maybe_within("initializer_range", 0.0, 1000.0)?.unwrap_or(0.02))
+    }
+
+    pub fn maybe_positive(&self, key: &str) -> Result<Option<f64>> {
+        self.typed(key, "a number above 0", |v| v.as_f64().filter(|n| *n > 0.0))
+    }
+
+    pub fn positive(&self, key: &str) -> Result<f64> {
+        self.required(key, self.maybe_positive(key)?)
+    }
+
+    /// A table of its own.
+    pub fn maybe_table(&self, key: &str) -> Result<Option<&Value>> {
+        self.typed(key, "a table", |v| Some(v).filter(|v| v.is_object()))
     }
 
     pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
@@ -105,6 +126,8 @@ impl Fields<'_> {
 
     /// The type in which the weights were published.
     pub fn dtype(&self) -> Result<String> {
+        let known = ["float32", "float64", "bfloat16", "float16"];
+        ["dtype", "torch_dtype"].into_iter().try_for_each(|key| self.only_text(key, &known))?;
         Ok(self.maybe_text("dtype")?.or(self.maybe_text("torch_dtype")?).unwrap_or("float32").to_owned())
     }
 }

@@ -21,14 +21,14 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Architecture> {
         heads: Heads { heads, kv_heads: heads, dim: fields.head_width(hidden, heads, "n_head")? },
         intermediate: fields.maybe_size("n_inner")?.unwrap_or(4 * hidden),
         context: fields.size("n_positions")?,
-        epsilon: fields.maybe_number("layer_norm_epsilon")?.unwrap_or(1e-5),
+        epsilon: fields.epsilon("layer_norm_epsilon", 1e-5)?,
         qkv_bias: true,
         output_bias: true,
         mlp_bias: true,
         activation: Activation::GeluTanh,
         qk_norm: false,
         tied: fields.flag("tie_word_embeddings", true)?,
-        initializer_range: fields.maybe_number("initializer_range")?.unwrap_or(0.02),
+        initializer_range: fields.initializer_range()?,
         dtype: fields.dtype()?,
     })
 }

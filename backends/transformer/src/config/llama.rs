@@ -32,14 +32,14 @@ pub(super) fn read(fields: &Fields<'_>, model_type: ModelType) -> Result<Archite
         heads: Heads { heads, kv_heads: fields.maybe_size("num_key_value_heads")?.unwrap_or(heads), dim },
         intermediate: fields.size("intermediate_size")?,
         context: fields.context("max_position_embeddings")?,
-        epsilon: fields.maybe_number("rms_norm_eps")?.unwrap_or(1e-6),
+        epsilon: fields.epsilon("rms_norm_eps", 1e-6)?,
         qkv_bias: attention_bias || model_type == ModelType::Qwen2,
         output_bias: attention_bias,
         mlp_bias: model_type == ModelType::Llama && fields.flag("mlp_bias", false)?,
         activation: Activation::Silu,
         qk_norm: model_type == ModelType::Qwen3,
         tied: fields.flag("tie_word_embeddings", false)?,
-        initializer_range: fields.maybe_number("initializer_range")?.unwrap_or(0.02),
+        initializer_range: fields.initializer_range()?,
         dtype: fields.dtype()?,
     })
 }

@@ -41,29 +41,36 @@ pub(crate) enum Scaling {
 
 impl Rope {
     pub fn parse(fields: &Fields<'_>) -> Result<Self> {
-        let table = |key: &str| fields.config.get(key).filter(|v| v.is_object());
-        let parameters = table("rope_parameters").or_else(|| table("rope_scaling"));
+        let parameters = fields.maybe_table("rope_parameters")?.or(fields.maybe_table("rope_scaling")?);
         let empty = Value::Object(Default::default());
         let inner = Fields { config: parameters.unwrap_or(&empty), origin: fields.origin };
-        let theta = match inner.maybe_number("rope_theta")? {
+        let theta = match inner.maybe_positive("rope_theta")? {
             Some(theta) => theta,
-            None => fields.maybe_number("rope_theta")?.unwrap_or(10_000.0),
+            None => fields.maybe_positive("rope_theta")?.unwrap_or(10_000.0),
         };
-        let partial =
-            inner.maybe_number("partial_rotary_factor")?.or(fields.maybe_number("partial_rotary_factor")?);
+        let partial = inner
+            .maybe_positive("partial_rotary_factor")?
+            .or(fields.maybe_positive("partial_rotary_factor")?);
         if partial.is_some_and(|p| p != 1.0) {
             return Err(fields.error("partial_rotary_factor", "other than 1 is not supported"));
         }
         let kind = inner.maybe_text("rope_type")?.or(inner.maybe_text("type")?).unwrap_or("default");
         let scaling = match kind {
             "default" => Scaling::Default,
-            "linear" => Scaling::Linear { factor: inner.number("factor")? },
-            "llama3" => Scaling::Llama3 {
-                factor: inner.number("factor")?,
-                low_frequency_factor: inner.number("low_freq_factor")?,
-                high_frequency_factor: inner.number("high_freq_factor")?,
-                original_context: inner.number("original_max_position_embeddings")?,
-            },
+            "linear" => Scaling::Linear { factor: inner.positive("factor")? },
+            "llama3" => {
+                let (low, high) = (inner.positive("low_freq_factor")?, inner.positive("high_freq_factor")?);
+                if low >= high {
+                    let problem = format!("must be above `low_freq_factor`, {low}, got {high}");
+                    return Err(inner.error("high_freq_factor", problem));
+                }
+                Scaling::Llama3 {
+                    factor: inner.positive("factor")?,
+                    low_frequency_factor: low,
+                    high_frequency_factor: high,
+                    original_context: inner.positive("original_max_position_embeddings")?,
+                }
+            }
             other => {
                 return Err(fields.error(
                     "rope_type",

@@ -1,20 +1,22 @@
 //! Memory-mapped weights in safetensors files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
-use spo_api::{Error, Result, nearest};
+use spo_api::{Error, Result, nearest, open_regular};
 
 use super::json::read_json;
 use crate::parameters::Spec;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+
+/// The types of weights that are read.
+const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
 
 /// Bytes of each tensor that are compared at a time.
 const AT_ONCE: usize = 1 << 24;
@@ -126,16 +128,28 @@ impl Weights {
     /// Reads the tensor `name` and returns its values in the memory layout of `spec`.
     pub fn read(&self, name: &str, spec: &Spec) -> Result<Vec<f32>> {
         let stored = spec.stored_shape();
-        let values = self.stored(name, &stored, &[Dtype::F32, Dtype::F16, Dtype::BF16])?;
+        let values = self.stored(name, &stored, &FLOATS)?;
         match spec.transposed {
             true => Ok(transposed(&values, stored[0], stored[1])),
             false => Ok(values),
         }
     }
 
+    /// Checks that there is a tensor `name` of the shape and of a type of `spec`, without reading it.
+    pub fn check(&self, name: &str, spec: &Spec) -> Result<()> {
+        self.expected(name, &spec.stored_shape(), &FLOATS).map(drop)
+    }
+
     /// Returns the values of the tensor `name` in the layout of its file. It must have this shape and one of
     /// these types.
     pub fn stored(&self, name: &str, shape: &[usize], types: &[Dtype]) -> Result<Vec<f32>> {
+        let (file, info) = self.expected(name, shape, types)?;
+        let values = decoded(file.bytes(info), info.dtype);
+        file.let_go(info);
+        Ok(values)
+    }
+
+    fn expected(&self, name: &str, shape: &[usize], types: &[Dtype]) -> Result<(&Mapped, &TensorInfo)> {
         let Some((file, info)) = self.find(name) else {
             let hint = nearest(name, self.names()).map(|n| format!(" (nearest: {n})")).unwrap_or_default();
             return Err(Error::Model(format!("{}: {name} is missing{hint}", self.origin())));
@@ -148,9 +162,7 @@ impl Weights {
             let known: Vec<String> = types.iter().map(|known| format!("{known:?}")).collect();
             return Err(error(format!("type {:?} is not supported, only {}", info.dtype, known.join(", "))));
         }
-        let values = decoded(file.bytes(info), info.dtype);
-        file.let_go(info);
-        Ok(values)
+        Ok((file, info))
     }
 
     /// The shape and the values of a tensor; `None` if there is no such tensor, or its type is not a number
@@ -235,7 +247,7 @@ impl Mapped {
 
     #[allow(unsafe_code)]
     fn open(path: PathBuf) -> Result<Self> {
-        let file = File::open(&path).map_err(|source| Error::io(&path, source))?;
+        let file = open_regular(&path).map_err(|source| Error::io(&path, source))?;
         // SAFETY: the map is read-only, and is read through slices whose bounds are verified by the header
         // check below. If another process truncates the file in the meantime, this process dies with a bus
         // error. The alternative, copying gigabytes of weights through the heap, would double peak memory.

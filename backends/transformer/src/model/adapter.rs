@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use spo_api::{Adapter, Error, Result, nearest};
 
+use crate::config::Fields;
 use crate::decoder::Decoder;
 use crate::files::{Weights, read_json};
 use crate::parameters::Spec;
@@ -19,9 +20,10 @@ pub(crate) const ALL: &str = "all-linear";
 ///
 /// A target matches a layer with that name, and layers whose name ends in `.target`.
 pub(crate) fn attach(decoder: &mut Decoder, adapter: &Adapter) -> Result<()> {
-    if adapter.rank == 0 || adapter.targets.is_empty() || !adapter.alpha.is_finite() {
+    if adapter.rank == 0 || adapter.targets.is_empty() || !(adapter.alpha > 0.0 && adapter.alpha.is_finite())
+    {
         return Err(Error::Model(format!(
-            "adapter: needs a rank of at least 1, a finite alpha and targets, got rank {}, alpha {}, targets {:?}",
+            "adapter: needs a rank of at least 1, an alpha above 0 and targets, got rank {}, alpha {}, targets {:?}",
             adapter.rank, adapter.alpha, adapter.targets
         )));
     }
@@ -118,7 +120,7 @@ impl Tuned {
         if let Some(key) = UNSUPPORTED.into_iter().find(|key| is_set(&config[*key])) {
             return Err(self.error(format!("`{key}` = {} is not supported", config[key])));
         }
-        if config["bias"].as_str().is_some_and(|bias| bias != "none") {
+        if !config["bias"].is_null() && config["bias"] != "none" {
             let bias = &config["bias"];
             return Err(self.error(format!("`bias` = {bias} is not supported, only \"none\"")));
         }
@@ -148,17 +150,16 @@ impl Tuned {
 
     /// Checks that this is the adapter that was attached to a decoder.
     pub fn check(&self, decoder: &Decoder, adapter: &Adapter) -> Result<()> {
-        let number = |key: &str| {
-            let value = &self.config[key];
-            value.as_f64().ok_or_else(|| self.error(format!("`{key}` must be a number, got {value}")))
-        };
-        let (rank, alpha) = (number("r")?, number("lora_alpha")?);
+        let origin = self.path.display().to_string();
+        let fields = Fields { config: &self.config, origin: &origin };
+        let (rank, alpha) = (fields.positive("r")?, fields.positive("lora_alpha")?);
+        fields.maybe_within("lora_dropout", 0.0, 1.0)?;
         if rank != adapter.rank as f64 {
             return Err(self
                 .error(format!("`r` is {rank}, but the adapter was asked for with rank {}", adapter.rank)));
         }
         // Rank-stabilised LoRA (Kalajdzievski 2023).
-        let (divisor, formula) = match self.config["use_rslora"] == true {
+        let (divisor, formula) = match fields.flag("use_rslora", false)? {
             true => (rank.sqrt(), "`lora_alpha` / sqrt(`r`)"),
             false => (rank, "`lora_alpha` / `r`"),
         };
@@ -179,6 +180,12 @@ impl Tuned {
                 Err(Error::Model(format!("{origin}: {name} belongs to no target of the adapter")))
             }
         }
+    }
+
+    /// Checks that the file holds every matrix of the adapter in its shape, without reading any.
+    pub fn check_shapes(&self, decoder: &Decoder) -> Result<()> {
+        let mut own = decoder.specs.iter().filter(|spec| spec.role.of_adapter());
+        own.try_for_each(|spec| self.weights.check(&peft_name(&spec.name), spec))
     }
 
     /// The values of an adapter matrix.

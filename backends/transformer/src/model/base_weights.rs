@@ -57,6 +57,12 @@ impl BaseWeights {
         self.weights.dtype(self.stored(&spec.name)) == Some(Dtype::BF16)
     }
 
+    /// Checks that the files hold every parameter of a decoder in its shape, without reading any.
+    pub fn check(&self, decoder: &Decoder) -> Result<()> {
+        let mut base = decoder.specs.iter().filter(|spec| !spec.role.of_adapter());
+        base.try_for_each(|spec| self.weights.check(self.stored(&spec.name), spec))
+    }
+
     pub fn read(&self, spec: &Spec) -> Result<Vec<f32>> {
         self.weights.read(self.stored(&spec.name), spec)
     }

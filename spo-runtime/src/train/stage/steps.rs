@@ -1,5 +1,6 @@
 //! The training steps of a stage.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -7,6 +8,7 @@ use spo_api::{Error, Losses, Metrics, Progress, Span, StepReport, Vector};
 use spo_data::Dataset;
 
 use crate::recipe::OnNonfinite;
+use crate::shell::word;
 use crate::store::scores::Scores;
 use crate::train::checkpoint::Memory;
 use crate::train::diagnostics::Evolution;
@@ -48,7 +50,7 @@ impl Training<'_> {
             let took = step_began.elapsed().as_secs_f64();
             let tokens = work.progress.tokens - tokens_before;
             self.reporter.step(step + 1, &metrics, tokens as f64 / took);
-            work.clock.steps.push(took);
+            work.clock.steps.add(took);
             if let (Some(evolution), Some(log)) = (&mut work.evolution, &mut self.logs.diagnostics) {
                 evolution.after_step(&mut *self.plan.session, log, step + 1, &metrics)?;
             }
@@ -194,7 +196,8 @@ impl Training<'_> {
         if why.is_some() || work.progress.skipped == 0 {
             let note = match self.write_down(&incident, memory, work) {
                 Ok(folder) => {
-                    format!("the batch is in {folder}: `spo-run replay {folder}` recomputes it")
+                    let shown = folder.display();
+                    format!("the batch is in {shown}: `spo-run replay {}` recomputes it", word(&folder))
                 }
                 Err(error) => format!("{error:#}"),
             };
@@ -223,7 +226,12 @@ impl Training<'_> {
     }
 
     /// Saves a batch for `spo-run replay`, with the reference log-probs of its rows. Returns the folder.
-    fn write_down(&mut self, incident: &Incident, memory: Memory, work: &InFlight) -> anyhow::Result<String> {
+    fn write_down(
+        &mut self,
+        incident: &Incident,
+        memory: Memory,
+        work: &InFlight,
+    ) -> anyhow::Result<PathBuf> {
         let only = |scores: &Scores, data: &Dataset, rows: &[usize]| {
             let mut taken = Scores::empty(data);
             taken.merge(scores, rows);
@@ -244,6 +252,6 @@ impl Training<'_> {
         state.evolution = None;
         let state = self.keeper.state(Some(state));
         let folder = incident.write(self.output.folder(), &mut *self.plan.session, &state, &scores)?;
-        Ok(folder.display().to_string())
+        Ok(folder)
     }
 }

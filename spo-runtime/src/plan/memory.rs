@@ -1,0 +1,100 @@
+//! How much memory a run needs at least.
+
+use spo_api::{ModelInfo, ModelSource, ModelSpec, machine};
+
+use crate::error::BadInput;
+use crate::plan::stage::PlannedStage;
+use crate::recipe::Recipe;
+use crate::recipe::document::Document;
+
+/// Bytes that a run needs before the first activation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Forecast {
+    /// For the weights.
+    pub(crate) weights: u64,
+    /// For the gradient and what the optimizer remembers.
+    pub(crate) training: u64,
+    /// Whether this is memory of the machine, and not of a device.
+    on_host: bool,
+}
+
+impl Forecast {
+    /// The forecast for a model and stages that train it.
+    pub(crate) fn new(recipe: &Recipe, spec: &ModelSpec, info: &ModelInfo, stages: &[PlannedStage]) -> Self {
+        let (all, trained) = (info.parameters as u64, info.trainable as u64);
+        let each = if info.dtype == "f64" { 8 } else { 4 };
+        // Frozen weights take at most what they take on disk: those in bf16 are kept so.
+        let frozen = all.saturating_sub(trained).saturating_mul(each);
+        let frozen = on_disk(spec).map_or(frozen, |bytes| frozen.min(bytes));
+        // A backend may offer to keep moments in half the memory.
+        let half = recipe.backend.options.get("moments").is_some_and(|kept| kept == "bf16");
+        let moments = stages.iter().map(moments).max().unwrap_or(0) / if half { 2 } else { 1 };
+        Forecast {
+            weights: trained.saturating_mul(each).saturating_add(frozen),
+            training: trained.saturating_mul(each.saturating_add(moments)),
+            on_host: info.device.starts_with("CPU"),
+        }
+    }
+
+    /// Checks that the machine has so much memory.
+    ///
+    /// # Errors
+    /// [`BadInput`], saying what it would take and what there is.
+    pub(crate) fn check(&self, document: &Document) -> Result<(), BadInput> {
+        let Some(there) = machine::memory().filter(|_| self.on_host) else { return Ok(()) };
+        self.within(there).map_err(|message| document.error("model", message))
+    }
+
+    fn within(&self, there: u64) -> Result<(), String> {
+        let needed = self.weights.saturating_add(self.training);
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        match needed <= there {
+            true => Ok(()),
+            false => Err(format!(
+                "needs at least {:.1} GiB of memory ({:.1} for the weights, {:.1} for gradient and moments, and activations on \
+                 top), and this machine has {:.1}: train an adapter, take an optimizer that remembers less or a smaller model, \
+                 or go on with `--force`",
+                gib(needed),
+                gib(self.weights),
+                gib(self.training),
+                gib(there)
+            )),
+        }
+    }
+}
+
+/// Bytes per trained parameter that an optimizer keeps at least. Of one that only a kernel of the backend runs, the
+/// backend knows.
+fn moments(stage: &PlannedStage) -> u64 {
+    match stage.optimizer.needs_kernel() {
+        true => 0,
+        false => 4 * stage.optimizer.states() as u64,
+    }
+}
+
+/// Bytes of the weights in a model's folder.
+fn on_disk(spec: &ModelSpec) -> Option<u64> {
+    let ModelSource::Folder(folder) = &spec.source else { return None };
+    let entries = folder.read_dir().ok()?.flatten();
+    let weights = entries.filter(|entry| entry.path().extension().is_some_and(|kind| kind == "safetensors"));
+    Some(weights.filter_map(|entry| Some(entry.path().metadata().ok()?.len())).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_told_with_both_sizes() {
+        let forecast = Forecast { weights: 3 << 30, training: 9 << 30, on_host: true };
+        assert_eq!(forecast.within(12 << 30), Ok(()));
+        let message = forecast.within(8 << 30).unwrap_err();
+        assert!(
+            message.contains("at least 12.0 GiB")
+                && message.contains("has 8.0")
+                && message.contains("--force")
+        );
+        let countless = Forecast { weights: u64::MAX, training: u64::MAX, on_host: true };
+        assert!(countless.within(1 << 40).is_err());
+    }
+}
