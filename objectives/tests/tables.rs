@@ -71,7 +71,7 @@ fn damaged(orders: &[u8]) -> *const PluginTable {
             9 => (entry.aliases, entry.alias_count) = (std::ptr::null(), number as usize),
             10 => {
                 (entry.aliases, entry.alias_count) =
-                    (Box::leak(Box::new([text; 3])).as_ptr(), usize::from(more) % 4)
+                    (Box::leak(Box::new([text; 3])).as_ptr(), usize::from(more) % 4);
             }
             11 => contents.abi_version = number,
             12 => contents.size = number.min(contents.size),

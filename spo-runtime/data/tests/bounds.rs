@@ -263,7 +263,7 @@ fn templates_that_nest_deeply_are_refused() {
         "{% set h = namespace(t=namespace()) %}{% set h.first = h.t %}{% for i in range(9999) %}{% set t = h.t %}{% set n = namespace() %}{% set t.x = n %}{% set h.t = n %}{% endfor %}{{ h.first }}".to_owned(),
     ];
     for source in &deep {
-        let error = rendered(source).err().unwrap_or_else(|| panic!("no error: {:.200}", source));
+        let error = rendered(source).err().unwrap_or_else(|| panic!("no error: {source:.200}"));
         assert!(
             error.contains("nested")
                 || error.contains("come to an end")
