@@ -58,7 +58,10 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     let kind = path.metadata()?.file_type();
     match kind.is_file() {
         true => File::open(path),
-        false => Err(io::Error::other(format!("is not a regular file but {}", name(kind)))),
+        false => Err(io::Error::other(format!(
+            "is not a regular file but {}: write its content to a file, and name that",
+            name(kind)
+        ))),
     }
 }
 

@@ -201,7 +201,7 @@ fn files_that_are_pipes_or_devices_are_neither_waited_for_nor_read() {
         let _ = std::fs::remove_file(place.path(name));
         std::os::unix::fs::symlink("/dev/zero", place.path(name)).unwrap();
     };
-    for name in ["model.safetensors", "config.json"] {
+    for name in ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json"] {
         let place = folder();
         pipe(&place, &format!("model/{name}"));
         refused(&place, &[], &[name, "not a regular file but a pipe"]);

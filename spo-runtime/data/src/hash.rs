@@ -4,15 +4,14 @@ use std::io::Read;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
-
-use crate::file;
+use spo_api::open_regular;
 
 /// The hash of a file's bytes.
 ///
 /// # Errors
 /// When it is not a regular file, or cannot be read.
 pub fn of_file(path: &Path) -> std::io::Result<String> {
-    let mut file = file::open(path)?;
+    let mut file = open_regular(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
     loop {

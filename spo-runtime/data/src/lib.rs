@@ -30,7 +30,6 @@ mod clock;
 mod columns;
 mod dataset;
 mod error;
-mod file;
 mod guard;
 pub mod hash;
 mod implicit;

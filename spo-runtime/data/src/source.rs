@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use spo_api::nearest;
+use spo_api::{nearest, open_regular};
 
 use crate::columns::COLUMNS;
 use crate::error::{DataError, Place, Result};
 use crate::read::recognize::{extension, is_parquet, refuse_others};
-use crate::{file, hash, read};
+use crate::{hash, read};
 
 /// A data file and how to read it: a table of the recipe.
 ///
@@ -194,7 +194,7 @@ pub(crate) fn missing<'a>(column: &str, present: impl Iterator<Item = &'a String
 }
 
 fn open(path: &Path) -> Result<BufReader<std::fs::File>> {
-    let file = file::open(path).map_err(|e| DataError::io(path, &e))?;
+    let file = open_regular(path).map_err(|e| DataError::io(path, &e))?;
     Ok(BufReader::with_capacity(1 << 16, file))
 }
 

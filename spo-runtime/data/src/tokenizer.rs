@@ -10,16 +10,16 @@ use std::sync::OnceLock;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use spo_api::{Error, write_whole};
+use spo_api::{Error, read_whole, write_whole};
 
 use crate::clock::Moment;
 use crate::error::{DataError, Result};
 use crate::guard::guarded;
+use crate::hash;
 use crate::row::Message;
 use crate::special::{Part, Special};
 use crate::template::ChatTemplate;
 use crate::tokenize::brief;
-use crate::{file, hash};
 use bounded::Bounded;
 use config::Config;
 
@@ -68,7 +68,7 @@ impl Tokenizer {
             let path = folder.join(name);
             // A link that leads nowhere is there, and cannot be read.
             if path.symlink_metadata().is_ok() {
-                files.push((name, file::read(&path, LONGEST_FILE)?));
+                files.push((name, read_whole(&path, LONGEST_FILE).map_err(|e| DataError::io(&path, &e))?));
             } else if name == FILES[0] {
                 return Err(DataError::in_file(
                     folder,

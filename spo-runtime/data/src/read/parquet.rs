@@ -11,9 +11,9 @@ use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
 use parquet::record::Field;
 use serde_json::{Number, Value};
+use spo_api::open_regular;
 
 use crate::error::{At, DataError, Place, Result};
-use crate::file;
 use crate::guard::guarded;
 use crate::source::Visit;
 
@@ -31,7 +31,7 @@ const PER_VALUE: u64 = 8;
 /// Passes on the first `wanted` rows.
 pub(crate) fn rows(path: &Path, wanted: usize, visit: &mut Visit<'_>) -> Result<()> {
     let refuse = |e: String| DataError::in_file(path, e);
-    let file = file::open(path).map_err(|e| DataError::io(path, &e))?;
+    let file = open_regular(path).map_err(|e| DataError::io(path, &e))?;
     let bytes = file.metadata().map_err(|e| DataError::io(path, &e))?.len();
     let reader = readable(|| SerializedFileReader::new(file)).map_err(refuse)?;
     refuse_bomb(&reader, bytes, wanted).map_err(refuse)?;

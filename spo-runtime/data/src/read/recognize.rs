@@ -3,8 +3,9 @@
 use std::io::Read;
 use std::path::Path;
 
+use spo_api::open_regular;
+
 use crate::error::{DataError, Result};
-use crate::file;
 
 /// How many of a file's first bytes are looked at: as many as the header of a tar archive has.
 const HEAD: u64 = 512;
@@ -75,7 +76,7 @@ pub(crate) fn separated_values(line: &str) -> Option<String> {
 fn head(path: &Path) -> Result<Vec<u8>> {
     let io = |e: std::io::Error| DataError::io(path, &e);
     let mut bytes = Vec::new();
-    file::open(path).map_err(io)?.take(HEAD).read_to_end(&mut bytes).map_err(io)?;
+    open_regular(path).map_err(io)?.take(HEAD).read_to_end(&mut bytes).map_err(io)?;
     Ok(bytes)
 }
 
