@@ -2,15 +2,22 @@
 
 mod architecture;
 mod fields;
+mod gemma;
 mod gpt2;
+mod gpt_neox;
+mod granite;
+mod layers;
 mod llama;
+mod olmo;
+mod phi3;
 mod rotary;
+mod smollm3;
 
 use serde_json::Value;
 use spo_api::{Error, Result, nearest};
 
 pub use architecture::ModelType;
-pub(crate) use architecture::{Architecture, Family};
+pub(crate) use architecture::{Architecture, HeadNorm, MlpShape, NormShape, Projected};
 use fields::Fields;
 pub(crate) use rotary::{Rope, Scaling};
 
@@ -28,20 +35,30 @@ pub(crate) fn parse(config: &Value, origin: &str) -> Result<Architecture> {
     if fields.get("quantization_config").is_some() {
         return Err(fields.error("quantization_config", "is set: quantised weights are not supported"));
     }
-    let architecture = match model_type(&fields)? {
-        ModelType::Gpt2 => gpt2::read(&fields)?,
-        llama => llama::read(&fields, llama)?,
-    };
+    let model_type = model_type(&fields)?;
+    let architecture = reader(model_type)(&fields, model_type)?;
     let heads = architecture.heads;
-    if architecture.layers.iter().any(|layer| layer.rope.is_some()) && heads.dim % 2 != 0 {
-        let problem = format!("must be even for rotary positions, got {}", heads.dim);
-        return Err(fields.error("head_dim", problem));
-    }
     if !heads.heads.is_multiple_of(heads.kv_heads) {
         let problem = format!("must divide the number of heads ({}), got {}", heads.heads, heads.kv_heads);
         return Err(fields.error("num_key_value_heads", problem));
     }
     Ok(architecture)
+}
+
+/// Reads the configuration of one family.
+type Reader = fn(&Fields<'_>, ModelType) -> Result<Architecture>;
+
+fn reader(model_type: ModelType) -> Reader {
+    match model_type {
+        ModelType::Llama | ModelType::Mistral | ModelType::Qwen2 | ModelType::Qwen3 => llama::read,
+        ModelType::Gpt2 => gpt2::read,
+        ModelType::Gemma | ModelType::Gemma2 | ModelType::Gemma3 => gemma::read,
+        ModelType::Phi3 => phi3::read,
+        ModelType::Olmo2 | ModelType::Olmo3 => olmo::read,
+        ModelType::Granite => granite::read,
+        ModelType::SmolLm3 => smollm3::read,
+        ModelType::GptNeoX => gpt_neox::read,
+    }
 }
 
 fn model_type(fields: &Fields<'_>) -> Result<ModelType> {

@@ -3,6 +3,8 @@
 use serde_json::Value;
 use spo_api::{Error, Result};
 
+use crate::engine::Activation;
+
 pub(crate) struct Fields<'a> {
     pub config: &'a Value,
     pub origin: &'a str,
@@ -65,8 +67,13 @@ impl Fields<'_> {
         self.typed(key, "a number", Value::as_f64)
     }
 
-    pub fn number(&self, key: &str) -> Result<f64> {
-        self.required(key, self.maybe_number(key)?)
+    pub fn positive(&self, key: &str) -> Result<Option<f64>> {
+        match self.maybe_number(key)? {
+            Some(number) if number <= 0.0 => {
+                Err(self.error(key, format!("must be greater than 0, got {number}")))
+            }
+            number => Ok(number),
+        }
     }
 
     pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
@@ -92,6 +99,23 @@ impl Fields<'_> {
                 format!("= \"{other}\" is not supported, only \"{}\"", implemented.join("\", \"")),
             )),
             _ => Ok(()),
+        }
+    }
+
+    /// An activation function by its name in transformers.
+    pub fn activation(&self, key: &str, default: Activation) -> Result<Activation> {
+        match self.maybe_text(key)? {
+            None => Ok(default),
+            Some("silu" | "swish") => Ok(Activation::Silu),
+            Some("gelu") => Ok(Activation::Gelu),
+            Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast") => Ok(Activation::GeluTanh),
+            Some(other) => Err(self.error(
+                key,
+                format!(
+                    "= \"{other}\" is not supported, only \"silu\", \"gelu\", \"gelu_new\", \"gelu_fast\", \
+                     \"gelu_pytorch_tanh\""
+                ),
+            )),
         }
     }
 

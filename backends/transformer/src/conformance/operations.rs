@@ -14,14 +14,14 @@ pub fn operations_agree_with_finite_differences<E: Engine>(engine: impl Fn() -> 
             norm(engine, kind, biased);
         }
     }
-    for f in [Activation::Silu, Activation::GeluTanh] {
+    for f in [Activation::Silu, Activation::GeluTanh, Activation::Gelu] {
         activations(engine, f);
     }
 }
 
 fn norm<E: Engine>(engine: &E, kind: NormKind, biased: bool) {
     let of = |[x, weight, bias]: [&E::Tensor; 3]| {
-        let norm = Norm { kind, epsilon: 1e-3, weight, bias: biased.then_some(bias) };
+        let norm = Norm { kind, epsilon: 1e-3, offset: 0.3, weight, bias: biased.then_some(bias) };
         engine.norm(x, norm).expect("a norm")
     };
     let values = [wave(ROWS * WIDTH, 1.0), wave(WIDTH, 0.5), wave(WIDTH, 0.2)];
@@ -30,7 +30,7 @@ fn norm<E: Engine>(engine: &E, kind: NormKind, biased: bool) {
     let upstream = upstream(engine);
     let zeros = || engine.memory().zeros(&[WIDTH], Precision::Full).expect("memory");
     let (d_weight, d_bias) = (zeros(), zeros());
-    let norm = Norm { kind, epsilon: 1e-3, weight: &weight, bias: biased.then_some(&bias) };
+    let norm = Norm { kind, epsilon: 1e-3, offset: 0.3, weight: &weight, bias: biased.then_some(&bias) };
     let gradients = [Some(&d_weight), biased.then_some(&d_bias)];
     let dx = engine.norm_backward(&x, norm, &upstream, gradients).expect("a gradient");
     compare(engine, &format!("{kind:?}, bias: {biased}"), of, &values, shapes, [&dx, &d_weight, &d_bias]);
