@@ -393,7 +393,7 @@ mod tests {
             let fields = Fields { config: &config, origin: "test" };
             Rope::parse(&fields, &RopeKeys::new(1e4, 8)).unwrap_err().to_string()
         };
-        for (parameters, words) in [
+        for (parameters, words) in &[
             (json!({ "rope_type": "linear" }), "`factor` is missing"),
             (json!({ "rope_type": "linear", "factor": 0 }), "`factor` must be greater than 0"),
             (json!({ "rope_type": "su" }), "\"su\" is not supported, only default, linear, dynamic"),
@@ -402,7 +402,7 @@ mod tests {
             (json!({ "rope_type": "longrope", "short_factor": [1, 1, 1] }), "`short_factor` must be a list of 4"),
             (json!([1]), "`rope_parameters` must be a table"),
         ] {
-            assert!(said(parameters.clone()).contains(words), "{parameters}: {}", said(parameters));
+            assert!(said(parameters.clone()).contains(*words), "{parameters}: {}", said(parameters.clone()));
         }
     }
 }

@@ -106,7 +106,7 @@ fn configurations_of(model_type: ModelType) -> Vec<(&'static str, Value)> {
             "phi3",
             llama(json!({
                 "model_type": "phi3", "head_dim": 8, "partial_rotary_factor": 0.75, "sliding_window": 30,
-                "original_max_position_embeddings": 12, "rope_parameters": {
+                "original_max_position_embeddings": 13, "rope_parameters": {
                     "rope_type": "longrope", "rope_theta": 10000.0,
                     "short_factor": [1.0, 1.1, 1.5], "long_factor": [1.5, 3.0, 9.0],
                 },
