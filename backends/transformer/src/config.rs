@@ -1,6 +1,7 @@
 //! Parses `config.json` of a Hugging Face folder into the shape of a decoder.
 
 mod architecture;
+mod cohere;
 mod fields;
 mod gemma;
 mod gpt2;
@@ -9,9 +10,12 @@ mod granite;
 mod layers;
 mod llama;
 mod olmo;
+mod phi;
 mod phi3;
 mod rotary;
 mod smollm3;
+mod stablelm;
+mod starcoder2;
 
 use serde_json::Value;
 use spo_api::{Error, Result, nearest};
@@ -50,7 +54,11 @@ type Reader = fn(&Fields<'_>, ModelType) -> Result<Architecture>;
 
 fn reader(model_type: ModelType) -> Reader {
     match model_type {
-        ModelType::Llama | ModelType::Mistral | ModelType::Qwen2 | ModelType::Qwen3 => llama::read,
+        ModelType::Llama
+        | ModelType::Mistral
+        | ModelType::Ministral
+        | ModelType::Qwen2
+        | ModelType::Qwen3 => llama::read,
         ModelType::Gpt2 => gpt2::read,
         ModelType::Gemma | ModelType::Gemma2 | ModelType::Gemma3 => gemma::read,
         ModelType::Phi3 => phi3::read,
@@ -58,6 +66,10 @@ fn reader(model_type: ModelType) -> Reader {
         ModelType::Granite => granite::read,
         ModelType::SmolLm3 => smollm3::read,
         ModelType::GptNeoX => gpt_neox::read,
+        ModelType::StableLm => stablelm::read,
+        ModelType::Starcoder2 => starcoder2::read,
+        ModelType::Phi => phi::read,
+        ModelType::Cohere | ModelType::Cohere2 => cohere::read,
     }
 }
 

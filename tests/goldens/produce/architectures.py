@@ -50,6 +50,13 @@ MODELS = {
     "granite": dict(COMMON, model_type="granite", embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.4, logits_scaling=2.0, attention_bias=True),
     "smollm3": dict(COMMON, model_type="smollm3", num_hidden_layers=4),
     "gpt_neox": dict(COMMON, model_type="gpt_neox", hidden_size=32, rotary_pct=0.5),
+    "ministral": dict(COMMON, model_type="ministral", head_dim=8, sliding_window=6, layer_types=["full_attention", "sliding_attention"]),
+    "stablelm": dict(COMMON, model_type="stablelm", hidden_size=32, use_qkv_bias=True),
+    "stablelm-parallel": dict(COMMON, model_type="stablelm", hidden_size=32, use_parallel_residual=True, hidden_act="gelu"),
+    "starcoder2": dict(COMMON, model_type="starcoder2", sliding_window=6),
+    "phi": dict(COMMON, model_type="phi", hidden_size=32),
+    "cohere": dict(COMMON, model_type="cohere", logit_scale=0.4),
+    "cohere2": dict(COMMON, model_type="cohere2", logit_scale=0.4, sliding_window=6, num_hidden_layers=4, attention_bias=True),
     "gpt_neox-sequential": dict(COMMON, model_type="gpt_neox", hidden_size=32, use_parallel_residual=False, attention_bias=False),
 }
 

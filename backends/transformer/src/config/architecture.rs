@@ -38,11 +38,23 @@ pub enum ModelType {
     SmolLm3,
     /// GPT-NeoX and Pythia.
     GptNeoX,
+    /// Ministral.
+    Ministral,
+    /// StableLM.
+    StableLm,
+    /// StarCoder2.
+    Starcoder2,
+    /// Phi-1, Phi-1.5 and Phi-2.
+    Phi,
+    /// Command R.
+    Cohere,
+    /// Command R7B.
+    Cohere2,
 }
 
 impl ModelType {
     /// All supported model types.
-    pub const ALL: [ModelType; 14] = [
+    pub const ALL: [ModelType; 20] = [
         ModelType::Llama,
         ModelType::Mistral,
         ModelType::Qwen2,
@@ -57,6 +69,12 @@ impl ModelType {
         ModelType::Granite,
         ModelType::SmolLm3,
         ModelType::GptNeoX,
+        ModelType::Ministral,
+        ModelType::StableLm,
+        ModelType::Starcoder2,
+        ModelType::Phi,
+        ModelType::Cohere,
+        ModelType::Cohere2,
     ];
 
     /// The value of `model_type` in a configuration.
@@ -76,6 +94,12 @@ impl ModelType {
             ModelType::Granite => "granite",
             ModelType::SmolLm3 => "smollm3",
             ModelType::GptNeoX => "gpt_neox",
+            ModelType::Ministral => "ministral",
+            ModelType::StableLm => "stablelm",
+            ModelType::Starcoder2 => "starcoder2",
+            ModelType::Phi => "phi",
+            ModelType::Cohere => "cohere",
+            ModelType::Cohere2 => "cohere2",
         }
     }
 }

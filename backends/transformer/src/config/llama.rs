@@ -28,7 +28,7 @@ impl Default for Defaults {
     }
 }
 
-/// Llama, Mistral, Qwen2 and Qwen3.
+/// Llama, Mistral, Ministral, Qwen2 and Qwen3.
 pub(super) fn read(fields: &Fields<'_>, model_type: ModelType) -> Result<Architecture> {
     let defaults = match model_type {
         ModelType::Qwen3 => Defaults { head_dim: Some(128), ..Defaults::default() },
@@ -41,7 +41,7 @@ pub(super) fn read(fields: &Fields<'_>, model_type: ModelType) -> Result<Archite
             attention_bias(fields, &mut a)?;
             a.block.head_norms = Some((HEAD_NORMS, HeadNorm::Each));
         }
-        ModelType::Mistral => {}
+        ModelType::Mistral | ModelType::Ministral => {}
         _ => {
             attention_bias(fields, &mut a)?;
             a.block.mlp_bias = fields.flag("mlp_bias", false)?;
@@ -52,6 +52,10 @@ pub(super) fn read(fields: &Fields<'_>, model_type: ModelType) -> Result<Archite
         ModelType::Mistral => {
             let window = window(fields, Some(4096))?;
             a.layers.iter_mut().for_each(|layer| layer.window = window);
+        }
+        ModelType::Ministral => {
+            let window = window(fields, Some(4096))?;
+            sliding_layers(fields, &mut a.layers, window, |_| window.is_some())?;
         }
         ModelType::Qwen2 | ModelType::Qwen3 => {
             let window =

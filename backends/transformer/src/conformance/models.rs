@@ -131,6 +131,33 @@ fn configurations_of(model_type: ModelType) -> Vec<(&'static str, Value)> {
             "smollm3",
             llama(json!({ "model_type": "smollm3", "tie_word_embeddings": true, "no_rope_layers": [1, 0] })),
         )],
+        ModelType::Ministral => vec![(
+            "ministral",
+            llama(json!({
+                "model_type": "ministral", "sliding_window": 6,
+                "layer_types": ["full_attention", "sliding_attention"],
+            })),
+        )],
+        ModelType::StableLm => vec![(
+            "stablelm",
+            llama(json!({
+                "model_type": "stablelm", "use_qkv_bias": true, "use_parallel_residual": true, "head_dim": 8,
+                "rope_parameters": null,
+            })),
+        )],
+        ModelType::Starcoder2 => {
+            vec![("starcoder2", llama(json!({ "model_type": "starcoder2", "sliding_window": 9 })))]
+        }
+        ModelType::Phi => {
+            vec![("phi", llama(json!({ "model_type": "phi", "head_dim": 8, "rope_parameters": null })))]
+        }
+        ModelType::Cohere => vec![("cohere", llama(json!({ "model_type": "cohere", "logit_scale": 0.7 })))],
+        ModelType::Cohere2 => vec![(
+            "cohere2",
+            llama(json!({
+                "model_type": "cohere2", "logit_scale": 0.7, "sliding_window": 6, "sliding_window_pattern": 2,
+            })),
+        )],
         ModelType::GptNeoX => vec![
             (
                 "gpt_neox",

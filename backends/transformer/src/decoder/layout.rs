@@ -35,9 +35,10 @@ fn block(names: &mut Names, a: &Architecture, index: usize) -> Block {
     let shape = &a.block;
     let at = |name: &str| format!("{}.{index}.{name}", a.names.blocks);
     let (q, kv) = (a.heads.heads * a.heads.dim, a.heads.kv_heads * a.heads.dim);
-    // Arguments are evaluated in the order of the fields, and so are ids given.
+    let attention_norm = shape.attention_norm.map(|name| names.norm(&at(name), a.hidden, &a.norm));
+    // Fields are evaluated in this order, and so are ids given.
     Block {
-        attention_norm: shape.attention_norm.map(|name| names.norm(&at(name), a.hidden, &a.norm)),
+        attention_norm,
         projections: {
             let mut linear = |name: &str, width| {
                 names.linear(at(name), [a.hidden, width], shape.qkv_bias, shape.transposed)
@@ -63,7 +64,11 @@ fn block(names: &mut Names, a: &Architecture, index: usize) -> Block {
         }),
         output: names.linear(at(shape.output), [q, a.hidden], shape.output_bias, shape.transposed),
         attention_post_norm: shape.attention_post_norm.map(|name| names.norm(&at(name), a.hidden, &a.norm)),
-        mlp_norm: shape.mlp_norm.map(|name| names.norm(&at(name), a.hidden, &a.norm)),
+        mlp_norm: match shape.mlp_norm {
+            // One norm for both.
+            name if name == shape.attention_norm => attention_norm,
+            name => name.map(|name| names.norm(&at(name), a.hidden, &a.norm)),
+        },
         mlp: mlp(names, a, at),
         mlp_post_norm: shape.mlp_post_norm.map(|name| names.norm(&at(name), a.hidden, &a.norm)),
         parallel: shape.parallel,
