@@ -83,3 +83,75 @@ fn model_type(fields: &Fields<'_>) -> Result<ModelType> {
     let problem = format!("= \"{given}\" is not supported, only {}{hint}", known.join(", "));
     Err(fields.error("model_type", problem))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Files of older versions of transformers, and what is in their place today.
+    #[test]
+    fn older_files_mean_the_same() {
+        let with = |changes: &[&Value]| {
+            let mut config = json!({
+                "vocab_size": 9, "hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 4,
+                "num_attention_heads": 2, "max_position_embeddings": 64,
+            });
+            for change in changes {
+                config.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            }
+            parse(&config, "test").unwrap()
+        };
+        let longrope = |kind: &str, key: &str| {
+            json!({ key: kind, "short_factor": [1.0, 2.0], "long_factor": [3.0, 4.0] })
+        };
+        let mut scaled = longrope("longrope", "rope_type");
+        scaled["rope_theta"] = json!(500.0);
+        scaled["partial_rotary_factor"] = json!(0.5);
+        for (model, older, today) in [
+            (
+                json!({ "model_type": "gemma3_text", "sliding_window": 5 }),
+                json!({
+                    "rope_theta": 2e6, "rope_local_base_freq": 300.0, "sliding_window_pattern": 2,
+                    "rope_scaling": { "rope_type": "linear", "factor": 8.0 },
+                }),
+                json!({
+                    "layer_types": [
+                        "sliding_attention", "full_attention", "sliding_attention", "full_attention",
+                    ],
+                    "rope_parameters": {
+                        "full_attention": { "rope_type": "linear", "factor": 8.0, "rope_theta": 2e6 },
+                        "sliding_attention": { "rope_type": "default", "rope_theta": 300.0 },
+                    },
+                }),
+            ),
+            (
+                json!({ "model_type": "gpt_neox" }),
+                json!({ "rotary_pct": 0.5, "rotary_emb_base": 300 }),
+                json!({ "rope_parameters": { "rope_theta": 300, "partial_rotary_factor": 0.5 } }),
+            ),
+            (
+                json!({ "model_type": "phi3", "original_max_position_embeddings": 32 }),
+                json!({ "rope_theta": 500.0, "partial_rotary_factor": 0.5, "rope_scaling": longrope("su", "type") }),
+                json!({ "rope_parameters": scaled }),
+            ),
+            (
+                json!({ "model_type": "olmo3", "sliding_window": 5 }),
+                json!({ "rope_theta": 5e5 }),
+                json!({
+                    "rope_parameters": {
+                        "full_attention": { "rope_theta": 5e5 }, "sliding_attention": { "rope_theta": 5e5 },
+                    },
+                }),
+            ),
+            (
+                json!({ "model_type": "gemma" }),
+                json!({ "hidden_act": "gelu", "rope_scaling": null }),
+                json!({ "hidden_act": "gelu_pytorch_tanh" }),
+            ),
+        ] {
+            assert_eq!(with(&[&model, &older]), with(&[&model, &today]), "{model}");
+        }
+    }
+}

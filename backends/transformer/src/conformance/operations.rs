@@ -169,7 +169,7 @@ fn head<E: Engine>(engine: &E, cap: Option<f64>, biased: bool) {
     let values = [wave(ROWS * WIDTH, 0.6), wave(TOKENS * WIDTH, 0.5), wave(TOKENS, 0.4)];
     let targets: Vec<u32> = (0..ROWS as u32).map(|i| i * 3 % TOKENS as u32).collect();
     let weights = [0.7, -1.1, 0.0, 1.3, -0.2];
-    fn of<'t, T>([_, weight, bias]: &'t [T; 3], biased: bool, cap: Option<f64>) -> Head<&'t T> {
+    fn of<T>([_, weight, bias]: &[T; 3], biased: bool, cap: Option<f64>) -> Head<&T> {
         Head { weight, bias: biased.then_some(bias), cap }
     }
     let tensors = upload(engine, &values, shapes);
