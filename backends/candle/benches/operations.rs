@@ -8,8 +8,8 @@ use serde_json::json;
 use spo_api::{Group, Statistics, TokenBatch};
 use spo_backend_candle::FusedEngine;
 use spo_transformer::{
-    Activation, AdamWStep, Attention, BLOCK, Blockwise, Cluster, Engine, Head, Heads, Mat, Memory, Norm, NormKind, Options, Pairs,
-    Precision, Rotation, Span, conformance,
+    Activation, AdamWStep, Attention, BLOCK, Blockwise, Cluster, Engine, Head, Heads, Mat, Memory, Norm,
+    NormKind, Options, Pairs, Precision, Rotation, Span, conformance,
 };
 
 #[global_allocator]

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use spo_api::{Combine, Map, Result, Statistics};
 use spo_transformer::{
-    Activation, AdamWStep, Attention, Blockwise, Cluster, Engine, Head, HeadScores, Mat, Norm, Pairs, Recorder,
-    Rotation,
+    Activation, AdamWStep, Attention, Blockwise, Cluster, Engine, Head, HeadScores, Mat, Norm, Pairs,
+    Recorder, Rotation,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -117,7 +117,8 @@ impl Engine for TchEngine {
     fn columns(&self, x: &Array, groups: usize, range: Range<usize>) -> Result<Array> {
         let part = || {
             let (rows, groups) = (x.0.size2()?.0, groups as i64);
-            let part = x.0.f_view((rows * groups, -1))?.f_narrow(1, range.start as i64, range.len() as i64)?;
+            let part =
+                x.0.f_view((rows * groups, -1))?.f_narrow(1, range.start as i64, range.len() as i64)?;
             part.f_reshape([rows, groups * range.len() as i64])?.f_contiguous()
         };
         part().map(Array).of("columns", &[x])

@@ -21,7 +21,8 @@ fn chunks(count: usize, head: Head<&Tensor>) -> impl Iterator<Item = Range<usize
 }
 
 fn logits(hidden: &Tensor, head: Head<&Tensor>) -> Outcome<Tensor> {
-    let mut logits = hidden.f_mm(&head.weight.f_to_kind(hidden.f_kind()?)?.f_tr()?)?.f_to_kind(Kind::Float)?;
+    let mut logits =
+        hidden.f_mm(&head.weight.f_to_kind(hidden.f_kind()?)?.f_tr()?)?.f_to_kind(Kind::Float)?;
     if let Some(bias) = head.bias {
         logits = logits.f_add_(&bias.f_to_kind(Kind::Float)?)?;
     }

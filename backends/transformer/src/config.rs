@@ -103,9 +103,7 @@ mod tests {
             }
             parse(&config, "test").unwrap()
         };
-        let longrope = |kind: &str, key: &str| {
-            json!({ key: kind, "short_factor": [1.0, 2.0], "long_factor": [3.0, 4.0] })
-        };
+        let longrope = |kind: &str, key: &str| json!({ key: kind, "short_factor": [1.0, 2.0], "long_factor": [3.0, 4.0] });
         let mut scaled = longrope("longrope", "rope_type");
         scaled["rope_theta"] = json!(500.0);
         scaled["partial_rotary_factor"] = json!(0.5);

@@ -13,8 +13,8 @@ use spo_api::Result;
 
 pub(crate) use block::KvCache;
 use block::{Block, Trace};
-pub(crate) use linear::LowRank;
 use layout::Layout;
+pub(crate) use linear::LowRank;
 use names::Names;
 pub(crate) use wiring::{Rows, Wiring};
 
@@ -89,7 +89,10 @@ impl Decoder {
     pub fn traced_per_token(&self) -> usize {
         let a = &self.architecture;
         let (q, kv) = (a.heads.heads * a.heads.dim, a.heads.kv_heads * a.heads.dim);
-        self.blocks.iter().map(|block| block.residuals() * a.hidden + 2 * q + 2 * kv + block.mlp.traced()).sum()
+        self.blocks
+            .iter()
+            .map(|block| block.residuals() * a.hidden + 2 * q + 2 * kv + block.mlp.traced())
+            .sum()
     }
 
     pub fn wiring<E: Engine>(&self, e: &E, rows: &Rows) -> Result<Wiring<E::Tensor>> {

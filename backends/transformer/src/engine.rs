@@ -10,8 +10,8 @@ use spo_api::{Combine, Map, Result, Statistics};
 
 pub use blockwise::{BLOCK, Blockwise, DynamicMap, SIGNED, UNSIGNED};
 pub use operands::{
-    Activation, AdamWStep, Attention, Cluster, Head, HeadScores, Heads, Mat, Norm, NormKind, Pairs, Precision,
-    Rotation, Span,
+    Activation, AdamWStep, Attention, Cluster, Head, HeadScores, Heads, Mat, Norm, NormKind, Pairs,
+    Precision, Rotation, Span,
 };
 
 /// Arrays on one device.

@@ -88,7 +88,8 @@ impl Packed {
         for completion in completions {
             let begin = self.rows.ids.len();
             let rest = &completion[common.len()..];
-            places.push((scored..).take(common.len()).chain((self.targets.len()..).take(rest.len())).collect());
+            places
+                .push((scored..).take(common.len()).chain((self.targets.len()..).take(rest.len())).collect());
             if let [read @ .., _] = rest {
                 self.read(read, prompt.len() + common.len(), length);
                 let predictors = std::iter::once(prefix.end - 1).chain(begin..begin + read.len());

@@ -53,7 +53,10 @@ impl Model {
     }
 
     fn batch(&self) -> TokenBatch {
-        let group = |group: &Value| Group { prompt: ids(&group["prompt"]), completions: lists(&group["completions"]) };
+        let group = |group: &Value| Group {
+            prompt: ids(&group["prompt"]),
+            completions: lists(&group["completions"]),
+        };
         TokenBatch { groups: self.figures["groups"].as_array().expect("groups").iter().map(group).collect() }
     }
 }
@@ -74,7 +77,11 @@ fn models() -> Vec<Model> {
         found.insert(name.clone(), (kind, Model { name, folder, figures }));
     }
     let kinds: BTreeSet<&str> = found.values().map(|(kind, _)| kind.as_str()).collect();
-    assert_eq!(kinds, ModelType::ALL.map(ModelType::name).into(), "types with a model, and types in the code");
+    assert_eq!(
+        kinds,
+        ModelType::ALL.map(ModelType::name).into(),
+        "types with a model, and types in the code"
+    );
     found.into_values().map(|(_, model)| model).collect()
 }
 
@@ -112,7 +119,8 @@ fn relative(figures: &[(f64, &Value)]) -> f64 {
 /// Log-probs of single tokens, to 1e-5 nats. Completions share their prompts.
 pub fn log_probs_are_those_of_transformers(backend: &dyn Backend) {
     for model in models() {
-        let found = model.open(backend).log_probs(&model.batch(), Statistics::default()).expect("a valid batch");
+        let found =
+            model.open(backend).log_probs(&model.batch(), Statistics::default()).expect("a valid batch");
         let groups = model.figures["groups"].as_array().expect("groups");
         let expected: Vec<f64> = groups.iter().flat_map(|group| numbers(&group["log_probs"])).collect();
         let error = worst(&found.values, &expected);
@@ -250,7 +258,8 @@ pub fn saved_models_are_the_same_files(backend: &dyn Backend) {
     for model in models() {
         let saved = tempfile::tempdir().expect("a writable folder");
         model.open(backend).save(saved.path(), Export::Model).expect("a writable folder");
-        let [ours, theirs] = [saved.path(), &model.folder].map(|folder| tensors(&folder.join("model.safetensors")));
+        let [ours, theirs] =
+            [saved.path(), &model.folder].map(|folder| tensors(&folder.join("model.safetensors")));
         assert!(ours.keys().eq(theirs.keys()), "{}: {:?} {:?}", model.name, ours.keys(), theirs.keys());
         assert!(ours == theirs, "{}", model.name);
     }
@@ -279,7 +288,8 @@ pub fn adapters_are_those_of_peft<E: Engine>(engine: fn() -> E) {
                 true => (n / rank, [1.0, 0.37, 0.11]),
                 false => (rank, [2.0, 0.23, 0.41]),
             };
-            let value = |i: usize| (offset + row * (i / width) as f64 + column * (i % width) as f64).sin() / 5.0;
+            let value =
+                |i: usize| (offset + row * (i / width) as f64 + column * (i % width) as f64).sin() / 5.0;
             values.extend((0..*n).map(|i| value(i) as f32));
         }
         session.write(Vector::PARAMETERS, &values).expect("as many values as parameters");

@@ -123,7 +123,13 @@ impl Task<'_> {
 
     /// The block's attention weights, into `weights`. If scores are capped, the derivatives of the caps go
     /// into `cap_slopes`.
-    fn weights(&self, weights: &mut Vec<f32>, cap_slopes: &mut Vec<f32>, block: &Block<'_>, [q, k]: [&[f32]; 2]) {
+    fn weights(
+        &self,
+        weights: &mut Vec<f32>,
+        cap_slopes: &mut Vec<f32>,
+        block: &Block<'_>,
+        [q, k]: [&[f32]; 2],
+    ) {
         let width = block.width();
         weights.resize(block.count * width, 0.0);
         let scale = self.how.scale as f32;

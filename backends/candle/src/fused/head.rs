@@ -245,8 +245,8 @@ mod tests {
             let head = Head { weight: head, bias: None, cap: None };
             let scores = score(&hidden, head, &targets, Statistics::default()).unwrap();
             let upstream = [1.0, -2.0, 0.5, 3.0, -1.0];
-            let d =
-                score_backward(&hidden, head, &targets, &scores.log_normalizers, &upstream, [None; 2]).unwrap();
+            let d = score_backward(&hidden, head, &targets, &scores.log_normalizers, &upstream, [None; 2])
+                .unwrap();
             (scores, d.flatten_all().unwrap().to_vec1::<f32>().unwrap())
         });
         assert_eq!(of_half.0, of_full.0);

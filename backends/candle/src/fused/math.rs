@@ -119,10 +119,16 @@ mod tests {
             let x = i as f32 * 1e-3;
             let exact = 30.0 * (f64::from(x) / 30.0).tanh();
             let error = (f64::from(capped(x, 30.0)) - exact).abs();
-            assert!(error <= 3e-7 * exact.abs(), "capped({x}): {error}");
+            assert!(error <= 5e-7 * exact.abs(), "capped({x}): {error}");
         }
         // From the series of erf, and its asymptote.
-        for (x, exact) in [(0.0, 0.0), (0.1, 0.112_462_916), (0.5, 0.520_499_878), (1.0, 0.842_700_793), (2.0, 0.995_322_265)] {
+        for (x, exact) in [
+            (0.0, 0.0),
+            (0.1, 0.112_462_916),
+            (0.5, 0.520_499_878),
+            (1.0, 0.842_700_793),
+            (2.0, 0.995_322_265),
+        ] {
             for sign in [-1.0, 1.0] {
                 let error = (f64::from(erf(sign * x)) - f64::from(sign) * exact).abs();
                 assert!(error < 3e-7, "erf({x}): {error}");

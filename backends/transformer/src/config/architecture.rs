@@ -235,10 +235,20 @@ pub(crate) enum HeadNorm {
 /// The projections of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MlpShape {
-    Plain { up: &'static str, down: &'static str },
-    Gated { gate: &'static str, up: &'static str, down: &'static str },
+    Plain {
+        up: &'static str,
+        down: &'static str,
+    },
+    Gated {
+        gate: &'static str,
+        up: &'static str,
+        down: &'static str,
+    },
     /// Gate and up by one matrix, side by side in the columns of the result.
-    JointGated { gate_up: &'static str, down: &'static str },
+    JointGated {
+        gate_up: &'static str,
+        down: &'static str,
+    },
 }
 
 /// Attention settings of one block.

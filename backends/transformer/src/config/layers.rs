@@ -23,8 +23,7 @@ pub(super) fn sliding_layers(
 ) -> Result<()> {
     let slides = slides(fields, layers.len(), default)?;
     if window.is_none() && slides.contains(&true) {
-        let problem =
-            "has a sliding_attention layer, but no window: set `sliding_window` (and `use_sliding_window` for Qwen)";
+        let problem = "has a sliding_attention layer, but no window: set `sliding_window` (and `use_sliding_window` for Qwen)";
         return Err(fields.error("layer_types", problem));
     }
     for (layer, slides) in layers.iter_mut().zip(slides) {

@@ -125,7 +125,11 @@ impl Rope {
 
     /// The rotations of the layers that attend to everything and of those that slide, in `rope_parameters`.
     /// In older files, `rope_scaling` is for the former.
-    pub(super) fn by_layer_type(fields: &Fields<'_>, full: &RopeKeys, sliding: &RopeKeys) -> Result<(Self, Self)> {
+    pub(super) fn by_layer_type(
+        fields: &Fields<'_>,
+        full: &RopeKeys,
+        sliding: &RopeKeys,
+    ) -> Result<(Self, Self)> {
         let parameters = table(fields, "rope_parameters")?;
         let scaling = table(fields, "rope_scaling")?;
         if let Some(parameters) = parameters
@@ -213,7 +217,8 @@ impl Rope {
                     .map(|(key, default)| Ok(inner.positive(key)?.unwrap_or(default)));
                 let [fast, slow]: [Result<f64>; 2] = turns;
                 // The pair that makes this many turns in the original context.
-                let pair = |turns: f64| dim as f64 * (original / (turns * 2.0 * PI)).ln() / (2.0 * theta.ln());
+                let pair =
+                    |turns: f64| dim as f64 * (original / (turns * 2.0 * PI)).ln() / (2.0 * theta.ln());
                 let (mut low, mut high) = (pair(fast?), pair(slow?));
                 if truncate {
                     (low, high) = (low.floor(), high.ceil());
@@ -331,7 +336,10 @@ fn factors(fields: &Fields<'_>, key: &str, pairs: usize) -> Result<Vec<f64>> {
         list.iter().map(|v| v.as_f64().filter(|factor| *factor > 0.0)).collect::<Option<Vec<_>>>()
     });
     numbers.ok_or_else(|| {
-        fields.error(key, format!("must be a list of {pairs} positive numbers, one per rotated pair, got {listed}"))
+        fields.error(
+            key,
+            format!("must be a list of {pairs} positive numbers, one per rotated pair, got {listed}"),
+        )
     })
 }
 
@@ -399,7 +407,10 @@ mod tests {
             (json!({ "rope_type": "su" }), "\"su\" is not supported, only default, linear, dynamic"),
             (json!({ "partial_rotary_factor": 0.5 }), "other than 1 is not supported"),
             (json!({ "full_attention": {} }), "all layers of this model share one"),
-            (json!({ "rope_type": "longrope", "short_factor": [1, 1, 1] }), "`short_factor` must be a list of 4"),
+            (
+                json!({ "rope_type": "longrope", "short_factor": [1, 1, 1] }),
+                "`short_factor` must be a list of 4",
+            ),
             (json!([1]), "`rope_parameters` must be a table"),
         ] {
             assert!(said(parameters.clone()).contains(*words), "{parameters}: {}", said(parameters.clone()));

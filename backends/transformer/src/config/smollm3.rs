@@ -9,8 +9,7 @@ use super::llama::{Defaults, attention_bias, base};
 use super::rotary::{Rope, RopeKeys};
 
 pub(super) fn read(fields: &Fields<'_>, model_type: ModelType) -> Result<Architecture> {
-    let rope =
-        |fields: &Fields<'_>, keys| Rope::parse(fields, &RopeKeys { theta: 2_000_000.0, ..keys });
+    let rope = |fields: &Fields<'_>, keys| Rope::parse(fields, &RopeKeys { theta: 2_000_000.0, ..keys });
     let mut a = base(fields, model_type, Defaults { tied: true, rope, ..Defaults::default() })?;
     attention_bias(fields, &mut a)?;
     a.block.mlp_bias = fields.flag("mlp_bias", false)?;

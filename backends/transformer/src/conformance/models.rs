@@ -51,10 +51,7 @@ fn configurations_of(model_type: ModelType) -> Vec<(&'static str, Value)> {
             vec![("mistral", llama(json!({ "model_type": "mistral", "sliding_window": 5 })))]
         }
         ModelType::Qwen2 => vec![
-            (
-                "qwen2",
-                llama(json!({ "model_type": "qwen2", "head_dim": null, "tie_word_embeddings": true })),
-            ),
+            ("qwen2", llama(json!({ "model_type": "qwen2", "head_dim": null, "tie_word_embeddings": true }))),
             (
                 "qwen2 that slides from the second layer on, dynamic rope",
                 llama(json!({
@@ -106,7 +103,7 @@ fn configurations_of(model_type: ModelType) -> Vec<(&'static str, Value)> {
             "phi3",
             llama(json!({
                 "model_type": "phi3", "head_dim": 8, "partial_rotary_factor": 0.75, "sliding_window": 30,
-                "original_max_position_embeddings": 13, "rope_parameters": {
+                "original_max_position_embeddings": 13, "initializer_range": 0.2, "rope_parameters": {
                     "rope_type": "longrope", "rope_theta": 10000.0,
                     "short_factor": [1.0, 1.1, 1.5], "long_factor": [1.5, 3.0, 9.0],
                 },

@@ -4,7 +4,8 @@ use spo_api::Statistics;
 
 use super::support::{wave, worst};
 use crate::engine::{
-    Activation, Attention, Cluster, Engine, Head, Heads, Memory, Norm, NormKind, Pairs, Precision, Rotation, Span,
+    Activation, Attention, Cluster, Engine, Head, Heads, Memory, Norm, NormKind, Pairs, Precision, Rotation,
+    Span,
 };
 
 const ROWS: usize = 5;
@@ -90,7 +91,10 @@ fn rotations<E: Engine>(engine: &E, pairs: Pairs) {
             };
             let (sin, cos) = angle.sin_cos();
             let expected = [x[a] * cos - x[b] * sin, x[b] * cos + x[a] * sin].map(|y| 1.25 * y);
-            assert!((found[a] - expected[0]).abs() + (found[b] - expected[1]).abs() < 1e-5, "{pairs:?}, {row}");
+            assert!(
+                (found[a] - expected[0]).abs() + (found[b] - expected[1]).abs() < 1e-5,
+                "{pairs:?}, {row}"
+            );
             assert_eq!(found[start + 4..start + DIM], x[start + 4..start + DIM], "{pairs:?}: the rest");
         }
     }
@@ -134,7 +138,9 @@ fn attention<E: Engine>(engine: &E, cap: Option<f64>, window: Option<usize>) {
 /// Attention query by query.
 fn by_definition([q, k, v]: &[Vec<f32>; 3], how: &Attention, clusters: &[Cluster]) -> Vec<f64> {
     let Heads { heads, kv_heads, dim } = how.heads;
-    let at = |x: &[f32], width: usize, row: usize, head: usize, i: usize| f64::from(x[row * width + head * dim + i]);
+    let at = |x: &[f32], width: usize, row: usize, head: usize, i: usize| {
+        f64::from(x[row * width + head * dim + i])
+    };
     let mut out = vec![0.0; q.len()];
     for span in clusters.iter().flat_map(|cluster| &cluster.spans) {
         let keys: Vec<usize> = span.prefix.clone().chain(span.own.clone()).collect();
@@ -145,8 +151,8 @@ fn by_definition([q, k, v]: &[Vec<f32>; 3], how: &Attention, clusters: &[Cluster
             for head in 0..heads {
                 let kv = head / (heads / kv_heads);
                 let score = |&key: &usize| {
-                    let product =
-                        (0..dim).map(|i| at(q, heads * dim, query, head, i) * at(k, kv_heads * dim, key, kv, i));
+                    let product = (0..dim)
+                        .map(|i| at(q, heads * dim, query, head, i) * at(k, kv_heads * dim, key, kv, i));
                     let score = how.scale * product.sum::<f64>();
                     how.cap.map_or(score, |cap| cap * (score / cap).tanh()).exp()
                 };

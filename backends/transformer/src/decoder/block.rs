@@ -120,7 +120,8 @@ impl Block {
         wiring: &BlockWiring<'_, E::Tensor>,
     ) -> Result<E::Tensor> {
         let Trace { x, qkv, attended, attention, middle, mlp, mlp_result } = trace;
-        let d_y = self.after_backward(self.mlp_post_norm, e, p, mlp_result.as_ref(), &upstream, wiring.rows)?;
+        let d_y =
+            self.after_backward(self.mlp_post_norm, e, p, mlp_result.as_ref(), &upstream, wiring.rows)?;
         let normed = before(self.mlp_norm, e, p, &middle)?;
         let d_normed = self.mlp.backward(e, p, &normed, mlp, &d_y)?;
         // The gradient of what the MLP read, and of what its result was added to.
@@ -232,12 +233,7 @@ impl Block {
 }
 
 /// What a layer reads: its input, normalised if a norm stands before it.
-fn before<E: Engine>(
-    norm: Option<Norm<Id>>,
-    e: &E,
-    p: &Parameters<E>,
-    x: &E::Tensor,
-) -> Result<E::Tensor> {
+fn before<E: Engine>(norm: Option<Norm<Id>>, e: &E, p: &Parameters<E>, x: &E::Tensor) -> Result<E::Tensor> {
     norm.map_or_else(|| Ok(x.clone()), |norm| norm.forward(e, p, x))
 }
 

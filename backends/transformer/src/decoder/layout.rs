@@ -44,11 +44,9 @@ fn block(names: &mut Names, a: &Architecture, index: usize) -> Block {
                 names.linear(at(name), [a.hidden, width], shape.qkv_bias, shape.transposed)
             };
             match shape.projections {
-                Projected::Separate([of_q, of_k, of_v]) => Projections::Separate(Box::new([
-                    linear(of_q, q),
-                    linear(of_k, kv),
-                    linear(of_v, kv),
-                ])),
+                Projected::Separate([of_q, of_k, of_v]) => {
+                    Projections::Separate(Box::new([linear(of_q, q), linear(of_k, kv), linear(of_v, kv)]))
+                }
                 Projected::Joint(name) => Projections::Joint { linear: linear(name, q + 2 * kv), groups: 1 },
                 Projected::JointByHead(name) => {
                     Projections::Joint { linear: linear(name, q + 2 * kv), groups: a.heads.kv_heads }
