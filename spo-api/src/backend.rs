@@ -60,7 +60,7 @@ pub struct ModelInfo {
     /// Longest supported sequence, in tokens.
     pub context: usize,
     /// The key of the model's configuration that sets [`context`](Self::context), for messages:
-    /// `max_position_embeddings`, `sliding_window`. Empty if there is none.
+    /// `max_position_embeddings`, `n_positions`. Empty if there is none.
     #[serde(default)]
     pub context_key: String,
     /// Name of the device in use.

@@ -48,12 +48,13 @@ fn refused(place: &Place, recipe: &str, parts: &[&str]) {
 }
 
 #[test]
-fn a_row_beyond_a_sliding_window_is_found_before_training() {
+fn a_row_beyond_the_context_is_found_before_training_and_one_beyond_a_sliding_window_is_no_problem() {
     let place = folder();
     // A Mistral is a Llama with a window on every layer.
     edit_json(&place, "model/config.json", |config| {
         config["model_type"] = json!("mistral");
-        config["sliding_window"] = json!(20);
+        config["sliding_window"] = json!(5);
+        config["max_position_embeddings"] = json!(20);
     });
     place.write("train.jsonl", pairs(&[(4, 2), (5, 3), (6, 2)]));
     place.write("eval.jsonl", pairs(&[(4, 2), (19, 2), (5, 3)]));
@@ -67,13 +68,13 @@ fn a_row_beyond_a_sliding_window_is_found_before_training() {
     refused(
         &place,
         &held_out,
-        &["data.max_length", "eval.jsonl:2 has 22 tokens", "at most 20", "`sliding_window`"],
+        &["data.max_length", "eval.jsonl:2 has 22 tokens", "at most 20", "`max_position_embeddings`"],
     );
     let term = train.replace(
         "steps = 2",
         "steps = 2\nbilevel = { step = \"penalty\", lambda = 1.0, lower_data = { path = \"terms.jsonl\" } }",
     );
-    refused(&place, &term, &["terms.jsonl:2", "`sliding_window`"]);
+    refused(&place, &term, &["terms.jsonl:2", "`max_position_embeddings`"]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ const EXAMPLES: [(&str, &[&str]); 6] = [
             "projected, single",
         ],
     ),
-    ("An architecture", &["qwen3", "Qwen3"]),
+    ("An architecture", &["starcoder2", "Starcoder2", "StarCoder2"]),
     (
         "An optimizer",
         &[

@@ -8,8 +8,8 @@ use serde_json::json;
 use spo_api::{Group, Statistics, TokenBatch};
 use spo_backend_candle::FusedEngine;
 use spo_transformer::{
-    Activation, AdamWStep, BLOCK, Blockwise, Cluster, Engine, Heads, Mat, Memory, Norm, NormKind, Options,
-    Precision, Rotation, Span, conformance,
+    Activation, AdamWStep, Attention, BLOCK, Blockwise, Cluster, Engine, Head, Heads, Mat, Memory, Norm,
+    NormKind, Options, Pairs, Precision, Rotation, Span, conformance,
 };
 
 #[global_allocator]
@@ -58,7 +58,7 @@ fn operations(c: &mut Criterion) {
     c.bench_function("linear backward, weight", |b| {
         b.iter(|| e.matmul_add(&d_w, 1.0, Mat::t(black_box(&inner)), Mat::new(&x)).unwrap());
     });
-    let norm = Norm { kind: NormKind::Rms, epsilon: 1e-5, weight: &gain, bias: None };
+    let norm = Norm { kind: NormKind::Rms, epsilon: 1e-5, offset: 0.0, weight: &gain, bias: None };
     c.bench_function("rms_norm", |b| b.iter(|| e.norm(black_box(&x), norm).unwrap()));
     c.bench_function("rms_norm backward", |b| {
         b.iter(|| e.norm_backward(black_box(&x), norm, &x, [None, None]).unwrap());
@@ -69,31 +69,33 @@ fn operations(c: &mut Criterion) {
         b.iter(|| e.gate_backward(f, black_box(&inner), &inner, &inner).unwrap());
     });
     let table = || matrix(TOKENS, HEADS.dim / 2);
-    let rotation = Rotation { cos: table(), sin: table() };
+    let rotation = Rotation { cos: table(), sin: table(), dim: HEADS.dim, pairs: Pairs::Halves };
     c.bench_function("rope", |b| b.iter(|| e.rope(black_box(&x), &rotation, false).unwrap()));
 
     let clusters = clusters();
     let kv = matrix(TOKENS, HEADS.kv_heads * HEADS.dim);
-    let out = e.attention(&x, &kv, &kv, HEADS, &clusters).unwrap();
+    let how = Attention::plain(HEADS);
+    let out = e.attention(&x, &kv, &kv, &how, &clusters).unwrap();
     c.bench_function("attention", |b| {
-        b.iter(|| e.attention(black_box(&x), &kv, &kv, HEADS, &clusters).unwrap());
+        b.iter(|| e.attention(black_box(&x), &kv, &kv, &how, &clusters).unwrap());
     });
     c.bench_function("attention backward", |b| {
-        b.iter(|| e.attention_backward([black_box(&x), &kv, &kv], &out, &x, HEADS, &clusters).unwrap());
+        b.iter(|| e.attention_backward([black_box(&x), &kv, &kv], &out, &x, &how, &clusters).unwrap());
     });
 
-    let head = matrix(VOCABULARY, HIDDEN);
+    let table = matrix(VOCABULARY, HIDDEN);
+    let head = Head { weight: &table, bias: None, cap: None };
     let hidden = matrix(128, HIDDEN);
     let targets: Vec<u32> = (0..128).map(|i| i * 311).collect();
-    let scores = e.score(&hidden, &head, &targets, Statistics::default()).unwrap();
+    let scores = e.score(&hidden, head, &targets, Statistics::default()).unwrap();
     let upstream = vec![0.5; 128];
     c.bench_function("head, 128 tokens", |b| {
-        b.iter(|| e.score(black_box(&hidden), &head, &targets, Statistics::default()).unwrap());
+        b.iter(|| e.score(black_box(&hidden), head, &targets, Statistics::default()).unwrap());
     });
     c.bench_function("head backward, 128 tokens", |b| {
         b.iter(|| {
             let normalizers = &scores.log_normalizers;
-            e.score_backward(black_box(&hidden), &head, &targets, normalizers, &upstream, None).unwrap()
+            e.score_backward(black_box(&hidden), head, &targets, normalizers, &upstream, [None; 2]).unwrap()
         });
     });
 

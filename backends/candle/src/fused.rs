@@ -25,7 +25,8 @@ use std::ops::Range;
 use candle_core::{DType, Device, Tensor};
 use spo_api::{Combine, Map, Result, Statistics};
 use spo_transformer::{
-    Activation, AdamWStep, Blockwise, Cluster, Engine, HeadScores, Heads, Mat, NoTape, Norm, Rotation,
+    Activation, AdamWStep, Attention, Blockwise, Cluster, Engine, Head, HeadScores, Mat, NoTape, Norm,
+    Rotation,
 };
 
 use crate::memory::{self, CandleMemory, failed};
@@ -91,12 +92,12 @@ impl Engine for FusedEngine {
         vector::scatter_add(into, ids, x).map_err(failed)
     }
 
-    fn columns(&self, x: &Tensor, range: Range<usize>) -> Result<Tensor> {
-        memory::columns(x, range).map_err(failed)
+    fn columns(&self, x: &Tensor, groups: usize, range: Range<usize>) -> Result<Tensor> {
+        memory::columns(x, groups, range).map_err(failed)
     }
 
-    fn join_columns(&self, parts: &[&Tensor]) -> Result<Tensor> {
-        memory::join_columns(parts).map_err(failed)
+    fn join_columns(&self, parts: &[&Tensor], groups: usize) -> Result<Tensor> {
+        memory::join_columns(parts, groups).map_err(failed)
     }
 
     fn linear(&self, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -138,10 +139,10 @@ impl Engine for FusedEngine {
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
-        heads: Heads,
+        how: &Attention,
         clusters: &[Cluster],
     ) -> Result<Tensor> {
-        attention::attention(q, k, v, heads, clusters).map_err(failed)
+        attention::attention(q, k, v, how, clusters).map_err(failed)
     }
 
     fn attention_backward(
@@ -149,10 +150,10 @@ impl Engine for FusedEngine {
         qkv: [&Tensor; 3],
         out: &Tensor,
         upstream: &Tensor,
-        heads: Heads,
+        how: &Attention,
         clusters: &[Cluster],
     ) -> Result<[Tensor; 3]> {
-        attention::attention_backward(qkv, out, upstream, heads, clusters).map_err(failed)
+        attention::attention_backward(qkv, out, upstream, how, clusters).map_err(failed)
     }
 
     fn activate(&self, f: Activation, x: &Tensor) -> Result<Tensor> {
@@ -180,7 +181,7 @@ impl Engine for FusedEngine {
     fn score(
         &self,
         hidden: &Tensor,
-        head: &Tensor,
+        head: Head<&Tensor>,
         targets: &[u32],
         statistics: Statistics,
     ) -> Result<HeadScores> {
@@ -190,13 +191,13 @@ impl Engine for FusedEngine {
     fn score_backward(
         &self,
         hidden: &Tensor,
-        head: &Tensor,
+        head: Head<&Tensor>,
         targets: &[u32],
         log_normalizers: &[f64],
         upstream: &[f64],
-        head_gradient: Option<&Tensor>,
+        gradients: [Option<&Tensor>; 2],
     ) -> Result<Tensor> {
-        head::score_backward(hidden, head, targets, log_normalizers, upstream, head_gradient).map_err(failed)
+        head::score_backward(hidden, head, targets, log_normalizers, upstream, gradients).map_err(failed)
     }
 
     fn recorder(&self) -> Option<NoTape> {

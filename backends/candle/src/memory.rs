@@ -95,12 +95,18 @@ pub(crate) fn gather(table: &Tensor, ids: &[u32], dtype: DType) -> candle_core::
     table.index_select(&index(ids, table)?, 0)?.to_dtype(dtype)
 }
 
-/// A range of columns of a matrix.
-pub(crate) fn columns(x: &Tensor, range: Range<usize>) -> candle_core::Result<Tensor> {
-    x.narrow(1, range.start, range.len())?.contiguous()
+/// A range of columns of each of several matrices that stand side by side.
+pub(crate) fn columns(x: &Tensor, groups: usize, range: Range<usize>) -> candle_core::Result<Tensor> {
+    let (rows, width) = x.dims2()?;
+    let part = x.reshape((rows * groups, width / groups))?.narrow(1, range.start, range.len())?;
+    part.contiguous()?.reshape((rows, groups * range.len()))
 }
 
-/// Matrices side by side.
-pub(crate) fn join_columns(parts: &[&Tensor]) -> candle_core::Result<Tensor> {
-    Tensor::cat(parts, 1)?.contiguous()
+/// The inverse of [`columns`].
+pub(crate) fn join_columns(parts: &[&Tensor], groups: usize) -> candle_core::Result<Tensor> {
+    let Some(first) = parts.first() else { candle_core::bail!("no columns to join") };
+    let rows = first.dim(0)?;
+    let grouped = |part: &&Tensor| part.reshape((rows * groups, part.dim(1)? / groups));
+    let grouped = parts.iter().map(grouped).collect::<candle_core::Result<Vec<_>>>()?;
+    Tensor::cat(&grouped, 1)?.contiguous()?.reshape((rows, ()))
 }

@@ -18,6 +18,7 @@ pub(crate) fn activate(f: Activation, x: &Tensor) -> Outcome<Tensor> {
     match f {
         Activation::Silu => x.f_silu(),
         Activation::GeluTanh => x.f_gelu("tanh"),
+        Activation::Gelu => x.f_gelu("none"),
     }
 }
 
@@ -30,8 +31,9 @@ pub(crate) fn activate_backward(
     match (f, slope) {
         (Activation::Silu, Slope::Recorded) => upstream.f_mul(&silu_slope(x)?),
         (Activation::Silu, Slope::Fused) => x.f_silu_backward(upstream),
-        // This one has a derivative.
+        // These have a derivative.
         (Activation::GeluTanh, _) => x.f_gelu_backward(upstream, "tanh"),
+        (Activation::Gelu, _) => x.f_gelu_backward(upstream, "none"),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Attention, a span of queries at a time, by libtorch's scaled dot-product attention.
 
-use spo_transformer::{Cluster, Heads, Span};
+use std::ops::Range;
+
+use spo_transformer::{Attention, Cluster, Span};
 use tch::{Device, Kind, Tensor};
 
 use crate::shim::{self, Sight};
@@ -16,25 +18,52 @@ fn by_row(x: &Tensor) -> Outcome<Tensor> {
     x.f_squeeze_dim(0)?.f_transpose(0, 1)?.f_flatten(1, 2)
 }
 
-/// The keys or values of a span: those of the prefix, then its own.
-pub(crate) fn visible(x: &Tensor, span: &Span) -> Outcome<Tensor> {
-    let own = rows(x, &span.own)?;
-    if span.prefix.is_empty() {
-        return Ok(own);
-    }
-    if span.prefix.end == span.own.start {
-        return rows(x, &(span.prefix.start..span.own.end));
-    }
-    Tensor::f_cat(&[rows(x, &span.prefix)?, own], 0)
+/// The keys of a span that any of its queries sees: of the prefix, and of its own.
+pub(crate) fn visible(how: &Attention, span: &Span) -> [Range<usize>; 2] {
+    let (first, shared) = (how.visible(span, 0).start, span.prefix.len());
+    let own = span.own.start + first.max(shared) - shared..span.own.end;
+    [span.prefix.start + first.min(shared)..span.prefix.end, own]
 }
 
-/// Which of the visible keys each query of a span sees, if a mask must say so.
-fn mask(span: &Span, device: Device) -> Outcome<Option<Tensor>> {
-    let (queries, keys) = (span.queries.len() as i64, (span.prefix.len() + span.own.len()) as i64);
-    if queries == 1 || queries == keys {
+/// Rows of keys or values, those of the prefix before a span's own.
+pub(crate) fn of_keys(x: &Tensor, [prefix, own]: &[Range<usize>; 2]) -> Outcome<Tensor> {
+    if prefix.is_empty() {
+        return rows(x, own);
+    }
+    if prefix.end == own.start {
+        return rows(x, &(prefix.start..own.end));
+    }
+    Tensor::f_cat(&[rows(x, prefix)?, rows(x, own)?], 0)
+}
+
+/// Adds gradients of these rows.
+pub(crate) fn add_to_keys(into: &Tensor, [prefix, own]: &[Range<usize>; 2], found: &Tensor) -> Outcome<()> {
+    let shared = prefix.len();
+    let _ = rows(into, prefix)?.f_add_(&rows(found, &(0..shared))?)?;
+    let _ = rows(into, own)?.f_add_(&rows(found, &(shared..shared + own.len()))?)?;
+    Ok(())
+}
+
+/// Which of its visible keys each query of a span sees, if a mask must say so.
+fn mask(how: &Attention, span: &Span, device: Device) -> Outcome<Option<Tensor>> {
+    let queries = span.queries.len();
+    let keys: usize = visible(how, span).iter().map(Range::len).sum();
+    let slides = how.window.is_some_and(|window| window < keys);
+    if queries == 1 || (queries == keys && !slides) {
         return Ok(None);
     }
-    Tensor::f_ones([queries, keys], (Kind::Bool, device))?.f_tril(keys - queries).map(Some)
+    seen(how, span, device).map(Some)
+}
+
+/// The same as a matrix of truth values.
+pub(crate) fn seen(how: &Attention, span: &Span, device: Device) -> Outcome<Tensor> {
+    let (queries, end) = (span.queries.len() as i64, how.visible(span, span.queries.len() - 1).end as i64);
+    let keys = end - how.visible(span, 0).start as i64;
+    let seen = Tensor::f_ones([queries, keys], (Kind::Bool, device))?.f_tril(keys - queries)?;
+    match how.window {
+        Some(window) => seen.f_triu(keys - queries + 1 - window.min(end as usize) as i64),
+        None => Ok(seen),
+    }
 }
 
 fn sight<'a>(span: &Span, mask: Option<&'a Tensor>) -> Sight<'a> {
@@ -45,25 +74,20 @@ fn sight<'a>(span: &Span, mask: Option<&'a Tensor>) -> Sight<'a> {
     }
 }
 
-pub(crate) fn scale(heads: Heads) -> f64 {
-    1.0 / (heads.dim as f64).sqrt()
-}
-
 pub(crate) fn spans(clusters: &[Cluster]) -> impl Iterator<Item = &Span> {
     clusters.iter().flat_map(|cluster| &cluster.spans)
 }
 
-pub(crate) fn attention([q, k, v]: [&Tensor; 3], heads: Heads, clusters: &[Cluster]) -> Outcome<Tensor> {
-    let out = q.f_empty_like()?;
+pub(crate) fn attention([q, k, v]: [&Tensor; 3], how: &Attention, clusters: &[Cluster]) -> Outcome<Tensor> {
+    let (out, heads) = (q.f_empty_like()?, how.heads);
     for span in spans(clusters) {
-        let mask = mask(span, q.device())?;
+        let (mask, visible) = (mask(how, span, q.device())?, visible(how, span));
         let queries = by_head(&rows(q, &span.queries)?, heads.heads, heads.dim)?;
         let [keys, values] = [
-            by_head(&visible(k, span)?, heads.kv_heads, heads.dim)?,
-            by_head(&visible(v, span)?, heads.kv_heads, heads.dim)?,
+            by_head(&of_keys(k, &visible)?, heads.kv_heads, heads.dim)?,
+            by_head(&of_keys(v, &visible)?, heads.kv_heads, heads.dim)?,
         ];
-        let attended =
-            shim::attention([&queries, &keys, &values], &sight(span, mask.as_ref()), scale(heads))?;
+        let attended = shim::attention([&queries, &keys, &values], &sight(span, mask.as_ref()), how.scale)?;
         rows(&out, &span.queries)?.f_copy_(&by_row(&attended)?)?;
     }
     Ok(out)
@@ -72,26 +96,24 @@ pub(crate) fn attention([q, k, v]: [&Tensor; 3], heads: Heads, clusters: &[Clust
 pub(crate) fn attention_backward(
     [q, k, v]: [&Tensor; 3],
     upstream: &Tensor,
-    heads: Heads,
+    how: &Attention,
     clusters: &[Cluster],
 ) -> Outcome<[Tensor; 3]> {
+    let heads = how.heads;
     let [dq, dk, dv] = [q.f_empty_like()?, k.f_zeros_like()?, v.f_zeros_like()?];
     for span in spans(clusters) {
-        let mask = mask(span, q.device())?;
+        let (mask, visible) = (mask(how, span, q.device())?, visible(how, span));
         let of_queries = |x: &Tensor| by_head(&rows(x, &span.queries)?, heads.heads, heads.dim);
-        let of_keys = |x: &Tensor| by_head(&visible(x, span)?, heads.kv_heads, heads.dim);
+        let of_keys = |x: &Tensor| by_head(&of_keys(x, &visible)?, heads.kv_heads, heads.dim);
         let [d_queries, d_keys, d_values] = shim::attention_backward(
             [&of_queries(q)?, &of_keys(k)?, &of_keys(v)?],
             &sight(span, mask.as_ref()),
-            scale(heads),
+            how.scale,
             &of_queries(upstream)?,
         )?;
         rows(&dq, &span.queries)?.f_copy_(&by_row(&d_queries)?)?;
-        let shared = span.prefix.len();
-        for (into, found) in [(&dk, by_row(&d_keys)?), (&dv, by_row(&d_values)?)] {
-            let _ = rows(into, &span.prefix)?.f_add_(&rows(&found, &(0..shared))?)?;
-            let _ = rows(into, &span.own)?.f_add_(&rows(&found, &(shared..shared + span.own.len()))?)?;
-        }
+        add_to_keys(&dk, &visible, &by_row(&d_keys)?)?;
+        add_to_keys(&dv, &visible, &by_row(&d_values)?)?;
     }
     Ok([dq, dk, dv])
 }

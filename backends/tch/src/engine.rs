@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use spo_api::{Combine, Map, Result, Statistics};
 use spo_transformer::{
-    Activation, AdamWStep, Blockwise, Cluster, Engine, HeadScores, Heads, Mat, Norm, Recorder, Rotation,
+    Activation, AdamWStep, Attention, Blockwise, Cluster, Engine, Head, HeadScores, Mat, Norm, Pairs,
+    Recorder, Rotation,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -31,6 +32,11 @@ impl TchEngine {
         if self.recording { Slope::Recorded } else { Slope::Fused }
     }
 
+    /// Whether attention is spelled out.
+    fn explicit(&self, how: &Attention) -> bool {
+        self.recording || how.cap.is_some()
+    }
+
     /// A factor of a product, in the type products are computed in.
     fn factor(&self, of: &Mat<'_, Array>) -> Outcome<Tensor> {
         let x = of.tensor.0.f_to_kind(self.memory.compute)?;
@@ -39,8 +45,13 @@ impl TchEngine {
 }
 
 fn tensors(norm: Norm<&Array>) -> Norm<&Tensor> {
-    let Norm { kind, epsilon, weight, bias } = norm;
-    Norm { kind, epsilon, weight: &weight.0, bias: bias.map(|bias| &bias.0) }
+    let Norm { kind, epsilon, offset, weight, bias } = norm;
+    Norm { kind, epsilon, offset, weight: &weight.0, bias: bias.map(|bias| &bias.0) }
+}
+
+fn of_head(head: Head<&Array>) -> Head<&Tensor> {
+    let Head { weight, bias, cap } = head;
+    Head { weight: &weight.0, bias: bias.map(|bias| &bias.0), cap }
 }
 
 impl Engine for TchEngine {
@@ -103,14 +114,24 @@ impl Engine for TchEngine {
         add().map(|_| ()).of("scatter_add", &[into, x])
     }
 
-    fn columns(&self, x: &Array, range: Range<usize>) -> Result<Array> {
-        let part = x.0.f_narrow(1, range.start as i64, range.len() as i64).and_then(|x| x.f_contiguous());
-        part.map(Array).of("columns", &[x])
+    fn columns(&self, x: &Array, groups: usize, range: Range<usize>) -> Result<Array> {
+        let part = || {
+            let (rows, groups) = (x.0.size2()?.0, groups as i64);
+            let part =
+                x.0.f_view((rows * groups, -1))?.f_narrow(1, range.start as i64, range.len() as i64)?;
+            part.f_reshape([rows, groups * range.len() as i64])?.f_contiguous()
+        };
+        part().map(Array).of("columns", &[x])
     }
 
-    fn join_columns(&self, parts: &[&Array]) -> Result<Array> {
-        let tensors: Vec<&Tensor> = parts.iter().map(|x| &x.0).collect();
-        Tensor::f_cat(&tensors, 1).map(Array).of("join_columns", parts)
+    fn join_columns(&self, parts: &[&Array], groups: usize) -> Result<Array> {
+        let joined = || {
+            let grouped = |x: &&Array| x.0.f_view((x.0.size()[0] * groups as i64, -1));
+            let tensors = parts.iter().map(grouped).collect::<Outcome<Vec<_>>>()?;
+            let rows = parts.first().map_or(0, |x| x.0.size()[0]);
+            Tensor::f_cat(&tensors, 1)?.f_view((rows, -1))
+        };
+        joined().map(Array).of("join_columns", parts)
     }
 
     fn linear(&self, x: &Array, w: &Array, bias: Option<&Array>) -> Result<Array> {
@@ -162,7 +183,7 @@ impl Engine for TchEngine {
     }
 
     fn rope(&self, x: &Array, rotation: &Rotation<Array>, back: bool) -> Result<Array> {
-        rope(&x.0, &rotation.cos.0, &rotation.sin.0, back).map(Array).of("rope", &[x, &rotation.cos])
+        rope(&x.0, rotation, back).map(Array).of("rope", &[x, &rotation.cos])
     }
 
     fn attention(
@@ -170,13 +191,13 @@ impl Engine for TchEngine {
         q: &Array,
         k: &Array,
         v: &Array,
-        heads: Heads,
+        how: &Attention,
         clusters: &[Cluster],
     ) -> Result<Array> {
         let qkv = [&q.0, &k.0, &v.0];
-        match self.recording {
-            true => explicit::attention(qkv, heads, clusters),
-            false => attention::attention(qkv, heads, clusters),
+        match self.explicit(how) {
+            true => explicit::attention(qkv, how, clusters),
+            false => attention::attention(qkv, how, clusters),
         }
         .map(Array)
         .of("attention", &[q, k, v])
@@ -187,13 +208,13 @@ impl Engine for TchEngine {
         qkv: [&Array; 3],
         _out: &Array,
         upstream: &Array,
-        heads: Heads,
+        how: &Attention,
         clusters: &[Cluster],
     ) -> Result<[Array; 3]> {
         let tensors = qkv.map(|x| &x.0);
-        match self.recording {
-            true => explicit::attention_backward(tensors, &upstream.0, heads, clusters),
-            false => attention::attention_backward(tensors, &upstream.0, heads, clusters),
+        match self.explicit(how) {
+            true => explicit::attention_backward(tensors, &upstream.0, how, clusters),
+            false => attention::attention_backward(tensors, &upstream.0, how, clusters),
         }
         .map(|gradients| gradients.map(Array))
         .of("attention_backward", &qkv)
@@ -222,26 +243,26 @@ impl Engine for TchEngine {
     fn score(
         &self,
         hidden: &Array,
-        head: &Array,
+        head: Head<&Array>,
         targets: &[u32],
         statistics: Statistics,
     ) -> Result<HeadScores> {
-        head::score(&hidden.0, &head.0, targets, statistics).of("score", &[hidden, head])
+        head::score(&hidden.0, of_head(head), targets, statistics).of("score", &[hidden, head.weight])
     }
 
     fn score_backward(
         &self,
         hidden: &Array,
-        head: &Array,
+        head: Head<&Array>,
         targets: &[u32],
         log_normalizers: &[f64],
         upstream: &[f64],
-        head_gradient: Option<&Array>,
+        gradients: [Option<&Array>; 2],
     ) -> Result<Array> {
-        let gradient = head_gradient.map(|g| &g.0);
-        head::score_backward(&hidden.0, &head.0, targets, log_normalizers, upstream, gradient)
+        let gradients = gradients.map(|gradient| gradient.map(|x| &x.0));
+        head::score_backward(&hidden.0, of_head(head), targets, log_normalizers, upstream, gradients)
             .map(Array)
-            .of("score_backward", &[hidden, head])
+            .of("score_backward", &[hidden, head.weight])
     }
 
     fn recorder(&self) -> Option<TchRecorder> {
@@ -261,15 +282,15 @@ impl Recorder<TchEngine> for TchRecorder {
     fn score_backward(
         &self,
         hidden: &Array,
-        head: &Array,
+        head: Head<&Array>,
         targets: &[u32],
         upstream: &Array,
-        head_gradient: Option<&Array>,
+        gradients: [Option<&Array>; 2],
     ) -> Result<Array> {
-        let gradient = head_gradient.map(|g| &g.0);
-        head::recorded_score_backward(&hidden.0, &head.0, targets, &upstream.0, gradient)
+        let gradients = gradients.map(|gradient| gradient.map(|x| &x.0));
+        head::recorded_score_backward(&hidden.0, of_head(head), targets, &upstream.0, gradients)
             .map(Array)
-            .of("score_backward", &[hidden, head])
+            .of("score_backward", &[hidden, head.weight])
     }
 
     fn watch(&self, tensors: &[&Array], watched: bool) -> Result<()> {
@@ -283,15 +304,27 @@ impl Recorder<TchEngine> for TchRecorder {
     }
 }
 
-fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, back: bool) -> Outcome<Tensor> {
+fn rope(x: &Tensor, rotation: &Rotation<Array>, back: bool) -> Outcome<Tensor> {
     let (n, width) = x.size2()?;
-    let half = cos.size2()?.1;
-    let table = |t: &Tensor| t.f_to_kind(x.f_kind()?)?.f_view((n, 1, half));
-    let (cos, sin) = (table(cos)?, table(sin)?);
+    let (half, dim) = (rotation.cos.0.size2()?.1, rotation.dim as i64);
+    let heads = width / dim;
+    // The axis of a pair's two elements, in [rows, heads, ...].
+    let (axis, shape, table) = match rotation.pairs {
+        Pairs::Halves => (2, [n, heads, 2, half], [n, 1, 1, half]),
+        Pairs::Neighbours => (3, [n, heads, half, 2], [n, 1, half, 1]),
+    };
+    let table = |t: &Array| t.0.f_to_kind(x.f_kind()?)?.f_view(table);
+    let (cos, sin) = (table(&rotation.cos)?, table(&rotation.sin)?);
     let sin = if back { sin.f_neg()? } else { sin };
-    let heads = x.f_view((n, width / (2 * half), 2 * half))?;
-    let (x1, x2) = (heads.f_narrow(2, 0, half)?, heads.f_narrow(2, half, half)?);
+    let x = x.f_view((n, heads, dim))?;
+    let rotated = x.f_narrow(2, 0, 2 * half)?.f_reshape(shape)?;
+    let (x1, x2) = (rotated.f_narrow(axis, 0, 1)?, rotated.f_narrow(axis, 1, 1)?);
     let y1 = x1.f_mul(&cos)?.f_sub_(&x2.f_mul(&sin)?)?;
     let y2 = x2.f_mul(&cos)?.f_add_(&x1.f_mul(&sin)?)?;
-    Tensor::f_cat(&[y1, y2], 2)?.f_view((n, width))
+    let turned = Tensor::f_cat(&[y1, y2], axis)?.f_view((n, heads, 2 * half))?;
+    let all = match 2 * half == dim {
+        true => turned,
+        false => Tensor::f_cat(&[turned, x.f_narrow(2, 2 * half, dim - 2 * half)?], 2)?,
+    };
+    all.f_view((n, width))
 }

@@ -4,23 +4,37 @@
 use std::ops::Range;
 
 use spo_api::Statistics;
-use spo_transformer::HeadScores;
+use spo_transformer::{Head, HeadScores};
 use tch::{Kind, Tensor};
 
+use crate::norm::sum_rows_add;
 use crate::shim;
 use crate::tensor::{Outcome, index, rows};
 
 /// Ranges of rows whose logits are held together.
-fn chunks(count: usize, head: &Tensor) -> impl Iterator<Item = Range<usize>> {
+fn chunks(count: usize, head: Head<&Tensor>) -> impl Iterator<Item = Range<usize>> {
     /// Logits at once: 16 MiB on a CPU, 256 MiB on a GPU.
     const LOGITS: [usize; 2] = [1 << 22, 1 << 26];
-    let vocabulary = head.size()[0] as usize;
-    let at_once = (LOGITS[usize::from(head.device().is_cuda())] / vocabulary).max(16);
+    let vocabulary = head.weight.size()[0] as usize;
+    let at_once = (LOGITS[usize::from(head.weight.device().is_cuda())] / vocabulary).max(16);
     (0..count).step_by(at_once).map(move |first| first..count.min(first + at_once))
 }
 
-fn logits(hidden: &Tensor, head: &Tensor) -> Outcome<Tensor> {
-    hidden.f_mm(&head.f_to_kind(hidden.f_kind()?)?.f_tr()?)?.f_to_kind(Kind::Float)
+fn logits(hidden: &Tensor, head: Head<&Tensor>) -> Outcome<Tensor> {
+    let mut logits =
+        hidden.f_mm(&head.weight.f_to_kind(hidden.f_kind()?)?.f_tr()?)?.f_to_kind(Kind::Float)?;
+    if let Some(bias) = head.bias {
+        logits = logits.f_add_(&bias.f_to_kind(Kind::Float)?)?;
+    }
+    match head.cap {
+        Some(cap) => logits.f_div_scalar_(cap)?.f_tanh_()?.f_mul_scalar(cap),
+        None => Ok(logits),
+    }
+}
+
+/// The derivatives of capped logits with respect to the logits.
+fn cap_slopes(capped: &Tensor, cap: f64) -> Outcome<Tensor> {
+    capped.f_div_scalar(cap)?.f_square()?.f_neg()?.f_add_scalar(1.0)
 }
 
 fn to_f64(x: &Tensor) -> Outcome<Vec<f64>> {
@@ -36,12 +50,14 @@ fn sum(x: &Tensor) -> Outcome<Tensor> {
 
 pub(crate) fn score(
     hidden: &Tensor,
-    head: &Tensor,
+    head: Head<&Tensor>,
     targets: &[u32],
     statistics: Statistics,
 ) -> Outcome<HeadScores> {
     // What goes to the host is no part of a recording.
-    let (hidden, head) = (&hidden.f_detach()?, &head.f_detach()?);
+    let (hidden, weight) = (&hidden.f_detach()?, head.weight.f_detach()?);
+    let bias = head.bias.map(Tensor::f_detach).transpose()?;
+    let head = Head { weight: &weight, bias: bias.as_ref(), cap: head.cap };
     let mut scores = HeadScores::default();
     for range in chunks(targets.len(), head) {
         let targets = &targets[range.clone()];
@@ -75,11 +91,11 @@ pub(crate) fn score(
 
 pub(crate) fn score_backward(
     hidden: &Tensor,
-    head: &Tensor,
+    head: Head<&Tensor>,
     targets: &[u32],
     log_normalizers: &[f64],
     upstream: &[f64],
-    head_gradient: Option<&Tensor>,
+    [d_weight, d_bias]: [Option<&Tensor>; 2],
 ) -> Outcome<Tensor> {
     let device = hidden.device();
     let d_hidden = hidden.f_empty_like()?;
@@ -90,11 +106,19 @@ pub(crate) fn score_backward(
         };
         let x = rows(hidden, &range)?;
         let (own, weights) = (index(&targets[range.clone()], device)?.f_unsqueeze(1)?, column(upstream)?);
-        let softmax = logits(&x, head)?.f_sub_(&column(log_normalizers)?)?.f_exp_()?;
-        let slopes = softmax.shallow_clone().f_mul_(&weights.f_neg()?)?.f_scatter_add_(1, &own, &weights)?;
+        let mut logits = logits(&x, head)?;
+        let cap_slopes = head.cap.map(|cap| cap_slopes(&logits, cap)).transpose()?;
+        let mut softmax = logits.f_sub_(&column(log_normalizers)?)?.f_exp_()?;
+        let mut slopes = softmax.f_mul_(&weights.f_neg()?)?.f_scatter_add_(1, &own, &weights)?;
+        if let Some(cap_slopes) = cap_slopes {
+            slopes = slopes.f_mul_(&cap_slopes)?;
+        }
+        if let Some(gradient) = d_bias {
+            sum_rows_add(gradient, &slopes)?;
+        }
         let slopes = slopes.f_to_kind(hidden.f_kind()?)?;
-        rows(&d_hidden, &range)?.f_copy_(&slopes.f_mm(&head.f_to_kind(hidden.f_kind()?)?)?)?;
-        if let Some(gradient) = head_gradient {
+        rows(&d_hidden, &range)?.f_copy_(&slopes.f_mm(&head.weight.f_to_kind(hidden.f_kind()?)?)?)?;
+        if let Some(gradient) = d_weight {
             let slopes = slopes.f_tr()?;
             match gradient.f_kind()? == x.f_kind()? {
                 true => shim::add_product(gradient, 1.0, &slopes, &x)?,
@@ -108,18 +132,26 @@ pub(crate) fn score_backward(
 /// The same, for a recording: all rows at once, and the normalizers are part of what depends on the parameters.
 pub(crate) fn recorded_score_backward(
     hidden: &Tensor,
-    head: &Tensor,
+    head: Head<&Tensor>,
     targets: &[u32],
     upstream: &Tensor,
-    head_gradient: Option<&Tensor>,
+    [d_weight, d_bias]: [Option<&Tensor>; 2],
 ) -> Outcome<Tensor> {
     let (kind, device) = (hidden.f_kind()?, hidden.device());
     let weights = upstream.f_unsqueeze(1)?;
-    let softmax = logits(hidden, head)?.f_softmax(-1, Kind::Float)?.f_mul(&weights.f_neg()?)?;
+    let logits = logits(hidden, head)?;
+    let softmax = logits.f_softmax(-1, Kind::Float)?.f_mul(&weights.f_neg()?)?;
     let own = index(targets, device)?.f_unsqueeze(1)?;
-    let slopes = softmax.f_scatter_add(1, &own, &weights)?.f_to_kind(kind)?;
-    if let Some(gradient) = head_gradient {
+    let mut slopes = softmax.f_scatter_add(1, &own, &weights)?;
+    if let Some(cap) = head.cap {
+        slopes = slopes.f_mul(&cap_slopes(&logits, cap)?)?;
+    }
+    if let Some(gradient) = d_bias {
+        sum_rows_add(gradient, &slopes)?;
+    }
+    let slopes = slopes.f_to_kind(kind)?;
+    if let Some(gradient) = d_weight {
         shim::axpy(gradient, 1.0, &slopes.f_tr()?.f_mm(hidden)?)?;
     }
-    slopes.f_mm(&head.f_to_kind(kind)?)
+    slopes.f_mm(&head.weight.f_to_kind(kind)?)
 }

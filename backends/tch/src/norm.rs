@@ -21,11 +21,17 @@ fn normalised(x: &Tensor, width: i64, kind: NormKind, epsilon: f64) -> Outcome<[
     Ok([x.f_mul(&factor)?, factor])
 }
 
+/// What a normalised row is multiplied by.
+fn gain(norm: Norm<&Tensor>) -> Outcome<Tensor> {
+    let weight = norm.weight.f_to_kind(Kind::Float)?;
+    if norm.offset == 0.0 { Ok(weight) } else { weight.f_add_scalar(norm.offset) }
+}
+
 pub(crate) fn norm(x: &Tensor, norm: Norm<&Tensor>) -> Outcome<Tensor> {
-    let Norm { kind, epsilon, weight, bias } = norm;
+    let Norm { kind, epsilon, weight, .. } = norm;
     let [mut y, _] = normalised(x, weight.size1()?, kind, epsilon)?;
-    y = y.f_mul_(&weight.f_to_kind(Kind::Float)?)?;
-    if let Some(bias) = bias {
+    y = y.f_mul_(&gain(norm)?)?;
+    if let Some(bias) = norm.bias {
         y = y.f_add_(&bias.f_to_kind(Kind::Float)?)?;
     }
     y.f_view_as(x)?.f_to_kind(x.f_kind()?)
@@ -49,7 +55,7 @@ pub(crate) fn norm_backward(
     if let Some(d_bias) = d_bias {
         sum_rows_add(d_bias, &upstream)?;
     }
-    let mut g = upstream.f_mul(&weight.f_to_kind(Kind::Float)?)?;
+    let mut g = upstream.f_mul(&gain(norm)?)?;
     let along = g.f_mul(&normed)?.f_mean_dim(-1, true, Kind::Float)?;
     if kind.centred() {
         g = g.f_sub(&g.f_mean_dim(-1, true, Kind::Float)?)?;

@@ -1,24 +1,25 @@
 //! The decoder: the parameters of an architecture, and the pass from tokens to hidden states.
 
 mod block;
-mod gpt2;
+mod layout;
 mod linear;
-mod llama;
 mod mlp;
 mod names;
 mod norm;
 mod wiring;
 
+use half::bf16;
 use spo_api::Result;
 
 pub(crate) use block::KvCache;
 use block::{Block, Trace};
+use layout::Layout;
 pub(crate) use linear::LowRank;
-use names::{Layout, Names};
+use names::Names;
 pub(crate) use wiring::{Rows, Wiring};
 
-use crate::config::{Architecture, Family};
-use crate::engine::{Engine, Norm};
+use crate::config::Architecture;
+use crate::engine::{Engine, Head, Memory, Norm};
 use crate::parameters::{Id, Parameters, Role, Spec};
 
 pub(crate) struct Decoder {
@@ -28,9 +29,9 @@ pub(crate) struct Decoder {
     tokens: Id,
     positions: Option<Id>,
     /// The final norm.
-    pub norm: Norm<Id>,
-    /// The head. If tied, this is the embedding table.
-    pub head: Id,
+    norm: Norm<Id>,
+    /// The head. If tied, its weight is the embedding table.
+    pub head: Head<Id>,
     /// The adapters, each with the id of the weight it is added to.
     pub adapted: Vec<(Id, LowRank)>,
 }
@@ -55,11 +56,7 @@ impl Decoder {
     pub fn new(architecture: Architecture) -> Self {
         let a = &architecture;
         let mut names = Names::default();
-        let Layout { tokens, positions, blocks, norm } = match a.family {
-            Family::Llama => llama::layout(&mut names, a),
-            Family::Gpt2 => gpt2::layout(&mut names, a),
-        };
-        let head = if a.tied { tokens } else { names.matrix("lm_head.weight", a.vocabulary, a.hidden) };
+        let Layout { tokens, positions, blocks, norm, head } = Layout::new(&mut names, a);
         let specs = names.specs;
         Decoder { architecture, specs, blocks, tokens, positions, norm, head, adapted: Vec::new() }
     }
@@ -92,8 +89,10 @@ impl Decoder {
     pub fn traced_per_token(&self) -> usize {
         let a = &self.architecture;
         let (q, kv) = (a.heads.heads * a.heads.dim, a.heads.kv_heads * a.heads.dim);
-        let mlp = |block: &Block| a.intermediate * if block.mlp.gate.is_some() { 2 } else { 1 };
-        self.blocks.iter().map(|block| 2 * a.hidden + 2 * q + 2 * kv + mlp(block)).sum()
+        self.blocks
+            .iter()
+            .map(|block| block.residuals() * a.hidden + 2 * q + 2 * kv + block.mlp.traced())
+            .sum()
     }
 
     pub fn wiring<E: Engine>(&self, e: &E, rows: &Rows) -> Result<Wiring<E::Tensor>> {
@@ -166,20 +165,56 @@ impl Decoder {
                 }
             }
         }
-        if let Some(gradient) = p.gradient(self.tokens) {
-            e.scatter_add(gradient, &rows.ids, &upstream)?;
-        }
         if let Some(gradient) = self.positions.and_then(|id| p.gradient(id)) {
             e.scatter_add(gradient, &rows.positions, &upstream)?;
+        }
+        if let Some(gradient) = p.gradient(self.tokens) {
+            self.scale_embeddings(e, &upstream)?;
+            e.scatter_add(gradient, &rows.ids, &upstream)?;
         }
         Ok(())
     }
 
     fn embed<E: Engine>(&self, e: &E, p: &Parameters<E>, rows: &Rows) -> Result<E::Tensor> {
         let x = e.gather(p.value(self.tokens), &rows.ids)?;
+        self.scale_embeddings(e, &x)?;
         if let Some(id) = self.positions {
             e.axpy(&x, 1.0, &e.gather(p.value(id), &rows.positions)?)?;
         }
         Ok(x)
+    }
+
+    fn scale_embeddings<E: Engine>(&self, e: &E, x: &E::Tensor) -> Result<()> {
+        match self.architecture.embedding_scale {
+            1.0 => Ok(()),
+            scale if e.memory().dtype() == "bf16" => e.scale(x, bf16::from_f64(scale).to_f64()),
+            scale => e.scale(x, f64::from(scale as f32)),
+        }
+    }
+
+    /// What the head reads, given the output of the last block: normalised, and with the factor of the logits.
+    pub fn head_input<E: Engine>(&self, e: &E, p: &Parameters<E>, x: &E::Tensor) -> Result<E::Tensor> {
+        let normed = self.norm.forward(e, p, x)?;
+        self.scale_logits(e, &normed)?;
+        Ok(normed)
+    }
+
+    /// The gradient of the output of the last block, given that of what the head reads, which is overwritten.
+    pub fn head_input_backward<E: Engine>(
+        &self,
+        e: &E,
+        p: &Parameters<E>,
+        x: &E::Tensor,
+        upstream: &E::Tensor,
+    ) -> Result<E::Tensor> {
+        self.scale_logits(e, upstream)?;
+        self.norm.backward(e, p, x, upstream)
+    }
+
+    fn scale_logits<E: Engine>(&self, e: &E, x: &E::Tensor) -> Result<()> {
+        match self.architecture.logits_scale {
+            1.0 => Ok(()),
+            scale => e.scale(x, scale),
+        }
     }
 }

@@ -10,7 +10,8 @@ use spo_api::{Combine, Map, Result, Statistics};
 
 pub use blockwise::{BLOCK, Blockwise, DynamicMap, SIGNED, UNSIGNED};
 pub use operands::{
-    Activation, AdamWStep, Cluster, HeadScores, Heads, Mat, Norm, NormKind, Precision, Rotation, Span,
+    Activation, AdamWStep, Attention, Cluster, Head, HeadScores, Heads, Mat, Norm, NormKind, Pairs,
+    Precision, Rotation, Span,
 };
 
 /// Arrays on one device.
@@ -110,10 +111,11 @@ pub trait Engine: Send + Sized + 'static {
     fn gather(&self, table: &Self::Tensor, ids: &[u32]) -> Result<Self::Tensor>;
     /// `into[ids[i]] <- into[ids[i]] + x[i]` for every row, in order; ids may repeat.
     fn scatter_add(&self, into: &Self::Tensor, ids: &[u32], x: &Self::Tensor) -> Result<()>;
-    /// A range of columns of a matrix.
-    fn columns(&self, x: &Self::Tensor, range: Range<usize>) -> Result<Self::Tensor>;
-    /// Concatenates matrices along their columns.
-    fn join_columns(&self, parts: &[&Self::Tensor]) -> Result<Self::Tensor>;
+    /// A range of columns of each of `groups` matrices of the same width that stand side by side in `x`.
+    fn columns(&self, x: &Self::Tensor, groups: usize, range: Range<usize>) -> Result<Self::Tensor>;
+    /// The inverse of [`columns`](Self::columns): within each of `groups` equal parts, the columns of one
+    /// matrix after those of another.
+    fn join_columns(&self, parts: &[&Self::Tensor], groups: usize) -> Result<Self::Tensor>;
 
     /// `x w^T + bias` with `w` `[out, in]`.
     fn linear(&self, x: &Self::Tensor, w: &Self::Tensor, bias: Option<&Self::Tensor>)
@@ -144,17 +146,17 @@ pub trait Engine: Send + Sized + 'static {
         gradients: [Option<&Self::Tensor>; 2],
     ) -> Result<Self::Tensor>;
 
-    /// Rotates the first half of each head against its second half by the angles of the row, or back. The
-    /// vector-Jacobian product of a rotation is the inverse rotation.
+    /// Rotates pairs of elements of each head by the angles of the row, or back. Where cosines and sines
+    /// carry a factor, so does the result, either way: the vector-Jacobian product of a rotation is the one back.
     fn rope(&self, x: &Self::Tensor, rotation: &Rotation<Self::Tensor>, back: bool) -> Result<Self::Tensor>;
 
-    /// `softmax(q k^T / sqrt(dim)) v` per head, `[query rows, heads * dim]`.
+    /// `softmax(cap(scale q k^T)) v` per head, over the visible keys, `[query rows, heads * dim]`.
     fn attention(
         &self,
         q: &Self::Tensor,
         k: &Self::Tensor,
         v: &Self::Tensor,
-        heads: Heads,
+        how: &Attention,
         clusters: &[Cluster],
     ) -> Result<Self::Tensor>;
     /// Gradients of [`attention`](Self::attention) with respect to q, k, v; `out` is its result.
@@ -163,7 +165,7 @@ pub trait Engine: Send + Sized + 'static {
         qkv: [&Self::Tensor; 3],
         out: &Self::Tensor,
         upstream: &Self::Tensor,
-        heads: Heads,
+        how: &Attention,
         clusters: &[Cluster],
     ) -> Result<[Self::Tensor; 3]>;
 
@@ -188,25 +190,25 @@ pub trait Engine: Send + Sized + 'static {
         upstream: &Self::Tensor,
     ) -> Result<[Self::Tensor; 2]>;
 
-    /// The log-prob head: applies `head` `[vocabulary, hidden]` to each row of `hidden` `[rows, hidden]`.
+    /// The log-prob head: applies `head` to each row of `hidden` `[rows, hidden]`.
     /// Never holds the logits of all rows at once. Logits and softmax are computed in f32 or better.
     fn score(
         &self,
         hidden: &Self::Tensor,
-        head: &Self::Tensor,
+        head: Head<&Self::Tensor>,
         targets: &[u32],
         statistics: Statistics,
     ) -> Result<HeadScores>;
-    /// Gradient of `sum_i upstream[i] * log_probs[i]` with respect to `hidden`; the gradient of the head is
-    /// added to `head_gradient`.
+    /// Gradient of `sum_i upstream[i] * log_probs[i]` with respect to `hidden`; the gradients of the
+    /// head's weight and bias are added to `gradients` where present.
     fn score_backward(
         &self,
         hidden: &Self::Tensor,
-        head: &Self::Tensor,
+        head: Head<&Self::Tensor>,
         targets: &[u32],
         log_normalizers: &[f64],
         upstream: &[f64],
-        head_gradient: Option<&Self::Tensor>,
+        gradients: [Option<&Self::Tensor>; 2],
     ) -> Result<Self::Tensor>;
 
     /// This engine with a tape, if it supports one.
@@ -228,10 +230,10 @@ pub trait Recorder<E: Engine> {
     fn score_backward(
         &self,
         hidden: &E::Tensor,
-        head: &E::Tensor,
+        head: Head<&E::Tensor>,
         targets: &[u32],
         upstream: &E::Tensor,
-        head_gradient: Option<&E::Tensor>,
+        gradients: [Option<&E::Tensor>; 2],
     ) -> Result<E::Tensor>;
 
     /// Starts or stops tracking what is computed from these tensors. A tensor that was written to in the
@@ -259,10 +261,10 @@ impl<E: Engine> Recorder<E> for NoTape {
     fn score_backward(
         &self,
         _: &E::Tensor,
-        _: &E::Tensor,
+        _: Head<&E::Tensor>,
         _: &[u32],
         _: &E::Tensor,
-        _: Option<&E::Tensor>,
+        _: [Option<&E::Tensor>; 2],
     ) -> Result<E::Tensor> {
         match *self {}
     }

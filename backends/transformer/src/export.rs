@@ -7,7 +7,6 @@ use safetensors::Dtype;
 use serde_json::json;
 use spo_api::{Error, Result};
 
-use crate::config::Family;
 use crate::decoder::LowRank;
 use crate::engine::{Engine, Mat, Memory, Precision};
 use crate::files::{TensorEntry, transposed, write_json, write_safetensors};
@@ -76,7 +75,7 @@ pub(crate) fn save_adapter<E: Engine>(engine: &E, model: &Model<E>, folder: &Pat
         "lora_dropout": 0.0,
         "target_modules": targets,
         "bias": "none",
-        "fan_in_fan_out": model.decoder.architecture.family == Family::Gpt2,
+        "fan_in_fan_out": model.decoder.architecture.block.transposed,
         "init_lora_weights": true,
         "inference_mode": true,
     });

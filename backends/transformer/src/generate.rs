@@ -5,8 +5,9 @@ use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardUniform};
 use spo_api::{Error, Result, Sampling};
 
+use crate::config::Architecture;
 use crate::decoder::{KvCache, Rows};
-use crate::engine::{Cluster, Engine, Mat, Memory, Precision, Span};
+use crate::engine::{Cluster, Engine, Head, Memory, Precision, Span};
 use crate::model::Model;
 use crate::packing::check;
 
@@ -41,7 +42,7 @@ pub(crate) fn generate<E: Engine>(
     while !rest.is_empty() {
         let mut elements = 0;
         let fitting = rest.iter().take_while(|prompt| {
-            elements += (prompt.len() + sampling.max_new_tokens) * per_token;
+            elements += capacity(a, prompt, sampling) * per_token;
             elements <= CACHE_ELEMENTS
         });
         let (now, later) = rest.split_at(fitting.count().max(1));
@@ -49,6 +50,14 @@ pub(crate) fn generate<E: Engine>(
         rest = later;
     }
     Ok(results)
+}
+
+/// Rows of the caches that a prompt and its continuation need.
+fn capacity(a: &Architecture, prompt: &[u32], sampling: &Sampling) -> usize {
+    let length = prompt.len() + sampling.max_new_tokens;
+    // Twice where it is computed anew on the way.
+    let recomputed = |&from: &usize| prompt.len() < from && from <= length;
+    length * if a.recomputed_from().as_ref().is_some_and(recomputed) { 2 } else { 1 }
 }
 
 /// A prompt that is being continued.
@@ -71,19 +80,18 @@ fn together<E: Engine>(
     sampling: &Sampling,
 ) -> Result<Vec<Vec<u32>>> {
     let decoder = &model.decoder;
-    let mut capacity = 0;
+    let a = &decoder.architecture;
+    let mut rows = 0;
     let mut lines: Vec<Line> = Vec::new();
     for (i, prompt) in prompts.iter().enumerate() {
         // One random stream per prompt, so that a sample does not depend on the other prompts.
         let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
         rng.set_stream((first + i) as u64);
-        lines.push(Line { start: capacity, read: 0, new: Vec::new(), rng, done: false });
-        capacity += prompt.len() + sampling.max_new_tokens;
+        lines.push(Line { start: rows, read: 0, new: Vec::new(), rng, done: false });
+        rows += capacity(a, prompt, sampling);
     }
-    let heads = decoder.architecture.heads;
-    let empty = || e.memory().zeros(&[capacity, heads.kv_heads * heads.dim], Precision::Compute);
-    let caches = decoder
-        .architecture
+    let empty = || e.memory().zeros(&[rows, a.heads.kv_heads * a.heads.dim], Precision::Compute);
+    let caches = a
         .layers
         .iter()
         .map(|_| Ok(KvCache { keys: empty()?, values: empty()? }))
@@ -94,22 +102,33 @@ fn together<E: Engine>(
         let mut cached = Vec::new();
         let mut last = Vec::new();
         for (line, prompt) in lines.iter_mut().zip(prompts).filter(|(line, _)| !line.done) {
-            let ids = line.new.last().map_or(&prompt[..], std::slice::from_ref);
+            if line.read > 0 && Some(line.read + 1) == a.recomputed_from() {
+                // From here on all keys are rotated in another way. They go into rows that are still zero.
+                line.start += line.read;
+                line.read = 0;
+            }
+            let known = [&prompt[..], &line.new].concat();
+            let ids = &known[line.read..];
             let queries = rows.ids.len()..rows.ids.len() + ids.len();
             let begin = line.start + line.read;
             line.read += ids.len();
             let keys = line.start..line.start + line.read;
             rows.ids.extend(ids);
             rows.positions.extend((begin..keys.end).map(|row| (row - line.start) as u32));
+            rows.lengths.extend(ids.iter().map(|_| line.read as u32));
             cached.extend((begin..keys.end).map(|row| row as u32));
             last.push(queries.end as u32 - 1);
             let span = Span { queries: queries.clone(), prefix: keys.start..keys.start, own: keys.clone() };
             rows.clusters.push(Cluster { queries, keys, spans: vec![span] });
         }
         let x = decoder.extend(e, &model.parameters, &rows, &caches, &cached)?;
-        let hidden = decoder.norm.forward(e, &model.parameters, &e.gather(&x, &last)?)?;
-        let logits = e.memory().download(&e.matmul(Mat::new(&hidden), Mat::t(model.head()))?)?;
-        let rows = logits.chunks_exact(decoder.architecture.vocabulary);
+        let hidden = decoder.head_input(e, &model.parameters, &e.gather(&x, &last)?)?;
+        let Head { weight, bias, cap } = model.head();
+        let mut logits = e.memory().download(&e.linear(&hidden, weight, bias)?)?;
+        if let Some(cap) = cap {
+            logits.iter_mut().for_each(|l| *l = (cap * (f64::from(*l) / cap).tanh()) as f32);
+        }
+        let rows = logits.chunks_exact(a.vocabulary);
         for (line, logits) in lines.iter_mut().filter(|line| !line.done).zip(rows) {
             let token = choose(logits, sampling, &mut line.rng)?;
             line.new.push(token);

@@ -51,7 +51,7 @@ fn recorded<E: Engine>(
     recorder.watch(&[&weights], true)?;
     let targets = &pass.packed.targets;
     let d_hidden =
-        recorder.score_backward(pass.hidden(), model.head(), targets, &weights, model.head_gradient())?;
+        recorder.score_backward(pass.hidden(), model.head(), targets, &weights, model.head_gradients())?;
     pass.back(e, model, d_hidden)?;
     let inputs: Vec<_> = parameters.into_iter().chain([&weights]).collect();
     let mut products = recorder.pull_back(&tensors(&model.parameters.gradient), &tensors(v), &inputs)?;

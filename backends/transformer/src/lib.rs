@@ -47,7 +47,7 @@ mod state;
 
 pub use config::ModelType;
 pub use engine::{
-    Activation, AdamWStep, BLOCK, Blockwise, Cluster, DynamicMap, Engine, HeadScores, Heads, Mat, Memory,
-    NoTape, Norm, NormKind, Precision, Recorder, Rotation, SIGNED, Span, UNSIGNED,
+    Activation, AdamWStep, Attention, BLOCK, Blockwise, Cluster, DynamicMap, Engine, Head, HeadScores, Heads,
+    Mat, Memory, NoTape, Norm, NormKind, Pairs, Precision, Recorder, Rotation, SIGNED, Span, UNSIGNED,
 };
 pub use session::{Options, TransformerSession};

@@ -16,7 +16,7 @@ use self::adapter::Tuned;
 use self::base_weights::BaseWeights;
 use crate::config::{self, Architecture};
 use crate::decoder::Decoder;
-use crate::engine::{Engine, Precision};
+use crate::engine::{Engine, Head, Precision};
 use crate::files::read_json;
 use crate::parameters::{Flat, Id, Kept, Parameters, Role, Spec};
 
@@ -113,12 +113,15 @@ impl<E: Engine> Model<E> {
         Flat::zeros(engine, self.trained().map(|spec| &spec.shape[..]), precision)
     }
 
-    pub fn head(&self) -> &E::Tensor {
-        self.parameters.value(self.decoder.head)
+    pub fn head(&self) -> Head<&E::Tensor> {
+        let Head { weight, bias, cap } = self.decoder.head;
+        let value = |id| self.parameters.value(id);
+        Head { weight: value(weight), bias: bias.map(value), cap }
     }
 
-    /// The gradient of the head, if the head is trained.
-    pub fn head_gradient(&self) -> Option<&E::Tensor> {
-        self.parameters.gradient(self.decoder.head)
+    /// The gradients of the head's weight and bias, where they are trained.
+    pub fn head_gradients(&self) -> [Option<&E::Tensor>; 2] {
+        let Head { weight, bias, .. } = self.decoder.head;
+        [self.parameters.gradient(weight), bias.and_then(|bias| self.parameters.gradient(bias))]
     }
 }

@@ -38,36 +38,64 @@ impl Packed {
                 packed.offsets.extend(group.completions.iter().map(|_| packed.places.len()));
                 continue;
             }
-            packed.add(&group.prompt, &group.completions, longest);
+            packed.add(&group.prompt, &group.completions, architecture);
         }
         Ok(packed)
     }
 
-    /// `longest` is the length of the longest completion, at least 1.
-    fn add(&mut self, prompt: &[u32], completions: &[Vec<u32>], longest: usize) {
+    /// Completions share the prompt's rows unless their lengths make its rotations differ.
+    fn add(&mut self, prompt: &[u32], completions: &[Vec<u32>], architecture: &Architecture) {
+        let mut sharing: Vec<(Vec<usize>, Vec<usize>)> = Vec::new();
+        for (i, completion) in completions.iter().enumerate() {
+            let regime = architecture.regime(prompt.len() + completion.len());
+            match sharing.iter_mut().find(|(known, _)| *known == regime) {
+                Some((_, members)) => members.push(i),
+                None => sharing.push((regime, vec![i])),
+            }
+        }
+        let mut places = vec![Vec::new(); completions.len()];
+        for (_, members) in sharing {
+            let together: Vec<&[u32]> = members.iter().map(|&i| &completions[i][..]).collect();
+            for (i, found) in members.iter().zip(self.share(prompt, &together)) {
+                places[*i] = found;
+            }
+        }
+        for found in places {
+            self.places.extend(found);
+            self.offsets.push(self.places.len());
+        }
+    }
+
+    /// Packs completions that share the rows of a prompt. Returns for each the places of its tokens in
+    /// `targets`.
+    fn share(&mut self, prompt: &[u32], completions: &[&[u32]]) -> Vec<Vec<usize>> {
+        let longest = completions.iter().map(|completion| completion.len()).max().unwrap_or(0);
+        let Some(last) = longest.checked_sub(1) else { return vec![Vec::new(); completions.len()] };
+        let length = prompt.len() + longest;
         let common = &completions[0][..common_length(completions)];
         // The common prefix of all completions is read as part of the prompt, except for a last token.
-        let shared = &common[..common.len().min(longest - 1)];
+        let shared = &common[..common.len().min(last)];
         let start = self.rows.ids.len();
-        self.read(prompt, 0);
-        self.read(shared, prompt.len());
+        self.read(prompt, 0, length);
+        self.read(shared, prompt.len(), length);
         let prefix = start..self.rows.ids.len();
         let scored = self.targets.len();
         self.scored.extend((start + prompt.len() - 1..).map(|row| row as u32).take(common.len()));
         self.targets.extend(common);
 
         let mut spans = vec![Span { queries: prefix.clone(), prefix: start..start, own: prefix.clone() }];
+        let mut places = Vec::with_capacity(completions.len());
         for completion in completions {
             let begin = self.rows.ids.len();
             let rest = &completion[common.len()..];
-            self.places.extend((scored..).take(common.len()).chain((self.targets.len()..).take(rest.len())));
+            places
+                .push((scored..).take(common.len()).chain((self.targets.len()..).take(rest.len())).collect());
             if let [read @ .., _] = rest {
-                self.read(read, prompt.len() + common.len());
+                self.read(read, prompt.len() + common.len(), length);
                 let predictors = std::iter::once(prefix.end - 1).chain(begin..begin + read.len());
                 self.scored.extend(predictors.map(|row| row as u32));
             }
             self.targets.extend(rest);
-            self.offsets.push(self.places.len());
             let own = begin..self.rows.ids.len();
             if !own.is_empty() {
                 spans.push(Span { queries: own.clone(), prefix: prefix.clone(), own });
@@ -75,6 +103,7 @@ impl Packed {
         }
         let all = start..self.rows.ids.len();
         self.rows.clusters.push(Cluster { queries: all.clone(), keys: all, spans });
+        places
     }
 
     /// Maps values per scored token to values per completion token. Empty for a statistic that was not
@@ -86,16 +115,18 @@ impl Packed {
         }
     }
 
-    fn read(&mut self, ids: &[u32], position: usize) {
+    /// Adds rows of a sequence of `length` tokens.
+    fn read(&mut self, ids: &[u32], position: usize, length: usize) {
         self.rows.ids.extend(ids);
+        self.rows.lengths.extend(ids.iter().map(|_| length as u32));
         self.rows.positions.extend((position..position + ids.len()).map(|p| p as u32));
     }
 }
 
 /// Length of the common prefix of all completions.
-fn common_length(completions: &[Vec<u32>]) -> usize {
+fn common_length(completions: &[&[u32]]) -> usize {
     let Some((first, others)) = completions.split_first() else { return 0 };
-    let alike = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
+    let alike = |other: &&[u32]| first.iter().zip(other.iter()).take_while(|(a, b)| a == b).count();
     others.iter().map(alike).min().unwrap_or(0)
 }
 
@@ -113,11 +144,13 @@ pub(crate) fn check(
         )));
     }
     check_ids(prompt, architecture, || format!("prompt of {}", what()))?;
-    let (length, (longest, key)) = (prompt.len() + more, architecture.longest());
-    if length > longest {
+    let length = prompt.len() + more;
+    if length > architecture.context {
         return Err(Error::Batch(format!(
-            "{}: {length} tokens, but the model reads at most {longest} here ({key})",
-            what()
+            "{}: {length} tokens, but the model reads at most {} ({})",
+            what(),
+            architecture.context,
+            architecture.context_key
         )));
     }
     Ok(())

@@ -20,6 +20,8 @@ pub(crate) enum Role {
     Bias,
     /// The gain of a norm.
     Gain,
+    /// The gain of a norm, as its difference from 1.
+    GainFromOne,
     /// The down-projection matrix of an adapter.
     AdapterA,
     /// The up-projection matrix of an adapter.
@@ -33,7 +35,7 @@ impl Role {
 
     /// Whether the parameter is usually exempt from weight decay.
     pub fn of_bias_or_norm(self) -> bool {
-        matches!(self, Role::Bias | Role::Gain)
+        matches!(self, Role::Bias | Role::Gain | Role::GainFromOne)
     }
 }
 

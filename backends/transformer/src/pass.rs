@@ -13,7 +13,7 @@ pub(crate) struct Pass<E: Engine> {
     wiring: Wiring<E::Tensor>,
     traces: Traces<E::Tensor>,
     last: E::Tensor,
-    /// Hidden states of the scored rows before and after the final norm.
+    /// Hidden states of the scored rows before the final norm, and as the head reads them.
     hidden: [E::Tensor; 2],
     pub scores: HeadScores,
 }
@@ -50,7 +50,7 @@ impl<E: Engine> Pass<E> {
     pub fn back(self, e: &E, model: &Model<E>, d_hidden: E::Tensor) -> Result<()> {
         let (decoder, p) = (&model.decoder, &model.parameters);
         let Pass { packed, wiring, traces, last, hidden, .. } = self;
-        let d_before = decoder.norm.backward(e, p, &hidden[0], &d_hidden)?;
+        let d_before = decoder.head_input_backward(e, p, &hidden[0], &d_hidden)?;
         let d_last =
             e.memory().zeros(&[packed.rows.ids.len(), decoder.architecture.hidden], Precision::Compute)?;
         e.scatter_add(&d_last, &packed.scored, &d_before)?;
@@ -78,10 +78,10 @@ impl<E: Engine> Pass<E> {
     }
 }
 
-/// Hidden states of the given rows of the last block's output, before and after the final norm.
+/// Hidden states of the given rows of the last block's output, before the final norm and as the head reads them.
 fn hidden<E: Engine>(e: &E, model: &Model<E>, last: &E::Tensor, rows: &[u32]) -> Result<[E::Tensor; 2]> {
     let before = e.gather(last, rows)?;
-    let after = model.decoder.norm.forward(e, &model.parameters, &before)?;
+    let after = model.decoder.head_input(e, &model.parameters, &before)?;
     Ok([before, after])
 }
 

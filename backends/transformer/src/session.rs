@@ -131,8 +131,8 @@ impl<E: Engine> Session for TransformerSession<E> {
         info.parameters = decoder.specs.iter().map(Spec::elements).sum();
         info.trainable = self.dimension();
         info.vocabulary = decoder.architecture.vocabulary;
-        let (context, key) = decoder.architecture.longest();
-        (info.context, info.context_key) = (context, key.to_owned());
+        info.context = decoder.architecture.context;
+        info.context_key = decoder.architecture.context_key.to_owned();
         info.device = self.engine.memory().device();
         info.dtype = self.engine.memory().dtype().to_owned();
         info.hessian_vectors = self.engine.recorder().is_some();
@@ -185,7 +185,7 @@ impl<E: Engine> Session for TransformerSession<E> {
             &pass.packed.targets,
             &pass.scores.log_normalizers,
             &weights,
-            model.head_gradient(),
+            model.head_gradients(),
         )?;
         pass.back(e, model, d_hidden)?;
         Ok(log_probs)

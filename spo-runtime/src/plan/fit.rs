@@ -101,15 +101,9 @@ pub(crate) fn room(info: &ModelInfo, prompt: usize) -> usize {
 
 /// How much the model reads, and why no more.
 pub(crate) fn limit(info: &ModelInfo) -> String {
-    let window = if info.context_key == "sliding_window" {
-        "; longer ones need sliding attention, which is not supported"
-    } else {
-        ""
-    };
-    let key = if info.context_key.is_empty() {
-        String::new()
-    } else {
-        format!(" (`{}`{window})", info.context_key)
+    let key = match &info.context_key[..] {
+        "" => String::new(),
+        key => format!(" (`{key}`)"),
     };
     format!("the model reads at most {}{key}", info.context)
 }

@@ -1,6 +1,8 @@
 //! Shared by the tests of several crates. A test that cannot run on a machine calls [`skip`].
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "trl")]
+pub mod architectures;
 pub mod fuzz;
 mod goldens;
 mod place;

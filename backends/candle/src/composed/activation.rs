@@ -19,6 +19,7 @@ fn activated(f: Activation, x: &Tensor) -> Result<Tensor> {
             let tanh = ((x + cubic)? * (2.0 / std::f64::consts::PI).sqrt())?.tanh()?;
             (x * 0.5)? * (tanh + 1.0)?
         }
+        Activation::Gelu => (x * 0.5)? * ((x * std::f64::consts::FRAC_1_SQRT_2)?.erf()? + 1.0)?,
     }
 }
 

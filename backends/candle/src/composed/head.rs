@@ -2,9 +2,10 @@
 
 use candle_core::{D, DType, Result, Tensor};
 use spo_api::Statistics;
-use spo_transformer::{HeadScores, Mat};
+use spo_transformer::{Head, HeadScores, Mat};
 
 use super::product::{matmul, matmul_add};
+use super::vector::sum_rows_add;
 use crate::memory::{index, rows};
 
 /// Logits held at a time.
@@ -16,8 +17,20 @@ fn chunks(rows: usize, vocabulary: usize) -> impl Iterator<Item = std::ops::Rang
     (0..rows).step_by(at_once).map(move |first| first..rows.min(first + at_once))
 }
 
-fn logits(hidden: &Tensor, head: &Tensor) -> Result<Tensor> {
-    hidden.matmul(&head.to_dtype(hidden.dtype())?.t()?)?.to_dtype(DType::F32)
+/// `cap tanh(x / cap)`, if there is a cap.
+pub(super) fn capped(x: Tensor, cap: Option<f64>) -> Result<Tensor> {
+    match cap {
+        Some(cap) => (x / cap)?.tanh()? * cap,
+        None => Ok(x),
+    }
+}
+
+fn logits(hidden: &Tensor, head: Head<&Tensor>) -> Result<Tensor> {
+    let mut logits = hidden.matmul(&head.weight.to_dtype(hidden.dtype())?.t()?)?.to_dtype(DType::F32)?;
+    if let Some(bias) = head.bias {
+        logits = logits.broadcast_add(&bias.to_dtype(DType::F32)?)?;
+    }
+    capped(logits, head.cap)
 }
 
 fn to_f64(x: &Tensor) -> Result<Vec<f64>> {
@@ -26,12 +39,12 @@ fn to_f64(x: &Tensor) -> Result<Vec<f64>> {
 
 pub(super) fn score(
     hidden: &Tensor,
-    head: &Tensor,
+    head: Head<&Tensor>,
     targets: &[u32],
     statistics: Statistics,
 ) -> Result<HeadScores> {
     let mut scores = HeadScores::default();
-    for range in chunks(targets.len(), head.dim(0)?) {
+    for range in chunks(targets.len(), head.weight.dim(0)?) {
         let targets = &targets[range.clone()];
         let logits = logits(&rows(hidden, &range)?, head)?;
         let top = logits.max_keepdim(D::Minus1)?;
@@ -60,29 +73,36 @@ pub(super) fn score(
 
 pub(super) fn score_backward(
     hidden: &Tensor,
-    head: &Tensor,
+    head: Head<&Tensor>,
     targets: &[u32],
     log_normalizers: &[f64],
     upstream: &[f64],
-    head_gradient: Option<&Tensor>,
+    [d_weight, d_bias]: [Option<&Tensor>; 2],
 ) -> Result<Tensor> {
     let device = hidden.device();
     let mut d_hidden = Vec::new();
-    for range in chunks(targets.len(), head.dim(0)?) {
+    for range in chunks(targets.len(), head.weight.dim(0)?) {
         let n = range.len();
         let column = |values: &[f64]| {
             let values = values[range.clone()].iter().map(|&v| v as f32).collect();
             Tensor::from_vec(values, (n, 1), device)
         };
         let x = rows(hidden, &range)?;
-        let softmax = logits(&x, head)?.broadcast_sub(&column(log_normalizers)?)?.exp()?;
+        let logits = logits(&x, head)?;
+        let softmax = logits.broadcast_sub(&column(log_normalizers)?)?.exp()?;
         let weights = column(upstream)?;
         let slopes = softmax.broadcast_mul(&weights.neg()?)?;
         let own = index(&targets[range.clone()], hidden)?.unsqueeze(1)?;
-        let slopes = slopes.scatter_add(&own, &weights, 1)?;
-        d_hidden.push(matmul(Mat::new(&slopes), Mat::new(head), hidden.dtype())?);
-        if let Some(gradient) = head_gradient {
+        let mut slopes = slopes.scatter_add(&own, &weights, 1)?;
+        if let Some(cap) = head.cap {
+            slopes = (slopes * ((logits / cap)?.sqr()?.neg()? + 1.0)?)?;
+        }
+        d_hidden.push(matmul(Mat::new(&slopes), Mat::new(head.weight), hidden.dtype())?);
+        if let Some(gradient) = d_weight {
             matmul_add(gradient, 1.0, Mat::t(&slopes), Mat::new(&x), hidden.dtype())?;
+        }
+        if let Some(gradient) = d_bias {
+            sum_rows_add(gradient, &slopes)?;
         }
     }
     Tensor::cat(&d_hidden, 0)

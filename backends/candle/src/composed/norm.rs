@@ -17,11 +17,16 @@ fn normalised(x: &Tensor, kind: NormKind, epsilon: f64) -> Result<Tensor> {
     x.broadcast_div(&(x.sqr()?.mean_keepdim(D::Minus1)? + epsilon)?.sqrt()?)
 }
 
+/// What a normalised row is multiplied by.
+fn gain(norm: Norm<&Tensor>) -> Result<Tensor> {
+    norm.weight.to_dtype(DType::F32)? + norm.offset
+}
+
 pub(super) fn norm(x: &Tensor, norm: Norm<&Tensor>) -> Result<Tensor> {
-    let Norm { kind, epsilon, weight, bias } = norm;
+    let Norm { kind, epsilon, weight, .. } = norm;
     let normed = normalised(&in_rows(x, weight.dim(0)?)?, kind, epsilon)?;
-    let mut y = normed.broadcast_mul(&weight.to_dtype(DType::F32)?)?;
-    if let Some(bias) = bias {
+    let mut y = normed.broadcast_mul(&gain(norm)?)?;
+    if let Some(bias) = norm.bias {
         y = y.broadcast_add(&bias.to_dtype(DType::F32)?)?;
     }
     y.to_dtype(x.dtype())?.reshape(x.shape())
@@ -42,7 +47,7 @@ pub(super) fn norm_backward(
     if let Some(d_bias) = d_bias {
         sum_rows_add(d_bias, &d)?;
     }
-    let pulled = d.broadcast_mul(&weight.to_dtype(DType::F32)?)?;
+    let pulled = d.broadcast_mul(&gain(norm)?)?;
     let [dx] = vjp([&x32], &pulled, |[x]| normalised(x, kind, epsilon))?;
     dx.to_dtype(x.dtype())?.reshape(x.shape())
 }

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 use spo_transformer::Activation;
 
-use super::math::{sigmoid, tanh};
+use super::math::{erf, exp, sigmoid, tanh};
 use super::slices::Values;
 use super::tasks::{GRAIN, shaped_as, vectorised};
 
@@ -58,12 +58,28 @@ impl Curve for GeluTanh {
     }
 }
 
+struct Gelu;
+
+impl Curve for Gelu {
+    #[inline(always)]
+    fn times(by: f32, x: f32) -> f32 {
+        by * 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+    }
+
+    #[inline(always)]
+    fn slope_times(by: f32, x: f32) -> f32 {
+        const DENSITY: f32 = 0.398_942_3; // 1 / sqrt(2 pi)
+        by * (0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)) + x * DENSITY * exp(-0.5 * x * x))
+    }
+}
+
 /// Calls an operation that is generic over the curve with that of an activation.
 macro_rules! of_curve {
     ($activation:expr, $operation:ident($($argument:expr),*)) => {
         match $activation {
             Activation::Silu => $operation::<Silu>($($argument),*),
             Activation::GeluTanh => $operation::<GeluTanh>($($argument),*),
+            Activation::Gelu => $operation::<Gelu>($($argument),*),
         }
     };
 }

@@ -1,12 +1,14 @@
 //! Attention over segments, a block of queries at a time: no more than the scores of one block are ever
 //! held, and the backward pass computes them again.
 
+use std::ops::Range;
+
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
-use spo_transformer::{Cluster, Heads, Span};
+use spo_transformer::{Attention, Cluster, Heads, Span};
 
 use super::gemm::{Target, Threads, View, product};
-use super::math::{dot, exp, max};
+use super::math::{capped, dot, exp, max};
 use super::slices::Values;
 use super::tasks::vectorised;
 
@@ -19,10 +21,12 @@ struct Task<'a> {
     cluster: &'a Cluster,
     kv_head: usize,
     heads: Heads,
+    how: &'a Attention,
 }
 
-fn tasks(clusters: &[Cluster], heads: Heads) -> Vec<Task<'_>> {
-    let of = |cluster| (0..heads.kv_heads).map(move |kv_head| Task { cluster, kv_head, heads });
+fn tasks<'a>(clusters: &'a [Cluster], how: &'a Attention) -> Vec<Task<'a>> {
+    let heads = how.heads;
+    let of = |cluster| (0..heads.kv_heads).map(move |kv_head| Task { cluster, kv_head, heads, how });
     clusters.iter().flat_map(of).collect()
 }
 
@@ -34,24 +38,38 @@ fn head(values: &[f32], width: usize, dim: usize, head: usize, first: usize, cou
 /// A block of queries of one head: which, and what they see.
 struct Block<'a> {
     span: &'a Span,
+    how: &'a Attention,
     head: usize,
     /// First row among the span's queries.
     first: usize,
     /// Number of queries.
     count: usize,
-    /// Keys of the span's own that the last of them sees.
-    own: usize,
+    /// Rows of the keys that any of the queries sees: of the prefix, and of the span's own.
+    keys: [Range<usize>; 2],
+    /// Keys of the span before these.
+    skipped: usize,
 }
 
-impl Block<'_> {
+impl<'a> Block<'a> {
+    fn new(span: &'a Span, how: &'a Attention, head: usize, first: usize) -> Self {
+        let count = BLOCK.min(span.queries.len() - first);
+        let skipped = how.visible(span, first).start;
+        let end = how.visible(span, first + count - 1).end;
+        let shared = span.prefix.len();
+        let own = span.own.start + skipped.max(shared) - shared..span.own.start + end - shared;
+        let keys = [span.prefix.start + skipped.min(shared)..span.prefix.end, own];
+        Block { span, how, head, first, count, keys, skipped }
+    }
+
     /// Width of the scores.
-    fn keys(&self) -> usize {
-        self.span.prefix.len() + self.own
+    fn width(&self) -> usize {
+        self.keys.iter().map(Range::len).sum()
     }
 
     /// Keys that query `i` of the block sees.
-    fn visible(&self, i: usize) -> usize {
-        self.keys() - (self.count - 1 - i)
+    fn visible(&self, i: usize) -> Range<usize> {
+        let Range { start, end } = self.how.visible(self.span, self.first + i);
+        start - self.skipped..end - self.skipped
     }
 }
 
@@ -65,11 +83,8 @@ impl Task<'_> {
         let heads = self.kv_head * self.group()..(self.kv_head + 1) * self.group();
         self.cluster.spans.iter().flat_map(move |span| {
             heads.clone().flat_map(move |head| {
-                let n = span.queries.len();
-                (0..n).step_by(BLOCK).map(move |first| {
-                    let count = BLOCK.min(n - first);
-                    Block { span, head, first, count, own: span.own.len() - n + first + count }
-                })
+                let firsts = (0..span.queries.len()).step_by(BLOCK);
+                firsts.map(move |first| Block::new(span, self.how, head, first))
             })
         })
     }
@@ -82,11 +97,10 @@ impl Task<'_> {
     /// Keys (or values) of the block: those of the prefix, and its own.
     fn keys<'v>(&self, values: &'v [f32], block: &Block<'_>) -> [View<'v>; 2] {
         let Heads { kv_heads, dim, .. } = self.heads;
-        let rows = |first, count| match count {
+        block.keys.each_ref().map(|rows| match rows.len() {
             0 => View::new(&[], 0, dim),
-            _ => head(values, kv_heads * dim, dim, self.kv_head, first, count),
-        };
-        [rows(block.span.prefix.start, block.span.prefix.len()), rows(block.span.own.start, block.own)]
+            count => head(values, kv_heads * dim, dim, self.kv_head, rows.start, count),
+        })
     }
 
     /// `scores <- scale * left [keys]^T`, prefix and own side by side.
@@ -98,7 +112,7 @@ impl Task<'_> {
         left: View<'_>,
         keys: [View<'_>; 2],
     ) {
-        let stride = block.keys();
+        let stride = block.width();
         let [prefix, own] = keys;
         let (skip, threads) = (prefix.rows, Threads::One);
         if skip > 0 {
@@ -107,22 +121,36 @@ impl Task<'_> {
         product(Target { values: &mut scores[skip..], stride }, 0.0, scale, left, own.t(), threads);
     }
 
-    /// The block's attention weights, into `weights`.
-    fn weights(&self, weights: &mut Vec<f32>, block: &Block<'_>, q: &[f32], k: &[f32]) {
-        let width = block.keys();
+    /// The block's attention weights, into `weights`. If scores are capped, the derivatives of the caps go
+    /// into `cap_slopes`.
+    fn weights(
+        &self,
+        weights: &mut Vec<f32>,
+        cap_slopes: &mut Vec<f32>,
+        block: &Block<'_>,
+        [q, k]: [&[f32]; 2],
+    ) {
+        let width = block.width();
         weights.resize(block.count * width, 0.0);
-        let scale = 1.0 / (self.heads.dim as f32).sqrt();
+        let scale = self.how.scale as f32;
         self.against(weights, block, scale, self.queries(q, block), self.keys(k, block));
+        if let Some(cap) = self.how.cap {
+            cap_slopes.resize(weights.len(), 0.0);
+            cap_all(weights, cap_slopes, cap as f32);
+        }
         vectorised(
             #[inline(always)]
             || {
                 for (i, row) in weights.chunks_exact_mut(width).enumerate() {
-                    let (seen, unseen) = row.split_at_mut(block.visible(i));
+                    let Range { start, end } = block.visible(i);
+                    let (row, later) = row.split_at_mut(end);
+                    let (earlier, seen) = row.split_at_mut(start);
                     let top = max(seen);
                     seen.iter_mut().for_each(|s| *s = exp(*s - top));
                     let total = super::math::sum(seen, |e| e);
                     seen.iter_mut().for_each(|s| *s /= total);
-                    unseen.fill(0.0);
+                    earlier.fill(0.0);
+                    later.fill(0.0);
                 }
             },
         );
@@ -138,9 +166,9 @@ impl Task<'_> {
 
     fn forward(&self, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
         let mut out = vec![0.0; self.cluster.queries.len() * self.group() * self.heads.dim];
-        let mut weights = Vec::new();
+        let (mut weights, mut cap_slopes) = (Vec::new(), Vec::new());
         for block in self.blocks() {
-            self.weights(&mut weights, &block, q, k);
+            self.weights(&mut weights, &mut cap_slopes, &block, [q, k]);
             self.spread(self.target(&mut out, &block), &weights, &block, 0.0, self.keys(v, &block));
         }
         out
@@ -148,7 +176,7 @@ impl Task<'_> {
 
     /// `into <- keep * into + weights [values]`, prefix and own side by side.
     fn spread(&self, into: Target<'_>, weights: &[f32], block: &Block<'_>, keep: f32, values: [View<'_>; 2]) {
-        let width = block.keys();
+        let width = block.width();
         let [prefix, own] = values;
         let Target { values: target, stride } = into;
         let mut keep = keep;
@@ -163,12 +191,11 @@ impl Task<'_> {
 
     /// `into <- into + weights^T rows`, for the keys of prefix and own, `into` being `[cluster keys, dim]`.
     fn gather(&self, into: &mut [f32], weights: &[f32], block: &Block<'_>, rows: View<'_>) {
-        let (width, dim) = (block.keys(), self.heads.dim);
-        let Span { prefix, own, .. } = block.span;
-        for (start, skip, count) in [(prefix.start, 0, prefix.len()), (own.start, prefix.len(), block.own)] {
-            if count > 0 {
-                let left = View::strided(&weights[skip..], block.count, count, width).t();
-                let target = &mut into[(start - self.cluster.keys.start) * dim..];
+        let (width, dim) = (block.width(), self.heads.dim);
+        for (keys, skip) in block.keys.iter().zip([0, block.keys[0].len()]) {
+            if !keys.is_empty() {
+                let left = View::strided(&weights[skip..], block.count, keys.len(), width).t();
+                let target = &mut into[(keys.start - self.cluster.keys.start) * dim..];
                 product(Target { values: target, stride: dim }, 1.0, 1.0, left, rows, Threads::One);
             }
         }
@@ -177,17 +204,17 @@ impl Task<'_> {
     /// Gradients of the task's queries, keys and values.
     fn backward(&self, [q, k, v]: [&[f32]; 3], out: &[f32], upstream: &[f32]) -> [Vec<f32>; 3] {
         let dim = self.heads.dim;
-        let scale = 1.0 / (dim as f32).sqrt();
+        let scale = self.how.scale as f32;
         let mut dq = vec![0.0; self.cluster.queries.len() * self.group() * dim];
         let mut dk = vec![0.0; self.cluster.keys.len() * dim];
         let mut dv = dk.clone();
-        let (mut weights, mut slopes) = (Vec::new(), Vec::new());
+        let (mut weights, mut cap_slopes, mut slopes) = (Vec::new(), Vec::new(), Vec::new());
         for block in self.blocks() {
-            self.weights(&mut weights, &block, q, k);
+            self.weights(&mut weights, &mut cap_slopes, &block, [q, k]);
             let d_out = self.queries(upstream, &block);
             self.gather(&mut dv, &weights, &block, d_out);
 
-            let width = block.keys();
+            let width = block.width();
             slopes.resize(block.count * width, 0.0);
             self.against(&mut slopes, &block, 1.0, d_out, self.keys(v, &block));
             let result = self.queries(out, &block);
@@ -205,11 +232,27 @@ impl Task<'_> {
                     }
                 },
             );
+            if self.how.cap.is_some() {
+                slopes.iter_mut().zip(&cap_slopes).for_each(|(s, c)| *s *= c);
+            }
             self.spread(self.target(&mut dq, &block), &slopes, &block, 0.0, self.keys(k, &block));
             self.gather(&mut dk, &slopes, &block, self.queries(q, &block));
         }
         [dq, dk, dv]
     }
+}
+
+/// Caps scores, and notes the derivatives.
+fn cap_all(scores: &mut [f32], slopes: &mut [f32], cap: f32) {
+    vectorised(
+        #[inline(always)]
+        || {
+            for (score, slope) in scores.iter_mut().zip(slopes) {
+                *score = capped(*score, cap);
+                *slope = 1.0 - (*score / cap) * (*score / cap);
+            }
+        },
+    );
 }
 
 /// Puts the tasks' columns, `[rows of the task, width]` each, where they belong.
@@ -248,22 +291,22 @@ pub(super) fn attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    heads: Heads,
+    how: &Attention,
     clusters: &[Cluster],
 ) -> Result<Tensor> {
     let rows = q.dim(0)?;
     let (q, k, v) = (Values::of(q)?, Values::of(k)?, Values::of(v)?);
     let (q, k, v): (&[f32], &[f32], &[f32]) = (&q, &k, &v);
-    let tasks = tasks(clusters, heads);
+    let tasks = tasks(clusters, how);
     let parts: Vec<_> = tasks.par_iter().map(|task| task.forward(q, k, v)).collect();
-    assemble_queries(rows, &tasks, heads, &parts)
+    assemble_queries(rows, &tasks, how.heads, &parts)
 }
 
 pub(super) fn attention_backward(
     [q, k, v]: [&Tensor; 3],
     out: &Tensor,
     upstream: &Tensor,
-    heads: Heads,
+    how: &Attention,
     clusters: &[Cluster],
 ) -> Result<[Tensor; 3]> {
     let (query_rows, key_rows) = (q.dim(0)?, k.dim(0)?);
@@ -271,7 +314,7 @@ pub(super) fn attention_backward(
     let (out, upstream) = (Values::of(out)?, Values::of(upstream)?);
     let (q, k, v): (&[f32], &[f32], &[f32]) = (&q, &k, &v);
     let (out, upstream): (&[f32], &[f32]) = (&out, &upstream);
-    let tasks = tasks(clusters, heads);
+    let tasks = tasks(clusters, how);
     let parts: Vec<_> = tasks.par_iter().map(|task| task.backward([q, k, v], out, upstream)).collect();
     let (mut dq, mut dk, mut dv) = (Vec::new(), Vec::new(), Vec::new());
     for [q, k, v] in parts {
@@ -280,8 +323,8 @@ pub(super) fn attention_backward(
         dv.push(v);
     }
     Ok([
-        assemble_queries(query_rows, &tasks, heads, &dq)?,
-        assemble_keys(key_rows, &tasks, heads, &dk)?,
-        assemble_keys(key_rows, &tasks, heads, &dv)?,
+        assemble_queries(query_rows, &tasks, how.heads, &dq)?,
+        assemble_keys(key_rows, &tasks, how.heads, &dk)?,
+        assemble_keys(key_rows, &tasks, how.heads, &dv)?,
     ])
 }

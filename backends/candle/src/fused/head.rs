@@ -3,12 +3,13 @@
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 use spo_api::Statistics;
-use spo_transformer::HeadScores;
+use spo_transformer::{Head, HeadScores};
 
 use super::gemm::{Target, Threads, View, multiplied, product};
-use super::math::{exp, max, sum};
+use super::math::{capped, exp, max, sum};
 use super::slices::{Values, write};
 use super::tasks::vectorised;
+use super::vector::add_bias;
 
 /// Logits held at a time: 64 MB. With fewer rows, the product spends its time arranging the head's weights.
 const LOGITS: usize = 1 << 24;
@@ -31,8 +32,26 @@ fn stretches(head: &Tensor) -> Result<Vec<(usize, Tensor)>> {
     (0..vocabulary).step_by(rows).map(stretch).collect()
 }
 
+/// The logits of some rows.
+fn logits(x: View<'_>, head: Head<&Tensor>, weight: &[(usize, Tensor)]) -> Result<Vec<f32>> {
+    let vocabulary = head.weight.dim(0)?;
+    let mut logits = product_of(x, weight, vocabulary)?;
+    if let Some(bias) = head.bias {
+        add_bias(&mut logits, bias)?;
+    }
+    if let Some(cap) = head.cap {
+        logits.par_chunks_mut(vocabulary).for_each(|row| {
+            vectorised(
+                #[inline(always)]
+                || row.iter_mut().for_each(|l| *l = capped(*l, cap as f32)),
+            );
+        });
+    }
+    Ok(logits)
+}
+
 /// `x head^T`.
-fn logits(x: View<'_>, head: &[(usize, Tensor)], vocabulary: usize) -> Result<Vec<f32>> {
+fn product_of(x: View<'_>, head: &[(usize, Tensor)], vocabulary: usize) -> Result<Vec<f32>> {
     if let [(_, whole)] = head {
         // Into memory that is not zeroed first.
         return Ok(multiplied(x, View::new(&Values::widened(whole)?, vocabulary, x.columns).t()));
@@ -108,16 +127,16 @@ impl Row {
 
 pub(super) fn score(
     hidden: &Tensor,
-    head: &Tensor,
+    head: Head<&Tensor>,
     targets: &[u32],
     statistics: Statistics,
 ) -> Result<HeadScores> {
-    let (vocabulary, width) = head.dims2()?;
-    let (hidden, head) = (Values::of(hidden)?, stretches(head)?);
+    let (vocabulary, width) = head.weight.dims2()?;
+    let (hidden, weight) = (Values::of(hidden)?, stretches(head.weight)?);
     let at_once = rows_at_once(vocabulary);
     let mut rows = Vec::with_capacity(targets.len());
     for (x, targets) in hidden.chunks(at_once * width).zip(targets.chunks(at_once)) {
-        let logits = logits(View::new(x, targets.len(), width), &head, vocabulary)?;
+        let logits = logits(View::new(x, targets.len(), width), head, &weight)?;
         let row = |(logits, &target): (&[f32], &u32)| {
             vectorised(
                 #[inline(always)]
@@ -139,46 +158,65 @@ pub(super) fn score(
     })
 }
 
+/// The derivative of a capped logit with respect to the logit.
+#[inline(always)]
+fn cap_slope(capped: f32, cap: f32) -> f32 {
+    1.0 - (capped / cap) * (capped / cap)
+}
+
 /// The gradient of a log-prob with respect to the logits is `onehot(target) - softmax`.
 pub(super) fn score_backward(
     hidden: &Tensor,
-    head: &Tensor,
+    head: Head<&Tensor>,
     targets: &[u32],
     log_normalizers: &[f64],
     upstream: &[f64],
-    head_gradient: Option<&Tensor>,
+    [d_weight, d_bias]: [Option<&Tensor>; 2],
 ) -> Result<Tensor> {
-    let (vocabulary, width) = head.dims2()?;
+    let (vocabulary, width) = head.weight.dims2()?;
     let shape = hidden.shape();
-    let (hidden, head) = (Values::of(hidden)?, stretches(head)?);
+    let (hidden, weight) = (Values::of(hidden)?, stretches(head.weight)?);
     let at_once = rows_at_once(vocabulary);
     let mut d_hidden = vec![0.0; hidden.len()];
     let parts = hidden.chunks(at_once * width).zip(d_hidden.chunks_mut(at_once * width));
     for (chunk, (x, d_x)) in parts.enumerate() {
         let first = chunk * at_once;
         let x = View::new(x, x.len() / width, width);
-        let mut slopes = logits(x, &head, vocabulary)?;
+        let mut slopes = logits(x, head, &weight)?;
         slopes.par_chunks_mut(vocabulary).enumerate().for_each(|(i, row)| {
             let weight = upstream[first + i];
             let target = targets[first + i] as usize;
             // Near 1 the softmax loses digits that 1 - p still has in this form.
             let (normalizer, weight32) = (log_normalizers[first + i] as f32, weight as f32);
-            let own = f64::from(row[target]) - log_normalizers[first + i];
+            let logit = row[target];
+            let own = f64::from(logit) - log_normalizers[first + i];
             vectorised(
                 #[inline(always)]
-                || {
-                    for l in row.iter_mut() {
-                        *l = -weight32 * exp(*l - normalizer);
+                || match head.cap {
+                    None => row.iter_mut().for_each(|l| *l = -weight32 * exp(*l - normalizer)),
+                    Some(cap) => {
+                        for l in row.iter_mut() {
+                            *l = -weight32 * exp(*l - normalizer) * cap_slope(*l, cap as f32);
+                        }
                     }
                 },
             );
-            row[target] = (-weight * own.exp_m1()) as f32;
+            let cap_slope = head.cap.map_or(1.0, |cap| cap_slope(logit, cap as f32));
+            row[target] = (-weight * own.exp_m1()) as f32 * cap_slope;
         });
-        pull_back(&slopes, &head, vocabulary, d_x)?;
+        pull_back(&slopes, &weight, vocabulary, d_x)?;
         let slopes = View::new(&slopes, x.rows, vocabulary);
-        if let Some(gradient) = head_gradient {
+        if let Some(gradient) = d_weight {
             write(gradient, |values: &mut [f32]| {
                 product(Target { values, stride: width }, 1.0, 1.0, slopes.t(), x, Threads::All);
+                Ok(())
+            })?;
+        }
+        if let Some(gradient) = d_bias {
+            write(gradient, |sums: &mut [f32]| {
+                for row in slopes.values.chunks_exact(vocabulary) {
+                    sums.iter_mut().zip(row).for_each(|(sum, slope)| *sum += slope);
+                }
                 Ok(())
             })?;
         }
@@ -204,10 +242,11 @@ mod tests {
         let full = half.to_dtype(DType::F32).unwrap();
         let targets: Vec<u32> = (0..rows as u32).map(|i| i * (vocabulary as u32 / 5)).collect();
         let [of_half, of_full] = [&half, &full].map(|head| {
+            let head = Head { weight: head, bias: None, cap: None };
             let scores = score(&hidden, head, &targets, Statistics::default()).unwrap();
             let upstream = [1.0, -2.0, 0.5, 3.0, -1.0];
-            let d =
-                score_backward(&hidden, head, &targets, &scores.log_normalizers, &upstream, None).unwrap();
+            let d = score_backward(&hidden, head, &targets, &scores.log_normalizers, &upstream, [None; 2])
+                .unwrap();
             (scores, d.flatten_all().unwrap().to_vec1::<f32>().unwrap())
         });
         assert_eq!(of_half.0, of_full.0);

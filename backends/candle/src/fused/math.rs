@@ -32,6 +32,31 @@ pub(super) fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x) + 1.0)
 }
 
+/// `cap tanh(x / cap)` with small relative errors, which a large cap would magnify otherwise.
+#[inline(always)]
+pub(super) fn capped(x: f32, cap: f32) -> f32 {
+    let t = x / cap;
+    let z = t * t;
+    let p = -5.704_988_7e-3;
+    let p = p * z + 2.063_908_8e-2;
+    let p = p * z - 5.373_971_6e-2;
+    let p = p * z + 1.333_144_2e-1;
+    let p = p * z - 3.333_328e-1;
+    cap * if z < 0.390_625 { t + t * z * p } else { tanh(t) }
+}
+
+/// The error function to 2e-7 (Abramowitz & Stegun 1964, 7.1.26).
+#[inline(always)]
+pub(super) fn erf(x: f32) -> f32 {
+    let t = 1.0 / (1.0 + 0.327_591_1 * x.abs());
+    let p = 1.061_405_4;
+    let p = p * t - 1.453_152;
+    let p = p * t + 1.421_413_7;
+    let p = p * t - 0.284_496_74;
+    let p = p * t + 0.254_829_6;
+    (1.0 - p * t * exp(-x * x)).copysign(x)
+}
+
 /// `sum_i f(i)` over paired elements.
 #[inline(always)]
 fn reduce(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
@@ -86,6 +111,30 @@ mod tests {
         assert!(exp(f32::NEG_INFINITY) < 1.3e-38);
         assert!(exp(1e30).is_finite());
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn tanh_under_a_cap_and_erf_are_exact_to_a_few_units_in_the_last_place() {
+        for i in -60_000..60_000 {
+            let x = i as f32 * 1e-3;
+            let exact = 30.0 * (f64::from(x) / 30.0).tanh();
+            let error = (f64::from(capped(x, 30.0)) - exact).abs();
+            assert!(error <= 5e-7 * exact.abs(), "capped({x}): {error}");
+        }
+        // From the series of erf, and its asymptote.
+        for (x, exact) in [
+            (0.0, 0.0),
+            (0.1, 0.112_462_916),
+            (0.5, 0.520_499_878),
+            (1.0, 0.842_700_793),
+            (2.0, 0.995_322_265),
+        ] {
+            for sign in [-1.0, 1.0] {
+                let error = (f64::from(erf(sign * x)) - f64::from(sign) * exact).abs();
+                assert!(error < 3e-7, "erf({x}): {error}");
+            }
+        }
+        assert_eq!((erf(30.0), erf(-30.0)), (1.0, -1.0));
     }
 
     #[test]

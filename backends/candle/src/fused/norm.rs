@@ -26,9 +26,14 @@ impl Standard {
     }
 }
 
+/// What a normalised row is multiplied by.
+fn gain(norm: Norm<&Tensor>) -> Result<Vec<f32>> {
+    Ok(Values::of(norm.weight)?.iter().map(|w| w + norm.offset as f32).collect())
+}
+
 pub(super) fn norm(x: &Tensor, norm: Norm<&Tensor>) -> Result<Tensor> {
     let Norm { kind, epsilon, .. } = norm;
-    let (values, weight) = (Values::of(x)?, Values::of(norm.weight)?);
+    let (values, weight) = (Values::of(x)?, gain(norm)?);
     let bias = norm.bias.map(Values::of).transpose()?;
     let width = weight.len();
     let task = rows_per_task(width) * width;
@@ -62,7 +67,7 @@ pub(super) fn norm_backward(
     gradients: [Option<&Tensor>; 2],
 ) -> Result<Tensor> {
     let Norm { kind, epsilon, .. } = norm;
-    let (values, weight, d) = (Values::of(x)?, Values::of(norm.weight)?, Values::of(upstream)?);
+    let (values, weight, d) = (Values::of(x)?, gain(norm)?, Values::of(upstream)?);
     let width = weight.len();
     let task = rows_per_task(width) * width;
     let mut dx = vec![0.0; values.len()];

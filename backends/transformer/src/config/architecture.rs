@@ -1,7 +1,11 @@
 //! The shape of a decoder.
+//!
+//! An [`Architecture`] describes everything in which decoders differ: widths, the norms around a block's two
+//! layers, how their projections are laid out, and what all of it is called in the weight files. Each family
+//! has a file beside this one that fills it from a `config.json`; nothing else knows families.
 
 use super::rotary::Rope;
-use crate::engine::{Activation, Heads};
+use crate::engine::{Activation, Heads, NormKind};
 
 /// The supported model types: the accepted values of `model_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,12 +20,62 @@ pub enum ModelType {
     Qwen3,
     /// GPT-2.
     Gpt2,
+    /// Gemma.
+    Gemma,
+    /// Gemma 2.
+    Gemma2,
+    /// Gemma 3, the models for text alone.
+    Gemma3,
+    /// Phi-3, Phi-3.5 and Phi-4.
+    Phi3,
+    /// OLMo 2.
+    Olmo2,
+    /// OLMo 3.
+    Olmo3,
+    /// Granite 3.
+    Granite,
+    /// SmolLM3.
+    SmolLm3,
+    /// GPT-NeoX and Pythia.
+    GptNeoX,
+    /// Ministral.
+    Ministral,
+    /// StableLM.
+    StableLm,
+    /// StarCoder2.
+    Starcoder2,
+    /// Phi-1, Phi-1.5 and Phi-2.
+    Phi,
+    /// Command R.
+    Cohere,
+    /// Command R7B.
+    Cohere2,
 }
 
 impl ModelType {
     /// All supported model types.
-    pub const ALL: [ModelType; 5] =
-        [ModelType::Llama, ModelType::Mistral, ModelType::Qwen2, ModelType::Qwen3, ModelType::Gpt2];
+    pub const ALL: [ModelType; 20] = [
+        ModelType::Llama,
+        ModelType::Mistral,
+        ModelType::Qwen2,
+        ModelType::Qwen3,
+        ModelType::Gpt2,
+        ModelType::Gemma,
+        ModelType::Gemma2,
+        ModelType::Gemma3,
+        ModelType::Phi3,
+        ModelType::Olmo2,
+        ModelType::Olmo3,
+        ModelType::Granite,
+        ModelType::SmolLm3,
+        ModelType::GptNeoX,
+        ModelType::Ministral,
+        ModelType::StableLm,
+        ModelType::Starcoder2,
+        ModelType::Phi,
+        ModelType::Cohere,
+        ModelType::Cohere2,
+    ];
 
     /// The value of `model_type` in a configuration.
     pub fn name(self) -> &'static str {
@@ -31,17 +85,23 @@ impl ModelType {
             ModelType::Qwen2 => "qwen2",
             ModelType::Qwen3 => "qwen3",
             ModelType::Gpt2 => "gpt2",
+            ModelType::Gemma => "gemma",
+            ModelType::Gemma2 => "gemma2",
+            ModelType::Gemma3 => "gemma3_text",
+            ModelType::Phi3 => "phi3",
+            ModelType::Olmo2 => "olmo2",
+            ModelType::Olmo3 => "olmo3",
+            ModelType::Granite => "granite",
+            ModelType::SmolLm3 => "smollm3",
+            ModelType::GptNeoX => "gpt_neox",
+            ModelType::Ministral => "ministral",
+            ModelType::StableLm => "stablelm",
+            ModelType::Starcoder2 => "starcoder2",
+            ModelType::Phi => "phi",
+            ModelType::Cohere => "cohere",
+            ModelType::Cohere2 => "cohere2",
         }
     }
-}
-
-/// Families that share weight names and block structure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Family {
-    /// RMS norm, rotary positions, separate q/k/v, gated MLP.
-    Llama,
-    /// Layer norm, learned positions, joint q/k/v, plain MLP, weights stored transposed.
-    Gpt2,
 }
 
 /// Shape of a decoder.
@@ -49,7 +109,8 @@ pub(crate) enum Family {
 pub(crate) struct Architecture {
     /// The model type given in the configuration.
     pub model_type: ModelType,
-    pub family: Family,
+    /// Names of what is not in a block.
+    pub names: Names,
     /// Number of token ids.
     pub vocabulary: usize,
     /// Width of the residual stream.
@@ -62,18 +123,26 @@ pub(crate) struct Architecture {
     pub intermediate: usize,
     /// Longest sequence, in tokens.
     pub context: usize,
-    /// Epsilon added to the variance in norms.
-    pub epsilon: f64,
-    /// Whether q, k and v have a bias.
-    pub qkv_bias: bool,
-    /// Whether the attention's output projection has a bias.
-    pub output_bias: bool,
-    /// Whether the MLP's projections have a bias.
-    pub mlp_bias: bool,
-    /// The MLP's activation function.
-    pub activation: Activation,
-    /// Whether q and k are normalised per head.
-    pub qk_norm: bool,
+    /// The key of the configuration that sets it.
+    pub context_key: &'static str,
+    /// How all norms are computed.
+    pub norm: NormShape,
+    /// What all blocks have in common.
+    pub block: BlockShape,
+    /// Factor of the embeddings, rounded to the type of the activations as in transformers.
+    pub embedding_scale: f64,
+    /// Factor of the attention scores.
+    pub attention_scale: f64,
+    /// Cap of the attention scores.
+    pub attention_cap: Option<f64>,
+    /// Factor of what a layer adds to the residual stream.
+    pub residual_scale: f64,
+    /// Factor of the logits.
+    pub logits_scale: f64,
+    /// Cap of the logits.
+    pub logits_cap: Option<f64>,
+    /// Whether the head has a bias.
+    pub head_bias: bool,
     /// Whether the head is the embedding table.
     pub tied: bool,
     /// Standard deviation of a random initialisation.
@@ -82,12 +151,112 @@ pub(crate) struct Architecture {
     pub dtype: String,
 }
 
+/// Names in the weight files, without `.weight`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Names {
+    /// The embedding table.
+    pub table: &'static str,
+    /// The table of learned positions.
+    pub positions: Option<&'static str>,
+    /// What the names of a block begin with, before its number.
+    pub blocks: &'static str,
+    /// The final norm.
+    pub norm: &'static str,
+    /// The head, where it is not the embedding table.
+    pub head: &'static str,
+}
+
+/// How norms are computed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct NormShape {
+    pub kind: NormKind,
+    /// Added to the mean square.
+    pub epsilon: f64,
+    /// Added to the weights.
+    pub offset: f64,
+    /// Whether there is a bias.
+    pub bias: bool,
+}
+
+impl NormShape {
+    pub fn rms(epsilon: f64) -> Self {
+        NormShape { kind: NormKind::Rms, epsilon, offset: 0.0, bias: false }
+    }
+
+    pub fn layer(epsilon: f64) -> Self {
+        NormShape { kind: NormKind::Layer, epsilon, offset: 0.0, bias: true }
+    }
+}
+
+/// A block: `x + attention(x)`, then the same with the MLP. Norms stand before a layer, after it, or both.
+/// Names are those within the block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct BlockShape {
+    pub attention_norm: Option<&'static str>,
+    pub projections: Projected,
+    pub qkv_bias: bool,
+    /// Norms of q and k, before the rotation.
+    pub head_norms: Option<([&'static str; 2], HeadNorm)>,
+    /// The attention's output projection.
+    pub output: &'static str,
+    pub output_bias: bool,
+    pub attention_post_norm: Option<&'static str>,
+    pub mlp_norm: Option<&'static str>,
+    pub mlp: MlpShape,
+    pub mlp_bias: bool,
+    pub activation: Activation,
+    pub mlp_post_norm: Option<&'static str>,
+    /// Whether the MLP reads the input of the block, and not the result of the attention.
+    pub parallel: bool,
+    /// Whether the weight files hold the transposes of the projections.
+    pub transposed: bool,
+}
+
+/// How q, k and v are projected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Projected {
+    /// Each by its own matrix.
+    Separate([&'static str; 3]),
+    /// By one matrix, side by side in the columns of the result.
+    Joint(&'static str),
+    /// By one matrix, side by side for each key head.
+    JointByHead(&'static str),
+}
+
+/// What a norm of q or k takes together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeadNorm {
+    /// Each head for itself, with the same weights.
+    Each,
+    /// All heads.
+    All,
+}
+
+/// The projections of an MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MlpShape {
+    Plain {
+        up: &'static str,
+        down: &'static str,
+    },
+    Gated {
+        gate: &'static str,
+        up: &'static str,
+        down: &'static str,
+    },
+    /// Gate and up by one matrix, side by side in the columns of the result.
+    JointGated {
+        gate_up: &'static str,
+        down: &'static str,
+    },
+}
+
 /// Attention settings of one block.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Layer {
     /// Rotary positions; `None` if the block does not use them.
     pub rope: Option<Rope>,
-    /// Longest sequence that this block's sliding window does not truncate, in tokens.
+    /// The number of tokens that a token attends to at most, itself included; `None` for all before it.
     pub window: Option<usize>,
 }
 
@@ -96,16 +265,8 @@ impl Architecture {
     pub fn sizes(&self) -> [(&'static str, usize); 6] {
         let Architecture { vocabulary, hidden, intermediate, context, .. } = *self;
         let (layers, width) = (self.layers.len(), self.heads.dim);
-        match self.family {
-            Family::Llama => [
-                ("vocab_size", vocabulary),
-                ("hidden_size", hidden),
-                ("intermediate_size", intermediate),
-                ("num_hidden_layers", layers),
-                ("num_attention_heads", self.heads.heads),
-                ("head_dim", width),
-            ],
-            Family::Gpt2 => [
+        match self.model_type {
+            ModelType::Gpt2 => [
                 ("vocab_size", vocabulary),
                 ("n_embd", hidden),
                 ("n_inner", intermediate),
@@ -113,17 +274,28 @@ impl Architecture {
                 ("n_head", self.heads.heads),
                 ("n_positions", context),
             ],
+            _ => [
+                ("vocab_size", vocabulary),
+                ("hidden_size", hidden),
+                ("intermediate_size", intermediate),
+                ("num_hidden_layers", layers),
+                ("num_attention_heads", self.heads.heads),
+                ("head_dim", width),
+            ],
         }
     }
 
-    /// The longest sequence that the model can read here, in tokens, and the key of the configuration that
-    /// sets it. Sliding windows are not computed, so sequences must not be longer than any of them.
-    pub fn longest(&self) -> (usize, &'static str) {
-        let window = self.layers.iter().filter_map(|layer| layer.window).min();
-        match window.filter(|&window| window < self.context) {
-            Some(window) => (window, "sliding_window"),
-            None if self.family == Family::Gpt2 => (self.context, "n_positions"),
-            None => (self.context, "max_position_embeddings"),
-        }
+    /// What the rotations of a sequence depend on apart from positions: sequences for which this is the same
+    /// can share rows.
+    pub fn regime(&self, length: usize) -> Vec<usize> {
+        let ropes = self.layers.iter().filter_map(|layer| layer.rope.as_ref());
+        ropes.filter_map(|rope| rope.representative(length)).collect()
+    }
+
+    /// The length from which on keys that were rotated in a shorter sequence are to be computed anew: where
+    /// LongRoPE takes its factors for long sequences. (Under dynamic scaling, transformers keeps them.)
+    pub fn recomputed_from(&self) -> Option<usize> {
+        let ropes = self.layers.iter().filter_map(|layer| layer.rope.as_ref());
+        ropes.filter_map(Rope::switches_at).min()
     }
 }

@@ -3,6 +3,8 @@
 use serde_json::Value;
 use spo_api::{Error, Result};
 
+use crate::engine::Activation;
+
 pub(crate) struct Fields<'a> {
     pub config: &'a Value,
     pub origin: &'a str,
@@ -85,11 +87,6 @@ impl Fields<'_> {
         self.required(key, self.maybe_positive(key)?)
     }
 
-    /// A table of its own.
-    pub fn maybe_table(&self, key: &str) -> Result<Option<&Value>> {
-        self.typed(key, "a table", |v| Some(v).filter(|v| v.is_object()))
-    }
-
     pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
         Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(default))
     }
@@ -113,6 +110,23 @@ impl Fields<'_> {
                 format!("= \"{other}\" is not supported, only \"{}\"", implemented.join("\", \"")),
             )),
             _ => Ok(()),
+        }
+    }
+
+    /// An activation function by its name in transformers.
+    pub fn activation(&self, key: &str, default: Activation) -> Result<Activation> {
+        match self.maybe_text(key)? {
+            None => Ok(default),
+            Some("silu" | "swish") => Ok(Activation::Silu),
+            Some("gelu") => Ok(Activation::Gelu),
+            Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast") => Ok(Activation::GeluTanh),
+            Some(other) => Err(self.error(
+                key,
+                format!(
+                    "= \"{other}\" is not supported, only \"silu\", \"gelu\", \"gelu_new\", \"gelu_fast\", \
+                     \"gelu_pytorch_tanh\""
+                ),
+            )),
         }
     }
 

@@ -46,14 +46,34 @@ fn configurations_of(model_type: ModelType) -> Vec<(&'static str, Value)> {
                 })),
             ),
         ],
+        // Windows are shorter than the prompts and answers of the batch.
         ModelType::Mistral => {
-            vec![("mistral", llama(json!({ "model_type": "mistral", "sliding_window": 100 })))]
+            vec![("mistral", llama(json!({ "model_type": "mistral", "sliding_window": 5 })))]
         }
-        ModelType::Qwen2 => {
-            let changes = json!({ "model_type": "qwen2", "head_dim": null, "tie_word_embeddings": true });
-            vec![("qwen2", llama(changes))]
-        }
-        ModelType::Qwen3 => vec![("qwen3", llama(json!({ "model_type": "qwen3", "head_dim": 8 })))],
+        ModelType::Qwen2 => vec![
+            ("qwen2", llama(json!({ "model_type": "qwen2", "head_dim": null, "tie_word_embeddings": true }))),
+            (
+                "qwen2 that slides from the second layer on, dynamic rope",
+                llama(json!({
+                    "model_type": "qwen2", "use_sliding_window": true, "sliding_window": 7, "max_window_layers": 1,
+                    "rope_parameters": { "rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0 },
+                    "max_position_embeddings": 45,
+                })),
+            ),
+        ],
+        ModelType::Qwen3 => vec![
+            ("qwen3", llama(json!({ "model_type": "qwen3", "head_dim": 8 }))),
+            (
+                "qwen3 with yarn",
+                llama(json!({
+                    "model_type": "qwen3", "head_dim": 8, "attention_bias": true,
+                    "rope_parameters": {
+                        "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "beta_fast": 8.0,
+                        "original_max_position_embeddings": 32,
+                    },
+                })),
+            ),
+        ],
         ModelType::Gpt2 => vec![(
             "gpt2",
             json!({
@@ -61,6 +81,95 @@ fn configurations_of(model_type: ModelType) -> Vec<(&'static str, Value)> {
                 "n_positions": 128, "initializer_range": 0.3,
             }),
         )],
+        ModelType::Gemma => {
+            vec![("gemma", llama(json!({ "model_type": "gemma", "tie_word_embeddings": true })))]
+        }
+        ModelType::Gemma2 => vec![(
+            "gemma2",
+            llama(json!({
+                "model_type": "gemma2", "tie_word_embeddings": true, "query_pre_attn_scalar": 9, "sliding_window": 6,
+                "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0,
+            })),
+        )],
+        ModelType::Gemma3 => vec![(
+            "gemma3_text",
+            llama(json!({
+                "model_type": "gemma3_text", "tie_word_embeddings": true, "query_pre_attn_scalar": 9,
+                "sliding_window": 6, "sliding_window_pattern": 2, "rope_parameters": null,
+                "rope_local_base_freq": 100.0, "rope_scaling": { "rope_type": "linear", "factor": 8.0 },
+            })),
+        )],
+        ModelType::Phi3 => vec![(
+            "phi3",
+            llama(json!({
+                "model_type": "phi3", "head_dim": 8, "partial_rotary_factor": 0.75, "sliding_window": 30,
+                "original_max_position_embeddings": 13, "initializer_range": 0.2, "rope_parameters": {
+                    "rope_type": "longrope", "rope_theta": 10000.0,
+                    "short_factor": [1.0, 1.1, 1.5], "long_factor": [1.5, 3.0, 9.0],
+                },
+            })),
+        )],
+        ModelType::Olmo2 => vec![("olmo2", llama(json!({ "model_type": "olmo2" })))],
+        ModelType::Olmo3 => vec![(
+            "olmo3",
+            llama(json!({
+                "model_type": "olmo3", "num_hidden_layers": 2, "sliding_window": 6, "rope_parameters": null,
+                "layer_types": ["sliding_attention", "full_attention"],
+            })),
+        )],
+        ModelType::Granite => vec![(
+            "granite",
+            llama(json!({
+                "model_type": "granite", "embedding_multiplier": 3.0, "attention_multiplier": 0.2,
+                "residual_multiplier": 0.4, "logits_scaling": 2.0,
+            })),
+        )],
+        ModelType::SmolLm3 => vec![(
+            "smollm3",
+            llama(json!({ "model_type": "smollm3", "tie_word_embeddings": true, "no_rope_layers": [1, 0] })),
+        )],
+        ModelType::Ministral => vec![(
+            "ministral",
+            llama(json!({
+                "model_type": "ministral", "sliding_window": 6,
+                "layer_types": ["full_attention", "sliding_attention"],
+            })),
+        )],
+        ModelType::StableLm => vec![(
+            "stablelm",
+            llama(json!({
+                "model_type": "stablelm", "use_qkv_bias": true, "use_parallel_residual": true, "head_dim": 8,
+                "rope_parameters": null,
+            })),
+        )],
+        ModelType::Starcoder2 => {
+            vec![("starcoder2", llama(json!({ "model_type": "starcoder2", "sliding_window": 9 })))]
+        }
+        ModelType::Phi => {
+            vec![("phi", llama(json!({ "model_type": "phi", "head_dim": 8, "rope_parameters": null })))]
+        }
+        ModelType::Cohere => vec![("cohere", llama(json!({ "model_type": "cohere", "logit_scale": 0.7 })))],
+        ModelType::Cohere2 => vec![(
+            "cohere2",
+            llama(json!({
+                "model_type": "cohere2", "logit_scale": 0.7, "sliding_window": 6, "sliding_window_pattern": 2,
+            })),
+        )],
+        ModelType::GptNeoX => vec![
+            (
+                "gpt_neox",
+                llama(json!({
+                    "model_type": "gpt_neox", "head_dim": null, "hidden_size": 32,
+                })),
+            ),
+            (
+                "gpt_neox in sequence",
+                llama(json!({
+                    "model_type": "gpt_neox", "head_dim": null, "use_parallel_residual": false, "rotary_pct": 1.0,
+                    "rope_parameters": null,
+                })),
+            ),
+        ],
     }
 }
 

@@ -10,8 +10,12 @@ use crate::parameters::Parameters;
 #[derive(Clone, Debug)]
 pub(crate) struct Mlp {
     pub activation: Activation,
-    pub gate: Option<Linear>,
-    pub up: Linear,
+    /// Width between the projections.
+    pub width: usize,
+    /// Up; or gate and up; or one whose result holds gate and up side by side.
+    pub inner: Vec<Linear>,
+    /// Whether it is one for gate and up.
+    pub joint: bool,
     pub down: Linear,
 }
 
@@ -23,7 +27,12 @@ pub(crate) struct MlpTrace<T> {
 
 impl Mlp {
     pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
-        self.gate.iter_mut().chain([&mut self.up, &mut self.down])
+        self.inner.iter_mut().chain([&mut self.down])
+    }
+
+    /// Elements per token that the backward pass needs.
+    pub fn traced(&self) -> usize {
+        self.width * if self.joint { 2 } else { self.inner.len() }
     }
 
     pub fn forward<E: Engine>(
@@ -32,8 +41,13 @@ impl Mlp {
         p: &Parameters<E>,
         x: &E::Tensor,
     ) -> Result<(E::Tensor, MlpTrace<E::Tensor>)> {
-        let gate = self.gate.as_ref().map(|gate| gate.forward(e, p, x)).transpose()?;
-        let trace = MlpTrace { gate, up: self.up.forward(e, p, x)? };
+        let mut results = self.inner.iter().map(|l| l.forward(e, p, x)).collect::<Result<Vec<_>>>()?;
+        let mut last = results.pop().expect("an MLP has a projection");
+        if self.joint {
+            results.push(e.columns(&last, 1, 0..self.width)?);
+            last = e.columns(&last, 1, self.width..2 * self.width)?;
+        }
+        let trace = MlpTrace { gate: results.pop(), up: last };
         Ok((self.down.forward(e, p, &self.activated(e, &trace)?)?, trace))
     }
 
@@ -47,17 +61,18 @@ impl Mlp {
         upstream: &E::Tensor,
     ) -> Result<E::Tensor> {
         let d_activated = self.down.backward(e, p, &self.activated(e, &trace)?, upstream, None)?;
-        match self.gate.as_ref().zip(trace.gate) {
-            Some((gate, gated)) => {
-                let [d_gate, d_up] = e.gate_backward(self.activation, &gated, &trace.up, &d_activated)?;
-                let dx = gate.backward(e, p, x, &d_gate, None)?;
-                self.up.backward(e, p, x, &d_up, Some(dx))
+        let slopes = match &trace.gate {
+            None => vec![e.activate_backward(self.activation, &trace.up, &d_activated)?],
+            Some(gate) => {
+                let [d_gate, d_up] = e.gate_backward(self.activation, gate, &trace.up, &d_activated)?;
+                if self.joint { vec![e.join_columns(&[&d_gate, &d_up], 1)?] } else { vec![d_gate, d_up] }
             }
-            None => {
-                let d_up = e.activate_backward(self.activation, &trace.up, &d_activated)?;
-                self.up.backward(e, p, x, &d_up, None)
-            }
+        };
+        let mut dx = None;
+        for (linear, slopes) in self.inner.iter().zip(&slopes) {
+            dx = Some(linear.backward(e, p, x, slopes, dx)?);
         }
+        Ok(dx.expect("an MLP has a projection"))
     }
 
     fn activated<E: Engine>(&self, e: &E, trace: &MlpTrace<E::Tensor>) -> Result<E::Tensor> {

@@ -1,25 +1,14 @@
 //! Assigns parameter ids and records the specification of each parameter.
 
-use super::block::Block;
 use super::linear::Linear;
-use crate::engine::{Norm, NormKind};
+use crate::config::NormShape;
+use crate::engine::Norm;
 use crate::parameters::{Id, Role, Spec};
 
-/// The parameters named so far, in the order of their ids.
+/// The parameters named so far, in the order of their ids. Names are without `.weight` and `.bias`.
 #[derive(Default)]
 pub(super) struct Names {
     pub specs: Vec<Spec>,
-}
-
-/// The parameters and blocks between the tokens and the head.
-pub(super) struct Layout {
-    /// The embedding table.
-    pub tokens: Id,
-    /// The table of learned positions.
-    pub positions: Option<Id>,
-    pub blocks: Vec<Block>,
-    /// The final norm.
-    pub norm: Norm<Id>,
 }
 
 impl Names {
@@ -29,31 +18,22 @@ impl Names {
     }
 
     pub fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Id {
-        self.add(name.to_owned(), vec![rows, columns], Role::Matrix, false)
+        self.add(format!("{name}.weight"), vec![rows, columns], Role::Matrix, false)
     }
 
-    pub fn rms_norm(&mut self, name: &str, width: usize, epsilon: f64) -> Norm<Id> {
-        let weight = self.add(format!("{name}.weight"), vec![width], Role::Gain, false);
-        Norm { kind: NormKind::Rms, epsilon, weight, bias: None }
+    pub fn bias(&mut self, name: &str, width: usize) -> Id {
+        self.add(format!("{name}.bias"), vec![width], Role::Bias, false)
     }
 
-    pub fn layer_norm(&mut self, name: &str, width: usize, epsilon: f64) -> Norm<Id> {
-        let weight = self.add(format!("{name}.weight"), vec![width], Role::Gain, false);
-        let bias = self.add(format!("{name}.bias"), vec![width], Role::Bias, false);
-        Norm { kind: NormKind::Layer, epsilon, weight, bias: Some(bias) }
+    pub fn norm(&mut self, name: &str, width: usize, shape: &NormShape) -> Norm<Id> {
+        let NormShape { kind, epsilon, offset, bias } = *shape;
+        let role = if offset == 0.0 { Role::Gain } else { Role::GainFromOne };
+        let weight = self.add(format!("{name}.weight"), vec![width], role, false);
+        Norm { kind, epsilon, offset, weight, bias: bias.then(|| self.bias(name, width)) }
     }
 
-    /// A linear layer with `width = [input, output]`.
-    pub fn linear(&mut self, name: String, width: [usize; 2], bias: bool) -> Linear {
-        self.projection(name, width, bias, false)
-    }
-
-    /// A linear layer with a bias whose matrix is stored transposed in the weight files.
-    pub fn transposed(&mut self, name: String, width: [usize; 2]) -> Linear {
-        self.projection(name, width, true, true)
-    }
-
-    fn projection(
+    /// A linear layer. If `transposed`, the weight files hold the transpose of its matrix.
+    pub fn linear(
         &mut self,
         name: String,
         [input, output]: [usize; 2],
@@ -61,7 +41,7 @@ impl Names {
         transposed: bool,
     ) -> Linear {
         let weight = self.add(format!("{name}.weight"), vec![output, input], Role::Matrix, transposed);
-        let bias = bias.then(|| self.add(format!("{name}.bias"), vec![output], Role::Bias, false));
+        let bias = bias.then(|| self.bias(&name, output));
         Linear { name, weight, bias, adapter: None }
     }
 }

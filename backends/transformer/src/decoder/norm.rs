@@ -22,7 +22,7 @@ impl Norm<Id> {
     }
 
     fn values<'p, E: Engine>(&self, p: &'p Parameters<E>) -> Norm<&'p E::Tensor> {
-        let Norm { kind, epsilon, weight, bias } = *self;
-        Norm { kind, epsilon, weight: p.value(weight), bias: bias.map(|bias| p.value(bias)) }
+        let Norm { kind, epsilon, offset, weight, bias } = *self;
+        Norm { kind, epsilon, offset, weight: p.value(weight), bias: bias.map(|bias| p.value(bias)) }
     }
 }

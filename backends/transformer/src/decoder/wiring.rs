@@ -3,60 +3,71 @@
 use spo_api::Result;
 
 use crate::config::Architecture;
-use crate::engine::{Cluster, Engine, Heads, Memory, Precision, Rotation};
+use crate::engine::{Attention, Cluster, Engine, Memory, Precision, Rotation};
 
 /// The input of a pass: packed rows, one token each.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Rows {
     pub ids: Vec<u32>,
     pub positions: Vec<u32>,
+    /// The length of the sequence that each row is in, on which rotations may depend.
+    pub lengths: Vec<u32>,
     pub clusters: Vec<Cluster>,
 }
 
 /// The wiring of every block of a decoder for some rows.
 pub(crate) struct Wiring<T> {
-    heads: Heads,
     clusters: Vec<Cluster>,
+    rows: usize,
     rotations: Vec<Rotation<T>>,
-    /// For each block, the index of its rotation.
-    rotation_of: Vec<Option<usize>>,
+    /// For each block, how it attends, and the index of its rotation.
+    of_block: Vec<(Attention, Option<usize>)>,
 }
 
 /// The wiring of one block.
 pub(super) struct BlockWiring<'a, T> {
-    pub heads: Heads,
+    pub attention: &'a Attention,
     /// `None` if the block does not use rotary positions.
     pub rotation: Option<&'a Rotation<T>>,
     pub clusters: &'a [Cluster],
+    pub rows: usize,
 }
 
 impl<T> Wiring<T> {
     /// Blocks with the same rotary settings share tables.
     pub fn new<E: Engine<Tensor = T>>(e: &E, a: &Architecture, rows: &Rows) -> Result<Self> {
-        let dim = a.heads.dim;
-        let upload = |table| e.memory().upload(table, &[rows.ids.len(), dim / 2], Precision::Full);
-        let (mut ropes, mut rotations, mut rotation_of) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ropes, mut rotations, mut of_block) = (Vec::new(), Vec::new(), Vec::new());
         for layer in &a.layers {
+            let attention = Attention {
+                heads: a.heads,
+                scale: a.attention_scale,
+                cap: a.attention_cap,
+                window: layer.window,
+            };
             let Some(rope) = &layer.rope else {
-                rotation_of.push(None);
+                of_block.push((attention, None));
                 continue;
             };
             let known = ropes.iter().position(|known| *known == rope);
             if known.is_none() {
-                let [cos, sin] = rope.tables(&rows.positions, dim);
-                rotations.push(Rotation { cos: upload(cos)?, sin: upload(sin)? });
+                let shape = [rows.ids.len(), rope.dim / 2];
+                let upload = |table| e.memory().upload(table, &shape, Precision::Full);
+                let [cos, sin] = rope.tables(&rows.positions, &rows.lengths);
+                let (cos, sin) = (upload(cos)?, upload(sin)?);
+                rotations.push(Rotation { cos, sin, dim: a.heads.dim, pairs: rope.pairs });
                 ropes.push(rope);
             }
-            rotation_of.push(known.or(Some(ropes.len() - 1)));
+            of_block.push((attention, known.or(Some(ropes.len() - 1))));
         }
-        Ok(Wiring { heads: a.heads, clusters: rows.clusters.clone(), rotations, rotation_of })
+        Ok(Wiring { clusters: rows.clusters.clone(), rows: rows.ids.len(), rotations, of_block })
     }
 
     pub(super) fn blocks(&self) -> impl DoubleEndedIterator<Item = BlockWiring<'_, T>> + ExactSizeIterator {
-        self.rotation_of.iter().map(|rotation| BlockWiring {
-            heads: self.heads,
+        self.of_block.iter().map(|(attention, rotation)| BlockWiring {
+            attention,
             rotation: rotation.map(|index| &self.rotations[index]),
             clusters: &self.clusters,
+            rows: self.rows,
         })
     }
 }

@@ -55,8 +55,8 @@ impl NormKind {
     }
 }
 
-/// A norm: rows are normalised according to `kind`, multiplied by a weight and, if there is a bias, shifted
-/// by it.
+/// A norm: rows are normalised according to `kind`, multiplied by `offset + weight` and, if there is a bias,
+/// shifted by it.
 ///
 /// `T` represents a parameter: a tensor in an [`Engine`](super::Engine), an id in a decoder.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,6 +65,8 @@ pub struct Norm<T> {
     pub kind: NormKind,
     /// Added to the mean square.
     pub epsilon: f64,
+    /// Added to the weight: 1 where the weights are differences from 1 (Gemma), else 0.
+    pub offset: f64,
     /// One factor per element of a row.
     pub weight: T,
     /// One offset per element of a row.
@@ -78,6 +80,8 @@ pub enum Activation {
     Silu,
     /// `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`: the tanh approximation of GELU.
     GeluTanh,
+    /// `x / 2 (1 + erf(x / sqrt(2)))`: GELU (Hendrycks & Gimpel 2016).
+    Gelu,
 }
 
 /// Widths of the attention heads. Queries are `[rows, heads * dim]`, keys and values
@@ -92,10 +96,38 @@ pub struct Heads {
     pub dim: usize,
 }
 
+/// How queries attend to keys.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
+    /// Widths of the heads.
+    pub heads: Heads,
+    /// Factor of the scores, `1 / sqrt(dim)` in most models.
+    pub scale: f64,
+    /// Where it is set, a score `s` counts as `cap tanh(s / cap)`.
+    pub cap: Option<f64>,
+    /// The number of keys that a query attends to at most: its own, and those directly before it in prefix
+    /// and own of its [`Span`]. All if it is not set.
+    pub window: Option<usize>,
+}
+
+impl Attention {
+    /// Attention without a cap or a window, with scores over the root of the heads' width (Vaswani et al. 2017).
+    pub fn plain(heads: Heads) -> Self {
+        Attention { heads, scale: 1.0 / (heads.dim as f64).sqrt(), cap: None, window: None }
+    }
+
+    /// The keys that query `i` of a span attends to, among those of prefix and own side by side.
+    pub fn visible(&self, span: &Span, i: usize) -> Range<usize> {
+        let end = span.prefix.len() + span.own.len() + i + 1 - span.queries.len();
+        self.window.map_or(0, |window| end.saturating_sub(window))..end
+    }
+}
+
 /// Query rows that attend to a shared range of keys, and causally to a range of their own.
 ///
 /// The queries are the last rows of `own`: query `i` of `n` attends to all of `prefix`, and to `own` except
-/// its last `n - 1 - i` rows.
+/// its last `n - 1 - i` rows. The rows of `own` follow those of `prefix` in the text, which is what an
+/// attention [window](Attention::window) counts by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
     /// Rows of the queries.
@@ -119,14 +151,40 @@ pub struct Cluster {
     pub spans: Vec<Span>,
 }
 
-/// Rotary position embedding for a set of rows: cosine and sine, each `[rows, dim / 2]` in
-/// [`Precision::Full`].
+/// Rotary position embedding for a set of rows: cosine and sine, each `[rows, pairs]` in
+/// [`Precision::Full`]. Of every head, the first `2 * pairs` elements are rotated.
 #[derive(Clone, Debug)]
 pub struct Rotation<T> {
     /// Cosines of each row's angles.
     pub cos: T,
     /// Sines of each row's angles.
     pub sin: T,
+    /// Width of a head.
+    pub dim: usize,
+    /// Which elements are a pair.
+    pub pairs: Pairs,
+}
+
+/// Which elements of a head are rotated against each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairs {
+    /// Element `i` and element `i + pairs`.
+    Halves,
+    /// Elements `2 i` and `2 i + 1`.
+    Neighbours,
+}
+
+/// The head: logits are `hidden weight^T + bias`, capped.
+///
+/// `T` represents a parameter: a tensor in an [`Engine`](super::Engine), an id in a decoder.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Head<T> {
+    /// `[vocabulary, hidden]`.
+    pub weight: T,
+    /// `[vocabulary]`.
+    pub bias: Option<T>,
+    /// Where it is set, a logit `l` counts as `cap tanh(l / cap)`.
+    pub cap: Option<f64>,
 }
 
 /// Results of the log-prob head for each scored position.

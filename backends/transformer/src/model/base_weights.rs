@@ -14,42 +14,41 @@ use crate::parameters::Spec;
 pub(super) struct BaseWeights {
     weights: Weights,
     /// Prefix that is missing from every name in files saved from the bare model, without its head.
-    dropped: &'static str,
+    dropped: String,
+    /// The name of a head beside the embedding table.
+    head: String,
     /// The name of the embedding table, if the files hold it under the name of the head that is tied to it.
     as_head: Option<String>,
 }
-
-const HEAD: &str = "lm_head.weight";
 
 impl BaseWeights {
     /// Opens the weights of a folder for the decoder of its configuration.
     pub fn open(folder: &Path, decoder: &Decoder) -> Result<Self> {
         let weights = Weights::of_model(folder)?;
         let table = &decoder.specs[0].name;
-        let dropped = ["model.", "transformer."]
-            .into_iter()
-            .find(|prefix| {
-                table
-                    .strip_prefix(prefix)
-                    .is_some_and(|bare| weights.contains(bare) && !weights.contains(table))
-            })
-            .unwrap_or("");
+        let dropped = match table.split_once('.') {
+            Some((prefix, bare)) if weights.contains(bare) && !weights.contains(table) => {
+                format!("{prefix}.")
+            }
+            _ => String::new(),
+        };
+        let head = format!("{}.weight", decoder.architecture.names.head);
         let found = weights.contains(table) || !dropped.is_empty();
-        let as_head = decoder.architecture.tied && !found && weights.contains(HEAD);
-        Ok(BaseWeights { weights, dropped, as_head: as_head.then(|| table.clone()) })
+        let as_head = decoder.architecture.tied && !found && weights.contains(&head);
+        Ok(BaseWeights { weights, dropped, head, as_head: as_head.then(|| table.clone()) })
     }
 
-    fn stored<'n>(&self, name: &'n str) -> &'n str {
+    fn stored<'n>(&'n self, name: &'n str) -> &'n str {
         match &self.as_head {
-            Some(table) if table == name => HEAD,
-            _ => name.strip_prefix(self.dropped).unwrap_or(name),
+            Some(table) if table == name => &self.head,
+            _ => name.strip_prefix(&self.dropped).unwrap_or(name),
         }
     }
 
     /// Whether the files hold a head with values other than those of the embedding table.
     pub fn holds_own_head(&self, decoder: &Decoder) -> bool {
         let table = self.stored(&decoder.specs[0].name);
-        self.weights.contains(HEAD) && table != HEAD && !self.weights.equal(HEAD, table)
+        self.weights.contains(&self.head) && table != self.head && !self.weights.equal(&self.head, table)
     }
 
     /// Whether the files store a parameter in bf16.
@@ -76,12 +75,12 @@ impl BaseWeights {
         let mut known: Vec<&str> = decoder.specs.iter().map(|s| self.stored(&s.name)).collect();
         if a.tied {
             // Equal to the embedding table, else the decoder would not be tied.
-            known.push(HEAD);
+            known.push(&self.head);
         }
         for name in self.weights.names().filter(|name| !known.contains(name)) {
             let error =
                 |problem: String| Error::Model(format!("{}: {name} {problem}", self.weights.origin()));
-            let Some(table) = Table::named(name, a) else {
+            let Some(table) = Table::named(name) else {
                 let kind = a.model_type.name();
                 return Err(error(format!("is no part of a {kind} of this configuration")));
             };

@@ -15,7 +15,7 @@ pub(super) fn random(spec: &Spec, id: Id, seed: u64, range: f64) -> Vec<f32> {
     rng.set_stream(id as u64);
     match spec.role {
         Role::Matrix => StandardNormal.sample_iter(rng).take(n).map(|z: f64| (z * range) as f32).collect(),
-        Role::Bias | Role::AdapterB => vec![0.0; n],
+        Role::Bias | Role::GainFromOne | Role::AdapterB => vec![0.0; n],
         Role::Gain => vec![1.0; n],
         Role::AdapterA => {
             let bound = 1.0 / (spec.shape[1] as f32).sqrt();

@@ -1,26 +1,27 @@
 //! Constant tables that older programs saved together with the weights. They follow from the configuration,
 //! so they are not read; but they show what the model was trained with.
 
-use crate::config::{Architecture, Family, Rope, Scaling};
+use crate::config::{Architecture, Rope, Scaling};
 
 /// A kind of constant table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Table {
-    /// GPT-2: the causal mask, `[1, 1, n, n]`.
+    /// GPT-2 and GPT-NeoX: the causal mask, `[1, 1, n, n]`.
     Mask,
-    /// GPT-2: what is added to masked scores, one number.
+    /// GPT-2 and GPT-NeoX: what is added to masked scores, one number.
     Masked,
-    /// Llama: the radians per position of the rotary pairs, `[head_dim / 2]`.
+    /// The radians per position of the rotary pairs, one for each.
     Frequencies,
 }
 
 impl Table {
     /// The table that a tensor of this name holds, if any.
-    pub fn named(name: &str, a: &Architecture) -> Option<Self> {
-        match a.family {
-            Family::Gpt2 if name.ends_with(".attn.bias") => Some(Table::Mask),
-            Family::Gpt2 if name.ends_with(".attn.masked_bias") => Some(Table::Masked),
-            Family::Llama if name.ends_with("rotary_emb.inv_freq") => Some(Table::Frequencies),
+    pub fn named(name: &str) -> Option<Self> {
+        let (module, name) = name.rsplit_once('.')?;
+        match (module.rsplit('.').next()?, name) {
+            ("attn" | "attention", "bias") => Some(Table::Mask),
+            ("attn" | "attention", "masked_bias") => Some(Table::Masked),
+            ("rotary_emb", "inv_freq") => Some(Table::Frequencies),
             _ => None,
         }
     }
@@ -31,7 +32,7 @@ impl Table {
             Table::Mask => "a causal mask",
             Table::Masked => "a number that masks (-10000 or less)",
             Table::Frequencies => {
-                "the table of rotary frequencies that follows from `rope_theta` and `head_dim`"
+                "the table of rotary frequencies that follows from the base (`rope_theta`) and `head_dim`"
             }
         }
     }
@@ -49,7 +50,7 @@ impl Table {
             Table::Frequencies => a.layers.iter().filter_map(|layer| layer.rope.as_ref()).all(|rope| {
                 // With some scalings, the table is that without one: the scaling came later.
                 let plain = Rope { scaling: Scaling::Default, ..rope.clone() };
-                [rope, &plain].iter().any(|rope| near(values, &rope.frequencies(a.heads.dim)))
+                [rope, &plain].iter().any(|rope| near(values, &rope.frequencies(0)))
             }),
         }
     }
