@@ -28,6 +28,9 @@ fn functions(table: *const c_void, byte: u8, cut: bool) -> *const c_void {
         let size = *table.cast::<u32>() as usize;
         std::slice::from_raw_parts(table.cast::<usize>(), size / size_of::<usize>())
     };
+    if words.is_empty() {
+        return table;
+    }
     let mut copy = words.to_vec();
     let at = usize::from(byte) % copy.len();
     match cut {

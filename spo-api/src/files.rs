@@ -58,10 +58,7 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     let kind = path.metadata()?.file_type();
     match kind.is_file() {
         true => File::open(path),
-        false => Err(io::Error::other(format!(
-            "is not a regular file but {}: write its content to a file, and name that",
-            name(kind)
-        ))),
+        false => Err(io::Error::other(format!("is not a regular file but {}", name(kind)))),
     }
 }
 
@@ -91,7 +88,7 @@ fn name(kind: FileType) -> &'static str {
     use std::os::unix::fs::FileTypeExt;
     match kind {
         kind if kind.is_dir() => "a folder",
-        kind if kind.is_fifo() => "a pipe",
+        kind if kind.is_fifo() => "a pipe: write its content to a file, and name that",
         kind if kind.is_socket() => "a socket",
         _ => "a device",
     }

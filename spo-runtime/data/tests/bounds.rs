@@ -88,8 +88,7 @@ fn rows_are_read_from_regular_files_alone() {
     for format in [Format::Jsonl, Format::Json, Format::Parquet] {
         for (name, what) in [("pipe", "a pipe"), ("socket", "a socket"), ("device", "a device")] {
             let error = load(Source { format: Some(format), ..Source::new(path(name)) }).unwrap_err();
-            let expected =
-                format!("FOLDER/{name}: is not a regular file but {what}: write its content to a file");
+            let expected = format!("FOLDER/{name}: is not a regular file but {what}");
             assert!(error.starts_with(&expected), "{error}");
         }
         let error = load(Source { format: Some(format), ..Source::new(path("folder")) }).unwrap_err();
