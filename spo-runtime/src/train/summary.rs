@@ -7,6 +7,7 @@ use spo_api::Metrics;
 
 use crate::reporter::shown_figure;
 use crate::terminal;
+use crate::train::budget::Verdict;
 use crate::train::figures::{figures, optional_figures};
 
 /// The results of a stage.
@@ -45,6 +46,9 @@ pub(crate) struct StageSummary {
     /// Held-out metrics after the stage.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "optional_figures")]
     pub(crate) after: Option<Metrics>,
+    /// What became of the step's budget, if it kept one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) budget: Option<Verdict>,
 }
 
 fn is_zero(count: &usize) -> bool {
@@ -56,6 +60,34 @@ fn is_zero(count: &usize) -> bool {
 pub(crate) struct Summary {
     /// The stages, in order.
     pub(crate) stages: Vec<StageSummary>,
+}
+
+impl Summary {
+    /// What became of the budgets, a line per stage that had one.
+    pub(crate) fn verdicts(&self) -> impl Iterator<Item = String> {
+        let judged = self.stages.iter().filter_map(|stage| Some((stage, stage.budget.as_ref()?)));
+        judged.map(|(stage, verdict)| format!("{}: {verdict}{}", stage.name, won(stage)))
+    }
+
+    /// The first stage that fails the run because its budget was not kept.
+    pub(crate) fn broken(&self) -> Option<&StageSummary> {
+        self.stages.iter().find(|stage| stage.budget.as_ref().is_some_and(|b| b.strict && !b.kept))
+    }
+}
+
+/// What a stage won for its budget, as the end of a sentence.
+fn won(stage: &StageSummary) -> String {
+    let (Some(before), Some(after)) = (&stage.before, &stage.after) else { return ".".into() };
+    let margin = |m: &Metrics| Some(m.get("eval_sum_logps/chosen")? - m.get("eval_sum_logps/rejected")?);
+    let accuracy = |m: &Metrics| m.get("eval_pair_accuracy").copied();
+    match (accuracy(before).zip(accuracy(after)), margin(before).zip(margin(after))) {
+        (Some((a, b)), Some((c, d))) => format!(
+            "; for it, held-out pair accuracy went from {:.1}% to {:.1}%, the margin from {c:.2} to {d:.2} nats.",
+            100.0 * a,
+            100.0 * b
+        ),
+        _ => ".".into(),
+    }
 }
 
 /// A column: title, metric, whether it is a percentage, whether the value before the stage is shown too.
