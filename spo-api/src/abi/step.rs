@@ -297,7 +297,9 @@ impl BilevelProblem for RemoteProblem {
 
     fn upper_slope(&mut self) -> Result<f64> {
         let Some(upper_slope) = self.table.upper_slope else {
-            return Err(Error::Engine("this version of spo does not tell a step the slope of its loss".into()));
+            return Err(Error::Engine(
+                "this version of spo does not tell a step the slope of its loss".into(),
+            ));
         };
         let mut value = f64::NAN;
         // SAFETY: as above.

@@ -235,6 +235,7 @@ impl Verdict {
     /// The verdict as held-out metrics.
     pub(crate) fn metrics(&self) -> Metrics {
         let figures = [
+            ("eval_budget/nats", self.budget),
             ("eval_budget/rise", self.rise),
             ("eval_budget/standard_error", self.standard_error),
             ("eval_budget/kept", f64::from(self.kept)),

@@ -1,7 +1,7 @@
 //! One stage of a run: its reference, its held-out rows and its steps.
 
-mod held_out;
 mod calibration;
+mod held_out;
 mod in_flight;
 mod order;
 mod references;

@@ -137,3 +137,27 @@ impl fmt::Display for Summary {
         f.write_str(&terminal::figures(&header, &held_out.iter().map(row).collect::<Vec<_>>(), 2))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_strict_budget_that_is_not_kept_fails_a_run() {
+        let summary = |kept: bool, strict: bool| -> Summary {
+            let verdict = serde_json::json!({
+                "budget": 0.05, "rise": 0.04, "standard_error": 0.01, "rows": 9, "kept": kept, "kept_at": 8, "steps": 8,
+                "returns": 0, "strict": strict,
+            });
+            let stage = serde_json::json!({
+                "name": "align", "from": "sft", "bilevel": "spo", "steps": 8, "seconds": 1.0, "step_seconds": 0.1,
+                "tokens": 7, "reference_rows": 3, "train": {}, "budget": verdict,
+            });
+            serde_json::from_value(serde_json::json!({ "stages": [stage] })).unwrap()
+        };
+        for (kept, strict) in [(true, true), (true, false), (false, false)] {
+            assert!(summary(kept, strict).broken().is_none());
+        }
+        assert_eq!(summary(false, true).broken().unwrap().name, "align");
+    }
+}

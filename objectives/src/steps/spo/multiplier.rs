@@ -29,7 +29,7 @@ const PROPORTIONAL: f64 = 5.0;
 /// Lambda per budget and step.
 const INTEGRAL: f64 = 0.1;
 /// Steps that it looks ahead when the rise grows.
-const AHEAD: f64 = 5.0;
+const AHEAD: f64 = 10.0;
 /// The largest lambda: an SFT run in all but name.
 const MOST: f64 = 100.0;
 

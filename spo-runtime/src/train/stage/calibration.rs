@@ -87,7 +87,8 @@ impl Training<'_> {
         metrics.extend(figures.into_iter().filter(|f| f.1.is_finite()).map(|(name, x)| (name.to_owned(), x)));
         if matches!(ruling, Ruling::GoBack | Ruling::End) {
             work.optimization.renew(session, &*stage.optimizer)?;
-            let then = if ruling == Ruling::End { "the stage ends here" } else { "at half the learning rate" };
+            let then =
+                if ruling == Ruling::End { "the stage ends here" } else { "at half the learning rate" };
             self.reporter.note(&format!(
                 "step {step} of {}: the held-out SFT loss has risen by {mean:.3} ± {standard_error:.3} nats per token; \
                  back to step {}, {then}",

@@ -1,13 +1,13 @@
 //! The state of a stage between two steps. A checkpoint contains all of it.
 
 use crate::recipe::Reference;
+use crate::train::budget::Account;
 use crate::train::checkpoint::{Memory, StageState};
 use crate::train::diagnostics::Evolution;
 use crate::train::keeper::Within;
 use crate::train::optimization::Optimization;
 use crate::train::progress::{Clock, StageProgress};
 use crate::train::reference::MovingReference;
-use crate::train::budget::Account;
 
 use super::held_out::Evaluator;
 use super::order::Orders;
