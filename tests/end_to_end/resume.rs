@@ -79,7 +79,7 @@ steps = 12
 batch_size = 8
 micro_batch = { rows = 3 }
 # Far too much: the parameters go back.
-optimizer = { lr = 5e-2, schedule = "constant" }
+optimizer = { lr = 0.3, schedule = "constant" }
 "#
 );
 

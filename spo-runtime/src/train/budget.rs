@@ -288,7 +288,11 @@ mod tests {
     fn a_verdict_says_what_was_asked_and_what_was_done() {
         let broken = Verdict { rise: 0.06, kept: false, kept_at: 160, returns: 2, ..verdict() };
         let fell = Verdict { rise: -0.01, ..verdict() };
-        insta::assert_snapshot!([verdict(), broken, fell].map(|v| v.to_string()).join("\n"), @"");
+        insta::assert_snapshot!([verdict(), broken, fell].map(|v| v.to_string()).join("\n"), @"
+        held-out SFT loss rose by 0.031 ± 0.008; the budget is 0.05 nats per token: kept
+        held-out SFT loss rose by 0.060 ± 0.008; the budget is 0.05 nats per token: NOT KEPT (went back 2 times) (the model is that of step 160 of 200)
+        held-out SFT loss fell by 0.010 ± 0.008; the budget is 0.05 nats per token: kept
+        ");
     }
 
     #[test]
