@@ -215,6 +215,9 @@ typedef struct {
      * may be vector 0 or 1; vector 1 is then of no use. Fails where the backend has no such products: a step that asks
      * for it says so in its needs. */
     int32_t (*lower_hessian_vector)(void *context, uint32_t v, uint32_t into, const spo_error *error);
+    /* Optional: null, or beyond `size`, in earlier versions. How steep F is where it prefers neither answer, as a multiple
+     * of DPO's slope with beta = 0.1. */
+    int32_t (*upper_slope)(void *context, double *out, const spo_error *error);
 } spo_problem;
 
 /* Flags are 0 or 1. */

@@ -39,6 +39,9 @@ pub enum Weigh<'a> {
     /// once. This still takes one forward and one backward. If the batch is processed in parts, all forward
     /// passes come first.
     By(&'a mut dyn FnMut(Losses) -> Result<LevelWeights>),
+    /// Known in advance, as with `Fixed`, but both losses are evaluated, also at weight 0. A batch that is processed in
+    /// parts is not forwarded twice.
+    Known(LevelWeights),
 }
 
 /// The position in the current stage.
@@ -94,6 +97,16 @@ pub trait BilevelProblem {
     /// # Errors
     /// When the run has no reference.
     fn reference_lower(&mut self) -> Result<f64>;
+
+    /// How steep F is where it prefers neither answer: the size of its gradient there, per token, as a multiple of that
+    /// of DPO with `beta = 0.1`. It depends on the objective and on the mean length of the answers, and on nothing that
+    /// training changes. A step that divides F by it can have one setting for all objectives.
+    ///
+    /// # Errors
+    /// When the objective cannot be evaluated.
+    fn upper_slope(&mut self) -> Result<f64> {
+        Ok(1.0)
+    }
 
     /// Draws another lower batch, for a step that uses several. The upper batch does not change.
     ///
@@ -187,6 +200,59 @@ impl StepReport {
     }
 }
 
+/// A bound on the rise of G over a stage, measured on held-out demonstrations.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Budget {
+    /// How much G may rise, nats per token.
+    pub nats: f64,
+    /// The number of held-out rows that the step is told about. The verdict at the end of the stage is on others.
+    pub rows: usize,
+    /// Training steps between two measurements; `None` leaves it to the runtime.
+    pub every: Option<usize>,
+    /// Whether a run fails whose budget is not kept.
+    pub strict: bool,
+}
+
+impl Budget {
+    /// A budget of so many nats per token, measured on so many rows.
+    pub fn new(nats: f64, rows: usize) -> Self {
+        Budget { nats, rows, every: None, strict: false }
+    }
+
+    /// Sets [`every`](field@Self::every).
+    pub fn every(self, every: Option<usize>) -> Self {
+        Budget { every, ..self }
+    }
+
+    /// Sets [`strict`](field@Self::strict).
+    pub fn strict(self, strict: bool) -> Self {
+        Budget { strict, ..self }
+    }
+}
+
+/// The rise of G since the start of the stage on some held-out rows: the mean of the differences row by row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rise {
+    /// Nats per token; infinite where the model's numbers are not finite any more.
+    pub mean: f64,
+    /// Its standard error over rows.
+    pub standard_error: f64,
+}
+
+/// What becomes of the parameters after a measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ruling {
+    /// They are the state to go back to from now on.
+    Keep,
+    /// Training goes on.
+    GoOn,
+    /// The last kept parameters are put back, the optimizer begins anew, and training goes on.
+    GoBack,
+    /// The last kept parameters are put back, and the stage ends.
+    End,
+}
+
 /// A rule that combines two levels into one update.
 pub trait BilevelStep: Send {
     /// What the step needs from the run.
@@ -202,6 +268,18 @@ pub trait BilevelStep: Send {
     /// # Errors
     /// Those of the problem.
     fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport>;
+
+    /// The budget that the step keeps, if it keeps one. The runtime then measures G on held-out demonstrations between
+    /// training steps and calls [`measured`](Self::measured).
+    fn budget(&self) -> Option<Budget> {
+        None
+    }
+
+    /// Called with every measurement of the budget, the last one after the last training step. If its answer is not
+    /// [`Ruling::Keep`], the stage ends with the last kept parameters; the first to be kept are those that it starts with.
+    fn measured(&mut self, _rise: Rise) -> Ruling {
+        Ruling::GoOn
+    }
 
     /// State that must survive a resume (such as multipliers and running values).
     fn state(&self) -> Vec<u8> {

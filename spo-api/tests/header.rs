@@ -44,7 +44,7 @@ fn layouts() -> Vec<Layout> {
         "spo_report" ReportView { size, losses, context, metric }
         "spo_problem" ProblemTable {
             size, context, vectors, gradient, lower, reference_lower, next_lower, descend, progress,
-            lower_hessian_vector
+            lower_hessian_vector, upper_slope
         }
         "spo_needs" NeedsView { size, lower, reference_lower, hessian }
         "spo_step" StepTable { size, create, destroy, needs, passes, step, state, restore }

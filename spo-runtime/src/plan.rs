@@ -4,6 +4,7 @@ mod data;
 pub(crate) mod fit;
 pub(crate) mod folders;
 pub(crate) mod generation;
+pub(crate) mod held_out;
 pub(crate) mod libraries;
 mod machine;
 pub(crate) mod memory;

@@ -1,5 +1,6 @@
 //! Training: runs, stages and steps, with evaluation, diagnostics and checkpoints.
 
+pub(crate) mod budget;
 pub(crate) mod checkpoint;
 pub(crate) mod diagnostics;
 pub(crate) mod evaluate;

@@ -7,6 +7,7 @@ mod recipes;
 mod bad_input;
 #[cfg(unix)]
 mod browser;
+mod budget;
 mod cache;
 mod clock;
 mod commands;

@@ -10,7 +10,7 @@ use test_support::{Place, skip};
 use crate::place;
 
 /// Has every kind of state: multipliers, running values, a moving reference, the opened model as reference, stages that
-/// branch, lower levels with their own batches, scheduled weights, evaluations during a stage, a best model.
+/// branch, lower levels with their own batches, a budget that is broken, scheduled weights, evaluations during a stage, a best model.
 const RECIPE: &str = concat!(
     tiny!(48, 12),
     r#"
@@ -66,10 +66,24 @@ bilevel = { step = "barrier", value = "reference", lower = [
 steps = 12
 batch_size = 8
 optimizer = { lr = 1e-3 }
+
+[[stage]]
+name = "budget"
+from = "sft"
+objective = "simpo"
+bilevel = { step = "spo", budget = 0.02, every = 2, lower = [
+    { name = "sft" },
+    { name = "sft", weight = 0.5, data = { task = { name = "modular-chain", train = 60, held_out = 1, min_terms = 2 } } },
+] }
+steps = 12
+batch_size = 8
+micro_batch = { rows = 3 }
+# Far too much: the parameters go back.
+optimizer = { lr = 0.3, schedule = "constant" }
 "#
 );
 
-const STAGES: [&str; 4] = ["sft", "moving", "bco", "barrier"];
+const STAGES: [&str; 5] = ["sft", "moving", "bco", "barrier", "budget"];
 
 fn command(place: &Place, arguments: &[&str]) -> Command {
     let mut command = place.command(arguments);
@@ -84,6 +98,8 @@ fn undisturbed() -> (Place, Duration) {
     let began = Instant::now();
     place.run(&["recipe.toml", "--quiet", "--set", "run.output=whole"]).success();
     assert!(!place.path("whole/checkpoints").exists(), "a complete run needs no checkpoints");
+    let went_back = place.metrics("whole").iter().any(|line| line.get("bilevel/lr_factor").is_some());
+    assert!(went_back, "a rollback is among what is resumed");
     (place, began.elapsed())
 }
 

@@ -194,7 +194,6 @@ impl BilevelStep for Penalty {
 
 register!(step Penalty {
     name: "penalty",
-    aliases: ["spo"],
     summary: "preference loss plus a penalty on leaving the safe set of the SFT loss",
     source: "Stable Preference Optimization, arXiv 2507.07723v2",
 });

@@ -5,6 +5,11 @@ use spo_api::{
     register,
 };
 
+use super::{
+    scale::Scale,
+    state::{from_state, to_state},
+};
+
 /// `d = dF + lambda dG`: a fixed mix of preference loss and SFT loss, the baseline that any bilevel
 /// method must beat.
 ///
@@ -20,6 +25,12 @@ pub struct Weighted {
     #[serde(default = "default_lambda")]
     #[schemars(range(min = 0))]
     pub lambda: f64,
+    /// Divide F by its slope where it prefers neither answer, in units of DPO with `beta = 0.1`, so that one lambda means
+    /// the same for every objective.
+    #[serde(default)]
+    pub normalize: bool,
+    #[serde(skip)]
+    scale: Scale,
 }
 
 fn default_lambda() -> f64 {
@@ -38,10 +49,20 @@ impl BilevelStep for Weighted {
     }
 
     fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport> {
-        let weights = LevelWeights { upper: 1.0, lower: self.lambda };
+        let upper = self.scale.factor(self.normalize, problem)?;
+        let weights = LevelWeights { upper, lower: self.lambda };
         let losses = problem.gradient(Weigh::Fixed(weights), Vector::GRADIENT)?;
         problem.descend(1.0)?;
         Ok(StepReport::new(losses).with([("bilevel/weight", self.lambda)]))
+    }
+
+    fn state(&self) -> Vec<u8> {
+        to_state(&self.scale)
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<()> {
+        self.scale = from_state(state)?;
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ use spo_objectives as _;
 use test_support::world;
 
 mod border;
+mod budget;
 mod closed_form;
 mod config;
 mod contract;

@@ -104,7 +104,10 @@ table! {
         /// Writes the Hessian of G times vector `v` into vector `into`.
         lower_hessian_vector: fn(context: *mut c_void, v: u32, into: u32, error: *const ErrorSink) -> i32;
     }
-    optional {}
+    optional {
+        /// Computes the slope of F where it prefers neither answer, in units of DPO's.
+        upper_slope: fn(context: *mut c_void, out: *mut f64, error: *const ErrorSink) -> i32;
+    }
 }
 
 table! {
@@ -256,6 +259,8 @@ impl BilevelProblem for RemoteProblem {
                 let fixed = LossesView { upper: 0.0, lower: 0.0 };
                 WeighView { fixed, context: (&raw mut rule).cast(), by: Some(weigh_by) }
             }
+            // The border has no third kind of weights. By a function the result is the same, with more forward passes.
+            Weigh::Known(weights) => return self.gradient(Weigh::By(&mut |_| Ok(weights)), into),
         };
         let mut losses = LossesView { upper: f64::NAN, lower: f64::NAN };
         // SAFETY: by the contract of the table, here and below; borrowed arguments outlive the call.
@@ -286,6 +291,20 @@ impl BilevelProblem for RemoteProblem {
         // SAFETY: as above.
         self.call("the reference's lower loss", |t, context, error| unsafe {
             (t.reference_lower)(context, &mut value, error)
+        })?;
+        Ok(value)
+    }
+
+    fn upper_slope(&mut self) -> Result<f64> {
+        let Some(upper_slope) = self.table.upper_slope else {
+            return Err(Error::Engine(
+                "this version of spo does not tell a step the slope of its loss".into(),
+            ));
+        };
+        let mut value = f64::NAN;
+        // SAFETY: as above.
+        self.call("the slope of the upper loss", |_, context, error| unsafe {
+            upper_slope(context, &mut value, error)
         })?;
         Ok(value)
     }
@@ -350,6 +369,7 @@ problem! {
     }
     fn lower(problem, _, out: *mut f64) { problem.lower().map(|g| *out = g) }
     fn reference_lower(problem, _, out: *mut f64) { problem.reference_lower().map(|g| *out = g) }
+    fn upper_slope(problem, _, out: *mut f64) { problem.upper_slope().map(|slope| *out = slope) }
     fn lower_hessian_vector(problem, _, v: u32, into: u32) { problem.lower_hessian_vector(Vector(v), Vector(into)) }
     fn next_lower(problem, _) { problem.next_lower() }
     fn descend(problem, _, lr_factor: f64) { problem.descend(lr_factor) }
@@ -398,6 +418,7 @@ impl BilevelStep for Handle<StepTable> {
             descend,
             progress,
             lower_hessian_vector,
+            upper_slope: Some(upper_slope),
         };
         let mut metrics = Metrics::new();
         let mut report = ReportView {

@@ -18,7 +18,9 @@ pub fn of_arm(arm: &Arm<'_>) -> String {
         sentences.extend(of_leaks(stage));
         sentences.extend(of_geometry(stage));
     }
-    sentences.extend(of_safe_set(stage).filter(|_| arm.over() == Over::Rows));
+    let budget = of_budget(arm);
+    sentences.extend(of_safe_set(stage).filter(|_| arm.over() == Over::Rows && budget.is_none()));
+    sentences.extend(budget);
     sentences.extend(of_guard(stage));
     if sentences.is_empty() {
         sentences.push(format!("{} has no figures on held-out rows or probes yet.", arm.label));
@@ -202,6 +204,30 @@ fn of_safe_set(stage: &Stage) -> Option<String> {
     let pull = weight.map(|w| format!("; the SFT gradient weighed {} on average", number(mean(&w))));
     let pull = pull.unwrap_or_default();
     Some(format!("The policy was outside the safe set at {} of the steps{pull}.", share(outside)))
+}
+
+/// What became of the budgets of an arm's runs.
+fn of_budget(arm: &Arm<'_>) -> Option<String> {
+    let of = |stage: &Stage, name: &str| Some(stage.curves.get(&format!("eval_budget/{name}"))?.last()?.1);
+    let all = |name: &str| arm.members.iter().map(|(_, stage)| of(stage, name)).collect::<Option<Vec<f64>>>();
+    let (nats, rises, kept) = (all("nats")?, all("rise")?, all("kept")?);
+    let first = *nats.first()?;
+    let rose = |x: f64| format!("{} by {:.3}", if x < 0.0 { "fell" } else { "rose" }, x.abs());
+    Some(match rises[..] {
+        [rise] => format!(
+            "The held-out SFT loss {} ± {:.3} of {first} nats per token: the budget was {}.",
+            rose(rise),
+            all("standard_error")?[0],
+            if kept[0] > 0.0 { "kept" } else { "not kept" }
+        ),
+        _ => format!(
+            "The budget of {first} nats per token was kept in {} of {} runs; the held-out SFT loss {} on average, {:.3} at most.",
+            kept.iter().sum::<f64>(),
+            kept.len(),
+            rose(mean(&rises)),
+            rises.iter().copied().fold(f64::MIN, f64::max)
+        ),
+    })
 }
 
 fn of_guard(stage: &Stage) -> Option<String> {

@@ -9,6 +9,7 @@ use spo_data::task::{self, Generated};
 use spo_data::{Dataset, Fit, Tokenizer};
 
 use crate::error::BadInput;
+use crate::plan::held_out::{self, Demonstrations};
 use crate::plan::stage::{PlannedStage, PlannedTerm};
 use crate::plan::tokens::TokenCache;
 use crate::plan::view::View;
@@ -18,7 +19,7 @@ use crate::recipe::data::{DataSection, Rows, TermData};
 use crate::recipe::document::Document;
 use crate::recipe::objective::LowerSpec;
 use crate::recipe::part::PartSpec;
-use crate::recipe::{Recipe, Stage};
+use crate::recipe::{Recipe, Reference, Stage};
 
 /// The description and rows of every source read, keyed by everything that determines the rows.
 pub(super) type Datasets = BTreeMap<String, (String, Arc<Dataset>)>;
@@ -74,16 +75,39 @@ impl Loader<'_> {
             true => Some(self.rows(data, Split::Eval, eval_layout)?),
             false => None,
         };
+        let budget = bilevel.step.budget();
+        if budget.is_some() && stage.reference != Reference::Start {
+            let message = format!(
+                "must be \"start\" with `{}`: its budget is the rise of the lower level since the stage began",
+                stage.bilevel.part.name
+            );
+            return Err(self.document.error(&format!("stage[{index}].reference"), message).into());
+        }
         let mut lower = Vec::new();
         for term in bilevel.lower {
-            let data = match &term.data {
+            let mut data = match &term.data {
                 Some(own) => Some(self.demonstrations(data, own)?),
                 // The demonstrations are the desirable answers. They need their own batch, because a batch of
                 // unpaired rows may contain none.
                 None if layout == Layout::Unpaired => Some(self.desirable(&train, index)?),
                 None => None,
             };
-            lower.push(PlannedTerm { objective: term.objective, data });
+            let held_out = match (&budget, &mut data) {
+                (None, _) => None,
+                // A term's own data are not in the stage's held-out rows.
+                (Some(budget), Some(own)) if term.data.is_some() => {
+                    let (train, held_out) = held_out::hold_out(own, budget, self.seed);
+                    *own = train.into();
+                    Some(Demonstrations::new(&held_out, budget, self.seed))
+                }
+                (Some(budget), _) => Some(match &eval {
+                    Some(rows) => Demonstrations::new(&desirable(rows), budget, self.seed),
+                    None => Err("a budget needs held-out demonstrations: add `data.eval`".to_owned()),
+                }),
+            };
+            let place = format!("stage[{index}].bilevel");
+            let held_out = held_out.transpose().map_err(|message| self.document.error(&place, message))?;
+            lower.push(PlannedTerm { objective: term.objective, data, held_out });
         }
         if objective.requirements().gaps
             && let Some(row) = train.examples.iter().find(|example| example.gap.is_none())
@@ -133,12 +157,12 @@ impl Loader<'_> {
 
     /// The desirable answers of a stage's unpaired rows.
     fn desirable(&self, train: &Dataset, index: usize) -> anyhow::Result<Arc<Dataset>> {
-        let examples: Vec<_> = train.examples.iter().filter(|e| e.desirable).cloned().collect();
-        if examples.is_empty() {
+        let desirable = desirable(train);
+        if desirable.examples.is_empty() {
             let message = "no row is desirable: the lower level has nothing to learn from";
             return Err(self.document.error(&format!("stage[{index}].bilevel"), message).into());
         }
-        Ok(Arc::new(Dataset { layout: Layout::Demonstrations, examples, report: train.report.clone() }))
+        Ok(Arc::new(desirable))
     }
 
     /// The demonstrations of a lower-level term, truncated in the same way as the stage's own rows.
@@ -210,6 +234,12 @@ impl Loader<'_> {
         self.loaded.insert(key, (name, dataset.clone()));
         Ok(dataset)
     }
+}
+
+/// The rows whose first answer is a demonstration.
+fn desirable(rows: &Dataset) -> Dataset {
+    let examples = rows.examples.iter().filter(|e| e.desirable).cloned().collect();
+    Dataset { layout: Layout::Demonstrations, examples, report: rows.report.clone() }
 }
 
 /// Checks that no batch has fewer rows than an objective needs to compare them with each other.

@@ -6,6 +6,7 @@ use spo_api::{BilevelStep, Objective, Optimizer, Schedule};
 use spo_data::Dataset;
 use spo_data::task::Judge;
 
+use crate::plan::held_out::Demonstrations;
 use crate::plan::view::View;
 use crate::recipe::Stage;
 
@@ -44,6 +45,8 @@ pub(crate) struct PlannedTerm {
     pub(crate) objective: Box<dyn Objective>,
     /// Its own demonstrations; `None` if it uses those of the upper batch. At most one term does.
     pub(crate) data: Option<Arc<Dataset>>,
+    /// What a budget is measured on, if the step keeps one.
+    pub(crate) held_out: Option<Demonstrations>,
 }
 
 impl PlannedStage {

@@ -16,6 +16,7 @@ use crate::store::bundle;
 use crate::store::logs::{Lengths, Logs};
 use crate::store::output::CHECKPOINTS;
 use crate::store::scores::{self, Scores};
+use crate::train::budget::BudgetState;
 use crate::train::diagnostics::Evolution;
 use crate::train::optimization::Optimization;
 use crate::train::progress::{Clock, StageProgress};
@@ -62,6 +63,8 @@ pub(crate) struct StageState {
     pub(crate) moving: Option<MovingState>,
     /// State of the diagnostics.
     pub(crate) evolution: Option<Evolution>,
+    /// State of the budget.
+    pub(crate) budget: Option<BudgetState>,
 }
 
 /// State other than parameters that persists from batch to batch, such as running means and multipliers.

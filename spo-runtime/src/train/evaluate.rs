@@ -69,6 +69,9 @@ fn displacement(now: &Scores, start: &Scores) -> Metrics {
     let rows: Vec<usize> = (0..now.chosen.len()).filter(|&i| !now.chosen[i].is_empty()).collect();
     let lost = rows.iter().filter(|&&i| sum(&now.chosen[i]) < sum(&start.chosen[i])).count();
     let mut metrics = Metrics::from([("eval_displaced".to_owned(), share(lost, rows.len()))]);
+    let tokens: usize = rows.iter().map(|&i| now.chosen[i].len()).sum();
+    let log_probs: f64 = rows.iter().map(|&i| sum(&now.chosen[i])).sum();
+    metrics.insert("eval_sft_loss".into(), -log_probs / tokens as f64);
     let pairs: Vec<usize> = rows.into_iter().filter(|&i| !now.rejected[i].is_empty()).collect();
     if !pairs.is_empty() {
         // A tie counts half, as a coin would decide it.

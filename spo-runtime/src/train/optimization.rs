@@ -23,6 +23,17 @@ impl Optimization {
         Ok(Optimization { fused, states, count: 0 })
     }
 
+    /// Forgets everything, as at the beginning of a stage.
+    pub(crate) fn renew(&mut self, session: &mut dyn Session, rule: &dyn Optimizer) -> Result<()> {
+        if self.fused {
+            session.adopt_optimizer(None)?;
+            session.adopt_optimizer(rule.kernel().as_ref())?;
+        }
+        self.states.iter().try_for_each(|&handle| session.vectors().zero(Vector(handle)))?;
+        self.count = 0;
+        Ok(())
+    }
+
     /// Updates the parameters with the gradient multiplied by `gradient_scale`.
     pub(crate) fn update(
         &mut self,

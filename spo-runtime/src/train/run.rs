@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use spo_api::Registry;
 
 use crate::error::Unfinished;
@@ -156,8 +156,12 @@ impl Run {
         self.output.finish(&summary)?;
         self.keeper.checkpoints.remove()?;
         reporter.note(&summary.to_string());
+        summary.verdicts().for_each(|verdict| reporter.note(&verdict));
         reporter.note(&output::closing(self.output.folder()));
-        Ok(())
+        match summary.broken() {
+            Some(stage) => bail!("the budget of stage `{}` was not kept, and is strict", stage.name),
+            None => Ok(()),
+        }
     }
 
     fn stage(&mut self, index: usize, reporter: &mut Reporter) -> anyhow::Result<()> {

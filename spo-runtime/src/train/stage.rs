@@ -1,5 +1,6 @@
 //! One stage of a run: its reference, its held-out rows and its steps.
 
+mod calibration;
 mod held_out;
 mod in_flight;
 mod order;
@@ -21,7 +22,11 @@ pub(super) fn run(mut training: Training<'_>, within: Option<Within>) -> anyhow:
         None => InFlight::begin(&mut training)?,
     };
     training.steps(&mut work)?;
-    let after = training.evaluate(&mut work.evaluator, training.stage.steps, &mut work.progress)?;
+    let verdict = training.verdict(&mut work)?;
+    let mut after = training.evaluate(&mut work.evaluator, training.stage.steps, &mut work.progress)?;
+    if let (Some(verdict), Some(after)) = (&verdict, &mut after) {
+        after.extend(verdict.metrics());
+    }
     training.reporter.end();
     let (progress, clock) = work.end(&mut training)?;
     Ok(StageSummary {
@@ -39,5 +44,6 @@ pub(super) fn run(mut training: Training<'_>, within: Option<Within>) -> anyhow:
         train: progress.metrics,
         before: progress.before,
         after,
+        budget: verdict,
     })
 }

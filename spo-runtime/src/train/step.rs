@@ -5,3 +5,4 @@ pub(crate) mod loss;
 pub(crate) mod observation;
 pub(crate) mod problem;
 pub(crate) mod rows;
+mod slope;

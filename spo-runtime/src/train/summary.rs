@@ -7,6 +7,7 @@ use spo_api::Metrics;
 
 use crate::reporter::shown_figure;
 use crate::terminal;
+use crate::train::budget::Verdict;
 use crate::train::figures::{figures, optional_figures};
 
 /// The results of a stage.
@@ -45,6 +46,9 @@ pub(crate) struct StageSummary {
     /// Held-out metrics after the stage.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "optional_figures")]
     pub(crate) after: Option<Metrics>,
+    /// What became of the step's budget, if it kept one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) budget: Option<Verdict>,
 }
 
 fn is_zero(count: &usize) -> bool {
@@ -56,6 +60,34 @@ fn is_zero(count: &usize) -> bool {
 pub(crate) struct Summary {
     /// The stages, in order.
     pub(crate) stages: Vec<StageSummary>,
+}
+
+impl Summary {
+    /// What became of the budgets, a line per stage that had one.
+    pub(crate) fn verdicts(&self) -> impl Iterator<Item = String> {
+        let judged = self.stages.iter().filter_map(|stage| Some((stage, stage.budget.as_ref()?)));
+        judged.map(|(stage, verdict)| format!("{}: {verdict}{}", stage.name, won(stage)))
+    }
+
+    /// The first stage that fails the run because its budget was not kept.
+    pub(crate) fn broken(&self) -> Option<&StageSummary> {
+        self.stages.iter().find(|stage| stage.budget.as_ref().is_some_and(|b| b.strict && !b.kept))
+    }
+}
+
+/// What a stage won for its budget, as the end of a sentence.
+fn won(stage: &StageSummary) -> String {
+    let (Some(before), Some(after)) = (&stage.before, &stage.after) else { return ".".into() };
+    let margin = |m: &Metrics| Some(m.get("eval_sum_logps/chosen")? - m.get("eval_sum_logps/rejected")?);
+    let accuracy = |m: &Metrics| m.get("eval_pair_accuracy").copied();
+    match (accuracy(before).zip(accuracy(after)), margin(before).zip(margin(after))) {
+        (Some((a, b)), Some((c, d))) => format!(
+            "; for it, held-out pair accuracy went from {:.1}% to {:.1}%, the margin from {c:.2} to {d:.2} nats.",
+            100.0 * a,
+            100.0 * b
+        ),
+        _ => ".".into(),
+    }
 }
 
 /// A column: title, metric, whether it is a percentage, whether the value before the stage is shown too.
@@ -103,5 +135,29 @@ impl fmt::Display for Summary {
         };
         writeln!(f, "Held-out data, before -> after each stage:")?;
         f.write_str(&terminal::figures(&header, &held_out.iter().map(row).collect::<Vec<_>>(), 2))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_strict_budget_that_is_not_kept_fails_a_run() {
+        let summary = |kept: bool, strict: bool| -> Summary {
+            let verdict = serde_json::json!({
+                "budget": 0.05, "rise": 0.04, "standard_error": 0.01, "rows": 9, "kept": kept, "kept_at": 8, "steps": 8,
+                "returns": 0, "strict": strict,
+            });
+            let stage = serde_json::json!({
+                "name": "align", "from": "sft", "bilevel": "spo", "steps": 8, "seconds": 1.0, "step_seconds": 0.1,
+                "tokens": 7, "reference_rows": 3, "train": {}, "budget": verdict,
+            });
+            serde_json::from_value(serde_json::json!({ "stages": [stage] })).unwrap()
+        };
+        for (kept, strict) in [(true, true), (true, false), (false, false)] {
+            assert!(summary(kept, strict).broken().is_none());
+        }
+        assert_eq!(summary(false, true).broken().unwrap().name, "align");
     }
 }

@@ -186,6 +186,7 @@ impl BilevelProblem for World {
         let (weights, both) = match weigh {
             Weigh::Fixed(weights) => (weights, false),
             Weigh::By(f) => (f(losses)?, true),
+            Weigh::Known(weights) => (weights, true),
         };
         let LevelWeights { upper, lower } = weights;
         if upper == 0.0 && !both {

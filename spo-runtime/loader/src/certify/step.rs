@@ -134,7 +134,7 @@ impl BilevelProblem for World {
 
     fn gradient(&mut self, weigh: Weigh<'_>, into: Vector) -> Result<Losses> {
         let (upper, lower) = match &weigh {
-            Weigh::By(_) => (true, true),
+            Weigh::By(_) | Weigh::Known(_) => (true, true),
             Weigh::Fixed(weights) => (weights.upper != 0.0, weights.lower != 0.0),
         };
         self.asked(
@@ -149,6 +149,7 @@ impl BilevelProblem for World {
         let mut losses = Losses { upper: value(UPPER, &x), lower: value(LOWER, &x) };
         let LevelWeights { upper, lower } = match weigh {
             Weigh::By(rule) => rule(losses)?,
+            Weigh::Known(weights) => weights,
             Weigh::Fixed(weights) => {
                 if weights.upper == 0.0 {
                     losses.upper = f64::NAN;

@@ -54,6 +54,10 @@ impl BilevelProblem for Measured<'_> {
         self.problem.reference_lower()
     }
 
+    fn upper_slope(&mut self) -> Result<f64> {
+        self.problem.upper_slope()
+    }
+
     /// An audit uses a single batch.
     fn next_lower(&mut self) -> Result<()> {
         Ok(())

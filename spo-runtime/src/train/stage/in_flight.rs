@@ -1,6 +1,7 @@
 //! The state of a stage between two steps. A checkpoint contains all of it.
 
 use crate::recipe::Reference;
+use crate::train::budget::Account;
 use crate::train::checkpoint::{Memory, StageState};
 use crate::train::diagnostics::Evolution;
 use crate::train::keeper::Within;
@@ -21,6 +22,7 @@ pub(super) struct InFlight {
     pub(super) evaluator: Evaluator,
     pub(super) evolution: Option<Evolution>,
     pub(super) orders: Orders,
+    pub(super) budget: Option<Account>,
 }
 
 impl InFlight {
@@ -36,7 +38,8 @@ impl InFlight {
         let evolution = training.evolution()?;
         let orders = Orders::new(training.stage, training.plan.recipe.run.seed, &mut progress);
         let clock = Clock::default();
-        Ok(InFlight { progress, clock, optimization, references, evaluator, evolution, orders })
+        let budget = training.account()?;
+        Ok(InFlight { progress, clock, optimization, references, evaluator, evolution, orders, budget })
     }
 
     /// Restores the state of an interrupted stage from its checkpoint.
@@ -55,8 +58,12 @@ impl InFlight {
         evaluator.start = take("held_out/start");
         let mut progress = state.progress;
         let orders = Orders::new(training.stage, training.plan.recipe.run.seed, &mut progress);
+        let budget = match state.budget {
+            Some(state) => Some(training.account_again(state, &mut scores)?),
+            None => None,
+        };
         let (clock, optimization, evolution) = (state.clock, state.optimization, state.evolution);
-        Ok(InFlight { progress, clock, optimization, references, evaluator, evolution, orders })
+        Ok(InFlight { progress, clock, optimization, references, evaluator, evolution, orders, budget })
     }
 
     /// The state for a checkpoint, except log-probs. `memory` is the state of the objectives and the step.
@@ -68,6 +75,7 @@ impl InFlight {
             memory,
             moving: self.references.moving.as_ref().map(MovingReference::state),
             evolution: self.evolution.clone(),
+            budget: self.budget.as_ref().map(|account| account.state.clone()),
         }
     }
 
@@ -82,7 +90,9 @@ impl InFlight {
             ("held_out/reference".to_owned(), reference),
             ("held_out/start".to_owned(), self.evaluator.start.as_ref()),
         ];
-        let scores = scores.into_iter().chain(lower).filter_map(|(name, scores)| Some((name, scores?)));
+        let budget = self.budget.iter().flat_map(Account::scores).map(|(name, scores)| (name, Some(scores)));
+        let scores = scores.into_iter().chain(lower).chain(budget);
+        let scores = scores.filter_map(|(name, scores)| Some((name, scores?)));
         let stage = Some((state, scores.collect()));
         training.keeper.save(&mut *training.plan.session, training.logs, training.known, stage)
     }
@@ -91,6 +101,9 @@ impl InFlight {
     pub(super) fn end(self, training: &mut Training<'_>) -> anyhow::Result<(StageProgress, Clock)> {
         let session = &mut *training.plan.session;
         self.optimization.end(session)?;
+        if let Some(account) = self.budget {
+            account.release(session);
+        }
         match (self.references.moving, self.references.train) {
             (Some(moving), _) => moving.release(session),
             (None, Some(scores)) => {

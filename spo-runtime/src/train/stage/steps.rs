@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
-use spo_api::{Error, Losses, Metrics, Progress, Span, StepReport, Vector};
+use spo_api::{Error, Losses, Metrics, Progress, Ruling, Span, StepReport, Vector};
 use spo_data::Dataset;
 
 use crate::recipe::OnNonfinite;
@@ -42,7 +42,8 @@ impl Training<'_> {
                 evolution.before_step(&mut *self.plan.session, log, step, &note)?;
             }
             let (step_began, tokens_before) = (Instant::now(), work.progress.tokens);
-            let metrics = self.step(work)?;
+            let mut metrics = self.step(work)?;
+            let ruling = self.calibrate(work, step + 1, &mut metrics)?;
             if let Some(moving) = &mut work.references.moving {
                 moving.follow(&mut *self.plan.session, step + 1)?;
             }
@@ -55,7 +56,7 @@ impl Training<'_> {
                 evolution.after_step(&mut *self.plan.session, log, step + 1, &metrics)?;
             }
             (work.progress.done, work.progress.metrics) = (step + 1, metrics);
-            if work.progress.done == total {
+            if work.progress.done == total || ruling == Some(Ruling::End) {
                 break;
             }
             let every = self.plan.recipe.evaluation.every;
@@ -68,6 +69,9 @@ impl Training<'_> {
                 work.keep(self)?;
             }
             asked.with_context(|| format!("after step {} of {total}", work.progress.done))?;
+        }
+        if let Some(account) = &mut work.budget {
+            account.settle(&mut *self.plan.session)?;
         }
         if let (Some(evolution), Some(log)) = (work.evolution.take(), &mut self.logs.diagnostics) {
             evolution.finish(&mut *self.plan.session, log, &|text| self.reporter.note(text))?;
@@ -249,7 +253,7 @@ impl Training<'_> {
         }
         let scores = scores.iter().map(|(name, of)| (name.clone(), of)).collect();
         let mut state = work.state(memory);
-        state.evolution = None;
+        (state.evolution, state.budget) = (None, None);
         let state = self.keeper.state(Some(state));
         let folder = incident.write(self.output.folder(), &mut *self.plan.session, &state, &scores)?;
         Ok(folder)

@@ -15,6 +15,7 @@ use crate::train::step::curvature::hessian_vector;
 use crate::train::step::loss::{evaluate, place, score};
 use crate::train::step::observation::Observation;
 use crate::train::step::rows::{Assembled, Batch, Pass};
+use crate::train::step::slope::{mean_answer, slope};
 
 /// A dataset with its reference log-probs.
 #[derive(Clone, Copy)]
@@ -277,6 +278,11 @@ impl BilevelProblem for StepProblem<'_> {
                 losses.lower += self.own_terms(Some(lower))?;
                 losses
             }
+            Weigh::Known(LevelWeights { lower, .. }) => {
+                let (mut losses, _) = self.upper_pass(&mut weigh, 0.0)?;
+                losses.lower += self.own_terms((lower != 0.0).then_some(lower))?;
+                losses
+            }
             Weigh::By(_) => {
                 let own = self.own_terms(None)?;
                 let (losses, weights) = self.upper_pass(&mut weigh, own)?;
@@ -314,6 +320,11 @@ impl BilevelProblem for StepProblem<'_> {
             total += of_reference(term.objective, batch.as_ref().unwrap_or(&self.upper.batch), term.data)?;
         }
         Ok(total)
+    }
+
+    fn upper_slope(&mut self) -> Result<f64> {
+        let UpperLevel { objective, data, batch } = &mut self.upper;
+        slope(&mut **objective, batch.view.layout, mean_answer(data.rows))
     }
 
     fn next_lower(&mut self) -> Result<()> {
@@ -394,7 +405,7 @@ impl Levels<'_> {
         let shared = lower.as_ref().map_or(0.0, |lower| lower.loss(&batch));
         let losses = Losses { upper: upper.loss(&batch), lower: shared };
         let weights = match weigh {
-            Weigh::Fixed(weights) => *weights,
+            Weigh::Fixed(weights) | Weigh::Known(weights) => *weights,
             Weigh::By(by) => by(Losses { lower: self.own + shared, ..losses })?,
         };
         let upstream = assembled.upstream(|chosen, i| {
