@@ -10,6 +10,7 @@ use spo_api::{nearest, open_regular};
 use crate::columns::COLUMNS;
 use crate::error::{DataError, Place, Result};
 use crate::read::recognize::{extension, is_parquet, refuse_others};
+use crate::tokenize::brief;
 use crate::{hash, read};
 
 /// A data file and how to read it: a table of the recipe.
@@ -185,9 +186,11 @@ impl Source {
 
 /// The error for a missing column; it lists the columns that exist.
 pub(crate) fn missing<'a>(column: &str, present: impl Iterator<Item = &'a String> + Clone) -> DataError {
-    let listed: Vec<_> = present.clone().map(|c| format!("`{c}`")).collect();
+    const LISTED: usize = 20;
+    let listed: Vec<_> = present.clone().take(LISTED).map(|c| format!("`{}`", brief(c))).collect();
+    let more = if present.clone().nth(LISTED).is_some() { ", ..." } else { "" };
     DataError::new(format!(
-        "there is no column `{column}`; the row has {}",
+        "there is no column `{column}`; the row has {}{more}",
         if listed.is_empty() { "no columns".to_owned() } else { listed.join(", ") }
     ))
     .suggest(nearest(column, present.map(String::as_str)))
