@@ -126,7 +126,9 @@ fn held_out_rows_that_are_none_are_not_called_training_rows() {
     assert!(refused("empty.jsonl").contains("empty.jsonl: the file is empty"));
     assert!(refused("long.jsonl").contains("no row is left: 1 rows read, 0 kept"));
     assert!(refused("set").contains("part.jsonl:1: there is no column `chosen`"));
-    assert!(refused("set/*.csv").contains("set/*.csv: no file matches this pattern; set holds set/part.jsonl"));
+    assert!(
+        refused("set/*.csv").contains("set/*.csv: no file matches this pattern; set holds set/part.jsonl")
+    );
 }
 
 /// The recipes of docs/data.md.
@@ -134,7 +136,9 @@ fn recipes_of_the_guide() -> Vec<String> {
     let guide = include_str!("../../docs/data.md");
     let blocks = guide.split("```toml sources\n").skip(1).map(|block| block.split("```").next().unwrap());
     // The model's tokenizer has no line break.
-    blocks.map(|block| RECIPE.replace("[data]\ntrain = \"train.jsonl\"\n", &block.replace("\\n", "+"))).collect()
+    blocks
+        .map(|block| RECIPE.replace("[data]\ntrain = \"train.jsonl\"\n", &block.replace("\\n", "+")))
+        .collect()
 }
 
 #[test]
@@ -164,7 +168,9 @@ fn the_recipes_of_the_guide_are_read() {
     assert!(told[0].contains("training rows, rows.jsonl: 400 rows read, 400 kept"), "{}", told[0]);
     let read = 2 * 400 + 200 + 1;
     assert!(told[1].contains(&format!("rows/*.jsonl, more/, b.csv: {read} rows read")), "{}", told[1]);
-    assert!(told[1].contains("b.csv: pairs, plain text with a prompt of its own, from prompt, chosen, rejected"));
+    assert!(
+        told[1].contains("b.csv: pairs, plain text with a prompt of its own, from prompt, chosen, rejected")
+    );
     assert!(told[2].contains("left out as they are on the other side of the split"), "{}", told[2]);
     assert!(told[2].contains("held-out rows, rows.jsonl: "), "{}", told[2]);
     assert!(told[3].contains("from prompt, chosen, rejected"), "{}", told[3]);
@@ -176,11 +182,17 @@ fn several_files_are_trained_on_kept_in_the_cache_and_not_written_over() {
     place.write("more/a.jsonl", format!("{}\n", plain("3+1=")));
     let train = "data.train=[\"train.jsonl\", \"more/*.jsonl\"]";
     let run = |output: &str| {
-        place.run(&["recipe.toml", "--set", train, "--set", &format!("run.output=\"{output}\"")]).success().stdout
+        place
+            .run(&["recipe.toml", "--set", train, "--set", &format!("run.output=\"{output}\"")])
+            .success()
+            .stdout
     };
     let (first, second) = (run("one"), run("two"));
     assert!(!first.contains("taken from the cache"), "{first}");
-    assert!(second.contains("train.jsonl, more/*.jsonl: the tokens of 4 rows are taken from the cache"), "{second}");
+    assert!(
+        second.contains("train.jsonl, more/*.jsonl: the tokens of 4 rows are taken from the cache"),
+        "{second}"
+    );
     assert_eq!(place.read("one/align/metrics.jsonl"), place.read("two/align/metrics.jsonl"));
     place.write("more/a.jsonl", format!("{}\n", plain("3+2=")));
     assert!(!run("three").contains("taken from the cache"));
@@ -207,5 +219,8 @@ fn splits_that_cannot_be_are_refused_at_their_key() {
     assert!(told.contains("there are held-out rows already"), "{told}");
     assert!(refused(&["data.train=[]"]).contains("data.train"));
     let told = refused(&["data.train={ path = \"train.jsonl\", filter = \"len(chosn) > 0\" }"]);
-    assert!(told.contains("train.jsonl:1: filter = \"len(chosn) > 0\": there is no column `chosn`"), "{told}");
+    assert!(
+        told.contains("train.jsonl:1: filter = \"len(chosn) > 0\": there is no column `chosn`"),
+        "{told}"
+    );
 }

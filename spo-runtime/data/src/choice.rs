@@ -198,7 +198,12 @@ mod tests {
         };
         let (few, more) = (held_out(0.02), held_out(0.1));
         // Six standard deviations of 10,000 draws.
-        assert!(few.len().abs_diff(200) < 84 && more.len().abs_diff(1000) < 180, "{} {}", few.len(), more.len());
+        assert!(
+            few.len().abs_diff(200) < 84 && more.len().abs_diff(1000) < 180,
+            "{} {}",
+            few.len(),
+            more.len()
+        );
         assert!(few.is_subset(&more));
         // A change of this would move rows from one side to the other.
         let content = Content::of(&row("0"), Layout::Demonstrations);

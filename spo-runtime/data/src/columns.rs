@@ -59,7 +59,8 @@ impl<'a> Columns<'a> {
     /// The columns that hold something and were used.
     pub fn used(&self) -> Vec<String> {
         let used = self.used.borrow();
-        let held = self.record.iter().filter(|(name, value)| !value.is_null() && used.contains(name.as_str()));
+        let held =
+            self.record.iter().filter(|(name, value)| !value.is_null() && used.contains(name.as_str()));
         held.map(|(name, _)| name.clone()).collect()
     }
 
@@ -231,9 +232,7 @@ impl<'a> Columns<'a> {
         let tools = match self.get("tools") {
             None => return Ok(variables),
             Some(Value::String(json)) if json.trim().is_empty() => return Ok(variables),
-            Some(Value::String(json)) => {
-                number::seen(json).map_err(|e| in_column("tools", malformed(&e)))?
-            }
+            Some(Value::String(json)) => number::seen(json).map_err(|e| in_column("tools", malformed(&e)))?,
             Some(tools) => tools.clone(),
         };
         if !tools.is_array() {

@@ -34,8 +34,10 @@ pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>> {
     if !found.is_empty() {
         return Ok(found);
     }
-    let fixed: PathBuf =
-        path.components().take_while(|part| !part.as_os_str().to_string_lossy().contains(['*', '?', '['])).collect();
+    let fixed: PathBuf = path
+        .components()
+        .take_while(|part| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']))
+        .collect();
     let folder = if fixed.as_os_str().is_empty() { Path::new(".") } else { &fixed };
     let there = match folder.is_dir() {
         true => format!("{} holds {}", folder.display(), listed(&entries(folder))),

@@ -47,11 +47,16 @@ impl Preset {
             return Ok(preset);
         }
         if RECOGNIZED.contains(&name) {
-            return Err(format!("rows of the form \"{name}\" are recognized by their columns: leave the key out"));
+            return Err(format!(
+                "rows of the form \"{name}\" are recognized by their columns: leave the key out"
+            ));
         }
         let names = Self::ALL.map(Preset::name);
         let hint = nearest(name, names).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-        Err(format!("no form of rows is called \"{name}\": expected one of {}, or a table{hint}", names.join(", ")))
+        Err(format!(
+            "no form of rows is called \"{name}\": expected one of {}, or a table{hint}",
+            names.join(", ")
+        ))
     }
 
     /// Whether a column of this name belongs to the form.
@@ -108,7 +113,10 @@ fn messages(text: &str) -> Option<Value> {
 /// Pairs of answers by their scores; without any if all scores are the same.
 fn ranked(mut record: Record, all: bool) -> Result<Vec<Record>> {
     let column = ANSWERS.into_iter().find(|name| record.contains_key(*name)).ok_or_else(|| {
-        DataError::new(format!("there is no list of answers: expected one of the columns {}", ANSWERS.join(", ")))
+        DataError::new(format!(
+            "there is no list of answers: expected one of the columns {}",
+            ANSWERS.join(", ")
+        ))
     })?;
     let answers = list(column, record.shift_remove(column).unwrap_or_default())?;
     let mut scored = match record.shift_remove("scores") {
@@ -147,7 +155,8 @@ fn ranked(mut record: Record, all: bool) -> Result<Vec<Record>> {
 
 /// The score and the text of an answer that is an object. A rank counts from 1, the best.
 fn judged(column: &str, answer: Value) -> Result<(f64, Value)> {
-    let field = |names: &[&str]| names.iter().find_map(|name| answer.get(name).filter(|value| !value.is_null()));
+    let field =
+        |names: &[&str]| names.iter().find_map(|name| answer.get(name).filter(|value| !value.is_null()));
     let score = field(&SCORES).and_then(number_in);
     let score = score.or_else(|| field(&["rank"]).and_then(number_in).map(|rank| -rank));
     match (score, field(&TEXTS)) {

@@ -190,7 +190,9 @@ impl Source {
     pub(crate) fn times(&self) -> Result<(usize, f64)> {
         match self.weight.unwrap_or(1.0) {
             weight if weight > 0.0 && weight <= 1000.0 => Ok((weight as usize, weight.fract())),
-            other => Err(DataError::new(format!("weight = {other}: expected a number above 0, at most 1000"))),
+            other => {
+                Err(DataError::new(format!("weight = {other}: expected a number above 0, at most 1000")))
+            }
         }
     }
 

@@ -43,7 +43,8 @@ impl Dataset {
     /// # Errors
     /// When writing fails, or a row comes from another file.
     pub fn store(&self, into: impl Write, files: &[PathBuf]) -> std::io::Result<()> {
-        let numbers: HashMap<&Path, usize> = files.iter().enumerate().map(|(i, f)| (f.as_path(), i)).collect();
+        let numbers: HashMap<&Path, usize> =
+            files.iter().enumerate().map(|(i, f)| (f.as_path(), i)).collect();
         let number = |file: &Path| {
             let number = numbers.get(file).copied();
             number.ok_or_else(|| std::io::Error::other(format!("{} is none of the files", file.display())))
@@ -84,11 +85,19 @@ impl Dataset {
         let stored: Stored = serde_json::from_slice(&bytes)?;
         let files: Vec<Arc<Path>> = files.iter().map(|file| file.as_path().into()).collect();
         let file = |number: usize| {
-            files.get(number).cloned().ok_or_else(|| std::io::Error::other("rows of a file that is not given"))
+            files
+                .get(number)
+                .cloned()
+                .ok_or_else(|| std::io::Error::other("rows of a file that is not given"))
         };
         let place = |(number, at): StoredPlace| std::io::Result::Ok(Place { file: file(number)?, at });
         let example = |StoredExample { groups, desirable, gap, at }| {
-            std::io::Result::Ok(Example { groups, desirable, gap: gap.map(f64::from_bits), place: place(at)? })
+            std::io::Result::Ok(Example {
+                groups,
+                desirable,
+                gap: gap.map(f64::from_bits),
+                place: place(at)?,
+            })
         };
         let mut findings = BTreeMap::new();
         for (finding, (count, first, detail)) in stored.findings {

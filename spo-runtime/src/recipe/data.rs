@@ -121,10 +121,13 @@ impl Serialize for Rows {
             Table(&'a Source),
         }
 
-        let written = |source| match Source::new(&source.path) == *source {
-            true => Written::Path(&source.path),
-            false => Written::Table(source),
-        };
+        fn written(source: &Source) -> Written<'_> {
+            match Source::new(&source.path) == *source {
+                true => Written::Path(&source.path),
+                false => Written::Table(source),
+            }
+        }
+
         match &*self.sources {
             [one] => written(one).serialize(to),
             several => to.collect_seq(several.iter().map(written)),

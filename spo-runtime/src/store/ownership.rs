@@ -105,6 +105,7 @@ fn sources(recipe: &Recipe) -> Vec<PathBuf> {
     let adapter = model.adapter.as_ref().and_then(|adapter| adapter.path.as_ref());
     let named = [model.path.as_ref(), model.tokenizer.as_ref(), adapter].into_iter().flatten().cloned();
     let sources = recipe.rows().into_iter().flat_map(|rows| &rows.sources);
-    let rows = sources.flat_map(|source| [vec![source.path.clone()], source.files().unwrap_or_default()].concat());
+    let rows =
+        sources.flat_map(|source| [vec![source.path.clone()], source.files().unwrap_or_default()].concat());
     named.chain(rows).collect()
 }

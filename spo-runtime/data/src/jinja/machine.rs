@@ -378,7 +378,9 @@ impl Machine {
     /// The value; a name may be unknown where that is what is asked about.
     fn perhaps(&self, expr: &Expr, asked: bool, scope: &Rc<Scope>) -> Result<Value> {
         match (self.value(expr, scope), expr) {
-            (Err(Error { unknown: Some(_), message, .. }), Expr::Name(_)) if asked => Ok(Value::undefined(message)),
+            (Err(Error { unknown: Some(_), message, .. }), Expr::Name(_)) if asked => {
+                Ok(Value::undefined(message))
+            }
             (value, _) => value,
         }
     }

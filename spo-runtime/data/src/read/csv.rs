@@ -45,8 +45,7 @@ pub(crate) fn rows(path: &Path, reader: impl BufRead, separator: u8, visit: &mut
         let place = Place { file: file.clone(), at: At::Line(line) };
         let text = |cell: &[u8], column: &str| {
             let text = std::str::from_utf8(cell);
-            text.map(str::to_owned)
-                .map_err(|_| DataError::new(format!("{column}: not UTF-8")).at(&place))
+            text.map(str::to_owned).map_err(|_| DataError::new(format!("{column}: not UTF-8")).at(&place))
         };
         match &header {
             None => {

@@ -53,7 +53,9 @@ pub(crate) fn is_parquet(path: &Path) -> Result<bool> {
 pub(crate) fn extension(path: &Path) -> String {
     let of = |path: &Path| path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
     match of(path) {
-        packed if unpack::EXTENSIONS.contains(&&*packed) => of(Path::new(path.file_stem().unwrap_or_default())),
+        packed if unpack::EXTENSIONS.contains(&&*packed) => {
+            of(Path::new(path.file_stem().unwrap_or_default()))
+        }
         extension => extension,
     }
 }

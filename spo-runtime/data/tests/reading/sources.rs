@@ -82,9 +82,8 @@ fn folders_and_patterns_are_their_files_in_order() {
 fn sources_are_mixed_as_their_weights_say() {
     let rows = pairs(400);
     let all = used(&rows, |_, _| ());
-    let weighted = |weight: f64, seed| {
-        used(&rows, |source, _| (source.weight, source.seed) = (Some(weight), seed))
-    };
+    let weighted =
+        |weight: f64, seed| used(&rows, |source, _| (source.weight, source.seed) = (Some(weight), seed));
     assert_eq!(weighted(1.0, 0), all);
     assert_eq!(weighted(2.0, 0), [all.clone(), all.clone()].concat());
     let half = weighted(0.5, 0);
@@ -215,18 +214,19 @@ fn columns_may_be_templates() {
         "{{ task }} {{ dta }}",
         "{{ task ",
         "{{ none }}{{ system }}",
-        "{{ len(task) }}",
+        "{{ len(task) }}{{ system[:0] }}",
     ]
     .map(mapped);
     assert_snapshot!(told.join("\n"), @r#"
-    "s: Add.<unk>2, 2" 1 rows read, 1 kept
+    "s: Add.\n2, 2" 1 rows read, 1 kept
             columns not used: id (a.jsonl)
     "2, 2" 1 rows read, 1 kept
             columns not used: task, id (a.jsonl)
     a.jsonl:1: columns: prompt = "{{ task }} {{ dta }}": there is no column `dta`; the row has `task`, `data`, `system`, `chosen`, `rejected`, `id`; did you mean `data`?
     columns: prompt = "{{ task ": a tag without its end `}}`
     a.jsonl:1: columns: prompt = "{{ none }}{{ system }}": a null would be printed: write for example `{{ input or '' }}`
-    a.jsonl:1: columns: prompt = "{{ len(task) }}": there is no column `len`; the row has `task`, `data`, `system`, `chosen`, `rejected`, `id`
+    "4" 1 rows read, 1 kept
+            columns not used: data, id (a.jsonl)
     "#);
 }
 
@@ -265,6 +265,9 @@ fn forms_of_rows_have_names() {
         read("hh", json!({"chosen": "a", "rejected": "b"})).2,
     ]
     .into_iter()
-    .chain(["alpaca", "rankd"].map(|name| serde_json::from_value::<Mapping>(json!(name)).unwrap_err().to_string()));
+    .chain(
+        ["alpaca", "rankd"]
+            .map(|name| serde_json::from_value::<Mapping>(json!(name)).unwrap_err().to_string()),
+    );
     assert_snapshot!(errors.collect::<Vec<_>>().join("\n"), @"");
 }
