@@ -125,5 +125,102 @@ fn held_out_rows_that_are_none_are_not_called_training_rows() {
     };
     assert!(refused("empty.jsonl").contains("empty.jsonl: the file is empty"));
     assert!(refused("long.jsonl").contains("no row is left: 1 rows read, 0 kept"));
-    assert!(refused("set").contains("set: a folder: name one of its files, such as set/part.jsonl"));
+    assert!(refused("set").contains("part.jsonl:1: there is no column `chosen`"));
+    assert!(
+        refused("set/*.csv").contains("set/*.csv: no file matches this pattern; set holds set/part.jsonl")
+    );
+}
+
+/// The recipes of docs/data.md.
+fn recipes_of_the_guide() -> Vec<String> {
+    let guide = include_str!("../../docs/data.md");
+    let blocks = guide.split("```toml sources\n").skip(1).map(|block| block.split("```").next().unwrap());
+    // The model's tokenizer has no line break.
+    blocks
+        .map(|block| RECIPE.replace("[data]\ntrain = \"train.jsonl\"\n", &block.replace("\\n", "+")))
+        .collect()
+}
+
+#[test]
+fn the_recipes_of_the_guide_are_read() {
+    let place = with_model();
+    let row = |i: usize| {
+        let (sum, long) = (format!("{}+{}=", i % 10, i / 10 % 10), "3".repeat(21 + i / 100));
+        json!({
+            "prompt": sum, "question": sum, "task": sum, "details": null, "source": "book", "chosen": long,
+            "better": long, "rejected": "4",
+        })
+    };
+    let rows: String = (0..400).map(|i| format!("{}\n", row(i))).collect();
+    for name in ["rows.jsonl", "rows/a.jsonl", "rows/b.jsonl", "more/c.jsonl"] {
+        place.write(name, &rows);
+    }
+    place.write("b.csv", "prompt,better,rejected\n1+2=,3,4\n");
+    let recipes = recipes_of_the_guide();
+    assert_eq!(recipes.len(), 4);
+    let told: Vec<_> = recipes
+        .iter()
+        .map(|recipe| {
+            place.write("guide.toml", recipe);
+            place.run(&["check", "guide.toml"]).success().stdout
+        })
+        .collect();
+    assert!(told[0].contains("training rows, rows.jsonl: 400 rows read, 400 kept"), "{}", told[0]);
+    let read = 2 * 400 + 200 + 1;
+    assert!(told[1].contains(&format!("rows/*.jsonl, more/, b.csv: {read} rows read")), "{}", told[1]);
+    assert!(
+        told[1].contains("b.csv: pairs, plain text with a prompt of its own, from prompt, chosen, rejected")
+    );
+    assert!(told[2].contains("left out as they are on the other side of the split"), "{}", told[2]);
+    assert!(told[2].contains("held-out rows, rows.jsonl: "), "{}", told[2]);
+    assert!(told[3].contains("from prompt, chosen, rejected"), "{}", told[3]);
+}
+
+#[test]
+fn several_files_are_trained_on_kept_in_the_cache_and_not_written_over() {
+    let place = folder(&[plain("1+2="), plain("2+1="), plain("2+2=")]);
+    place.write("more/a.jsonl", format!("{}\n", plain("3+1=")));
+    let train = "data.train=[\"train.jsonl\", \"more/*.jsonl\"]";
+    let run = |output: &str| {
+        place
+            .run(&["recipe.toml", "--set", train, "--set", &format!("run.output=\"{output}\"")])
+            .success()
+            .stdout
+    };
+    let (first, second) = (run("one"), run("two"));
+    assert!(!first.contains("taken from the cache"), "{first}");
+    assert!(
+        second.contains("train.jsonl, more/*.jsonl: the tokens of 4 rows are taken from the cache"),
+        "{second}"
+    );
+    assert_eq!(place.read("one/align/metrics.jsonl"), place.read("two/align/metrics.jsonl"));
+    place.write("more/a.jsonl", format!("{}\n", plain("3+2=")));
+    assert!(!run("three").contains("taken from the cache"));
+    // The run would write its stage where the rows are.
+    place.write("out/align/a.jsonl", format!("{}\n{}\n", plain("3+1="), plain("1+1=")));
+    let outcome = place.run(&["recipe.toml", "--set", "data.train=\"out/*/a.jsonl\""]);
+    assert!(outcome.code == 2 && outcome.stderr.contains("would write over"), "{}", outcome.stderr);
+}
+
+#[test]
+fn splits_that_cannot_be_are_refused_at_their_key() {
+    let place = folder(&[plain("1+2="), plain("2+1=")]);
+    let refused = |set: &[&str]| {
+        let arguments: Vec<_> = set.iter().flat_map(|set| ["--set", set]).collect();
+        let outcome = place.run(&[&["recipe.toml"], &*arguments].concat());
+        assert_eq!(outcome.code, 2, "{}", outcome.stdout);
+        outcome.stderr
+    };
+    for share in ["0", "1.0", "-0.5", "nan"] {
+        let told = refused(&[&format!("data.split={{ eval = {share} }}")]);
+        assert!(told.contains("data.split.eval") && told.contains("a share between 0 and 1"), "{told}");
+    }
+    let told = refused(&["data.split={ eval = 0.5 }", "data.eval=\"train.jsonl\""]);
+    assert!(told.contains("there are held-out rows already"), "{told}");
+    assert!(refused(&["data.train=[]"]).contains("data.train"));
+    let told = refused(&["data.train={ path = \"train.jsonl\", filter = \"len(chosn) > 0\" }"]);
+    assert!(
+        told.contains("train.jsonl:1: filter = \"len(chosn) > 0\": there is no column `chosn`"),
+        "{told}"
+    );
 }

@@ -56,6 +56,14 @@ impl<'a> Columns<'a> {
         held.filter(move |name| !used.contains(*name))
     }
 
+    /// The columns that hold something and were used.
+    pub fn used(&self) -> Vec<String> {
+        let used = self.used.borrow();
+        let held =
+            self.record.iter().filter(|(name, value)| !value.is_null() && used.contains(name.as_str()));
+        held.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Nulls count as absent: Parquet fills absent fields with nulls.
     fn peek(&self, column: &str) -> Option<&'a Value> {
         self.record.get(column).filter(|value| !value.is_null())
@@ -158,7 +166,10 @@ impl<'a> Columns<'a> {
             )));
         }
         // Elsewhere a column of this name may hold anything.
-        let turns = self.peek("history").and_then(Value::as_array).is_some_and(|turns| !turns.is_empty());
+        let turns = self.peek("history").is_some_and(|history| match history {
+            Value::String(json) => json.trim().starts_with('[') && json.trim() != "[]",
+            turns => turns.as_array().is_some_and(|turns| !turns.is_empty()),
+        });
         if turns && !self.used.borrow().contains("history") {
             return Err(DataError::new(
                 "column `history`: earlier turns belong to an `instruction` or a `question`; write them as messages of \
@@ -193,12 +204,14 @@ impl<'a> Columns<'a> {
 
     /// For a pair with scores, the score of the chosen answer minus that of the rejected one.
     pub fn gap(&self) -> Result<Option<f64>> {
-        if !self.has("score_chosen") && !self.has("score_rejected") {
+        // An empty cell of a table is no score.
+        let given = |column| self.peek(column).is_some_and(|value| value.as_str() != Some(""));
+        if !given("score_chosen") && !given("score_rejected") {
             return Ok(None);
         }
         let score = |column| {
             let value = self.require(column)?;
-            value.as_f64().ok_or_else(|| wrong_type(column, "a number", value))
+            number_in(value).ok_or_else(|| wrong_type(column, "a number", value))
         };
         Ok(Some(score("score_chosen")? - score("score_rejected")?))
     }
@@ -208,13 +221,18 @@ impl<'a> Columns<'a> {
         let mut variables = match self.get("chat_template_kwargs") {
             None => Map::new(),
             Some(Value::Object(variables)) => variables.clone(),
+            Some(Value::String(json)) if json.trim().is_empty() => Map::new(),
+            Some(Value::String(json)) => match number::seen(json) {
+                Ok(Value::Object(variables)) => variables,
+                Ok(other) => return Err(wrong_type("chat_template_kwargs", "an object", &other)),
+                Err(e) => return Err(in_column("chat_template_kwargs", malformed(&e))),
+            },
             Some(other) => return Err(wrong_type("chat_template_kwargs", "an object", other)),
         };
         let tools = match self.get("tools") {
             None => return Ok(variables),
             Some(Value::String(json)) if json.trim().is_empty() => return Ok(variables),
-            Some(Value::String(json)) => number::seen(json)
-                .map_err(|e| DataError::new(format!("column `tools`: malformed JSON: {e}")))?,
+            Some(Value::String(json)) => number::seen(json).map_err(|e| in_column("tools", malformed(&e)))?,
             Some(tools) => tools.clone(),
         };
         if !tools.is_array() {
@@ -238,6 +256,18 @@ fn in_column(column: &str, error: DataError) -> DataError {
     DataError { message: format!("column `{column}`: {}", error.message), ..error }
 }
 
+fn malformed(error: &serde_json::Error) -> DataError {
+    DataError::new(format!("malformed JSON: {error}"))
+}
+
+/// A number, or a text that is one, as in a table.
+pub(crate) fn number_in(value: &Value) -> Option<f64> {
+    match value {
+        Value::String(text) => text.trim().parse().ok().filter(|x: &f64| x.is_finite()),
+        other => other.as_f64(),
+    }
+}
+
 fn wrong_type(column: &str, expected: &str, found: &Value) -> DataError {
     DataError::new(format!("column `{column}`: expected {expected}, found {}", kind(found)))
 }
@@ -249,9 +279,9 @@ fn label(value: &Value) -> Result<bool> {
         Value::Bool(label) => Some(*label),
         Value::Number(number) => number.as_f64().and_then(of_number),
         Value::String(word) => match &*word.to_ascii_lowercase() {
-            "true" | "1" => Some(true),
-            "false" | "0" => Some(false),
-            _ => None,
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => number_in(value).and_then(of_number),
         },
         _ => None,
     };
@@ -265,6 +295,9 @@ fn label(value: &Value) -> Result<bool> {
 
 /// The turns of Alpaca's `history`: a list of questions with their answers.
 fn turns(history: &Value) -> Result<Vec<Message>> {
+    let stored = history.as_str().map(|json| if json.trim().is_empty() { "[]" } else { json });
+    let stored = stored.and_then(|json| serde_json::from_str(json).ok());
+    let history = stored.as_ref().unwrap_or(history);
     let turn = |turn: &Value| match turn.as_array().map(Vec::as_slice) {
         Some([Value::String(question), Value::String(answer)]) => {
             Some([message("user", question.as_str().into()), message("assistant", answer.as_str().into())])

@@ -1,9 +1,13 @@
+use std::path::Path;
+use std::sync::Arc;
+
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use spo_api::{Group, Layout};
 
+use crate::choice::{Content, Counts, Draw, LeftOut, Seen, Side, last};
 use crate::error::{DataError, Place, Result};
 use crate::hash;
 use crate::interpret::Interpreter;
@@ -15,7 +19,7 @@ use crate::tokenize::tokenize;
 use crate::tokenizer::Tokenizer;
 use crate::window::{Truncation, cut};
 
-/// How rows are fitted to the model.
+/// Which rows are used, and how they are fitted to the model.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Fit {
@@ -26,6 +30,11 @@ pub struct Fit {
     pub truncation: Truncation,
     /// What becomes of special tokens in the text of messages.
     pub special_tokens: SpecialTokens,
+    /// The side of a split to use; by default there is no split.
+    #[serde(skip)]
+    pub side: Option<Side>,
+    /// Leave out rows whose prompt and answers have been before.
+    pub deduplicate: bool,
     /// Make an error of whatever would be dropped, cut or is doubtful.
     pub strict: bool,
 }
@@ -36,6 +45,8 @@ impl Default for Fit {
             max_length: 1024,
             truncation: Truncation::default(),
             special_tokens: SpecialTokens::default(),
+            side: None,
+            deduplicate: false,
             strict: false,
         }
     }
@@ -88,12 +99,7 @@ impl Dataset {
     pub fn load(sources: &[Source], layout: Layout, tokenizer: &Tokenizer, fit: &Fit) -> Result<Self> {
         let mut builder = Builder::new(layout, tokenizer, fit)?;
         for source in sources {
-            let mut rows = Interpreter::new(layout);
-            source.read(&mut |place, record| {
-                builder.push(rows.row(place, &record)?)?;
-                Ok(true)
-            })?;
-            builder.unused(source, rows.unused());
+            builder.source(source)?;
         }
         builder.finish()
     }
@@ -141,6 +147,8 @@ struct Builder<'a> {
     tokenizer: &'a Tokenizer,
     fit: &'a Fit,
     waiting: Vec<Row>,
+    /// What has been read, if duplicates are left out.
+    seen: Seen,
     dataset: Dataset,
 }
 
@@ -150,7 +158,93 @@ impl<'a> Builder<'a> {
             return Err(DataError::new("max_length must be at least 2: a token to read and one to score"));
         }
         let dataset = Dataset { layout, examples: Vec::new(), report: Report::default() };
-        Ok(Builder { tokenizer, fit, waiting: Vec::new(), dataset })
+        Ok(Builder { tokenizer, fit, waiting: Vec::new(), seen: Seen::new(), dataset })
+    }
+
+    /// Adds the rows of a source as often as its weight says.
+    fn source(&mut self, source: &Source) -> Result<()> {
+        let (times, share) = source.times()?;
+        // Where the sample ends, and the part of it that is taken once more.
+        let mut ends = [None; 2];
+        if source.sample.is_some() || share > 0.0 {
+            let mut places = Vec::new();
+            let before = self.seen.clone();
+            self.pass(source, true, &mut |_, _, place| {
+                places.push(place);
+                Ok(())
+            })?;
+            self.seen = before;
+            let sample = source.sample.unwrap_or(usize::MAX).min(places.len());
+            let part = (share * sample as f64).round() as usize;
+            ends = [sample, part].map(|count| last(&mut places, count));
+        }
+        let [sample, part] = ends;
+        let before = self.seen.clone();
+        for time in 0..times + usize::from(share > 0.0) {
+            let end = if time < times { sample } else { part };
+            let none = time == times && part.is_none();
+            if time > 0 {
+                self.seen.clone_from(&before);
+            }
+            self.pass(source, time > 0, &mut |builder, row, place| {
+                if none || end.is_some_and(|end| place > end) {
+                    if time == 0 {
+                        *builder.dataset.report.left_out.entry(LeftOut::Sample).or_default() += 1;
+                    }
+                    return Ok(());
+                }
+                builder.push(row)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Goes through the rows that a sample is drawn from, with the place of each in the order of the draw. `again` says
+    /// that they are only looked at, or have been counted.
+    fn pass(
+        &mut self,
+        source: &Source,
+        again: bool,
+        take: &mut dyn FnMut(&mut Self, Row, Content) -> Result<()>,
+    ) -> Result<()> {
+        let layout = self.dataset.layout;
+        let mut draw = Draw::new(source.seed);
+        let (mut counts, mut more) = (Counts::new(), Counts::new());
+        let drawn = source.sample.is_some() || source.weight.is_some();
+        let mut files: Vec<(Arc<Path>, Interpreter)> = Vec::new();
+        source.read(&mut counts, &mut |place, record| {
+            if files.last().is_none_or(|(file, _)| *file != place.file) {
+                files.push((place.file.clone(), Interpreter::new(layout)));
+            }
+            let Some((_, rows)) = files.last_mut() else { return Ok(false) };
+            let row = rows.row(place, &record)?;
+            if self.fit.side.is_some_and(|side| !side.has(rows.content(&row, &record))) {
+                *more.entry(LeftOut::Split).or_default() += 1;
+                return Ok(true);
+            }
+            if !self.fit.deduplicate && !drawn {
+                take(self, row, Content::default())?;
+                return Ok(true);
+            }
+            let content = Content::of(&row, layout);
+            if self.fit.deduplicate && !self.seen.insert(content) {
+                *more.entry(LeftOut::Duplicate).or_default() += 1;
+                return Ok(true);
+            }
+            take(self, row, draw.place(content))?;
+            Ok(true)
+        })?;
+        if again {
+            return Ok(());
+        }
+        for (reason, count) in counts.into_iter().chain(more) {
+            *self.dataset.report.left_out.entry(reason).or_default() += count;
+        }
+        for (file, rows) in files {
+            self.dataset.report.forms.insert(file.clone(), rows.form());
+            self.unused(source, file, rows.unused());
+        }
+        Ok(())
     }
 
     fn push(&mut self, row: Row) -> Result<()> {
@@ -159,13 +253,12 @@ impl<'a> Builder<'a> {
     }
 
     /// Notes which columns of a file were not used, by the names that the file has for them.
-    fn unused(&mut self, source: &Source, columns: Vec<String>) {
+    fn unused(&mut self, source: &Source, file: Arc<Path>, columns: Vec<String>) {
         if columns.is_empty() {
             return;
         }
-        let own = |name: String| source.columns.get(&name).cloned().unwrap_or(name);
-        let columns = columns.into_iter().map(own).collect();
-        self.dataset.report.unused.insert(source.path.as_path().into(), columns);
+        let columns = columns.iter().map(|name| source.columns.own(name).to_owned()).collect();
+        self.dataset.report.unused.insert(file, columns);
     }
 
     fn flush(&mut self) -> Result<()> {

@@ -5,6 +5,7 @@ use std::fmt;
 use serde_json::Value;
 use spo_api::Layout;
 
+use crate::choice::Content;
 use crate::columns::Columns;
 use crate::error::{DataError, Place, Result};
 use crate::implicit;
@@ -18,6 +19,8 @@ pub(crate) struct Interpreter {
     layout: Layout,
     first: Option<(Form, Place)>,
     unused: Vec<String>,
+    /// The columns that the first row used.
+    used: Vec<String>,
 }
 
 /// A file with more columns than this that are not used has names that are data.
@@ -32,7 +35,7 @@ struct Form {
 
 impl Interpreter {
     pub fn new(layout: Layout) -> Self {
-        Interpreter { layout, first: None, unused: Vec::new() }
+        Interpreter { layout, first: None, unused: Vec::new(), used: Vec::new() }
     }
 
     pub fn row(&mut self, place: Place, record: &Record) -> Result<Row> {
@@ -49,12 +52,35 @@ impl Interpreter {
             };
             return Err(DataError::new(message).at(&place));
         }
+        if self.used.is_empty() {
+            self.used = columns.used();
+        }
         for name in columns.unused() {
             if self.unused.len() < MOST_UNUSED && !self.unused.iter().any(|known| known == name) {
                 self.unused.push(name.to_owned());
             }
         }
         Ok(row)
+    }
+
+    /// What a row says, for a split: the same however the row is used.
+    pub fn content(&self, row: &Row, record: &Record) -> Content {
+        let columns = Columns::new(record, Layout::Pairs);
+        match (self.layout, interpret(&row.place, &columns)) {
+            (Layout::Pairs, _) | (_, Err(_)) => Content::of(row, self.layout),
+            (_, Ok((pair, _))) => Content::of(&pair, Layout::Pairs),
+        }
+    }
+
+    /// What the rows were taken for, and the columns that the first of them used.
+    pub fn form(&self) -> String {
+        let Some((form, _)) = &self.first else { return String::new() };
+        let rows = match self.layout {
+            Layout::Pairs => "pairs",
+            Layout::Unpaired => "unpaired answers",
+            Layout::Demonstrations => "demonstrations",
+        };
+        format!("{rows}, {form}, from {}", self.used.join(", "))
     }
 
     /// The columns that some row did not use.

@@ -24,6 +24,8 @@ mod tests;
 mod text;
 mod value;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use chrono::NaiveDateTime;
@@ -58,11 +60,64 @@ impl Template {
     /// Where Jinja has an error, for whatever is not supported, and when the template takes too long or makes
     /// too much.
     pub(crate) fn render(&self, variables: &Map<String, Json>, now: NaiveDateTime) -> Result<String, Error> {
-        let scope = Rc::new(Scope::default());
-        for (name, value) in variables {
-            scope.set(name, Value::from_json(value));
-        }
-        fuel::fill();
-        Machine::new(now).render(&self.body, &scope)
+        Machine::new(now).render(&self.body, &scope(variables))
     }
+
+    /// Renders the template with the columns of a row as variables, and tells which of them it read.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render); also for a name that is no column, and a null that would be printed.
+    pub(crate) fn render_row(&self, row: &Map<String, Json>) -> Result<(String, BTreeSet<String>), Error> {
+        let machine = over_columns();
+        let text = machine.render(&self.body, &row_scope(row))?;
+        Ok((text, machine.columns.map(RefCell::into_inner).unwrap_or_default()))
+    }
+}
+
+/// A compiled expression over the columns of a row.
+pub(crate) struct Expression(ast::Expr);
+
+impl Expression {
+    /// # Errors
+    /// For a syntax error.
+    pub(crate) fn new(source: &str) -> Result<Self, Error> {
+        let body = parser::parse(lexer::tokens(&format!("{{{{ {source} }}}}"))?)?;
+        match <[ast::Statement; 1]>::try_from(body) {
+            Ok([ast::Statement { kind: ast::Kind::Print(expression), .. }]) => Ok(Expression(expression)),
+            _ => Err(Error::new("not one expression: write it without `{{` and `}}`")),
+        }
+    }
+
+    /// Whether it is true of a row.
+    ///
+    /// # Errors
+    /// As [`Template::render_row`].
+    pub(crate) fn truth(&self, row: &Map<String, Json>) -> Result<bool, Error> {
+        over_columns().truth(&self.0, &row_scope(row))
+    }
+}
+
+/// The columns of a row, and Python's `len` unless one of them is called so.
+fn row_scope(row: &Map<String, Json>) -> Rc<Scope> {
+    let scope = scope(row);
+    if !row.contains_key(functions::LEN) {
+        scope.set(functions::LEN, Value::Function(functions::LEN));
+    }
+    scope
+}
+
+fn over_columns() -> Machine {
+    let mut machine = Machine::new(NaiveDateTime::default());
+    machine.columns = Some(RefCell::default());
+    machine
+}
+
+/// The variables, and what rendering with them may use.
+fn scope(variables: &Map<String, Json>) -> Rc<Scope> {
+    let scope = Rc::new(Scope::default());
+    for (name, value) in variables {
+        scope.set(name, Value::from_json(value));
+    }
+    fuel::fill();
+    scope
 }

@@ -1,6 +1,6 @@
 //! Preference data: from files to token ids in batches.
 //!
-//! A [`Source`] is a file of rows: pairs, demonstrations, or single labelled answers, each as plain text or
+//! A [`Source`] is one or several files of rows: pairs, demonstrations, or single labelled answers, each as plain text or
 //! as a conversation. A [`Tokenizer`] holds the text-related files of a model folder. [`Dataset::load`]
 //! reads the rows, renders conversations with the model's chat template, tokenizes, truncates to the
 //! window, and reports what it changed or dropped. Errors name the file, the line, and the nearest valid
@@ -26,16 +26,20 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod choice;
 mod clock;
 mod columns;
 mod dataset;
 mod error;
+mod files;
 mod guard;
 pub mod hash;
 mod implicit;
 mod interpret;
 mod jinja;
+mod mapping;
 mod messages;
+mod preset;
 mod random;
 mod read;
 mod report;
@@ -50,9 +54,11 @@ mod tokenizer;
 mod window;
 
 pub use batch::{MicroBatch, epoch_order};
+pub use choice::{LeftOut, Side, Split};
 pub use clock::Moment;
 pub use dataset::{Dataset, Example, Fit};
 pub use error::{At, DataError, Place, Result};
+pub use mapping::Mapping;
 pub use report::{Finding, Found, Report};
 pub use row::{Answers, Message, Row, Text};
 pub use source::{Format, Source};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::choice::LeftOut;
 use crate::error::{At, DataError, Place, Result};
 
 /// Something about a row that the user should know.
@@ -114,8 +115,12 @@ pub struct Report {
     pub kept: usize,
     /// The findings, with the rows concerned.
     pub findings: BTreeMap<Finding, Found>,
+    /// Rows that were left out before they were read, by reason.
+    pub left_out: BTreeMap<LeftOut, usize>,
     /// The columns that were not used, by file.
     pub unused: BTreeMap<Arc<Path>, Vec<String>>,
+    /// What the rows of each file were taken for.
+    pub forms: BTreeMap<Arc<Path>, String>,
 }
 
 impl Report {
@@ -154,6 +159,9 @@ impl fmt::Display for Report {
             write!(f, "\n{:>7} {fate}: ", found.count)?;
             written(f, *finding, &found.detail)?;
             write!(f, " ({}{more})", listed(&found.first))?;
+        }
+        for (reason, count) in &self.left_out {
+            write!(f, "\n{count:>7} left out {}", reason.words())?;
         }
         for (file, columns) in &self.unused {
             let more = if columns.len() > LISTED { ", ..." } else { "" };

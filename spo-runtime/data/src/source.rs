@@ -1,19 +1,19 @@
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use spo_api::{nearest, open_regular};
+use spo_api::nearest;
 
-use crate::columns::COLUMNS;
+use crate::choice::{Counts, LeftOut};
 use crate::error::{DataError, Place, Result};
-use crate::read::recognize::{extension, is_parquet, refuse_others};
+use crate::files::files;
+use crate::mapping::{Mapped, Mapping};
+use crate::read::recognize::{extension, refuse_others};
 use crate::tokenize::brief;
 use crate::{hash, read};
 
-/// A data file and how to read it: a table of the recipe.
+/// Data files and how to read them: a table of the recipe.
 ///
 /// Rows are told by their columns:
 /// - pairs: `chosen` and `rejected`, with a `prompt` or without (then it is the beginning they share);
@@ -29,20 +29,36 @@ use crate::{hash, read};
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// The file.
+    /// A file, a folder (its files of known formats) or a pattern such as `"rows/*.jsonl"`. Several files are read in the
+    /// order of their names. Text files may be compressed with gzip, Zstandard or xz.
     pub path: PathBuf,
-    /// Its format; by default that of its extension.
+    /// The format; by default that of each file's extension.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
-    /// The file's own names of the columns: `{ prompt = "question", chosen = "answer" }`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub columns: BTreeMap<String, String>,
-    /// Rows to pass over at the beginning.
+    /// The file's own names of the columns: `{ prompt = "question", chosen = "answer" }`. A text with `{{` is a template
+    /// over the row. `"hh"`, `"ranked"` and `"ranked-pairs"` name a form of rows.
+    #[serde(default, skip_serializing_if = "Mapping::is_empty")]
+    pub columns: Mapping,
+    /// Rows to use: an expression over the columns, such as `"len(chosen) > 20"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// Rows of the files to pass over at the beginning.
     #[serde(default)]
     pub skip: usize,
     /// Rows to take after those; by default all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub take: Option<usize>,
+    /// Rows to draw at random from those that are left by everything else; by default all. They keep their order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub sample: Option<usize>,
+    /// How many times the rows are taken: 2 is twice, 0.5 is half of them, drawn at random; by default once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1000.0))]
+    pub weight: Option<f64>,
+    /// Seed of what is drawn at random.
+    #[serde(default)]
+    pub seed: u64,
 }
 
 impl spo_api::Part for Source {}
@@ -58,8 +74,29 @@ pub enum Format {
     /// The two are told apart by their first bytes, whatever the name. Objects over several lines, and one object with
     /// the array under one of its keys, are read too.
     Json,
+    /// Comma-separated values (RFC 4180), with the names of the columns in the first row.
+    Csv,
+    /// The same, separated by tabs.
+    Tsv,
     /// Apache Parquet: uncompressed, Snappy, gzip or LZ4.
     Parquet,
+}
+
+impl Format {
+    /// The extensions of all formats, for messages.
+    pub(crate) const EXTENSIONS: &'static str = ".jsonl, .ndjson, .json, .csv, .tsv, .parquet";
+
+    /// The format of files with this extension.
+    pub(crate) fn of(extension: &str) -> Option<Self> {
+        match extension {
+            "jsonl" | "ndjson" => Some(Format::Jsonl),
+            "json" => Some(Format::Json),
+            "csv" => Some(Format::Csv),
+            "tsv" => Some(Format::Tsv),
+            "parquet" => Some(Format::Parquet),
+            _ => None,
+        }
+    }
 }
 
 /// A row as read from the file: column name to value.
@@ -74,113 +111,107 @@ impl Source {
         Source { path: path.into(), ..Source::default() }
     }
 
-    /// SHA-256 of the file's bytes, in hexadecimal.
+    /// The files, in the order in which they are read.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub fn hash(&self) -> Result<String> {
-        refuse_others(&self.path)?;
-        hash::of_file(&self.path).map_err(|e| DataError::io(&self.path, &e))
+    /// When a pattern matches none, or a folder holds none.
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
+        files(&self.path)
     }
 
-    /// Identifies the rows that are read: the hash of the file's content, how it is read, and which rows
-    /// are selected. The location of the file is not included.
+    /// Identifies the rows that are read: the hash of each file's content, how it is read, and which rows
+    /// are selected. The location of the files is not included.
     ///
     /// # Errors
-    /// When the file cannot be read, or its format cannot be determined.
+    /// When a file cannot be read, or its format cannot be determined.
     pub fn identity(&self) -> Result<String> {
-        let (format, hash) = (self.detect_format()?, self.hash()?);
-        Ok(format!("{hash} {format:?} {:?} {} {:?}", self.columns, self.skip, self.take))
+        let mut identity = String::new();
+        for file in self.files()? {
+            let format = self.format_of(&file)?;
+            let hash = hash::of_file(&file).map_err(|e| DataError::io(&file, &e))?;
+            identity += &format!("{hash} {format:?} ");
+        }
+        let Source { columns, filter, skip, take, sample, weight, seed, .. } = self;
+        identity += &format!("{columns:?} {filter:?} {skip} {take:?} {sample:?} {weight:?} {seed}");
+        Ok(identity)
     }
 
-    /// Passes the selected records to `visit` one at a time, so that memory stays bounded.
-    pub(crate) fn read(&self, visit: &mut Visit<'_>) -> Result<()> {
-        self.check_columns()?;
-        refuse_others(&self.path)?;
+    /// Passes the selected records to `visit` one at a time, so that memory stays bounded. Counts those that the filter
+    /// leaves out, and those that stand for no row.
+    pub(crate) fn read(&self, left_out: &mut Counts, visit: &mut Visit<'_>) -> Result<()> {
+        let mapped = Mapped::new(&self.columns, self.filter.as_deref())?;
+        let known = |name: &str| self.columns.knows(name);
         let (mut seen, mut taken) = (0, 0);
         let take = self.take.unwrap_or(usize::MAX);
-        let mut select = |place: Place, record: Record| {
-            seen += 1;
-            if seen <= self.skip {
-                return Ok(true);
+        let files = self.files()?;
+        for path in &files {
+            let before = seen;
+            let mut select = |place: Place, record: Record| {
+                seen += 1;
+                if seen <= self.skip {
+                    return Ok(true);
+                }
+                taken += 1;
+                let mut more = true;
+                match mapped.apply(record).map_err(|e| e.at(&place))? {
+                    None => *left_out.entry(LeftOut::Filter).or_default() += 1,
+                    Some(rows) if rows.is_empty() => *left_out.entry(LeftOut::Tie).or_default() += 1,
+                    Some(rows) => {
+                        for row in rows {
+                            more = more && visit(place.clone(), row)?;
+                        }
+                    }
+                }
+                Ok(more && taken < take)
+            };
+            let wanted = self.skip.saturating_add(take).saturating_sub(before);
+            read::records(path, self.format_of(path)?, &known, wanted, &mut select)?;
+            if seen == before && path.metadata().is_ok_and(|file| file.len() == 0) {
+                let words = "the file is empty, not a byte is in it: was it written to its end?";
+                return Err(DataError::in_file(path, words));
+            }
+            if seen == before {
+                return Err(DataError::in_file(path, "the file has no rows"));
             }
             if taken == take {
-                return Ok(false);
+                break;
             }
-            taken += 1;
-            let record = self.rename(record).map_err(|e| e.at(&place))?;
-            Ok(visit(place, record)? && taken < take)
-        };
-        let path = &*self.path;
-        match self.detect_format()? {
-            Format::Jsonl | Format::Json if is_parquet(path)? => {
-                Err(DataError::in_file(path, "a Parquet file: name it .parquet, or say format = \"parquet\""))
+        }
+        match taken {
+            0 => {
+                let has = if files.len() == 1 { "file has" } else { "files have" };
+                let message = format!("nothing left to read: skip = {} and the {has} {seen} rows", self.skip);
+                Err(DataError::in_file(&self.path, message))
             }
-            Format::Jsonl | Format::Json if first_byte(path)? == Some(b'[') => {
-                read::json::array(path, open(path)?, &mut select)
-            }
-            Format::Jsonl | Format::Json => {
-                let known =
-                    |name: &str| COLUMNS.contains(&name) || self.columns.values().any(|own| own == name);
-                read::json::objects(path, open(path)?, &known, &mut select)
-            }
-            Format::Parquet if matches!(first_byte(path)?, Some(b'{' | b'[')) => Err(DataError::in_file(
-                path,
-                "JSON and not Parquet: name it .jsonl, or say format = \"jsonl\"",
-            )),
-            Format::Parquet => read::parquet::rows(path, self.skip.saturating_add(take), &mut select),
-        }?;
-        match (seen, taken) {
-            (0, _) if path.metadata().is_ok_and(|file| file.len() == 0) => Err(DataError::in_file(
-                path,
-                "the file is empty, not a byte is in it: was it written to its end?",
-            )),
-            (0, _) => Err(DataError::in_file(path, "the file has no rows")),
-            (_, 0) => Err(DataError::in_file(
-                path,
-                format!("nothing left to read: skip = {} and the file has {seen} rows", self.skip),
-            )),
             _ => Ok(()),
         }
     }
 
-    fn check_columns(&self) -> Result<()> {
-        match self.columns.keys().find(|name| !COLUMNS.contains(&name.as_str())) {
-            None => Ok(()),
-            Some(name) => Err(DataError::new(format!(
-                "columns: `{name}` has no meaning here, expected one of {}",
-                COLUMNS.join(", ")
-            ))
-            .suggest(nearest(name, COLUMNS))),
+    /// How many times all rows are taken, and the share of them that is taken once more.
+    pub(crate) fn times(&self) -> Result<(usize, f64)> {
+        match self.weight.unwrap_or(1.0) {
+            weight if weight > 0.0 && weight <= 1000.0 => Ok((weight as usize, weight.fract())),
+            other => {
+                Err(DataError::new(format!("weight = {other}: expected a number above 0, at most 1000")))
+            }
         }
     }
 
-    fn detect_format(&self) -> Result<Format> {
+    fn format_of(&self, path: &Path) -> Result<Format> {
         if let Some(format) = self.format {
             return Ok(format);
         }
-        match &*extension(&self.path) {
-            "jsonl" | "ndjson" => Ok(Format::Jsonl),
-            "json" => Ok(Format::Json),
-            "parquet" => Ok(Format::Parquet),
-            _ => Err(DataError::in_file(
-                &self.path,
-                "cannot tell the format from the extension: expected .jsonl, .ndjson, .json or .parquet, \
-                 or format = \"jsonl\", \"json\" or \"parquet\"",
-            )),
-        }
-    }
-
-    fn rename(&self, mut record: Record) -> Result<Record> {
-        let mut renamed = Vec::new();
-        for (name, column) in &self.columns {
-            let Some(value) = record.shift_remove(column) else {
-                return Err(missing(column, record.keys()));
-            };
-            renamed.push((name.clone(), value));
-        }
-        record.extend(renamed);
-        Ok(record)
+        refuse_others(path)?;
+        Format::of(&extension(path)).ok_or_else(|| {
+            DataError::in_file(
+                path,
+                format!(
+                    "cannot tell the format from the extension: expected one of {}, or format = \"jsonl\", \"json\", \
+                     \"csv\", \"tsv\" or \"parquet\"",
+                    Format::EXTENSIONS
+                ),
+            )
+        })
     }
 }
 
@@ -194,27 +225,4 @@ pub(crate) fn missing<'a>(column: &str, present: impl Iterator<Item = &'a String
         if listed.is_empty() { "no columns".to_owned() } else { listed.join(", ") }
     ))
     .suggest(nearest(column, present.map(String::as_str)))
-}
-
-fn open(path: &Path) -> Result<BufReader<std::fs::File>> {
-    let file = open_regular(path).map_err(|e| DataError::io(path, &e))?;
-    Ok(BufReader::with_capacity(1 << 16, file))
-}
-
-fn first_byte(path: &Path) -> Result<Option<u8>> {
-    let mut reader = open(path)?;
-    loop {
-        let buffer = reader.fill_buf().map_err(|e| DataError::io(path, &e))?;
-        if buffer.is_empty() {
-            return Ok(None);
-        }
-        // Skip the three bytes of a byte order mark as if they were whitespace.
-        match buffer.iter().find(|b| !b.is_ascii_whitespace() && !b"\xEF\xBB\xBF".contains(b)) {
-            Some(&byte) => return Ok(Some(byte)),
-            None => {
-                let length = buffer.len();
-                reader.consume(length);
-            }
-        }
-    }
 }

@@ -1,26 +1,32 @@
 //! Tokenized rows in a file. Reading it takes a fraction of the time of tokenizing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use spo_api::{Group, Layout};
 
+use crate::choice::LeftOut;
 use crate::dataset::{Dataset, Example};
 use crate::error::{At, Place};
 use crate::report::{Finding, Found, Report};
 
-/// A dataset without what the reader already knows: the layout, and the file all rows came from.
+/// A dataset without what the reader already knows: the layout, and the files that the rows came from.
 #[derive(Deserialize, Serialize)]
 struct Stored {
     examples: Vec<StoredExample>,
     read: usize,
     kept: usize,
-    findings: BTreeMap<Finding, (usize, Vec<At>, String)>,
-    unused: Vec<String>,
+    findings: BTreeMap<Finding, (usize, Vec<StoredPlace>, String)>,
+    left_out: BTreeMap<LeftOut, usize>,
+    unused: Vec<(usize, Vec<String>)>,
+    forms: Vec<(usize, String)>,
 }
+
+/// A position, and the number of the file that it is in.
+type StoredPlace = (usize, At);
 
 #[derive(Deserialize, Serialize)]
 struct StoredExample {
@@ -28,67 +34,105 @@ struct StoredExample {
     desirable: bool,
     /// The bits of the gap, because JSON has no infinity.
     gap: Option<u64>,
-    at: At,
+    at: StoredPlace,
 }
 
 impl Dataset {
-    /// Writes the rows as JSON. All rows must come from one file, whose name is not stored.
+    /// Writes the rows as JSON. All rows must come from these files, whose names are not stored.
     ///
     /// # Errors
-    /// When writing fails.
-    pub fn store(&self, into: impl Write) -> std::io::Result<()> {
-        let example = |example: &Example| StoredExample {
-            groups: example.groups.clone(),
-            desirable: example.desirable,
-            gap: example.gap.map(f64::to_bits),
-            at: example.place.at,
+    /// When writing fails, or a row comes from another file.
+    pub fn store(&self, into: impl Write, files: &[PathBuf]) -> std::io::Result<()> {
+        let numbers: HashMap<&Path, usize> =
+            files.iter().enumerate().map(|(i, f)| (f.as_path(), i)).collect();
+        let number = |file: &Path| {
+            let number = numbers.get(file).copied();
+            number.ok_or_else(|| std::io::Error::other(format!("{} is none of the files", file.display())))
         };
-        let found = |found: &Found| {
-            let first = found.first.iter().map(|place| place.at).collect::<Vec<_>>();
-            (found.count, first, found.detail.clone())
+        let stored = |place: &Place| std::io::Result::Ok((number(&place.file)?, place.at));
+        let example = |example: &Example| {
+            std::io::Result::Ok(StoredExample {
+                groups: example.groups.clone(),
+                desirable: example.desirable,
+                gap: example.gap.map(f64::to_bits),
+                at: stored(&example.place)?,
+            })
         };
+        let mut findings = BTreeMap::new();
+        for (&finding, found) in &self.report.findings {
+            let first = found.first.iter().map(stored).collect::<std::io::Result<Vec<_>>>()?;
+            findings.insert(finding, (found.count, first, found.detail.clone()));
+        }
         let stored = Stored {
-            examples: self.examples.iter().map(example).collect(),
+            examples: self.examples.iter().map(example).collect::<std::io::Result<_>>()?,
             read: self.report.read,
             kept: self.report.kept,
-            findings: self.report.findings.iter().map(|(&finding, f)| (finding, found(f))).collect(),
-            unused: self.report.unused.values().flatten().cloned().collect(),
+            findings,
+            left_out: self.report.left_out.clone(),
+            unused: numbered(&self.report.unused, number)?,
+            forms: numbered(&self.report.forms, number)?,
         };
         Ok(serde_json::to_writer(into, &stored)?)
     }
 
-    /// Reads what [`store`](Self::store) wrote, given the layout of the rows and the file they came from.
+    /// Reads what [`store`](Self::store) wrote, given the layout of the rows and the files they came from.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn restore(mut from: impl Read, layout: Layout, file: &Path) -> std::io::Result<Self> {
+    pub fn restore(mut from: impl Read, layout: Layout, files: &[PathBuf]) -> std::io::Result<Self> {
         let mut bytes = Vec::new();
         from.read_to_end(&mut bytes)?;
         let stored: Stored = serde_json::from_slice(&bytes)?;
-        let file: Arc<Path> = file.into();
-        let place = |at| Place { file: file.clone(), at };
-        let example = |StoredExample { groups, desirable, gap, at }| Example {
-            groups,
-            desirable,
-            gap: gap.map(f64::from_bits),
-            place: place(at),
+        let files: Vec<Arc<Path>> = files.iter().map(|file| file.as_path().into()).collect();
+        let file = |number: usize| {
+            files
+                .get(number)
+                .cloned()
+                .ok_or_else(|| std::io::Error::other("rows of a file that is not given"))
         };
-        let found = |(count, first, detail): (usize, Vec<At>, String)| Found {
-            count,
-            first: first.into_iter().map(place).collect(),
-            detail,
+        let place = |(number, at): StoredPlace| std::io::Result::Ok(Place { file: file(number)?, at });
+        let example = |StoredExample { groups, desirable, gap, at }| {
+            std::io::Result::Ok(Example {
+                groups,
+                desirable,
+                gap: gap.map(f64::from_bits),
+                place: place(at)?,
+            })
         };
-        let findings = stored.findings.into_iter().map(|(finding, f)| (finding, found(f))).collect();
-        let unused = match stored.unused.is_empty() {
-            true => BTreeMap::new(),
-            false => [(file.clone(), stored.unused)].into(),
-        };
+        let mut findings = BTreeMap::new();
+        for (finding, (count, first, detail)) in stored.findings {
+            let first = first.into_iter().map(place).collect::<std::io::Result<_>>()?;
+            findings.insert(finding, Found { count, first, detail });
+        }
         Ok(Dataset {
             layout,
-            examples: stored.examples.into_iter().map(example).collect(),
-            report: Report { read: stored.read, kept: stored.kept, findings, unused },
+            examples: stored.examples.into_iter().map(example).collect::<std::io::Result<_>>()?,
+            report: Report {
+                read: stored.read,
+                kept: stored.kept,
+                findings,
+                left_out: stored.left_out,
+                unused: named(stored.unused, file)?,
+                forms: named(stored.forms, file)?,
+            },
         })
     }
+}
+
+/// What there is for each file, by the number of the file.
+fn numbered<T: Clone>(
+    of: &BTreeMap<Arc<Path>, T>,
+    number: impl Fn(&Path) -> std::io::Result<usize>,
+) -> std::io::Result<Vec<(usize, T)>> {
+    of.iter().map(|(file, value)| Ok((number(file)?, value.clone()))).collect()
+}
+
+/// What there is for each file, by its name.
+fn named<T>(
+    of: Vec<(usize, T)>,
+    file: impl Fn(usize) -> std::io::Result<Arc<Path>>,
+) -> std::io::Result<BTreeMap<Arc<Path>, T>> {
+    of.into_iter().map(|(number, value)| Ok((file(number)?, value))).collect()
 }
 
 #[cfg(test)]
@@ -97,8 +141,10 @@ mod tests {
 
     #[test]
     fn what_is_stored_comes_back() {
-        let file: Arc<Path> = Path::new("rows.jsonl").into();
-        let place = |line| Place { file: file.clone(), at: At::Line(line) };
+        let files = ["rows.jsonl", "more.jsonl"].map(PathBuf::from);
+        let [file, other]: [Arc<Path>; 2] = [&files[0], &files[1]].map(|file| file.as_path().into());
+        let place =
+            |line| Place { file: if line == 4 { other.clone() } else { file.clone() }, at: At::Line(line) };
         let group = |prompt: &[u32], completions: &[&[u32]]| Group {
             prompt: prompt.to_vec(),
             completions: completions.iter().map(|ids| ids.to_vec()).collect(),
@@ -116,13 +162,17 @@ mod tests {
                 read: 9,
                 kept: 3,
                 findings: [(Finding::TooLong, found)].into(),
-                unused: [(file.clone(), vec!["id".into()])].into(),
+                left_out: [(LeftOut::Duplicate, 2)].into(),
+                unused: [(other.clone(), vec!["id".into()])].into(),
+                forms: [(file.clone(), "pairs".into()), (other.clone(), "pairs".into())].into(),
             },
         };
         let mut bytes = Vec::new();
-        data.store(&mut bytes).unwrap();
-        let back = Dataset::restore(&*bytes, Layout::Pairs, &file).unwrap();
+        data.store(&mut bytes, &files).unwrap();
+        let back = Dataset::restore(&*bytes, Layout::Pairs, &files).unwrap();
+        assert!(data.store(&mut Vec::new(), &files[..1]).is_err());
         assert_eq!((back.examples, back.report), (data.examples, data.report));
-        assert!(Dataset::restore(&bytes[..bytes.len() / 2], Layout::Pairs, &file).is_err());
+        assert!(Dataset::restore(&*bytes, Layout::Pairs, &files[..1]).is_err());
+        assert!(Dataset::restore(&bytes[..bytes.len() / 2], Layout::Pairs, &files).is_err());
     }
 }

@@ -51,6 +51,7 @@ fn rows() {
         fs::write(&path, bytes).unwrap();
         read(Format::Jsonl, &path, &tokenizer);
         read(Format::Json, &path, &tokenizer);
+        read(Format::Csv, &path, &tokenizer);
     });
 }
 

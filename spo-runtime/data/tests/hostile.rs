@@ -65,7 +65,7 @@ fn row() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn any_bytes(content: Vec<u8>) {
-        for format in [Format::Jsonl, Format::Json, Format::Parquet] {
+        for format in [Format::Jsonl, Format::Json, Format::Csv, Format::Tsv, Format::Parquet] {
             load(format, &content);
         }
     }
@@ -74,6 +74,44 @@ proptest! {
     fn any_types_under_the_right_names(rows in prop::collection::vec(row(), 1..4)) {
         load(Format::Jsonl, rows.join("\n").as_bytes());
         load(Format::Json, format!("[{}]", rows.join(",")).as_bytes());
+    }
+
+    #[test]
+    fn damaged_compression(at in any::<prop::sample::Index>(), byte: u8, cut in any::<prop::sample::Index>()) {
+        for name in ["rows.jsonl.zst", "rows.jsonl.xz"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+            let mut content = fs::read(path).unwrap();
+            let at = at.index(content.len());
+            content[at] = byte;
+            load(Format::Jsonl, &content);
+            content.truncate(cut.index(content.len()));
+            load(Format::Jsonl, &content);
+        }
+    }
+
+    #[test]
+    fn tables_are_read_as_they_were_written(
+        cells in prop::collection::vec(prop::array::uniform3("[a\",;\t\r\n é]{0,6}"), 1..6)
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = Tokenizer::characters("a\",;\t\r\n é");
+        let hash = |name: &str, content: String| {
+            let path = folder.path().join(name);
+            fs::write(&path, content).unwrap();
+            Dataset::load(&[Source::new(path)], Layout::Pairs, &tokenizer, &Fit::default()).unwrap().hash()
+        };
+        let names = ["prompt", "chosen", "rejected"];
+        let row = |row: &[String; 3]| {
+            let fields = names.iter().zip(row).map(|(name, text)| (name.to_string(), text.as_str().into()));
+            format!("{}\n", serde_json::Value::Object(fields.collect()))
+        };
+        let expected = hash("a.jsonl", cells.iter().map(row).collect());
+        for (name, separator, end) in [("a.csv", ",", "\n"), ("a.csv", ",", "\r\n"), ("a.tsv", "\t", "\n")] {
+            let quoted = |text: &String| format!("\"{}\"", text.replace('"', "\"\""));
+            let line = |row: &[String; 3]| row.each_ref().map(quoted).join(separator) + end;
+            let table = names.join(separator) + end + &cells.iter().map(line).collect::<String>();
+            assert_eq!(hash(name, table), expected);
+        }
     }
 
     #[test]

@@ -6,6 +6,10 @@ mod columns;
 mod files;
 #[path = "reading/guide.rs"]
 mod guide;
+#[path = "reading/sources.rs"]
+mod sources;
+#[path = "reading/tables.rs"]
+mod tables;
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +21,7 @@ use spo_data::{Dataset, Finding, Fit, Source, Tokenizer, Truncation};
 
 /// Characters are tokens, so that expected ids can be read.
 fn tokenizer() -> Tokenizer {
-    let printable: String = (' '..='~').collect();
+    let printable: String = (' '..='~').chain(['\n', '\r']).collect();
     Tokenizer::characters(&printable)
 }
 
@@ -157,15 +161,13 @@ fn parquet_files_of_text_and_of_messages_are_read() {
     assert_eq!(texts(&chat, &tokenizer)[1], ["s:Be brief.;u:2+2?;a:", "4;", "five;"]);
     assert_eq!(chat.report.kept, 3);
 
-    let columns =
-        [("prompt".to_owned(), "question".to_owned()), ("completion".to_owned(), "answer".to_owned())];
+    let columns = [("prompt", "question"), ("completion", "answer")];
     let plain = Source { columns: columns.into(), take: Some(1), ..fixture("plain.parquet") };
     let plain = load(plain, Layout::Unpaired).unwrap();
     assert_eq!(texts(&plain, &tokenizer), [["1+1?", "2</s>"]]);
 
     for codec in ["gzip", "lz4"] {
-        let columns =
-            [("prompt".to_owned(), "question".to_owned()), ("completion".to_owned(), "answer".to_owned())];
+        let columns = [("prompt", "question"), ("completion", "answer")];
         let compressed =
             Source { columns: columns.into(), take: Some(1), ..fixture(&format!("{codec}.parquet")) };
         assert_eq!(texts(&load(compressed, Layout::Unpaired).unwrap(), &tokenizer), [["1+1?", "2</s>"]]);
@@ -286,17 +288,17 @@ fn wrong_files_are_refused_in_words() {
     };
     errors.push(change("skipped.jsonl", &|source| source.skip = 5));
     errors.push(change("columns.jsonl", &|source| {
-        source.columns.insert("promt".into(), "prompt".into());
+        source.columns.names.insert("promt".into(), "prompt".into());
     }));
     errors.push(change("mapped.jsonl", &|source| {
-        source.columns.insert("chosen".into(), "choosen".into());
+        source.columns.names.insert("chosen".into(), "choosen".into());
     }));
     errors.push(change("gone.jsonl", &|source| fs::remove_file(&source.path).unwrap()));
     assert_snapshot!(errors.join("\n"), @r#"
     empty.jsonl: the file is empty, not a byte is in it: was it written to its end?
     blank.jsonl: the file has no rows
     empty.json: the file has no rows
-    unknown.txt: cannot tell the format from the extension: expected .jsonl, .ndjson, .json or .parquet, or format = "jsonl", "json" or "parquet"
+    unknown.txt: cannot tell the format from the extension: expected one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, or format = "jsonl", "json", "csv", "tsv" or "parquet"
     broken.jsonl:2:0: malformed JSON: EOF while parsing a value (the first object does not end in its line, so the file is read as objects over several lines, without commas between them)
     number.jsonl:1: expected a row, which is a JSON object, found a number
     array.jsonl row 1: there is no column `chosen`; the row has no columns (pairs need `chosen` and `rejected`)

@@ -191,7 +191,7 @@ fn dialogues_in_share_gpt_form_and_columns_of_other_names_are_read() {
     assert_eq!(longest.max(), Some(1024));
 
     let columns = [("prompt", "question"), ("completion", "answer")];
-    let columns = columns.map(|(name, column)| (name.to_owned(), column.to_owned())).into();
+    let columns = columns.into();
     let gsm =
         Source { columns, format: Some(Format::Jsonl), ..Source::new(shared.join("data/gsm_train.jsonl")) };
     let data = Dataset::load(&[gsm], Layout::Demonstrations, &tokenizer, &Fit::default()).unwrap();

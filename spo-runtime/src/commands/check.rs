@@ -1,5 +1,6 @@
 //! `spo-run check`: shows what a recipe would train on, without training.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -46,6 +47,11 @@ impl CheckArguments {
 /// Describes what was built and checked.
 fn as_text(plan: &Plan) -> String {
     let mut out = plan.description().join("\n") + "\n";
+    let forms = plan.data.iter().flat_map(|(_, data)| &data.report.forms);
+    let forms: BTreeSet<_> = forms.map(|(file, form)| format!("{}: {form}", file.display())).collect();
+    for form in forms {
+        let _ = writeln!(out, "{form}");
+    }
     let mut shown: Vec<*const Dataset> = Vec::new();
     for stage in &plan.stages {
         let recipe = &stage.recipe;
@@ -139,6 +145,8 @@ fn report(report: &Report) -> Value {
         "read": report.read,
         "kept": report.kept,
         "findings": findings.collect::<Vec<_>>(),
+        "left_out": report.left_out,
+        "forms": report.forms.iter().map(|(file, form)| (file.display().to_string(), json!(form))).collect::<serde_json::Map<_, _>>(),
         "columns_not_used": unused.collect::<serde_json::Map<_, _>>(),
     })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use spo_api::{ConfigError, Layout, Objective, Optimizer, Registry, Schedule};
 use spo_data::task::{self, Generated};
-use spo_data::{Dataset, Fit, Tokenizer};
+use spo_data::{Dataset, Fit, Side, Tokenizer};
 
 use crate::error::BadInput;
 use crate::plan::held_out::{self, Demonstrations};
@@ -67,12 +67,12 @@ impl Loader<'_> {
         let stage = recipe.stage[index].clone();
         let data = stage.data.as_ref().unwrap_or(&recipe.data);
         let layout = objective.requirements().data;
-        let train = self.rows(data, Split::Train, layout)?;
+        let train = self.rows(data, Part::Train, layout)?;
         // Rejected answers are worth evaluating even if the stage does not train on them.
         let with_pairs = layout == Layout::Demonstrations && self.pairs;
         let eval_layout = if with_pairs { Layout::Pairs } else { layout };
-        let eval = match data.eval.is_some() || data.task.is_some() {
-            true => Some(self.rows(data, Split::Eval, eval_layout)?),
+        let eval = match data.eval.is_some() || data.task.is_some() || data.split.is_some() {
+            true => Some(self.rows(data, Part::Eval, eval_layout)?),
             false => None,
         };
         let budget = bilevel.step.budget();
@@ -171,28 +171,29 @@ impl Loader<'_> {
             TermData::Task(data) => Origin::Task(&data.task.part),
             TermData::Rows(rows) => Origin::File(rows),
         };
-        self.load(&from, Split::Train, stage, Layout::Demonstrations)
+        self.load(&from, Part::Train, stage, Layout::Demonstrations)
     }
 
     /// Rows of a stage's own data.
-    fn rows(&mut self, data: &DataSection, split: Split, layout: Layout) -> anyhow::Result<Arc<Dataset>> {
-        let file = match split {
-            Split::Train => &data.train,
-            Split::Eval => &data.eval,
+    fn rows(&mut self, data: &DataSection, part: Part, layout: Layout) -> anyhow::Result<Arc<Dataset>> {
+        let file = match part {
+            Part::Train => &data.train,
+            Part::Eval if data.split.is_some() => &data.train,
+            Part::Eval => &data.eval,
         };
         let from = match (&data.task, file) {
             (Some(task), _) => Origin::Task(&task.part),
             (None, Some(rows)) => Origin::File(rows),
             (None, None) => unreachable!("a recipe without data is refused when it is read"),
         };
-        self.load(&from, split, data, layout)
+        self.load(&from, part, data, layout)
     }
 
     /// Rows of a file or a task, truncated according to `how`. Each source is read once.
     fn load(
         &mut self,
         from: &Origin<'_>,
-        split: Split,
+        part: Part,
         how: &DataSection,
         layout: Layout,
     ) -> anyhow::Result<Arc<Dataset>> {
@@ -200,34 +201,44 @@ impl Loader<'_> {
             max_length: how.max_length,
             truncation: how.truncation,
             special_tokens: how.special_tokens,
+            side: how.split.map(|split| match part {
+                Part::Train => Side::Train(split),
+                Part::Eval => Side::Eval(split),
+            }),
+            deduplicate: how.deduplicate,
             strict: how.strict,
         };
         let (seed, tokenizer, moment) = (self.seed, self.tokenizer.hash(), self.tokenizer.moment());
-        let key = format!("{} {split:?} {layout:?} {fit:?} {seed} {tokenizer} {moment:?}", from.identity());
+        let key = format!("{} {part:?} {layout:?} {fit:?} {seed} {tokenizer} {moment:?}", from.identity());
         if let Some((_, known)) = self.loaded.get(&key) {
             return Ok(known.clone());
         }
         let (name, at, dataset) = match from {
             Origin::Task(task) => {
                 let generated = generate(self.document, task, self.seed)?;
-                let (rows, name) = match split {
-                    Split::Train => (generated.train, "training rows of the task"),
-                    Split::Eval => (generated.held_out, "held-out rows of the task"),
+                let (rows, name) = match part {
+                    Part::Train => (generated.train, "training rows of the task"),
+                    Part::Eval => (generated.held_out, "held-out rows of the task"),
                 };
                 let dataset = Dataset::from_rows(rows, layout, &self.tokenizer, &fit);
                 (name.to_owned(), &task.place, dataset)
             }
-            Origin::File(Rows { source, place }) => {
-                folders::exists(&source.path).map_err(|message| self.document.error(place, message))?;
+            Origin::File(Rows { sources, place }) => {
+                for source in sources {
+                    let files = source.files().map_err(|e| self.document.error(place, e.to_string()))?;
+                    let missing = files.iter().try_for_each(|file| folders::exists(file));
+                    missing.map_err(|message| self.document.error(place, message))?;
+                }
                 let dataset = match &self.cache {
-                    Some(cache) => cache.load(source, layout, &self.tokenizer, &fit)?,
-                    None => Dataset::load(std::slice::from_ref(source), layout, &self.tokenizer, &fit),
+                    Some(cache) => cache.load(sources, layout, &self.tokenizer, &fit)?,
+                    None => Dataset::load(sources, layout, &self.tokenizer, &fit),
                 };
-                let kind = match split {
-                    Split::Train => "training rows",
-                    Split::Eval => "held-out rows",
+                let paths: Vec<_> = sources.iter().map(|source| source.path.display().to_string()).collect();
+                let kind = match part {
+                    Part::Train => "training rows",
+                    Part::Eval => "held-out rows",
                 };
-                (format!("{kind}, {}", source.path.display()), place, dataset)
+                (format!("{kind}, {}", paths.join(", ")), place, dataset)
             }
         };
         let dataset = Arc::new(dataset.map_err(|e| self.document.error(at, e.to_string()))?);
@@ -280,14 +291,14 @@ impl Origin<'_> {
     /// Identifies everything that determines the rows.
     fn identity(&self) -> String {
         match self {
-            Origin::File(rows) => format!("{:?}", rows.source),
+            Origin::File(rows) => format!("{:?}", rows.sources),
             Origin::Task(task) => format!("{} {}", task.name, Value::Object(task.config.clone())),
         }
     }
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Split {
+enum Part {
     Train,
     Eval,
 }

@@ -25,31 +25,35 @@ pub(crate) struct TokenCache<'a> {
 }
 
 impl TokenCache<'_> {
-    /// The rows of a file, tokenized here or by an earlier run.
+    /// The rows of files, tokenized here or by an earlier run.
     pub(crate) fn load(
         &self,
-        source: &Source,
+        sources: &[Source],
         layout: Layout,
         tokenizer: &Tokenizer,
         fit: &Fit,
     ) -> anyhow::Result<spo_data::Result<Dataset>> {
-        let tokenized = || Dataset::load(std::slice::from_ref(source), layout, tokenizer, fit);
+        let tokenized = || Dataset::load(sources, layout, tokenizer, fit);
         // An unreadable file has no identity. Loading it gives the actual error.
-        let Ok(identity) = source.identity() else { return Ok(tokenized()) };
+        let identity: spo_data::Result<Vec<_>> = sources.iter().map(Source::identity).collect();
+        let files: spo_data::Result<Vec<_>> = sources.iter().map(Source::files).collect();
+        let (Ok(identity), Ok(files)) = (identity, files) else { return Ok(tokenized()) };
+        let (identity, files) = (identity.join("\n"), files.concat());
         let Some(slot) = self.slot(&identity, layout, tokenizer, fit)? else { return Ok(tokenized()) };
         let found = slot.read(self.reporter, |folder| {
-            Ok(Dataset::restore(File::open(folder.join(ROWS))?, layout, &source.path)?)
+            Ok(Dataset::restore(File::open(folder.join(ROWS))?, layout, &files)?)
         });
         if let Some(found) = found {
-            let (path, rows) = (source.path.display(), found.examples.len());
-            self.reporter.note(&format!("{path}: the tokens of {rows} rows are taken from the cache"));
+            let paths: Vec<_> = sources.iter().map(|source| source.path.display().to_string()).collect();
+            let (paths, rows) = (paths.join(", "), found.examples.len());
+            self.reporter.note(&format!("{paths}: the tokens of {rows} rows are taken from the cache"));
             return Ok(Ok(found));
         }
         let data = tokenized();
         if let Ok(data) = &data {
             slot.write(self.reporter, |folder| {
                 let mut file = BufWriter::new(File::create(folder.join(ROWS))?);
-                data.store(&mut file)?;
+                data.store(&mut file, &files)?;
                 Ok(file.flush()?)
             });
         }

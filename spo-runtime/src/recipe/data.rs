@@ -1,13 +1,14 @@
 //! The recipe's data: files and generated tasks.
 
 use std::fmt;
+use std::path::Path;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::value::{MapAccessDeserializer, StrDeserializer};
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer, StrDeserializer};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use spo_api::ConfigError;
-use spo_data::{Source, SpecialTokens, Truncation};
+use spo_data::{Source, SpecialTokens, Split, Truncation};
 
 use super::part::{Spec, TaskAlone, text_or_table};
 
@@ -16,12 +17,20 @@ use super::part::{Spec, TaskAlone, text_or_table};
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Data")]
 pub(crate) struct DataSection {
-    /// Rows to train on: a path, or a table `{ path = "rows.jsonl", columns = { prompt = "question" } }`.
+    /// Rows to train on: a file, a folder or a pattern (`"rows/*.jsonl"`); a table
+    /// `{ path = "rows.jsonl", columns = { prompt = "question" } }`; or a list of these, which are read in its order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) train: Option<Rows>,
     /// Held-out rows, in the same form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) eval: Option<Rows>,
+    /// Instead of `eval`, a share of the rows to hold out: `{ eval = 0.02 }`. Nothing of it is trained on, in the lower
+    /// level neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) split: Option<Split>,
+    /// Use rows of the same prompt and answers once. It counts them.
+    #[serde(default)]
+    pub(crate) deduplicate: bool,
     /// Instead of files, a generated task with its options: `{ name = "modular-chain", train = 4000 }`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) task: Option<Spec<TaskAlone>>,
@@ -49,6 +58,17 @@ impl DataSection {
     }
 
     pub(super) fn validate(&self, at: &str) -> Result<(), ConfigError> {
+        if let Some(Split { eval }) = self.split {
+            let share = format!("{at}.split.eval");
+            if !(eval > 0.0 && eval < 1.0) {
+                let message = format!("is {eval}: expected a share between 0 and 1, such as 0.02");
+                return Err(ConfigError::at(share, message));
+            }
+            if self.eval.is_some() || self.task.is_some() {
+                let message = "`split` holds out rows of `train`, and there are held-out rows already";
+                return Err(ConfigError::at(share, message));
+            }
+        }
         match (&self.train, &self.task) {
             (None, None) => Err(ConfigError::at(at, "needs `train` (a file) or `task` (a generated one)")),
             (Some(_), Some(_)) => {
@@ -73,27 +93,81 @@ impl DataSection {
     }
 }
 
-/// A file of rows: a path, or a table that says how to read it.
+/// Files of rows: a path, a table that says how to read it, or a list of these.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Rows {
-    pub(crate) source: Source,
+    pub(crate) sources: Vec<Source>,
     /// Its location in the recipe.
     pub(crate) place: String,
 }
 
+/// An element of the list.
+struct Entry(Source);
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        text_or_table(from, EXPECTED, |path| Source::new(path)).map(Entry)
+    }
+}
+
+const EXPECTED: &str = "the path of a file, a folder or a pattern, or a table";
+
 impl Serialize for Rows {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self.source == Source::new(&self.source.path) {
-            true => self.source.path.serialize(to),
-            false => self.source.serialize(to),
+        #[derive(Serialize)]
+        #[serde(untagged)]
+        enum Written<'a> {
+            Path(&'a Path),
+            Table(&'a Source),
+        }
+
+        fn written(source: &Source) -> Written<'_> {
+            match Source::new(&source.path) == *source {
+                true => Written::Path(&source.path),
+                false => Written::Table(source),
+            }
+        }
+
+        match &*self.sources {
+            [one] => written(one).serialize(to),
+            several => to.collect_seq(several.iter().map(written)),
         }
     }
 }
 
 impl<'de> Deserialize<'de> for Rows {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let source = text_or_table(from, "the path of a file or a table", |path| Source::new(path))?;
-        Ok(Rows { source, place: String::new() })
+        struct OneOrSeveral;
+
+        impl<'de> Visitor<'de> for OneOrSeveral {
+            type Value = Vec<Source>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{EXPECTED}, or a list of these")
+            }
+
+            fn visit_str<E>(self, path: &str) -> Result<Vec<Source>, E> {
+                Ok(vec![Source::new(path)])
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Vec<Source>, A::Error> {
+                Source::deserialize(MapAccessDeserializer::new(table)).map(|source| vec![source])
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<Source>, A::Error> {
+                let mut sources = Vec::new();
+                while let Some(Entry(source)) = list.next_element()? {
+                    sources.push(source);
+                }
+                match sources.is_empty() {
+                    true => Err(A::Error::invalid_length(0, &self)),
+                    false => Ok(sources),
+                }
+            }
+        }
+
+        let sources = from.deserialize_any(OneOrSeveral)?;
+        Ok(Rows { sources, place: String::new() })
     }
 }
 
@@ -103,8 +177,12 @@ impl JsonSchema for Rows {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let table = generator.subschema_for::<Source>();
-        json_schema!({ "anyOf": [{ "type": "string" }, table] })
+        let one = json_schema!({ "anyOf": [{ "type": "string" }, generator.subschema_for::<Source>()] });
+        json_schema!({ "anyOf": [
+            { "type": "string" },
+            generator.subschema_for::<Source>(),
+            { "type": "array", "items": one, "minItems": 1 },
+        ] })
     }
 }
 
@@ -142,11 +220,15 @@ impl<'de> Deserialize<'de> for TermData {
             type Value = TermData;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the path of a file, a table, or `{ task = { ... } }`")
+                f.write_str("the path of a file, a table, a list of these, or `{ task = { ... } }`")
             }
 
             fn visit_str<E>(self, path: &str) -> Result<TermData, E> {
-                Ok(TermData::Rows(Rows { source: Source::new(path), place: String::new() }))
+                Ok(TermData::Rows(Rows { sources: vec![Source::new(path)], place: String::new() }))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<TermData, A::Error> {
+                Rows::deserialize(SeqAccessDeserializer::new(list)).map(TermData::Rows)
             }
 
             fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<TermData, A::Error> {

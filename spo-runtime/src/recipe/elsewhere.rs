@@ -60,7 +60,7 @@ const KEYS: [(&str, &str); 58] = [
     ("tpo_l_gamma", "`gamma`"),
     ("train_dataset", "`data.train`"),
     ("truncation_mode", "`data.truncation`"),
-    ("val_size", "`skip` and `take` of `data.train` and `data.eval`"),
+    ("val_size", "`data.split`"),
     ("warmup_ratio", "`optimizer.warmup`, a share of the steps"),
     ("warmup_steps", "`optimizer.warmup = { steps = N }`"),
 ];

@@ -99,11 +99,13 @@ fn is_empty_folder(path: &Path) -> bool {
     path.read_dir().is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// The files and folders that a recipe reads.
-fn sources(recipe: &Recipe) -> Vec<&Path> {
+/// The files and folders that a recipe reads. A pattern stands for what it matches.
+fn sources(recipe: &Recipe) -> Vec<PathBuf> {
     let model = &recipe.model;
     let adapter = model.adapter.as_ref().and_then(|adapter| adapter.path.as_ref());
-    let named = [model.path.as_ref(), model.tokenizer.as_ref(), adapter].into_iter().flatten();
-    let rows = recipe.rows().into_iter().map(|rows| &rows.source.path);
-    named.chain(rows).map(PathBuf::as_path).collect()
+    let named = [model.path.as_ref(), model.tokenizer.as_ref(), adapter].into_iter().flatten().cloned();
+    let sources = recipe.rows().into_iter().flat_map(|rows| &rows.sources);
+    let rows =
+        sources.flat_map(|source| [vec![source.path.clone()], source.files().unwrap_or_default()].concat());
+    named.chain(rows).collect()
 }

@@ -7,13 +7,15 @@ pub(crate) struct Error {
     pub(crate) message: String,
     /// The line of the template, from 1; 0 until it is known.
     pub(crate) line: usize,
+    /// The column that a row does not have, if that is what is wrong.
+    pub(crate) unknown: Option<String>,
 }
 
 pub(super) type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub(super) fn new(message: impl Into<String>) -> Self {
-        Error { message: message.into(), line: 0 }
+        Error { message: message.into(), line: 0, unknown: None }
     }
 
     /// Jinja or Python has it, this program does not.

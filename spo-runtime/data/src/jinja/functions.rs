@@ -13,6 +13,9 @@ use crate::clock;
 const NAMES: [&str; 7] =
     ["cycler", "dict", "joiner", "namespace", "raise_exception", "range", "strftime_now"];
 
+/// Python's `len`, which chat templates do not have, and templates and expressions over rows do.
+pub(super) const LEN: &str = "len";
+
 /// The longest format of a time, in bytes.
 const LONGEST_FORMAT: usize = 1000;
 
@@ -73,6 +76,10 @@ pub(super) fn call(machine: &Machine, name: &str, arguments: Arguments) -> Resul
                 return fail("`range` needs a step that is not 0, and at most 100000 numbers");
             }
             Ok(Value::Range(range))
+        }
+        LEN => {
+            let [of] = arguments.take(name, ["/obj"])?;
+            Ok(Value::Int(required(of, name, "obj")?.len()? as i128))
         }
         _ => {
             let [format] = arguments.take("strftime_now", ["format"])?;

@@ -1,6 +1,7 @@
 //! Runs the statements of a template.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -23,6 +24,9 @@ pub(super) struct Machine {
     /// The line of the statement that runs.
     pub(super) line: Cell<usize>,
     pub(super) depth: Cell<usize>,
+    /// The columns of a row that have been read, if the variables are such. Then a name that is none is an error, and so
+    /// is a null that is printed: a misspelt name would be empty text otherwise.
+    pub(super) columns: Option<RefCell<BTreeSet<String>>>,
     /// What may refer to itself, or begin a chain without end.
     knots: RefCell<Vec<Knot>>,
 }
@@ -47,19 +51,32 @@ enum Flow {
 
 impl Machine {
     pub(super) fn new(now: NaiveDateTime) -> Self {
-        Machine { now, line: Cell::new(1), depth: Cell::new(0), knots: RefCell::default() }
+        Machine { now, line: Cell::new(1), depth: Cell::new(0), columns: None, knots: RefCell::default() }
     }
 
     /// Renders a template.
     pub(super) fn render(&self, body: &[Statement], scope: &Rc<Scope>) -> Result<String> {
         let mut out = String::new();
         let ended = self.run(body, scope, &mut out);
-        let knots = self.knots.take();
-        for knot in &knots {
-            knot.untie();
-        }
+        self.untie();
         ended.map_err(|e| e.at(self.line.get()))?;
         Ok(out)
+    }
+
+    /// Whether an expression is true.
+    pub(super) fn truth(&self, expr: &Expr, scope: &Rc<Scope>) -> Result<bool> {
+        let value = self.value(expr, scope).and_then(|value| {
+            operators::defined(&value)?;
+            Ok(value.truth())
+        });
+        self.untie();
+        value
+    }
+
+    fn untie(&self) {
+        for knot in &self.knots.take() {
+            knot.untie();
+        }
     }
 
     /// Notes a value that may come to refer to itself.
@@ -96,7 +113,13 @@ impl Machine {
     fn statement(&self, kind: &Kind, scope: &Rc<Scope>, out: &mut String) -> Result<Flow> {
         match kind {
             Kind::Text(text) => out.push_str(text),
-            Kind::Print(value) => out.push_str(&display(&self.value(value, scope)?)?),
+            Kind::Print(value) => {
+                let value = self.value(value, scope)?;
+                if self.columns.is_some() && matches!(value, Value::None) {
+                    return fail("a null would be printed: write for example `{{ input or '' }}`");
+                }
+                out.push_str(&display(&value)?);
+            }
             Kind::If(branches, otherwise) => {
                 for (condition, body) in branches {
                     if self.value(condition, scope)?.truth() {
@@ -352,13 +375,32 @@ impl Machine {
         self.checked(value)
     }
 
+    /// The value; a name may be unknown where that is what is asked about.
+    fn perhaps(&self, expr: &Expr, asked: bool, scope: &Rc<Scope>) -> Result<Value> {
+        match (self.value(expr, scope), expr) {
+            (Err(Error { unknown: Some(_), message, .. }), Expr::Name(_)) if asked => {
+                Ok(Value::undefined(message))
+            }
+            (value, _) => value,
+        }
+    }
+
     fn evaluate(&self, expr: &Expr, scope: &Rc<Scope>) -> Result<Value> {
         let value = |expr: &Expr| self.value(expr, scope);
         let all = |exprs: &[Expr]| exprs.iter().map(value).collect::<Result<Vec<_>>>();
         Ok(match expr {
             Expr::Literal(literal) => Value::literal(literal),
             Expr::Name(name) => match scope.get(name) {
-                Some(value) => value,
+                Some(value) => {
+                    if let Some(read) = &self.columns {
+                        read.borrow_mut().insert(name.clone());
+                    }
+                    value
+                }
+                None if self.columns.is_some() && functions::global(name)?.is_none() => {
+                    let message = format!("there is no column `{name}`");
+                    return Err(Error { unknown: Some(name.clone()), ..Error::new(message) });
+                }
                 None => functions::global(name)?
                     .unwrap_or_else(|| Value::undefined(format!("`{name}` is undefined"))),
             },
@@ -383,11 +425,11 @@ impl Machine {
                 self.call(&callee, arguments)?
             }
             Expr::Filter(of, filter) => {
-                let of = value(of)?;
+                let of = self.perhaps(of, ["default", "d"].contains(&&*filter.name), scope)?;
                 self.filtered(of, std::slice::from_ref(filter), scope)?
             }
             Expr::Test(of, test) => {
-                let of = value(of)?;
+                let of = self.perhaps(of, ["defined", "undefined"].contains(&&*test.name), scope)?;
                 let arguments = self.arguments(&test.arguments, scope)?;
                 Value::Bool(tests::apply(&test.name, &of, arguments)?)
             }

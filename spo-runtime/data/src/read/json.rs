@@ -16,7 +16,7 @@ use crate::read::number;
 use crate::source::{Record, Visit};
 
 /// A line longer than this is not a row of text; the file has another format.
-const LONGEST_LINE: u64 = 256 << 20;
+pub(super) const LONGEST_LINE: u64 = 256 << 20;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
@@ -82,7 +82,7 @@ pub(crate) fn objects(
 }
 
 /// The reader behind a byte order mark.
-fn without_mark<R: BufRead>(path: &Path, mut reader: R) -> Result<R> {
+pub(super) fn without_mark<R: BufRead>(path: &Path, mut reader: R) -> Result<R> {
     let start = reader.fill_buf().map_err(|e| DataError::io(path, &e))?;
     if start.starts_with(BYTE_ORDER_MARK) {
         reader.consume(BYTE_ORDER_MARK.len());

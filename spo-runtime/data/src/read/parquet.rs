@@ -13,16 +13,13 @@ use parquet::record::Field;
 use serde_json::{Number, Value};
 use spo_api::open_regular;
 
+use super::{ALLOWANCE, GROWTH};
 use crate::error::{At, DataError, Place, Result};
 use crate::guard::guarded;
 use crate::source::Visit;
 
 /// Rows read at a time.
 const BATCH: usize = 256;
-
-/// How many bytes of memory the rows of a file may take for each of its own, and in any case.
-const GROWTH: u64 = 100;
-const ALLOWANCE: u64 = 256 << 20;
 
 /// What a row and a value take at least, in bytes.
 const PER_ROW: u64 = 64;

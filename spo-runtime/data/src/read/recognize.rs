@@ -3,29 +3,25 @@
 use std::io::Read;
 use std::path::Path;
 
-use spo_api::open_regular;
-
 use crate::error::{DataError, Result};
+use crate::read::unpack;
 
 /// How many of a file's first bytes are looked at: as many as the header of a tar archive has.
 const HEAD: u64 = 512;
 
 const PARQUET: &[u8] = b"PAR1";
 
-const TO_JSON: &str = "write its rows as JSON lines or Parquet, for example with pandas: \
+const TO_JSON: &str = "write its rows as CSV, JSON lines or Parquet, for example with pandas: \
                        `to_json(\"rows.jsonl\", orient=\"records\", lines=True)`";
 
 const UTF_16: &str =
     "text in UTF-16: write it in UTF-8, for example with `iconv -f UTF-16 -t UTF-8 OLD > NEW`";
 
 /// What files of other kinds begin with, what they are, and what to do with them.
-const BEGINNINGS: [(&[u8], &str); 15] = [
+const BEGINNINGS: [(&[u8], &str); 12] = [
     (b"version https://git-lfs", "a Git LFS pointer and not the file itself: fetch that with `git lfs pull`"),
-    (b"\x1f\x8b", "compressed with gzip: unpack it with `gunzip`"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it with `unzstd`"),
     (b"\x04\x22\x4d\x18", "compressed with lz4: unpack it with `unlz4`"),
     (b"BZh", "compressed with bzip2: unpack it with `bunzip2`"),
-    (b"\xfd7zXZ\0", "compressed with xz: unpack it with `unxz`"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it, and name a data file in it"),
     (b"PK\x03\x04", "a zip archive: unpack it, and name a data file in it"),
     (b"ARROW1", "an Arrow file: write it as Parquet, for example with `Dataset.to_parquet`"),
@@ -37,14 +33,11 @@ const BEGINNINGS: [(&[u8], &str); 15] = [
     (b"\xfe\xff", UTF_16),
 ];
 
-/// Refuses a folder, and a file that begins as no JSON and no Parquet file does.
+/// Refuses a file that begins as no data file does.
 ///
 /// # Errors
 /// What the file is, and what to do.
 pub(crate) fn refuse_others(path: &Path) -> Result<()> {
-    if path.is_dir() {
-        return Err(DataError::in_file(path, folder(path)));
-    }
     match other(&head(path)?, &extension(path)) {
         Some(words) => Err(DataError::in_file(path, words)),
         None => Ok(()),
@@ -56,35 +49,39 @@ pub(crate) fn is_parquet(path: &Path) -> Result<bool> {
     Ok(head(path)?.starts_with(PARQUET))
 }
 
-/// The extension in small letters.
+/// The extension in small letters, without that of a compressed file: `jsonl` of `rows.jsonl.gz`.
 pub(crate) fn extension(path: &Path) -> String {
-    path.extension().and_then(|extension| extension.to_str()).unwrap_or("").to_ascii_lowercase()
+    let of = |path: &Path| path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
+    match of(path) {
+        packed if unpack::EXTENSIONS.contains(&&*packed) => {
+            of(Path::new(path.file_stem().unwrap_or_default()))
+        }
+        extension => extension,
+    }
 }
 
 /// What a table of comma- or tab-separated values is told; `None` if the line does not look like the head of one.
 pub(crate) fn separated_values(line: &str) -> Option<String> {
     let begins = line.starts_with(|c: char| c.is_alphanumeric() || c == '_' || c == '"');
-    let name = match line {
+    let (name, format) = match line {
         _ if !begins => return None,
-        line if line.contains('\t') => "tab-separated values",
-        line if line.contains(',') => "comma-separated values (CSV)",
+        line if line.contains('\t') => ("tab-separated values", "tsv"),
+        line if line.contains(',') => ("comma-separated values", "csv"),
         _ => return None,
     };
-    Some(format!("looks like {name}, not JSON: {TO_JSON}"))
+    Some(format!("looks like {name}, not JSON: name it .{format}, or say format = \"{format}\""))
 }
 
 fn head(path: &Path) -> Result<Vec<u8>> {
     let io = |e: std::io::Error| DataError::io(path, &e);
     let mut bytes = Vec::new();
-    open_regular(path).map_err(io)?.take(HEAD).read_to_end(&mut bytes).map_err(io)?;
+    unpack::open(path)?.reader.take(HEAD).read_to_end(&mut bytes).map_err(io)?;
     Ok(bytes)
 }
 
 fn other(head: &[u8], extension: &str) -> Option<String> {
     match extension {
         "xlsx" | "xlsm" | "xls" | "ods" => return Some(format!("a spreadsheet: {TO_JSON}")),
-        "csv" => return Some(format!("comma-separated values (CSV): {TO_JSON}")),
-        "tsv" => return Some(format!("tab-separated values: {TO_JSON}")),
         _ => {}
     }
     if let Some((_, words)) = BEGINNINGS.iter().find(|(beginning, _)| head.starts_with(beginning)) {
@@ -100,39 +97,5 @@ fn other(head: &[u8], extension: &str) -> Option<String> {
     match head.trim_ascii_start().first() {
         Some(b'<') => Some("HTML or XML, not data: was the page saved instead of the file?".to_owned()),
         _ => None,
-    }
-}
-
-/// Names the data files in a folder.
-fn folder(path: &Path) -> String {
-    const LISTED: usize = 5;
-    let mut found = Vec::new();
-    let mut waiting = vec![path.to_owned()];
-    let mut arrow = false;
-    // Data sets have their files in the folder or in one below it.
-    for depth in 0..2 {
-        for folder in std::mem::take(&mut waiting) {
-            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-                let entry = entry.path();
-                match &*extension(&entry) {
-                    "jsonl" | "ndjson" | "json" | "parquet" => found.push(entry),
-                    "arrow" => arrow = true,
-                    _ if depth == 0 && entry.is_dir() => waiting.push(entry),
-                    _ => {}
-                }
-            }
-        }
-    }
-    found.sort();
-    let names: Vec<_> = found.iter().take(LISTED).map(|file| file.display().to_string()).collect();
-    let more = if found.len() > LISTED { ", ..." } else { "" };
-    match (names.is_empty(), arrow) {
-        (true, true) => "a folder of Arrow files: write them as Parquet, for example with \
-                         `datasets.load_from_disk(FOLDER).to_parquet(FILE)`"
-            .to_owned(),
-        (true, false) => {
-            "a folder without data files (.jsonl, .ndjson, .json, .parquet): name a file".to_owned()
-        }
-        (false, _) => format!("a folder: name one of its files, such as {}{more}", names.join(", ")),
     }
 }

@@ -127,7 +127,7 @@ fn what_would_change_the_meaning_is_refused() {
     // What the error proposes works.
     let row = json!({"system": "S", "prompt": "q", "chosen": "g", "rejected": "b"});
     let mapped = load("a.jsonl", row.to_string(), Layout::Pairs, |source, _| {
-        source.columns.insert("question".into(), "prompt".into());
+        source.columns.names.insert("question".into(), "prompt".into());
     });
     assert_eq!(mapped.texts, [["s:S;u:q;a:", "g;", "b;"]]);
 }
@@ -151,7 +151,7 @@ fn columns_that_are_not_used_are_listed_once() {
     ");
     // By the names that the file has for them.
     let loaded = load("a.jsonl", rows[1].to_string(), Layout::Pairs, |source, _| {
-        source.columns.insert("chat_template_kwargs".into(), "functions".into());
+        source.columns.names.insert("chat_template_kwargs".into(), "functions".into());
     });
     assert!(
         loaded.report().contains("columns not used: id, source, tools, label, functions (a.jsonl)"),

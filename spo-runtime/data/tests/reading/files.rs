@@ -1,13 +1,11 @@
 //! Files that hold their rows in another way than a line each, and files that hold none.
 
-use std::fs;
-
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 use spo_api::Layout;
-use spo_data::{Dataset, Fit, Format, Source};
+use spo_data::Format;
 
-use crate::{lines, load, tokenizer};
+use crate::load;
 
 fn pairs() -> [Value; 2] {
     ["p", "q"].map(|prompt| json!({"prompt": prompt, "chosen": "g", "rejected": "b"}))
@@ -51,7 +49,7 @@ fn rows_are_found_however_the_json_is_laid_out() {
     }
     let mapped =
         load("a.json", json!({"dialogue": dialogue}).to_string(), Layout::Demonstrations, |source, _| {
-            source.columns.insert("messages".into(), "dialogue".into());
+            source.columns.names.insert("messages".into(), "dialogue".into());
         });
     assert_eq!(mapped.texts, [["u:q;a:", "g;"]]);
 }
@@ -94,8 +92,8 @@ fn json_that_is_wrong_is_told_where_and_how() {
     a.jsonl:2: the rows are in the list `data` of the first object, and another object follows it
     a.jsonl row 2: there is no column `rejected`; the row has `prompt`, `chosen` (pairs need `chosen` and `rejected`)
     a.jsonl:1: there is no column `chosen`; the row has `dialogue` (pairs need `chosen` and `rejected`)
-    a.jsonl:1:1: looks like comma-separated values (CSV), not JSON: write its rows as JSON lines or Parquet, for example with pandas: `to_json("rows.jsonl", orient="records", lines=True)`
-    a.jsonl:1:1: looks like tab-separated values, not JSON: write its rows as JSON lines or Parquet, for example with pandas: `to_json("rows.jsonl", orient="records", lines=True)`
+    a.jsonl:1:1: looks like comma-separated values, not JSON: name it .csv, or say format = "csv"
+    a.jsonl:1:1: looks like tab-separated values, not JSON: name it .tsv, or say format = "tsv"
     "#);
 }
 
@@ -105,14 +103,11 @@ fn files_that_are_no_data_are_named() {
     let mut tar = vec![0; 512];
     tar[..6].copy_from_slice(b"a.json");
     tar[257..262].copy_from_slice(b"ustar");
-    let files: [(&str, &[u8]); 14] = [
+    let files: [(&str, &[u8]); 11] = [
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
-        ("a.jsonl.gz", b"\x1f\x8b\x08\0"),
-        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd\0"),
         ("a.zip", b"PK\x03\x04"),
         ("a.xlsx", b"PK\x03\x04"),
-        ("a.csv", b"prompt,chosen,rejected\n"),
         ("a.arrow", b"ARROW1\0\0"),
         ("a.jsonl", &[b"\xff\xfe".as_slice(), &utf_16].concat()),
         ("a.json", &utf_16),
@@ -125,11 +120,8 @@ fn files_that_are_no_data_are_named() {
     assert_snapshot!(errors.join("\n"), @r#"
     a.jsonl: a Git LFS pointer and not the file itself: fetch that with `git lfs pull`
     a.parquet: a Git LFS pointer and not the file itself: fetch that with `git lfs pull`
-    a.jsonl.gz: compressed with gzip: unpack it with `gunzip`
-    a.jsonl.zst: compressed with zstd: unpack it with `unzstd`
     a.zip: a zip archive: unpack it, and name a data file in it
-    a.xlsx: a spreadsheet: write its rows as JSON lines or Parquet, for example with pandas: `to_json("rows.jsonl", orient="records", lines=True)`
-    a.csv: comma-separated values (CSV): write its rows as JSON lines or Parquet, for example with pandas: `to_json("rows.jsonl", orient="records", lines=True)`
+    a.xlsx: a spreadsheet: write its rows as CSV, JSON lines or Parquet, for example with pandas: `to_json("rows.jsonl", orient="records", lines=True)`
     a.arrow: an Arrow file: write it as Parquet, for example with `Dataset.to_parquet`
     a.jsonl: text in UTF-16: write it in UTF-8, for example with `iconv -f UTF-16 -t UTF-8 OLD > NEW`
     a.json: text in UTF-16: write it in UTF-8, for example with `iconv -f UTF-16 -t UTF-8 OLD > NEW`
@@ -137,27 +129,5 @@ fn files_that_are_no_data_are_named() {
     a.json: HTML or XML, not data: was the page saved instead of the file?
     a.jsonl: a Parquet file: name it .parquet, or say format = "parquet"
     a.parquet: JSON and not Parquet: name it .jsonl, or say format = "jsonl"
-    "#);
-}
-
-#[test]
-fn a_folder_is_answered_with_the_files_in_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let error = |path: &str| {
-        let source = Source::new(folder.path().join(path));
-        let error = Dataset::load(&[source], Layout::Pairs, &tokenizer(), &Fit::default()).unwrap_err();
-        error.to_string().replace(&format!("{}/", folder.path().display()), "")
-    };
-    for name in ["set/README.md", "set/data/b.parquet", "set/a.jsonl", "empty/README.md", "saved/data.arrow"]
-    {
-        let path = folder.path().join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, lines(&pairs())).unwrap();
-    }
-    let errors = ["set", "empty", "saved"].map(error);
-    assert_snapshot!(errors.join("\n"), @r#"
-    set: a folder: name one of its files, such as set/a.jsonl, set/data/b.parquet
-    empty: a folder without data files (.jsonl, .ndjson, .json, .parquet): name a file
-    saved: a folder of Arrow files: write them as Parquet, for example with `datasets.load_from_disk(FOLDER).to_parquet(FILE)`
     "#);
 }

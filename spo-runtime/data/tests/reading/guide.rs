@@ -54,7 +54,7 @@ fn every_column_is_in_the_guide() {
         .collect();
     // The error of a column without a meaning lists all that have one.
     let error = load("a.jsonl", "{}", Layout::Pairs, |source, _| {
-        source.columns.insert("no such column".into(), "x".into());
+        source.columns.names.insert("no such column".into(), "x".into());
     });
     let (_, listed) = error.error.split_once("expected one of ").unwrap();
     let known: BTreeSet<String> = listed.split(", ").map(str::to_owned).collect();
