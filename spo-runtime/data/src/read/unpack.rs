@@ -7,6 +7,7 @@ use flate2::bufread::MultiGzDecoder;
 use lzma_rust2::XzReader;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+use spo_api::open_regular;
 
 use super::{ALLOWANCE, GROWTH};
 use crate::error::{DataError, Result};
