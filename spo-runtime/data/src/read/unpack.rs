@@ -12,7 +12,6 @@ use spo_api::open_regular;
 use super::{ALLOWANCE, GROWTH};
 use crate::error::{DataError, Result};
 use crate::guard::guarded;
-use spo_api::open_regular;
 
 /// Bytes read at a time.
 const BUFFER: usize = 1 << 16;
