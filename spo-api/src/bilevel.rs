@@ -100,7 +100,8 @@ pub trait BilevelProblem {
 
     /// How steep F is where it prefers neither answer: the size of its gradient there, per token, as a multiple of that
     /// of DPO with `beta = 0.1`. It depends on the objective and on the mean length of the answers, and on nothing that
-    /// training changes. A step that divides F by it can have one setting for all objectives.
+    /// training changes; for an objective that is flat there it is 1. A step that divides F by it can have one setting for
+    /// all objectives.
     ///
     /// # Errors
     /// When the objective cannot be evaluated.
