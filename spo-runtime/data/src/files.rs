@@ -27,7 +27,8 @@ pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>> {
         require_literal_separator: true,
         require_literal_leading_dot: true,
     };
-    let matches = glob::glob_with(&pattern, options).map_err(|e| refused(format!("not a pattern: {e}")))?;
+    let matches =
+        glob::glob_with(&pattern, options).map_err(|e| refused(format!("not a pattern: {}", e.msg)))?;
     let mut found = matches.collect::<Result<Vec<_>, _>>().map_err(|e| refused(e.to_string()))?;
     found.retain(|path| path.is_file());
     found.sort_unstable();

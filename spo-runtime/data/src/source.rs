@@ -188,7 +188,13 @@ impl Source {
     }
 
     /// How many times all rows are taken, and the share of them that is taken once more.
+    ///
+    /// # Errors
+    /// When nothing would be taken.
     pub(crate) fn times(&self) -> Result<(usize, f64)> {
+        if self.sample == Some(0) {
+            return Err(DataError::new("sample = 0: expected at least 1"));
+        }
         match self.weight.unwrap_or(1.0) {
             weight if weight > 0.0 && weight <= 1000.0 => Ok((weight as usize, weight.fract())),
             other => {

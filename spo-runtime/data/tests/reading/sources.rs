@@ -75,7 +75,15 @@ fn folders_and_patterns_are_their_files_in_order() {
         error.replace(&format!("{}/", folder.path().display()), "")
     };
     let errors = ["saved", "none", "above", "both", "set/*.json", "sets/*.jsonl", "set/**.jsonl"].map(error);
-    assert_snapshot!(errors.join("\n"), @"");
+    assert_snapshot!(errors.join("\n"), @r#"
+    saved: a folder of Arrow files: write them as Parquet, for example with `datasets.load_from_disk(FOLDER).to_parquet(FILE)`
+    none: a folder without data files (.jsonl, .ndjson, .json, .csv, .tsv, .parquet); it holds none/README.md
+    above: a folder without data files (.jsonl, .ndjson, .json, .csv, .tsv, .parquet); name one below it, or a pattern: above/data/train.parquet
+    both/b.jsonl: the file is empty, not a byte is in it: was it written to its end?
+    set/*.json: no file matches this pattern; set holds set/README.md, set/a.jsonl, set/b.csv, set/deep
+    sets/*.jsonl: no file matches this pattern; there is no folder sets
+    set/**.jsonl: not a pattern: recursive wildcards must form a single path component
+    "#);
 }
 
 #[test]
@@ -104,6 +112,8 @@ fn sources_are_mixed_as_their_weights_say() {
     assert_eq!(again, few);
     // The same row many times over is many rows.
     assert_eq!(sample(&vec![pair("p"); 30], 7).len(), 7);
+    let none = load("a.jsonl", lines(&rows), Layout::Pairs, |source, _| source.sample = Some(0));
+    assert_eq!(none.error, "sample = 0: expected at least 1");
     for weight in [0.0, -1.0, f64::NAN, 1e9] {
         let loaded = load("a.jsonl", lines(&rows), Layout::Pairs, |source, _| source.weight = Some(weight));
         assert!(loaded.error.contains("expected a number above 0, at most 1000"), "{}", loaded.error);
@@ -269,5 +279,15 @@ fn forms_of_rows_have_names() {
         ["alpaca", "rankd"]
             .map(|name| serde_json::from_value::<Mapping>(json!(name)).unwrap_err().to_string()),
     );
-    assert_snapshot!(errors.collect::<Vec<_>>().join("\n"), @"");
+    assert_snapshot!(errors.collect::<Vec<_>>().join("\n"), @r#"
+    no row is left: 0 rows read, 0 kept
+          1 left out as no answer is better than another
+    a.jsonl:1: 1 `scores` for 2 `answers`
+    a.jsonl:1: column `answers`: an answer needs a score. Either there is a column `scores` beside it, or each answer is an object with its text as one of answer, response, text, content, completion, and one of score, overall_score, rating, reward, rank
+    a.jsonl:1: column `answers`: expected a list, found a string
+    a.jsonl:1: there is no list of answers: expected one of the columns answers, responses, completions
+    a.jsonl:1: column `chosen`: expected a dialogue, which is text that begins "\n\nHuman: " and has "\n\nAssistant: " before each answer
+    rows of the form "alpaca" are recognized by their columns: leave the key out
+    no form of rows is called "rankd": expected one of hh, ranked, ranked-pairs, or a table; did you mean `ranked`?
+    "#);
 }
