@@ -49,8 +49,9 @@ fn rows() {
     ];
     fuzz("rows", &corpus("rows"), &words, |bytes| {
         fs::write(&path, bytes).unwrap();
-        read(Format::Jsonl, &path, &tokenizer);
-        read(Format::Json, &path, &tokenizer);
+        for format in [Format::Jsonl, Format::Json, Format::Csv, Format::Tsv] {
+            read(format, &path, &tokenizer);
+        }
         read(Format::Csv, &path, &tokenizer);
     });
 }
