@@ -96,7 +96,8 @@ fn besiege(kind: &str, file: &str, rows: &str) {
             assert_eq!(exit_code(&error), 2, "{said}");
             let name = target.file_name().unwrap().to_str().unwrap();
             let named = [name, "recipe.toml"].iter().any(|name| said.contains(name));
-            assert!(named && said.len() < 4000, "{said}");
+            // What is printed of a longer one is cut.
+            assert!(named, "{said}");
         }
     });
     assert!(refused > tried / 10, "only {refused} of {tried} were damaged at all");

@@ -113,7 +113,7 @@ fn values_without_sense_are_refused_with_file_key_and_expectation() {
         ("num_attention_heads", json!(3), "must divide"),
         ("num_attention_heads", json!(0), "positive whole number"),
         ("num_key_value_heads", json!(3), "must divide"),
-        ("head_dim", json!(7), "must be even"),
+        ("head_dim", json!(7), "must give an even number"),
         ("num_hidden_layers", json!(1e9), "positive whole number"),
         ("hidden_size", json!(-16), "positive whole number"),
         ("max_position_embeddings", json!(0), "positive whole number"),
