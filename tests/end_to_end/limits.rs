@@ -208,6 +208,10 @@ fn files_that_are_pipes_or_devices_are_neither_waited_for_nor_read() {
         endless(&place, &format!("model/{name}"));
         refused(&place, &[], &[name, "not a regular file but a device"]);
     }
+    // A file that no index lists is hashed too.
+    let place = folder();
+    pipe(&place, "model/extra.safetensors");
+    refused(&place, &[], &["extra.safetensors", "not a regular file but a pipe"]);
     let place = folder();
     std::fs::remove_file(place.path("model/model.safetensors")).unwrap();
     endless(&place, "model/model.safetensors.index.json");

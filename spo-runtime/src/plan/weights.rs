@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use spo_api::{ModelSource, ModelSpec};
+use spo_api::{Error, ModelSource, ModelSpec};
 use spo_data::hash;
 
 /// Hashes of the model's files (configuration, weights, adapter), by file name.
@@ -19,12 +19,13 @@ pub(crate) fn weights(spec: &ModelSpec) -> spo_api::Result<BTreeMap<String, Stri
 }
 
 fn add(folder: &Path, prefix: &str, hashes: &mut BTreeMap<String, String>) -> spo_api::Result<()> {
-    let failed = |error| spo_api::Error::io(folder, error);
+    let failed = |error| Error::io(folder, error);
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name.ends_with("config.json") || name.ends_with(".safetensors") {
-            hashes.insert(format!("{prefix}{name}"), hash::of_file(&path).map_err(failed)?);
+            let unread = |e| Error::Model(format!("{}: {e}", path.display()));
+            hashes.insert(format!("{prefix}{name}"), hash::of_file(&path).map_err(unread)?);
         }
     }
     Ok(())

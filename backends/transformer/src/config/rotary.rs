@@ -408,7 +408,7 @@ mod tests {
         };
         for (parameters, words) in &[
             (json!({ "rope_type": "linear" }), "`factor` is missing"),
-            (json!({ "rope_type": "linear", "factor": 0 }), "`factor` must be greater than 0"),
+            (json!({ "rope_type": "linear", "factor": 0 }), "`factor` must be a number above 0"),
             (json!({ "rope_type": "su" }), "\"su\" is not supported, only default, linear, dynamic"),
             (json!({ "partial_rotary_factor": 0.5 }), "other than 1 is not supported"),
             (json!({ "full_attention": {} }), "all layers of this model share one"),
