@@ -75,12 +75,18 @@ pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// When it is longer, not a regular file, or cannot be read.
 pub fn read_whole(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let content = read_within(open_regular(path)?, limit)?;
+    content.ok_or_else(|| io::Error::other(format!("is longer than {limit} MiB, which no such file is")))
+}
+
+/// Reads to the end of something that may have none: `None` if there is more than `limit` MiB.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read_within(from: impl Read, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let mut content = Vec::new();
-    open_regular(path)?.take((limit << 20) + 1).read_to_end(&mut content)?;
-    match content.len() as u64 > limit << 20 {
-        true => Err(io::Error::other(format!("is longer than {limit} MiB, which no such file is"))),
-        false => Ok(content),
-    }
+    from.take((limit << 20) + 1).read_to_end(&mut content)?;
+    Ok((content.len() as u64 <= limit << 20).then_some(content))
 }
 
 #[cfg(unix)]

@@ -81,7 +81,7 @@ pub use bilevel::{
 };
 pub use config::{ConfigError, ConfigErrorKind, Part, nearest, parse};
 pub use error::{Error, Result};
-pub use files::{open_regular, read_small, read_whole, write_whole};
+pub use files::{open_regular, read_small, read_whole, read_within, write_whole};
 pub use memory_space::MemorySpace;
 pub use objective::{Evaluation, EvaluationMut, Metrics, Objective, Requirements, Rewards};
 pub use optimizer::{Kernel, Optimizer, Update};

@@ -4,7 +4,7 @@
 use test_support::Place;
 
 use crate::place;
-use crate::recipes::with_model;
+use crate::recipes::with_model_beside;
 
 /// A valid recipe for the model and data of [`folder`].
 const RECIPE: &str = r#"
@@ -33,8 +33,7 @@ const ROWS: &str = r#"{"prompt": "1+2=", "chosen": "3", "rejected": "4"}
 
 /// A folder with a small trained model, data, and the recipe.
 fn folder() -> Place {
-    let place = with_model();
-    std::fs::rename(place.path("made/sft"), place.path("model")).unwrap();
+    let place = with_model_beside();
     place.write("train.jsonl", ROWS);
     place.write("recipe.toml", RECIPE);
     place

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use test_support::Place;
 
-use crate::recipes::with_model;
+use crate::recipes::{with_demonstrations, with_model};
 
 const RECIPE: &str = r#"
 run = { output = "out", overwrite = true }
@@ -22,14 +22,7 @@ optimizer = { lr = 1e-4 }
 "#;
 
 fn folder() -> Place {
-    let place = with_model();
-    std::fs::rename(place.path("made/sft"), place.path("model")).unwrap();
-    place.write(
-        "train.jsonl",
-        "{\"prompt\": \"1+2=\", \"completion\": \"3\"}\n{\"prompt\": \"2+2=\", \"completion\": \"4\"}\n",
-    );
-    place.write("recipe.toml", RECIPE);
-    place
+    with_demonstrations(RECIPE)
 }
 
 fn edited(place: &Place, name: &str, edit: impl FnOnce(&mut Value)) {

@@ -3,14 +3,7 @@
 use serde_json::{Value, json};
 use test_support::Place;
 
-use crate::recipes::with_model;
-
-/// A folder with a small model in `model`.
-fn folder() -> Place {
-    let place = with_model();
-    std::fs::rename(place.path("made/sft"), place.path("model")).unwrap();
-    place
-}
+use crate::recipes::with_model_beside as folder;
 
 fn edit_json(place: &Place, name: &str, edit: impl FnOnce(&mut Value)) {
     let mut value = serde_json::from_str(&place.read(name)).unwrap();

@@ -2,7 +2,7 @@
 
 use test_support::Place;
 
-use crate::recipes::with_model;
+use crate::recipes::with_demonstrations;
 
 const RECIPE: &str = r#"
 run = { output = "work" }
@@ -23,14 +23,7 @@ optimizer = { lr = 1e-4 }
 "#;
 
 fn folder() -> Place {
-    let place = with_model();
-    std::fs::rename(place.path("made/sft"), place.path("model")).unwrap();
-    place.write(
-        "train.jsonl",
-        "{\"prompt\": \"1+2=\", \"completion\": \"3\"}\n{\"prompt\": \"2+2=\", \"completion\": \"4\"}\n",
-    );
-    place.write("recipe.toml", RECIPE);
-    place
+    with_demonstrations(RECIPE)
 }
 
 /// The error of a run and of `check`, which must be the same.

@@ -77,6 +77,24 @@ pub fn with_model() -> Place {
     place
 }
 
+/// The same with the model in `model`.
+pub fn with_model_beside() -> Place {
+    let place = with_model();
+    std::fs::rename(place.path("made/sft"), place.path("model")).unwrap();
+    place
+}
+
+/// A folder with a small trained model in `model`, two demonstrations in `train.jsonl`, and a recipe.
+pub fn with_demonstrations(recipe: &str) -> Place {
+    let place = with_model_beside();
+    place.write(
+        "train.jsonl",
+        "{\"prompt\": \"1+2=\", \"completion\": \"3\"}\n{\"prompt\": \"2+2=\", \"completion\": \"4\"}\n",
+    );
+    place.write("recipe.toml", recipe);
+    place
+}
+
 /// The lines of a stage that were logged at training steps.
 pub fn steps<'a>(metrics: &'a [Value], stage: &str) -> Vec<&'a Value> {
     metrics.iter().filter(|line| line["stage"] == stage && line.get("grad_norm").is_some()).collect()

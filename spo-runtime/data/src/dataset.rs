@@ -179,12 +179,13 @@ impl<'a> Builder<'a> {
             ends = [sample, part].map(|count| last(&mut places, count));
         }
         let [sample, part] = ends;
-        let before = self.seen.clone();
-        for time in 0..times + usize::from(share > 0.0) {
+        let passes = times + usize::from(share > 0.0);
+        let before = (passes > 1).then(|| self.seen.clone());
+        for time in 0..passes {
             let end = if time < times { sample } else { part };
             let none = time == times && part.is_none();
-            if time > 0 {
-                self.seen.clone_from(&before);
+            if let Some(before) = before.as_ref().filter(|_| time > 0) {
+                self.seen.clone_from(before);
             }
             self.pass(source, time > 0, &mut |builder, row, place| {
                 if none || end.is_some_and(|end| place > end) {

@@ -1,5 +1,6 @@
 //! How a recipe names the columns of a file: names, templates over a row, or a form of rows that has a name.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -166,8 +167,10 @@ impl<'a> Mapped<'a> {
             named.insert((*name).to_owned(), value);
         }
         if let Some((source, expression)) = &self.filter {
-            let mut seen = record.clone();
-            seen.extend(named.clone());
+            let mut seen = Cow::Borrowed(&record);
+            if !named.is_empty() {
+                seen.to_mut().extend(named.clone());
+            }
             match expression.truth(&seen) {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),

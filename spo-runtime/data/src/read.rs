@@ -10,13 +10,13 @@ use std::path::Path;
 
 use crate::error::{DataError, Result};
 use crate::source::{Format, Visit};
-use recognize::{is_parquet, refuse_others};
+use recognize::is_parquet;
 
 /// How much a compressed file may become for each of its bytes, and in any case.
 const GROWTH: u64 = 100;
 const ALLOWANCE: u64 = 256 << 20;
 
-/// Passes on the records of a file; of a Parquet file, the first `wanted`. `known` tells whether a name is that of a
+/// Passes on the records of a file that was looked at ([`recognize::refuse_others`]); of a Parquet file, the first `wanted`. `known` tells whether a name is that of a
 /// column.
 pub(crate) fn records(
     path: &Path,
@@ -25,7 +25,6 @@ pub(crate) fn records(
     wanted: usize,
     visit: &mut Visit<'_>,
 ) -> Result<()> {
-    refuse_others(path)?;
     let refused = |message: String| Err(DataError::in_file(path, message));
     let content = unpack::open(path)?;
     match (is_parquet(path)?, content.packing, format) {

@@ -204,10 +204,10 @@ impl Source {
     }
 
     fn format_of(&self, path: &Path) -> Result<Format> {
+        refuse_others(path)?;
         if let Some(format) = self.format {
             return Ok(format);
         }
-        refuse_others(path)?;
         Format::of(&extension(path)).ok_or_else(|| {
             DataError::in_file(
                 path,

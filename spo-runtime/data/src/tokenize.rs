@@ -74,9 +74,9 @@ pub(crate) fn tokenize(
     };
     let mut noticed = Vec::new();
     if let Text::Chat(_) = prompt {
-        let shown = |text: &String| if hide { tokenizer.special().shown(text) } else { text.clone() };
-        let whole_texts: Vec<_> = whole_texts.iter().map(shown).collect();
-        noticed.extend(end_of_prompt(&shown(&prompt_text), &whole_texts));
+        let shown = |text: String| if hide { tokenizer.special().shown(&text) } else { text };
+        let whole_texts: Vec<_> = whole_texts.into_iter().map(shown).collect();
+        noticed.extend(end_of_prompt(&shown(prompt_text), &whole_texts));
         noticed.extend(endless(tokenizer, &tokens, &answers, &whole_texts));
     }
     if let (Some(token), false) = (named, hide) {

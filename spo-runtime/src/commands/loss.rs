@@ -1,11 +1,11 @@
 //! `spo-run loss`: evaluates an objective on a JSON batch of log-probs, without a model.
 
-use std::io::Read;
+use std::io::{self, Read};
 
 use anyhow::Context;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use spo_api::{Evaluation, Layout, Metrics, Part, PreferenceBatch, Ragged, Registry, Side};
+use spo_api::{Evaluation, Layout, Metrics, Part, PreferenceBatch, Ragged, Registry, Side, read_within};
 
 use crate::error::BadInput;
 use crate::plan::libraries;
@@ -15,8 +15,8 @@ use crate::recipe::objective::ObjectiveSpec;
 use crate::recipe::part::PartSpec;
 use crate::reporter::say;
 
-/// The longest input, in bytes.
-const LONGEST: u64 = 256 << 20;
+/// The longest input, in MiB.
+const LONGEST: u64 = 256;
 
 /// Per-token log-probs, in nats: one list per answer.
 #[derive(Deserialize, JsonSchema)]
@@ -113,11 +113,11 @@ fn evaluate(registry: &mut Registry, objective: &str, input: &mut dyn Read) -> a
     libraries::load_if_unknown(registry, &parts, None)?;
     let mut objective = compose::objective(registry, &spec).map_err(|e| document.locate("", e))?;
 
-    let mut text = String::new();
-    input.take(LONGEST + 1).read_to_string(&mut text).context("cannot read standard input")?;
-    if text.len() as u64 > LONGEST {
-        return Err(BadInput(format!("error: standard input is longer than {} MiB", LONGEST >> 20)).into());
-    }
+    let text = read_within(input, LONGEST).context("cannot read standard input")?;
+    let text = text.ok_or_else(|| BadInput(format!("error: standard input is longer than {LONGEST} MiB")))?;
+    let text = String::from_utf8(text)
+        .map_err(|_| io::Error::other("stream did not contain valid UTF-8"))
+        .context("cannot read standard input")?;
     let input: serde_json::Value =
         serde_json::from_str(&text).map_err(|e| BadInput(format!("error: standard input: {e}")))?;
     let input: Input = spo_api::parse(&input).map_err(|e| {

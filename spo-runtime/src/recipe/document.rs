@@ -6,21 +6,20 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use anyhow::Context;
 use serde_json::{Map, Value};
-use spo_api::{ConfigError, ConfigErrorKind, nearest};
+use spo_api::{ConfigError, ConfigErrorKind, nearest, read_within};
 use toml::de::{DeTable, DeValue};
 
 use crate::error::BadInput;
 use crate::recipe::{Recipe, elsewhere};
 
-/// The longest recipe, in bytes.
-const LONGEST: u64 = 8 << 20;
+/// The longest recipe, in MiB.
+const LONGEST: u64 = 8;
 
 /// Where a value was written.
 #[derive(Clone, Debug)]
@@ -54,14 +53,11 @@ impl Document {
     /// Reads a TOML file and applies `path=value` overrides in order.
     pub(crate) fn read(path: &Path, overrides: &[String]) -> Result<Self, BadInput> {
         let name = path.display().to_string();
-        let mut bytes = Vec::new();
         // Not every file ends: a recipe may come from a pipe or a device.
-        File::open(path)
-            .and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes))
-            .map_err(|e| BadInput(format!("error: cannot read recipe {name}: {e}")))?;
-        if bytes.len() as u64 > LONGEST {
-            return Err(BadInput(format!("error: recipe {name} is longer than {} MiB", LONGEST >> 20)));
-        }
+        let bytes = File::open(path)
+            .and_then(|file| read_within(file, LONGEST))
+            .map_err(|e| BadInput(format!("error: cannot read recipe {name}: {e}")))?
+            .ok_or_else(|| BadInput(format!("error: recipe {name} is longer than {LONGEST} MiB")))?;
         let text = String::from_utf8(bytes).map_err(|e| {
             BadInput(format!(
                 "error: recipe {name} is not UTF-8 text (byte {})",

@@ -10,7 +10,7 @@ use super::format::{printf, truncated};
 use super::machine::Machine;
 use super::operators::{self, binary, compare, defined, equal};
 use super::strings::{self, is_space};
-use super::text::display;
+use super::text::{display, push};
 use super::value::{Dict, Value, View, check_size};
 use super::{attributes, fuel, json, tests};
 
@@ -485,9 +485,8 @@ fn of_items(machine: &Machine, name: &str, value: &Value, mut arguments: Argumen
             let key = Key::new(attribute, Some(Value::Bool(true)))?;
             let mut out = String::new();
             for (i, item) in items.iter().enumerate() {
-                out.push_str(if i > 0 { &separator } else { "" });
-                out.push_str(&display(&key.of(machine, item)?)?);
-                check_size(out.len() as u128)?;
+                push(&mut out, if i > 0 { &separator } else { "" })?;
+                push(&mut out, &display(&key.of(machine, item)?)?)?;
             }
             Ok(Value::str(out))
         }
@@ -757,8 +756,7 @@ fn xml_attributes(value: &Value, space: bool) -> Result<String> {
     let Value::Dict(dict) = value else {
         return fail(format!("`xmlattr` needs a dict, not {}", value.kind()));
     };
-    let mut parts = Vec::new();
-    let mut length = 0;
+    let mut text = String::new();
     for (key, value) in &dict.items {
         if matches!(value, Value::None | Value::Undefined(_)) {
             continue;
@@ -771,12 +769,10 @@ fn xml_attributes(value: &Value, space: bool) -> Result<String> {
             Value::Markup(text) => text.to_string(),
             other => strings::escape(&display(other)?),
         };
-        parts.push(format!("{}=\"{value}\"", strings::escape(&key)));
-        length += parts.last().map_or(0, String::len);
-        check_size(length as u128)?;
+        let between = if space || !text.is_empty() { " " } else { "" };
+        push(&mut text, &format!("{between}{}=\"{value}\"", strings::escape(&key)))?;
     }
-    let text = parts.join(" ");
-    Ok(if space && !text.is_empty() { format!(" {text}") } else { text })
+    Ok(text)
 }
 
 /// Text for a URL; pairs of a name and a value for its query.
@@ -801,15 +797,13 @@ fn urlencode(value: &Value) -> Result<String> {
             Err(_) => return quoted(value, false),
         },
     };
-    let mut parts = Vec::new();
-    let mut length = 0;
+    let mut text = String::new();
     for pair in pairs {
         let Ok([name, value]) = <[Value; 2]>::try_from(pair.iterate()?) else {
             return fail("`urlencode` needs text, a dict, or pairs");
         };
-        parts.push(format!("{}={}", quoted(&name, true)?, quoted(&value, true)?));
-        length += parts.last().map_or(0, String::len);
-        check_size(length as u128)?;
+        let between = if text.is_empty() { "" } else { "&" };
+        push(&mut text, &format!("{between}{}={}", quoted(&name, true)?, quoted(&value, true)?))?;
     }
-    Ok(parts.join("&"))
+    Ok(text)
 }

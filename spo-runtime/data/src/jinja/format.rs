@@ -4,9 +4,9 @@ use super::arguments::Arguments;
 use super::error::{Error, Result, fail};
 use super::machine::Machine;
 use super::strings::pad;
-use super::text::{display, exponent, printable, repr};
+use super::text::{display, exponent, printable, push, repr};
 use super::value::{Value, check_size};
-use super::{attributes, fuel, operators};
+use super::{attributes, operators};
 
 /// How a field is to be formatted.
 #[derive(Default)]
@@ -95,24 +95,13 @@ pub(super) fn printf(format: &str, values: &Value) -> Result<String> {
             None => next()?,
         };
         spec.align = Some(if left_aligned { '<' } else { '>' });
-        add(&mut out, &conversion(kind, &value, spec)?)?;
+        push(&mut out, &conversion(kind, &value, spec)?)?;
     }
     let mapping = matches!(values, Value::Dict(_) | Value::List(_) | Value::Range(_) | Value::Undefined(_));
     if left.next().is_some() && !mapping && !named {
         return fail("`%` has more values than fields");
     }
     Ok(out)
-}
-
-/// Adds a field to a text.
-///
-/// # Errors
-/// When the text becomes too long.
-fn add(out: &mut String, field: &str) -> Result<()> {
-    fuel::spend(1)?;
-    fuel::spend_text(field.len())?;
-    out.push_str(field);
-    check_size(out.len() as u128)
 }
 
 /// One field of a printf-style format.
@@ -313,7 +302,7 @@ impl Formatter<'_> {
                 level == 0
             });
             let Some(end) = end else { return fail("`format` has a `{` without its `}`") };
-            add(&mut out, &self.field(&more[..end], depth)?)?;
+            push(&mut out, &self.field(&more[..end], depth)?)?;
             rest = &more[end + 1..];
         }
         Ok(out + rest)

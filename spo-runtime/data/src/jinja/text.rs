@@ -7,6 +7,17 @@ use super::fuel;
 use super::machine::DEPTH;
 use super::value::{Value, View, check_size};
 
+/// Adds a part to a text that is made of many.
+///
+/// # Errors
+/// When the text becomes too long.
+pub(super) fn push(out: &mut String, part: &str) -> Result<()> {
+    fuel::spend(1)?;
+    fuel::spend_text(part.len())?;
+    out.push_str(part);
+    check_size(out.len() as u128)
+}
+
 /// `str(value)`, which is what `{{ value }}` prints.
 ///
 /// # Errors
