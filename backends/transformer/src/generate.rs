@@ -107,13 +107,12 @@ fn together<E: Engine>(
                 line.start += line.read;
                 line.read = 0;
             }
-            let known = [&prompt[..], &line.new].concat();
-            let ids = &known[line.read..];
+            let ids: Vec<u32> = prompt.iter().chain(&line.new).skip(line.read).copied().collect();
             let queries = rows.ids.len()..rows.ids.len() + ids.len();
             let begin = line.start + line.read;
             line.read += ids.len();
             let keys = line.start..line.start + line.read;
-            rows.ids.extend(ids);
+            rows.ids.extend(&ids);
             rows.positions.extend((begin..keys.end).map(|row| (row - line.start) as u32));
             rows.lengths.extend(ids.iter().map(|_| line.read as u32));
             cached.extend((begin..keys.end).map(|row| row as u32));

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use spo_transformer::{Attention, Cluster, Heads, Span};
 
 use super::gemm::{Target, Threads, View, product};
-use super::math::{capped, dot, exp, max};
+use super::math::{cap_all, cap_slope, dot, exp, max};
 use super::slices::Values;
 use super::tasks::vectorised;
 
@@ -122,11 +122,11 @@ impl Task<'_> {
     }
 
     /// The block's attention weights, into `weights`. If scores are capped, the derivatives of the caps go
-    /// into `cap_slopes`.
+    /// into `cap_slopes`, where they are wanted.
     fn weights(
         &self,
         weights: &mut Vec<f32>,
-        cap_slopes: &mut Vec<f32>,
+        cap_slopes: Option<&mut Vec<f32>>,
         block: &Block<'_>,
         [q, k]: [&[f32]; 2],
     ) {
@@ -134,9 +134,12 @@ impl Task<'_> {
         weights.resize(block.count * width, 0.0);
         let scale = self.how.scale as f32;
         self.against(weights, block, scale, self.queries(q, block), self.keys(k, block));
-        if let Some(cap) = self.how.cap {
-            cap_slopes.resize(weights.len(), 0.0);
-            cap_all(weights, cap_slopes, cap as f32);
+        if let Some(cap) = self.how.cap.map(|cap| cap as f32) {
+            cap_all(weights, cap);
+            if let Some(slopes) = cap_slopes {
+                slopes.clear();
+                slopes.extend(weights.iter().map(|score| cap_slope(*score, cap)));
+            }
         }
         vectorised(
             #[inline(always)]
@@ -166,9 +169,9 @@ impl Task<'_> {
 
     fn forward(&self, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
         let mut out = vec![0.0; self.cluster.queries.len() * self.group() * self.heads.dim];
-        let (mut weights, mut cap_slopes) = (Vec::new(), Vec::new());
+        let mut weights = Vec::new();
         for block in self.blocks() {
-            self.weights(&mut weights, &mut cap_slopes, &block, [q, k]);
+            self.weights(&mut weights, None, &block, [q, k]);
             self.spread(self.target(&mut out, &block), &weights, &block, 0.0, self.keys(v, &block));
         }
         out
@@ -210,7 +213,7 @@ impl Task<'_> {
         let mut dv = dk.clone();
         let (mut weights, mut cap_slopes, mut slopes) = (Vec::new(), Vec::new(), Vec::new());
         for block in self.blocks() {
-            self.weights(&mut weights, &mut cap_slopes, &block, [q, k]);
+            self.weights(&mut weights, Some(&mut cap_slopes), &block, [q, k]);
             let d_out = self.queries(upstream, &block);
             self.gather(&mut dv, &weights, &block, d_out);
 
@@ -240,19 +243,6 @@ impl Task<'_> {
         }
         [dq, dk, dv]
     }
-}
-
-/// Caps scores, and notes the derivatives.
-fn cap_all(scores: &mut [f32], slopes: &mut [f32], cap: f32) {
-    vectorised(
-        #[inline(always)]
-        || {
-            for (score, slope) in scores.iter_mut().zip(slopes) {
-                *score = capped(*score, cap);
-                *slope = 1.0 - (*score / cap) * (*score / cap);
-            }
-        },
-    );
 }
 
 /// Puts the tasks' columns, `[rows of the task, width]` each, where they belong.

@@ -6,10 +6,10 @@ use spo_api::Statistics;
 use spo_transformer::{Head, HeadScores};
 
 use super::gemm::{Target, Threads, View, multiplied, product};
-use super::math::{capped, exp, max, sum};
+use super::math::{cap_all, cap_slope, exp, max, sum};
 use super::slices::{Values, write};
 use super::tasks::vectorised;
-use super::vector::add_bias;
+use super::vector::{add_bias, add_rows};
 
 /// Logits held at a time: 64 MB. With fewer rows, the product spends its time arranging the head's weights.
 const LOGITS: usize = 1 << 24;
@@ -40,12 +40,7 @@ fn logits(x: View<'_>, head: Head<&Tensor>, weight: &[(usize, Tensor)]) -> Resul
         add_bias(&mut logits, bias)?;
     }
     if let Some(cap) = head.cap {
-        logits.par_chunks_mut(vocabulary).for_each(|row| {
-            vectorised(
-                #[inline(always)]
-                || row.iter_mut().for_each(|l| *l = capped(*l, cap as f32)),
-            );
-        });
+        logits.par_chunks_mut(vocabulary).for_each(|row| cap_all(row, cap as f32));
     }
     Ok(logits)
 }
@@ -158,12 +153,6 @@ pub(super) fn score(
     })
 }
 
-/// The derivative of a capped logit with respect to the logit.
-#[inline(always)]
-fn cap_slope(capped: f32, cap: f32) -> f32 {
-    1.0 - (capped / cap) * (capped / cap)
-}
-
 /// The gradient of a log-prob with respect to the logits is `onehot(target) - softmax`.
 pub(super) fn score_backward(
     hidden: &Tensor,
@@ -213,12 +202,7 @@ pub(super) fn score_backward(
             })?;
         }
         if let Some(gradient) = d_bias {
-            write(gradient, |sums: &mut [f32]| {
-                for row in slopes.values.chunks_exact(vocabulary) {
-                    sums.iter_mut().zip(row).for_each(|(sum, slope)| *sum += slope);
-                }
-                Ok(())
-            })?;
+            add_rows(gradient, slopes.values)?;
         }
     }
     Tensor::from_vec(d_hidden, shape, &Device::Cpu)

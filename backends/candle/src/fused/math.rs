@@ -1,5 +1,7 @@
 //! Scalar functions and reductions in forms that vectorise.
 
+use super::tasks::vectorised;
+
 /// Independent accumulators of a reduction: enough to fill the pipelines of wide registers.
 const LANES: usize = 32;
 
@@ -43,6 +45,20 @@ pub(super) fn capped(x: f32, cap: f32) -> f32 {
     let p = p * z + 1.333_144_2e-1;
     let p = p * z - 3.333_328e-1;
     cap * if z < 0.390_625 { t + t * z * p } else { tanh(t) }
+}
+
+/// The derivative of a capped value, given that, with respect to what was capped.
+#[inline(always)]
+pub(super) fn cap_slope(capped: f32, cap: f32) -> f32 {
+    1.0 - (capped / cap) * (capped / cap)
+}
+
+/// Caps values in place.
+pub(super) fn cap_all(values: &mut [f32], cap: f32) {
+    vectorised(
+        #[inline(always)]
+        || values.iter_mut().for_each(|x| *x = capped(*x, cap)),
+    );
 }
 
 /// The error function to 2e-7 (Abramowitz & Stegun 1964, 7.1.26).

@@ -56,7 +56,11 @@ pub(super) fn dot(x: &Tensor, y: &Tensor) -> Result<f64> {
 
 /// `into[j] <- into[j] + sum_i x[i][j]`.
 pub(super) fn sum_rows_add(into: &Tensor, x: &Tensor) -> Result<()> {
-    let x = Values::of(x)?;
+    add_rows(into, &Values::of(x)?)
+}
+
+/// The same for rows that are no tensor.
+pub(super) fn add_rows(into: &Tensor, x: &[f32]) -> Result<()> {
     write(into, |sums: &mut [f32]| {
         for row in x.chunks_exact(sums.len()) {
             for (s, x) in sums.iter_mut().zip(row) {
