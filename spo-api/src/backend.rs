@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Kernel, Result, Update, Vector, VectorSpace};
+use crate::{Adapter, Error, Kernel, Result, Update, Vector, VectorSpace};
 
 /// The source of a model.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -14,20 +14,6 @@ pub enum ModelSource {
     Folder(PathBuf),
     /// The content of a `config.json`. The weights are initialised at random from [`ModelSpec::seed`].
     Random(serde_json::Value),
-}
-
-/// A low-rank adapter on a frozen model (Hu et al. 2021): `W x + (alpha / rank) B A x`.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-pub struct Adapter {
-    /// Rank of the update.
-    pub rank: usize,
-    /// Numerator of the scale.
-    pub alpha: f64,
-    /// Names of the adapted linear layers, as in PEFT's `target_modules`: `q_proj`, `c_attn`, ... Empty
-    /// together with a [`path`](Self::path) for the layers that the folder has weights for.
-    pub targets: Vec<String>,
-    /// An existing adapter in PEFT's format to start from, instead of `B = 0`.
-    pub path: Option<PathBuf>,
 }
 
 /// The model that a session opens.

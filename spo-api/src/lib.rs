@@ -54,6 +54,7 @@
 
 #[allow(unsafe_code, reason = "the one place where Rust's types end")]
 pub mod abi;
+mod adapter;
 mod backend;
 mod batch;
 mod bilevel;
@@ -70,9 +71,10 @@ mod scalar;
 mod schedule;
 mod vector;
 
+pub use adapter::{Adapter, Lora, Targets};
 pub use backend::{
-    Adapter, Backend, Export, Group, LogProbs, ModelInfo, ModelSource, ModelSpec, Sampling, Session,
-    Statistics, Tangent, TokenBatch, Upstream,
+    Backend, Export, Group, LogProbs, ModelInfo, ModelSource, ModelSpec, Sampling, Session, Statistics,
+    Tangent, TokenBatch, Upstream,
 };
 pub use batch::{Layout, PreferenceBatch, Ragged, Side, Totals};
 pub use bilevel::{

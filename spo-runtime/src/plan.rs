@@ -359,12 +359,8 @@ pub(crate) fn model_spec(recipe: &Recipe, tokenizer: &Tokenizer) -> ModelSpec {
             ModelSource::Random(Value::Object(config))
         }
     };
-    let adapter = recipe.model.adapter.as_ref().map(|a| spo_api::Adapter {
-        rank: a.rank,
-        alpha: a.alpha,
-        targets: a.targets.clone(),
-        path: a.path.clone(),
-    });
+    let adapter = recipe.model.adapter.as_ref();
+    let adapter = adapter.map(|section| section.adapter().expect("the recipe was validated"));
     let backend = &recipe.backend;
     ModelSpec {
         source,

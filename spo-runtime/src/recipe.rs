@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use spo_api::{ConfigError, Part};
 
+mod adapter;
 mod backend;
 pub(crate) mod bilevel;
 pub(crate) mod compose;
@@ -135,11 +136,12 @@ impl Part for Recipe {
             }
             _ => {}
         }
-        if self.model.adapter.is_some() && self.model.config.is_some() {
-            return Err(ConfigError::at(
-                "model.adapter",
-                "an adapter needs trained weights: give `model.path`",
-            ));
+        if let Some(adapter) = &self.model.adapter {
+            adapter.adapter()?;
+            if self.model.config.is_some() {
+                let message = "an adapter needs trained weights: give `model.path`";
+                return Err(ConfigError::at("model.adapter", message));
+            }
         }
         self.data.validate("data")?;
         if self.stage.is_empty() {

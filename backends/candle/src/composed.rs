@@ -112,6 +112,14 @@ impl Engine for ComposedEngine {
         vector::sum_rows_add(into, x).map_err(failed)
     }
 
+    fn sum_products_add(&self, into: &Tensor, x: &Tensor, y: &Tensor) -> Result<()> {
+        vector::sum_products_add(into, x, y).map_err(failed)
+    }
+
+    fn scale_columns(&self, into: &Tensor, factors: &Tensor, bias: Option<&Tensor>) -> Result<()> {
+        vector::scale_columns(into, factors, bias).map_err(failed)
+    }
+
     fn norm(&self, x: &Tensor, norm: Norm<&Tensor>) -> Result<Tensor> {
         norm::norm(x, norm).map_err(failed)
     }

@@ -6,6 +6,7 @@ use spo_backend_candle::{Candle, FusedEngine};
 use spo_transformer::ModelType;
 
 test_support::compare_with_transformers!(Candle::default(), FusedEngine::default);
+test_support::compare_with_peft!(Candle::default(), FusedEngine::default);
 
 #[test]
 fn the_documentation_lists_the_supported_types() {

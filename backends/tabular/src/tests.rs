@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use spo_api::{
-    Adapter, Backend, Export, Group, LogProbs, ModelSource, ModelSpec, Sampling, Session, Statistics,
-    Tangent, TokenBatch, Vector, VectorSpace,
+    Adapter, Backend, Export, Group, LogProbs, Lora, ModelSource, ModelSpec, Sampling, Session, Statistics,
+    Tangent, Targets, TokenBatch, Vector, VectorSpace,
 };
 
 use crate::Tabular;
@@ -359,7 +359,7 @@ fn what_cannot_be_opened_or_read_is_said() {
     };
     assert!(with(|s| s.device = "cuda".into()).contains("runs on the cpu"));
     assert!(with(|s| s.dtype = "bf16".into()).contains("computes in f64"));
-    let adapter = Adapter { rank: 1, alpha: 1.0, targets: Vec::new(), path: None };
+    let adapter = Adapter::New(Lora::new(1, 1.0, Targets::ALL));
     assert!(
         Tabular {}
             .open(&ModelSpec { adapter: Some(adapter), ..spec(ModelSource::Random(kinds()[0].clone())) })

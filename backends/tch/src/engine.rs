@@ -165,6 +165,20 @@ impl Engine for TchEngine {
         norm::sum_rows_add(&into.0, &x.0).of("sum_rows_add", &[into, x])
     }
 
+    fn sum_products_add(&self, into: &Array, x: &Array, y: &Array) -> Result<()> {
+        let products = || x.0.f_to_kind(Kind::Float)?.f_mul(&y.0.f_to_kind(Kind::Float)?);
+        products().and_then(|products| norm::sum_rows_add(&into.0, &products)).of("sum_products_add", &[into, x, y])
+    }
+
+    fn scale_columns(&self, into: &Array, factors: &Array, bias: Option<&Array>) -> Result<()> {
+        let mut target = into.0.shallow_clone();
+        let mut scale = || {
+            let mut scaled = target.f_mul_(&factors.0.f_to_kind(into.0.kind())?)?;
+            bias.map_or(Ok(()), |bias| scaled.f_add_(&bias.0.f_to_kind(into.0.kind())?).map(|_| ()))
+        };
+        scale().of("scale_columns", &[into, factors])
+    }
+
     fn norm(&self, x: &Array, norm: Norm<&Array>) -> Result<Array> {
         norm::norm(&x.0, tensors(norm)).map(Array).of("norm", &[x, norm.weight])
     }

@@ -21,7 +21,7 @@ mod statistics;
 mod support;
 mod vectors;
 
-pub use adapters::adapters_leave_the_rest_alone;
+pub use adapters::{adapters_leave_the_rest_alone, magnitudes_scale_rows};
 pub use agreement::{engines_agree, half_stays_near_full};
 pub use bitsandbytes::adamw_8bit_is_that_of_bitsandbytes;
 pub use files::{frozen_halves_lose_nothing, saving_and_opening_are_inverse};
@@ -62,6 +62,7 @@ macro_rules! engine_tests {
             generation_is_that_of_recomputation,
             gradients_agree_with_finite_differences,
             layers_may_differ,
+            magnitudes_scale_rows,
             moments_in_8_bits_are_small,
             operations_agree_with_finite_differences,
             optimizers_are_adopted_or_left_to_others,

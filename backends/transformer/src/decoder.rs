@@ -6,6 +6,7 @@ mod linear;
 mod mlp;
 mod names;
 mod norm;
+mod row_norms;
 mod wiring;
 
 use half::bf16;
@@ -14,8 +15,9 @@ use spo_api::Result;
 pub(crate) use block::KvCache;
 use block::{Block, Trace};
 use layout::Layout;
-pub(crate) use linear::LowRank;
+pub(crate) use linear::{LowRank, Scaled};
 use names::Names;
+pub(crate) use row_norms::RowNorms;
 pub(crate) use wiring::{Rows, Wiring};
 
 use crate::config::Architecture;
@@ -61,24 +63,26 @@ impl Decoder {
         Decoder { architecture, specs, blocks, tokens, positions, norm, head, adapted: Vec::new() }
     }
 
-    /// Adds an adapter to every linear layer for which `wanted` returns true. The head is never considered.
-    pub fn adapt(&mut self, rank: usize, scale: f64, mut wanted: impl FnMut(&str) -> bool) {
+    /// Freezes all parameters, and adds an adapter to every linear layer for which `wanted` returns one. The head is
+    /// never considered.
+    pub fn adapt(&mut self, mut wanted: impl FnMut(&str) -> Option<Scaled>) {
+        self.specs.iter_mut().for_each(|spec| spec.trained = false);
         for linear in self.blocks.iter_mut().flat_map(Block::linears_mut) {
-            if !wanted(&linear.name) {
-                continue;
-            }
+            let Some(Scaled { rank, scale, magnitude }) = wanted(&linear.name) else { continue };
             let [output, input] = self.specs[linear.weight].shape[..] else {
                 unreachable!("a linear layer's weight is a matrix");
             };
-            let mut add = |letter: &str, shape: Vec<usize>, role: Role| {
-                let name = format!("{}.lora_{letter}.weight", linear.name);
-                self.specs.push(Spec { name, shape, transposed: false, role });
+            let mut add = |part: &str, shape: Vec<usize>, role: Role| {
+                let name = format!("{}.lora_{part}", linear.name);
+                self.specs.push(Spec { name, shape, transposed: false, role, trained: true });
                 self.specs.len() - 1
             };
             let low_rank = LowRank {
-                a: add("A", vec![rank, input], Role::AdapterA),
-                b: add("B", vec![output, rank], Role::AdapterB),
+                a: add("A.weight", vec![rank, input], Role::AdapterA),
+                b: add("B.weight", vec![output, rank], Role::AdapterB),
+                rank,
                 scale,
+                magnitude: magnitude.then(|| add("magnitude_vector", vec![output], Role::Magnitude)),
             };
             self.adapted.push((linear.weight, low_rank));
             linear.adapter = Some(low_rank);

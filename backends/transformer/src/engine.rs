@@ -132,6 +132,15 @@ pub trait Engine: Send + Sized + 'static {
     ) -> Result<()>;
     /// `into[j] <- into[j] + sum_i x[i][j]`.
     fn sum_rows_add(&self, into: &Self::Tensor, x: &Self::Tensor) -> Result<()>;
+    /// `into[j] <- into[j] + sum_i x[i][j] y[i][j]`.
+    fn sum_products_add(&self, into: &Self::Tensor, x: &Self::Tensor, y: &Self::Tensor) -> Result<()>;
+    /// `into[i][j] <- into[i][j] factors[j] + bias[j]`.
+    fn scale_columns(
+        &self,
+        into: &Self::Tensor,
+        factors: &Self::Tensor,
+        bias: Option<&Self::Tensor>,
+    ) -> Result<()>;
 
     /// A norm over consecutive groups of as many elements as its weight has: rows of `x`, or heads within
     /// rows.

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use safetensors::Dtype;
-use serde_json::json;
 use spo_api::{Error, Result};
 
 use crate::decoder::LowRank;
 use crate::engine::{Engine, Mat, Memory, Precision};
-use crate::files::{TensorEntry, transposed, write_json, write_safetensors};
+use crate::files::{TensorEntry, write_json, write_safetensors};
 use crate::model::{Model, adapter};
 use crate::parameters::{Id, Spec};
 
@@ -37,47 +36,34 @@ pub(crate) fn save_model<E: Engine>(engine: &E, model: &Model<E>, folder: &Path)
             let (a, b) = (p.value(low_rank.a), p.value(low_rank.b));
             engine.matmul_add(&merged, low_rank.scale, Mat::new(b), Mat::new(a))?;
             values = engine.memory().download(&merged)?;
+            if let Some(rows) = p.rows.get(&id) {
+                let factors = engine.memory().download(&rows.factors)?;
+                let scaled = values.chunks_exact_mut(spec.shape[1]).zip(factors);
+                scaled.for_each(|(row, factor)| row.iter_mut().for_each(|w| *w *= factor));
+            }
         }
-        if spec.transposed {
-            values = transposed(&values, spec.shape[0], spec.shape[1]);
-        }
-        Ok(values)
+        Ok(spec.in_file(values))
     })?;
     write_json(&folder.join("config.json"), &model.config)
 }
 
 /// Writes the adapter in a form that PEFT can load.
 pub(crate) fn save_adapter<E: Engine>(engine: &E, model: &Model<E>, folder: &Path) -> Result<()> {
-    let Some(wanted) = &model.adapter else {
+    let Some(lora) = &model.adapter else {
         return Err(Error::Model("the model has no adapter to export".into()));
     };
-    // With an adapter, the adapter's parameters are the only trained ones.
-    let entry = |spec: &Spec| TensorEntry {
+    let specs: Vec<&Spec> = model.trained().collect();
+    let entry = |spec: &&Spec| TensorEntry {
         name: adapter::peft_name(&spec.name),
-        shape: spec.shape.clone(),
+        shape: spec.stored_shape(),
         dtype: Dtype::F32,
     };
-    let entries: Vec<TensorEntry> = model.trained().map(entry).collect();
+    let entries: Vec<TensorEntry> = specs.iter().map(entry).collect();
     write_safetensors(&folder.join(adapter::WEIGHTS), [], &entries, |i| {
-        engine.memory().download(&model.parameters.trained.parts[i])
+        let values = engine.memory().download(&model.parameters.trained.parts[i])?;
+        Ok(specs[i].in_file(values))
     })?;
-    let targets = match &wanted.targets[..] {
-        [only] if only == adapter::ALL => json!(adapter::ALL),
-        list => json!(list),
-    };
-    let base = model.source.as_ref().map(|folder| folder.display().to_string());
-    let config = json!({
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "r": wanted.rank,
-        "lora_alpha": wanted.alpha,
-        "lora_dropout": 0.0,
-        "target_modules": targets,
-        "bias": "none",
-        "fan_in_fan_out": model.decoder.architecture.block.transposed,
-        "init_lora_weights": true,
-        "inference_mode": true,
-    });
+    let transposed = model.decoder.architecture.block.transposed;
+    let config = adapter::configuration(lora, model.source.as_deref(), transposed);
     write_json(&folder.join(adapter::CONFIG), &config)
 }

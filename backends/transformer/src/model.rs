@@ -10,20 +10,20 @@ use std::path::PathBuf;
 
 use safetensors::Dtype;
 use serde_json::Value;
-use spo_api::{Adapter, ModelSource, ModelSpec, Result};
+use spo_api::{Adapter, Lora, ModelSource, ModelSpec, Result};
 
-use self::adapter::Tuned;
+use self::adapter::Saved;
 use self::base_weights::BaseWeights;
 use crate::config::{self, Architecture};
-use crate::decoder::Decoder;
-use crate::engine::{Engine, Head, Precision};
+use crate::decoder::{Decoder, RowNorms};
+use crate::engine::{Engine, Head, Memory, Precision};
 use crate::files::read_json;
 use crate::parameters::{Flat, Id, Kept, Parameters, Role, Spec};
 
 pub(crate) struct Model<E: Engine> {
     pub decoder: Decoder,
     pub parameters: Parameters<E>,
-    pub adapter: Option<Adapter>,
+    pub adapter: Option<Lora>,
     /// The configuration as it was passed in. If the weights contradict it, it is made to agree with them.
     pub config: Value,
     /// The folder the weights were read from, if any.
@@ -51,7 +51,7 @@ impl<E: Engine> Model<E> {
         };
         let mut remarks = Vec::new();
         let mut decoder = Decoder::new(config::parse(&config, &origin)?);
-        let weights = source.as_deref().map(|folder| BaseWeights::open(folder, &decoder)).transpose()?;
+        let mut weights = source.as_deref().map(|folder| BaseWeights::open(folder, &decoder)).transpose()?;
         if let Some(weights) = &weights {
             if decoder.architecture.tied && weights.holds_own_head(&decoder) {
                 decoder = Decoder::new(Architecture { tied: false, ..decoder.architecture });
@@ -65,37 +65,60 @@ impl<E: Engine> Model<E> {
             weights.check_unused(&decoder)?;
             weights.check(&decoder)?;
         }
-        let tuned = spec.adapter.as_ref().and_then(|a| a.path.as_deref()).map(Tuned::open).transpose()?;
-        let mut adapter = spec.adapter.clone();
-        if let Some(adapter) = &mut adapter {
-            if let Some(tuned) = tuned.as_ref().filter(|_| adapter.targets.is_empty()) {
-                adapter.targets = tuned.layers()?;
+        let (adapter, saved) = match &spec.adapter {
+            None => (None, None),
+            Some(Adapter::New(lora)) => (Some(lora.clone()), None),
+            Some(Adapter::Saved { path }) => {
+                let saved = Saved::open(path)?;
+                remarks.extend(saved.remarks(source.as_deref()));
+                (Some(saved.lora()?), Some(saved))
             }
-            adapter::attach(&mut decoder, adapter)?;
-            if let Some(tuned) = &tuned {
-                tuned.check(&decoder, adapter)?;
-                tuned.check_shapes(&decoder)?;
-                remarks.extend(tuned.remarks(source.as_deref()));
+        };
+        if let Some(lora) = &adapter {
+            if adapter::unties(&decoder, lora) {
+                weights.iter_mut().for_each(|weights| weights.untie(&decoder));
+                decoder = Decoder::new(Architecture { tied: false, ..decoder.architecture });
+                config["tie_word_embeddings"] = false.into();
             }
+            adapter::attach(&mut decoder, lora, saved.is_none())?;
+            saved.iter().try_for_each(|saved| saved.check(&decoder))?;
         }
-        let adapted = spec.adapter.is_some();
         let kept = |wanted: &Spec| match &weights {
-            _ if wanted.role.of_adapter() == adapted => Kept::Trained,
+            _ if wanted.trained => Kept::Trained,
             Some(weights) if wanted.role == Role::Matrix && weights.in_half(wanted) => Kept::Half,
             _ => Kept::Frozen,
         };
         size::check(engine.memory(), &decoder, kept, &origin)?;
         let range = decoder.architecture.initializer_range;
-        let parameters = Parameters::upload(engine, &decoder.specs, kept, |id, wanted| {
-            match (wanted.role.of_adapter(), &weights, &tuned) {
-                (true, _, Some(tuned)) => tuned.read(wanted),
-                (false, Some(weights), _) => weights.read(wanted),
+        let mut parameters =
+            Parameters::upload(engine, &decoder.specs, kept, |id, wanted| match (&weights, &saved) {
+                (_, Some(saved)) if wanted.trained => saved.read(wanted),
+                (Some(weights), _) if !wanted.role.of_adapter() => weights.read(wanted),
                 _ => Ok(init::random(wanted, id, spec.seed, range)),
+            })?;
+        for &(weight, low_rank) in &decoder.adapted {
+            let Some(magnitude) = low_rank.magnitude else { continue };
+            let [rows, width] = decoder.specs[weight].shape[..] else { unreachable!("a weight is a matrix") };
+            let values = engine.memory().download(parameters.value(weight))?;
+            let norms = RowNorms::new(engine, [rows, width], &values)?;
+            if saved.is_none() {
+                norms.begin(engine, parameters.value(magnitude))?;
             }
-        })?;
+            parameters.rows.insert(weight, norms);
+        }
         let trained = (0..decoder.specs.len()).filter(|&id| parameters.gradient(id).is_some()).collect();
         let stored = base_weights::stored(&decoder, weights.as_ref());
         Ok(Model { decoder, parameters, adapter, config, source, stored, remarks, trained })
+    }
+
+    /// Computes what is derived from the parameters. Has to come before every pass that follows a change of them.
+    pub fn refresh(&self, engine: &E) -> Result<()> {
+        self.decoder.adapted.iter().try_for_each(|&(weight, low_rank)| {
+            match self.parameters.rows.get(&weight) {
+                Some(rows) => rows.update(engine, &self.parameters, weight, low_rank),
+                None => Ok(()),
+            }
+        })
     }
 
     /// The trained parameters, in the order in which vectors hold them.

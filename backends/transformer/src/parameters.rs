@@ -3,9 +3,13 @@
 
 mod flat;
 
+use std::collections::BTreeMap;
+
 use spo_api::Result;
 
+use crate::decoder::RowNorms;
 use crate::engine::{Engine, Memory, Precision};
+use crate::files::transposed;
 pub(crate) use flat::Flat;
 
 /// Index of a parameter.
@@ -26,11 +30,13 @@ pub(crate) enum Role {
     AdapterA,
     /// The up-projection matrix of an adapter.
     AdapterB,
+    /// The norms that an adapter gives to the rows of a matrix.
+    Magnitude,
 }
 
 impl Role {
     pub fn of_adapter(self) -> bool {
-        matches!(self, Role::AdapterA | Role::AdapterB)
+        matches!(self, Role::AdapterA | Role::AdapterB | Role::Magnitude)
     }
 
     /// Whether the parameter is usually exempt from weight decay.
@@ -49,6 +55,8 @@ pub(crate) struct Spec {
     /// Whether the weight files hold the transpose.
     pub transposed: bool,
     pub role: Role,
+    /// Whether training changes it.
+    pub trained: bool,
 }
 
 impl Spec {
@@ -63,6 +71,14 @@ impl Spec {
             shape.reverse();
         }
         shape
+    }
+
+    /// Its values in the layout of the weight files, given those in memory.
+    pub fn in_file(&self, values: Vec<f32>) -> Vec<f32> {
+        match self.transposed {
+            true => transposed(&values, self.shape[0], self.shape[1]),
+            false => values,
+        }
     }
 }
 
@@ -81,6 +97,8 @@ pub(crate) enum Kept {
 pub(crate) struct Parameters<E: Engine> {
     values: Vec<E::Tensor>,
     gradients: Vec<Option<E::Tensor>>,
+    /// For each matrix whose rows are given another norm, what that takes.
+    pub rows: BTreeMap<Id, RowNorms<E::Tensor>>,
     /// Number of elements kept in bf16.
     pub halves: usize,
     /// The trained parameters, in order.
@@ -104,8 +122,14 @@ impl<E: Engine> Parameters<E> {
         let trained = flat(Kept::Trained, Precision::Full)?;
         let gradient = flat(Kept::Trained, Precision::Full)?;
         let (frozen, half) = (flat(Kept::Frozen, Precision::Compute)?, flat(Kept::Half, Precision::Half)?);
-        let mut parameters =
-            Parameters { values: Vec::new(), gradients: Vec::new(), halves: 0, trained, gradient };
+        let mut parameters = Parameters {
+            values: Vec::new(),
+            gradients: Vec::new(),
+            rows: BTreeMap::new(),
+            halves: 0,
+            trained,
+            gradient,
+        };
         let [mut trained, mut gradients, mut frozen, mut half] =
             [&parameters.trained, &parameters.gradient, &frozen, &half]
                 .map(|flat| flat.parts.iter().cloned());

@@ -118,6 +118,17 @@ impl<E: Engine> TransformerSession<E> {
         }
     }
 
+    /// The engine with a tape.
+    fn recorder(&self) -> Result<E::Recorder> {
+        let none = |why: String| Error::Engine(format!("{why}: there are no exact Hessian-vector products"));
+        if !self.model.parameters.rows.is_empty() {
+            return Err(none(
+                "an adapter with magnitudes (DoRA) has a gradient with norms held constant".into(),
+            ));
+        }
+        self.engine.recorder().ok_or_else(|| none(self.engine.memory().device()))
+    }
+
     fn pack(&self, batch: &TokenBatch) -> Result<Packed> {
         Packed::new(batch, &self.model.decoder.architecture)
     }
@@ -135,7 +146,7 @@ impl<E: Engine> Session for TransformerSession<E> {
         info.context_key = decoder.architecture.context_key.to_owned();
         info.device = self.engine.memory().device();
         info.dtype = self.engine.memory().dtype().to_owned();
-        info.hessian_vectors = self.engine.recorder().is_some();
+        info.hessian_vectors = self.recorder().is_ok();
         info.remarks.clone_from(&self.model.remarks);
         info
     }
@@ -145,6 +156,7 @@ impl<E: Engine> Session for TransformerSession<E> {
         if packed.targets.is_empty() {
             return Ok(log_probs_of(&HeadScores::default(), &packed));
         }
+        self.model.refresh(&self.engine)?;
         Ok(Pass::forward(&self.engine, &self.model, packed, Keep::Nothing, statistics)?.log_probs())
     }
 
@@ -167,6 +179,7 @@ impl<E: Engine> Session for TransformerSession<E> {
         }
         let keep = self.keep(packed.rows.ids.len());
         let (e, model) = (&self.engine, &self.model);
+        model.refresh(e)?;
         let mut pass = Pass::forward(e, model, packed, keep, statistics)?;
         let log_probs = pass.log_probs();
         let mut weights = pass.weights(&log_probs, upstream)?;
@@ -198,10 +211,7 @@ impl<E: Engine> Session for TransformerSession<E> {
         v: Vector,
         into: Vector,
     ) -> Result<Tangent> {
-        let Some(recorder) = self.engine.recorder() else {
-            let device = self.engine.memory().device();
-            return Err(Error::Engine(format!("{device}: there are no exact Hessian-vector products")));
-        };
+        let recorder = self.recorder()?;
         let packed = self.pack(batch)?;
         if packed.targets.is_empty() {
             let nothing = log_probs_of(&HeadScores::default(), &packed);
@@ -235,12 +245,16 @@ impl<E: Engine> Session for TransformerSession<E> {
     }
 
     fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Vec<Vec<u32>>> {
+        self.model.refresh(&self.engine)?;
         generate::generate(&self.engine, &self.model, prompts, sampling)
     }
 
     fn save(&mut self, folder: &Path, what: Export) -> Result<()> {
         match what {
-            Export::Model => export::save_model(&self.engine, &self.model, folder),
+            Export::Model => {
+                self.model.refresh(&self.engine)?;
+                export::save_model(&self.engine, &self.model, folder)
+            }
             Export::Adapter => export::save_adapter(&self.engine, &self.model, folder),
         }
     }

@@ -1,9 +1,9 @@
 //! A saved model, for the commands that use one.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use serde_json::{Value, json};
-use spo_api::{Adapter, ModelSource, ModelSpec, Registry, Session, read_small};
+use serde_json::json;
+use spo_api::{Adapter, ModelSource, ModelSpec, Registry, Session};
 use spo_data::Tokenizer;
 
 use crate::error::BadInput;
@@ -43,7 +43,7 @@ impl SavedModel {
         let backend = registry.backend(&self.backend, &json!({}))?;
         let spec = ModelSpec {
             source: ModelSource::Folder(self.model.clone()),
-            adapter: self.adapter.as_deref().map(adapter).transpose()?,
+            adapter: self.adapter.clone().map(|path| Adapter::Saved { path }),
             seed: 0,
             device: self.device.clone(),
             dtype: "f32".into(),
@@ -56,22 +56,4 @@ impl SavedModel {
         info.remarks.iter().for_each(|remark| complain(&format!("note: {remark}")));
         Ok((tokenizer, session))
     }
-}
-
-/// Reads an adapter's configuration from its folder. It adapts the layers that it has weights for.
-fn adapter(folder: &Path) -> Result<Adapter, BadInput> {
-    let file = folder.join("adapter_config.json");
-    let bad = |what: String| BadInput(format!("error: {}: {what}", file.display()));
-    let text = read_small(&file).map_err(|e| bad(e.to_string()))?;
-    let config: Value = serde_json::from_slice(&text).map_err(|e| bad(format!("not valid JSON: {e}")))?;
-    let rank = config["r"].as_u64().filter(|rank| *rank > 0);
-    let rank =
-        rank.ok_or_else(|| bad(format!("`r` must be a positive whole number, got {}", config["r"])))?;
-    let alpha = config["lora_alpha"].as_f64().filter(|alpha| *alpha > 0.0);
-    let alpha = alpha
-        .ok_or_else(|| bad(format!("`lora_alpha` must be a number above 0, got {}", config["lora_alpha"])))?;
-    // PEFT then divides by the root of the rank instead of the rank.
-    let factor = if config["use_rslora"] == true { (rank as f64).sqrt() } else { 1.0 };
-    let path = Some(folder.to_owned());
-    Ok(Adapter { rank: rank as usize, alpha: alpha * factor, targets: Vec::new(), path })
 }

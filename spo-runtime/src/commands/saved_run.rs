@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde_json::Value;
-use spo_api::{Backend, ModelSource, ModelSpec, Registry, Session, read_small};
+use spo_api::{Adapter, Backend, ModelSource, ModelSpec, Registry, Session, read_small};
 
 use crate::error::BadInput;
 use crate::plan::{Plan, folders, libraries, model_spec};
@@ -58,9 +58,7 @@ impl SavedRun {
             return Err(BadInput(message).into());
         }
         let spec = match spec.adapter {
-            Some(adapter) => {
-                ModelSpec { adapter: Some(spo_api::Adapter { path: Some(saved.clone()), ..adapter }), ..spec }
-            }
+            Some(_) => ModelSpec { adapter: Some(Adapter::Saved { path: saved.clone() }), ..spec },
             None => ModelSpec { source: ModelSource::Folder(saved.clone()), ..spec },
         };
         self.backend.open(&spec).with_context(|| format!("the model of stage `{stage}`"))

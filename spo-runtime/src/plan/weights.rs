@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use spo_api::{Error, ModelSource, ModelSpec};
+use spo_api::{Adapter, Error, ModelSource, ModelSpec};
 use spo_data::hash;
 
 /// Hashes of the model's files (configuration, weights, adapter), by file name.
@@ -12,7 +12,7 @@ pub(crate) fn weights(spec: &ModelSpec) -> spo_api::Result<BTreeMap<String, Stri
     if let ModelSource::Folder(folder) = &spec.source {
         add(folder, "", &mut hashes)?;
     }
-    if let Some(folder) = spec.adapter.as_ref().and_then(|adapter| adapter.path.as_ref()) {
+    if let Some(Adapter::Saved { path: folder }) = &spec.adapter {
         add(folder, "adapter/", &mut hashes)?;
     }
     Ok(hashes)

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use spo_api::ConfigError;
 use spo_data::Moment;
 
+use super::adapter::AdapterSection;
 use super::keeping::{OnNonfinite, Resume};
 use super::name;
 
@@ -80,37 +81,6 @@ pub(crate) struct ModelSection {
     /// Train a low-rank adapter and freeze the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) adapter: Option<AdapterSection>,
-}
-
-/// `model.adapter`: a low-rank adapter, in PEFT's terms.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "Adapter")]
-pub(crate) struct AdapterSection {
-    /// The kind of adapter.
-    #[serde(default)]
-    pub(crate) kind: AdapterKind,
-    /// Rank of the update.
-    #[schemars(range(min = 1))]
-    pub(crate) rank: usize,
-    /// Scale of the update: `alpha / rank`.
-    #[schemars(extend("exclusiveMinimum" = 0))]
-    pub(crate) alpha: f64,
-    /// Names of the linear layers to adapt.
-    #[schemars(length(min = 1))]
-    pub(crate) targets: Vec<String>,
-    /// Folder of an adapter in PEFT's layout to start from.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) path: Option<PathBuf>,
-}
-
-/// Kinds of adapter.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum AdapterKind {
-    /// Low-rank adaptation (Hu et al. 2021).
-    #[default]
-    Lora,
 }
 
 /// `[plugins]`: libraries whose parts this recipe uses ([guide](plugins.md#use-it)). They are loaded only if it names a

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use spo_api::{
-    Adapter, Backend, Export, Group, Kernel, LogProbs, ModelSource, ModelSpec, Sampling, Session, Statistics,
-    TokenBatch, Update, Vector, VectorSpace,
+    Adapter, Backend, Export, Group, Kernel, LogProbs, Lora, ModelSource, ModelSpec, Sampling, Session,
+    Statistics, Targets, TokenBatch, Update, Vector, VectorSpace,
 };
 use spo_transformer::{Engine, ModelType, Options, TransformerSession};
 
@@ -89,12 +89,12 @@ fn ids(value: &Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).expect("token ids")
 }
 
-fn lists(value: &Value) -> Vec<Vec<u32>> {
+pub(crate) fn lists(value: &Value) -> Vec<Vec<u32>> {
     serde_json::from_value(value.clone()).expect("lists of token ids")
 }
 
 /// All numbers of nested lists, in order.
-fn numbers(value: &Value) -> Vec<f64> {
+pub(crate) fn numbers(value: &Value) -> Vec<f64> {
     match value {
         Value::Array(list) => list.iter().flat_map(numbers).collect(),
         number => vec![number.as_f64().expect("a number")],
@@ -102,13 +102,13 @@ fn numbers(value: &Value) -> Vec<f64> {
 }
 
 /// The largest difference, relative where log-probs exceed 1: f32 has digits in relation to those.
-fn worst(found: &[f64], expected: &[f64]) -> f64 {
+pub(crate) fn worst(found: &[f64], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     found.iter().zip(expected).map(|(a, b)| (a - b).abs() / b.abs().max(1.0)).fold(0.0, f64::max)
 }
 
 /// The largest difference of figures relative to those expected.
-fn relative(figures: &[(f64, &Value)]) -> f64 {
+pub(crate) fn relative(figures: &[(f64, &Value)]) -> f64 {
     let of = |(found, expected): &(f64, &Value)| {
         let expected = expected.as_f64().expect("a number");
         (found - expected).abs() / expected.abs()
@@ -136,7 +136,7 @@ fn sums(log_probs: &LogProbs) -> Vec<f64> {
 }
 
 /// The mean negative log-prob of the tokens of each first completion, and its gradient.
-fn sft(log_probs: &LogProbs) -> (f64, Vec<f64>) {
+pub(crate) fn sft(log_probs: &LogProbs) -> (f64, Vec<f64>) {
     let firsts: Vec<usize> =
         log_probs.offsets.windows(2).step_by(2).flat_map(|range| range[0]..range[1]).collect();
     let mut slopes = vec![0.0; log_probs.values.len()];
@@ -145,7 +145,7 @@ fn sft(log_probs: &LogProbs) -> (f64, Vec<f64>) {
 }
 
 /// The gradient of a loss, which it returns, is that of the session afterwards.
-fn backward(
+pub(crate) fn backward(
     session: &mut dyn Session,
     batch: &TokenBatch,
     loss: impl Fn(&LogProbs) -> (f64, Vec<f64>),
@@ -240,7 +240,7 @@ pub fn greedy_continuations_are_those_of_transformers(backend: &dyn Backend) {
 }
 
 /// The tensors of a safetensors file: by name, their description and their bytes.
-fn tensors(path: &Path) -> BTreeMap<String, (Value, Vec<u8>)> {
+pub(crate) fn tensors(path: &Path) -> BTreeMap<String, (Value, Vec<u8>)> {
     let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let (length, rest) = bytes.split_first_chunk().expect("a header");
     let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
@@ -271,8 +271,7 @@ pub fn adapters_are_those_of_peft<E: Engine>(engine: fn() -> E) {
         let golden = &model.figures["lora"];
         let number = |key: &str| golden[key].as_f64().expect("a number");
         let rank = number("rank") as usize;
-        let targets = vec!["all-linear".into()];
-        let adapter = Adapter { rank, alpha: number("alpha"), targets, path: None };
+        let adapter = Adapter::New(Lora::new(rank, number("alpha"), Targets::ALL));
         let mut session = TransformerSession::open(engine(), &model.spec(Some(adapter)), Options::default())
             .unwrap_or_else(|e| panic!("{}: {e}", model.name));
         let shapes: Vec<(String, usize)> = session.trained().map(|(name, n)| (name.to_owned(), n)).collect();

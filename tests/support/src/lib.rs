@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "trl")]
+pub mod adapters;
+#[cfg(feature = "trl")]
 pub mod architectures;
 pub mod fuzz;
 mod goldens;

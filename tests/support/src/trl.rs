@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use spo_api::{
-    Adapter, Backend, Group, Kernel, LogProbs, ModelSource, ModelSpec, Sampling, Session, Statistics,
-    TokenBatch, Update, Vector,
+    Adapter, Backend, Group, Kernel, LogProbs, Lora, ModelSource, ModelSpec, Sampling, Session, Statistics,
+    Targets, TokenBatch, Update, Vector,
 };
 use spo_transformer::{Engine, Options, TransformerSession};
 
@@ -192,8 +192,7 @@ pub fn lora_dpo_steps_are_those_of_peft<E: Engine>(backend: &dyn Backend, engine
     for_each_model(&lora["models"], |name, folder| {
         let golden = &lora["models"][name];
         let targets = if name == "gpt2-tiny" { vec!["c_attn"] } else { vec!["q_proj", "v_proj"] };
-        let targets = targets.into_iter().map(str::to_owned).collect();
-        let adapter = Adapter { rank: 4, alpha: 8.0, targets, path: None };
+        let adapter = Adapter::New(Lora::new(4, 8.0, targets.into_iter().collect::<Targets>()));
         let mut session =
             TransformerSession::open(engine(), &spec(folder.clone(), Some(adapter)), Options::default())
                 .unwrap();

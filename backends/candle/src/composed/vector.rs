@@ -51,3 +51,15 @@ pub(super) fn scatter_add(into: &Tensor, ids: &[u32], x: &Tensor) -> Result<()> 
 pub(super) fn sum_rows_add(into: &Tensor, x: &Tensor) -> Result<()> {
     axpy(into, 1.0, &x.to_dtype(DType::F32)?.sum(0)?)
 }
+
+pub(super) fn sum_products_add(into: &Tensor, x: &Tensor, y: &Tensor) -> Result<()> {
+    sum_rows_add(into, &(x.to_dtype(DType::F32)? * y.to_dtype(DType::F32)?)?)
+}
+
+pub(super) fn scale_columns(into: &Tensor, factors: &Tensor, bias: Option<&Tensor>) -> Result<()> {
+    let mut scaled = into.broadcast_mul(&factors.to_dtype(into.dtype())?)?;
+    if let Some(bias) = bias {
+        scaled = scaled.broadcast_add(&bias.to_dtype(into.dtype())?)?;
+    }
+    copy(into, &scaled)
+}

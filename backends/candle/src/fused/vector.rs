@@ -71,6 +71,33 @@ pub(super) fn add_rows(into: &Tensor, x: &[f32]) -> Result<()> {
     })
 }
 
+/// `into[j] <- into[j] + sum_i x[i][j] y[i][j]`.
+pub(super) fn sum_products_add(into: &Tensor, x: &Tensor, y: &Tensor) -> Result<()> {
+    let (x, y) = (Values::of(x)?, Values::of(y)?);
+    write(into, |sums: &mut [f32]| {
+        let width = sums.len();
+        for (x, y) in x.chunks_exact(width).zip(y.chunks_exact(width)) {
+            for (s, (x, y)) in sums.iter_mut().zip(x.iter().zip(y)) {
+                *s += x * y;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// `into[i][j] <- into[i][j] factors[j] + bias[j]`.
+pub(super) fn scale_columns(into: &Tensor, factors: &Tensor, bias: Option<&Tensor>) -> Result<()> {
+    let factors = Values::of(factors)?;
+    write(into, |x: &mut [f32]| {
+        x.par_chunks_mut(factors.len()).with_min_len(16).for_each(|row| {
+            for (x, f) in row.iter_mut().zip(factors.iter()) {
+                *x *= f;
+            }
+        });
+        bias.map_or(Ok(()), |bias| add_bias(x, bias))
+    })
+}
+
 /// `into[i][j] <- into[i][j] + bias[j]`.
 pub(super) fn add_bias(into: &mut [f32], bias: &Tensor) -> Result<()> {
     let bias = Values::of(bias)?;

@@ -1,10 +1,12 @@
 //! Adapters.
 
-use spo_api::{Session, Statistics, Update, Vector, VectorSpace};
+use spo_api::{
+    Adapter, Export, Lora, ModelSource, ModelSpec, Session, Statistics, Targets, Update, Vector, VectorSpace,
+};
 
 use super::models::{adapter, configurations, random};
 use super::optimizer::adamw;
-use super::support::{batch, gradient, open};
+use super::support::{batch, gradient, loss, open, scratch, wave, worst};
 use crate::engine::Engine;
 use crate::session::{Options, TransformerSession};
 
@@ -29,5 +31,60 @@ pub fn adapters_leave_the_rest_alone<E: Engine>(engine: impl Fn() -> E) {
         session.zero(Vector::PARAMETERS).expect("a vector");
         let off = session.log_probs(&batch(), Statistics::default()).expect("a valid batch");
         assert_eq!(off, expected, "{name}: without the adapter");
+    }
+}
+
+/// An adapter with magnitudes begins as the identity. Merged, it scores as in training, and the gradient of every
+/// magnitude agrees with central differences. (Those of A and B hold norms constant, so no differences are theirs.)
+pub fn magnitudes_scale_rows<E: Engine>(engine: impl Fn() -> E) {
+    for (name, config) in configurations()
+        .into_iter()
+        .filter(|(name, _)| ["llama with biases, tied, linear rope", "gpt2"].contains(name))
+    {
+        let adapter = Adapter::New(Lora { dora: true, ..Lora::new(3, 6.0, Targets::ALL) });
+        let spec = random(&config, Some(adapter));
+        let scores = |session: &mut TransformerSession<E>| {
+            session.log_probs(&batch(), Statistics::default()).expect("a valid batch").values
+        };
+        let bare = scores(&mut open(engine(), &random(&config, None), Options::default()));
+        let mut session =
+            TransformerSession::open(engine(), &spec, Options::default()).expect("a valid model");
+        assert_eq!(scores(&mut session), bare, "{name}");
+        assert!(!session.info().hessian_vectors);
+
+        let mut values = session.read(Vector::PARAMETERS).expect("a vector");
+        values.iter_mut().zip(wave(session.dimension(), 0.2)).for_each(|(value, moved)| *value += moved);
+        session.write(Vector::PARAMETERS, &values).expect("as many values");
+        let folder = scratch();
+        session.save(folder.path(), Export::Model).expect("a writable folder");
+        let source = ModelSource::Folder(folder.path().to_owned());
+        let merged = ModelSpec { source, adapter: None, ..spec };
+        let mut merged =
+            TransformerSession::open(engine(), &merged, Options::default()).expect("a valid model");
+        let error = worst(&scores(&mut session), &scores(&mut merged));
+        assert!(error < 2e-5, "{name}: merged {error}");
+
+        let (slopes, _) = gradient(&mut session, &batch());
+        let magnitudes: Vec<bool> = session
+            .trained()
+            .flat_map(|(name, n)| std::iter::repeat_n(name.ends_with("magnitude_vector"), n))
+            .collect();
+        let direction: Vec<f32> = wave(values.len(), 1.0)
+            .iter()
+            .zip(&magnitudes)
+            .map(|(v, &is)| if is { *v } else { 0.0 })
+            .collect();
+        let along: f64 = slopes.iter().zip(&direction).map(|(g, v)| f64::from(*g) * f64::from(*v)).sum();
+        const STEP: f32 = 2e-3;
+        let [ahead, behind] = [STEP, -STEP].map(|step| {
+            let moved: Vec<f32> = values.iter().zip(&direction).map(|(x, v)| x + step * v).collect();
+            session.write(Vector::PARAMETERS, &moved).expect("as many values");
+            loss(&mut session, &batch())
+        });
+        let difference = (ahead - behind) / f64::from(2.0 * STEP);
+        assert!(
+            (along - difference).abs() < 5e-3 * along.abs(),
+            "{name}: {along}, by differences {difference}"
+        );
     }
 }

@@ -26,14 +26,14 @@ pub fn saving_and_opening_are_inverse<E: Engine>(engine: impl Fn() -> E) {
         let after = again.log_probs(&batch(), Statistics::default()).expect("a valid batch");
         match &spec.adapter {
             None => assert_eq!(before, after, "{name}"),
-            Some(adapter) => {
+            Some(_) => {
                 let error = worst(&before.values, &after.values);
                 assert!(error < 2e-5, "{name}: merged {error}");
                 let saved = folder.join(format!("{i}-adapter"));
                 std::fs::create_dir(&saved).expect("a folder");
                 session.save(&saved, Export::Adapter).expect("a writable folder");
                 let mut resumed = spec.clone();
-                resumed.adapter = Some(Adapter { path: Some(saved), ..adapter.clone() });
+                resumed.adapter = Some(Adapter::Saved { path: saved });
                 let mut resumed = TransformerSession::open(engine(), &resumed, Options::default())
                     .expect("a valid adapter");
                 let after = resumed.log_probs(&batch(), Statistics::default()).expect("a valid batch");

@@ -1,7 +1,7 @@
 //! Tiny random models of every architecture, with every option that changes the computation.
 
 use serde_json::{Value, json};
-use spo_api::{Adapter, ModelSource, ModelSpec};
+use spo_api::{Adapter, Lora, ModelSource, ModelSpec, Targets};
 
 use crate::config::ModelType;
 
@@ -203,7 +203,7 @@ pub fn random(config: &Value, adapter: Option<Adapter>) -> ModelSpec {
 
 /// An adapter on every linear layer.
 pub fn adapter() -> Adapter {
-    Adapter { rank: 3, alpha: 6.0, targets: vec!["all-linear".into()], path: None }
+    Adapter::New(Lora::new(3, 6.0, Targets::ALL))
 }
 
 /// Every model to check: each configuration with all parameters trained, and with an adapter.

@@ -2,10 +2,11 @@
 
 use spo_api::Result;
 
-use crate::engine::{Engine, Mat};
+use super::row_norms::RowNorms;
+use crate::engine::{Engine, Mat, Memory};
 use crate::parameters::{Id, Parameters};
 
-/// `x W^T + bias + scale (x A^T) B^T`.
+/// `x W^T + bias + scale (x A^T) B^T`; with magnitudes, everything but the bias is multiplied by factors, one per output.
 #[derive(Clone, Debug)]
 pub(crate) struct Linear {
     /// Its name in the model, without `.weight`.
@@ -22,14 +23,41 @@ pub(crate) struct LowRank {
     pub a: Id,
     /// `[out, rank]`.
     pub b: Id,
-    /// `alpha / rank`.
+    pub rank: usize,
     pub scale: f64,
+    /// The norms that the rows of the adapted matrix are given, `[out]`.
+    pub magnitude: Option<Id>,
+}
+
+/// An adapter to be made: its rank and scale, and whether it has magnitudes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Scaled {
+    pub rank: usize,
+    pub scale: f64,
+    pub magnitude: bool,
 }
 
 impl Linear {
     pub fn forward<E: Engine>(&self, e: &E, p: &Parameters<E>, x: &E::Tensor) -> Result<E::Tensor> {
-        let y = e.linear(x, p.value(self.weight), self.bias.map(|b| p.value(b)))?;
-        if let Some(LowRank { a, b, scale }) = self.adapter {
+        let bias = self.bias.map(|b| p.value(b));
+        let Some(RowNorms { factors, .. }) = p.rows.get(&self.weight) else {
+            return self.unscaled(e, p, x, bias);
+        };
+        let y = self.unscaled(e, p, x, None)?;
+        e.scale_columns(&y, factors, bias)?;
+        Ok(y)
+    }
+
+    /// The result before it is scaled by magnitudes.
+    fn unscaled<E: Engine>(
+        &self,
+        e: &E,
+        p: &Parameters<E>,
+        x: &E::Tensor,
+        bias: Option<&E::Tensor>,
+    ) -> Result<E::Tensor> {
+        let y = e.linear(x, p.value(self.weight), bias)?;
+        if let Some(LowRank { a, b, scale, .. }) = self.adapter {
             let reduced = e.linear(x, p.value(a), None)?;
             e.matmul_add(&y, scale, Mat::new(&reduced), Mat::t(p.value(b)))?;
         }
@@ -51,6 +79,20 @@ impl Linear {
         if let Some(gradient) = self.bias.and_then(|b| p.gradient(b)) {
             e.sum_rows_add(gradient, upstream)?;
         }
+        let mut scaled = upstream.clone();
+        if let (Some(rows), Some(LowRank { magnitude: Some(magnitude), .. })) =
+            (p.rows.get(&self.weight), self.adapter)
+        {
+            let before = self.unscaled(e, p, x, None)?;
+            if let Some(gradient) = p.gradient(magnitude) {
+                rows.backward(e, gradient, &before, upstream)?;
+            }
+            // What was computed again has the shape of the gradient, and is needed no more.
+            e.memory().copy(&before, upstream)?;
+            e.scale_columns(&before, &rows.factors, None)?;
+            scaled = before;
+        }
+        let upstream = &scaled;
         let weight = Mat::new(p.value(self.weight));
         let dx = match into {
             None => e.matmul(Mat::new(upstream), weight)?,
@@ -59,7 +101,7 @@ impl Linear {
                 dx
             }
         };
-        if let Some(LowRank { a, b, scale }) = self.adapter {
+        if let Some(LowRank { a, b, scale, .. }) = self.adapter {
             // The reduced input is only as wide as the rank, so recomputing it is cheaper than keeping it.
             let reduced = e.linear(x, p.value(a), None)?;
             let d_reduced = e.matmul(Mat::new(upstream), Mat::new(p.value(b)))?;

@@ -13,7 +13,7 @@ pub(super) struct Names {
 
 impl Names {
     fn add(&mut self, name: String, shape: Vec<usize>, role: Role, transposed: bool) -> Id {
-        self.specs.push(Spec { name, shape, role, transposed });
+        self.specs.push(Spec { name, shape, role, transposed, trained: true });
         self.specs.len() - 1
     }
 

@@ -1,250 +1,254 @@
-//! Low-rank adapters: attaching them to a decoder, and reading them from a folder in PEFT's layout.
+//! Low-rank adapters: choosing the layers that have one, and those that are trained as a whole beside them.
+//!
+//! Which name is chosen by what is PEFT's rule in every point, so that a folder means the same to both.
 
-use std::fmt::Display;
-use std::path::{Path, PathBuf};
+mod saved;
 
-use serde_json::Value;
-use spo_api::{Adapter, Error, Result, nearest};
+use std::collections::BTreeMap;
 
-use crate::config::Fields;
-use crate::decoder::Decoder;
-use crate::files::{Weights, read_json};
-use crate::parameters::Spec;
+use fancy_regex::Regex;
+use spo_api::{Error, Lora, Result, Targets, nearest};
 
-pub(crate) const CONFIG: &str = "adapter_config.json";
-pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
-/// PEFT's name for all linear layers except the head.
-pub(crate) const ALL: &str = "all-linear";
+use crate::decoder::{Decoder, Scaled};
 
-/// Adds an adapter to every linear layer that matches a target.
-///
-/// A target matches a layer with that name, and layers whose name ends in `.target`.
-pub(crate) fn attach(decoder: &mut Decoder, adapter: &Adapter) -> Result<()> {
-    if adapter.rank == 0 || adapter.targets.is_empty() || !(adapter.alpha > 0.0 && adapter.alpha.is_finite())
-    {
-        return Err(Error::Model(format!(
-            "adapter: needs a rank of at least 1, an alpha above 0 and targets, got rank {}, alpha {}, targets {:?}",
-            adapter.rank, adapter.alpha, adapter.targets
-        )));
+pub(crate) use saved::{CONFIG, Saved, WEIGHTS, configuration, peft_name};
+
+/// The layers that have an adapter, and with which rank and scale.
+struct Choice<'l> {
+    lora: &'l Lora,
+    targets: Matcher<'l>,
+    exclude: Option<Matcher<'l>>,
+    ranks: Patterns<usize>,
+    alphas: Patterns<f64>,
+}
+
+/// Freezes the decoder, adds an adapter to every linear layer that is chosen, and trains `modules_to_save` as a whole.
+/// If `strict`, whatever chooses nothing is an error.
+pub(super) fn attach(decoder: &mut Decoder, lora: &Lora, strict: bool) -> Result<()> {
+    let mut choice = Choice::new(lora)?;
+    let mut names: Vec<String> = Vec::new();
+    let mut failed = Ok(());
+    decoder.adapt(|name| {
+        names.push(name.to_owned());
+        choice.of(name).unwrap_or_else(|e| {
+            failed = Err(e);
+            None
+        })
+    });
+    failed?;
+    if strict {
+        choice.targets.check_used("targets", &names)?;
+        choice.exclude.iter().try_for_each(|exclude| exclude.check_used("exclude", &names))?;
+        choice.ranks.check_used("rank_pattern")?;
+        choice.alphas.check_used("alpha_pattern")?;
+        if let Some(index) = lora.layers.iter().find(|&&i| i >= decoder.architecture.layers.len()) {
+            let blocks = decoder.architecture.layers.len();
+            return Err(error(format!("`layers` names block {index}, and the model has {blocks}, from 0")));
+        }
     }
-    let matches = |name: &str, target: &str| {
-        target == ALL || name == target || name.strip_suffix(target).is_some_and(|rest| rest.ends_with('.'))
-    };
+    if decoder.adapted.is_empty() {
+        return Err(error("no linear layer is left to adapt".into()));
+    }
+    for module in &lora.modules_to_save {
+        let saved =
+            decoder.specs.iter_mut().filter(|spec| !spec.role.of_adapter() && is_part(&spec.name, module));
+        if saved.map(|spec| spec.trained = true).count() == 0 {
+            let modules = modules(decoder);
+            return Err(error(format!(
+                "no module's name ends in `{module}` (`modules_to_save`){}; there are {}",
+                hint(module, modules.iter().map(String::as_str)),
+                modules.join(", ")
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the embedding table or the head is among `modules_to_save`. Neither is tied to the other then, as in PEFT.
+pub(super) fn unties(decoder: &Decoder, lora: &Lora) -> bool {
+    let names = &decoder.architecture.names;
+    let named =
+        |part: &str| lora.modules_to_save.iter().any(|module| is_part(&format!("{part}.weight"), module));
+    decoder.architecture.tied && (named(names.table) || named(names.head))
+}
+
+/// Whether a parameter belongs to a module whose name ends in `ending`.
+fn is_part(parameter: &str, ending: &str) -> bool {
+    parameter.match_indices('.').any(|(dot, _)| parameter[..dot].ends_with(ending))
+}
+
+/// The last parts of the names of the modules that have parameters.
+fn modules(decoder: &Decoder) -> Vec<String> {
     let mut leaves: Vec<String> = Vec::new();
-    let mut used = vec![false; adapter.targets.len()];
-    decoder.adapt(adapter.rank, adapter.alpha / adapter.rank as f64, |name| {
-        let leaf = name.rsplit('.').next().unwrap_or_default();
-        if !leaves.iter().any(|l| l == leaf) {
+    for spec in decoder.specs.iter().filter(|spec| !spec.role.of_adapter()) {
+        let leaf = spec.name.rsplit('.').nth(1).unwrap_or_default();
+        if !leaves.iter().any(|known| known == leaf) {
             leaves.push(leaf.to_owned());
         }
-        let mut wanted = false;
-        for (target, used) in adapter.targets.iter().zip(&mut used) {
-            let named = matches(name, target);
-            wanted |= named;
-            *used |= named;
-        }
-        wanted
-    });
-    match used.iter().position(|used| !used) {
-        None => Ok(()),
-        Some(i) => {
-            let target = &adapter.targets[i];
-            let hint = nearest(target, leaves.iter().map(String::as_str))
-                .map(|n| format!(" (nearest: {n})"))
-                .unwrap_or_default();
-            Err(Error::Model(format!(
-                "adapter: no linear layer is called `{target}`{hint}; there are {}, or {ALL}",
-                leaves.join(", ")
-            )))
-        }
     }
+    leaves
 }
 
-/// The name PEFT gives to an adapter matrix.
-pub(crate) fn peft_name(name: &str) -> String {
-    format!("base_model.model.{name}")
-}
-
-/// Keys of an adapter's configuration that change what it computes and are not implemented.
-const UNSUPPORTED: [&str; 15] = [
-    "use_dora",
-    "lora_bias",
-    "rank_pattern",
-    "alpha_pattern",
-    "modules_to_save",
-    "trainable_token_indices",
-    "target_parameters",
-    "layer_replication",
-    "alora_invocation_tokens",
-    "use_qalora",
-    "use_bdlora",
-    "arrow_config",
-    "kasa_config",
-    "monteclora_config",
-    "megatron_config",
-];
-
-/// Beginnings of the values of `init_lora_weights` with which PEFT changes the weights of the base model.
-const CHANGE_THE_BASE: [&str; 6] = ["pissa", "corda", "olora", "mica", "loftq", "lora_ga"];
-
-/// A trained adapter in PEFT's layout.
-pub(super) struct Tuned {
-    /// Where the configuration was read.
-    path: PathBuf,
-    config: Value,
-    weights: Weights,
-}
-
-impl Tuned {
-    /// Opens an adapter's folder.
-    ///
-    /// # Errors
-    /// [`Error::Model`] if it is no LoRA, or one that computes something that is not implemented.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join(CONFIG);
-        let config = read_json(&path)?;
-        let tuned = Tuned { path, config, weights: Weights::open(vec![folder.join(WEIGHTS)])? };
-        tuned.check_variant()?;
-        Ok(tuned)
+impl<'l> Choice<'l> {
+    fn new(lora: &'l Lora) -> Result<Self> {
+        let ranks = [&lora.rank].into_iter().chain(lora.rank_pattern.values());
+        let alphas = [&lora.alpha].into_iter().chain(lora.alpha_pattern.values());
+        if ranks.clone().any(|rank| *rank == 0) {
+            return Err(error("needs a rank of at least 1, got 0".into()));
+        }
+        if let Some(alpha) = alphas.clone().find(|alpha| !(**alpha > 0.0 && alpha.is_finite())) {
+            return Err(error(format!("needs an alpha above 0, got {alpha}")));
+        }
+        Ok(Choice {
+            lora,
+            targets: Matcher::new(&lora.targets)?,
+            exclude: lora.exclude.as_ref().map(Matcher::new).transpose()?,
+            ranks: Patterns::new(&lora.rank_pattern)?,
+            alphas: Patterns::new(&lora.alpha_pattern)?,
+        })
     }
 
-    fn error(&self, problem: impl Display) -> Error {
-        Error::Model(format!("{}: {problem}", self.path.display()))
-    }
-
-    fn check_variant(&self) -> Result<()> {
-        let config = &self.config;
-        if config["peft_type"] != "LORA" {
-            return Err(self.error(format!("`peft_type` must be \"LORA\", got {}", config["peft_type"])));
-        }
-        if let Some(key) = UNSUPPORTED.into_iter().find(|key| is_set(&config[*key])) {
-            return Err(self.error(format!("`{key}` = {} is not supported", config[key])));
-        }
-        if !config["bias"].is_null() && config["bias"] != "none" {
-            let bias = &config["bias"];
-            return Err(self.error(format!("`bias` = {bias} is not supported, only \"none\"")));
-        }
-        let init = config["init_lora_weights"].as_str().unwrap_or_default().to_lowercase();
-        if CHANGE_THE_BASE.iter().any(|kind| init.starts_with(kind)) {
-            return Err(self.error(format!(
-                "`init_lora_weights` = \"{init}\": PEFT changes the base model's weights for such an adapter, which is not \
-                 supported. Convert it to a plain one: save it in PEFT with `path_initial_model_for_weight_conversion`"
-            )));
-        }
-        Ok(())
-    }
-
-    /// The linear layers that it has weights for.
-    pub fn layers(&self) -> Result<Vec<String>> {
-        let of =
-            |name: &str| Some(name.strip_prefix(&peft_name(""))?.strip_suffix(".lora_A.weight")?.to_owned());
-        let layers: Vec<String> = self.weights.names().filter_map(of).collect();
-        match layers.is_empty() {
-            false => Ok(layers),
-            true => {
-                let origin = self.weights.origin();
-                Err(Error::Model(format!("{origin}: holds no weights of an adapter (LAYER.lora_A.weight)")))
-            }
-        }
-    }
-
-    /// Checks that this is the adapter that was attached to a decoder.
-    pub fn check(&self, decoder: &Decoder, adapter: &Adapter) -> Result<()> {
-        let origin = self.path.display().to_string();
-        let fields = Fields { config: &self.config, origin: &origin };
-        let (rank, alpha) = (fields.positive("r")?, fields.positive("lora_alpha")?);
-        fields.maybe_within("lora_dropout", 0.0, 1.0)?;
-        if rank != adapter.rank as f64 {
-            return Err(self
-                .error(format!("`r` is {rank}, but the adapter was asked for with rank {}", adapter.rank)));
-        }
-        // Rank-stabilised LoRA (Kalajdzievski 2023).
-        let (divisor, formula) = match fields.flag("use_rslora", false)? {
-            true => (rank.sqrt(), "`lora_alpha` / sqrt(`r`)"),
-            false => (rank, "`lora_alpha` / `r`"),
+    /// Rank and scale of the adapter of a layer; `None` if it has none.
+    fn of(&mut self, name: &str) -> Result<Option<Scaled>> {
+        let excluded = match &mut self.exclude {
+            Some(exclude) => exclude.matches(name)?,
+            None => false,
         };
-        let (scale, asked) = (alpha / divisor, adapter.alpha / rank);
-        if (scale - asked).abs() > 1e-9 * scale.abs() {
-            return Err(self.error(format!(
-                "its scale, {formula}, is {scale}, but the adapter was asked for with alpha / rank = {asked}: alpha must be \
-                 {}",
-                scale * rank
-            )));
+        let saved = self.lora.modules_to_save.iter().any(|module| is_part(&format!("{name}."), module));
+        let wanted = self.targets.matches(name)? && !excluded && !saved;
+        let by_name = matches!(self.lora.targets, Targets::Names(_));
+        if !wanted || (by_name && !self.lora.layers.is_empty() && !self.lora.layers.contains(&block(name))) {
+            return Ok(None);
         }
-        let specs = decoder.specs.iter().filter(|s| s.role.of_adapter());
-        let known: Vec<String> = specs.map(|s| peft_name(&s.name)).collect();
-        match self.weights.names().find(|name| !known.iter().any(|k| k == name)) {
+        let rank = self.ranks.of(name)?.unwrap_or(self.lora.rank);
+        let alpha = self.alphas.of(name)?.unwrap_or(self.lora.alpha);
+        let divisor = if self.lora.rslora { (rank as f64).sqrt() } else { rank as f64 };
+        Ok(Some(Scaled { rank, scale: alpha / divisor, magnitude: self.lora.dora }))
+    }
+}
+
+/// The number of the block that a layer is in: the first number in its name.
+fn block(name: &str) -> usize {
+    name.split('.').find_map(|part| part.parse().ok()).unwrap_or(usize::MAX)
+}
+
+/// [`Targets`], and which of them have chosen something.
+struct Matcher<'l> {
+    targets: &'l Targets,
+    regex: Option<Regex>,
+    used: Vec<bool>,
+}
+
+impl<'l> Matcher<'l> {
+    fn new(targets: &'l Targets) -> Result<Self> {
+        let (regex, n) = match targets {
+            Targets::Names(names) => (None, names.len()),
+            Targets::Pattern(pattern) if pattern == Targets::ALL => (None, 1),
+            Targets::Pattern(pattern) => (Some(regex(pattern, "")?), 1),
+        };
+        Ok(Matcher { targets, regex, used: vec![false; n] })
+    }
+
+    fn matches(&mut self, name: &str) -> Result<bool> {
+        let found: Vec<bool> = match (self.targets, &self.regex) {
+            (_, Some(regex)) => vec![is_match(regex, name)?],
+            (Targets::Names(names), None) => names.iter().map(|target| is_called(name, target)).collect(),
+            (Targets::Pattern(_), None) => vec![true],
+        };
+        self.used.iter_mut().zip(&found).for_each(|(used, found)| *used |= found);
+        Ok(found.contains(&true))
+    }
+
+    fn check_used(&self, key: &str, names: &[String]) -> Result<()> {
+        let target = match (self.used.iter().position(|used| !used), self.targets) {
+            (None, Targets::Names(names)) if names.is_empty() => {
+                return Err(error(format!("`{key}` is empty")));
+            }
+            (None, _) => return Ok(()),
+            (Some(i), Targets::Names(names)) => &names[i],
+            (Some(_), Targets::Pattern(pattern)) => pattern,
+        };
+        let mut leaves: Vec<&str> = Vec::new();
+        for leaf in names.iter().filter_map(|name| name.rsplit('.').next()) {
+            if !leaves.contains(&leaf) {
+                leaves.push(leaf);
+            }
+        }
+        let problem = match self.targets {
+            Targets::Names(_) => "no linear layer of a block is called",
+            Targets::Pattern(_) => "the whole name of no linear layer of a block matches",
+        };
+        let whole = match (self.targets, names.first()) {
+            (Targets::Pattern(_), Some(name)) => format!(" (the first is {name})"),
+            _ => String::new(),
+        };
+        Err(error(format!(
+            "{problem} `{target}`{}; there are {}{whole}, or {}",
+            hint(target, leaves.iter().copied()),
+            leaves.join(", "),
+            Targets::ALL
+        )))
+    }
+}
+
+/// Whether a layer has this name, or one that ends in a dot and it.
+fn is_called(name: &str, target: &str) -> bool {
+    target == Targets::ALL
+        || name == target
+        || name.strip_suffix(target).is_some_and(|rest| rest.ends_with('.'))
+}
+
+/// Values for layers whose name matches a pattern, and whether each was used.
+struct Patterns<T>(Vec<(String, Regex, T, bool)>);
+
+impl<T: Copy + PartialEq> Patterns<T> {
+    fn new(patterns: &BTreeMap<String, T>) -> Result<Self> {
+        let compiled =
+            |(key, value): (&String, &T)| Ok((key.clone(), regex(key, "(?:.*\\.)?")?, *value, false));
+        patterns.iter().map(compiled).collect::<Result<_>>().map(Patterns)
+    }
+
+    fn of(&mut self, name: &str) -> Result<Option<T>> {
+        let mut found: Option<(&str, T)> = None;
+        for (key, regex, value, used) in &mut self.0 {
+            if !is_match(regex, name)? {
+                continue;
+            }
+            *used = true;
+            match found {
+                Some((other, first)) if first != *value => {
+                    return Err(error(format!("the patterns `{other}` and `{key}` disagree about {name}")));
+                }
+                _ => found = Some((key, *value)),
+            }
+        }
+        Ok(found.map(|(_, value)| value))
+    }
+
+    fn check_used(&self, key: &str) -> Result<()> {
+        match self.0.iter().find(|(.., used)| !used) {
             None => Ok(()),
-            Some(name) => {
-                let origin = self.weights.origin();
-                Err(Error::Model(format!("{origin}: {name} belongs to no target of the adapter")))
+            Some((pattern, ..)) => {
+                Err(error(format!("`{key}`: `{pattern}` matches no layer that is adapted")))
             }
         }
     }
-
-    /// Checks that the file holds every matrix of the adapter in its shape, without reading any.
-    pub fn check_shapes(&self, decoder: &Decoder) -> Result<()> {
-        let mut own = decoder.specs.iter().filter(|spec| spec.role.of_adapter());
-        own.try_for_each(|spec| self.weights.check(&peft_name(&spec.name), spec))
-    }
-
-    /// The values of an adapter matrix.
-    pub fn read(&self, spec: &Spec) -> Result<Vec<f32>> {
-        self.weights.read(&peft_name(&spec.name), spec)
-    }
-
-    /// What the user should know about the adapter on the model of a folder.
-    pub fn remarks(&self, model: Option<&Path>) -> Vec<String> {
-        let mut remarks = Vec::new();
-        if let (Some(base), Some(model)) = (self.config["base_model_name_or_path"].as_str(), model)
-            && !base.is_empty()
-            && !is_named(model, base)
-        {
-            let (path, model) = (self.path.display(), model.display());
-            remarks.push(format!("{path}: the adapter was made for {base}, and is used with {model}"));
-        }
-        if let Some(dropout) = self.config["lora_dropout"].as_f64().filter(|dropout| *dropout > 0.0) {
-            let path = self.path.display();
-            remarks.push(format!("{path}: `lora_dropout` = {dropout} is not applied in training"));
-        }
-        remarks
-    }
 }
 
-/// Whether a setting is not off.
-fn is_set(value: &Value) -> bool {
-    match value {
-        Value::Null => false,
-        Value::Bool(on) => *on,
-        Value::Array(list) => !list.is_empty(),
-        Value::Object(table) => !table.is_empty(),
-        Value::String(text) => !text.is_empty(),
-        Value::Number(_) => true,
-    }
+/// A pattern for the whole of a name, after whatever `before` matches.
+fn regex(pattern: &str, before: &str) -> Result<Regex> {
+    Regex::new(&format!("\\A{before}(?:{pattern})\\z"))
+        .map_err(|e| error(format!("`{pattern}` is not a regular expression: {e}")))
 }
 
-/// Whether a folder is the model of this path, or of this name on a hub: the folder has its name, or is in
-/// the cache of such a hub.
-fn is_named(folder: &Path, name: &str) -> bool {
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let (folder, named) = (real(folder), real(Path::new(name)));
-    let cached = format!("models--{}", name.replace('/', "--"));
-    folder == named
-        || folder.file_name() == named.file_name()
-        || folder.iter().any(|part| part.to_str() == Some(&cached))
+fn is_match(regex: &Regex, name: &str) -> Result<bool> {
+    regex.is_match(name).map_err(|e| error(format!("`{}` takes too long on {name}: {e}", regex.as_str())))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn hint<'n>(word: &str, known: impl Iterator<Item = &'n str>) -> String {
+    nearest(word, known).map(|n| format!(" (nearest: {n})")).unwrap_or_default()
+}
 
-    #[test]
-    fn a_folder_is_known_by_its_path_by_its_name_and_in_a_cache() {
-        let folder = Path::new("/models/Qwen2.5-0.5B");
-        assert!(is_named(folder, "/models/Qwen2.5-0.5B"));
-        assert!(is_named(folder, "Qwen/Qwen2.5-0.5B"));
-        assert!(!is_named(folder, "Qwen/Qwen2.5-0.5B-Instruct"));
-        let cached = Path::new("/hub/models--Qwen--Qwen2.5-0.5B/snapshots/0123");
-        assert!(is_named(cached, "Qwen/Qwen2.5-0.5B") && !is_named(cached, "Qwen/Qwen2.5-1.5B"));
-    }
+fn error(problem: String) -> Error {
+    Error::Model(format!("adapter: {problem}"))
 }

@@ -19,6 +19,8 @@ pub(super) struct BaseWeights {
     head: String,
     /// The name of the embedding table, if the files hold it under the name of the head that is tied to it.
     as_head: Option<String>,
+    /// The name of the embedding table, if it is what a head that is no longer tied to it begins with.
+    table_of_head: Option<String>,
 }
 
 impl BaseWeights {
@@ -35,14 +37,34 @@ impl BaseWeights {
         let head = format!("{}.weight", decoder.architecture.names.head);
         let found = weights.contains(table) || !dropped.is_empty();
         let as_head = decoder.architecture.tied && !found && weights.contains(&head);
-        Ok(BaseWeights { weights, dropped, head, as_head: as_head.then(|| table.clone()) })
+        Ok(BaseWeights {
+            weights,
+            dropped,
+            head,
+            as_head: as_head.then(|| table.clone()),
+            table_of_head: None,
+        })
+    }
+
+    /// Lets a head be read that the decoder no longer ties to the embedding table.
+    pub fn untie(&mut self, decoder: &Decoder) {
+        if !self.weights.contains(&self.head) {
+            self.table_of_head = Some(self.stored(&decoder.specs[0].name).to_owned());
+        }
     }
 
     fn stored<'n>(&'n self, name: &'n str) -> &'n str {
         match &self.as_head {
             Some(table) if table == name => &self.head,
+            _ if name == self.head => self.table_of_head.as_deref().unwrap_or(name),
             _ => name.strip_prefix(&self.dropped).unwrap_or(name),
         }
+    }
+
+    /// The name under which a parameter is saved: the one it was read under, but for a head that was read from the
+    /// embedding table.
+    fn saved<'n>(&'n self, name: &'n str) -> &'n str {
+        if name == self.head { name } else { self.stored(name) }
     }
 
     /// Whether the files hold a head with values other than those of the embedding table.
@@ -108,8 +130,9 @@ pub(super) fn stored(decoder: &Decoder, weights: Option<&BaseWeights>) -> Vec<(S
     };
     let base = decoder.specs.iter().filter(|spec| !spec.role.of_adapter());
     base.map(|spec| {
-        let name = weights.map_or(spec.name.as_str(), |w| w.stored(&spec.name));
-        (name.to_owned(), weights.and_then(|w| w.weights.dtype(name)).unwrap_or(default))
+        let name = weights.map_or(spec.name.as_str(), |w| w.saved(&spec.name));
+        let dtype = weights.and_then(|w| w.weights.dtype(w.stored(&spec.name)));
+        (name.to_owned(), dtype.unwrap_or(default))
     })
     .collect()
 }

@@ -16,7 +16,8 @@ pub(super) fn random(spec: &Spec, id: Id, seed: u64, range: f64) -> Vec<f32> {
     match spec.role {
         Role::Matrix => StandardNormal.sample_iter(rng).take(n).map(|z: f64| (z * range) as f32).collect(),
         Role::Bias | Role::GainFromOne | Role::AdapterB => vec![0.0; n],
-        Role::Gain => vec![1.0; n],
+        // Magnitudes begin as the norms that the rows have: see `decoder::RowNorms`.
+        Role::Gain | Role::Magnitude => vec![1.0; n],
         Role::AdapterA => {
             let bound = 1.0 / (spec.shape[1] as f32).sqrt();
             let uniform = Uniform::new(-bound, bound).expect("the bound is positive");

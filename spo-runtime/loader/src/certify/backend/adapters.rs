@@ -1,6 +1,6 @@
 //! LoRA: an adapter begins as nothing, trains apart from the model, and is merged into the weights as it is.
 
-use spo_api::{Adapter, Export, ModelSource, Session, Statistics, Vector};
+use spo_api::{Adapter, Export, Lora, ModelSource, Session, Statistics, Vector};
 
 use super::super::Outcome;
 use super::saved::Scratch;
@@ -19,9 +19,8 @@ pub(super) fn adapters(subject: &Subject) -> Result<String, Outcome> {
     let base = Scratch::new()?;
     let mut plain = subject.open_sharp()?;
     plain.save(&base.0, Export::Model)?;
-    let adapter = |path| Adapter { rank: 2, alpha: 6.0, targets: TARGETS.map(str::to_owned).into(), path };
-    let of = |path| subject.open_from(ModelSource::Folder(base.0.clone()), Some(adapter(path)));
-    let mut adapted = match of(None) {
+    let of = |adapter| subject.open_from(ModelSource::Folder(base.0.clone()), Some(adapter));
+    let mut adapted = match of(Adapter::New(Lora::new(2, 6.0, TARGETS))) {
         Ok(session) => session,
         Err(e) => {
             return Err(Outcome::Skipped(format!("it opens no adapter on {}: {e}", TARGETS.join(", "))));
@@ -58,8 +57,8 @@ pub(super) fn adapters(subject: &Subject) -> Result<String, Outcome> {
     let mut merged =
         subject.open_from(ModelSource::Folder(merged.0.clone()), None).map_err(Outcome::Failed)?;
     adapted.save(&own.0, Export::Adapter)?;
-    let mut again =
-        of(Some(own.0.clone())).map_err(|e| format!("it cannot open the adapter that it saved: {e}"))?;
+    let mut again = of(Adapter::Saved { path: own.0.clone() })
+        .map_err(|e| format!("it cannot open the adapter that it saved: {e}"))?;
     for (what, other) in [("merged into the weights", &mut merged), ("saved and opened again", &mut again)] {
         let off = apart(&mut *adapted, &mut **other)?;
         if off.is_nan() || off > 1e-2 * moved {
