@@ -1,6 +1,7 @@
 //! Turns a recipe into everything a run needs, and checks it before training begins.
 
 mod data;
+pub(crate) mod external;
 pub(crate) mod fit;
 pub(crate) mod folders;
 pub(crate) mod generation;
@@ -44,6 +45,7 @@ pub(crate) struct Plan {
     /// The output folder.
     pub(crate) output: PathBuf,
     pub(crate) tokenizer: Tokenizer,
+    pub(crate) backend: Box<dyn Backend>,
     /// The opened model.
     pub(crate) session: Box<dyn Session>,
     /// The stages, in order.
@@ -115,14 +117,16 @@ impl Plan {
     ) -> anyhow::Result<Self> {
         let mut loaded = Datasets::new();
         let draft = Draft::new(registry, document, &mut loaded, caching)?;
+        draft.external(document).check(&mut BTreeMap::new())?;
         let mut session = draft.open(document)?;
         draft.check_fit(document, &session.info())?;
         draft.check_optimizers(document, &mut *session)?;
-        let weights = weights::weights(&draft.spec)?;
-        let Draft { recipe, name, output, tokenizer, stages, .. } = draft;
+        let mut weights = weights::weights(&draft.spec)?;
+        weights.extend(external::hashes(&draft.recipe)?);
+        let Draft { recipe, name, output, tokenizer, stages, backend, .. } = draft;
         let data = loaded.into_values().collect();
         let libraries = registry.libraries_of(&recipe.parts());
-        Ok(Plan { recipe, name, output, tokenizer, session, stages, data, libraries, weights })
+        Ok(Plan { recipe, name, output, tokenizer, backend, session, stages, data, libraries, weights })
     }
 
     /// Checks a recipe as [`new`](Self::new) does, but returns only the resolved recipe. Anything in
@@ -144,6 +148,7 @@ impl Plan {
             }
         };
         draft.check_fit(document, &info)?;
+        draft.external(document).check(&mut checked.models)?;
         if !checked.force {
             Forecast::new(&draft.recipe, &draft.spec, &info, &draft.stages).check(document)?;
         }
@@ -275,6 +280,12 @@ impl Draft {
             error @ spo_api::Error::Io { .. } => document.error("model", error.to_string()).into(),
             other => other.into(),
         })
+    }
+
+    /// What references that are other models have to fit.
+    fn external<'a>(&'a self, document: &'a Document) -> external::Fit<'a> {
+        let Draft { recipe, stages, tokenizer, backend, .. } = self;
+        external::Fit { document, recipe, stages, tokenizer, backend: &**backend }
     }
 
     /// Checks that tokenizer, rows and model are compatible.

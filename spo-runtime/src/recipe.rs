@@ -28,7 +28,7 @@ pub(crate) use data::DataSection;
 pub(crate) use diagnostics::{Action, Diagnostics, Guard};
 pub(crate) use keeping::{CacheSection, CheckpointSection, OnNonfinite, Resume};
 pub(crate) use sections::{EvaluationSection, ModelSection, PluginsSection, RunSection};
-pub(crate) use stage::{Moving, Reference, Stage};
+pub(crate) use stage::{External, Moving, Reference, Stage};
 pub(crate) use sweep::Sweep;
 
 use data::Rows;

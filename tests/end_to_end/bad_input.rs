@@ -31,6 +31,10 @@ const ROWS: &str = r#"{"prompt": "1+2=", "chosen": "3", "rejected": "4"}
 {"prompt": "3+2=", "chosen": "5", "rejected": "6"}
 "#;
 
+/// A tokenizer with a token of its own.
+const OTHER_TOKENS: &[u8] =
+    br#"{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"1": 0, "x": 1}, "unk_token": "x"}}"#;
+
 /// A folder with a small trained model, data, and the recipe.
 fn folder() -> Place {
     let place = with_model_beside();
@@ -158,6 +162,53 @@ fn cases() -> Vec<Case> {
             r#"path = "model""#,
             "path = \"model\"\nadapter = { rank = 2, alpha = 4, targets = [\"q_prj\"] }",
         ),
+        recipe(
+            "adapter_of_a_folder_with_more_settings",
+            r#"path = "model""#,
+            "path = \"model\"\nadapter = { path = \"saved\", rank = 2 }",
+        ),
+        recipe(
+            "adapter_without_a_scale",
+            r#"path = "model""#,
+            "path = \"model\"\nadapter = { rank = 2, targets = \"all-linear\" }",
+        ),
+        recipe(
+            "adapter_pattern_that_matches_nothing",
+            r#"path = "model""#,
+            "path = \"model\"\nadapter = { rank = 2, alpha = 4, targets = '.*\\.(k|v)_prj' }",
+        ),
+        recipe(
+            "adapter_pattern_that_is_none",
+            r#"path = "model""#,
+            "path = \"model\"\nadapter = { rank = 2, alpha = 4, targets = \"q_proj(\" }",
+        ),
+        recipe(
+            "adapter_patterns_that_disagree",
+            r#"path = "model""#,
+            "path = \"model\"\nadapter = { rank = 2, alpha = 4, targets = \"all-linear\", \
+             rank_pattern = { q_proj = 4, \"[kq]_proj\" = 8 } }",
+        ),
+        recipe(
+            "adapter_module_missing",
+            r#"path = "model""#,
+            "path = \"model\"\nadapter = { rank = 2, alpha = 4, targets = [\"q_proj\"], modules_to_save = [\"head\", \"embedding\"] }",
+        ),
+        recipe(
+            "reference_folder_missing",
+            "steps = 1",
+            "steps = 1\nreference = { external = { path = \"modle\" } }",
+        ),
+        recipe("reference_misspelt", "steps = 1", "steps = 1\nreference = { extern = { path = \"model\" } }"),
+        Case {
+            name: "reference_reads_other_tokens",
+            recipe: vec![("steps = 1", "steps = 1\nreference = { external = { path = \"other\" } }")],
+            files: vec![
+                ("other/config.json", b"{}".to_vec()),
+                ("other/model.safetensors", b"".to_vec()),
+                ("other/tokenizer.json", OTHER_TOKENS.to_vec()),
+            ],
+            arguments: vec![],
+        },
         recipe("data_file_missing", "train.jsonl", "trian.jsonl"),
         Case {
             name: "data_format_unknown",
@@ -223,10 +274,7 @@ fn cases() -> Vec<Case> {
         },
         Case {
             name: "adapter_is_a_model",
-            recipe: vec![(
-                r#"path = "model""#,
-                "path = \"model\"\nadapter = { rank = 2, alpha = 4, targets = [\"q_proj\"], path = \"model\" }",
-            )],
+            recipe: vec![(r#"path = "model""#, "path = \"model\"\nadapter = { path = \"model\" }")],
             files: vec![],
             arguments: vec![],
         },

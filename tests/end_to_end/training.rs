@@ -218,12 +218,12 @@ fn a_saved_model_and_a_saved_adapter_go_on_where_they_stopped() {
     close("the saved model is the trained one", start, trained, 1e-6);
     assert_eq!(full[0]["eval_exact_match"], end["eval_exact_match"]);
 
-    let lora = |more: &str| {
-        format!(", adapter = {{ rank = 2, alpha = 4, targets = [\"q_proj\", \"v_proj\"] {more} }}")
-    };
-    let adapted = run(&place, "adapted", &again(&lora("")), &[]);
+    let settings = "rank = 2, alpha = 4, rslora = true, dora = true, modules_to_save = [\"lm_head\"], \
+                    rank_pattern = { v_proj = 3 }, targets = '.*[qv]_proj'";
+    let adapted = run(&place, "adapted", &again(&format!(", adapter = {{ {settings} }}")), &[]);
     assert_eq!(&adapted[0]["eval_logps/chosen"], start, "a new adapter changes nothing");
-    let resumed = run(&place, "resumed", &again(&lora(", path = \"runs/adapted/more\"")), &[]);
+    // The saved one brings its settings.
+    let resumed = run(&place, "resumed", &again(", adapter = { path = \"runs/adapted/more\" }"), &[]);
     assert_eq!(resumed[0]["eval_logps/chosen"], adapted.last().unwrap()["eval_logps/chosen"]);
     assert_ne!(resumed[0]["eval_logps/chosen"], end["eval_logps/chosen"]);
 }
@@ -384,4 +384,45 @@ fn a_batch_of_one_row_is_refused_where_rows_are_compared() {
     }
     place.write("recipe.toml", on_rows("pairs.jsonl", r#""aot""#, "batch_size = 11\nsteps = 2"));
     place.run(&["recipe.toml", "--quiet"]).success();
+}
+
+#[test]
+fn a_reference_may_be_another_model() {
+    let place = place();
+    run(&place, "made", HEAD, &[]);
+    let recipe = |policy: &str, reference: &str| {
+        format!(
+            "model = {{ path = \"{policy}\" }}\n\
+             data = {{ task = {{ name = \"modular-chain\", train = 64, held_out = 16 }}, max_length = 48 }}\n\
+             [[stage]]\nname = \"more\"\nobjective = \"dpo\"\nreference = {reference}\nsteps = 4\nbatch_size = 8\n\
+             optimizer = {{ lr = 1e-2 }}\n"
+        )
+    };
+    let [one, other] = ["runs/made/sft", "runs/start/more"];
+    let external = |folder: &str| format!("{{ external = {{ path = \"{folder}\" }} }}");
+    let start = run(&place, "start", &recipe(one, "\"start\""), &[]);
+    let same = run(&place, "same", &recipe(one, &external(one)), &[]);
+    assert_eq!(same, start, "the same model, from its folder, is the same reference");
+
+    // With policy and reference exchanged, every margin changes its sign.
+    let [ahead, behind] = [(one, other), (other, one)].map(|(policy, reference)| {
+        let name = policy.replace('/', "-");
+        run(&place, &name, &recipe(policy, &external(reference)), &[])[0].clone()
+    });
+    let margin = |line: &Value| line["eval_rewards/margins"].as_f64().unwrap();
+    assert!(margin(&ahead) < -1e-3, "the other model was trained: {ahead}");
+    assert!((margin(&ahead) + margin(&behind)).abs() < 1e-5, "{ahead} {behind}");
+
+    // A run is bound to the files of its reference.
+    let killed = recipe(one, &external(other)) + "[checkpoint]\nevery = 1\n";
+    let killed = run(&place, "bound", &killed, &[]);
+    assert_eq!(killed[0], ahead);
+    std::fs::copy(
+        place.path("runs/made/sft/model.safetensors"),
+        place.path("runs/start/more/model.safetensors"),
+    )
+    .unwrap();
+    let again = place.run(&["bound.toml", "--set", "run.resume=\"auto\""]);
+    assert_eq!(again.code, 2, "{}", again.stderr);
+    assert!(again.stderr.contains("reference of more/model.safetensors"), "{}", again.stderr);
 }

@@ -265,6 +265,24 @@ impl Tokenizer {
         )))
     }
 
+    /// Checks that every token of another tokenizer has the same id here.
+    ///
+    /// # Errors
+    /// When one has not: the first by its id.
+    pub fn check_same_tokens(&self, other: &Tokenizer) -> Result<()> {
+        let (own, vocabulary) = (self.inner.parts.get_vocab(true), other.inner.parts.get_vocab(true));
+        let differs = |(token, id): &(&String, &u32)| own.get(*token) != Some(*id);
+        match vocabulary.iter().filter(differs).min_by_key(|(_, id)| **id) {
+            None => Ok(()),
+            Some((token, id)) => {
+                let own = own.get(token).map_or("none".to_owned(), |id| format!("token {id}"));
+                Err(DataError::new(format!(
+                    "it reads other tokens than the model that is trained: `{token}` is token {id} of that model, and {own} of its own"
+                )))
+            }
+        }
+    }
+
     /// SHA-256 of everything that affects token ids, in hexadecimal.
     pub fn hash(&self) -> String {
         let mut hasher = Sha256::new();

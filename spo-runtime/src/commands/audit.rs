@@ -15,6 +15,7 @@ use spo_data::epoch_order;
 use super::options::TrustArguments;
 use super::saved_run::SavedRun;
 use crate::error::BadInput;
+use crate::plan::external;
 use crate::plan::view::View;
 use crate::recipe::Reference;
 use crate::recipe::bilevel::BilevelSpec;
@@ -120,16 +121,16 @@ fn audit(registry: &mut Registry, arguments: &AuditArguments) -> anyhow::Result<
         );
         return Err(BadInput(message).into());
     }
-    let from = match run.plan.stages[index].recipe.reference {
-        Reference::Start => run.plan.stages[index].from.clone(),
-        Reference::Model => "model".to_owned(),
+    let mut reference = match &run.plan.stages[index].recipe.reference {
+        Reference::Start => run.model(&run.plan.stages[index].from)?,
+        Reference::Model => run.model("model")?,
+        Reference::External(other) => run.plan.backend.open(&external::spec(&run.plan.recipe, other))?,
         Reference::Moving(_) => {
             return Err(
                 BadInput("error: the stage's reference moves: where it stood is not known".into()).into()
             );
         }
     };
-    let mut reference = run.model(&from)?;
     let stage = &mut run.plan.stages[index];
     if !stage.train.examples.iter().all(|e| e.desirable) {
         let message = format!(

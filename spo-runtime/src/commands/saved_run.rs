@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde_json::Value;
-use spo_api::{Adapter, Backend, ModelSource, ModelSpec, Registry, Session, read_small};
+use spo_api::{Adapter, ModelSource, ModelSpec, Registry, Session, read_small};
 
 use crate::error::BadInput;
 use crate::plan::{Plan, folders, libraries, model_spec};
@@ -14,7 +14,6 @@ use crate::recipe::document::Document;
 pub(crate) struct SavedRun {
     /// The plan built from the recipe. Its session holds the model as opened, before training.
     pub(crate) plan: Plan,
-    backend: Box<dyn Backend>,
     folder: PathBuf,
 }
 
@@ -34,9 +33,7 @@ impl SavedRun {
         let document = Document::read(&recipe, &[])?;
         libraries::load_again(registry, &document, &record, trusted)?;
         let plan = Plan::new(registry, &document)?;
-        let choice = &plan.recipe.backend;
-        let backend = registry.backend(&choice.name, &Value::Object(choice.options.clone()))?;
-        Ok(SavedRun { plan, backend, folder: folder.to_owned() })
+        Ok(SavedRun { plan, folder: folder.to_owned() })
     }
 
     /// The model saved by a stage; `model` is the model as opened, before training.
@@ -46,7 +43,7 @@ impl SavedRun {
     pub(crate) fn model(&self, stage: &str) -> anyhow::Result<Box<dyn Session>> {
         let spec = model_spec(&self.plan.recipe, &self.plan.tokenizer);
         if stage == "model" {
-            return Ok(self.backend.open(&spec)?);
+            return Ok(self.plan.backend.open(&spec)?);
         }
         let saved = self.folder.join(stage);
         // The folder may exist but contain only the best model so far.
@@ -61,6 +58,6 @@ impl SavedRun {
             Some(_) => ModelSpec { adapter: Some(Adapter::Saved { path: saved.clone() }), ..spec },
             None => ModelSpec { source: ModelSource::Folder(saved.clone()), ..spec },
         };
-        self.backend.open(&spec).with_context(|| format!("the model of stage `{stage}`"))
+        self.plan.backend.open(&spec).with_context(|| format!("the model of stage `{stage}`"))
     }
 }

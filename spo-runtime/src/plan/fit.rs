@@ -24,11 +24,8 @@ pub(super) fn check(
             Some(data) => (data, format!("stage[{i}].data.max_length")),
             None => (&recipe.data, "data.max_length".to_owned()),
         };
-        let lower = stage.lower.iter().filter_map(|term| term.data.as_ref());
-        for rows in [&stage.train].into_iter().chain(&stage.eval).chain(lower) {
-            if let Some(problem) = too_long(rows, info) {
-                return Err(document.error(&key, format!("is {}, but {problem}", data.max_length)));
-            }
+        if let Some(problem) = row_too_long(stage, info) {
+            return Err(document.error(&key, format!("is {}, but {problem}", data.max_length)));
         }
         for rows in [&stage.train].into_iter().chain(&stage.eval).filter(|_| stage.view.mismatched.is_some())
         {
@@ -43,6 +40,12 @@ pub(super) fn check(
         }
     }
     Ok(())
+}
+
+/// Tells of a row of a stage that is longer than the model reads.
+pub(super) fn row_too_long(stage: &PlannedStage, info: &ModelInfo) -> Option<String> {
+    let lower = stage.lower.iter().filter_map(|term| term.data.as_ref());
+    [&stage.train].into_iter().chain(&stage.eval).chain(lower).find_map(|rows| too_long(rows, info))
 }
 
 /// Tells of the longest row, if it is longer than the model reads.

@@ -9,6 +9,7 @@ use spo_data::Dataset;
 use crate::plan::Plan;
 use crate::plan::stage::PlannedStage;
 use crate::plan::view::View;
+use crate::recipe::External;
 use crate::store::key::{Kind, key, own_hash};
 
 /// Identifies a set of log-probs.
@@ -20,6 +21,8 @@ pub(crate) struct ScoredRows<'a> {
     pub(crate) rows: &'a [usize],
     /// Rows scored at a time, which affects the last digits.
     pub(crate) at_once: usize,
+    /// The model that scores them, if it is not the one that is trained. Its hashes are among those of the weights.
+    pub(crate) external: Option<&'a External>,
 }
 
 /// Everything that the results of a run depend on.
@@ -92,10 +95,11 @@ impl Provenance {
 
     /// The cache key for log-probs under the parameters after `stages` stages.
     pub(crate) fn log_probs(&self, stages: usize, of: &ScoredRows<'_>) -> String {
-        let ScoredRows { data, view, rows, at_once } = of;
+        let ScoredRows { data, view, rows, at_once, external } = of;
         let view = format!("{:?} {:?}", view.layout, view.mismatched);
         let parameters = self.parameters(stages);
-        let what = json!({ "data": data, "view": view, "rows": rows, "at_once": at_once });
+        let what =
+            json!({ "data": data, "view": view, "rows": rows, "at_once": at_once, "external": external });
         key(Kind::Reference, &json!({ "parameters": parameters, "of": what }))
     }
 }

@@ -1,7 +1,7 @@
 //! What other trainers call a key of the recipe: an error about an unknown key says what to write instead.
 
 /// Keys of transformers, TRL, PEFT, LLaMA-Factory and axolotl, each with what stands for it here.
-const KEYS: [(&str, &str); 58] = [
+const KEYS: [(&str, &str); 63] = [
     ("adam_beta1", "`optimizer.betas`"),
     ("adam_beta2", "`optimizer.betas`"),
     ("adam_epsilon", "`optimizer.epsilon`"),
@@ -12,6 +12,7 @@ const KEYS: [(&str, &str); 58] = [
     ("dataset", "`data.train`"),
     ("eval_dataset", "`data.eval`"),
     ("eval_steps", "`evaluation.every`"),
+    ("exclude_modules", "`model.adapter.exclude`"),
     ("fp16", "`backend.dtype`"),
     ("gamma_beta_ratio", "`gamma`, which is that ratio times `beta`"),
     (
@@ -19,11 +20,13 @@ const KEYS: [(&str, &str); 58] = [
         "`batch_size`, the rows of an update; `micro_batch` splits them for memory",
     ),
     ("gradient_checkpointing", "`backend.options.memory`, where the backend has it"),
+    ("layers_to_transform", "`model.adapter.layers`"),
     ("learning_rate", "`optimizer.lr`"),
     ("load_best_model_at_end", "`checkpoint.best`"),
     ("logging_steps", "nothing: every step is in metrics.jsonl"),
     ("lora_alpha", "`model.adapter.alpha`"),
     ("lora_dropout", "nothing: an adapter is trained without dropout"),
+    ("lora_modules_to_save", "`model.adapter.modules_to_save`"),
     ("lora_r", "`model.adapter.rank`"),
     ("lora_rank", "`model.adapter.rank`"),
     ("lora_target", "`model.adapter.targets`"),
@@ -45,7 +48,7 @@ const KEYS: [(&str, &str); 58] = [
     ("pref_beta", "the objective's `beta`"),
     ("pref_loss", "the objective's `name`"),
     ("r", "`model.adapter.rank`"),
-    ("ref_model", "`reference` of a stage"),
+    ("ref_model", "`reference = { external = { .. } }` of a stage"),
     ("ref_model_mixup_alpha", "`reference = { moving = { .. } }` of a stage"),
     ("ref_model_sync_steps", "`reference = { moving = { .. } }` of a stage"),
     ("report_to", "`spo-run report`, which also writes TensorBoard files"),
@@ -60,6 +63,8 @@ const KEYS: [(&str, &str); 58] = [
     ("tpo_l_gamma", "`gamma`"),
     ("train_dataset", "`data.train`"),
     ("truncation_mode", "`data.truncation`"),
+    ("use_dora", "`model.adapter.dora`"),
+    ("use_rslora", "`model.adapter.rslora`"),
     ("val_size", "`data.split`"),
     ("warmup_ratio", "`optimizer.warmup`, a share of the steps"),
     ("warmup_steps", "`optimizer.warmup = { steps = N }`"),

@@ -1,5 +1,7 @@
 //! `[[stage]]`: the data, objective, bilevel step and optimizer of a stage.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use spo_api::ConfigError;
@@ -32,7 +34,8 @@ pub(crate) struct Stage {
     pub(crate) bilevel: BilevelSpec,
     /// The reference model: `"start"` is the model as the stage finds it, `"model"` the model as it was
     /// opened, `{ moving = { sync_steps = 512, mixup_alpha = 0.6 } }` follows the policy. Held-out figures
-    /// are against `"start"` where it moves.
+    /// are against `"start"` where it moves. `{ external = { path = "..." } }` is another model: it scores all rows
+    /// before the first step, and is let go.
     #[serde(default)]
     pub(crate) reference: Reference,
     /// Passes over the training rows; 1 unless this or `steps` is given.
@@ -121,7 +124,7 @@ impl Stage {
 }
 
 /// Where the reference log-probs come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Reference {
     /// The model as the stage finds it.
@@ -131,6 +134,19 @@ pub(crate) enum Reference {
     Model,
     /// A reference that follows the policy.
     Moving(Moving),
+    /// Another model than the one that is trained.
+    External(External),
+}
+
+/// A reference that is another model. It has to read the same tokens.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct External {
+    /// Hugging Face folder of the model.
+    pub(crate) path: PathBuf,
+    /// Folder of an adapter for it, in PEFT's layout.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) adapter: Option<PathBuf>,
 }
 
 /// A moving reference, in TRL's terms (`sync_ref_model`).

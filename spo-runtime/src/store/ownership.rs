@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use spo_api::{ConfigError, read_small};
 
-use crate::recipe::Recipe;
+use crate::recipe::{External, Recipe, Reference};
 use crate::store::output::{FILES, FOLDERS, RECIPE, RECORD};
 
 /// Checks that a run of this recipe replaces nothing but an earlier run, and in no case what it reads.
@@ -103,7 +103,12 @@ fn is_empty_folder(path: &Path) -> bool {
 fn sources(recipe: &Recipe) -> Vec<PathBuf> {
     let model = &recipe.model;
     let adapter = model.adapter.as_ref().and_then(|adapter| adapter.path.as_ref());
-    let named = [model.path.as_ref(), model.tokenizer.as_ref(), adapter].into_iter().flatten().cloned();
+    let references = recipe.stage.iter().flat_map(|stage| match &stage.reference {
+        Reference::External(External { path, adapter }) => [Some(path), adapter.as_ref()],
+        _ => [None, None],
+    });
+    let named = [model.path.as_ref(), model.tokenizer.as_ref(), adapter].into_iter().chain(references);
+    let named = named.flatten().cloned();
     let sources = recipe.rows().into_iter().flat_map(|rows| &rows.sources);
     let rows =
         sources.flat_map(|source| [vec![source.path.clone()], source.files().unwrap_or_default()].concat());

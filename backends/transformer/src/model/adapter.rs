@@ -237,7 +237,9 @@ impl<T: Copy + PartialEq> Patterns<T> {
 
 /// A pattern for the whole of a name, after whatever `before` matches.
 fn regex(pattern: &str, before: &str) -> Result<Regex> {
-    Regex::new(&format!("\\A{before}(?:{pattern})\\z"))
+    // Compiled alone first, so that an error counts from its beginning.
+    Regex::new(pattern)
+        .and_then(|_| Regex::new(&format!("\\A{before}(?:{pattern})\\z")))
         .map_err(|e| error(format!("`{pattern}` is not a regular expression: {e}")))
 }
 

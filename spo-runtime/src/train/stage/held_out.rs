@@ -27,13 +27,14 @@ pub(super) struct Evaluator {
 
 impl Training<'_> {
     pub(super) fn evaluator(&mut self, progress: &mut StageProgress) -> anyhow::Result<Evaluator> {
-        let reference = match self.stage.eval.clone().filter(|_| self.opened.is_some()) {
-            Some(data) => {
-                let all = (0..data.examples.len()).collect();
-                Some(self.scores(&data, self.held_out_view(&data), all, progress)?)
-            }
-            None => None,
-        };
+        let reference =
+            match self.stage.eval.clone().filter(|_| self.opened.is_some() || self.external().is_some()) {
+                Some(data) => {
+                    let all = (0..data.examples.len()).collect();
+                    Some(self.scores(&data, self.held_out_view(&data), all, progress)?)
+                }
+                None => None,
+            };
         Ok(self.evaluator_against(reference))
     }
 

@@ -46,8 +46,8 @@ impl InFlight {
     pub(super) fn again(training: &mut Training<'_>, within: Within) -> anyhow::Result<Self> {
         let Within { state, mut scores } = within;
         state.memory.restore(training.stage)?;
-        let moving = match (training.stage.recipe.reference, state.moving) {
-            (Reference::Moving(how), Some(state)) => Some(MovingReference::restored(how, state)),
+        let moving = match (&training.stage.recipe.reference, state.moving) {
+            (&Reference::Moving(how), Some(state)) => Some(MovingReference::restored(how, state)),
             _ => None,
         };
         let mut take = |name: &str| scores.remove(name);

@@ -1,11 +1,12 @@
 //! The reference log-probs of a stage. They are computed before training, with the parameters the stage
-//! starts from or those of the model as opened; or the reference moves during training.
+//! starts from, those of the model as opened, or another model; or the reference moves during training.
 
 use std::sync::Arc;
 
 use anyhow::Context;
 use spo_data::Dataset;
 
+use crate::plan::external;
 use crate::plan::provenance::ScoredRows;
 use crate::plan::view::View;
 use crate::recipe::Reference;
@@ -34,7 +35,7 @@ impl Training<'_> {
     /// Computes the reference log-probs that the objective and the step need.
     pub(super) fn references(&mut self, progress: &mut StageProgress) -> anyhow::Result<References> {
         let recipe = &self.stage.recipe;
-        let (batch_size, how) = (recipe.batch_size, recipe.reference);
+        let (batch_size, how) = (recipe.batch_size, recipe.reference.clone());
         let of_lower = self.stage.step.needs().reference_lower;
         let shares = self.stage.lower.iter().any(|term| term.data.is_none());
         let of_train = self.stage.objective.requirements().reference || (of_lower && shares);
@@ -87,7 +88,13 @@ impl Training<'_> {
         let stages = self.keeper.finished.iter().position(|stage| stage.name == by).map_or(0, |i| i + 1);
         let slot = match self.provenance {
             Some(known) => {
-                let of = ScoredRows { data: data.hash(), view, rows: &missing, at_once };
+                let of = ScoredRows {
+                    data: data.hash(),
+                    view,
+                    rows: &missing,
+                    at_once,
+                    external: self.external(),
+                };
                 let key = known.log_probs(stages, &of);
                 self.cache.slot(&key, self.stop, self.reporter)?
             }
@@ -105,9 +112,14 @@ impl Training<'_> {
             self.reporter.note(&format!("reference: the log-probs of {rows} rows are taken from the cache"));
             return Ok(scores);
         }
+        let mut other = match self.external() {
+            Some(other) => Some(self.plan.backend.open(&external::spec(&self.plan.recipe, other))?),
+            None => None,
+        };
         let (reporter, stop) = (&mut *self.reporter, self.stop);
+        let session = other.as_deref_mut().unwrap_or(&mut *self.plan.session);
         let scoring = Scoring { data, view, rows: &missing, at_once, parameters: self.opened };
-        scoring.fill(&mut scores, &mut *self.plan.session, &mut |done, total| {
+        scoring.fill(&mut scores, session, &mut |done, total| {
             reporter.scoring("the reference", done, total);
             Ok(stop.check()?)
         })?;
@@ -125,7 +137,7 @@ impl Training<'_> {
     /// If the policy starts as the reference, checks that their log-probs agree on the first batch.
     pub(super) fn check_start(&mut self, references: &References) -> anyhow::Result<()> {
         let (Some(reference), data) = (&references.train, self.stage.train.clone()) else { return Ok(()) };
-        if self.opened.is_some() && self.stage.from != MODEL {
+        if self.external().is_some() || self.opened.is_some() && self.stage.from != MODEL {
             return Ok(());
         }
         let recipe = &self.stage.recipe;

@@ -5,6 +5,7 @@ use spo_api::Vector;
 use crate::plan::Plan;
 use crate::plan::provenance::Provenance;
 use crate::plan::stage::PlannedStage;
+use crate::recipe::{External, Reference};
 use crate::reporter::Reporter;
 use crate::stop::Stop;
 use crate::store::cache::Cache;
@@ -29,8 +30,20 @@ pub(crate) struct Training<'a> {
 }
 
 impl Training<'_> {
-    /// The name of the stage whose parameters are the reference, or `model`.
-    pub(super) fn reference_by(&self) -> &str {
-        if self.opened.is_some() { MODEL } else { &self.stage.from }
+    /// The reference, if it is another model than the one that is trained.
+    pub(super) fn external(&self) -> Option<&External> {
+        match &self.stage.recipe.reference {
+            Reference::External(external) => Some(external),
+            _ => None,
+        }
+    }
+
+    /// What the reference is: the name of a stage, `model`, or the description of another model.
+    pub(super) fn reference_by(&self) -> String {
+        match self.external() {
+            Some(external) => format!("{external:?}"),
+            None if self.opened.is_some() => MODEL.to_owned(),
+            None => self.stage.from.clone(),
+        }
     }
 }
