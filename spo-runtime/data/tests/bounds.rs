@@ -158,6 +158,38 @@ fn parts_that_make_the_library_panic_are_errors() {
     }
 }
 
+/// A normalizer of SentencePiece that replaces `a`, in its own format: a double array, and the replacements.
+fn charsmap(replacement: &str) -> Value {
+    let at = 256 ^ usize::from(b'a');
+    let mut array = vec![0_u32; at + 2];
+    array[0] = 256 << 10;
+    array[at] = u32::from(b'a') | 1 << 8 | ((at as u32) ^ (at as u32 + 1)) << 10;
+    let trie: Vec<u8> = array.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+    let bytes = [&(trie.len() as u32).to_le_bytes()[..], &trie, replacement.as_bytes(), &[0]].concat();
+    json!({"type": "Precompiled", "precompiled_charsmap": base64(&bytes)})
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let number = chunk.iter().fold(0, |n, &byte| n << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
+        for i in 0..4 {
+            let digit = DIGITS[(number >> (18 - 6 * i) & 63) as usize];
+            text.push(if i <= chunk.len() { char::from(digit) } else { '=' });
+        }
+    }
+    text
+}
+
+#[test]
+fn a_table_that_multiplies_a_text_is_refused_before_it_does() {
+    let text = "a".repeat(20_000);
+    let error = with(&[("/normalizer", charsmap(&"b".repeat(1 << 20)))], &text).unwrap_err();
+    assert!(error.starts_with("MODEL/tokenizer.json: ") && error.contains("normalizer"), "{error}");
+    assert_eq!(with(&[("/normalizer", charsmap("2b"))], "1a2").unwrap(), "12b2");
+}
+
 #[test]
 fn parts_that_multiply_a_text_are_refused() {
     let sequence = |kind: &str, list: &str, parts: Vec<Value>| json!({"type": kind, list: parts});

@@ -8,7 +8,7 @@ use std::panic::resume_unwind;
 use serde::Deserialize;
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::models::ModelWrapper;
-use tokenizers::normalizers::NormalizerWrapper;
+use tokenizers::normalizers::{NormalizerWrapper, Precompiled};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::{
@@ -104,10 +104,22 @@ fn normalize(part: &NormalizerWrapper, text: &mut NormalizedString, limit: &Limi
         // An empty pattern is found before every character and at the end.
         NormalizerWrapper::Replace(replace) => limit.replacing(length, 1, &replace.content)?,
         NormalizerWrapper::Prepend(prepend) => limit.check(length + prepend.prepend.len())?,
+        NormalizerWrapper::Precompiled(map) => limit.check(mapped(map, text.get()))?,
         _ => {}
     }
     part.normalize(text)?;
     limit.check(text.get().len())
+}
+
+/// The most bytes that a table of replacements can make of a text. It is asked for what a grapheme of fewer than six
+/// bytes becomes, else for what each of its characters becomes.
+fn mapped(map: &Precompiled, text: &str) -> usize {
+    let from = |start: usize| {
+        let ends = (start + 1..text.len().min(start + 5) + 1).filter(|&end| text.is_char_boundary(end));
+        let replaced = ends.filter_map(|end| map.transform(&text[start..end])).map(str::len);
+        replaced.max().unwrap_or(0)
+    };
+    text.char_indices().map(|(start, c)| from(start).max(c.len_utf8())).sum()
 }
 
 fn pre_tokenize(
