@@ -6,7 +6,7 @@ use serde_json::json;
 use spo_api::abi::{self, EntryTable, ExportedBy, PluginTable, Text};
 use spo_api::macro_support::submit;
 use spo_objectives as _;
-use test_support::fuzz::fuzz;
+use test_support::fuzz::fuzz_what_keeps_memory;
 
 submit! { ExportedBy { name: "spo-objectives", version: "0" } }
 
@@ -95,20 +95,25 @@ fn whole(table: *const c_void) -> bool {
 #[test]
 fn damaged_tables() {
     let mut refused = 0;
-    let tried = fuzz("tables", &[vec![0; 24], (0..24).collect()], &["\u{1}\u{2}\u{3}\u{4}"], |orders| {
-        // SAFETY: faulty tables still point to what is there.
-        match unsafe { abi::import(damaged(orders), "faulty.so") } {
-            Ok(plugin) => {
-                for entry in plugin.entries {
-                    // Without its configuration, a part may refuse to be made.
-                    let _ = entry.build.check(&json!({}));
+    let tried = fuzz_what_keeps_memory(
+        "tables",
+        &[vec![0; 24], (0..24).collect()],
+        &["\u{1}\u{2}\u{3}\u{4}"],
+        |orders| {
+            // SAFETY: faulty tables still point to what is there.
+            match unsafe { abi::import(damaged(orders), "faulty.so") } {
+                Ok(plugin) => {
+                    for entry in plugin.entries {
+                        // Without its configuration, a part may refuse to be made.
+                        let _ = entry.build.check(&json!({}));
+                    }
+                }
+                Err(message) => {
+                    refused += 1;
+                    assert!(message.len() < 2000, "{message}");
                 }
             }
-            Err(message) => {
-                refused += 1;
-                assert!(message.len() < 2000, "{message}");
-            }
-        }
-    });
+        },
+    );
     assert!(refused > tried / 10, "only {refused} of {tried} were refused");
 }

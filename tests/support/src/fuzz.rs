@@ -45,7 +45,25 @@ const EDGES: [&str; 14] = [
 ///
 /// # Panics
 /// When an input panics, takes too long or too much memory. The message names the file that holds it.
-pub fn fuzz(name: &str, corpus: &[Vec<u8>], words: &[&str], mut attempt: impl FnMut(&[u8])) -> u64 {
+pub fn fuzz(name: &str, corpus: &[Vec<u8>], words: &[&str], attempt: impl FnMut(&[u8])) -> u64 {
+    run(name, corpus, words, u64::MAX, attempt)
+}
+
+/// [`fuzz`] for what keeps memory of every input for the rest of the process, as it must: ends early where half of the
+/// memory is taken.
+///
+/// # Panics
+/// As [`fuzz`].
+pub fn fuzz_what_keeps_memory(
+    name: &str,
+    corpus: &[Vec<u8>],
+    words: &[&str],
+    attempt: impl FnMut(&[u8]),
+) -> u64 {
+    run(name, corpus, words, MEMORY / 2, attempt)
+}
+
+fn run(name: &str, corpus: &[Vec<u8>], words: &[&str], enough: u64, mut attempt: impl FnMut(&[u8])) -> u64 {
     let current = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/fuzz").join(name);
     std::fs::create_dir_all(current.parent().expect("a folder")).expect("a folder for inputs");
     let number =
@@ -69,7 +87,7 @@ pub fn fuzz(name: &str, corpus: &[Vec<u8>], words: &[&str], mut attempt: impl Fn
     });
     let began = Instant::now();
     let mut tried = 0;
-    while tried < corpus.len() as u64 || began.elapsed() < limit {
+    while tried < corpus.len() as u64 || (began.elapsed() < limit && peak() < enough) {
         let input = match corpus.get(tried as usize) {
             Some(input) => input.clone(),
             None => mutated(corpus, words, &mut random),
