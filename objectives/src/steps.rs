@@ -5,6 +5,7 @@
 
 mod alternating;
 mod barrier;
+mod bome;
 mod geometry;
 mod lookahead;
 mod penalty;
@@ -18,7 +19,8 @@ mod value;
 mod weighted;
 
 pub use alternating::Alternating;
-pub use barrier::{Barrier, Phi};
+pub use barrier::Barrier;
+pub use bome::Bome;
 pub use lookahead::{Gradient, Lookahead};
 pub use penalty::{Penalty, Schedule, Shape};
 pub use projected::Projected;

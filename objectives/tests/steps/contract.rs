@@ -20,7 +20,7 @@ fn the_modes_reach_what_steps_can_do() {
         r#"single {}"#,
         r#"penalty {"value":{"inner":{"steps":1,"lr":0.1}}}"#,
         r#"penalty {"value":"running-min","shape":"softplus"}"#,
-        r#"barrier {"phi":"gradient"}"#,
+        r#"bome {}"#,
         r#"lookahead {"inner_lr":0.1,"gradient":"exact","hessian":"double-backward"}"#,
     ] {
         assert!(modes.contains(known), "no {known} among {modes:#?}");

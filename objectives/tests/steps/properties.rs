@@ -12,15 +12,14 @@ fn loss() -> impl Strategy<Value = Loss> {
 proptest! {
     /// `<d, dG> >= phi`, at every step, wherever the run goes.
     #[test]
-    fn barrier_keeps_its_inequality(
+    fn barrier_and_bome_keep_their_inequality(
         upper in loss(), lower in loss(), start in uniform3(-2.0..2.0),
         eta in 0.01..2.0, value in -2.0..2.0, epsilon in 0.0..1.0, by_gradient: bool,
     ) {
-        let config = match by_gradient {
-            true => json!({"phi": "gradient", "eta": eta}),
-            false => json!({"eta": eta, "value": value, "epsilon": epsilon}),
+        let mut step = match by_gradient {
+            true => build("bome", json!({"eta": eta})),
+            false => build("barrier", json!({"eta": eta, "value": value, "epsilon": epsilon})),
         };
-        let mut step = build("barrier", config);
         let mut world = World::new(upper, lower, &start);
         world.lr = 1e-2;
         for _ in 0..10 {
