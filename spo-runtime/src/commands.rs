@@ -4,8 +4,10 @@ mod audit;
 mod cache;
 mod check;
 mod describe;
+mod eval;
 mod export;
 mod generate;
+mod inline;
 mod list;
 mod loss;
 mod mass;
@@ -59,6 +61,8 @@ enum Command {
     Describe(describe::DescribeArguments),
     /// Continue prompts with a saved model.
     Generate(generate::GenerateArguments),
+    /// Measure a saved model on rows of data: pairs, answers, questions with choices.
+    Eval(eval::EvalArguments),
     /// Write a saved model with its adapter merged into the weights.
     Export(export::ExportArguments),
     /// Begin a plugin, or put one to the test.
@@ -129,6 +133,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<()> {
         Command::List => list::run(&mut registry),
         Command::Describe(describe) => describe.run(&mut registry),
         Command::Generate(generate) => generate.run(&mut registry),
+        Command::Eval(eval) => eval.run(&mut registry),
         Command::Export(export) => export.run(&mut registry),
         Command::Plugin { command } => command.run(),
         Command::Report(arguments) => report::run(arguments),

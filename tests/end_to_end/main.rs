@@ -14,6 +14,7 @@ mod commands;
 mod data;
 mod diagnostics;
 mod enumerable;
+mod eval;
 #[cfg(target_os = "linux")]
 mod faults;
 mod hostile;

@@ -78,7 +78,8 @@ impl Training<'_> {
         let Some(rows) = &evaluator.held_out else { return Ok(None) };
         let data = &rows.data;
         let (session, objective) = (&mut *self.plan.session, &mut *self.stage.objective);
-        let HeldOut { mut metrics, scores } = held_out(session, objective, rows, evaluator.start.as_ref())?;
+        let HeldOut { mut metrics, scores, .. } =
+            held_out(session, objective, rows, evaluator.start.as_ref())?;
         let name = &self.stage.recipe.name;
         if answer {
             let mut line = HeldOutLine::new(name, step, data, &scores);
