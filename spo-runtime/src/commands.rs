@@ -1,7 +1,9 @@
 //! The command line: one file per command.
 
+mod answering;
 mod audit;
 mod cache;
+mod chat;
 mod check;
 mod describe;
 mod eval;
@@ -61,6 +63,8 @@ enum Command {
     Describe(describe::DescribeArguments),
     /// Continue prompts with a saved model.
     Generate(generate::GenerateArguments),
+    /// Talk with a saved model, or with two.
+    Chat(chat::ChatArguments),
     /// Measure a saved model on rows of data: pairs, answers, questions with choices.
     Eval(eval::EvalArguments),
     /// Write a saved model with its adapter merged into the weights.
@@ -133,6 +137,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<()> {
         Command::List => list::run(&mut registry),
         Command::Describe(describe) => describe.run(&mut registry),
         Command::Generate(generate) => generate.run(&mut registry),
+        Command::Chat(chat) => chat.run(&mut registry),
         Command::Eval(eval) => eval.run(&mut registry),
         Command::Export(export) => export.run(&mut registry),
         Command::Plugin { command } => command.run(),

@@ -11,7 +11,8 @@ fn models_and_rows(golden: &Value) -> Place {
     let place = place();
     let text = |key: &str| golden[key].as_str().unwrap();
     let special = ["<pad>", "</s>", "<unk>"].map(str::to_owned);
-    let characters = text("alphabet").chars().map(String::from);
+    // The models can say more than the rows do.
+    let characters = text("alphabet").chars().chain("BCDEFGHIJKLM".chars()).map(String::from);
     let vocabulary: serde_json::Map<String, Value> =
         special.iter().cloned().chain(characters).enumerate().map(|(id, token)| (token, json!(id))).collect();
     let added = special.iter().enumerate().map(|(id, token)| {

@@ -4,6 +4,7 @@
 #[macro_use]
 mod recipes;
 
+mod answers;
 mod bad_input;
 #[cfg(unix)]
 mod browser;

@@ -62,6 +62,7 @@ pub use clock::Moment;
 pub use dataset::{Dataset, Example, Fit};
 pub use error::{At, DataError, Place, Result};
 pub use mapping::Mapping;
+pub use messages::message;
 pub use prompts::{Form, Prompt, Question};
 pub use report::{Finding, Found, Report};
 pub use row::{Answers, Message, Row, Text};

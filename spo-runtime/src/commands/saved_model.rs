@@ -11,7 +11,7 @@ use crate::plan::{folders, generation, libraries};
 use crate::reporter::complain;
 
 /// A Hugging Face folder, perhaps with an adapter in PEFT's layout.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(crate) struct SavedModel {
     /// Hugging Face folder of the model, or that of an adapter whose base model is where its configuration says.
     pub(super) model: PathBuf,

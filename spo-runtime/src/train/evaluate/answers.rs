@@ -39,8 +39,7 @@ pub(crate) fn answers(
     for chunk in free.chunks(AT_ONCE).chain(tight.chunks(1)) {
         let prompts: Vec<Vec<u32>> = chunk.iter().map(|&i| prompt(i).clone()).collect();
         let max_new_tokens = room(chunk[0]);
-        let sampling =
-            Sampling { max_new_tokens, temperature: 0.0, top_p: 1.0, seed: 0, stop: stop.to_vec() };
+        let sampling = Sampling::greedy(max_new_tokens, stop);
         for (&i, answer) in chunk.iter().zip(session.generate(&prompts, &sampling)?) {
             answers[i] = answer;
         }
