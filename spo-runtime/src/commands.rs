@@ -9,6 +9,7 @@ mod describe;
 mod eval;
 mod export;
 mod generate;
+mod import;
 mod inline;
 mod list;
 mod loss;
@@ -67,6 +68,8 @@ enum Command {
     Chat(chat::ChatArguments),
     /// Measure a saved model on rows of data: pairs, answers, questions with choices.
     Eval(eval::EvalArguments),
+    /// Make a recipe of a configuration or a command line of TRL.
+    Import(import::ImportArguments),
     /// Write a saved model with its adapter merged into the weights.
     Export(export::ExportArguments),
     /// Begin a plugin, or put one to the test.
@@ -140,6 +143,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<()> {
         Command::Chat(chat) => chat.run(&mut registry),
         Command::Eval(eval) => eval.run(&mut registry),
         Command::Export(export) => export.run(&mut registry),
+        Command::Import(import) => import.run(),
         Command::Plugin { command } => command.run(),
         Command::Report(arguments) => report::run(arguments),
         Command::Mass(mass) => mass.run(&mut registry),

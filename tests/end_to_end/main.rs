@@ -19,6 +19,7 @@ mod eval;
 #[cfg(target_os = "linux")]
 mod faults;
 mod hostile;
+mod import;
 mod limits;
 mod models;
 mod nonfinite;
