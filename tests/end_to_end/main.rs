@@ -14,6 +14,7 @@ mod clock;
 mod commands;
 mod data;
 mod diagnostics;
+mod early;
 mod enumerable;
 mod eval;
 #[cfg(target_os = "linux")]

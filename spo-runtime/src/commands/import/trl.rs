@@ -362,7 +362,7 @@ impl Import {
         let smoothing = self.settings.number("label_smoothing")?.filter(|smoothing| *smoothing > 0.0);
         let losses = self.settings.texts("loss_type")?;
         let mut table = Table::new();
-        let mut name = |table: &mut Table, name: &str| drop(table.insert("name".into(), name.into()));
+        let name = |table: &mut Table, name: &str| drop(table.insert("name".into(), name.into()));
         match self.trainer {
             Trainer::Sft => return Ok(("sft".into(), "SFT".into())),
             Trainer::Orpo => name(&mut table, "orpo"),
