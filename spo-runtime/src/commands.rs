@@ -143,7 +143,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<()> {
         Command::Chat(chat) => chat.run(&mut registry),
         Command::Eval(eval) => eval.run(&mut registry),
         Command::Export(export) => export.run(&mut registry),
-        Command::Import(import) => import.run(),
+        Command::Import(import) => import.run(&registry),
         Command::Plugin { command } => command.run(),
         Command::Report(arguments) => report::run(arguments),
         Command::Mass(mass) => mass.run(&mut registry),

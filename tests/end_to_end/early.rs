@@ -50,10 +50,15 @@ fn a_stage_ends_when_its_figure_has_not_become_better_and_resumes_to_the_same_en
     let last = metrics.iter().filter(|line| line.get("grad_norm").is_some()).last().unwrap();
     assert_eq!(last["step"], end, "no step after that");
     assert_eq!(metrics.last().unwrap()["eval_stopped_early"], 1.0);
-    let told = format!("s: stopped early, after {end} of 60 steps: eval_loss has not become better than {best:.4} at 3 evaluations.");
+    let told = format!(
+        "s: stopped early, after {end} of 60 steps: eval_loss has not become better than {best:.4} at 3 evaluations."
+    );
     assert!(outcome.stdout.contains(&told), "{}", outcome.stdout);
     let summary: Value = serde_json::from_str(&place.read("whole/summary.json")).unwrap();
-    assert_eq!((&summary["stages"][0]["steps"], &summary["stages"][0]["stopped_early"]["planned"]), (&end.into(), &60.into()));
+    assert_eq!(
+        (&summary["stages"][0]["steps"], &summary["stages"][0]["stopped_early"]["planned"]),
+        (&end.into(), &60.into())
+    );
     place.run(&["report", "whole", "--output", "page.html"]).success();
     assert!(place.read("page.html").contains(&format!("It stopped early, after step {end}")));
 
@@ -77,7 +82,8 @@ fn a_rule_without_effect_is_refused() {
     refused(&RECIPE.replace("every = 2", "every = 0"), "has no effect unless `evaluation.every`");
     refused(&RECIPE.replace("patience = 3", "patience = 0"), "patience");
     refused(&RECIPE.replace("eval_loss", "eval_los"), "did you mean `eval_loss`?");
-    let rows = RECIPE.replace("task = { name = \"modular-chain\", train = 48, held_out = 12 }", "train = \"rows.jsonl\"");
+    let rows = RECIPE
+        .replace("task = { name = \"modular-chain\", train = 48, held_out = 12 }", "train = \"rows.jsonl\"");
     let folder = crate::recipes::with_model_beside();
     folder.write("rows.jsonl", "{\"prompt\": \"1+2=\", \"completion\": \"3\"}\n");
     let at = rows.find("[data]").unwrap();

@@ -9,9 +9,10 @@ mod yaml;
 
 use std::path::{Path, PathBuf};
 
-use spo_api::read_small;
+use spo_api::{Registry, read_small};
 
 use crate::error::BadInput;
+use crate::recipe::compose;
 use crate::recipe::document::Document;
 use crate::reporter::{complain, say};
 use crate::store::write::write_text;
@@ -39,15 +40,15 @@ pub(crate) struct ImportArguments {
 }
 
 impl ImportArguments {
-    pub(crate) fn run(&self) -> anyhow::Result<()> {
+    /// Makes the recipe, checks that it is one, and prints or writes it.
+    pub(crate) fn run(&self, registry: &Registry) -> anyhow::Result<()> {
         let (settings, named) = match &self.file {
             Some(file) => (read(file)?, None),
             None => command_line::read(&self.command)?,
         };
         let trainer = trainer(self.trainer.or(named), &settings)?;
         let recipe = trl::recipe(trainer, settings)?;
-        // Whatever a configuration says, what is written is a recipe.
-        Document::parse("the imported recipe", recipe.text.clone(), &[])?.to_recipe()?;
+        check(registry, &recipe.text)?;
         recipe.loud.iter().for_each(|message| complain(&format!("warning: {message}")));
         match &self.output {
             Some(output) => Ok(write_text(output, &recipe.text)?),
@@ -57,6 +58,19 @@ impl ImportArguments {
             }
         }
     }
+}
+
+/// Whatever a configuration says, what is written is a recipe whose parts are there.
+fn check(registry: &Registry, text: &str) -> Result<(), BadInput> {
+    let document = Document::parse("the imported recipe", text.to_owned(), &[])?;
+    for stage in document.to_recipe()?.stage {
+        let optimizer = &stage.optimizer;
+        compose::objective(registry, &stage.objective)
+            .and_then(|_| optimizer.part.build(registry, Registry::optimizer))
+            .and_then(|_| optimizer.own.schedule.part.build(registry, Registry::schedule))
+            .map_err(|e| document.locate("", e))?;
+    }
+    Ok(())
 }
 
 /// Reads a YAML file. Those of other trainers are named.

@@ -47,10 +47,12 @@ pub(super) fn run(mut training: Training<'_>, within: Option<Within>) -> anyhow:
         before: progress.before,
         after,
         budget: verdict,
-        stopped_early: training.stage.recipe.early_stopping.clone().filter(|_| early).map(|rule| StoppedEarly {
-            planned: training.stage.steps,
-            best: progress.patience.best,
-            rule,
-        }),
+        stopped_early: training
+            .stage
+            .recipe
+            .early_stopping
+            .clone()
+            .filter(|_| early)
+            .map(|rule| StoppedEarly { planned: training.stage.steps, best: progress.patience.best, rule }),
     })
 }

@@ -459,7 +459,16 @@ impl Import {
             if let (Some(tau), "discopop") = (tau, ours) {
                 term.insert("discopop_tau".into(), tau.into());
             }
-            match divergence.as_deref() {
+            for (key, given) in [
+                ("f_divergence", divergence.is_some()),
+                ("ld_alpha", desensitised.is_some()),
+                ("use_weighting", weighting),
+            ] {
+                if given && !takes(ours, key) {
+                    self.draft.warn(key, &format!("the objective `{ours}` has none"));
+                }
+            }
+            match divergence.as_deref().filter(|_| takes(ours, "f_divergence")) {
                 Some("alpha_divergence") => {
                     let of = Table::from_iter([("alpha_divergence".to_owned(), Toml::Float(coefficient))]);
                     term.insert("f_divergence".into(), of.into());
@@ -467,10 +476,10 @@ impl Import {
                 Some(other) => drop(term.insert("f_divergence".into(), other.into())),
                 None => {}
             }
-            if let Some(alpha) = desensitised {
+            if let Some(alpha) = desensitised.filter(|_| takes(ours, "ld_alpha")) {
                 term.insert("ld_alpha".into(), alpha.into());
             }
-            if weighting {
+            if weighting && takes(ours, "use_weighting") {
                 term.insert("use_weighting".into(), true.into());
             }
             if losses.len() > 1 {
@@ -553,6 +562,18 @@ impl Import {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether an objective of the DPO trainer has an option that is not everyone's.
+fn takes(objective: &str, option: &str) -> bool {
+    let on_margins =
+        ["dpo", "ipo", "hinge", "robust", "exo_pair", "discopop", "sigmoid_norm"].contains(&objective);
+    let weighed = ["bco_pair", "nca_pair", "sppo_hard", "apo_zero", "apo_down"].contains(&objective);
+    match option {
+        "f_divergence" => on_margins,
+        "use_weighting" => on_margins || weighed,
+        _ => on_margins || weighed || objective.starts_with("aot"),
     }
 }
 

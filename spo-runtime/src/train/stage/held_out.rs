@@ -106,7 +106,12 @@ impl Training<'_> {
     }
 
     /// Decides whether the stage ends early. The evaluation before the first step only shows whether there is such a figure.
-    fn lose_patience(&self, step: usize, metrics: &Metrics, progress: &mut StageProgress) -> anyhow::Result<()> {
+    fn lose_patience(
+        &self,
+        step: usize,
+        metrics: &Metrics,
+        progress: &mut StageProgress,
+    ) -> anyhow::Result<()> {
         let Some(rule) = &self.stage.recipe.early_stopping else { return Ok(()) };
         let figure = figure(metrics, "early_stopping.metric", &rule.metric)?;
         let patience = &mut progress.patience;
