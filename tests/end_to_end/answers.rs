@@ -17,7 +17,11 @@ fn with_template() -> Place {
 }
 
 fn answers(place: &Place, more: &[&str]) -> Vec<Value> {
-    let arguments = ["generate", "model", "--json", "--max-new-tokens", "6"];
+    answers_within(place, "6", more)
+}
+
+fn answers_within(place: &Place, tokens: &str, more: &[&str]) -> Vec<Value> {
+    let arguments = ["generate", "model", "--json", "--max-new-tokens", tokens];
     let outcome = place.run(&[&arguments, more].concat()).success();
     outcome.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -113,15 +117,15 @@ fn a_conversation_is_remembered_until_it_is_reset() {
         let arguments = [&["chat", "model", "--max-new-tokens", "4"], more].concat();
         place.run_with_input(&arguments, input).success()
     };
-    let first = answers(&place, &["12", "--max-new-tokens", "4"])[0]["answer"].as_str().unwrap().to_owned();
+    let first = answers_within(&place, "4", &["12"])[0]["answer"].as_str().unwrap().to_owned();
     let shown = format!("{first} (cut after 4 tokens)\n");
     let reset = say("12\n\n/reset\n12\n/quit\n34\n", &[]);
     assert_eq!(reset.stdout, shown.repeat(2), "the second time as the first, and nothing after the end");
     let second = format!("u12;a{first};u34;=");
-    let second = answers(&place, &[&second, "--plain", "--max-new-tokens", "4"])[0]["answer"].clone();
+    let second = answers_within(&place, "4", &[&second, "--plain"])[0]["answer"].clone();
     let remembered = say("12\n34\n", &[]);
     assert_eq!(remembered.stdout, format!("{shown}{} (cut after 4 tokens)\n", second.as_str().unwrap()));
-    let of_system = answers(&place, &["12", "--system", "5", "--max-new-tokens", "4"])[0]["answer"].clone();
+    let of_system = answers_within(&place, "4", &["12", "--system", "5"])[0]["answer"].clone();
     let of_system = format!("{} (cut after 4 tokens)\n", of_system.as_str().unwrap());
     assert_eq!(say("/system 5\n12\n/reset\n12\n", &[]).stdout, of_system.repeat(2));
     assert_eq!(say("12\n", &["--system", "5"]).stdout, of_system);
