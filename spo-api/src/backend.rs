@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Adapter, Error, Kernel, Result, Update, Vector, VectorSpace};
+use crate::{Adapter, Error, Kernel, Result, Sampling, Update, Vector, VectorSpace};
 
 /// The source of a model.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -163,20 +163,9 @@ impl LogProbs {
 /// Computes the upstream gradient: one number per value of the given [`LogProbs`].
 pub type Upstream<'a> = dyn FnMut(&LogProbs) -> Result<Vec<f64>> + 'a;
 
-/// How to continue a prompt.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-pub struct Sampling {
-    /// Maximum number of tokens to add.
-    pub max_new_tokens: usize,
-    /// Sampling temperature; 0 always takes the most probable token.
-    pub temperature: f64,
-    /// Sample from the smallest set of tokens with at least this total probability.
-    pub top_p: f64,
-    /// Seed of the sampling.
-    pub seed: u64,
-    /// A continuation ends with the first of these tokens, which is kept.
-    pub stop: Vec<u32>,
-}
+/// Called with the index of a prompt and each token that is added to it. Returns whether to go on with that prompt; if not,
+/// its continuation ends with that token.
+pub type Watch<'a> = dyn FnMut(usize, u32) -> bool + 'a;
 
 /// What [`Session::save`] writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,6 +256,26 @@ pub trait Session: Send {
     /// # Errors
     /// As [`log_probs`](Self::log_probs).
     fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Vec<Vec<u32>>>;
+
+    /// The same, watched token by token. The continuations are those of [`generate`](Self::generate), up to where the
+    /// watch ended them. A session that does not override this tells of all tokens at the end.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    fn generate_watched(
+        &mut self,
+        prompts: &[Vec<u32>],
+        sampling: &Sampling,
+        watch: &mut Watch<'_>,
+    ) -> Result<Vec<Vec<u32>>> {
+        let mut continuations = self.generate(prompts, sampling)?;
+        for (i, tokens) in continuations.iter_mut().enumerate() {
+            if let Some(last) = tokens.iter().position(|token| !watch(i, *token)) {
+                tokens.truncate(last + 1);
+            }
+        }
+        Ok(continuations)
+    }
 
     /// Writes `config.json` and the weights (or the adapter) into an existing folder.
     ///

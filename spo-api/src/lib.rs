@@ -67,14 +67,15 @@ mod objective;
 mod optimizer;
 mod pair;
 mod registry;
+mod sampling;
 mod scalar;
 mod schedule;
 mod vector;
 
 pub use adapter::{Adapter, Lora, Targets};
 pub use backend::{
-    Backend, Export, Group, LogProbs, ModelInfo, ModelSource, ModelSpec, Sampling, Session, Statistics,
-    Tangent, TokenBatch, Upstream,
+    Backend, Export, Group, LogProbs, ModelInfo, ModelSource, ModelSpec, Session, Statistics, Tangent,
+    TokenBatch, Upstream, Watch,
 };
 pub use batch::{Layout, PreferenceBatch, Ragged, Side, Totals};
 pub use bilevel::{
@@ -89,6 +90,7 @@ pub use objective::{Evaluation, EvaluationMut, Metrics, Objective, Requirements,
 pub use optimizer::{Kernel, Optimizer, Update};
 pub use pair::{Answer, Pair, PairLoss, Reading};
 pub use registry::{Build, Constructor, Entry, Kind, Library, Registry};
+pub use sampling::Sampling;
 pub use scalar::{Dual, Scalar};
 pub use schedule::{Schedule, Span};
 pub use vector::{Combine, Map, SpaceOwner, Vector, VectorSpace, with_scratch};

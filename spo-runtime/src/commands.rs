@@ -1,11 +1,16 @@
 //! The command line: one file per command.
 
+mod answering;
 mod audit;
 mod cache;
+mod chat;
 mod check;
 mod describe;
+mod eval;
 mod export;
 mod generate;
+mod import;
+mod inline;
 mod list;
 mod loss;
 mod mass;
@@ -59,6 +64,12 @@ enum Command {
     Describe(describe::DescribeArguments),
     /// Continue prompts with a saved model.
     Generate(generate::GenerateArguments),
+    /// Talk with a saved model, or with two.
+    Chat(chat::ChatArguments),
+    /// Measure a saved model on rows of data: pairs, answers, questions with choices.
+    Eval(eval::EvalArguments),
+    /// Make a recipe of a configuration or a command line of TRL.
+    Import(import::ImportArguments),
     /// Write a saved model with its adapter merged into the weights.
     Export(export::ExportArguments),
     /// Begin a plugin, or put one to the test.
@@ -129,7 +140,10 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<()> {
         Command::List => list::run(&mut registry),
         Command::Describe(describe) => describe.run(&mut registry),
         Command::Generate(generate) => generate.run(&mut registry),
+        Command::Chat(chat) => chat.run(&mut registry),
+        Command::Eval(eval) => eval.run(&mut registry),
         Command::Export(export) => export.run(&mut registry),
+        Command::Import(import) => import.run(&registry),
         Command::Plugin { command } => command.run(),
         Command::Report(arguments) => report::run(arguments),
         Command::Mass(mass) => mass.run(&mut registry),

@@ -28,7 +28,7 @@ pub(crate) use data::DataSection;
 pub(crate) use diagnostics::{Action, Diagnostics, Guard};
 pub(crate) use keeping::{CacheSection, CheckpointSection, OnNonfinite, Resume};
 pub(crate) use sections::{EvaluationSection, ModelSection, PluginsSection, RunSection};
-pub(crate) use stage::{External, Moving, Reference, Stage};
+pub(crate) use stage::{EarlyStopping, External, Moving, Reference, Stage};
 pub(crate) use sweep::Sweep;
 
 use data::Rows;
@@ -162,6 +162,11 @@ fn validate_keeping(recipe: &Recipe) -> Result<(), ConfigError> {
     if recipe.checkpoint.best.is_some() && recipe.evaluation.every == 0 {
         let message = "has no effect unless `evaluation.every` says how often to look";
         return Err(ConfigError::at("checkpoint.best", message));
+    }
+    let stopping = recipe.stage.iter().position(|stage| stage.early_stopping.is_some());
+    if let Some(stage) = stopping.filter(|_| recipe.evaluation.every == 0) {
+        let message = "has no effect unless `evaluation.every` says how often to look";
+        return Err(ConfigError::at(format!("stage[{stage}].early_stopping"), message));
     }
     let first = recipe.stage.iter().map(|stage| &stage.name);
     for (i, (wanted, stage)) in recipe.cache.stages.iter().zip(first).enumerate() {

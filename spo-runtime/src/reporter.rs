@@ -35,6 +35,14 @@ pub(crate) fn say(text: &str) {
     }
 }
 
+/// Prints a part of a line.
+pub(crate) fn say_part(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = out.write_all(harmless(text).as_bytes()).and_then(|()| out.flush()) {
+        let _ = UNSAID.set(error);
+    }
+}
+
 /// Prints an error or a warning, within reason: it may quote a whole file. If nobody can read it, that is no reason to
 /// fail.
 pub(crate) fn complain(text: &str) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use console::{Term, measure_text_width, truncate_str};
 
 /// The width of the terminal that standard output goes to; `None` if it is a file or a pipe.
@@ -48,6 +48,28 @@ fn figures_within(header: &[String], rows: &[Vec<String>], names: usize, columns
         std::iter::once(row[0].clone()).chain(figures).collect::<Vec<_>>().join("\n")
     };
     rows.iter().map(of_row).collect::<Vec<_>>().join("\n")
+}
+
+/// The least width for two texts beside each other.
+const WIDE: usize = 100;
+
+/// Whether standard output is a terminal in which two texts fit beside each other.
+pub(crate) fn is_wide() -> bool {
+    columns().is_some_and(|columns| columns >= WIDE)
+}
+
+/// Two texts with their titles beside each other.
+pub(crate) fn beside((left, first): &(String, String), (right, second): &(String, String)) -> String {
+    let half = u16::try_from(columns().unwrap_or(WIDE) / 2).unwrap_or(u16::MAX);
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header([left, right]).add_row([first, second]);
+    fit(&mut table);
+    table.set_constraints([
+        ColumnConstraint::Absolute(Width::Fixed(half)),
+        ColumnConstraint::Absolute(Width::Fixed(half)),
+    ]);
+    table.to_string()
 }
 
 /// The shortest time between two drawings of a line.

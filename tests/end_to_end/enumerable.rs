@@ -147,7 +147,9 @@ fn an_audit_knows_the_exact_step_from_the_others() {
         let options = ["--stage", stage, "--inner-steps", "2", "--inner-lr", "0.05", "--batches", "2"];
         let audited = audit(&place, &options);
         let names: Vec<&str> = audited.iter().filter_map(|row| row["step"]["step"].as_str()).collect();
-        for name in ["alternating", "barrier", "bome", "lookahead", "penalty", "projected", "single", "weighted"] {
+        for name in
+            ["alternating", "barrier", "bome", "lookahead", "penalty", "projected", "single", "weighted"]
+        {
             assert!(names.contains(&name), "{names:?}");
         }
         for row in &audited {

@@ -4,6 +4,7 @@
 #[macro_use]
 mod recipes;
 
+mod answers;
 mod bad_input;
 #[cfg(unix)]
 mod browser;
@@ -13,10 +14,13 @@ mod clock;
 mod commands;
 mod data;
 mod diagnostics;
+mod early;
 mod enumerable;
+mod eval;
 #[cfg(target_os = "linux")]
 mod faults;
 mod hostile;
+mod import;
 mod limits;
 mod models;
 mod nonfinite;

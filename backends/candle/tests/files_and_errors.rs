@@ -518,7 +518,7 @@ fn batches_that_the_model_cannot_read_are_refused() {
     says(&error(vec![1], vec![40]), &["completion 0 of group 0", "40"]);
     says(&error(vec![1; 100], vec![1; 29]), &["129 tokens", "128"]);
 
-    let sampling = Sampling { max_new_tokens: 200, temperature: 0.0, top_p: 1.0, seed: 0, stop: vec![] };
+    let sampling = Sampling::greedy(200, &[]);
     says(&session.generate(&[vec![1]], &sampling).unwrap_err().to_string(), &["prompt 0", "200", "128"]);
     let hot = Sampling { max_new_tokens: 1, temperature: -1.0, ..sampling };
     says(&session.generate(&[vec![1]], &hot).unwrap_err().to_string(), &["temperature", "-1"]);

@@ -8,7 +8,7 @@ use rand_distr::{Distribution, StandardUniform};
 use serde_json::Value;
 use spo_api::{
     Dual, Error, Export, LogProbs, MemorySpace, ModelInfo, Result, Sampling, Scalar, Session, Statistics,
-    Tangent, TokenBatch, Upstream, Vector, VectorSpace,
+    Tangent, TokenBatch, Upstream, Vector, VectorSpace, Watch,
 };
 
 use crate::config::Config;
@@ -94,35 +94,6 @@ impl TabularSession {
         found.greedy = of(wanted.greedy, &|row, token| f64::from(u8::from(best(row) == token as usize)));
         found
     }
-
-    /// The next token: sampled, or the most probable one (the first in case of ties).
-    fn choose(&self, text: &[u32], sampling: &Sampling, rng: &mut ChaCha8Rng) -> Result<u32> {
-        let logits = self.model.logits(self.parameters(), &[self.limits.window(text)]);
-        if let Some(bad) = logits.iter().find(|l| !l.is_finite()) {
-            return Err(Error::NonFinite(format!("a logit is {bad} while generating")));
-        }
-        let best = best(&logits);
-        if sampling.temperature == 0.0 {
-            return Ok(best as u32);
-        }
-        let mut nucleus: Vec<(usize, f64)> =
-            logits.iter().map(|l| ((l - logits[best]) / sampling.temperature).exp()).enumerate().collect();
-        nucleus.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let whole: f64 = nucleus.iter().map(|(_, p)| p).sum();
-        let mut mass = 0.0;
-        nucleus.retain(|(_, p)| {
-            let wanted = mass < sampling.top_p * whole;
-            mass += p;
-            wanted
-        });
-        let uniform: f64 = StandardUniform.sample(rng);
-        let mut left = uniform * nucleus.iter().map(|(_, p)| p).sum::<f64>();
-        let drawn = nucleus.iter().find(|(_, p)| {
-            left -= p;
-            left < 0.0
-        });
-        Ok(drawn.map_or(best, |(token, _)| *token) as u32)
-    }
 }
 
 /// Index of the maximum; the first in case of ties.
@@ -193,13 +164,16 @@ impl Session for TabularSession {
     }
 
     fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Vec<Vec<u32>>> {
-        let valid = sampling.temperature >= 0.0 && sampling.top_p > 0.0 && sampling.top_p <= 1.0;
-        if !valid || !sampling.temperature.is_finite() {
-            return Err(Error::Batch(format!(
-                "sampling needs a temperature of at least 0 and 0 < top_p <= 1, got {} and {}",
-                sampling.temperature, sampling.top_p
-            )));
-        }
+        self.generate_watched(prompts, sampling, &mut |_, _| true)
+    }
+
+    fn generate_watched(
+        &mut self,
+        prompts: &[Vec<u32>],
+        sampling: &Sampling,
+        watch: &mut Watch<'_>,
+    ) -> Result<Vec<Vec<u32>>> {
+        sampling.check()?;
         let mut answers = Vec::with_capacity(prompts.len());
         for (i, prompt) in prompts.iter().enumerate() {
             self.limits.check(prompt, 0, || format!("prompt {i}"))?;
@@ -215,8 +189,10 @@ impl Session for TabularSession {
             rng.set_stream(i as u64);
             let mut text = prompt.clone();
             while text.len() < prompt.len() + sampling.max_new_tokens {
-                text.push(self.choose(&text, sampling, &mut rng)?);
-                if text.last().is_some_and(|token| sampling.stop.contains(token)) {
+                let logits = self.model.logits(self.parameters(), &[self.limits.window(&text)]);
+                let token = sampling.choose(logits, text.iter(), || StandardUniform.sample(&mut rng))?;
+                text.push(token);
+                if !watch(i, token) || text.last().is_some_and(|token| sampling.stop.contains(token)) {
                     break;
                 }
             }

@@ -206,7 +206,7 @@ fn greedy_answers_are_those_of_the_greedy_statistic_and_end_with_a_stop_token() 
     for config in kinds() {
         let mut session = open(&config, 4);
         let prompts = vec![vec![1, 2], vec![3], vec![4, 4, 0]];
-        let greedy = Sampling { max_new_tokens: 5, temperature: 0.0, top_p: 1.0, seed: 0, stop: Vec::new() };
+        let greedy = Sampling::greedy(5, &[]);
         let answers = session.generate(&prompts, &greedy).unwrap();
         for (prompt, answer) in prompts.iter().zip(&answers) {
             assert_eq!(answer.len(), 5);
@@ -231,7 +231,7 @@ fn samples_follow_the_distribution() {
     let (temperature, n) = (0.6, 20_000);
     let p: Vec<f64> = scores.values.iter().map(|l| (l / temperature).exp()).collect();
     let whole: f64 = p.iter().sum();
-    let sampling = Sampling { max_new_tokens: 1, temperature, top_p: 1.0, seed: 9, stop: Vec::new() };
+    let sampling = Sampling { temperature, seed: 9, ..Sampling::greedy(1, &[]) };
     let drawn = session.generate(&vec![vec![3, 1]; n], &sampling).unwrap();
     assert_eq!(drawn, session.generate(&vec![vec![3, 1]; n], &sampling).unwrap(), "the seed decides");
     let mut shares = BTreeMap::<u32, f64>::new();
@@ -375,7 +375,7 @@ fn what_cannot_be_opened_or_read_is_said() {
     unreadable(&[], &[1], "the prompt of group 0: is empty");
     unreadable(&[1], &[1, 9], "completion 0 of group 0: token id 9 is outside");
     unreadable(&[1; 6], &[1; 4], "10 tokens, but the model was made for at most 9");
-    let sampling = Sampling { max_new_tokens: 9, temperature: 0.0, top_p: 1.0, seed: 0, stop: Vec::new() };
+    let sampling = Sampling::greedy(9, &[]);
     assert!(session.generate(&[vec![1]], &sampling).is_ok());
     assert!(session.generate(&[vec![1, 1]], &sampling).is_err());
     let mut wrong = |weights: Vec<f64>| {

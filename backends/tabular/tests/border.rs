@@ -100,7 +100,7 @@ fn sessions_cross_unchanged() {
         Ok((tangent, s.vectors().norm(into)?, s.vectors().dot(v, into)?))
     })
     .unwrap();
-    let sampling = Sampling { max_new_tokens: 4, temperature: 0.7, top_p: 0.9, seed: 1, stop: vec![0] };
+    let sampling = Sampling { temperature: 0.7, top_p: 0.9, seed: 1, ..Sampling::greedy(4, &[0]) };
     alike(&mut sessions, |s| s.generate(&[vec![1], vec![2, 3]], &sampling)).unwrap();
     alike(&mut sessions, |s| s.generate(&[], &sampling)).unwrap();
     let folder = tempfile::tempdir().unwrap();

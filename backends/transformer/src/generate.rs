@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardUniform};
-use spo_api::{Error, Result, Sampling};
+use spo_api::{Result, Sampling, Watch};
 
 use crate::config::Architecture;
 use crate::decoder::{KvCache, Rows};
@@ -19,14 +19,9 @@ pub(crate) fn generate<E: Engine>(
     model: &Model<E>,
     prompts: &[Vec<u32>],
     sampling: &Sampling,
+    watch: &mut Watch<'_>,
 ) -> Result<Vec<Vec<u32>>> {
-    let valid = sampling.temperature >= 0.0 && sampling.top_p > 0.0 && sampling.top_p <= 1.0;
-    if !valid || !sampling.temperature.is_finite() {
-        return Err(Error::Batch(format!(
-            "sampling needs a temperature of at least 0 and 0 < top_p <= 1, got {} and {}",
-            sampling.temperature, sampling.top_p
-        )));
-    }
+    sampling.check()?;
     for (i, prompt) in prompts.iter().enumerate() {
         // The last new token is never fed back to the model.
         let more = sampling.max_new_tokens.saturating_sub(1);
@@ -46,7 +41,7 @@ pub(crate) fn generate<E: Engine>(
             elements <= CACHE_ELEMENTS
         });
         let (now, later) = rest.split_at(fitting.count().max(1));
-        results.extend(together(e, model, now, results.len(), sampling)?);
+        results.extend(together(e, model, now, results.len(), sampling, watch)?);
         rest = later;
     }
     Ok(results)
@@ -78,6 +73,7 @@ fn together<E: Engine>(
     prompts: &[Vec<u32>],
     first: usize,
     sampling: &Sampling,
+    watch: &mut Watch<'_>,
 ) -> Result<Vec<Vec<u32>>> {
     let decoder = &model.decoder;
     let a = &decoder.architecture;
@@ -128,41 +124,15 @@ fn together<E: Engine>(
             logits.iter_mut().for_each(|l| *l = (cap * (f64::from(*l) / cap).tanh()) as f32);
         }
         let rows = logits.chunks_exact(a.vocabulary);
-        for (line, logits) in lines.iter_mut().filter(|line| !line.done).zip(rows) {
-            let token = choose(logits, sampling, &mut line.rng)?;
-            line.new.push(token);
-            line.done = sampling.stop.contains(&token) || line.new.len() == sampling.max_new_tokens;
+        let going = lines.iter_mut().enumerate().filter(|(_, line)| !line.done);
+        for ((i, Line { new, rng, done, .. }), logits) in going.zip(rows) {
+            let logits = logits.iter().copied().map(f64::from).collect();
+            let token =
+                sampling.choose(logits, prompts[i].iter().chain(&*new), || StandardUniform.sample(rng))?;
+            new.push(token);
+            let more = watch(first + i, token);
+            *done = !more || sampling.stop.contains(&token) || new.len() == sampling.max_new_tokens;
         }
     }
     Ok(lines.into_iter().map(|line| line.new).collect())
-}
-
-/// The next token: sampled, or the most probable one (the first in case of ties).
-fn choose(logits: &[f32], sampling: &Sampling, rng: &mut ChaCha8Rng) -> Result<u32> {
-    if let Some(bad) = logits.iter().find(|l| !l.is_finite()) {
-        return Err(Error::NonFinite(format!("a logit is {bad} while generating")));
-    }
-    let best = (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
-    if sampling.temperature == 0.0 {
-        return Ok(best as u32);
-    }
-    let weight = |i: usize| (f64::from(logits[i] - logits[best]) / sampling.temperature).exp();
-    let mut candidates: Vec<(usize, f64)> = (0..logits.len()).map(|i| (i, weight(i))).collect();
-    if sampling.top_p < 1.0 {
-        candidates.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        let mut left = sampling.top_p * candidates.iter().map(|c| c.1).sum::<f64>();
-        let kept = candidates.iter().take_while(|c| {
-            let wanted = left > 0.0;
-            left -= c.1;
-            wanted
-        });
-        candidates.truncate(kept.count());
-    }
-    let uniform: f64 = StandardUniform.sample(rng);
-    let mut left = uniform * candidates.iter().map(|c| c.1).sum::<f64>();
-    let chosen = candidates.iter().find(|c| {
-        left -= c.1;
-        left < 0.0
-    });
-    Ok(chosen.map_or(best, |c| c.0) as u32)
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use spo_api::{
     Combine, Error, Export, Kernel, LogProbs, Map, ModelInfo, ModelSpec, Result, Sampling, Session,
-    Statistics, Tangent, TokenBatch, Update, Upstream, Vector, VectorSpace,
+    Statistics, Tangent, TokenBatch, Update, Upstream, Vector, VectorSpace, Watch,
 };
 
 use crate::decoder::Keep;
@@ -245,8 +245,17 @@ impl<E: Engine> Session for TransformerSession<E> {
     }
 
     fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Vec<Vec<u32>>> {
+        self.generate_watched(prompts, sampling, &mut |_, _| true)
+    }
+
+    fn generate_watched(
+        &mut self,
+        prompts: &[Vec<u32>],
+        sampling: &Sampling,
+        watch: &mut Watch<'_>,
+    ) -> Result<Vec<Vec<u32>>> {
         self.model.refresh(&self.engine)?;
-        generate::generate(&self.engine, &self.model, prompts, sampling)
+        generate::generate(&self.engine, &self.model, prompts, sampling, watch)
     }
 
     fn save(&mut self, folder: &Path, what: Export) -> Result<()> {

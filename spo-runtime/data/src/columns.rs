@@ -14,7 +14,7 @@ use crate::row::{Answers, Message, Text};
 use crate::source::{Record, missing};
 
 /// Column names with a meaning; a recipe's `columns` maps a file's own names to these.
-pub(crate) const COLUMNS: [&str; 17] = [
+pub(crate) const COLUMNS: [&str; 19] = [
     "prompt",
     "chosen",
     "rejected",
@@ -29,6 +29,8 @@ pub(crate) const COLUMNS: [&str; 17] = [
     "output",
     "history",
     "question",
+    "choices",
+    "answer",
     "system",
     "tools",
     "chat_template_kwargs",
@@ -108,8 +110,29 @@ impl<'a> Columns<'a> {
             }
         }
         let answered = ["chosen", "rejected", "completion", "output"].iter().any(|column| self.has(column));
+        if answered { self.asked() } else { Ok(None) }
+    }
+
+    /// The prompt of a row that needs no answer.
+    pub fn prompt_alone(&self) -> Result<Text> {
+        if let Some(prompt) = self.prompt()? {
+            return Ok(prompt);
+        }
+        for column in ["conversations", "messages"] {
+            if self.has(column) {
+                return self.text(column);
+            }
+        }
+        match self.asked()? {
+            Some(prompt) => Ok(prompt),
+            None => self.text("prompt"),
+        }
+    }
+
+    /// The question of a user.
+    fn asked(&self) -> Result<Option<Text>> {
         let question = ["instruction", "question", "input"].into_iter().find(|column| self.has(column));
-        let Some(column) = question.filter(|_| answered) else { return Ok(None) };
+        let Some(column) = question else { return Ok(None) };
         let mut content = self.string(column)?.to_owned();
         if column == "instruction" && self.has("input") && !self.string("input")?.is_empty() {
             content = format!("{content}\n{}", self.string("input")?);

@@ -23,7 +23,7 @@ const ROLES: [&str; 10] = [
 ];
 
 /// A message of this role with this content.
-pub(crate) fn message(role: &str, content: Value) -> Message {
+pub fn message(role: &str, content: Value) -> Message {
     Map::from_iter([("role".to_owned(), role.into()), ("content".to_owned(), content)])
 }
 

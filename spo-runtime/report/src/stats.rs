@@ -79,15 +79,24 @@ const RESAMPLES: usize = 4000;
 /// Mean of a sample (held-out rows, or differences on them) with the interval of the percentile bootstrap (Efron
 /// 1979). The same values give the same interval, to the bit.
 pub fn bootstrap(values: &[f64]) -> Estimate {
+    ratio(values, &vec![1.0; values.len()])
+}
+
+/// The ratio of two sums over a sample, such as nats and tokens of each row, with the interval of the same bootstrap: rows
+/// are drawn with both of their values.
+pub fn ratio(values: &[f64], weights: &[f64]) -> Estimate {
     let count = values.len();
-    let mean = mean(values);
-    if count < 2 || equal(values) {
+    let mean = values.iter().sum::<f64>() / weights.iter().sum::<f64>();
+    if count < 2 || equal(values) && equal(weights) {
         return Estimate { mean, interval: None, count };
     }
     let mut random = ChaCha8Rng::seed_from_u64(0);
-    let mut means: Vec<f64> = (0..RESAMPLES)
-        .map(|_| (0..count).map(|_| values[below(&mut random, count)]).sum::<f64>() / count as f64)
-        .collect();
+    let mut resample = || {
+        let drawn = (0..count).map(|_| below(&mut random, count));
+        let (sum, weight) = drawn.fold((0.0, 0.0), |(sum, weight), i| (sum + values[i], weight + weights[i]));
+        sum / weight
+    };
+    let mut means: Vec<f64> = (0..RESAMPLES).map(|_| resample()).collect();
     means.sort_by(f64::total_cmp);
     let interval = Some((quantile_of_sorted(&means, 0.025), quantile_of_sorted(&means, 0.975)));
     Estimate { mean, interval, count }

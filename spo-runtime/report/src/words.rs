@@ -22,6 +22,7 @@ pub fn of_arm(arm: &Arm<'_>) -> String {
     sentences.extend(of_safe_set(stage).filter(|_| arm.over() == Over::Rows && budget.is_none()));
     sentences.extend(budget);
     sentences.extend(of_guard(stage));
+    sentences.extend(of_early_stop(stage));
     if sentences.is_empty() {
         sentences.push(format!("{} has no figures on held-out rows or probes yet.", arm.label));
     }
@@ -228,6 +229,11 @@ fn of_budget(arm: &Arm<'_>) -> Option<String> {
             rises.iter().copied().fold(f64::MIN, f64::max)
         ),
     })
+}
+
+fn of_early_stop(stage: &Stage) -> Option<String> {
+    let (step, _) = stage.curves.get("eval_stopped_early")?.last()?;
+    Some(format!("It stopped early, after step {step}: its held-out figure no longer became better."))
 }
 
 fn of_guard(stage: &Stage) -> Option<String> {

@@ -1,132 +1,192 @@
 //! `spo-run generate`: continues prompts with a saved model.
 
+use anyhow::Context;
 use serde_json::{Map, json};
-use spo_api::{ModelInfo, Registry, Sampling};
-use spo_data::Tokenizer;
+use spo_api::{Registry, read_within};
+use spo_data::{Place, Prompt, Text, Tokenizer, message};
 
+use super::answering::{Answer, Answering, End};
+use super::inline;
 use super::saved_model::SavedModel;
 use crate::error::BadInput;
 use crate::plan::{fit, generation};
-use crate::reporter::{complain, say};
+use crate::reporter::{complain, say, say_part};
+
+/// The longest prompt on standard input, in MiB.
+const LONGEST: u64 = 64;
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  spo-run generate runs/mine/dpo \"What is a log-prob?\" --temperature 0.7 --top-p 0.9 -n 3
+  spo-run generate runs/mine/dpo --prompts '{ path = \"test.jsonl\", columns = { prompt = \"question\" } }' --json")]
 pub(crate) struct GenerateArguments {
     #[command(flatten)]
     model: SavedModel,
     #[command(flatten)]
     how: Answering,
-    /// A prompt; with a chat template, the user's message.
-    #[arg(required = true)]
-    prompt: Vec<String>,
-}
-
-#[derive(clap::Args)]
-struct Answering {
-    /// Most tokens to add. Fewer where the model's context ends before.
-    #[arg(long, default_value_t = 128)]
-    max_new_tokens: usize,
-    /// 0 takes the most probable token every time.
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f64,
-    /// Sample from the smallest set of tokens with at least this probability.
-    #[arg(long, default_value_t = 1.0)]
-    top_p: f64,
-    /// Seed of the sampling.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
     /// Take prompts as they stand, even where the model has a chat template.
     #[arg(long)]
     plain: bool,
+    /// The system prompt before a user's message.
+    #[arg(long, value_name = "TEXT", conflicts_with = "plain")]
+    system: Option<String>,
+    /// Answers to each prompt.
+    #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 1)]
+    samples: usize,
+    /// Prompts from a file (the column `prompt`, `messages` or `question`), or as in a recipe inline TOML with a path,
+    /// columns, a filter, ...
+    #[arg(long, value_name = "ROWS", conflicts_with = "prompt")]
+    prompts: Option<String>,
+    /// Print a JSON object for each answer.
+    #[arg(long)]
+    json: bool,
+    /// A prompt; with a chat template, the user's message. `-` is standard input, as one prompt.
+    #[arg(required_unless_present = "prompts")]
+    prompt: Vec<String>,
+}
+
+/// A prompt with its tokens.
+struct Asked {
+    /// How messages name it.
+    name: String,
+    ids: Vec<u32>,
 }
 
 impl GenerateArguments {
     /// Continues each prompt, as the user's message if there is a chat template. An answer that did not end by
-    /// itself, and settings of the model that are not applied, are told on standard error.
+    /// itself, and settings of the model that are not applied, are told on standard error. A single answer is printed as
+    /// it grows.
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
-        let how = &self.how;
-        how.check()?;
+        self.how.check()?;
+        match self.samples {
+            0 => return Err(BadInput("error: -n must be at least 1".into()).into()),
+            2.. if self.how.temperature == 0.0 => {
+                let message =
+                    "error: -n has no effect without a --temperature above 0: all answers would be the same";
+                return Err(BadInput(message.into()).into());
+            }
+            _ => {}
+        }
+        let prompts = self.prompts()?;
         let (tokenizer, mut session) = self.model.open(registry)?;
         if let Some(settings) = generation::unapplied(&self.model.model) {
-            complain(&format!("note: {settings} (--temperature and --top-p say how to answer)"));
-        }
-        let prompts = self.prompt.iter().map(|prompt| how.encode(prompt, &tokenizer));
-        let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
-        let max_new_tokens = how.limit(&prompts, &session.info())?;
-        let sampling = Sampling {
-            max_new_tokens,
-            temperature: how.temperature,
-            top_p: how.top_p,
-            seed: how.seed,
-            stop: tokenizer.stop_tokens().to_vec(),
-        };
-        let answers = session.generate(&prompts, &sampling).map_err(|error| match error {
-            // There is nothing here that could have made them so but the model.
-            spo_api::Error::NonFinite(problem) => {
-                BadInput(format!("error: {} cannot be used: {problem}", self.model.model.display())).into()
-            }
-            other => anyhow::Error::from(other),
-        })?;
-        let ended = |ids: &[u32]| ids.last().is_some_and(|id| sampling.stop.contains(id));
-        let text = |ids: &Vec<u32>| tokenizer.decode(&ids[..ids.len() - usize::from(ended(ids))]);
-        let texts: Vec<String> = answers.iter().map(text).collect::<Result<_, _>>()?;
-        say(&texts.join("\n"));
-        for (prompt, _) in self.prompt.iter().zip(&answers).filter(|(_, answer)| !ended(answer)) {
             complain(&format!(
-                "note: the answer to {prompt:?} was cut after {max_new_tokens} tokens: it did not end by itself"
+                "note: {settings} (see `spo-run generate --help` for the options that say how to answer)"
             ));
+        }
+        let asked = prompts.into_iter().map(|prompt| self.ask(prompt, &tokenizer));
+        let asked = asked.collect::<Result<Vec<_>, _>>()?;
+        let ids: Vec<Vec<u32>> =
+            asked.iter().flat_map(|asked| std::iter::repeat_n(asked.ids.clone(), self.samples)).collect();
+        let info = session.info();
+        let max_new_tokens = self.how.limit(&ids, &info)?;
+        if max_new_tokens < self.how.max_new_tokens {
+            let longest = ids.iter().map(Vec::len).max().unwrap_or(0);
+            let limit = fit::limit(&info);
+            complain(&format!(
+                "note: at most {max_new_tokens} tokens are added: the longest prompt has {longest}, and {limit}"
+            ));
+        }
+        let alone = ids.len() == 1 && !self.json;
+        let mut show = |_, text: &str| {
+            if alone {
+                say_part(text);
+            }
+            true
+        };
+        let model = (&tokenizer, &mut session);
+        let answers = self.how.answer(model, &ids, max_new_tokens, &mut show).map_err(|error| {
+            match error.downcast_ref() {
+                // There is nothing here that could have made them so but the model.
+                Some(spo_api::Error::NonFinite(problem)) => {
+                    BadInput(format!("error: {} cannot be used: {problem}", self.model.model.display()))
+                        .into()
+                }
+                _ => error,
+            }
+        })?;
+        if alone && !answers[0].text.ends_with('\n') {
+            say("");
+        }
+        for (i, answer) in answers.iter().enumerate() {
+            let (asked, sample) = (&asked[i / self.samples], i % self.samples);
+            if self.json {
+                say(&line(asked, sample, answer));
+                continue;
+            }
+            if !alone {
+                say(&answer.text);
+            }
+            if answer.end == End::Length {
+                complain(&format!(
+                    "note: the answer to {} was cut after {max_new_tokens} tokens: it did not end by itself",
+                    asked.name
+                ));
+            }
         }
         Ok(())
     }
+
+    /// The prompts, each with its name for messages.
+    fn prompts(&self) -> anyhow::Result<Vec<(String, Prompt)>> {
+        if let Some(rows) = &self.prompts {
+            let sources = inline::rows("--prompts", rows)?;
+            let prompts = Prompt::read(&sources).map_err(|e| BadInput(format!("error: {e}")))?;
+            return Ok(prompts.into_iter().map(|prompt| (prompt.place.to_string(), prompt)).collect());
+        }
+        let given = |prompt: &String| -> anyhow::Result<(String, Prompt)> {
+            let (place, text) = match prompt == "-" {
+                true => ("standard input", standard_input()?),
+                false => ("the command line", prompt.clone()),
+            };
+            let name = if prompt == "-" { place.to_owned() } else { format!("{prompt:?}") };
+            let place = Place::file(place.as_ref());
+            Ok((name, Prompt { place, text: Text::Plain(text), variables: Map::new() }))
+        };
+        self.prompt.iter().map(given).collect()
+    }
+
+    /// A prompt's tokens: with a chat template, those of a conversation.
+    fn ask(&self, (name, mut prompt): (String, Prompt), tokenizer: &Tokenizer) -> Result<Asked, BadInput> {
+        let bad = |problem: String| BadInput(format!("error: {problem}"));
+        if !self.plain && tokenizer.template().is_ok() {
+            prompt = prompt.asked();
+        }
+        match (&mut prompt.text, &self.system) {
+            (Text::Plain(_), Some(_)) => {
+                return Err(bad("--system has no effect: the model has no chat template".into()));
+            }
+            (Text::Chat(_), _) if self.plain => {
+                return Err(bad(format!("--plain has no effect: {name} is a conversation")));
+            }
+            (Text::Chat(messages), Some(system))
+                if messages.first().is_none_or(|first| first["role"] != "system") =>
+            {
+                messages.insert(0, message("system", system.as_str().into()));
+            }
+            (Text::Chat(_), Some(_)) => {
+                return Err(bad(format!("--system: {name} has a system prompt of its own")));
+            }
+            _ => {}
+        }
+        let ids = prompt.encode(tokenizer).map_err(|e| bad(e.to_string()))?;
+        match ids.is_empty() {
+            true => Err(bad(format!("the prompt {name} has no tokens: there is nothing to continue"))),
+            false => Ok(Asked { name, ids }),
+        }
+    }
 }
 
-impl Answering {
-    fn check(&self) -> Result<(), BadInput> {
-        let problem = if self.max_new_tokens == 0 {
-            "--max-new-tokens must be at least 1"
-        } else if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            "--temperature must be a number of at least 0"
-        } else if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            "--top-p must be greater than 0 and at most 1"
-        } else {
-            return Ok(());
-        };
-        Err(BadInput(format!("error: {problem}")))
-    }
+/// All of standard input.
+fn standard_input() -> anyhow::Result<String> {
+    let text = read_within(std::io::stdin().lock(), LONGEST).context("cannot read standard input")?;
+    let text = text.ok_or_else(|| BadInput(format!("error: standard input is longer than {LONGEST} MiB")))?;
+    String::from_utf8(text).map_err(|_| BadInput("error: standard input is not UTF-8 text".into()).into())
+}
 
-    fn encode(&self, prompt: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>, BadInput> {
-        let ids = match !self.plain && tokenizer.template().is_ok() {
-            true => {
-                let message = json!({ "role": "user", "content": prompt });
-                let message = message.as_object().cloned().unwrap_or_default();
-                tokenizer.encode_chat(&[message], true, &Map::new())
-            }
-            false => tokenizer.encode(prompt),
-        };
-        let ids = ids.map_err(|e| BadInput(format!("error: {e}")))?;
-        match ids.is_empty() {
-            true => Err(BadInput(format!(
-                "error: the prompt {prompt:?} has no tokens: there is nothing to continue"
-            ))),
-            false => Ok(ids),
-        }
-    }
-
-    /// How many tokens there is room for after the longest prompt. Tells if that is fewer than were asked for.
-    fn limit(&self, prompts: &[Vec<u32>], info: &ModelInfo) -> Result<usize, BadInput> {
-        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-        let room = fit::room(info, longest);
-        if room == 0 {
-            let limit = fit::limit(info);
-            let problem =
-                format!("the prompt has {longest} tokens, and {limit}: there is no room for an answer");
-            return Err(BadInput(format!("error: {problem}")));
-        }
-        if room < self.max_new_tokens {
-            let limit = fit::limit(info);
-            complain(&format!(
-                "note: at most {room} tokens are added: the longest prompt has {longest}, and {limit}"
-            ));
-        }
-        Ok(room.min(self.max_new_tokens))
-    }
+/// An answer as JSON.
+fn line(asked: &Asked, sample: usize, answer: &Answer) -> String {
+    let Answer { text, tokens, end } = answer;
+    json!({ "prompt": asked.name, "sample": sample, "answer": text, "tokens": tokens, "end": end.name() })
+        .to_string()
 }

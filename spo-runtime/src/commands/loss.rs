@@ -7,12 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use spo_api::{Evaluation, Layout, Metrics, Part, PreferenceBatch, Ragged, Registry, Side, read_within};
 
+use super::inline;
 use crate::error::BadInput;
-use crate::plan::libraries;
-use crate::recipe::compose;
-use crate::recipe::document::Document;
-use crate::recipe::objective::ObjectiveSpec;
-use crate::recipe::part::PartSpec;
 use crate::reporter::say;
 
 /// The longest input, in MiB.
@@ -77,19 +73,11 @@ impl Flat {
     }
 }
 
-/// An objective on the command line.
-#[derive(Deserialize, JsonSchema)]
-struct Inline {
-    objective: ObjectiveSpec,
-}
-
-impl Part for Inline {}
-
 impl Part for Input {}
 
 #[derive(clap::Args)]
 pub(crate) struct LossArguments {
-    /// The objective as inline TOML: '{ name = "dpo", beta = 0.1 }'.
+    /// The objective: a name, or inline TOML: '{ name = "dpo", beta = 0.1 }'.
     #[arg(long)]
     objective: String,
 }
@@ -101,18 +89,12 @@ impl LossArguments {
     }
 }
 
-/// Reads a batch from `input` and evaluates `objective` (inline TOML) on it. Returns JSON.
+/// Reads a batch from `input` and evaluates `objective` (a name, or inline TOML) on it. Returns JSON.
 ///
 /// # Errors
 /// [`BadInput`] if the objective or the batch cannot be used.
 fn evaluate(registry: &mut Registry, objective: &str, input: &mut dyn Read) -> anyhow::Result<String> {
-    let document = Document::parse("--objective", format!("objective = {objective}"), &[])?;
-    let Inline { objective: mut spec } = document.read_as()?;
-    spec.place("objective");
-    let parts: Vec<_> = spec.parts().into_iter().map(PartSpec::identity).collect();
-    libraries::load_if_unknown(registry, &parts, None)?;
-    let mut objective = compose::objective(registry, &spec).map_err(|e| document.locate("", e))?;
-
+    let mut objective = inline::objective(registry, objective)?;
     let text = read_within(input, LONGEST).context("cannot read standard input")?;
     let text = text.ok_or_else(|| BadInput(format!("error: standard input is longer than {LONGEST} MiB")))?;
     let text = String::from_utf8(text)

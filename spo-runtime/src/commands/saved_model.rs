@@ -1,6 +1,6 @@
 //! A saved model, for the commands that use one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use spo_api::{Adapter, ModelSource, ModelSpec, Registry, Session};
@@ -11,9 +11,9 @@ use crate::plan::{folders, generation, libraries};
 use crate::reporter::complain;
 
 /// A Hugging Face folder, perhaps with an adapter in PEFT's layout.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(crate) struct SavedModel {
-    /// Hugging Face folder of the model.
+    /// Hugging Face folder of the model, or that of an adapter whose base model is where its configuration says.
     pub(super) model: PathBuf,
     /// Folder of an adapter for it, in PEFT's layout.
     #[arg(long)]
@@ -32,6 +32,11 @@ impl SavedModel {
     /// # Errors
     /// [`BadInput`] if the model, the adapter, the backend or the device cannot be used.
     pub(crate) fn open(&self, registry: &mut Registry) -> anyhow::Result<(Tokenizer, Box<dyn Session>)> {
+        if self.adapter.is_none()
+            && let Some(base) = folders::local_base(&self.model)
+        {
+            return self.based(base).open(registry);
+        }
         folders::model(&self.model).map_err(|e| BadInput(format!("error: {e}")))?;
         if let Some(adapter) = &self.adapter {
             folders::adapter(adapter).map_err(|e| BadInput(format!("error: --adapter: {e}")))?;
@@ -55,5 +60,16 @@ impl SavedModel {
             .map_err(|e| BadInput(format!("error: {}: {e}", self.model.display())))?;
         info.remarks.iter().for_each(|remark| complain(&format!("note: {remark}")));
         Ok((tokenizer, session))
+    }
+
+    /// Another model on the same engine.
+    pub(crate) fn other(&self, model: &Path) -> Self {
+        let (backend, device) = (self.backend.clone(), self.device.clone());
+        SavedModel { model: model.to_owned(), adapter: None, backend, device }
+    }
+
+    /// The same folder as an adapter on this base model.
+    fn based(&self, base: PathBuf) -> Self {
+        SavedModel { adapter: Some(self.model.clone()), ..self.other(&base) }
     }
 }

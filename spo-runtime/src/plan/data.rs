@@ -75,6 +75,10 @@ impl Loader<'_> {
             true => Some(self.rows(data, Part::Eval, eval_layout)?),
             false => None,
         };
+        if stage.early_stopping.is_some() && eval.is_none() {
+            let message = "needs held-out rows: add `data.eval`";
+            return Err(self.document.error(&format!("stage[{index}].early_stopping"), message).into());
+        }
         let budget = bilevel.step.budget();
         if budget.is_some() && stage.reference != Reference::Start {
             let message = format!(

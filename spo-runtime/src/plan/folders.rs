@@ -3,7 +3,7 @@
 //! downloaded) can be named by a look at the names of the files.
 
 use std::io::Read;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 use spo_api::{open_regular, read_small};
@@ -145,6 +145,13 @@ fn base_model(adapter: &Path) -> Option<String> {
     let text = read_small(&adapter.join("adapter_config.json")).ok()?;
     let config: Value = serde_json::from_slice(&text).ok()?;
     config["base_model_name_or_path"].as_str().map(str::to_owned)
+}
+
+/// The base model of a folder that holds an adapter alone, if the adapter names a folder with a model.
+pub(crate) fn local_base(folder: &Path) -> Option<PathBuf> {
+    let alone = folder.join("adapter_config.json").exists() && !folder.join("config.json").exists();
+    let base = PathBuf::from(base_model(folder).filter(|_| alone)?);
+    base.join("config.json").exists().then_some(base)
 }
 
 /// The models that the stages of a run have saved.

@@ -1,7 +1,7 @@
 //! What other trainers call a key of the recipe: an error about an unknown key says what to write instead.
 
 /// Keys of transformers, TRL, PEFT, LLaMA-Factory and axolotl, each with what stands for it here.
-const KEYS: [(&str, &str); 63] = [
+const KEYS: [(&str, &str); 64] = [
     ("adam_beta1", "`optimizer.betas`"),
     ("adam_beta2", "`optimizer.betas`"),
     ("adam_epsilon", "`optimizer.epsilon`"),
@@ -10,6 +10,7 @@ const KEYS: [(&str, &str); 63] = [
     ("cpo_alpha", "`sft_weight`"),
     ("cutoff_len", "`data.max_length`"),
     ("dataset", "`data.train`"),
+    ("early_stopping_patience", "`early_stopping` of a stage"),
     ("eval_dataset", "`data.eval`"),
     ("eval_steps", "`evaluation.every`"),
     ("exclude_modules", "`model.adapter.exclude`"),

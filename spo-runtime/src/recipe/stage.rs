@@ -9,6 +9,7 @@ use spo_data::MicroBatch;
 
 use super::bilevel::BilevelSpec;
 use super::data::DataSection;
+use super::keeping::Goal;
 use super::name;
 use super::objective::ObjectiveSpec;
 use super::optimizer::OptimizerSpec;
@@ -46,6 +47,10 @@ pub(crate) struct Stage {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub(crate) steps: Option<usize>,
+    /// End the stage early when a held-out figure has not become better at so many evaluations in a row:
+    /// `{ metric = "eval_loss", patience = 3 }`. `evaluation.every` says how often to look.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) early_stopping: Option<EarlyStopping>,
     /// Rows per optimizer step.
     #[serde(default = "Stage::default_batch_size")]
     #[schemars(range(min = 1))]
@@ -113,6 +118,9 @@ impl Stage {
         if self.epochs.is_some() && self.steps.is_some() {
             return Err(ConfigError::at(at("steps"), "`epochs` and `steps` exclude each other"));
         }
+        if self.early_stopping.as_ref().is_some_and(|rule| rule.patience == 0) {
+            return Err(ConfigError::at(at("early_stopping.patience"), "must be at least 1"));
+        }
         if let Some(MicroBatch::Rows(0) | MicroBatch::Tokens(0)) = self.micro_batch {
             return Err(ConfigError::at(at("micro_batch"), "must be greater than 0"));
         }
@@ -121,6 +129,21 @@ impl Stage {
         }
         Ok(())
     }
+}
+
+/// When a stage ends early.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EarlyStopping {
+    /// Name of a held-out figure: `eval_loss`, `eval_pair_accuracy`, ...
+    pub(crate) metric: String,
+    /// Evaluations in a row at which it may fail to become better than ever before in the stage. The one before the
+    /// first step does not count.
+    #[schemars(range(min = 1))]
+    pub(crate) patience: usize,
+    /// Whether it is to be small or large.
+    #[serde(default)]
+    pub(crate) goal: Goal,
 }
 
 /// Where the reference log-probs come from.

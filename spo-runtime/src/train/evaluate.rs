@@ -1,11 +1,13 @@
 //! Evaluation on held-out rows.
 
 pub(crate) mod answers;
+pub(crate) mod choices;
+pub(crate) mod figures;
 pub(crate) mod mass;
 
 use std::sync::Arc;
 
-use spo_api::{Metrics, Objective, Result, Session, Statistics};
+use spo_api::{Evaluation, Metrics, Objective, Result, Session, Statistics};
 use spo_data::Dataset;
 
 use crate::store::scores::Scores;
@@ -19,6 +21,9 @@ pub(crate) struct HeldOut {
     pub(crate) metrics: Metrics,
     /// Log-probs of every row.
     pub(crate) scores: Scores,
+    /// Rewards of every row's answers, the chosen one first; `None` if there is no such answer, or the objective has no
+    /// rewards.
+    pub(crate) rewards: Vec<[Option<f64>; 2]>,
 }
 
 pub(crate) struct HeldOutRows {
@@ -58,7 +63,25 @@ pub(crate) fn held_out(
     let mut metrics: Metrics =
         observation.metrics().into_iter().map(|(k, v)| (format!("eval_{k}"), v)).collect();
     metrics.extend(displacement(&scores, start));
-    Ok(HeldOut { metrics, scores })
+    let rewards = rewards(&evaluation, &assembled, data.examples.len());
+    Ok(HeldOut { metrics, scores, rewards })
+}
+
+/// The rewards by row.
+fn rewards(evaluation: &Evaluation, assembled: &Assembled, rows: usize) -> Vec<[Option<f64>; 2]> {
+    let mut rewards = vec![[None; 2]; rows];
+    let sides = [(true, &evaluation.rewards.chosen), (false, &evaluation.rewards.rejected)];
+    for (side, (chosen, values)) in sides.into_iter().enumerate() {
+        for (i, reward) in values.iter().enumerate() {
+            rewards[assembled.row(chosen, i)][side] = Some(*reward);
+        }
+    }
+    rewards
+}
+
+/// Whether a pair is ranked right by these scores. A tie counts half, as a coin would decide it.
+pub(crate) fn ranked_right(chosen: f64, rejected: f64) -> f64 {
+    if chosen == rejected { 0.5 } else { f64::from(chosen > rejected) }
 }
 
 /// Changes in log-probs since `start`.
@@ -74,13 +97,8 @@ fn displacement(now: &Scores, start: &Scores) -> Metrics {
     metrics.insert("eval_sft_loss".into(), -log_probs / tokens as f64);
     let pairs: Vec<usize> = rows.into_iter().filter(|&i| !now.rejected[i].is_empty()).collect();
     if !pairs.is_empty() {
-        // A tie counts half, as a coin would decide it.
-        let right = |chosen: f64, rejected: f64| match chosen == rejected {
-            true => 0.5,
-            false => f64::from(chosen > rejected),
-        };
         let ranked = |score: &dyn Fn(&[f64]) -> f64| {
-            let right = pairs.iter().map(|&i| right(score(&now.chosen[i]), score(&now.rejected[i])));
+            let right = pairs.iter().map(|&i| ranked_right(score(&now.chosen[i]), score(&now.rejected[i])));
             right.sum::<f64>() / pairs.len() as f64
         };
         metrics.insert("eval_pair_accuracy".into(), ranked(&sum));

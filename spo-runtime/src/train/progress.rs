@@ -28,6 +28,19 @@ pub(crate) struct StageProgress {
     pub(crate) before: Option<Metrics>,
     /// The best value of the held-out metric so far.
     pub(crate) best: Option<f64>,
+    /// Where the rule for ending the stage early stands.
+    pub(crate) patience: Patience,
+}
+
+/// Whether a stage ends early.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Patience {
+    /// The best value of its figure so far.
+    pub(crate) best: Option<f64>,
+    /// Evaluations since then.
+    pub(crate) waited: usize,
+    /// Whether the stage ends here.
+    pub(crate) over: bool,
 }
 
 /// Where the time of a stage went, in seconds.

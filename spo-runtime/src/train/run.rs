@@ -156,7 +156,7 @@ impl Run {
         self.output.finish(&summary)?;
         self.keeper.checkpoints.remove()?;
         reporter.note(&summary.to_string());
-        summary.verdicts().for_each(|verdict| reporter.note(&verdict));
+        summary.early().chain(summary.verdicts()).for_each(|line| reporter.note(&line));
         reporter.note(&output::closing(self.output.folder()));
         match summary.broken() {
             Some(stage) => bail!("the budget of stage `{}` was not kept, and is strict", stage.name),

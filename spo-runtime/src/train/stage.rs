@@ -9,7 +9,7 @@ mod steps;
 mod training;
 
 use crate::train::keeper::Within;
-use crate::train::summary::StageSummary;
+use crate::train::summary::{StageSummary, StoppedEarly};
 
 use in_flight::InFlight;
 pub(super) use training::Training;
@@ -23,7 +23,9 @@ pub(super) fn run(mut training: Training<'_>, within: Option<Within>) -> anyhow:
     };
     training.steps(&mut work)?;
     let verdict = training.verdict(&mut work)?;
-    let mut after = training.evaluate(&mut work.evaluator, training.stage.steps, &mut work.progress)?;
+    let early = work.progress.patience.over;
+    let steps = if early { work.progress.done } else { training.stage.steps };
+    let mut after = training.evaluate(&mut work.evaluator, steps, &mut work.progress)?;
     if let (Some(verdict), Some(after)) = (&verdict, &mut after) {
         after.extend(verdict.metrics());
     }
@@ -33,7 +35,7 @@ pub(super) fn run(mut training: Training<'_>, within: Option<Within>) -> anyhow:
         name: training.stage.recipe.name.clone(),
         from: training.stage.from.clone(),
         bilevel: training.stage.step_name().to_owned(),
-        steps: training.stage.steps,
+        steps,
         seconds: clock.elapsed,
         data_seconds: clock.data,
         step_seconds: clock.steps.median(),
@@ -45,5 +47,12 @@ pub(super) fn run(mut training: Training<'_>, within: Option<Within>) -> anyhow:
         before: progress.before,
         after,
         budget: verdict,
+        stopped_early: training
+            .stage
+            .recipe
+            .early_stopping
+            .clone()
+            .filter(|_| early)
+            .map(|rule| StoppedEarly { planned: training.stage.steps, best: progress.patience.best, rule }),
     })
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use spo_api::Metrics;
 
+use crate::recipe::EarlyStopping;
 use crate::reporter::shown_figure;
 use crate::terminal;
 use crate::train::budget::Verdict;
@@ -49,6 +50,19 @@ pub(crate) struct StageSummary {
     /// What became of the step's budget, if it kept one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) budget: Option<Verdict>,
+    /// Why it ended before its last step, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) stopped_early: Option<StoppedEarly>,
+}
+
+/// A stage that ended early.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct StoppedEarly {
+    /// The steps that it was to take.
+    pub(crate) planned: usize,
+    /// The best value of the rule's figure; none if it never was a finite number.
+    pub(crate) best: Option<f64>,
+    pub(crate) rule: EarlyStopping,
 }
 
 fn is_zero(count: &usize) -> bool {
@@ -63,6 +77,19 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
+    /// The stages that ended early, a line for each.
+    pub(crate) fn early(&self) -> impl Iterator<Item = String> {
+        let ended = self.stages.iter().filter_map(|stage| Some((stage, stage.stopped_early.as_ref()?)));
+        ended.map(|(StageSummary { name, steps, .. }, StoppedEarly { planned, best, rule })| {
+            let better = best.map_or("finite".to_owned(), |best| format!("better than {best:.4}"));
+            let EarlyStopping { metric, patience, .. } = rule;
+            format!(
+                "{name}: stopped early, after {steps} of {planned} steps: {metric} has not become {better} at {patience} \
+                 evaluations."
+            )
+        })
+    }
+
     /// What became of the budgets, a line per stage that had one.
     pub(crate) fn verdicts(&self) -> impl Iterator<Item = String> {
         let judged = self.stages.iter().filter_map(|stage| Some((stage, stage.budget.as_ref()?)));

@@ -227,13 +227,7 @@ pub fn greedy_continuations_are_those_of_transformers(backend: &dyn Backend) {
         let rows = model.figures["greedy"].as_array().expect("rows");
         let of = |key: &str| -> Vec<Vec<u32>> { rows.iter().map(|row| ids(&row[key])).collect() };
         let expected = of("new");
-        let sampling = Sampling {
-            max_new_tokens: expected[0].len(),
-            temperature: 0.0,
-            top_p: 1.0,
-            seed: 0,
-            stop: Vec::new(),
-        };
+        let sampling = Sampling::greedy(expected[0].len(), &[]);
         let found = model.open(backend).generate(&of("prompt"), &sampling).expect("valid prompts");
         assert_eq!(found, expected, "{}", model.name);
     }

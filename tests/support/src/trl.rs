@@ -253,8 +253,7 @@ pub fn greedy_continuations_are_those_of_transformers(backend: &dyn Backend) {
     for_each_model(&golden["greedy"], |name, folder| {
         let rows = golden["greedy"][name].as_array().unwrap();
         let prompts: Vec<_> = rows.iter().map(|row| ids(&row["prompt_ids"])).collect();
-        let sampling =
-            Sampling { max_new_tokens: 24, temperature: 0.0, top_p: 1.0, seed: 0, stop: Vec::new() };
+        let sampling = Sampling::greedy(24, &[]);
         let new = open(backend, folder).generate(&prompts, &sampling).unwrap();
         let expected: Vec<_> = rows.iter().map(|row| ids(&row["new_ids"])).collect();
         assert_eq!(new, expected, "{name}");

@@ -16,7 +16,7 @@ pub fn generation_is_that_of_recomputation<E: Engine>(engine: impl Fn() -> E) {
     for (name, spec) in cases() {
         let mut session = open(engine(), &spec, Options::default());
         let prompts = vec![vec![5, 9, 2], vec![1], vec![8; 30], vec![4, 4, 30, 12]];
-        let greedy = Sampling { max_new_tokens: 9, temperature: 0.0, top_p: 1.0, seed: 0, stop: Vec::new() };
+        let greedy = Sampling::greedy(9, &[]);
         let together = session.generate(&prompts, &greedy).expect("valid prompts");
         for (prompt, new) in prompts.iter().zip(&together) {
             assert_eq!(new.len(), 9);
@@ -59,7 +59,7 @@ pub fn sampling_follows_the_distribution<E: Engine>(engine: impl Fn() -> E) {
     let expected: BTreeMap<u32, f64> = p.iter().map(|&(t, q)| (t as u32, q / kept)).collect();
 
     let n = 4000;
-    let sampling = Sampling { max_new_tokens: 1, temperature, top_p, seed: 11, stop: Vec::new() };
+    let sampling = Sampling { temperature, top_p, seed: 11, ..Sampling::greedy(1, &[]) };
     let drawn = session.generate(&vec![prompt; n], &sampling).expect("valid prompts");
     let mut counts = BTreeMap::<u32, f64>::new();
     drawn.iter().for_each(|new| *counts.entry(new[0]).or_default() += 1.0 / n as f64);

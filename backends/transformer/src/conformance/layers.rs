@@ -28,7 +28,7 @@ pub fn layers_may_differ<E: Engine>(engine: impl Fn() -> E) {
     let difference = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
     assert!((difference - size).abs() < 1e-2 * size, "gradient {size}, finite difference {difference}");
 
-    let greedy = Sampling { max_new_tokens: 9, temperature: 0.0, top_p: 1.0, seed: 0, stop: Vec::new() };
+    let greedy = Sampling::greedy(9, &[]);
     let prompt = vec![5, 9, 2];
     let completions = session.generate(std::slice::from_ref(&prompt), &greedy).expect("a valid prompt");
     let statistics = Statistics { greedy: true, ..Statistics::default() };

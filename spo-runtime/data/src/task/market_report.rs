@@ -5,6 +5,7 @@ use spo_api::{ConfigError, Part};
 
 use crate::error::Place;
 use crate::random::Random;
+use crate::rouge::f_measure;
 use crate::row::{Answers, Row, Text};
 use crate::task::{Generated, distinct, swap_answers};
 
@@ -147,20 +148,7 @@ fn rouge_l(expected: &str, answer: &str) -> f64 {
         let separates = |c: char| !c.is_alphanumeric();
         text.split(separates).filter(|word| !word.is_empty()).map(str::to_owned).collect()
     };
-    let (expected, answer) = (words(expected), words(answer));
-    // For each prefix of `answer`: length of its longest common subsequence with the words of `expected` so
-    // far.
-    let mut longest = vec![0; answer.len() + 1];
-    for word in &expected {
-        let mut diagonal = 0;
-        for (i, other) in answer.iter().enumerate() {
-            let above = longest[i + 1];
-            longest[i + 1] = if word == other { diagonal + 1 } else { above.max(longest[i]) };
-            diagonal = above;
-        }
-    }
-    let common = f64::from(longest[answer.len()]);
-    if common == 0.0 { 0.0 } else { 2.0 * common / (expected.len() + answer.len()) as f64 }
+    f_measure(&words(expected), &words(answer))
 }
 
 fn is_faithful(prompt: &str, answer: &str) -> bool {

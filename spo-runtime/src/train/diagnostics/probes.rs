@@ -117,7 +117,7 @@ pub(crate) fn add_own(
     for draw in 0..DRAWS {
         let prompts: Vec<Vec<u32>> = open.iter().map(|&i| probes[i].groups[0].prompt.clone()).collect();
         let seed = seed.wrapping_add(draw);
-        let sampling = Sampling { max_new_tokens, temperature: 1.0, top_p: 1.0, seed, stop: stop.to_vec() };
+        let sampling = Sampling { temperature: 1.0, seed, ..Sampling::greedy(max_new_tokens, stop) };
         let drawn = session.generate(&prompts, &sampling)?;
         let mut left = Vec::new();
         for (i, answer) in open.into_iter().zip(drawn) {

@@ -23,7 +23,7 @@ pub(crate) fn spread(data: &Dataset, count: usize) -> Vec<usize> {
 
 /// Greedy answers to the rows' prompts, each of at most `most` tokens, and of fewer where the model's context
 /// ends before.
-fn answers(
+pub(crate) fn answers(
     session: &mut dyn Session,
     data: &Dataset,
     rows: &[usize],
@@ -39,8 +39,7 @@ fn answers(
     for chunk in free.chunks(AT_ONCE).chain(tight.chunks(1)) {
         let prompts: Vec<Vec<u32>> = chunk.iter().map(|&i| prompt(i).clone()).collect();
         let max_new_tokens = room(chunk[0]);
-        let sampling =
-            Sampling { max_new_tokens, temperature: 0.0, top_p: 1.0, seed: 0, stop: stop.to_vec() };
+        let sampling = Sampling::greedy(max_new_tokens, stop);
         for (&i, answer) in chunk.iter().zip(session.generate(&prompts, &sampling)?) {
             answers[i] = answer;
         }
@@ -49,13 +48,13 @@ fn answers(
 }
 
 /// A row's prompt and its chosen answer. If a row has a chosen answer, it is the first of the first group.
-fn question(data: &Dataset, row: usize) -> (&Vec<u32>, &Vec<u32>) {
+pub(crate) fn question(data: &Dataset, row: usize) -> (&Vec<u32>, &Vec<u32>) {
     let group = &data.examples[row].groups[0];
     (&group.prompt, &group.completions[0])
 }
 
 /// What an answer says before its first stop token, and what follows that token; `None` if it has none.
-fn said<'a>(ids: &'a [u32], stop: &[u32]) -> (&'a [u32], Option<&'a [u32]>) {
+pub(crate) fn said<'a>(ids: &'a [u32], stop: &[u32]) -> (&'a [u32], Option<&'a [u32]>) {
     match ids.iter().position(|id| stop.contains(id)) {
         Some(end) => (&ids[..end], Some(&ids[end + 1..])),
         None => (ids, None),
@@ -64,7 +63,7 @@ fn said<'a>(ids: &'a [u32], stop: &[u32]) -> (&'a [u32], Option<&'a [u32]>) {
 
 /// Whether a generated answer ended, and says what the chosen one says. After the stop token of the chosen
 /// answer, a chat template may put a line break.
-fn is_match(answer: &[u32], chosen: &[u32], tokenizer: &Tokenizer) -> bool {
+pub(crate) fn is_match(answer: &[u32], chosen: &[u32], tokenizer: &Tokenizer) -> bool {
     let stop = tokenizer.stop_tokens();
     let ((answer, ended), (chosen, rest)) = (said(answer, stop), said(chosen, stop));
     ended.is_some() && answer == chosen && text(tokenizer, rest.unwrap_or_default()).trim().is_empty()
@@ -76,7 +75,7 @@ fn longest_answer(data: &Dataset, rows: &[usize], stop: &[u32]) -> usize {
 }
 
 /// Decodes token ids, leaving out the end token.
-fn text(tokenizer: &Tokenizer, ids: &[u32]) -> String {
+pub(crate) fn text(tokenizer: &Tokenizer, ids: &[u32]) -> String {
     let end = ids.len() - usize::from(ids.last().is_some_and(|id| tokenizer.stop_tokens().contains(id)));
     tokenizer.decode(&ids[..end]).unwrap_or_else(|e| format!("<{e}>"))
 }

@@ -75,11 +75,12 @@ impl Training<'_> {
         step: usize,
         progress: &mut StageProgress,
     ) -> anyhow::Result<Option<Metrics>> {
-        let answer = step == 0 || step == self.stage.steps;
+        let answer = step == 0 || step == self.stage.steps || progress.patience.over;
         let Some(rows) = &evaluator.held_out else { return Ok(None) };
         let data = &rows.data;
         let (session, objective) = (&mut *self.plan.session, &mut *self.stage.objective);
-        let HeldOut { mut metrics, scores } = held_out(session, objective, rows, evaluator.start.as_ref())?;
+        let HeldOut { mut metrics, scores, .. } =
+            held_out(session, objective, rows, evaluator.start.as_ref())?;
         let name = &self.stage.recipe.name;
         if answer {
             let mut line = HeldOutLine::new(name, step, data, &scores);
@@ -94,11 +95,37 @@ impl Training<'_> {
         if self.plan.recipe.evaluation.mass {
             metrics.extend(Ledger::mean(&ledgers(session, data)?).metrics());
         }
+        if progress.patience.over {
+            metrics.insert("eval_stopped_early".into(), 1.0);
+        }
         evaluator.start.get_or_insert(scores);
         self.logs.metrics(name, step, &metrics)?;
         self.reporter.evaluation(step, &metrics);
         self.keep_best(step, &metrics, progress)?;
+        self.lose_patience(step, &metrics, progress)?;
         Ok(Some(metrics))
+    }
+
+    /// Decides whether the stage ends early. The evaluation before the first step only shows whether there is such a figure.
+    fn lose_patience(
+        &self,
+        step: usize,
+        metrics: &Metrics,
+        progress: &mut StageProgress,
+    ) -> anyhow::Result<()> {
+        let Some(rule) = &self.stage.recipe.early_stopping else { return Ok(()) };
+        let figure = figure(metrics, "early_stopping.metric", &rule.metric)?;
+        let patience = &mut progress.patience;
+        if step == 0 || patience.over {
+            return Ok(());
+        }
+        if rule.goal.improves(figure, patience.best) {
+            (patience.best, patience.waited) = (Some(figure), 0);
+            return Ok(());
+        }
+        patience.waited += 1;
+        patience.over = patience.waited >= rule.patience && step < self.stage.steps;
+        Ok(())
     }
 
     /// Saves the model if it is the best of the stage so far. The model that the stage started with does not
@@ -111,17 +138,7 @@ impl Training<'_> {
     ) -> anyhow::Result<()> {
         let plan = &mut *self.plan;
         let Some(best) = &plan.recipe.checkpoint.best else { return Ok(()) };
-        let Some(&figure) = metrics.get(&best.metric) else {
-            let names = || metrics.keys().map(String::as_str);
-            let hint =
-                nearest(&best.metric, names()).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
-            let listed = names().collect::<Vec<_>>().join(", ");
-            let message = format!(
-                "error: checkpoint.best.metric: no held-out figure is called `{}`{hint} There are {listed}",
-                best.metric
-            );
-            return Err(BadInput(message).into());
-        };
+        let figure = figure(metrics, "checkpoint.best.metric", &best.metric)?;
         if step == 0 || !best.goal.improves(figure, progress.best) {
             return Ok(());
         }
@@ -136,4 +153,14 @@ impl Training<'_> {
         progress.best = Some(figure);
         Ok(())
     }
+}
+
+/// The held-out figure that a key of the recipe names.
+fn figure(metrics: &Metrics, key: &str, name: &str) -> Result<f64, BadInput> {
+    metrics.get(name).copied().ok_or_else(|| {
+        let names = || metrics.keys().map(String::as_str);
+        let hint = nearest(name, names()).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
+        let listed = names().collect::<Vec<_>>().join(", ");
+        BadInput(format!("error: {key}: no held-out figure is called `{name}`{hint} There are {listed}"))
+    })
 }

@@ -63,6 +63,9 @@ impl Training<'_> {
             if every > 0 && work.progress.done.is_multiple_of(every) {
                 self.evaluate(&mut work.evaluator, work.progress.done, &mut work.progress)?;
             }
+            if work.progress.patience.over {
+                break;
+            }
             work.clock.elapsed = before + began.elapsed().as_secs_f64();
             let asked = self.stop.check();
             if asked.is_err() || self.keeper.checkpoints.due(work.progress.done) {

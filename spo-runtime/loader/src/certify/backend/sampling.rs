@@ -13,7 +13,7 @@ const PROMPT: [u32; 3] = [1, 2, 3];
 const DRAWS: u64 = 300;
 
 fn greedy() -> Sampling {
-    Sampling { max_new_tokens: 5, temperature: 0.0, top_p: 1.0, seed: 7, stop: vec![] }
+    Sampling { seed: 7, ..Sampling::greedy(5, &[]) }
 }
 
 pub(super) fn sampling(subject: &Subject) -> Result<String, Outcome> {
