@@ -98,7 +98,7 @@ learning_rate: 5e-6
     (
         "KTO",
         &[],
-        "model_name_or_path: m\ndesirable_weight: 1.33\nundesirable_weight: 1.0\nbeta: 0.1\nuse_peft: true\nlora_target_modules: all-linear\nlora_r: 16\nuse_rslora: true\nlora_dropout: 0\n",
+        "model_name_or_path: m\ndesirable_weight: 1.33\nundesirable_weight: 1.0\nbeta: 0.1\nuse_peft: true\nlora_target_modules: all-linear\nlora_r: 16\nuse_rslora: true\nuse_dora: true\nlora_modules_to_save: [lm_head]\nlora_dropout: 0\n",
     ),
     (
         "SimPO",

@@ -119,12 +119,10 @@ const WITHOUT_EFFECT: [(&str, &[&str]); 8] = [
 ];
 
 /// Settings that change results, each with a reason.
-const CHANGES: [(&str, &str); 24] = [
+const CHANGES: [(&str, &str); 22] = [
     ("fp16", "there is no f16: training is in f32"),
     ("load_in_4bit", "weights are not quantized"),
     ("load_in_8bit", "weights are not quantized"),
-    ("use_dora", "an adapter is plain LoRA"),
-    ("lora_modules_to_save", "an adapter trains its own matrices alone"),
     ("lora_target_parameters", "an adapter is on linear layers"),
     ("lr_scheduler_kwargs", "give the schedule's keys: `spo-run describe NAME`"),
     ("neftune_noise_alpha", "no noise is added to embeddings"),
@@ -138,9 +136,9 @@ const CHANGES: [(&str, &str); 24] = [
     ("train_sampling_strategy", "rows are shuffled, or taken in order (`shuffle`)"),
     ("dataloader_drop_last", "the last rows of a pass make a batch of their own"),
     ("reference_free", "give the objective's `reference_free`"),
-    ("ref_model_name_or_path", "the reference is the model itself: `reference` of a stage"),
-    ("model_adapter_name", "the reference is the model itself: `reference` of a stage"),
-    ("force_use_ref_model", "the reference is the model itself: `reference` of a stage"),
+    ("ref_model_name_or_path", "give the stage's `reference = { external = { path = \"...\" } }`"),
+    ("model_adapter_name", "the reference is the model that the stage begins with: `reference` of a stage"),
+    ("force_use_ref_model", "the reference is the model that the stage begins with: `reference` of a stage"),
     ("tools", "tools are a column of the data"),
     ("router_aux_loss_coef", "there are no mixtures of experts"),
     ("chat_template_path", "the model's own chat template is used"),

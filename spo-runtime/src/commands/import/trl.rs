@@ -1,5 +1,6 @@
 //! What TRL's settings are in a recipe. Defaults are those of TRL 1.16.
 
+use spo_api::Targets;
 use toml::{Table, Value as Toml};
 
 use super::draft::Draft;
@@ -145,38 +146,33 @@ impl Import {
         let alpha = Self::or(self.settings.number("lora_alpha")?, "lora_alpha", 32.0);
         let dropout = Self::or(self.settings.number("lora_dropout")?, "lora_dropout", 0.05);
         let stable = self.settings.flag("use_rslora")? == Some(true);
+        let dora = self.settings.flag("use_dora")? == Some(true);
         let targets = self.settings.texts("lora_target_modules")?;
+        let modules = self.settings.texts("lora_modules_to_save")?;
         if !adapter {
             return Ok(());
         }
         let section = "[model.adapter]";
         self.draft.set(section, "rank", rank.0 as i64, rank.1);
-        match stable {
-            true => {
-                let scaled = alpha.0 * (rank.0 as f64).sqrt();
-                self.draft.set(
-                    section,
-                    "alpha",
-                    scaled,
-                    &format!("{} times the root of the rank: use_rslora", alpha.1),
-                );
+        self.draft.set(section, "alpha", alpha.0, alpha.1);
+        match targets.as_deref() {
+            // TRL gives PEFT a list of one as a text: a regular expression for the whole name, unless it is a plain one.
+            Some([one]) if one == Targets::ALL || one.contains(['.', '*', '(', '|', '[']) => {
+                self.draft.set(section, "targets", one.as_str(), "lora_target_modules")
             }
-            false => self.draft.set(section, "alpha", alpha.0, alpha.1),
+            Some(names) => self.draft.set(section, "targets", names.to_vec(), "lora_target_modules"),
+            None => {
+                let from = "PEFT's default for models like Llama";
+                self.draft.set(section, "targets", vec!["q_proj", "v_proj"], from);
+            }
         }
-        match targets {
-            Some(targets) if targets != ["all-linear"] => {
-                self.draft.set(section, "targets", targets, "lora_target_modules");
+        for (given, key, theirs) in [(stable, "rslora", "use_rslora"), (dora, "dora", "use_dora")] {
+            if given {
+                self.draft.set(section, key, true, theirs);
             }
-            given => {
-                let all = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-                let (layers, from) = match given {
-                    Some(_) => {
-                        (all.as_slice(), "lora_target_modules = all-linear, by the names of Llama's layers")
-                    }
-                    None => (&["q_proj", "v_proj"][..], "PEFT's default for models like Llama"),
-                };
-                self.draft.set(section, "targets", layers.to_vec(), from);
-            }
+        }
+        if let Some(modules) = modules {
+            self.draft.set(section, "modules_to_save", modules, "lora_modules_to_save");
         }
         if dropout.0 > 0.0 {
             let setting = format!("lora_dropout = {} ({})", dropout.0, dropout.1);
