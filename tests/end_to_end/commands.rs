@@ -150,6 +150,7 @@ fn reference(schema: &Value) -> String {
     text += &format!("\n\n{}", keys(schema, defined("Source"), &[]));
     parts(&mut text, schema, "A generated task", &defined("Data")["properties"]["task"], &["name"]);
     section(&mut text, defined("Stage"));
+    section(&mut text, defined("EarlyStopping"));
     let bilevel = &defined("Stage")["properties"]["bilevel"];
     parts(&mut text, schema, "`stage.bilevel`", bilevel, &["step"]);
     let optimizer = &defined("Stage")["properties"]["optimizer"];

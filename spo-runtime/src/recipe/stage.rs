@@ -131,7 +131,7 @@ impl Stage {
     }
 }
 
-/// When a stage ends early.
+/// `stage.early_stopping`: when a stage ends before its last step.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct EarlyStopping {
