@@ -71,7 +71,7 @@ mod schedule;
 mod vector;
 
 pub use backend::{
-    Adapter, Backend, Export, Group, LogProbs, ModelInfo, ModelSource, ModelSpec, Sampling, Session,
+    Adapter, Backend, Export, Group, LogProbs, ModelInfo, ModelSource, ModelSpec, Quantize, Sampling, Session,
     Statistics, Tangent, TokenBatch, Upstream,
 };
 pub use batch::{Layout, PreferenceBatch, Ragged, Side, Totals};

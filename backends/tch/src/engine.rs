@@ -50,8 +50,8 @@ fn tensors(norm: Norm<&Array>) -> Norm<&Tensor> {
 }
 
 fn of_head(head: Head<&Array>) -> Head<&Tensor> {
-    let Head { weight, bias, cap } = head;
-    Head { weight: &weight.0, bias: bias.map(|bias| &bias.0), cap }
+    let Head { weight, blocks, bias, cap } = head;
+    Head { weight: &weight.0, blocks, bias: bias.map(|bias| &bias.0), cap }
 }
 
 impl Engine for TchEngine {
@@ -247,6 +247,8 @@ impl Engine for TchEngine {
         targets: &[u32],
         statistics: Statistics,
     ) -> Result<HeadScores> {
+        let weight = head.decoded(self)?;
+        let head = head.with(weight.as_ref());
         head::score(&hidden.0, of_head(head), targets, statistics).of("score", &[hidden, head.weight])
     }
 
@@ -260,6 +262,8 @@ impl Engine for TchEngine {
         gradients: [Option<&Array>; 2],
     ) -> Result<Array> {
         let gradients = gradients.map(|gradient| gradient.map(|x| &x.0));
+        let weight = head.decoded(self)?;
+        let head = head.with(weight.as_ref());
         head::score_backward(&hidden.0, of_head(head), targets, log_normalizers, upstream, gradients)
             .map(Array)
             .of("score_backward", &[hidden, head.weight])
@@ -288,6 +292,8 @@ impl Recorder<TchEngine> for TchRecorder {
         gradients: [Option<&Array>; 2],
     ) -> Result<Array> {
         let gradients = gradients.map(|gradient| gradient.map(|x| &x.0));
+        let weight = head.decoded(&self.0)?;
+        let head = head.with(weight.as_ref());
         head::recorded_score_backward(&hidden.0, of_head(head), targets, &upstream.0, gradients)
             .map(Array)
             .of("score_backward", &[hidden, head.weight])

@@ -44,6 +44,7 @@ impl SavedModel {
         let spec = ModelSpec {
             source: ModelSource::Folder(self.model.clone()),
             adapter: self.adapter.as_deref().map(adapter).transpose()?,
+            quantize: None,
             seed: 0,
             device: self.device.clone(),
             dtype: "f32".into(),

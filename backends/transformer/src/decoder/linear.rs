@@ -28,7 +28,7 @@ pub(crate) struct LowRank {
 
 impl Linear {
     pub fn forward<E: Engine>(&self, e: &E, p: &Parameters<E>, x: &E::Tensor) -> Result<E::Tensor> {
-        let y = e.linear(x, p.value(self.weight), self.bias.map(|b| p.value(b)))?;
+        let y = e.linear(x, &p.matrix(e, self.weight)?, self.bias.map(|b| p.value(b)))?;
         if let Some(LowRank { a, b, scale }) = self.adapter {
             let reduced = e.linear(x, p.value(a), None)?;
             e.matmul_add(&y, scale, Mat::new(&reduced), Mat::t(p.value(b)))?;
@@ -51,7 +51,8 @@ impl Linear {
         if let Some(gradient) = self.bias.and_then(|b| p.gradient(b)) {
             e.sum_rows_add(gradient, upstream)?;
         }
-        let weight = Mat::new(p.value(self.weight));
+        let weight = p.matrix(e, self.weight)?;
+        let weight = Mat::new(&weight);
         let dx = match into {
             None => e.matmul(Mat::new(upstream), weight)?,
             Some(dx) => {

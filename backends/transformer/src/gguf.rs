@@ -1,0 +1,8 @@
+//! A model in a GGUF file: its metadata as a `config.json`, and its tensors under the names of Hugging Face.
+
+mod config;
+mod names;
+mod rotary;
+
+pub(crate) use config::config;
+pub(crate) use names::{name, rows_in_file};
