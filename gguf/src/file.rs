@@ -51,12 +51,12 @@ impl Tensor {
     }
 }
 
-/// The GGUF file that a path means: the path itself if it is a file, or the one in a folder without safetensors
-/// weights. `None` if it is something else.
+/// The GGUF file that a path means: the path itself if it is such a file by its name or its first bytes, or the one in a
+/// folder without safetensors weights. `None` if it is something else.
 pub fn file_of(path: &Path) -> Option<PathBuf> {
     if !path.is_dir() {
         let named = path.extension().is_some_and(|kind| kind.eq_ignore_ascii_case("gguf"));
-        return (named || path.exists()).then(|| path.to_owned());
+        return (named || begins_so(path)).then(|| path.to_owned());
     }
     let entries = path.read_dir().ok()?.flatten().map(|entry| entry.path());
     let mut found = None;
@@ -69,6 +69,12 @@ pub fn file_of(path: &Path) -> Option<PathBuf> {
         }
     }
     found
+}
+
+fn begins_so(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    let read = open_regular(path).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && magic == *MAGIC
 }
 
 impl Gguf {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Kernel, Result, Update, Vector, VectorSpace};
@@ -31,7 +32,7 @@ pub struct Adapter {
 }
 
 /// In what frozen weights below an adapter are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum Quantize {
     /// In the type of the activations, or the bf16 they came in.
     #[default]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use spo_api::{Adapter, ModelSource, ModelSpec, Registry, Session, read_small};
+use spo_api::{Adapter, ModelSource, ModelSpec, Quantize, Registry, Session, read_small};
 use spo_data::Tokenizer;
 
 use crate::error::BadInput;
@@ -44,7 +44,7 @@ impl SavedModel {
         let spec = ModelSpec {
             source: ModelSource::Folder(self.model.clone()),
             adapter: self.adapter.as_deref().map(adapter).transpose()?,
-            quantize: None,
+            quantize: Some(Quantize::Off),
             seed: 0,
             device: self.device.clone(),
             dtype: "f32".into(),
