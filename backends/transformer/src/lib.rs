@@ -37,7 +37,7 @@ mod engine;
 mod export;
 mod files;
 mod generate;
-mod gguf;
+pub mod gguf;
 mod hessian;
 mod model;
 mod optimizer;

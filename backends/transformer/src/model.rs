@@ -16,6 +16,7 @@ use spo_api::{Adapter, ModelSource, ModelSpec, Result};
 use spo_gguf::BlockType;
 
 use self::adapter::Tuned;
+pub(crate) use self::base_weights::BaseWeights;
 use self::source::Opened;
 use crate::config::{self, Architecture};
 use crate::decoder::Decoder;
