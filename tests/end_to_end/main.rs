@@ -16,6 +16,7 @@ mod diagnostics;
 mod enumerable;
 #[cfg(target_os = "linux")]
 mod faults;
+mod gguf;
 mod hostile;
 mod limits;
 mod models;

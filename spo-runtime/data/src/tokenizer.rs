@@ -5,6 +5,7 @@ mod characters;
 mod config;
 mod gguf;
 mod splits;
+mod to_gguf;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -283,6 +284,16 @@ impl Tokenizer {
             hasher.update(content);
         }
         hash::hex(hasher)
+    }
+
+    /// The tokenizer as the metadata of a GGUF file, for a model with this many embeddings.
+    ///
+    /// # Errors
+    /// When llama.cpp has no such tokenizer.
+    pub fn to_gguf(&self, size: usize) -> Result<Vec<(String, spo_gguf::Value)>> {
+        let refuse = |problem: String| DataError::in_file(&self.inner.file, problem);
+        let file = serde_json::from_slice(&self.files[0].1).map_err(|e| refuse(e.to_string()))?;
+        to_gguf::metadata(&file, &self.config, !self.prefix.is_empty(), size).map_err(refuse)
     }
 
     /// Writes the tokenizer's files into an existing folder, in the layout that transformers expects.

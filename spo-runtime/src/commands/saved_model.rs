@@ -10,14 +10,14 @@ use crate::error::BadInput;
 use crate::plan::{folders, generation, libraries};
 use crate::reporter::complain;
 
-/// A Hugging Face folder, perhaps with an adapter in PEFT's layout.
+/// A Hugging Face folder or a GGUF file, perhaps with an adapter in PEFT's layout.
 #[derive(clap::Args)]
 pub(crate) struct SavedModel {
-    /// Hugging Face folder of the model.
+    /// Hugging Face folder of the model, or a GGUF file.
     pub(super) model: PathBuf,
     /// Folder of an adapter for it, in PEFT's layout.
     #[arg(long)]
-    adapter: Option<PathBuf>,
+    pub(super) adapter: Option<PathBuf>,
     /// The engine.
     #[arg(long, default_value = "candle")]
     backend: String,

@@ -6,7 +6,7 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde_json::Value as Json;
 use spo_api::{Error, Result};
-use spo_gguf::{BlockType, Entry, Value};
+use spo_gguf::{BlockType, Entry, Gguf, Value};
 
 use super::config::FAMILIES;
 use super::names;
@@ -65,8 +65,8 @@ pub fn write_adapter(folder: &Path, adapter: &Path, out: &Path) -> Result<()> {
     let config = read_json(&file)?;
     let refuse = |problem: String| Error::Model(format!("{}: {problem}", file.display()));
     let set = |key: &str| !matches!(&config[key], Json::Null | Json::Bool(false)) && config[key] != serde_json::json!({});
-    let unknown = ["use_dora", "use_rslora", "alpha_pattern", "rank_pattern", "modules_to_save", "fan_in_fan_out"];
-    if let Some(key) = unknown.into_iter().find(|key| *key != "fan_in_fan_out" && set(key)) {
+    let unknown = ["use_dora", "use_rslora", "alpha_pattern", "rank_pattern", "modules_to_save"];
+    if let Some(key) = unknown.into_iter().find(|key| set(key)) {
         return Err(refuse(format!(
             "`{key}` is set, which llama.cpp does not know of adapters: export the merged model instead"
         )));
@@ -110,8 +110,11 @@ pub fn write_adapter(folder: &Path, adapter: &Path, out: &Path) -> Result<()> {
 }
 
 fn opened(folder: &Path) -> Result<(Json, Decoder)> {
-    let path = folder.join("config.json");
-    let json = read_json(&path)?;
+    let path = spo_gguf::file_of(folder).unwrap_or_else(|| folder.join("config.json"));
+    let json = match path.ends_with("config.json") {
+        true => read_json(&path)?,
+        false => super::config(&Gguf::open(&path)?)?,
+    };
     let decoder = Decoder::new(config::parse(&json, &path.display().to_string())?);
     Ok((json, decoder))
 }

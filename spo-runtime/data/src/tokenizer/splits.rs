@@ -77,3 +77,31 @@ impl Split {
         }
     }
 }
+
+/// The name for a way to split text, as a `tokenizer.json` describes it.
+pub(super) fn matching(pre_tokenizer: &Value, composes: bool) -> Option<&'static str> {
+    let wanted = essence(pre_tokenizer);
+    let same = |name: &&'static str| {
+        named(name).is_some_and(|split| split.composes == composes && essence(&split.pre_tokenizer()) == wanted)
+    };
+    // Text that is composed first is known by a name of its own only for Qwen2.
+    let mut found = names().into_iter().filter(same);
+    found.next()
+}
+
+/// What a pre-tokenizer does to text, without settings that change nothing of it.
+fn essence(pre_tokenizer: &Value) -> Vec<String> {
+    let part = |part: &Value| match part["type"].as_str() {
+        Some("ByteLevel") => {
+            let splits = part["use_regex"] != false;
+            format!("bytes {splits} {}", part["add_prefix_space"] == true)
+        }
+        Some("Digits") => format!("digits {}", part["individual_digits"] == true),
+        Some("Split") => format!("split {} {} {}", part["pattern"], part["behavior"], part["invert"] == true),
+        other => format!("{other:?}"),
+    };
+    match pre_tokenizer["pretokenizers"].as_array() {
+        Some(parts) => parts.iter().map(part).collect(),
+        None => vec![part(pre_tokenizer)],
+    }
+}
