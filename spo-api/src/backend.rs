@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Adapter, Error, Kernel, Result, Sampling, Update, Vector, VectorSpace};
@@ -10,10 +11,44 @@ use crate::{Adapter, Error, Kernel, Result, Sampling, Update, Vector, VectorSpac
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ModelSource {
-    /// A Hugging Face folder: `config.json` and safetensors weights.
+    /// A Hugging Face folder (`config.json` and safetensors weights), a GGUF file, or a folder with one.
     Folder(PathBuf),
     /// The content of a `config.json`. The weights are initialised at random from [`ModelSpec::seed`].
     Random(serde_json::Value),
+}
+
+/// In what frozen weights below an adapter are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Quantize {
+    /// In the type of the activations, or the bf16 they came in.
+    #[default]
+    #[serde(rename = "none")]
+    Off,
+    /// What a file has in blocks stays in them.
+    #[serde(rename = "file")]
+    File,
+    /// Quantised at loading: blocks of 32 with 8 bits each (llama.cpp).
+    #[serde(rename = "q8_0")]
+    Q8_0,
+    /// Quantised at loading: blocks of 256 with 4 bits each, in 8 groups with scales of their own (llama.cpp).
+    #[serde(rename = "q4_k")]
+    Q4K,
+    /// Quantised at loading: blocks of 64 in 4-bit NormalFloat (Dettmers et al. 2023).
+    #[serde(rename = "nf4")]
+    Nf4,
+}
+
+impl Quantize {
+    /// Its name in recipes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Quantize::Off => "none",
+            Quantize::File => "file",
+            Quantize::Q8_0 => "q8_0",
+            Quantize::Q4K => "q4_k",
+            Quantize::Nf4 => "nf4",
+        }
+    }
 }
 
 /// The model that a session opens.
@@ -23,6 +58,9 @@ pub struct ModelSpec {
     pub source: ModelSource,
     /// Train this adapter and freeze the rest; `None` trains every parameter.
     pub adapter: Option<Adapter>,
+    /// In what the frozen weights below the adapter are kept. `None` for [`Quantize::File`] if there is an adapter.
+    #[serde(default)]
+    pub quantize: Option<Quantize>,
     /// Seed for all random initialisation.
     pub seed: u64,
     /// `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"metal"`. Each backend decides which devices it supports.

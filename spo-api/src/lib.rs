@@ -74,8 +74,8 @@ mod vector;
 
 pub use adapter::{Adapter, Lora, Targets};
 pub use backend::{
-    Backend, Export, Group, LogProbs, ModelInfo, ModelSource, ModelSpec, Session, Statistics, Tangent,
-    TokenBatch, Upstream, Watch,
+    Backend, Export, Group, LogProbs, ModelInfo, ModelSource, ModelSpec, Quantize, Session, Statistics,
+    Tangent, TokenBatch, Upstream, Watch,
 };
 pub use batch::{Layout, PreferenceBatch, Ragged, Side, Totals};
 pub use bilevel::{

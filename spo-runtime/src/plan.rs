@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use spo_api::{Backend, Layout, Library, ModelInfo, ModelSource, ModelSpec, Registry, Session};
+use spo_api::{Backend, Layout, Library, ModelInfo, ModelSource, ModelSpec, Quantize, Registry, Session};
 use spo_data::{Dataset, Moment, Tokenizer};
 
 use crate::error::BadInput;
@@ -351,6 +351,16 @@ fn check_folders(document: &Document, recipe: &Recipe) -> Result<(), BadInput> {
     if let Some(folder) = &recipe.model.path {
         folders::model(folder).map_err(|problem| document.error("model.path", problem))?;
     }
+    if let Some(blocks) = recipe.model.quantize.filter(|blocks| *blocks != Quantize::Off)
+        && recipe.model.adapter.is_none()
+    {
+        let message = format!(
+            "= \"{}\" is for the frozen weights below an adapter, and without one every weight is trained: add \
+             `[model.adapter]`, or leave `quantize` out",
+            blocks.name()
+        );
+        return Err(document.error("model.quantize", message));
+    }
     if let Some(folder) = recipe.model.adapter.as_ref().and_then(|adapter| adapter.path.as_ref()) {
         folders::adapter(folder).map_err(|problem| document.error("model.adapter.path", problem))?;
     }
@@ -376,6 +386,7 @@ pub(crate) fn model_spec(recipe: &Recipe, tokenizer: &Tokenizer) -> ModelSpec {
     ModelSpec {
         source,
         adapter,
+        quantize: recipe.model.quantize,
         seed: recipe.run.seed,
         device: backend.device.clone(),
         dtype: backend.dtype.clone(),

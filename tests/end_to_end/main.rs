@@ -19,6 +19,7 @@ mod enumerable;
 mod eval;
 #[cfg(target_os = "linux")]
 mod faults;
+mod gguf;
 mod hostile;
 mod import;
 mod limits;

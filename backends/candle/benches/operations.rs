@@ -84,7 +84,7 @@ fn operations(c: &mut Criterion) {
     });
 
     let table = matrix(VOCABULARY, HIDDEN);
-    let head = Head { weight: &table, bias: None, cap: None };
+    let head = Head { weight: &table, blocks: None, bias: None, cap: None };
     let hidden = matrix(128, HIDDEN);
     let targets: Vec<u32> = (0..128).map(|i| i * 311).collect();
     let scores = e.score(&hidden, head, &targets, Statistics::default()).unwrap();

@@ -98,6 +98,7 @@ impl Case {
         let spec = ModelSpec {
             source: ModelSource::Random(config),
             adapter: None,
+            quantize: None,
             seed: 0,
             device: "cpu".into(),
             dtype: "f32".into(),

@@ -189,7 +189,8 @@ impl Engine for ComposedEngine {
         targets: &[u32],
         statistics: Statistics,
     ) -> Result<HeadScores> {
-        head::score(hidden, head, targets, statistics).map_err(failed)
+        let weight = head.decoded(self)?;
+        head::score(hidden, head.with(weight.as_ref()), targets, statistics).map_err(failed)
     }
 
     fn score_backward(
@@ -201,6 +202,8 @@ impl Engine for ComposedEngine {
         upstream: &[f64],
         gradients: [Option<&Tensor>; 2],
     ) -> Result<Tensor> {
+        let weight = head.decoded(self)?;
+        let head = head.with(weight.as_ref());
         head::score_backward(hidden, head, targets, log_normalizers, upstream, gradients).map_err(failed)
     }
 

@@ -8,6 +8,7 @@ mod activation;
 mod adamw;
 mod adamw_8bit;
 mod attention;
+mod blocks;
 mod codes;
 mod elementwise;
 mod gemm;
@@ -25,8 +26,8 @@ use std::ops::Range;
 use candle_core::{DType, Device, Tensor};
 use spo_api::{Combine, Map, Result, Statistics};
 use spo_transformer::{
-    Activation, AdamWStep, Attention, Blockwise, Cluster, Engine, Head, HeadScores, Mat, NoTape, Norm,
-    Rotation,
+    Activation, AdamWStep, Attention, Blocks, Blockwise, Cluster, Engine, Head, HeadScores, Mat, NoTape,
+    Norm, Rotation,
 };
 
 use crate::memory::{self, CandleMemory, failed};
@@ -82,6 +83,10 @@ impl Engine for FusedEngine {
         step: &AdamWStep,
     ) -> Result<()> {
         adamw_8bit::adamw_8bit(into, gradient, moments, step).map_err(failed)
+    }
+
+    fn decode(&self, codes: &Tensor, blocks: Blocks, rows: Option<&[u32]>) -> Result<Tensor> {
+        blocks::decode_rows(codes, blocks, rows).map_err(failed)
     }
 
     fn gather(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor> {

@@ -57,6 +57,14 @@ impl Memory for CandleMemory {
         x.to_dtype(DType::F32).and_then(|x| x.flatten_all()?.to_vec1()).map_err(failed)
     }
 
+    fn upload_bytes(&self, bytes: Vec<u8>, shape: &[usize]) -> Result<Tensor> {
+        Tensor::from_vec(bytes, shape, &self.device).map_err(failed)
+    }
+
+    fn download_bytes(&self, x: &Tensor) -> Result<Vec<u8>> {
+        x.flatten_all().and_then(|x| x.to_vec1()).map_err(failed)
+    }
+
     fn view(&self, x: &Tensor, start: usize, shape: &[usize]) -> Result<Tensor> {
         let part = x.flatten_all().and_then(|x| x.narrow(0, start, shape.iter().product()));
         part.and_then(|part| part.reshape(shape)).map_err(failed)

@@ -50,8 +50,8 @@ fn tensors(norm: Norm<&Array>) -> Norm<&Tensor> {
 }
 
 fn of_head(head: Head<&Array>) -> Head<&Tensor> {
-    let Head { weight, bias, cap } = head;
-    Head { weight: &weight.0, bias: bias.map(|bias| &bias.0), cap }
+    let Head { weight, blocks, bias, cap } = head;
+    Head { weight: &weight.0, blocks, bias: bias.map(|bias| &bias.0), cap }
 }
 
 impl Engine for TchEngine {
@@ -261,6 +261,8 @@ impl Engine for TchEngine {
         targets: &[u32],
         statistics: Statistics,
     ) -> Result<HeadScores> {
+        let weight = head.decoded(self)?;
+        let head = head.with(weight.as_ref());
         head::score(&hidden.0, of_head(head), targets, statistics).of("score", &[hidden, head.weight])
     }
 
@@ -274,6 +276,8 @@ impl Engine for TchEngine {
         gradients: [Option<&Array>; 2],
     ) -> Result<Array> {
         let gradients = gradients.map(|gradient| gradient.map(|x| &x.0));
+        let weight = head.decoded(self)?;
+        let head = head.with(weight.as_ref());
         head::score_backward(&hidden.0, of_head(head), targets, log_normalizers, upstream, gradients)
             .map(Array)
             .of("score_backward", &[hidden, head.weight])
@@ -302,6 +306,8 @@ impl Recorder<TchEngine> for TchRecorder {
         gradients: [Option<&Array>; 2],
     ) -> Result<Array> {
         let gradients = gradients.map(|gradient| gradient.map(|x| &x.0));
+        let weight = head.decoded(&self.0)?;
+        let head = head.with(weight.as_ref());
         head::recorded_score_backward(&hidden.0, of_head(head), targets, &upstream.0, gradients)
             .map(Array)
             .of("score_backward", &[hidden, head.weight])

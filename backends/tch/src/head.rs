@@ -57,7 +57,7 @@ pub(crate) fn score(
     // What goes to the host is no part of a recording.
     let (hidden, weight) = (&hidden.f_detach()?, head.weight.f_detach()?);
     let bias = head.bias.map(Tensor::f_detach).transpose()?;
-    let head = Head { weight: &weight, bias: bias.as_ref(), cap: head.cap };
+    let head = Head { weight: &weight, bias: bias.as_ref(), ..head };
     let mut scores = HeadScores::default();
     for range in chunks(targets.len(), head) {
         let targets = &targets[range.clone()];

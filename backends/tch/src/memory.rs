@@ -73,6 +73,22 @@ impl Memory for TchMemory {
         download(&x.0).of("download", &[x])
     }
 
+    fn upload_bytes(&self, bytes: Vec<u8>, shape: &[usize]) -> Result<Array> {
+        let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
+        let made = || Tensor::f_from_slice(&bytes)?.f_reshape(&shape)?.f_to_device(self.device);
+        made().map(Array).of(&format!("upload of {shape:?} bytes"), &[])
+    }
+
+    fn download_bytes(&self, x: &Array) -> Result<Vec<u8>> {
+        let bytes = || {
+            let x = x.0.f_to_device(Device::Cpu)?.f_contiguous()?;
+            let mut bytes = vec![0; x.numel()];
+            x.f_copy_data(&mut bytes, x.numel())?;
+            Ok(bytes)
+        };
+        bytes().of("download", &[x])
+    }
+
     fn view(&self, x: &Array, start: usize, shape: &[usize]) -> Result<Array> {
         let size: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
         // Detached, because a tape would follow what is written to one view into all the others.

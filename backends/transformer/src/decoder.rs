@@ -89,6 +89,17 @@ impl Decoder {
         }
     }
 
+    /// The table of learned positions, if there is one.
+    pub fn positions(&self) -> Option<Id> {
+        self.positions
+    }
+
+    /// Whether a parameter is the matrix of a linear layer in a block.
+    pub fn is_linear(&self, id: Id) -> bool {
+        self.specs[id].role == Role::Matrix
+            && ![Some(self.tokens), self.positions, Some(self.head.weight)].contains(&Some(id))
+    }
+
     /// Elements per token that the backward pass needs, over all blocks.
     pub fn traced_per_token(&self) -> usize {
         let a = &self.architecture;
@@ -180,10 +191,10 @@ impl Decoder {
     }
 
     fn embed<E: Engine>(&self, e: &E, p: &Parameters<E>, rows: &Rows) -> Result<E::Tensor> {
-        let x = e.gather(p.value(self.tokens), &rows.ids)?;
+        let x = p.rows(e, self.tokens, &rows.ids)?;
         self.scale_embeddings(e, &x)?;
         if let Some(id) = self.positions {
-            e.axpy(&x, 1.0, &e.gather(p.value(id), &rows.positions)?)?;
+            e.axpy(&x, 1.0, &p.rows(e, id, &rows.positions)?)?;
         }
         Ok(x)
     }

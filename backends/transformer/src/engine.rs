@@ -10,7 +10,7 @@ use spo_api::{Combine, Map, Result, Statistics};
 
 pub use blockwise::{BLOCK, Blockwise, DynamicMap, SIGNED, UNSIGNED};
 pub use operands::{
-    Activation, AdamWStep, Attention, Cluster, Head, HeadScores, Heads, Mat, Norm, NormKind, Pairs,
+    Activation, AdamWStep, Attention, Blocks, Cluster, Head, HeadScores, Heads, Mat, Norm, NormKind, Pairs,
     Precision, Rotation, Span,
 };
 
@@ -35,6 +35,10 @@ pub trait Memory {
     fn upload(&self, values: Vec<f32>, shape: &[usize], precision: Precision) -> Result<Self::Tensor>;
     /// The values of a tensor, in row-major order.
     fn download(&self, x: &Self::Tensor) -> Result<Vec<f32>>;
+    /// Creates a tensor in [`Precision::Byte`].
+    fn upload_bytes(&self, bytes: Vec<u8>, shape: &[usize]) -> Result<Self::Tensor>;
+    /// The values of a tensor in [`Precision::Byte`].
+    fn download_bytes(&self, x: &Self::Tensor) -> Result<Vec<u8>>;
     /// A tensor of shape `shape` that shares the memory of `x` from element `start` on.
     fn view(&self, x: &Self::Tensor, start: usize, shape: &[usize]) -> Result<Self::Tensor>;
     /// A tensor of zeros.
@@ -106,6 +110,25 @@ pub trait Engine: Send + Sized + 'static {
         moments: [Blockwise<&Self::Tensor>; 2],
         step: &AdamWStep,
     ) -> Result<()>;
+
+    /// A matrix in blocks, or the rows `rows` of it, in [`Precision::Compute`]. Unless an engine does it on its device, it is
+    /// done on the host.
+    fn decode(&self, codes: &Self::Tensor, blocks: Blocks, rows: Option<&[u32]>) -> Result<Self::Tensor> {
+        let Blocks { kind, rows: all, width } = blocks;
+        let codes = self.memory().download_bytes(codes)?;
+        let count = rows.map_or(all, <[u32]>::len);
+        let mut values = vec![0.0; count * width];
+        match rows {
+            None => kind.decode(&codes, &mut values),
+            Some(rows) => {
+                let bytes = codes.len() / all;
+                for (&row, values) in rows.iter().zip(values.chunks_exact_mut(width)) {
+                    kind.decode(&codes[row as usize * bytes..][..bytes], values);
+                }
+            }
+        }
+        self.memory().upload(values, &[count, width], Precision::Compute)
+    }
 
     /// The rows `ids` of a matrix.
     fn gather(&self, table: &Self::Tensor, ids: &[u32]) -> Result<Self::Tensor>;
@@ -222,6 +245,24 @@ pub trait Engine: Send + Sized + 'static {
 
     /// This engine with a tape, if it supports one.
     fn recorder(&self) -> Option<Self::Recorder>;
+}
+
+impl<'a, T> Head<&'a T> {
+    /// The weight of a head that is kept in blocks, for engines that do not decode it piece by piece.
+    ///
+    /// # Errors
+    /// As [`Engine::decode`].
+    pub fn decoded<E: Engine<Tensor = T>>(&self, engine: &E) -> Result<Option<T>> {
+        self.blocks.map(|blocks| engine.decode(self.weight, blocks, None)).transpose()
+    }
+
+    /// The head with this weight, if there is one, instead of blocks.
+    pub fn with(self, weight: Option<&'a T>) -> Self {
+        match weight {
+            Some(weight) => Head { weight, blocks: None, ..self },
+            None => self,
+        }
+    }
 }
 
 /// An engine with a tape. It records how each result depends on the [watched](Self::watch) tensors, including

@@ -30,7 +30,7 @@ pub(crate) fn save_model<E: Engine>(engine: &E, model: &Model<E>, folder: &Path)
     let p = &model.parameters;
     write_safetensors(&folder.join("model.safetensors"), [], &entries, |id| {
         let spec = &decoder.specs[id];
-        let mut values = engine.memory().download(p.value(id))?;
+        let mut values = engine.memory().download(&p.matrix(engine, id)?)?;
         if let Some(low_rank) = deltas.get(&id) {
             let merged = engine.memory().upload(values, &spec.shape, Precision::Full)?;
             let (a, b) = (p.value(low_rank.a), p.value(low_rank.b));

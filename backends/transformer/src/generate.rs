@@ -118,8 +118,9 @@ fn together<E: Engine>(
         }
         let x = decoder.extend(e, &model.parameters, &rows, &caches, &cached)?;
         let hidden = decoder.head_input(e, &model.parameters, &e.gather(&x, &last)?)?;
-        let Head { weight, bias, cap } = model.head();
-        let mut logits = e.memory().download(&e.linear(&hidden, weight, bias)?)?;
+        let Head { bias, cap, .. } = model.head();
+        let weight = model.parameters.matrix(e, decoder.head.weight)?;
+        let mut logits = e.memory().download(&e.linear(&hidden, &weight, bias)?)?;
         if let Some(cap) = cap {
             logits.iter_mut().for_each(|l| *l = (cap * (f64::from(*l) / cap).tanh()) as f32);
         }

@@ -18,6 +18,7 @@
 //! | `parameters` | values and gradients, stored contiguously |
 //! | `decoder` | the parameters of an architecture, and the passes through its blocks |
 //! | `files` | JSON and safetensors |
+//! | `gguf` | what GGUF files say, in the words of Hugging Face |
 //! | `model` | a decoder with its parameters, opened from a folder or initialised at random |
 //! | `export` | writing a model to a folder |
 //! | `packing` | a batch as rows without padding |
@@ -36,6 +37,7 @@ mod engine;
 mod export;
 mod files;
 mod generate;
+pub mod gguf;
 mod hessian;
 mod model;
 mod optimizer;
@@ -47,7 +49,8 @@ mod state;
 
 pub use config::ModelType;
 pub use engine::{
-    Activation, AdamWStep, Attention, BLOCK, Blockwise, Cluster, DynamicMap, Engine, Head, HeadScores, Heads,
-    Mat, Memory, NoTape, Norm, NormKind, Pairs, Precision, Recorder, Rotation, SIGNED, Span, UNSIGNED,
+    Activation, AdamWStep, Attention, BLOCK, Blocks, Blockwise, Cluster, DynamicMap, Engine, Head,
+    HeadScores, Heads, Mat, Memory, NoTape, Norm, NormKind, Pairs, Precision, Recorder, Rotation, SIGNED,
+    Span, UNSIGNED,
 };
 pub use session::{Options, TransformerSession};

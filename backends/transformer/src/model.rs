@@ -3,7 +3,9 @@
 pub(crate) mod adapter;
 mod base_weights;
 mod init;
+mod quantised;
 mod size;
+mod source;
 mod tables;
 
 use std::path::PathBuf;
@@ -11,14 +13,15 @@ use std::path::PathBuf;
 use safetensors::Dtype;
 use serde_json::Value;
 use spo_api::{Adapter, Lora, ModelSource, ModelSpec, Result};
+use spo_gguf::BlockType;
 
 use self::adapter::Saved;
-use self::base_weights::BaseWeights;
+pub(crate) use self::base_weights::BaseWeights;
+use self::source::Opened;
 use crate::config::{self, Architecture};
 use crate::decoder::{Decoder, RowNorms};
 use crate::engine::{Engine, Head, Memory, Precision};
-use crate::files::read_json;
-use crate::parameters::{Flat, Id, Kept, Parameters, Role, Spec};
+use crate::parameters::{Flat, Id, Kept, Loaded, Parameters, Role, Spec};
 
 pub(crate) struct Model<E: Engine> {
     pub decoder: Decoder,
@@ -41,17 +44,15 @@ impl<E: Engine> Model<E> {
     /// [`Error::Model`](spo_api::Error::Model) if the folder, the configuration or the adapter cannot be
     /// used.
     pub fn open(engine: &E, spec: &ModelSpec) -> Result<Self> {
-        let (mut config, source) = match &spec.source {
-            ModelSource::Random(config) => (config.clone(), None),
-            ModelSource::Folder(folder) => (read_json(&folder.join("config.json"))?, Some(folder.clone())),
+        let source = match &spec.source {
+            ModelSource::Random(_) => None,
+            ModelSource::Folder(path) => Some(path.clone()),
         };
-        let origin = match &source {
-            Some(folder) => folder.join("config.json").display().to_string(),
-            None => "model configuration".to_owned(),
-        };
+        let opened = Opened::new(&spec.source)?;
+        let (mut config, origin) = (opened.config().clone(), opened.origin());
         let mut remarks = Vec::new();
         let mut decoder = Decoder::new(config::parse(&config, &origin)?);
-        let mut weights = source.as_deref().map(|folder| BaseWeights::open(folder, &decoder)).transpose()?;
+        let mut weights = opened.weights(&decoder)?;
         if let Some(weights) = &weights {
             if decoder.architecture.tied && weights.holds_own_head(&decoder) {
                 decoder = Decoder::new(Architecture { tied: false, ..decoder.architecture });
@@ -62,7 +63,6 @@ impl<E: Engine> Model<E> {
                      `tie_word_embeddings` = false"
                 ));
             }
-            weights.check_unused(&decoder)?;
             weights.check(&decoder)?;
         }
         let (adapter, saved) = match &spec.adapter {
@@ -83,23 +83,34 @@ impl<E: Engine> Model<E> {
             adapter::attach(&mut decoder, lora, saved.is_none())?;
             saved.iter().try_for_each(|saved| saved.check(&decoder))?;
         }
-        let kept = |wanted: &Spec| match &weights {
-            _ if wanted.trained => Kept::Trained,
-            Some(weights) if wanted.role == Role::Matrix && weights.in_half(wanted) => Kept::Half,
-            _ => Kept::Frozen,
+        let quantize = quantised::checked(spec.quantize, adapter.is_some())?;
+        let a = &decoder.architecture;
+        let kept = |id: Id, wanted: &Spec| {
+            let in_file = weights.as_ref().map(|weights| weights.kind(a, wanted));
+            match quantised::blocks(quantize, &decoder, id, in_file) {
+                _ if wanted.trained => Kept::Trained,
+                Some(kind) => Kept::Blocks(kind),
+                None if wanted.role == Role::Matrix && in_file == Some(BlockType::Bf16) => Kept::Half,
+                None => Kept::Frozen,
+            }
         };
+        remarks.extend(quantised::remark(&decoder, kept));
         size::check(engine.memory(), &decoder, kept, &origin)?;
-        let range = decoder.architecture.initializer_range;
         let mut parameters =
             Parameters::upload(engine, &decoder.specs, kept, |id, wanted| match (&weights, &saved) {
-                (_, Some(saved)) if wanted.trained => saved.read(wanted),
-                (Some(weights), _) if !wanted.role.of_adapter() => weights.read(wanted),
-                _ => Ok(init::random(wanted, id, spec.seed, range)),
+                (_, Some(saved)) if wanted.trained => saved.read(wanted).map(Loaded::Values),
+                (Some(weights), _) if !wanted.role.of_adapter() => match weights.kind(a, wanted) {
+                    kind if kept(id, wanted) == Kept::Blocks(kind) => {
+                        weights.blocks(a, wanted).map(Loaded::Blocks)
+                    }
+                    _ => weights.read(a, wanted).map(Loaded::Values),
+                },
+                _ => Ok(Loaded::Values(init::random(wanted, id, spec.seed, a.initializer_range))),
             })?;
         for &(weight, low_rank) in &decoder.adapted {
             let Some(magnitude) = low_rank.magnitude else { continue };
             let [rows, width] = decoder.specs[weight].shape[..] else { unreachable!("a weight is a matrix") };
-            let values = engine.memory().download(parameters.value(weight))?;
+            let values = engine.memory().download(&parameters.matrix(engine, weight)?)?;
             let norms = RowNorms::new(engine, [rows, width], &values)?;
             if saved.is_none() {
                 norms.begin(engine, parameters.value(magnitude))?;
@@ -107,7 +118,10 @@ impl<E: Engine> Model<E> {
             parameters.rows.insert(weight, norms);
         }
         let trained = (0..decoder.specs.len()).filter(|&id| parameters.gradient(id).is_some()).collect();
-        let stored = base_weights::stored(&decoder, weights.as_ref());
+        let stored = match &weights {
+            Some(weights) => weights.stored(&decoder),
+            None => base_weights::stored(&decoder, None),
+        };
         Ok(Model { decoder, parameters, adapter, config, source, stored, remarks, trained })
     }
 
@@ -137,9 +151,9 @@ impl<E: Engine> Model<E> {
     }
 
     pub fn head(&self) -> Head<&E::Tensor> {
-        let Head { weight, bias, cap } = self.decoder.head;
+        let Head { weight, bias, cap, .. } = self.decoder.head;
         let value = |id| self.parameters.value(id);
-        Head { weight: value(weight), bias: bias.map(value), cap }
+        Head { weight: value(weight), blocks: self.parameters.blocks(weight), bias: bias.map(value), cap }
     }
 
     /// The gradients of the head's weight and bias, where they are trained.

@@ -6,9 +6,10 @@ mod flat;
 use std::collections::BTreeMap;
 
 use spo_api::Result;
+use spo_gguf::BlockType;
 
 use crate::decoder::RowNorms;
-use crate::engine::{Engine, Memory, Precision};
+use crate::engine::{Blocks, Engine, Memory, Precision};
 use crate::files::transposed;
 pub(crate) use flat::Flat;
 
@@ -64,6 +65,11 @@ impl Spec {
         self.shape.iter().product()
     }
 
+    /// Bytes of a matrix that is kept in blocks.
+    pub fn bytes_in(&self, kind: BlockType) -> usize {
+        self.shape[0].saturating_mul(kind.bytes(self.shape[1]).unwrap_or(usize::MAX))
+    }
+
     /// The shape in the weight files.
     pub fn stored_shape(&self) -> Vec<usize> {
         let mut shape = self.shape.clone();
@@ -91,6 +97,15 @@ pub(crate) enum Kept {
     Frozen,
     /// Frozen, in bf16: for weights read in bf16, which lose no precision.
     Half,
+    /// Frozen, in blocks that are decoded where they are used.
+    Blocks(BlockType),
+}
+
+/// What a parameter is read as.
+pub(crate) enum Loaded {
+    Values(Vec<f32>),
+    /// In the type that it is kept in.
+    Blocks(Vec<u8>),
 }
 
 /// Values and gradients of all parameters, by [`Id`].
@@ -99,8 +114,11 @@ pub(crate) struct Parameters<E: Engine> {
     gradients: Vec<Option<E::Tensor>>,
     /// For each matrix whose rows are given another norm, what that takes.
     pub rows: BTreeMap<Id, RowNorms<E::Tensor>>,
+    blocks: Vec<Option<Blocks>>,
     /// Number of elements kept in bf16.
     pub halves: usize,
+    /// Number of elements kept in blocks, and the bytes of these.
+    pub quantised: [usize; 2],
     /// The trained parameters, in order.
     pub trained: Flat<E::Tensor>,
     /// Their gradient.
@@ -112,12 +130,12 @@ impl<E: Engine> Parameters<E> {
     pub fn upload(
         engine: &E,
         specs: &[Spec],
-        kept: impl Fn(&Spec) -> Kept,
-        mut load: impl FnMut(Id, &Spec) -> Result<Vec<f32>>,
+        kept: impl Fn(Id, &Spec) -> Kept,
+        mut load: impl FnMut(Id, &Spec) -> Result<Loaded>,
     ) -> Result<Self> {
         let flat = |those: Kept, precision| {
-            let specs = specs.iter().filter(|spec| kept(spec) == those);
-            Flat::zeros(engine, specs.map(|spec| &spec.shape[..]), precision)
+            let specs = specs.iter().enumerate().filter(|(id, spec)| kept(*id, spec) == those);
+            Flat::zeros(engine, specs.map(|(_, spec)| &spec.shape[..]), precision)
         };
         let trained = flat(Kept::Trained, Precision::Full)?;
         let gradient = flat(Kept::Trained, Precision::Full)?;
@@ -126,7 +144,9 @@ impl<E: Engine> Parameters<E> {
             values: Vec::new(),
             gradients: Vec::new(),
             rows: BTreeMap::new(),
+            blocks: Vec::new(),
             halves: 0,
+            quantised: [0; 2],
             trained,
             gradient,
         };
@@ -134,7 +154,21 @@ impl<E: Engine> Parameters<E> {
             [&parameters.trained, &parameters.gradient, &frozen, &half]
                 .map(|flat| flat.parts.iter().cloned());
         for (id, spec) in specs.iter().enumerate() {
-            let (part, gradient) = match kept(spec) {
+            let (part, gradient) = match kept(id, spec) {
+                Kept::Blocks(kind) => {
+                    let blocks = match load(id, spec)? {
+                        Loaded::Blocks(blocks) => blocks,
+                        Loaded::Values(values) => kind.encode(&values),
+                    };
+                    parameters.quantised[0] += spec.elements();
+                    parameters.quantised[1] += blocks.len();
+                    let shape = [spec.shape[0], blocks.len() / spec.shape[0]];
+                    parameters.values.push(engine.memory().upload_bytes(blocks, &shape)?);
+                    parameters.gradients.push(None);
+                    let [rows, width] = [spec.shape[0], spec.shape[1]];
+                    parameters.blocks.push(Some(Blocks { kind, rows, width }));
+                    continue;
+                }
                 Kept::Trained => (trained.next(), gradients.next()),
                 Kept::Frozen => (frozen.next(), None),
                 Kept::Half => {
@@ -143,17 +177,42 @@ impl<E: Engine> Parameters<E> {
                 }
             };
             let value = part.expect("a part for every parameter");
-            engine
-                .memory()
-                .copy(&value, &engine.memory().upload(load(id, spec)?, &spec.shape, Precision::Full)?)?;
+            let values = match load(id, spec)? {
+                Loaded::Values(values) => values,
+                Loaded::Blocks(_) => unreachable!("only what is kept in blocks is read so"),
+            };
+            engine.memory().copy(&value, &engine.memory().upload(values, &spec.shape, Precision::Full)?)?;
             parameters.values.push(value);
             parameters.gradients.push(gradient);
+            parameters.blocks.push(None);
         }
         Ok(parameters)
     }
 
+    /// The value of a parameter; of a matrix that is kept in blocks, the blocks.
     pub fn value(&self, id: Id) -> &E::Tensor {
         &self.values[id]
+    }
+
+    /// The blocks that a parameter is kept in, if any.
+    pub fn blocks(&self, id: Id) -> Option<Blocks> {
+        self.blocks[id]
+    }
+
+    /// A matrix, decoded if it is kept in blocks.
+    pub fn matrix(&self, engine: &E, id: Id) -> Result<E::Tensor> {
+        match self.blocks[id] {
+            None => Ok(self.values[id].clone()),
+            Some(blocks) => engine.decode(&self.values[id], blocks, None),
+        }
+    }
+
+    /// Rows of a matrix.
+    pub fn rows(&self, engine: &E, id: Id, rows: &[u32]) -> Result<E::Tensor> {
+        match self.blocks[id] {
+            None => engine.gather(&self.values[id], rows),
+            Some(blocks) => engine.decode(&self.values[id], blocks, Some(rows)),
+        }
     }
 
     /// The gradient of a parameter; `None` if it is frozen.

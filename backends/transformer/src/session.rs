@@ -74,9 +74,9 @@ impl<E: Engine> TransformerSession<E> {
         let moments = self.state.optimizer.as_ref().map_or(0, |rule| rule.bytes(self.model.trained()));
         let vectors = 2 + self.state.vectors.len();
         let activations = tokens * decoder.traced_per_token();
-        let halves = parameters.halves;
-        (trained * 4 * vectors + moments + 2 * halves + (all - trained - halves + activations) * compute)
-            as u64
+        let (halves, [quantised, blocks]) = (parameters.halves, parameters.quantised);
+        let frozen = all - trained - halves - quantised;
+        (trained * 4 * vectors + moments + blocks + 2 * halves + (frozen + activations) * compute) as u64
     }
 
     pub(crate) fn keep(&self, tokens: usize) -> Keep {

@@ -3,6 +3,9 @@
 mod bounded;
 mod characters;
 mod config;
+mod gguf;
+mod splits;
+mod to_gguf;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -11,6 +14,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use spo_api::{Error, read_whole, write_whole};
+use spo_gguf::Gguf;
 
 use crate::clock::Moment;
 use crate::error::{DataError, Result};
@@ -57,12 +61,17 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Opens the tokenizer of a Hugging Face folder: `tokenizer.json`, and those of
     /// `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja` and
-    /// `generation_config.json` that exist.
+    /// `generation_config.json` that exist. Or that in a GGUF file, as such files.
     ///
     /// # Errors
     /// When `tokenizer.json` is missing, a file is malformed, a special token is not in the vocabulary, or
     /// the chat template has a syntax error.
     pub fn open(folder: &Path) -> Result<Self> {
+        // A tokenizer of its own beside the file is the better one.
+        if let Some(file) = spo_gguf::file_of(folder).filter(|_| !folder.join(FILES[0]).exists()) {
+            let files = Gguf::open(&file).and_then(|gguf| gguf::files(&gguf));
+            return Tokenizer::from_files(&file, files.map_err(|e| DataError::new(e.to_string()))?);
+        }
         let mut files = Vec::new();
         for name in FILES {
             let path = folder.join(name);
@@ -293,6 +302,16 @@ impl Tokenizer {
             hasher.update(content);
         }
         hash::hex(hasher)
+    }
+
+    /// The tokenizer as the metadata of a GGUF file, for a model with this many embeddings.
+    ///
+    /// # Errors
+    /// When llama.cpp has no such tokenizer.
+    pub fn to_gguf(&self, size: usize) -> Result<Vec<(String, spo_gguf::Value)>> {
+        let refuse = |problem: String| DataError::in_file(&self.inner.file, problem);
+        let file = serde_json::from_slice(&self.files[0].1).map_err(|e| refuse(e.to_string()))?;
+        to_gguf::metadata(&file, &self.config, !self.prefix.is_empty(), size).map_err(refuse)
     }
 
     /// Writes the tokenizer's files into an existing folder, in the layout that transformers expects.

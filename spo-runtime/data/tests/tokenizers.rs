@@ -145,3 +145,26 @@ fn a_tokenizer_that_is_random_is_refused() {
     let error = open(&[("tokenizer.json", bpe(json!(0.1)))]).err().unwrap();
     assert!(error.starts_with("MODEL/tokenizer.json: ") && error.contains("dropout"), "{error}");
 }
+
+/// The ids that transformers gives texts with the tokenizers in GGUF files.
+#[test]
+fn tokenizers_in_gguf_files_are_those_of_transformers() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/gguf");
+    for name in ["llama", "qwen2", "gemma3"] {
+        let figures = std::fs::read(folder.join(format!("{name}.json"))).unwrap();
+        let figures: serde_json::Value = serde_json::from_slice(&figures).unwrap();
+        let tokenizer = Tokenizer::open(&folder.join(format!("{name}.gguf"))).unwrap();
+        let texts = figures["texts"].as_array().unwrap();
+        assert_eq!(texts.len(), 25);
+        for row in texts {
+            let text = row["text"].as_str().unwrap();
+            let mut expected: Vec<u32> = serde_json::from_value(row["ids"].clone()).unwrap();
+            // A token at the beginning is not doubled here.
+            if tokenizer.bos().is_some_and(|bos| expected.starts_with(&[bos, bos])) {
+                expected.remove(0);
+            }
+            assert_eq!(tokenizer.encode(text).unwrap(), expected, "{name}: {text:?}");
+        }
+        assert!(tokenizer.template().is_ok());
+    }
+}

@@ -1,32 +1,96 @@
-//! `spo-run export`: writes a saved model with its adapter merged into the weights.
+//! `spo-run export`: writes a saved model with its adapter merged into the weights, or as GGUF.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use spo_api::Registry;
+use spo_gguf::BlockType;
+use spo_transformer::gguf;
 
 use super::saved_model::SavedModel;
 use crate::error::BadInput;
+use crate::store::bundle;
 use crate::train::model_folder::save;
 
 #[derive(clap::Args)]
 pub(crate) struct ExportArguments {
     #[command(flatten)]
     model: SavedModel,
-    /// The folder to write.
+    /// Write one file for llama.cpp instead of a folder: weights in this type, tokenizer and chat template.
+    #[arg(long, value_enum)]
+    gguf: Option<GgufType>,
+    /// Write the adapter alone, as a GGUF file for llama.cpp's `--lora`. MODEL is the folder of its base.
+    #[arg(long, conflicts_with = "gguf", requires = "adapter")]
+    adapter_gguf: bool,
+    /// The folder to write, or the file.
     output: PathBuf,
 }
 
+/// The type of matrices. Embedding table and head have 8 bits at least; norms and biases are f32.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum GgufType {
+    F32,
+    F16,
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
 impl ExportArguments {
-    /// Writes a Hugging Face folder. Refuses to write to a file, or to a folder that is not empty.
+    /// Writes a Hugging Face folder, or a GGUF file. Refuses to write over anything.
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
-        let folder = &self.output;
-        if folder.is_file() {
-            return Err(BadInput(format!("error: {} is a file: give a folder", folder.display())).into());
+        let output = &self.output;
+        if self.adapter_gguf {
+            self.is_free()?;
+            let adapter = self.model.adapter.as_deref().unwrap_or(Path::new(""));
+            let written = gguf::write_adapter(&self.model.model, adapter, output);
+            return Ok(written.map_err(|e| BadInput(format!("error: {e}")))?);
         }
-        if folder.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(BadInput(format!("error: {} is not empty", folder.display())).into());
+        if let Some(kind) = self.gguf {
+            self.is_free()?;
+            return self.write_gguf(registry, kind);
+        }
+        if output.is_file() {
+            return Err(BadInput(format!("error: {} is a file: give a folder", output.display())).into());
+        }
+        if output.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(BadInput(format!("error: {} is not empty", output.display())).into());
         }
         let (tokenizer, mut session) = self.model.open(registry)?;
-        save(&mut *session, folder, spo_api::Export::Model, &tokenizer)
+        save(&mut *session, output, spo_api::Export::Model, &tokenizer)
+    }
+
+    fn is_free(&self) -> Result<(), BadInput> {
+        match self.output.exists() {
+            true => {
+                Err(BadInput(format!("error: {} exists: give the name of a new file", self.output.display())))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// The merged model goes into a folder beside the file first: only a session can merge every kind of adapter.
+    fn write_gguf(&self, registry: &mut Registry, kind: GgufType) -> anyhow::Result<()> {
+        let kind = match kind {
+            GgufType::F32 => BlockType::F32,
+            GgufType::F16 => BlockType::F16,
+            GgufType::Q8_0 => BlockType::Q8_0,
+            GgufType::Q4_0 => BlockType::Q4_0,
+        };
+        let (tokenizer, mut session) = self.model.open(registry)?;
+        let metadata = tokenizer.to_gguf(session.info().vocabulary);
+        let metadata = metadata.map_err(|e| BadInput(format!("error: {e}")))?;
+        let mut name = self.output.file_name().unwrap_or_default().to_owned();
+        name.push(".model");
+        let folder = self.output.with_file_name(name);
+        if folder.exists() {
+            return Err(BadInput(format!("error: {} is in the way: remove it", folder.display())).into());
+        }
+        let written = save(&mut *session, &folder, spo_api::Export::Model, &tokenizer).and_then(|()| {
+            let written = gguf::write_model(&folder, &self.output, kind, metadata);
+            Ok(written.map_err(|e| BadInput(format!("error: {e}")))?)
+        });
+        bundle::remove(&folder)?;
+        written
     }
 }

@@ -3,21 +3,22 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use spo_api::{Adapter, ModelSource, ModelSpec, Registry, Session};
+use spo_api::{Adapter, ModelSource, ModelSpec, Quantize, Registry, Session};
 use spo_data::Tokenizer;
 
 use crate::error::BadInput;
 use crate::plan::{folders, generation, libraries};
 use crate::reporter::complain;
 
-/// A Hugging Face folder, perhaps with an adapter in PEFT's layout.
+/// A Hugging Face folder or a GGUF file, perhaps with an adapter in PEFT's layout.
 #[derive(Clone, clap::Args)]
 pub(crate) struct SavedModel {
-    /// Hugging Face folder of the model, or that of an adapter whose base model is where its configuration says.
+    /// Hugging Face folder of the model, a GGUF file, or the folder of an adapter whose base model is where its
+    /// configuration says.
     pub(super) model: PathBuf,
     /// Folder of an adapter for it, in PEFT's layout.
     #[arg(long)]
-    adapter: Option<PathBuf>,
+    pub(super) adapter: Option<PathBuf>,
     /// The engine.
     #[arg(long, default_value = "candle")]
     backend: String,
@@ -49,6 +50,7 @@ impl SavedModel {
         let spec = ModelSpec {
             source: ModelSource::Folder(self.model.clone()),
             adapter: self.adapter.clone().map(|path| Adapter::Saved { path }),
+            quantize: Some(Quantize::Off),
             seed: 0,
             device: self.device.clone(),
             dtype: "f32".into(),

@@ -16,6 +16,7 @@ pub(crate) fn spec(recipe: &Recipe, External { path, adapter }: &External) -> Mo
     ModelSpec {
         source: ModelSource::Folder(path.clone()),
         adapter: adapter.clone().map(|path| Adapter::Saved { path }),
+        quantize: None,
         seed: recipe.run.seed,
         device: recipe.backend.device.clone(),
         dtype: recipe.backend.dtype.clone(),

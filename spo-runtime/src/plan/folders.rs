@@ -11,17 +11,30 @@ use spo_api::{open_regular, read_small};
 use crate::shell::word;
 
 /// Endings of weights in formats that are not read.
-const FOREIGN: [&str; 8] = [".bin", ".gguf", ".ggml", ".pth", ".pt", ".h5", ".msgpack", ".ckpt"];
+const FOREIGN: [&str; 7] = [".bin", ".ggml", ".pth", ".pt", ".h5", ".msgpack", ".ckpt"];
 
-/// Checks that a folder looks like a model.
+/// Checks that a folder looks like a model, or a file like one in a GGUF file.
 ///
 /// # Errors
 /// A message that says what it is instead, or what is missing, and what to do.
 pub(crate) fn model(folder: &Path) -> Result<(), String> {
-    let names =
-        names(folder, "a model is a folder with config.json, tokenizer.json and safetensors weights")?;
+    if let Some(done) = gguf(folder) {
+        return done;
+    }
+    let wanted =
+        "a model is a folder with config.json, tokenizer.json and safetensors weights, or a GGUF file";
+    let names = names(folder, wanted)?;
     let has = |name: &str| names.iter().any(|n| n == name);
     let shown = folder.display();
+    let of_gguf: Vec<&str> =
+        names.iter().map(String::as_str).filter(|name| name.ends_with(".gguf")).collect();
+    if of_gguf.len() > 1 && !names.iter().any(|name| name.ends_with(".safetensors")) {
+        return Err(format!(
+            "{shown} has {} GGUF files: name one of them, {}",
+            of_gguf.len(),
+            of_gguf.join(" or ")
+        ));
+    }
     if has("adapter_config.json") && !has("config.json") {
         let base =
             base_model(folder).map_or("its base model".to_owned(), |base| format!("its base model, {base},"));
@@ -59,8 +72,20 @@ pub(crate) fn model(folder: &Path) -> Result<(), String> {
 /// # Errors
 /// As [`model`].
 pub(crate) fn tokenizer(folder: &Path) -> Result<(), String> {
-    let names = names(folder, "a tokenizer is a folder with tokenizer.json")?;
+    if let Some(done) = gguf(folder) {
+        return done;
+    }
+    let names = names(folder, "a tokenizer is a folder with tokenizer.json, or a GGUF file")?;
     pointers(folder, &names)
+}
+
+/// Checks a GGUF file, or the folder of one; `None` if it is neither.
+fn gguf(path: &Path) -> Option<Result<(), String>> {
+    let file = spo_gguf::file_of(path).filter(|file| file.exists())?;
+    Some(match is_pointer(&file) {
+        true => Err(unfetched(&file)),
+        false => Ok(()),
+    })
 }
 
 /// Checks that a folder looks like an adapter in PEFT's layout.
@@ -186,9 +211,9 @@ fn listed(names: &[&str]) -> String {
 /// What to do about weights in another format.
 fn remedy(name: &str) -> String {
     match name.rsplit('.').next() {
-        Some("gguf" | "ggml") => {
-            "weights in llama.cpp's format are not read: take the repository they were made from, in the layout of \
-             Hugging Face (safetensors)"
+        Some("ggml") => {
+            "weights in the format that llama.cpp had before GGUF are not read: take the repository they were made from, \
+             in the layout of Hugging Face (safetensors), or a GGUF file"
         }
         Some("h5" | "msgpack") => {
             "weights in the format of TensorFlow or Flax are not read: load them with transformers and save them as \
@@ -211,12 +236,17 @@ fn pointers(folder: &Path, names: &[String]) -> Result<(), String> {
         names.iter().filter(read).filter(|name| is_pointer(&folder.join(name))).map(String::as_str).collect();
     match found.is_empty() {
         true => Ok(()),
+        false if found.len() == 1 => Err(unfetched(&folder.join(found[0]))),
         false => Err(format!(
-            "{}: {} a Git LFS pointer, not the file itself: run `git lfs pull` in the folder",
+            "{}: like {} more, is a Git LFS pointer, not the file itself: run `git lfs pull` in the folder",
             folder.join(found[0]).display(),
-            if found.len() == 1 { "is".to_owned() } else { format!("like {} more, is", found.len() - 1) }
+            found.len() - 1
         )),
     }
+}
+
+fn unfetched(file: &Path) -> String {
+    format!("{}: is a Git LFS pointer, not the file itself: run `git lfs pull` in the folder", file.display())
 }
 
 /// Whether a file is a pointer of Git LFS (its specification, version 1).
@@ -264,7 +294,9 @@ mod tests {
                 "pytorch_model-1.bin and 1 more",
             ),
             (vec![("consolidated.00.pth", "")], "consolidated.00.pth: weights in PyTorch's"),
-            (vec![("model-q4.gguf", "")], "model-q4.gguf: weights in llama.cpp's format"),
+            (vec![("a.gguf", ""), ("b.gguf", "")], "has 2 GGUF files: name one of them, a.gguf or b.gguf"),
+            (vec![("model.ggml", "")], "model.ggml: weights in the format that llama.cpp had before"),
+            (vec![("model.gguf", pointer)], "model.gguf: is a Git LFS pointer"),
             (vec![config, ("tf_model.h5", "")], "tf_model.h5: weights in the format of TensorFlow"),
             (vec![("tokenizer.json", "{}")], "no config.json"),
             (vec![config, ("model.safetensors", pointer)], "model.safetensors: is a Git LFS pointer"),
@@ -304,9 +336,9 @@ mod tests {
         assert!(!said("/nowhere/model").contains("hf download"));
         assert!(!said("src/modle").contains("hf download"), "the folder `src` is here");
         let place = tempfile::tempdir().unwrap();
-        let file = place.path().join("model.gguf");
+        let file = place.path().join("model.bin");
         fs::write(&file, "").unwrap();
         let message = said(file.to_str().unwrap());
-        assert!(message.contains("is a file") && message.contains("llama.cpp"), "{message}");
+        assert!(message.contains("is a file") && message.contains("PyTorch"), "{message}");
     }
 }

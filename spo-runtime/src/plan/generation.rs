@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use spo_api::read_small;
+use spo_gguf::Gguf;
 
 const FILE: &str = "generation_config.json";
 
@@ -66,6 +67,9 @@ fn config(folder: &Path, name: &str) -> Result<Option<Value>, String> {
 /// Tells which settings of a folder's `generation_config.json` transformers would apply and `spo-run` does not.
 /// `None` if there are none, or no such file.
 pub(crate) fn unapplied(folder: &Path) -> Option<String> {
+    if folder.is_file() {
+        return None;
+    }
     let path = folder.join(FILE);
     let config = config(folder, FILE).ok()??;
     let changes = |(key, neutral): &(&str, f64)| {
@@ -89,11 +93,18 @@ pub(crate) fn unapplied(folder: &Path) -> Option<String> {
 }
 
 /// The tokens that end an answer by a model's own files: those of `generation_config.json`, or without it those
-/// of `config.json`, as in transformers. Empty if neither names one.
+/// of `config.json`, as in transformers; or those that a GGUF file names. Empty if there are none.
 ///
 /// # Errors
 /// A message that names the file, and what is wrong in it.
 pub(crate) fn stop_tokens(folder: &Path) -> Result<Vec<u32>, String> {
+    if let Some(file) = spo_gguf::file_of(folder) {
+        let gguf = Gguf::open(&file).map_err(|e| e.to_string())?;
+        let id = |name: &str| gguf.integer(&format!("tokenizer.ggml.{name}_token_id"));
+        let ids = ["eos", "eot", "eom"].map(id).into_iter().collect::<spo_api::Result<Vec<_>>>();
+        let ids = ids.map_err(|e| e.to_string())?;
+        return Ok(ids.into_iter().flatten().filter_map(|id| u32::try_from(id).ok()).collect());
+    }
     let of_generation = config(folder, FILE)?.map(|config| (FILE, config));
     let (name, config) = match of_generation {
         Some(found) => found,

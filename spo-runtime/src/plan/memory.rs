@@ -1,6 +1,6 @@
 //! How much memory a run needs at least.
 
-use spo_api::{ModelInfo, ModelSource, ModelSpec, machine};
+use spo_api::{ModelInfo, ModelSource, ModelSpec, Quantize, machine};
 
 use crate::error::BadInput;
 use crate::plan::stage::PlannedStage;
@@ -23,9 +23,16 @@ impl Forecast {
     pub(crate) fn new(recipe: &Recipe, spec: &ModelSpec, info: &ModelInfo, stages: &[PlannedStage]) -> Self {
         let (all, trained) = (info.parameters as u64, info.trainable as u64);
         let each = if info.dtype == "f64" { 8 } else { 4 };
-        // Frozen weights take at most what they take on disk: those in bf16 are kept so.
-        let frozen = all.saturating_sub(trained).saturating_mul(each);
-        let frozen = on_disk(spec).map_or(frozen, |bytes| frozen.min(bytes));
+        let untrained = all.saturating_sub(trained);
+        let frozen = untrained.saturating_mul(each);
+        let frozen = match spec.quantize {
+            // Frozen weights take at most what they take on disk: those in bf16, and those in blocks, are kept so.
+            None | Some(Quantize::File) => on_disk(spec).map_or(frozen, |bytes| frozen.min(bytes)),
+            Some(Quantize::Off) => frozen.min(on_disk(spec).filter(|_| !in_gguf(spec)).unwrap_or(frozen)),
+            // 8.5 and 4.5 bits each, scales included.
+            Some(Quantize::Q8_0) => untrained.saturating_mul(17) / 16,
+            Some(Quantize::Q4K | Quantize::Nf4) => untrained.saturating_mul(9) / 16,
+        };
         // A backend may offer to keep moments in half the memory.
         let half = recipe.backend.options.get("moments").is_some_and(|kept| kept == "bf16");
         let moments = stages.iter().map(moments).max().unwrap_or(0) / if half { 2 } else { 1 };
@@ -72,9 +79,17 @@ fn moments(stage: &PlannedStage) -> u64 {
     }
 }
 
-/// Bytes of the weights in a model's folder.
+/// Whether a model is in a GGUF file.
+fn in_gguf(spec: &ModelSpec) -> bool {
+    matches!(&spec.source, ModelSource::Folder(path) if spo_gguf::file_of(path).is_some())
+}
+
+/// Bytes of the weights in a model's folder, or of its GGUF file.
 fn on_disk(spec: &ModelSpec) -> Option<u64> {
     let ModelSource::Folder(folder) = &spec.source else { return None };
+    if let Some(file) = spo_gguf::file_of(folder) {
+        return Some(file.metadata().ok()?.len());
+    }
     let entries = folder.read_dir().ok()?.flatten();
     let weights = entries.filter(|entry| entry.path().extension().is_some_and(|kind| kind == "safetensors"));
     Some(weights.filter_map(|entry| Some(entry.path().metadata().ok()?.len())).sum())

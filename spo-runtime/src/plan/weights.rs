@@ -20,6 +20,12 @@ pub(crate) fn weights(spec: &ModelSpec) -> spo_api::Result<BTreeMap<String, Stri
 
 fn add(folder: &Path, prefix: &str, hashes: &mut BTreeMap<String, String>) -> spo_api::Result<()> {
     let failed = |error| Error::io(folder, error);
+    if let Some(file) = spo_gguf::file_of(folder) {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let unread = |e| Error::Model(format!("{}: {e}", file.display()));
+        hashes.insert(format!("{prefix}{name}"), hash::of_file(&file).map_err(unread)?);
+        return Ok(());
+    }
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

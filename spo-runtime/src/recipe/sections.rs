@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use spo_api::ConfigError;
+use spo_api::{ConfigError, Quantize};
 use spo_data::Moment;
 
 use super::adapter::AdapterSection;
@@ -62,12 +62,13 @@ impl RunSection {
     }
 }
 
-/// `[model]`: a Hugging Face folder, or a configuration to initialise at random.
+/// `[model]`: a Hugging Face folder, a GGUF file, or a configuration to initialise at random.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Model")]
 pub(crate) struct ModelSection {
-    /// Hugging Face folder: config.json, safetensors weights, tokenizer.
+    /// Hugging Face folder (config.json, safetensors weights, tokenizer), or a GGUF file of llama.cpp, which holds all of
+    /// it; also a folder with one such file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) path: Option<PathBuf>,
     /// Instead of `path`: the keys of a config.json, for a model with random weights. `vocab_size` and
@@ -81,6 +82,10 @@ pub(crate) struct ModelSection {
     /// Train a low-rank adapter and freeze the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) adapter: Option<AdapterSection>,
+    /// In what the frozen weights below an adapter are kept. Those in blocks are decoded where they are used. `"file"`
+    /// unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) quantize: Option<Quantize>,
 }
 
 /// `[plugins]`: libraries whose parts this recipe uses ([guide](plugins.md#use-it)). They are loaded only if it names a

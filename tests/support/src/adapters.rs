@@ -47,7 +47,7 @@ struct Case {
 impl Case {
     fn spec(&self, adapter: Option<Adapter>) -> ModelSpec {
         let source = ModelSource::Folder(self.base.clone());
-        ModelSpec { source, adapter, seed: 0, device: "cpu".into(), dtype: "f32".into() }
+        ModelSpec { source, adapter, quantize: None, seed: 0, device: "cpu".into(), dtype: "f32".into() }
     }
 
     fn saved(&self) -> ModelSpec {

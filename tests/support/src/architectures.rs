@@ -45,7 +45,7 @@ struct Model {
 impl Model {
     fn spec(&self, adapter: Option<Adapter>) -> ModelSpec {
         let source = ModelSource::Folder(self.folder.clone());
-        ModelSpec { source, adapter, seed: 0, device: "cpu".into(), dtype: "f32".into() }
+        ModelSpec { source, adapter, quantize: None, seed: 0, device: "cpu".into(), dtype: "f32".into() }
     }
 
     fn open(&self, backend: &dyn Backend) -> Box<dyn Session> {

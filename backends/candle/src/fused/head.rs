@@ -1,10 +1,13 @@
 //! The log-prob head: logits of a few rows at a time, their softmax and its gradient in place.
 
+use std::ops::Range;
+
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 use spo_api::Statistics;
-use spo_transformer::{Head, HeadScores};
+use spo_transformer::{Blocks, Head, HeadScores};
 
+use super::blocks::{Rows, decoded};
 use super::gemm::{Target, Threads, View, multiplied, product};
 use super::math::{cap_all, cap_slope, exp, max, sum};
 use super::slices::{Values, write};
@@ -13,7 +16,7 @@ use super::vector::{add_bias, add_rows};
 
 /// Logits held at a time: 64 MB. With fewer rows, the product spends its time arranging the head's weights.
 const LOGITS: usize = 1 << 24;
-/// Weights of a head in bf16 that are held in f32 at a time: 8 MB.
+/// Weights of a head in bf16 or in blocks that are held in f32 at a time: 8 MB.
 const WIDENED: usize = 1 << 21;
 /// Logits whose exponentials are added in f32 before they go into an f64.
 const STRETCH: usize = 1 << 12;
@@ -23,17 +26,44 @@ fn rows_at_once(vocabulary: usize) -> usize {
     (LOGITS / vocabulary).clamp(16, 512)
 }
 
-/// The head in stretches of rows, each with the number of its first: as a whole, or, where it must be brought
-/// to f32, a few rows at a time.
-fn stretches(head: &Tensor) -> Result<Vec<(usize, Tensor)>> {
-    let (vocabulary, width) = head.dims2()?;
-    let rows = if head.dtype() == DType::F32 { vocabulary } else { WIDENED.div_ceil(width) };
-    let stretch = |first: usize| Ok((first, head.narrow(0, first, rows.min(vocabulary - first))?));
-    (0..vocabulary).step_by(rows).map(stretch).collect()
+/// Some rows of a head.
+struct Stretch<'a> {
+    rows: Range<usize>,
+    weight: Weight<'a>,
+}
+
+enum Weight<'a> {
+    Tensor(Tensor),
+    Blocks(&'a Tensor, Blocks),
+}
+
+impl Stretch<'_> {
+    /// Runs `f` on the weights in f32.
+    fn with<R>(&self, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+        Ok(match &self.weight {
+            Weight::Tensor(rows) => f(&Values::widened(rows)?),
+            Weight::Blocks(codes, blocks) => f(&decoded(codes, *blocks, &Rows::Range(self.rows.clone()))?),
+        })
+    }
+}
+
+/// The head in stretches of rows: as a whole, or, where it must be brought to f32, a few rows at a time.
+fn stretches<'a>(head: Head<&'a Tensor>, width: usize) -> Result<Vec<Stretch<'a>>> {
+    let vocabulary = head.weight.dim(0)?;
+    let at_once = if head.weight.dtype() == DType::F32 { vocabulary } else { WIDENED.div_ceil(width) };
+    let stretch = |first: usize| {
+        let rows = first..vocabulary.min(first + at_once);
+        let weight = match head.blocks {
+            Some(blocks) => Weight::Blocks(head.weight, blocks),
+            None => Weight::Tensor(head.weight.narrow(0, first, rows.len())?),
+        };
+        Ok(Stretch { rows, weight })
+    };
+    (0..vocabulary).step_by(at_once).map(stretch).collect()
 }
 
 /// The logits of some rows.
-fn logits(x: View<'_>, head: Head<&Tensor>, weight: &[(usize, Tensor)]) -> Result<Vec<f32>> {
+fn logits(x: View<'_>, head: Head<&Tensor>, weight: &[Stretch<'_>]) -> Result<Vec<f32>> {
     let vocabulary = head.weight.dim(0)?;
     let mut logits = product_of(x, weight, vocabulary)?;
     if let Some(bias) = head.bias {
@@ -46,35 +76,33 @@ fn logits(x: View<'_>, head: Head<&Tensor>, weight: &[(usize, Tensor)]) -> Resul
 }
 
 /// `x head^T`.
-fn product_of(x: View<'_>, head: &[(usize, Tensor)], vocabulary: usize) -> Result<Vec<f32>> {
-    if let [(_, whole)] = head {
+fn product_of(x: View<'_>, head: &[Stretch<'_>], vocabulary: usize) -> Result<Vec<f32>> {
+    if let [whole] = head {
         // Into memory that is not zeroed first.
-        return Ok(multiplied(x, View::new(&Values::widened(whole)?, vocabulary, x.columns).t()));
+        return whole.with(|weights| multiplied(x, View::new(weights, vocabulary, x.columns).t()));
     }
     let mut logits = vec![0.0; x.rows * vocabulary];
-    for (first, stretch) in head {
-        let weights = Values::widened(stretch)?;
-        let weights = View::new(&weights, stretch.dim(0)?, x.columns);
-        let into = Target { values: &mut logits[*first..], stride: vocabulary };
-        product(into, 0.0, 1.0, x, weights.t(), Threads::All);
+    for stretch in head {
+        stretch.with(|weights| {
+            let weights = View::new(weights, stretch.rows.len(), x.columns);
+            let into = Target { values: &mut logits[stretch.rows.start..], stride: vocabulary };
+            product(into, 0.0, 1.0, x, weights.t(), Threads::All);
+        })?;
     }
     Ok(logits)
 }
 
 /// Adds `slopes head` to `d_hidden`.
-fn pull_back(
-    slopes: &[f32],
-    head: &[(usize, Tensor)],
-    vocabulary: usize,
-    d_hidden: &mut [f32],
-) -> Result<()> {
+fn pull_back(slopes: &[f32], head: &[Stretch<'_>], vocabulary: usize, d_hidden: &mut [f32]) -> Result<()> {
     let count = slopes.len() / vocabulary;
     let width = d_hidden.len() / count;
-    for (first, stretch) in head {
-        let (rows, weights) = (stretch.dim(0)?, Values::widened(stretch)?);
-        let slopes = View::strided(&slopes[*first..], count, rows, vocabulary);
-        let into = Target { values: d_hidden, stride: width };
-        product(into, 1.0, 1.0, slopes, View::new(&weights, rows, width), Threads::All);
+    for stretch in head {
+        let rows = stretch.rows.len();
+        let slopes = View::strided(&slopes[stretch.rows.start..], count, rows, vocabulary);
+        stretch.with(|weights| {
+            let into = Target { values: &mut *d_hidden, stride: width };
+            product(into, 1.0, 1.0, slopes, View::new(weights, rows, width), Threads::All);
+        })?;
     }
     Ok(())
 }
@@ -126,8 +154,8 @@ pub(super) fn score(
     targets: &[u32],
     statistics: Statistics,
 ) -> Result<HeadScores> {
-    let (vocabulary, width) = head.weight.dims2()?;
-    let (hidden, weight) = (Values::of(hidden)?, stretches(head.weight)?);
+    let (vocabulary, width) = (head.weight.dim(0)?, hidden.dim(1)?);
+    let (hidden, weight) = (Values::of(hidden)?, stretches(head, width)?);
     let at_once = rows_at_once(vocabulary);
     let mut rows = Vec::with_capacity(targets.len());
     for (x, targets) in hidden.chunks(at_once * width).zip(targets.chunks(at_once)) {
@@ -162,9 +190,9 @@ pub(super) fn score_backward(
     upstream: &[f64],
     [d_weight, d_bias]: [Option<&Tensor>; 2],
 ) -> Result<Tensor> {
-    let (vocabulary, width) = head.weight.dims2()?;
+    let (vocabulary, width) = (head.weight.dim(0)?, hidden.dim(1)?);
     let shape = hidden.shape();
-    let (hidden, weight) = (Values::of(hidden)?, stretches(head.weight)?);
+    let (hidden, weight) = (Values::of(hidden)?, stretches(head, width)?);
     let at_once = rows_at_once(vocabulary);
     let mut d_hidden = vec![0.0; hidden.len()];
     let parts = hidden.chunks(at_once * width).zip(d_hidden.chunks_mut(at_once * width));
@@ -226,7 +254,7 @@ mod tests {
         let full = half.to_dtype(DType::F32).unwrap();
         let targets: Vec<u32> = (0..rows as u32).map(|i| i * (vocabulary as u32 / 5)).collect();
         let [of_half, of_full] = [&half, &full].map(|head| {
-            let head = Head { weight: head, bias: None, cap: None };
+            let head = Head { weight: head, blocks: None, bias: None, cap: None };
             let scores = score(&hidden, head, &targets, Statistics::default()).unwrap();
             let upstream = [1.0, -2.0, 0.5, 3.0, -1.0];
             let d = score_backward(&hidden, head, &targets, &scores.log_normalizers, &upstream, [None; 2])

@@ -195,6 +195,7 @@ pub fn random(config: &Value, adapter: Option<Adapter>) -> ModelSpec {
     ModelSpec {
         source: ModelSource::Random(config.clone()),
         adapter,
+        quantize: None,
         seed: 7,
         device: "cpu".into(),
         dtype: "f32".into(),

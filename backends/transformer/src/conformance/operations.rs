@@ -176,7 +176,7 @@ fn head<E: Engine>(engine: &E, cap: Option<f64>, biased: bool) {
     let targets: Vec<u32> = (0..ROWS as u32).map(|i| i * 3 % TOKENS as u32).collect();
     let weights = [0.7, -1.1, 0.0, 1.3, -0.2];
     fn of<T>([_, weight, bias]: &[T; 3], biased: bool, cap: Option<f64>) -> Head<&T> {
-        Head { weight, bias: biased.then_some(bias), cap }
+        Head { weight, blocks: None, bias: biased.then_some(bias), cap }
     }
     let tensors = upload(engine, &values, shapes);
     let (hidden, head) = (&tensors[0], of(&tensors, biased, cap));

@@ -56,7 +56,7 @@ impl Linear {
         x: &E::Tensor,
         bias: Option<&E::Tensor>,
     ) -> Result<E::Tensor> {
-        let y = e.linear(x, p.value(self.weight), bias)?;
+        let y = e.linear(x, &p.matrix(e, self.weight)?, bias)?;
         if let Some(LowRank { a, b, scale, .. }) = self.adapter {
             let reduced = e.linear(x, p.value(a), None)?;
             e.matmul_add(&y, scale, Mat::new(&reduced), Mat::t(p.value(b)))?;
@@ -93,7 +93,8 @@ impl Linear {
             scaled = before;
         }
         let upstream = &scaled;
-        let weight = Mat::new(p.value(self.weight));
+        let weight = p.matrix(e, self.weight)?;
+        let weight = Mat::new(&weight);
         let dx = match into {
             None => e.matmul(Mat::new(upstream), weight)?,
             Some(dx) => {

@@ -50,7 +50,7 @@ impl<T: Clone> RowNorms<T> {
     ) -> Result<()> {
         let (a, b) = (p.value(a), p.value(b));
         let square = e.matmul(Mat::new(a), Mat::t(a))?;
-        let rows = e.matmul(Mat::new(a), Mat::t(p.value(weight)))?;
+        let rows = e.matmul(Mat::new(a), Mat::t(&p.matrix(e, weight)?))?;
         e.scale(&rows, 2.0 * scale)?;
         e.matmul_add(&rows, scale * scale, Mat::new(&square), Mat::t(b))?;
         e.memory().copy(&self.norms, &self.frozen)?;

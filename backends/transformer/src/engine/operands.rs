@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use spo_gguf::BlockType;
+
 /// The type in which a tensor is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
@@ -14,7 +16,7 @@ pub enum Precision {
     Half,
     /// The type the session was opened with: activations and the other frozen weights.
     Compute,
-    /// u8: the codes of [`Blockwise`](super::Blockwise) tensors, integers from 0 to 255.
+    /// u8: the codes of [`Blockwise`](super::Blockwise) tensors, and of weights in [`Blocks`].
     Byte,
 }
 
@@ -174,6 +176,17 @@ pub enum Pairs {
     Neighbours,
 }
 
+/// A matrix in blocks of codes: a tensor `[rows, bytes of a row]` in [`Precision::Byte`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// The type of its blocks.
+    pub kind: BlockType,
+    /// Its rows.
+    pub rows: usize,
+    /// The numbers in a row.
+    pub width: usize,
+}
+
 /// The head: logits are `hidden weight^T + bias`, capped.
 ///
 /// `T` represents a parameter: a tensor in an [`Engine`](super::Engine), an id in a decoder.
@@ -181,6 +194,8 @@ pub enum Pairs {
 pub struct Head<T> {
     /// `[vocabulary, hidden]`.
     pub weight: T,
+    /// The blocks in which the weight is kept, if it is.
+    pub blocks: Option<Blocks>,
     /// `[vocabulary]`.
     pub bias: Option<T>,
     /// Where it is set, a logit `l` counts as `cap tanh(l / cap)`.

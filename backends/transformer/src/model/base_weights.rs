@@ -11,7 +11,7 @@ use crate::files::Weights;
 use crate::parameters::Spec;
 
 /// The weight files of a model folder.
-pub(super) struct BaseWeights {
+pub(crate) struct BaseWeights {
     weights: Weights,
     /// Prefix that is missing from every name in files saved from the bare model, without its head.
     dropped: String,

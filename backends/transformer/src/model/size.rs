@@ -5,29 +5,31 @@ use spo_api::{Error, Result};
 
 use crate::decoder::Decoder;
 use crate::engine::Memory;
-use crate::parameters::{Kept, Spec};
+use crate::parameters::{Id, Kept, Spec};
 
 /// Checks that the parameters, and the gradient of those that are trained, fit into `memory`. `origin` names the
 /// configuration in the error.
 pub(super) fn check<M: Memory>(
     memory: &M,
     decoder: &Decoder,
-    kept: impl Fn(&Spec) -> Kept,
+    kept: impl Fn(Id, &Spec) -> Kept,
     origin: &str,
 ) -> Result<()> {
     let compute = if memory.dtype() == "f32" { 4 } else { 2 };
-    let bytes = |spec: &&Spec| {
-        let each = match kept(spec) {
+    let bytes = |(id, spec): (Id, &Spec)| {
+        let each = match kept(id, spec) {
             Kept::Trained => 8,
             Kept::Frozen => compute,
             Kept::Half => 2,
+            Kept::Blocks(kind) => return spec.bytes_in(kind) as u128,
         };
         elements(spec).saturating_mul(each)
     };
     let [adapter, base] = [true, false].map(|adapter| {
-        let specs = || decoder.specs.iter().filter(move |spec| spec.role.of_adapter() == adapter);
+        let specs =
+            || decoder.specs.iter().enumerate().filter(move |(_, spec)| spec.role.of_adapter() == adapter);
         let sum = |sum: u128, n: u128| sum.saturating_add(n);
-        (specs().map(elements).fold(0, sum), specs().map(|spec| bytes(&spec)).fold(0, sum))
+        (specs().map(|(_, spec)| elements(spec)).fold(0, sum), specs().map(bytes).fold(0, sum))
     });
     // Beyond this, lengths cannot be counted.
     let most = u128::from(memory.capacity().unwrap_or(i64::MAX as u64));

@@ -17,8 +17,8 @@ pub(super) struct Config {
     pub template: Option<String>,
     /// End tokens listed in `generation_config.json`.
     pub stop: Vec<u32>,
-    pad: Option<String>,
-    unk: Option<String>,
+    pub pad: Option<String>,
+    pub unk: Option<String>,
 }
 
 impl Config {

@@ -38,6 +38,7 @@ fn scene() -> Scene {
     let spec = ModelSpec {
         source: ModelSource::Random(config),
         adapter: None,
+        quantize: None,
         seed: 1,
         device: "cpu".into(),
         dtype: "f64".into(),
