@@ -27,7 +27,7 @@ pub(super) struct Draft {
 impl Draft {
     /// Writes a key of a section. `from` says what it was.
     pub(super) fn set(&mut self, section: &'static str, key: &str, value: impl Into<Value>, from: &str) {
-        self.lines.push((section, format!("{key} = {}  # {from}", value.into())));
+        self.lines.push((section, format!("{key} = {}  # {from}", inline(&value.into()))));
     }
 
     /// Whether a key was written.
@@ -43,6 +43,12 @@ impl Draft {
     /// Something that changes results, and is not carried over.
     pub(super) fn warn(&mut self, setting: &str, why: &str) {
         self.loud.push(format!("{setting}: {why}"));
+    }
+
+    /// Whether a setting, by its key, was not carried over.
+    pub(super) fn lacks(&self, key: &str) -> bool {
+        let of_key = |line: &String| line.strip_prefix(key).is_some_and(|rest| rest.starts_with([' ', ':']));
+        self.left_out.iter().chain(&self.loud).any(of_key)
     }
 
     /// The recipe, below its title.
@@ -64,5 +70,20 @@ impl Draft {
             }
         }
         text
+    }
+}
+
+/// A value on one line: names first, and small numbers with an exponent.
+fn inline(value: &Value) -> String {
+    match value {
+        Value::Float(x) if *x != 0.0 && x.abs() < 1e-3 => format!("{x:e}"),
+        Value::Array(items) => format!("[{}]", items.iter().map(inline).collect::<Vec<_>>().join(", ")),
+        Value::Table(table) => {
+            let (first, rest): (Vec<_>, Vec<_>) = table.iter().partition(|(key, _)| *key == "name");
+            let entries =
+                first.into_iter().chain(rest).map(|(key, value)| format!("{key} = {}", inline(value)));
+            format!("{{ {} }}", entries.collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
     }
 }

@@ -69,9 +69,8 @@ impl Settings {
         self.settings.iter().zip(&self.used).filter(|(_, used)| !**used).map(|(setting, _)| setting)
     }
 
-    /// How many were asked for.
-    pub(super) fn count_used(&self) -> usize {
-        self.used.iter().filter(|used| **used).count()
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.settings.iter().map(|setting| &*setting.key)
     }
 
     /// The value of a key, if it has one.

@@ -72,11 +72,11 @@ pub(super) fn recipe(trainer: Trainer, settings: Settings) -> Result<Imported, B
             (why, true) => draft.warn(&shown, why),
         }
     }
-    let used = settings.count_used();
+    let (given, lacking) = (settings.keys().count(), settings.keys().filter(|key| draft.lacks(key)).count());
     let title = format!(
-        "Made by `spo-run import` from a configuration of TRL's {} trainer: {used} of {} settings were read.",
+        "Made by `spo-run import` from a configuration of TRL's {} trainer: {} of {given} settings are carried over.",
         trainer.name(),
-        used + settings.unused().count()
+        given - lacking
     );
     Ok(Imported { text: draft.text(&title), loud: draft.loud })
 }
@@ -188,7 +188,8 @@ impl Import {
             splits.map(|(default, key)| self.settings.text(key).map(|split| split.unwrap_or(default.into())));
         let (train, test) = (train?, test?);
         let file = |split: &str| match &given {
-            None => ("ROWS.jsonl".to_owned(), "give the file".to_owned()),
+            None if split == train => ("ROWS.jsonl".to_owned(), "give the file".to_owned()),
+            None => ("HELD-OUT.jsonl".to_owned(), "give the file".to_owned()),
             Some(name) if is_file(name) => (name.clone(), "dataset_name".to_owned()),
             Some(name) => {
                 let note = format!("split {split} of dataset_name: fetch it, nothing is downloaded here");
