@@ -158,7 +158,10 @@ impl Gguf {
     pub fn required<T>(&self, key: &str, value: Option<T>) -> Result<T> {
         value.ok_or_else(|| {
             let hint = nearest(key, self.metadata.keys().map(String::as_str));
-            self.error(key, format!("is missing{}", hint.map(|n| format!(" (nearest: `{n}`)")).unwrap_or_default()))
+            self.error(
+                key,
+                format!("is missing{}", hint.map(|n| format!(" (nearest: `{n}`)")).unwrap_or_default()),
+            )
         })
     }
 
@@ -202,7 +205,11 @@ impl Gguf {
     /// # Errors
     /// As [`integer`](Self::integer).
     pub fn text(&self, key: &str) -> Result<Option<&str>> {
-        self.typed(key, "a text", |value| if let Value::Text(text) = value { Some(text.as_str()) } else { None })
+        self.typed(
+            key,
+            "a text",
+            |value| if let Value::Text(text) = value { Some(text.as_str()) } else { None },
+        )
     }
 
     /// A list of texts.
@@ -331,7 +338,9 @@ impl Header<'_> {
                 let count = self.count(8, key)?;
                 List::Texts((0..count).map(|_| self.text(key)).collect::<Result<_>>()?)
             }
-            other => return Err(self.error(format!("`{key}` is a list of values of the unknown type {other}"))),
+            other => {
+                return Err(self.error(format!("`{key}` is a list of values of the unknown type {other}")));
+            }
         }))
     }
 
@@ -435,9 +444,12 @@ impl Header<'_> {
             )));
         };
         let rows = shape.iter().rev().skip(1).try_fold(1usize, |rows, &side| rows.checked_mul(side));
-        let bytes = rows.and_then(|rows| rows.checked_mul(of_row)).filter(|bytes| *bytes as u64 <= self.length);
+        let bytes =
+            rows.and_then(|rows| rows.checked_mul(of_row)).filter(|bytes| *bytes as u64 <= self.length);
         let Some(bytes) = bytes else {
-            return Err(self.error(format!("cut off or damaged: {name} of shape {shape:?} is longer than the file")));
+            return Err(
+                self.error(format!("cut off or damaged: {name} of shape {shape:?} is longer than the file"))
+            );
         };
         if !offset.is_multiple_of(alignment) {
             return Err(self.error(format!("damaged: {name} is at {offset}, no multiple of {alignment}")));

@@ -8,7 +8,8 @@ fn refused(bytes: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.gguf");
     std::fs::write(&path, bytes).unwrap();
-    let said = Gguf::open(&path).err().unwrap_or_else(|| panic!("{} bytes are read", bytes.len())).to_string();
+    let said =
+        Gguf::open(&path).err().unwrap_or_else(|| panic!("{} bytes are read", bytes.len())).to_string();
     said.replace(&path.display().to_string(), "FILE")
 }
 
@@ -90,9 +91,15 @@ fn what_is_wrong_is_named() {
         (with("list", 0, &77u32.to_le_bytes()), "`list` has a value of the unknown type 77"),
         (with("list", 4, &9u32.to_le_bytes()), "`list` is a list of values of the unknown type 9"),
         (with("\0\0\0b", 0, &9u32.to_le_bytes()), "b has 9 dimensions, where 4 are the most"),
-        (with("\0\0\0b", 4, &31u64.to_le_bytes()), "the rows of b have 31 numbers, which is no multiple of the 32"),
+        (
+            with("\0\0\0b", 4, &31u64.to_le_bytes()),
+            "the rows of b have 31 numbers, which is no multiple of the 32",
+        ),
         (with("\0\0\0b", 12, &many), "b of shape [1099511627776, 32] is longer than the file"),
-        (with("\0\0\0b", 20, &23u32.to_le_bytes()), "b: type IQ4_XS is not supported, only F32, F16, BF16, Q4_0"),
+        (
+            with("\0\0\0b", 20, &23u32.to_le_bytes()),
+            "b: type IQ4_XS is not supported, only F32, F16, BF16, Q4_0",
+        ),
         (with("\0\0\0b", 20, &999u32.to_le_bytes()), "b: type number 999 is not supported"),
         (with("\0\0\0b", 24, &8u64.to_le_bytes()), "b is at 8, no multiple of 32"),
         (with("\0\0\0b", 24, &32u64.to_le_bytes()), "b begins within a"),

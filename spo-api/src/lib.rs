@@ -71,8 +71,8 @@ mod schedule;
 mod vector;
 
 pub use backend::{
-    Adapter, Backend, Export, Group, LogProbs, ModelInfo, ModelSource, ModelSpec, Quantize, Sampling, Session,
-    Statistics, Tangent, TokenBatch, Upstream,
+    Adapter, Backend, Export, Group, LogProbs, ModelInfo, ModelSource, ModelSpec, Quantize, Sampling,
+    Session, Statistics, Tangent, TokenBatch, Upstream,
 };
 pub use batch::{Layout, PreferenceBatch, Ragged, Side, Totals};
 pub use bilevel::{

@@ -199,7 +199,14 @@ fn loaded<K: spo_api::Kind + ?Sized>(panics: bool) -> Box<K> {
 
 fn session(panics: bool) -> Box<dyn Session> {
     let source = ModelSource::Random(json!({}));
-    let spec = ModelSpec { source, adapter: None, quantize: None, seed: 0, device: "auto".into(), dtype: "f64".into() };
+    let spec = ModelSpec {
+        source,
+        adapter: None,
+        quantize: None,
+        seed: 0,
+        device: "auto".into(),
+        dtype: "f64".into(),
+    };
     loaded::<dyn Backend>(panics).open(&spec).unwrap()
 }
 

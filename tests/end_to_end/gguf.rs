@@ -45,7 +45,8 @@ fn an_adapter_on_a_gguf_file_is_trained_continued_and_exported() {
     assert!((loss(&blocks) - loss(&place.read("out/metrics.jsonl"))).abs() < 1e-5);
 
     let of = |model: &'static str, more: &[&'static str]| {
-        let arguments = [&["generate", model, "the quick", "--max-new-tokens", "8", "--plain"], more].concat();
+        let arguments =
+            [&["generate", model, "the quick", "--max-new-tokens", "8", "--plain"], more].concat();
         place.run(&arguments).success().stdout
     };
     let adapted = of("model.gguf", &["--adapter", "out/s"]);
@@ -56,9 +57,7 @@ fn an_adapter_on_a_gguf_file_is_trained_continued_and_exported() {
     place.run(&["export", "merged.gguf", "small.gguf", "--gguf", "q8_0"]).success();
     assert!(!place.path("small.gguf.model").exists(), "what is between is removed");
     of("small.gguf", &[]);
-    place
-        .run(&["export", "model.gguf", "--adapter", "out/s", "adapter.gguf", "--adapter-gguf"])
-        .success();
+    place.run(&["export", "model.gguf", "--adapter", "out/s", "adapter.gguf", "--adapter-gguf"]).success();
     let twice = place.run(&["export", "merged.gguf", "small.gguf", "--gguf", "q8_0"]);
     assert_eq!(twice.code, 2);
     assert!(twice.stderr.contains("small.gguf exists"), "{}", twice.stderr);

@@ -26,8 +26,8 @@ use std::ops::Range;
 use candle_core::{DType, Device, Tensor};
 use spo_api::{Combine, Map, Result, Statistics};
 use spo_transformer::{
-    Activation, AdamWStep, Attention, Blocks, Blockwise, Cluster, Engine, Head, HeadScores, Mat, NoTape, Norm,
-    Rotation,
+    Activation, AdamWStep, Attention, Blocks, Blockwise, Cluster, Engine, Head, HeadScores, Mat, NoTape,
+    Norm, Rotation,
 };
 
 use crate::memory::{self, CandleMemory, failed};

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use spo_api::{
-    Adapter, Backend, Export, Group, ModelSource, ModelSpec, Quantize, Session, Statistics, TokenBatch, Vector,
+    Adapter, Backend, Export, Group, ModelSource, ModelSpec, Quantize, Session, Statistics, TokenBatch,
+    Vector,
 };
 use spo_backend_candle::{Candle, ComposedEngine};
 use spo_gguf::{BlockType, Entry};
@@ -17,7 +18,8 @@ fn folder() -> PathBuf {
 /// The files of models, with what was computed for them.
 fn models() -> Vec<(PathBuf, Value)> {
     let entries = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
-    let mut figures: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
+    let mut figures: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
     figures.sort();
     let read = |path: &PathBuf| serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     figures.iter().map(|path| (path.with_extension("gguf"), read(path))).collect()
@@ -82,7 +84,11 @@ fn everywhere() -> Option<Adapter> {
 }
 
 /// The log-probs after a step along the gradient of their sum, the gradient's norm, and the session.
-fn trained<E: spo_transformer::Engine>(engine: E, spec: &ModelSpec, figures: &Value) -> (Vec<f64>, f64, TransformerSession<E>) {
+fn trained<E: spo_transformer::Engine>(
+    engine: E,
+    spec: &ModelSpec,
+    figures: &Value,
+) -> (Vec<f64>, f64, TransformerSession<E>) {
     let mut session = TransformerSession::open(engine, spec, Options::default()).unwrap();
     let mut norm = 0.0;
     // After the first step, B is no longer zero, and so A has a gradient.
@@ -123,20 +129,25 @@ fn an_adapter_trains_on_blocks_as_on_their_numbers() {
             quantize: Some(Quantize::Off),
             ..spec.clone()
         };
-        let (expected, expected_norm, _) = trained(spo_backend_candle::FusedEngine::default(), &dense, &figures);
+        let (expected, expected_norm, _) =
+            trained(spo_backend_candle::FusedEngine::default(), &dense, &figures);
         let error = worst(&found, &expected);
         let of_norm = (norm / expected_norm - 1.0).abs();
         println!("{name}: log-probs {error:.1e}, gradient {of_norm:.1e}");
         assert!(error < 1e-5 && of_norm < 1e-5, "{name}: {error} {of_norm}");
         let merged = ModelSpec {
-            source: ModelSource::Folder(merged.path().to_owned()), adapter: None, quantize: None, ..spec.clone()
+            source: ModelSource::Folder(merged.path().to_owned()),
+            adapter: None,
+            quantize: None,
+            ..spec.clone()
         };
         let after = log_probs(&mut *open(&merged), &figures);
         assert!(worst(&after, &found) < 1e-5, "{name}: merged");
         let composed = ComposedEngine::new(candle_core::Device::Cpu, candle_core::DType::F32);
         assert!(worst(&trained(composed, &spec, &figures).0, &found) < 1e-4, "{name}: the other engine");
         // The comparison can fail.
-        let bare = log_probs(&mut *open(&ModelSpec { adapter: None, quantize: None, ..spec.clone() }), &figures);
+        let bare =
+            log_probs(&mut *open(&ModelSpec { adapter: None, quantize: None, ..spec.clone() }), &figures);
         assert!(worst(&bare, &found) > 1e-3, "{name}: training changes nothing");
     }
 }
@@ -149,9 +160,13 @@ fn quantised_weights_are_near_the_weights() {
         log_probs(&mut *open(&spec), &figures)
     };
     let exact = of(Quantize::Off);
-    let [fine, k, nf4] = [Quantize::Q8_0, Quantize::Q4K, Quantize::Nf4].map(|q| worst(&of(q), &exact));
-    println!("{fine:.1e} {k:.1e} {nf4:.1e}");
-    assert!(fine > 1e-5 && fine < 0.02 && k > fine && k < 0.3 && nf4 > fine && nf4 < 0.3, "{fine} {k} {nf4}");
+    let mean = |found: Vec<f64>| {
+        found.iter().zip(&exact).map(|(a, b)| (a - b).abs()).sum::<f64>() / exact.len() as f64
+    };
+    let [fine, k, nf4] = [Quantize::Q8_0, Quantize::Q4K, Quantize::Nf4].map(|quantize| mean(of(quantize)));
+    println!("nats: {fine:.1e} {k:.1e} {nf4:.1e}");
+    assert!(fine > 1e-5 && fine < 0.1, "{fine}");
+    assert!(k > 2.0 * fine && nf4 > 2.0 * fine && k.max(nf4) < 30.0 * fine, "{fine} {k} {nf4}");
 }
 
 #[test]
@@ -171,7 +186,8 @@ fn models_are_written_as_gguf_and_read_again() {
         let place = tempfile::tempdir().unwrap();
         open(&spec(&path, None, None)).save(place.path(), Export::Model).unwrap();
         let before = expected(&figures);
-        let kinds = [(BlockType::F32, 1e-5), (BlockType::F16, 0.02), (BlockType::Q8_0, 0.2), (BlockType::Q4_0, 5.0)];
+        let kinds =
+            [(BlockType::F32, 1e-5), (BlockType::F16, 0.02), (BlockType::Q8_0, 0.2), (BlockType::Q4_0, 5.0)];
         for (kind, most) in kinds {
             let out = place.path().join(format!("{}.gguf", kind.name()));
             spo_transformer::gguf::write_model(place.path(), &out, kind, Vec::new()).unwrap();
@@ -213,7 +229,8 @@ fn said(change: impl Fn(&mut Vec<(String, spo_gguf::Value)>, &mut Vec<Entry>)) -
     }
     tensors.push(Entry { name: "token_embd.weight".into(), shape: vec![9, 32], kind: BlockType::Q8_0 });
     change(&mut metadata, &mut tensors);
-    spo_gguf::write(&path, &metadata, &tensors, |i| Ok(vec![0.1; tensors[i].shape.iter().product()])).unwrap();
+    spo_gguf::write(&path, &metadata, &tensors, |i| Ok(vec![0.1; tensors[i].shape.iter().product()]))
+        .unwrap();
     match Candle::default().open(&spec(&path, None, None)) {
         Ok(_) => "opened".to_owned(),
         Err(error) => error.to_string().replace(&path.display().to_string(), "FILE"),
@@ -229,7 +246,10 @@ fn what_is_wrong_with_a_model_is_named() {
         }
     };
     let message = said(rename("blk.0.attn_q.weight", "blk.0.attn_w.weight"));
-    assert!(message.contains("FILE: the tensor blk.0.attn_q.weight is missing (nearest: blk.0.attn_"), "{message}");
+    assert!(
+        message.contains("FILE: the tensor blk.0.attn_q.weight is missing (nearest: blk.0.attn_"),
+        "{message}"
+    );
     let message = said(|_, tensors| tensors[0].shape = vec![64, 32]);
     assert_eq!(message, "FILE: blk.0.attn_q.weight: shape [64, 32], but the metadata make it [32, 32]");
     let message = said(|_, tensors| {
@@ -237,7 +257,10 @@ fn what_is_wrong_with_a_model_is_named() {
     });
     assert_eq!(message, "FILE: the tensor blk.0.extra.weight is no part of a llama of these metadata");
     let message = said(|metadata, _| metadata[0].1 = "lama".into());
-    assert!(message.contains("`general.architecture` = \"lama\" is not supported, only llama, qwen2"), "{message}");
+    assert!(
+        message.contains("`general.architecture` = \"lama\" is not supported, only llama, qwen2"),
+        "{message}"
+    );
     assert!(message.contains("(nearest: llama)"), "{message}");
     let message = said(|metadata, _| drop(metadata.remove(2)));
     assert!(message.contains("FILE: `llama.embedding_length` is missing"), "{message}");

@@ -92,7 +92,8 @@ impl Decoder {
 
     /// Whether a parameter is the matrix of a linear layer in a block.
     pub fn is_linear(&self, id: Id) -> bool {
-        self.specs[id].role == Role::Matrix && ![Some(self.tokens), self.positions, Some(self.head.weight)].contains(&Some(id))
+        self.specs[id].role == Role::Matrix
+            && ![Some(self.tokens), self.positions, Some(self.head.weight)].contains(&Some(id))
     }
 
     /// Elements per token that the backward pass needs, over all blocks.

@@ -49,7 +49,8 @@ mod state;
 
 pub use config::ModelType;
 pub use engine::{
-    Activation, AdamWStep, Attention, BLOCK, Blocks, Blockwise, Cluster, DynamicMap, Engine, Head, HeadScores, Heads,
-    Mat, Memory, NoTape, Norm, NormKind, Pairs, Precision, Recorder, Rotation, SIGNED, Span, UNSIGNED,
+    Activation, AdamWStep, Attention, BLOCK, Blocks, Blockwise, Cluster, DynamicMap, Engine, Head,
+    HeadScores, Heads, Mat, Memory, NoTape, Norm, NormKind, Pairs, Precision, Recorder, Rotation, SIGNED,
+    Span, UNSIGNED,
 };
 pub use session::{Options, TransformerSession};

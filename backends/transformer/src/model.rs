@@ -96,7 +96,9 @@ impl<E: Engine> Model<E> {
             match (wanted.role.of_adapter(), &weights, &tuned) {
                 (true, _, Some(tuned)) => tuned.read(wanted).map(Loaded::Values),
                 (false, Some(weights), _) => match weights.kind(a, wanted) {
-                    kind if kept(id, wanted) == Kept::Blocks(kind) => weights.blocks(a, wanted).map(Loaded::Blocks),
+                    kind if kept(id, wanted) == Kept::Blocks(kind) => {
+                        weights.blocks(a, wanted).map(Loaded::Blocks)
+                    }
                     _ => weights.read(a, wanted).map(Loaded::Values),
                 },
                 _ => Ok(Loaded::Values(init::random(wanted, id, spec.seed, a.initializer_range))),

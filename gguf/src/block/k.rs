@@ -156,12 +156,12 @@ pub(super) fn encode_q4(values: &[f32], out: &mut Vec<u8>) {
         let groups: &[[f32; 32]] = values.as_chunks().0;
         let mut lines = [(0.0, 0.0); 8];
         lines.iter_mut().zip(groups).for_each(|(into, group)| *into = line(group));
-        let unit = |of: fn(&(f32, f32)) -> f32| {
-            f16::from_f32(lines.iter().map(of).fold(0.0, f32::max) / 63.0)
-        };
+        let unit =
+            |of: fn(&(f32, f32)) -> f32| f16::from_f32(lines.iter().map(of).fold(0.0, f32::max) / 63.0);
         let units = [unit(|line| line.0), unit(|line| line.1)];
         let [scale_unit, offset_unit] = units.map(f16::to_f32);
-        let share = |x: f32, unit: f32| if unit > 0.0 { (x / unit).round().clamp(0.0, 63.0) as u8 } else { 0 };
+        let share =
+            |x: f32, unit: f32| if unit > 0.0 { (x / unit).round().clamp(0.0, 63.0) as u8 } else { 0 };
         let (scales, offsets) =
             (lines.map(|line| share(line.0, scale_unit)), lines.map(|line| share(line.1, offset_unit)));
         let mut codes = [0u8; 256];

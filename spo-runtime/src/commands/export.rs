@@ -62,7 +62,9 @@ impl ExportArguments {
 
     fn is_free(&self) -> Result<(), BadInput> {
         match self.output.exists() {
-            true => Err(BadInput(format!("error: {} exists: give the name of a new file", self.output.display()))),
+            true => {
+                Err(BadInput(format!("error: {} exists: give the name of a new file", self.output.display())))
+            }
             false => Ok(()),
         }
     }

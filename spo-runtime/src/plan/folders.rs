@@ -21,13 +21,19 @@ pub(crate) fn model(folder: &Path) -> Result<(), String> {
     if let Some(done) = gguf(folder) {
         return done;
     }
-    let wanted = "a model is a folder with config.json, tokenizer.json and safetensors weights, or a GGUF file";
+    let wanted =
+        "a model is a folder with config.json, tokenizer.json and safetensors weights, or a GGUF file";
     let names = names(folder, wanted)?;
     let has = |name: &str| names.iter().any(|n| n == name);
     let shown = folder.display();
-    let of_gguf: Vec<&str> = names.iter().map(String::as_str).filter(|name| name.ends_with(".gguf")).collect();
+    let of_gguf: Vec<&str> =
+        names.iter().map(String::as_str).filter(|name| name.ends_with(".gguf")).collect();
     if of_gguf.len() > 1 && !names.iter().any(|name| name.ends_with(".safetensors")) {
-        return Err(format!("{shown} has {} GGUF files: name one of them, {}", of_gguf.len(), of_gguf.join(" or ")));
+        return Err(format!(
+            "{shown} has {} GGUF files: name one of them, {}",
+            of_gguf.len(),
+            of_gguf.join(" or ")
+        ));
     }
     if has("adapter_config.json") && !has("config.json") {
         let base =

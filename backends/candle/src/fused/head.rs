@@ -93,12 +93,7 @@ fn product_of(x: View<'_>, head: &[Stretch<'_>], vocabulary: usize) -> Result<Ve
 }
 
 /// Adds `slopes head` to `d_hidden`.
-fn pull_back(
-    slopes: &[f32],
-    head: &[Stretch<'_>],
-    vocabulary: usize,
-    d_hidden: &mut [f32],
-) -> Result<()> {
+fn pull_back(slopes: &[f32], head: &[Stretch<'_>], vocabulary: usize, d_hidden: &mut [f32]) -> Result<()> {
     let count = slopes.len() / vocabulary;
     let width = d_hidden.len() / count;
     for stretch in head {

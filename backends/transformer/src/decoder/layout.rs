@@ -27,7 +27,13 @@ impl Layout {
         let norm = names.norm(a.names.norm, a.hidden, &a.norm);
         let weight = if a.tied { tokens } else { names.matrix(a.names.head, a.vocabulary, a.hidden) };
         let bias = a.head_bias.then(|| names.bias(a.names.head, a.vocabulary));
-        Layout { tokens, positions, blocks, norm, head: Head { weight, blocks: None, bias, cap: a.logits_cap } }
+        Layout {
+            tokens,
+            positions,
+            blocks,
+            norm,
+            head: Head { weight, blocks: None, bias, cap: a.logits_cap },
+        }
     }
 }
 

@@ -102,7 +102,8 @@ type Settings = Vec<(&'static str, Value)>;
 
 fn vocabulary(keys: &Keys<'_>) -> Result<usize> {
     let table = keys.gguf.tensors().get("token_embd.weight").filter(|table| table.shape.len() == 2);
-    let missing = || Error::Model(format!("{}: there is no matrix token_embd.weight", keys.gguf.path().display()));
+    let missing =
+        || Error::Model(format!("{}: there is no matrix token_embd.weight", keys.gguf.path().display()));
     Ok(table.ok_or_else(missing)?.shape[0])
 }
 
@@ -143,7 +144,9 @@ fn usual(keys: &Keys<'_>, model_type: ModelType) -> Result<Settings> {
     let mut set = |more: Settings| settings.extend(more);
     set(rotary::settings(keys, model_type, width)?);
     match model_type {
-        ModelType::Llama => set(vec![("hidden_act", "silu".into()), ("mlp_bias", keys.has("ffn_up.bias").into())]),
+        ModelType::Llama => {
+            set(vec![("hidden_act", "silu".into()), ("mlp_bias", keys.has("ffn_up.bias").into())])
+        }
         // Windows are not kept for these; the models that have them do not use them.
         ModelType::Qwen2 | ModelType::Qwen3 => {
             set(vec![("hidden_act", "silu".into()), ("use_sliding_window", false.into())]);

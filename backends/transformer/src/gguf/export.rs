@@ -21,7 +21,12 @@ use crate::parameters::{Role, Spec};
 ///
 /// # Errors
 /// [`Error::Model`] when the folder cannot be read, or llama.cpp does not know such a model.
-pub fn write_model(folder: &Path, out: &Path, kind: BlockType, tokenizer: Vec<(String, Value)>) -> Result<()> {
+pub fn write_model(
+    folder: &Path,
+    out: &Path,
+    kind: BlockType,
+    tokenizer: Vec<(String, Value)>,
+) -> Result<()> {
     let (json, decoder) = opened(folder)?;
     let a = &decoder.architecture;
     let weights = BaseWeights::open(folder, &decoder)?;
@@ -64,21 +69,27 @@ pub fn write_adapter(folder: &Path, adapter: &Path, out: &Path) -> Result<()> {
     let file = adapter.join("adapter_config.json");
     let config = read_json(&file)?;
     let refuse = |problem: String| Error::Model(format!("{}: {problem}", file.display()));
-    let set = |key: &str| !matches!(&config[key], Json::Null | Json::Bool(false)) && config[key] != serde_json::json!({});
+    let set = |key: &str| {
+        !matches!(&config[key], Json::Null | Json::Bool(false)) && config[key] != serde_json::json!({})
+    };
     let unknown = ["use_dora", "use_rslora", "alpha_pattern", "rank_pattern", "modules_to_save"];
     if let Some(key) = unknown.into_iter().find(|key| set(key)) {
         return Err(refuse(format!(
             "`{key}` is set, which llama.cpp does not know of adapters: export the merged model instead"
         )));
     }
-    let alpha = config["lora_alpha"].as_f64().ok_or_else(|| refuse("`lora_alpha` must be a number".into()))?;
+    let alpha =
+        config["lora_alpha"].as_f64().ok_or_else(|| refuse("`lora_alpha` must be a number".into()))?;
     let weights = Weights::open(vec![adapter.join("adapter_model.safetensors")])?;
     let mut rows: BTreeMap<String, (String, &Spec)> = BTreeMap::new();
     for spec in &decoder.specs {
         if let Some(module) = spec.name.strip_suffix(".weight") {
             for letter in ["A", "B"] {
                 let theirs = format!("base_model.model.{module}.lora_{letter}.weight");
-                rows.insert(theirs, (format!("{}.lora_{}", names::name(a, spec), letter.to_lowercase()), spec));
+                rows.insert(
+                    theirs,
+                    (format!("{}.lora_{}", names::name(a, spec), letter.to_lowercase()), spec),
+                );
             }
         }
     }
@@ -97,7 +108,8 @@ pub fn write_adapter(folder: &Path, adapter: &Path, out: &Path) -> Result<()> {
         sources.push((name.to_owned(), *spec, ours.ends_with("lora_b")));
     }
     let (metadata, _) = described(&json, a, &folder.join("config.json"))?;
-    let mut metadata: Vec<_> = metadata.into_iter().filter(|(key, _)| key == "general.architecture").collect();
+    let mut metadata: Vec<_> =
+        metadata.into_iter().filter(|(key, _)| key == "general.architecture").collect();
     metadata.push(("general.type".into(), "adapter".into()));
     metadata.push(("adapter.type".into(), "lora".into()));
     metadata.push(("adapter.lora.alpha".into(), Value::Number(alpha)));
@@ -150,7 +162,9 @@ fn described(json: &Json, a: &Architecture, origin: &Path) -> Result<(Vec<(Strin
         }
     };
     if name == "llama" && a.layers.iter().any(|layer| layer.window.is_some_and(|window| window < a.context)) {
-        return Err(refuse("its layers slide (`sliding_window`), which llama.cpp does not know of this model".into()));
+        return Err(refuse(
+            "its layers slide (`sliding_window`), which llama.cpp does not know of this model".into(),
+        ));
     }
     let integer = |n: usize| Value::Integer(n as i64);
     let mut metadata: Vec<(String, Value)> = vec![
@@ -208,7 +222,8 @@ fn scaled(rope: &Rope, json: &Json, set: &mut impl FnMut(&str, Value)) -> Result
             let tables = [&json["rope_scaling"], &json["rope_parameters"]];
             let key = "original_max_position_embeddings";
             let original = tables.iter().find_map(|table| table[key].as_i64()).or(json[key].as_i64());
-            let original = original.ok_or_else(|| format!("`{key}` is missing, which llama.cpp wants for yarn"))?;
+            let original =
+                original.ok_or_else(|| format!("`{key}` is missing, which llama.cpp wants for yarn"))?;
             set("rope.scaling.type", "yarn".into());
             set("rope.scaling.factor", Value::Number(*factor));
             set("rope.scaling.original_context_length", Value::Integer(original));
@@ -216,7 +231,8 @@ fn scaled(rope: &Rope, json: &Json, set: &mut impl FnMut(&str, Value)) -> Result
         }
         Scaling::Llama3 { .. } => {
             let plain = Rope { scaling: Scaling::Default, ..rope.clone() }.frequencies(0);
-            let factors = plain.iter().zip(rope.frequencies(0)).map(|(plain, scaled)| (plain / scaled) as f32);
+            let factors =
+                plain.iter().zip(rope.frequencies(0)).map(|(plain, scaled)| (plain / scaled) as f32);
             Ok(vec![("rope_freqs.weight", factors.collect())])
         }
         Scaling::LongRope { short, long, original_context } => {
@@ -225,6 +241,8 @@ fn scaled(rope: &Rope, json: &Json, set: &mut impl FnMut(&str, Value)) -> Result
             let table = |factors: &[f64]| factors.iter().map(|&factor| factor as f32).collect();
             Ok(vec![("rope_factors_short.weight", table(short)), ("rope_factors_long.weight", table(long))])
         }
-        Scaling::Dynamic { .. } => Err("the scaling `dynamic` of its rotary positions is unknown to llama.cpp".into()),
+        Scaling::Dynamic { .. } => {
+            Err("the scaling `dynamic` of its rotary positions is unknown to llama.cpp".into())
+        }
     }
 }

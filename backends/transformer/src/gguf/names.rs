@@ -61,7 +61,11 @@ fn within(a: &Architecture) -> Vec<(Option<&'static str>, &'static str)> {
 pub(crate) fn rows_in_file(a: &Architecture, spec: &Spec) -> Option<Vec<usize>> {
     let rotated = matches!(
         a.model_type,
-        ModelType::Llama | ModelType::Mistral | ModelType::Ministral | ModelType::Granite | ModelType::SmolLm3
+        ModelType::Llama
+            | ModelType::Mistral
+            | ModelType::Ministral
+            | ModelType::Granite
+            | ModelType::SmolLm3
     );
     let Projected::Separate([q, k, _]) = a.block.projections else { return None };
     let module = spec.name.rsplit_once('.')?.0;

@@ -16,7 +16,8 @@ pub(super) fn settings(
     width: i64,
 ) -> Result<Vec<(&'static str, Value)>> {
     let theta = keys.number("rope.freq_base")?.unwrap_or(10_000.0);
-    let mut settings = vec![("rope_theta", theta.into()), ("rope_scaling", scaling(keys, model_type, theta)?)];
+    let mut settings =
+        vec![("rope_theta", theta.into()), ("rope_scaling", scaling(keys, model_type, theta)?)];
     let rotated = keys.integer("rope.dimension_count")?.unwrap_or(width);
     match model_type {
         ModelType::Phi3 => {
@@ -29,7 +30,9 @@ pub(super) fn settings(
             settings.push(("rope_local_base_freq", local.into()));
         }
         _ if rotated != width => {
-            let problem = format!("= {rotated} is not supported for this architecture, only the width of a head, {width}");
+            let problem = format!(
+                "= {rotated} is not supported for this architecture, only the width of a head, {width}"
+            );
             return Err(keys.error("rope.dimension_count", problem));
         }
         _ => {}
@@ -43,7 +46,9 @@ fn scaling(keys: &Keys<'_>, model_type: ModelType, theta: f64) -> Result<Value> 
     let table = |name: &str| -> Result<Option<Vec<f32>>> {
         keys.gguf.tensors().get(name).map(|tensor| keys.gguf.values(tensor)).transpose()
     };
-    if let (Some(short), Some(long)) = (table("rope_factors_short.weight")?, table("rope_factors_long.weight")?) {
+    if let (Some(short), Some(long)) =
+        (table("rope_factors_short.weight")?, table("rope_factors_long.weight")?)
+    {
         return Ok(json!({
             "type": "longrope", "short_factor": decimals(&short), "long_factor": decimals(&long),
         }));

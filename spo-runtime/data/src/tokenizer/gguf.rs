@@ -55,7 +55,9 @@ pub(super) fn files(gguf: &Gguf) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let mut config = Map::new();
     config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
     config.insert("clean_up_tokenization_spaces".into(), false.into());
-    for (key, name) in [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")] {
+    for (key, name) in
+        [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")]
+    {
         if let Some(id) = vocabulary.special(name)? {
             config.insert(key.into(), vocabulary.tokens[id].as_str().into());
         }
@@ -119,11 +121,16 @@ impl<'a> Vocabulary<'a> {
             None => vec![kind::NORMAL; tokens.len()],
             Some(kinds) if kinds.len() == tokens.len() => kinds.to_vec(),
             Some(kinds) => {
-                let problem = format!("has {} entries, one for each of {} tokens is needed", kinds.len(), tokens.len());
+                let problem =
+                    format!("has {} entries, one for each of {} tokens is needed", kinds.len(), tokens.len());
                 return Err(gguf.error("tokenizer.ggml.token_type", problem));
             }
         };
         Ok(Vocabulary { gguf, tokens, kinds })
+    }
+
+    fn is_of_gemma(&self) -> bool {
+        matches!(self.gguf.text("general.architecture"), Ok(Some(name)) if name.starts_with("gemma"))
     }
 
     /// The id of a special token by its name in the metadata.
@@ -132,17 +139,21 @@ impl<'a> Vocabulary<'a> {
         let Some(id) = self.gguf.integer(&key)? else { return Ok(None) };
         match usize::try_from(id).ok().filter(|id| *id < self.tokens.len()) {
             Some(id) => Ok(Some(id)),
-            None => {
-                Err(self.gguf.error(&key, format!("= {id}, where the tokens have ids up to {}", self.tokens.len() - 1)))
-            }
+            None => Err(self
+                .gguf
+                .error(&key, format!("= {id}, where the tokens have ids up to {}", self.tokens.len() - 1))),
         }
     }
 
-    /// Control tokens, and those that users defined. They are found in a text before anything else.
+    /// Control tokens, and those that users defined. They are found in a text before anything else; but not Gemma's runs of
+    /// spaces, which are merged as other tokens are.
     fn added(&self) -> Vec<Value> {
+        let of_gemma = self.is_of_gemma();
         let token = |(id, content): (usize, &String)| {
             let special = matches!(self.kinds[id], kind::CONTROL | kind::UNKNOWN);
-            (special || self.kinds[id] == kind::USER_DEFINED).then(|| {
+            let defined =
+                self.kinds[id] == kind::USER_DEFINED && !(of_gemma && respelled(content) != *content);
+            (special || defined).then(|| {
                 json!({
                     "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
                     "normalized": false, "special": special,
@@ -182,7 +193,8 @@ impl<'a> Vocabulary<'a> {
         let name = gguf.required(key, gguf.text(key)?).map_err(|e| Error::Model(format!("{e}: {REMEDY}")))?;
         let Some(split) = splits::named(name) else {
             let known = splits::names();
-            let hint = nearest(name, known.iter().copied()).map(|n| format!(" (nearest: {n})")).unwrap_or_default();
+            let hint =
+                nearest(name, known.iter().copied()).map(|n| format!(" (nearest: {n})")).unwrap_or_default();
             let problem = format!("= \"{name}\" is not supported, only {}{hint}: {REMEDY}", known.join(", "));
             return Err(gguf.error(key, problem));
         };
@@ -195,7 +207,11 @@ impl<'a> Vocabulary<'a> {
             let pair = pair.filter(|(a, b)| ids.contains_key(format!("{a}{b}").as_str()));
             match pair {
                 Some((a, b)) => merges.push([a, b]),
-                None => return Err(gguf.error(key, format!("has {merge:?}, which is no pair of tokens that make one"))),
+                None => {
+                    return Err(
+                        gguf.error(key, format!("has {merge:?}, which is no pair of tokens that make one"))
+                    );
+                }
             }
         }
         let mut model = self.model(self.spelled(), &merges);
@@ -211,7 +227,7 @@ impl<'a> Vocabulary<'a> {
 
     fn sentence_piece(&self) -> Result<Parts> {
         let architecture = self.gguf.text("general.architecture")?.unwrap_or_default();
-        let of_gemma = architecture.starts_with("gemma");
+        let of_gemma = self.is_of_gemma();
         // Gemma's runs of spaces are stored as spaces, and looked up in the other spelling.
         let spelled: Vec<String> = match of_gemma {
             true => self.tokens.iter().map(|token| respelled(token)).collect(),
@@ -306,7 +322,9 @@ fn merges<'t>(
             })
             .collect();
         cuts.sort_unstable_by_key(|(ids, _)| *ids);
-        found.extend(cuts.into_iter().map(|(_, pair)| (ranks[id], pair, pair.map(|part| part.chars().count()))));
+        found.extend(
+            cuts.into_iter().map(|(_, pair)| (ranks[id], pair, pair.map(|part| part.chars().count()))),
+        );
     }
     found.sort_by(|(a, _, of_a), (b, _, of_b)| b.total_cmp(a).then(of_b.cmp(of_a)));
     found.into_iter().map(|(_, pair, _)| pair).collect()

@@ -34,7 +34,10 @@ const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\
 
 /// Names that mean the same, and what they mean.
 const NAMES: [(&[&str], How); 6] = [
-    (&["llama-bpe", "llama3", "llama-v3", "dbrx", "falcon3", "falcon-h1", "pixtral", "smaug-bpe"], How::Pattern(LLAMA3)),
+    (
+        &["llama-bpe", "llama3", "llama-v3", "dbrx", "falcon3", "falcon-h1", "pixtral", "smaug-bpe"],
+        How::Pattern(LLAMA3),
+    ),
     (&["qwen2", "deepseek-r1-qwen", "stablelm2"], How::Pattern(QWEN2)),
     (&["gpt-2", "gpt2", "mpt", "olmo", "phi-2", "roberta-bpe"], How::Gpt2),
     (&["smollm", "starcoder", "refact", "codeshell", "command-r"], How::Gpt2WithDigits),
@@ -61,10 +64,9 @@ pub(super) fn named(name: &str) -> Option<Split> {
 
 impl Split {
     pub fn pre_tokenizer(&self) -> Value {
-        let byte_level = |splits: bool| {
-            json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits })
-        };
-        let sequence = |first: Value, then: Value| json!({ "type": "Sequence", "pretokenizers": [first, then] });
+        let byte_level = |splits: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits });
+        let sequence =
+            |first: Value, then: Value| json!({ "type": "Sequence", "pretokenizers": [first, then] });
         match self.how {
             How::Gpt2 => byte_level(true),
             How::Gpt2WithDigits => {
@@ -82,7 +84,8 @@ impl Split {
 pub(super) fn matching(pre_tokenizer: &Value, composes: bool) -> Option<&'static str> {
     let wanted = essence(pre_tokenizer);
     let same = |name: &&'static str| {
-        named(name).is_some_and(|split| split.composes == composes && essence(&split.pre_tokenizer()) == wanted)
+        named(name)
+            .is_some_and(|split| split.composes == composes && essence(&split.pre_tokenizer()) == wanted)
     };
     // Text that is composed first is known by a name of its own only for Qwen2.
     let mut found = names().into_iter().filter(same);

@@ -87,12 +87,8 @@ pub(super) fn metadata(
         set("merges", Value::List(List::Texts(merges)));
     }
     let ids: HashMap<&str, usize> = texts.iter().enumerate().rev().map(|(id, t)| (t.as_str(), id)).collect();
-    let special = [
-        ("bos", &config.bos),
-        ("eos", &config.eos),
-        ("unknown", &config.unk),
-        ("padding", &config.pad),
-    ];
+    let special =
+        [("bos", &config.bos), ("eos", &config.eos), ("unknown", &config.unk), ("padding", &config.pad)];
     for (name, token) in special {
         if let Some(id) = token.as_deref().and_then(|token| ids.get(token)) {
             set(&format!("{name}_token_id"), Value::Integer(*id as i64));
@@ -137,5 +133,7 @@ fn prefixes_a_space(file: &Json) -> bool {
     let prepends = |part: &Json| part["type"] == "Prepend";
     let normalizer = &file["normalizer"];
     let in_sequence = normalizer["normalizers"].as_array().is_some_and(|parts| parts.iter().any(prepends));
-    (metaspace["type"] == "Metaspace" && metaspace["prepend_scheme"] != "never") || prepends(normalizer) || in_sequence
+    (metaspace["type"] == "Metaspace" && metaspace["prepend_scheme"] != "never")
+        || prepends(normalizer)
+        || in_sequence
 }

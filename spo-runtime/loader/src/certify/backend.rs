@@ -48,7 +48,14 @@ impl Subject {
 
     fn open_from(&self, source: ModelSource, adapter: Option<Adapter>) -> Result<Box<dyn Session>, String> {
         let backend = (self.build)(&self.config).map_err(|e| e.to_string())?;
-        let spec = ModelSpec { source, adapter, quantize: None, seed: 1, device: "auto".into(), dtype: "f32".into() };
+        let spec = ModelSpec {
+            source,
+            adapter,
+            quantize: None,
+            seed: 1,
+            device: "auto".into(),
+            dtype: "f32".into(),
+        };
         backend.open(&spec).map_err(|e| e.to_string())
     }
 
