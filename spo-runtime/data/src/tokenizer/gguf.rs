@@ -139,9 +139,9 @@ impl<'a> Vocabulary<'a> {
         let Some(id) = self.gguf.integer(&key)? else { return Ok(None) };
         match usize::try_from(id).ok().filter(|id| *id < self.tokens.len()) {
             Some(id) => Ok(Some(id)),
-            None => Err(self
-                .gguf
-                .error(&key, format!("= {id}, where the tokens have ids up to {}", self.tokens.len() - 1))),
+            None => {
+                Err(self.gguf.error(&key, format!("= {id}, where there are {} tokens", self.tokens.len())))
+            }
         }
     }
 
@@ -298,7 +298,7 @@ fn respelled(token: &str) -> String {
 }
 
 /// The longest token that merges are looked for in, in bytes: it takes time that grows with the square of it.
-const LONGEST_TOKEN: usize = 1 << 12;
+const LONGEST_TOKEN: usize = 1 << 8;
 
 /// The merges that a vocabulary with scores stands for: every cut of a token into two others, those of the best tokens
 /// first. As transformers has them, except that no merge makes a control token.
