@@ -68,10 +68,19 @@ fn finer_types_lose_less() {
     };
     let given: Vec<f32> = (0..1 << 14).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect();
     let losses = [Q8_0, Q5_0, Q4K, Q4_0].map(|kind| loss(kind, &given));
+    println!("{losses:?} {}", loss(Nf4, &given));
     assert!(losses.is_sorted(), "{losses:?}");
     // Of 16 levels for numbers of variance 1, no code does better than 0.0975 (Max 1960), and one for each block of a
     // few numbers can hardly do worse than 0.1.
     assert!(losses[2] < 0.085 && losses[3] < 0.11 && loss(Nf4, &given) < 0.1, "{losses:?}");
+    // Whatever the scale of the numbers.
+    for scale in [0.1, 0.02, 50.0] {
+        let scaled: Vec<f32> = given.iter().map(|x| x * scale).collect();
+        for kind in [Q8_0, Q5_0, Q4K, Q4_0, Nf4] {
+            let ratio = loss(kind, &scaled) / (f64::from(scale) * loss(kind, &given));
+            assert!((ratio - 1.0).abs() < 0.01, "{}: {ratio}", kind.name());
+        }
+    }
     let zeros = vec![0.0; 256];
     for kind in [Q8_0, Q5_0, Q4K, Q4_0, Nf4] {
         assert_eq!(loss(kind, &zeros), 0.0);

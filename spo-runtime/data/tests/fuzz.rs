@@ -92,6 +92,25 @@ fn tokenizer() {
     });
 }
 
+/// Tokenizers in GGUF files.
+#[test]
+fn gguf() {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/gguf");
+    let corpus =
+        ["llama.gguf", "qwen2.gguf", "gemma3.gguf"].map(|name| fs::read(goldens.join(name)).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let words = ["tokenizer.ggml.model", "tokenizer.ggml.merges", "llama", "gpt2", "\u{2581}", "<0x00>"];
+    fuzz("gguf-tokenizer", &corpus, &words, |bytes| {
+        fs::write(&path, bytes).unwrap();
+        let Ok(tokenizer) = Tokenizer::open(&path) else { return };
+        for text in ["", " ab</s> é\u{301}b  12", &"ab b".repeat(1000)] {
+            let Ok(ids) = tokenizer.encode(text) else { continue };
+            let _ = tokenizer.decode(&ids);
+        }
+    });
+}
+
 #[test]
 fn template() {
     let message = |value: Value| -> Message { value.as_object().unwrap().clone() };

@@ -129,23 +129,31 @@ impl<'a> Vocabulary<'a> {
         Ok(Vocabulary { gguf, tokens, kinds })
     }
 
+    fn is_of_gemma(&self) -> bool {
+        matches!(self.gguf.text("general.architecture"), Ok(Some(name)) if name.starts_with("gemma"))
+    }
+
     /// The id of a special token by its name in the metadata.
     fn special(&self, name: &str) -> Result<Option<usize>> {
         let key = format!("tokenizer.ggml.{name}_token_id");
         let Some(id) = self.gguf.integer(&key)? else { return Ok(None) };
         match usize::try_from(id).ok().filter(|id| *id < self.tokens.len()) {
             Some(id) => Ok(Some(id)),
-            None => Err(self
-                .gguf
-                .error(&key, format!("= {id}, where the tokens have ids up to {}", self.tokens.len() - 1))),
+            None => {
+                Err(self.gguf.error(&key, format!("= {id}, where there are {} tokens", self.tokens.len())))
+            }
         }
     }
 
-    /// Control tokens, and those that users defined. They are found in a text before anything else.
+    /// Control tokens, and those that users defined. They are found in a text before anything else; but not Gemma's runs of
+    /// spaces, which are merged as other tokens are.
     fn added(&self) -> Vec<Value> {
+        let of_gemma = self.is_of_gemma();
         let token = |(id, content): (usize, &String)| {
             let special = matches!(self.kinds[id], kind::CONTROL | kind::UNKNOWN);
-            (special || self.kinds[id] == kind::USER_DEFINED).then(|| {
+            let defined =
+                self.kinds[id] == kind::USER_DEFINED && !(of_gemma && respelled(content) != *content);
+            (special || defined).then(|| {
                 json!({
                     "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
                     "normalized": false, "special": special,
@@ -219,7 +227,7 @@ impl<'a> Vocabulary<'a> {
 
     fn sentence_piece(&self) -> Result<Parts> {
         let architecture = self.gguf.text("general.architecture")?.unwrap_or_default();
-        let of_gemma = architecture.starts_with("gemma");
+        let of_gemma = self.is_of_gemma();
         // Gemma's runs of spaces are stored as spaces, and looked up in the other spelling.
         let spelled: Vec<String> = match of_gemma {
             true => self.tokens.iter().map(|token| respelled(token)).collect(),
@@ -290,7 +298,7 @@ fn respelled(token: &str) -> String {
 }
 
 /// The longest token that merges are looked for in, in bytes: it takes time that grows with the square of it.
-const LONGEST_TOKEN: usize = 1 << 12;
+const LONGEST_TOKEN: usize = 1 << 8;
 
 /// The merges that a vocabulary with scores stands for: every cut of a token into two others, those of the best tokens
 /// first. As transformers has them, except that no merge makes a control token.
