@@ -50,6 +50,11 @@ pub(super) fn read(words: &[String]) -> Result<(Settings, Option<Trainer>), BadI
             several => Value::List(several.iter().map(text).collect()),
         };
         let key = key.replace('-', "_");
+        // argparse turns off what is on by default.
+        let (key, value) = match key.strip_prefix("no_") {
+            Some(on) if values.is_empty() && key != "no_cuda" => (on.to_owned(), Value::Text("false".into())),
+            _ => (key, value),
+        };
         settings.push(Setting { key, value, place: "the command line".into() });
     }
     if trainer.is_none() && settings.is_empty() {
