@@ -21,7 +21,7 @@ fn recipe(more: &str) -> String {
     let adapter = "adapter = { rank = 2, alpha = 4, targets = [\"q_proj\", \"down_proj\"] }";
     format!(
         "[run]\noutput = \"out\"\noverwrite = true\n[model]\npath = \"model.gguf\"\n{adapter}\n{more}\n[data]\ntrain = \"train.jsonl\"\n\
-         eval = \"train.jsonl\"\nmax_length = 48\n[[stage]]\nname = \"s\"\nobjective = \"dpo\"\nsteps = 2\nbatch_size = 2\n"
+         eval = \"train.jsonl\"\nmax_length = 48\n[[stage]]\nname = \"s\"\nobjective = \"dpo\"\nsteps = 2\nbatch_size = 2\noptimizer = {{ lr = 1e-2 }}\n"
     )
 }
 
