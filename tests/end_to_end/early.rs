@@ -47,7 +47,7 @@ fn a_stage_ends_when_its_figure_has_not_become_better_and_resumes_to_the_same_en
         }
     }
     assert!((6..60).contains(&end), "{evaluations:?}");
-    let last = metrics.iter().filter(|line| line.get("grad_norm").is_some()).last().unwrap();
+    let last = metrics.iter().rfind(|line| line.get("grad_norm").is_some()).unwrap();
     assert_eq!(last["step"], end, "no step after that");
     assert_eq!(metrics.last().unwrap()["eval_stopped_early"], 1.0);
     let told = format!(

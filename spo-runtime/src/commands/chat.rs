@@ -120,7 +120,7 @@ impl ChatArguments {
                 Line::Nothing => {}
                 Line::Quit => break,
                 Line::Help => {
-                    COMMANDS.iter().for_each(|(command, does)| say(&format!("{command:14} {does}")))
+                    COMMANDS.iter().for_each(|(command, does)| say(&format!("{command:14} {does}")));
                 }
                 Line::Reset => partners.iter_mut().for_each(|partner| partner.reset(system.as_deref())),
                 Line::System(text) => {

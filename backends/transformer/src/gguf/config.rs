@@ -145,7 +145,7 @@ fn usual(keys: &Keys<'_>, model_type: ModelType) -> Result<Settings> {
     set(rotary::settings(keys, model_type, width)?);
     match model_type {
         ModelType::Llama => {
-            set(vec![("hidden_act", "silu".into()), ("mlp_bias", keys.has("ffn_up.bias").into())])
+            set(vec![("hidden_act", "silu".into()), ("mlp_bias", keys.has("ffn_up.bias").into())]);
         }
         // Windows are not kept for these; the models that have them do not use them.
         ModelType::Qwen2 | ModelType::Qwen3 => {

@@ -31,7 +31,7 @@ pub(super) fn files(gguf: &Gguf) -> Result<Vec<(&'static str, Vec<u8>)>> {
         "gpt2" => vocabulary.byte_level()?,
         "llama" => vocabulary.sentence_piece()?,
         other => {
-            let problem = format!("= \"{other}\" is not supported, only gpt2, llama: {}", REMEDY);
+            let problem = format!("= \"{other}\" is not supported, only gpt2, llama: {REMEDY}");
             return Err(gguf.error("tokenizer.ggml.model", problem));
         }
     };

@@ -158,7 +158,7 @@ impl Import {
         match targets.as_deref() {
             // TRL gives PEFT a list of one as a text: a regular expression for the whole name, unless it is a plain one.
             Some([one]) if one == Targets::ALL || one.contains(['.', '*', '(', '|', '[']) => {
-                self.draft.set(section, "targets", one.as_str(), "lora_target_modules")
+                self.draft.set(section, "targets", one.as_str(), "lora_target_modules");
             }
             Some(names) => self.draft.set(section, "targets", names.to_vec(), "lora_target_modules"),
             None => {
@@ -229,7 +229,7 @@ impl Import {
             None | Some("keep_start") => {}
             Some("keep_end") => self.draft.set("[data]", "truncation", "keep_end", "truncation_mode"),
             Some(other) => {
-                self.draft.warn(&format!("truncation_mode = {other}"), "rows are cut at one of their ends")
+                self.draft.warn(&format!("truncation_mode = {other}"), "rows are cut at one of their ends");
             }
         }
         Ok(())

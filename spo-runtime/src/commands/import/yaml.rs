@@ -4,8 +4,14 @@ use saphyr_parser::{Event, Parser, ScalarStyle, ScanError};
 
 use super::settings::Value;
 
-/// The entries of a document that is a table, each with its line. The error is a line and what is wrong there.
-pub(super) fn read(text: &str) -> Result<Vec<(String, Value, usize)>, (usize, String)> {
+/// A key, its value, and its line.
+type Entry = (String, Value, usize);
+
+/// A line, and what is wrong there.
+type Problem = (usize, String);
+
+/// The entries of a document that is a table.
+pub(super) fn read(text: &str) -> Result<Vec<Entry>, Problem> {
     let mut reader = Reader { events: Parser::new_from_str(text), line: 1 };
     loop {
         match reader.next()? {
@@ -17,7 +23,7 @@ pub(super) fn read(text: &str) -> Result<Vec<(String, Value, usize)>, (usize, St
             Some(_) => return Err((reader.line, "a configuration is a table: `key: value`".into())),
         }
     }
-    let mut entries: Vec<(String, Value, usize)> = Vec::new();
+    let mut entries: Vec<Entry> = Vec::new();
     while let Some((key, line)) = reader.key()? {
         if entries.iter().any(|(known, ..)| *known == key) {
             return Err((line, format!("`{key}` is there twice")));
@@ -34,7 +40,7 @@ struct Reader<'t> {
 }
 
 impl<'t> Reader<'t> {
-    fn next(&mut self) -> Result<Option<Event<'t>>, (usize, String)> {
+    fn next(&mut self) -> Result<Option<Event<'t>>, Problem> {
         match self.events.next() {
             None => Ok(None),
             Some(Ok((event, span))) => {
@@ -46,7 +52,7 @@ impl<'t> Reader<'t> {
     }
 
     /// The next key of a table; `None` at its end.
-    fn key(&mut self) -> Result<Option<(String, usize)>, (usize, String)> {
+    fn key(&mut self) -> Result<Option<(String, usize)>, Problem> {
         match self.next()? {
             Some(Event::Scalar(key, ..)) => Ok(Some((key.into_owned(), self.line))),
             Some(Event::MappingEnd) => Ok(None),
@@ -54,14 +60,14 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn value(&mut self) -> Result<Value, (usize, String)> {
+    fn value(&mut self) -> Result<Value, Problem> {
         match self.next()? {
             Some(event) => self.value_of(event),
             None => Err((self.line, "the file ends within a value".into())),
         }
     }
 
-    fn value_of(&mut self, event: Event<'t>) -> Result<Value, (usize, String)> {
+    fn value_of(&mut self, event: Event<'t>) -> Result<Value, Problem> {
         match event {
             Event::Scalar(text, style, ..) => {
                 let none = style == ScalarStyle::Plain
