@@ -12,6 +12,11 @@ use crate::shell::word;
 #[error("{0}")]
 pub(crate) struct BadInput(pub String);
 
+/// A message about what a command was given.
+pub(crate) fn bad(message: impl std::fmt::Display) -> BadInput {
+    BadInput(format!("error: {message}"))
+}
+
 /// Context added to the error that ended a run.
 #[derive(Debug, thiserror::Error)]
 #[error("{} is not finished", folder.display())]

@@ -12,7 +12,7 @@ use spo_report::stats;
 
 use super::inline;
 use super::saved_model::SavedModel;
-use crate::error::BadInput;
+use crate::error::{BadInput, bad};
 use crate::plan::fit;
 use crate::plan::view::View;
 use crate::reporter::say;
@@ -65,10 +65,6 @@ pub(crate) struct EvalArguments {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-}
-
-fn bad(message: impl std::fmt::Display) -> BadInput {
-    BadInput(format!("error: {message}"))
 }
 
 impl EvalArguments {

@@ -2,14 +2,15 @@
 
 mod command_line;
 mod draft;
+mod file;
 mod left_out;
 mod settings;
 mod trl;
 mod yaml;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use spo_api::{Registry, read_small};
+use spo_api::Registry;
 
 use crate::error::BadInput;
 use crate::recipe::compose;
@@ -17,7 +18,7 @@ use crate::recipe::document::Document;
 use crate::reporter::{complain, say};
 use crate::store::write::write_text;
 
-use settings::{Setting, Settings};
+use settings::Settings;
 use trl::Trainer;
 
 #[derive(clap::Args)]
@@ -43,7 +44,7 @@ impl ImportArguments {
     /// Makes the recipe, checks that it is one, and prints or writes it.
     pub(crate) fn run(&self, registry: &Registry) -> anyhow::Result<()> {
         let (settings, named) = match &self.file {
-            Some(file) => (read(file)?, None),
+            Some(file) => (file::read(file)?, None),
             None => command_line::read(&self.command)?,
         };
         let trainer = trainer(self.trainer.or(named), &settings)?;
@@ -71,29 +72,6 @@ fn check(registry: &Registry, text: &str) -> Result<(), BadInput> {
             .map_err(|e| document.locate("", e))?;
     }
     Ok(())
-}
-
-/// Reads a YAML file. Those of other trainers are named.
-fn read(file: &Path) -> Result<Settings, BadInput> {
-    let shown = file.display().to_string();
-    let bad = |problem: String| BadInput(format!("error: {shown}: {problem}"));
-    let bytes = read_small(file).map_err(|e| bad(e.to_string()))?;
-    let text = String::from_utf8(bytes).map_err(|_| bad("not UTF-8 text".into()))?;
-    let table =
-        yaml::read(&text).map_err(|(line, problem)| BadInput(format!("error: {shown}:{line}: {problem}")))?;
-    let has = |key: &str| table.iter().any(|(name, ..)| name == key);
-    let others = [
-        ("axolotl", has("base_model") && (has("datasets") || has("sequence_len"))),
-        ("LLaMA-Factory", has("stage") && (has("finetuning_type") || has("cutoff_len") || has("template"))),
-        ("torchtune", has("_component_") || has("tokenizer") && has("loss") && has("optimizer")),
-        ("the alignment-handbook", has("dataset_mixer")),
-    ];
-    if let Some((other, _)) = others.iter().find(|(_, is)| *is) {
-        return Err(bad(format!("this is a configuration of {other}; only those of TRL are imported")));
-    }
-    let settings =
-        table.into_iter().map(|(key, value, line)| Setting { key, value, place: format!("{shown}:{line}") });
-    Ok(Settings::new(settings.collect()))
 }
 
 /// The trainer that was named, or the only one that has the keys.

@@ -5,8 +5,7 @@ use spo_api::Session;
 use spo_data::{Dataset, Tokenizer, rouge};
 use spo_report::stats;
 
-use super::bad;
-use crate::error::BadInput;
+use crate::error::{BadInput, bad};
 use crate::train::evaluate::answers::{answers, is_match, question, said, spread, text};
 use crate::train::evaluate::figures::Figure;
 

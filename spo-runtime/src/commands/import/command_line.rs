@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::file;
 use super::settings::{Setting, Settings, Value};
 use super::trl::Trainer;
 use crate::error::BadInput;
@@ -62,7 +63,7 @@ pub(super) fn read(words: &[String]) -> Result<(Settings, Option<Trainer>), BadI
     }
     let config = settings.iter().position(|setting| setting.key == "config");
     if let Some(Setting { value: Value::Text(file), .. }) = config.map(|at| settings.remove(at)) {
-        let mut of_file = super::read(Path::new(&file))?.into_settings();
+        let mut of_file = file::read(Path::new(&file))?.into_settings();
         of_file.append(&mut settings);
         settings = of_file;
     }
