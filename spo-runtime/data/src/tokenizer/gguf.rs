@@ -148,12 +148,12 @@ impl<'a> Vocabulary<'a> {
     /// Control tokens, and those that users defined. They are found in a text before anything else; but not Gemma's runs of
     /// spaces, which are merged as other tokens are.
     fn added(&self) -> Vec<Value> {
-        let of_gemma = self.is_of_gemma();
+        let (of_gemma, ids) = (self.is_of_gemma(), self.ids());
         let token = |(id, content): (usize, &String)| {
             let special = matches!(self.kinds[id], kind::CONTROL | kind::UNKNOWN);
             let defined =
                 self.kinds[id] == kind::USER_DEFINED && !(of_gemma && respelled(content) != *content);
-            (special || defined).then(|| {
+            ((special || defined) && ids[content.as_str()] == id).then(|| {
                 json!({
                     "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
                     "normalized": false, "special": special,
@@ -163,19 +163,15 @@ impl<'a> Vocabulary<'a> {
         self.tokens.iter().enumerate().filter_map(token).collect()
     }
 
-    /// Ids by token. Of tokens that are there twice, the first has the name.
+    /// Ids by token. Of tokens that are there twice, the last has the name, as in transformers.
     fn ids(&self) -> HashMap<&str, usize> {
-        let mut ids = HashMap::with_capacity(self.tokens.len());
-        for (id, token) in self.tokens.iter().enumerate() {
-            ids.entry(token.as_str()).or_insert(id);
-        }
-        ids
+        self.tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect()
     }
 
     fn model(&self, vocabulary: impl Iterator<Item = (String, usize)>, merges: &[[&str; 2]]) -> Value {
         let mut ids = Map::new();
         for (token, id) in vocabulary {
-            ids.entry(token).or_insert(id.into());
+            ids.insert(token, id.into());
         }
         json!({
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
@@ -234,7 +230,7 @@ impl<'a> Vocabulary<'a> {
             false => self.tokens.to_vec(),
         };
         let ids: HashMap<&str, usize> =
-            spelled.iter().enumerate().rev().map(|(id, token)| (token.as_str(), id)).collect();
+            spelled.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
         let ranks = self.ranks(of_gemma)?;
         let merges = merges(&spelled, &ids, &ranks, &self.kinds);
         let mut model = self.model(spelled.iter().cloned().zip(0..), &merges);
