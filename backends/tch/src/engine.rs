@@ -167,7 +167,9 @@ impl Engine for TchEngine {
 
     fn sum_products_add(&self, into: &Array, x: &Array, y: &Array) -> Result<()> {
         let products = || x.0.f_to_kind(Kind::Float)?.f_mul(&y.0.f_to_kind(Kind::Float)?);
-        products().and_then(|products| norm::sum_rows_add(&into.0, &products)).of("sum_products_add", &[into, x, y])
+        products()
+            .and_then(|products| norm::sum_rows_add(&into.0, &products))
+            .of("sum_products_add", &[into, x, y])
     }
 
     fn scale_columns(&self, into: &Array, factors: &Array, bias: Option<&Array>) -> Result<()> {
