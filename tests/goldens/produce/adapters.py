@@ -14,9 +14,9 @@ import tempfile
 
 import peft
 import torch
-import torch.nn.functional as F
 import transformers
 from peft import LoraConfig, get_peft_model
+from tiny import log_probs, norm, sft
 from transformers import AutoModelForCausalLM
 
 goldens = sys.argv[1]
@@ -36,26 +36,6 @@ CASES = {
     "dora": ("llama", dict(r=3, lora_alpha=6, target_modules="all-linear", use_dora=True)),
     "dora-transposed": ("gpt2", dict(r=2, lora_alpha=4, target_modules=["c_attn", "c_fc"], use_dora=True, use_rslora=True, fan_in_fan_out=True)),
 }
-
-
-def log_probs(model, prompt, completion):
-    for module in model.modules():
-        # Dynamic rotations depend on the sequences before: forget them.
-        if hasattr(module, "max_seq_len_cached") and hasattr(module, "original_inv_freq"):
-            module.max_seq_len_cached = module.original_max_seq_len
-            module.inv_freq = module.original_inv_freq.clone()
-    ids = torch.tensor([prompt + completion])
-    logp = F.log_softmax(model(input_ids=ids, use_cache=False).logits[0, :-1], dim=-1)
-    return logp[len(prompt) - 1:].gather(-1, torch.tensor(completion)[:, None])[:, 0]
-
-
-def sft(model, groups):
-    """Mean over the tokens of the first completions."""
-    return -torch.cat([log_probs(model, group["prompt"], group["completions"][0]) for group in groups]).mean()
-
-
-def norm(tensors):
-    return torch.sqrt(sum(t.detach().double().pow(2).sum() for t in tensors)).item()
 
 
 def produce(name, base, settings):

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from peft import LoraConfig, get_peft_model
+from tiny import fresh, log_probs, norm, sft
 from transformers import AutoConfig, AutoModelForCausalLM
 
 out_dir, wanted = sys.argv[1], sys.argv[2:]
@@ -90,38 +91,14 @@ def make(config):
     return model.eval()
 
 
-def fresh(model):
-    """Dynamic rotations depend on the sequences before: forget them."""
-    for module in model.modules():
-        if hasattr(module, "max_seq_len_cached") and hasattr(module, "original_inv_freq"):
-            module.max_seq_len_cached = module.original_max_seq_len
-            module.inv_freq = module.original_inv_freq.clone()
-
-
-def log_probs(model, prompt, completion):
-    fresh(model)
-    ids = torch.tensor([prompt + completion])
-    logp = F.log_softmax(model(input_ids=ids, use_cache=False).logits[0, :-1], dim=-1)
-    return logp[len(prompt) - 1:].gather(-1, torch.tensor(completion)[:, None])[:, 0]
-
-
 def all_log_probs(model):
     return [[log_probs(model, group["prompt"], completion) for completion in group["completions"]] for group in GROUPS]
-
-
-def sft(model):
-    """Mean over the tokens of the first completions."""
-    return -torch.cat([log_probs(model, group["prompt"], group["completions"][0]) for group in GROUPS]).mean()
 
 
 def dpo(model, reference):
     """The first completion is chosen, the second rejected."""
     margins = [chosen.sum() - rejected.sum() for chosen, rejected in all_log_probs(model)]
     return -F.logsigmoid(BETA * (torch.stack(margins) - reference)).mean()
-
-
-def norm(tensors):
-    return torch.sqrt(sum(t.detach().double().pow(2).sum() for t in tensors)).item()
 
 
 def train(model, loss_of, optimizer, clip):
@@ -163,7 +140,7 @@ def adapter(folder, transposed):
                 p.copy_(torch.sin(1 + 0.37 * i + 0.11 * j) / 5 if "lora_A" in key else torch.sin(2 + 0.23 * i + 0.41 * j) / 5)
     with torch.no_grad():
         found = lists(all_log_probs(model))
-    loss = sft(model)
+    loss = sft(model, GROUPS)
     loss.backward()
     trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
     names = sorted(key.replace(".default", "") for key in trained)
@@ -190,7 +167,7 @@ def produce(name, settings):
         produced_by=f"transformers {transformers.__version__}, peft {peft.__version__}, torch {torch.__version__.split('+')[0]}",
         groups=[dict(group, log_probs=found) for group, found in zip(GROUPS, lists(first))],
         greedy=greedy(model),
-        sft=dict(train(model, sft, torch.optim.SGD(model.parameters(), lr=SGD_LR), clip=False), optimizer=f"SGD, lr {SGD_LR}"),
+        sft=dict(train(model, lambda model: sft(model, GROUPS), torch.optim.SGD(model.parameters(), lr=SGD_LR), clip=False), optimizer=f"SGD, lr {SGD_LR}"),
     )
     model = load(folder)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=BETAS, eps=EPS, weight_decay=0.0)

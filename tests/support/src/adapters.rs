@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use spo_api::{
-    Adapter, Backend, Export, Group, Kernel, Lora, ModelSource, ModelSpec, Statistics, TokenBatch, Update,
-    Vector, VectorSpace,
+    Adapter, Backend, Export, Lora, ModelSource, ModelSpec, Session, Statistics, Vector, VectorSpace,
 };
 use spo_transformer::{Engine, Options, TransformerSession};
 
-use crate::architectures::{backward, lists, numbers, relative, sft, tensors, worst};
+use crate::architectures::{Model, backward, names_in, numbers, relative, sft, tensors, worst};
+use crate::goldens::{goldens, json_of};
+use crate::trl::{adopt_adamw, update};
 
 /// Declares the tests of this module for a backend, and for the function that makes its engine.
 #[macro_export]
@@ -36,71 +37,50 @@ macro_rules! compare_with_peft {
     };
 }
 
+/// An adapter as PEFT saved it, the model that it is for, and what was computed with both.
 struct Case {
     name: String,
     folder: PathBuf,
-    base: PathBuf,
+    base: Model,
     figures: Value,
-    batch: TokenBatch,
 }
 
 impl Case {
-    fn spec(&self, adapter: Option<Adapter>) -> ModelSpec {
-        let source = ModelSource::Folder(self.base.clone());
-        ModelSpec { source, adapter, quantize: None, seed: 0, device: "cpu".into(), dtype: "f32".into() }
-    }
-
     fn saved(&self) -> ModelSpec {
-        self.spec(Some(Adapter::Saved { path: self.folder.clone() }))
+        self.base.spec(Some(Adapter::Saved { path: self.folder.clone() }))
     }
-}
 
-fn read(path: &Path) -> Value {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    fn open(&self, backend: &dyn Backend) -> Box<dyn Session> {
+        backend.open(&self.saved()).unwrap_or_else(|e| panic!("{}: {e}", self.name))
+    }
 }
 
 fn cases() -> Vec<Case> {
-    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../goldens");
-    let mut cases: Vec<Case> = std::fs::read_dir(goldens.join("adapters"))
-        .expect("the adapters")
-        .map(|entry| {
-            let folder = entry.expect("a folder").path();
-            let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
-            let figures = read(&folder.join("figures.json"));
-            let base = goldens.join("architectures").join(figures["base"].as_str().expect("a model"));
-            let groups = read(&base.join("figures.json"))["groups"].take();
-            let group = |group: &Value| Group {
-                prompt: numbers(&group["prompt"]).iter().map(|&id| id as u32).collect(),
-                completions: lists(&group["completions"]),
-            };
-            let groups = groups.as_array().expect("groups").iter().map(group).collect();
-            Case { name, folder, base, figures, batch: TokenBatch { groups } }
-        })
-        .collect();
+    let root = goldens().join("adapters");
+    let case = |name: String| {
+        let folder = root.join(&name);
+        let figures = json_of(&folder.join("figures.json"));
+        Case { base: Model::read(figures["base"].as_str().expect("a model")), name, folder, figures }
+    };
+    let cases: Vec<Case> = names_in(&root).into_iter().map(case).collect();
     assert!(cases.len() > 5);
-    cases.sort_by(|a, b| a.name.cmp(&b.name));
     cases
 }
 
 /// Log-probs to 1e-5 nats; three steps of AdamW: losses to 1e-4 of themselves, norms to 1e-3.
 pub fn saved_adapters_score_and_train_as_in_peft(backend: &dyn Backend) {
     for case in cases() {
-        let mut session = backend.open(&case.saved()).unwrap_or_else(|e| panic!("{}: {e}", case.name));
-        let found = session.log_probs(&case.batch, Statistics::default()).expect("a valid batch");
+        let mut session = case.open(backend);
+        let found = session.log_probs(&case.base.batch(), Statistics::default()).expect("a valid batch");
         let off = worst(&found.values, &numbers(&case.figures["log_probs"]));
-        let config = json!({
-            "betas": [0.9, 0.999], "epsilon": 1e-8, "weight_decay": 0.0, "decay_bias_and_norm": true,
-        });
-        assert!(session.adopt_optimizer(Some(&Kernel { name: "adamw".into(), config })).expect("a kernel"));
+        adopt_adamw(&mut *session, 0.0);
         let [mut losses, mut norms]: [f64; 2] = [0.0; 2];
         for (i, step) in case.figures["steps"].as_array().expect("steps").iter().enumerate() {
-            let loss = backward(&mut *session, &case.batch, sft);
+            let loss = backward(&mut *session, &case.base.batch(), sft);
             let norm = session.vectors().norm(Vector::GRADIENT).expect("a gradient");
             losses = losses.max(relative(&[(loss, &step["loss"])]));
             norms = norms.max(relative(&[(norm, &step["grad_norm"])]));
-            let gradient_scale = (1.0 / (norm + 1e-6)).min(1.0);
-            session.optimize(&Update { lr: 2e-3, gradient_scale, count: i as u64 + 1 }).expect("an update");
+            update(&mut *session, 2e-3, norm, i);
         }
         let after = session.vectors().norm(Vector::PARAMETERS).expect("parameters");
         norms = norms.max(relative(&[(after, &case.figures["parameter_norm_after"])]));
@@ -113,14 +93,14 @@ pub fn saved_adapters_score_and_train_as_in_peft(backend: &dyn Backend) {
 pub fn adapters_are_saved_as_peft_saves_them(backend: &dyn Backend) {
     for case in cases() {
         let saved = tempfile::tempdir().expect("a writable folder");
-        let mut session = backend.open(&case.saved()).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+        let mut session = case.open(backend);
         session.save(saved.path(), Export::Adapter).expect("a writable folder");
         let [ours, theirs] =
             [saved.path(), &case.folder].map(|folder| tensors(&folder.join("adapter_model.safetensors")));
         assert!(ours.keys().eq(theirs.keys()), "{}: {:?} {:?}", case.name, ours.keys(), theirs.keys());
         assert!(ours == theirs, "{}", case.name);
         let [ours, theirs] =
-            [saved.path(), &case.folder].map(|folder| read(&folder.join("adapter_config.json")));
+            [saved.path(), &case.folder].map(|folder| json_of(&folder.join("adapter_config.json")));
         for (key, value) in ours.as_object().expect("a table") {
             let expected = &theirs[key];
             let same = match key.as_str() {
@@ -136,9 +116,9 @@ pub fn adapters_are_saved_as_peft_saves_them(backend: &dyn Backend) {
         let again = Adapter::Saved { path: saved.path().to_owned() };
         let found = |spec: &ModelSpec| {
             let mut session = backend.open(spec).unwrap_or_else(|e| panic!("{}: {e}", case.name));
-            session.log_probs(&case.batch, Statistics::default()).expect("a valid batch").values
+            session.log_probs(&case.base.batch(), Statistics::default()).expect("a valid batch").values
         };
-        assert_eq!(found(&case.spec(Some(again))), found(&case.saved()), "{}", case.name);
+        assert_eq!(found(&case.base.spec(Some(again))), found(&case.saved()), "{}", case.name);
     }
 }
 
@@ -147,7 +127,7 @@ pub fn merged_adapters_score_as_adapters(backend: &dyn Backend) {
     for case in cases() {
         // The base is in bf16: a merged one in f32 is what is compared.
         let wide = tempfile::tempdir().expect("a writable folder");
-        widen(&case.base, wide.path());
+        widen(case.base.folder(), wide.path());
         let source = ModelSource::Folder(wide.path().to_owned());
         let spec = ModelSpec { source, ..case.saved() };
         let mut session = backend.open(&spec).unwrap_or_else(|e| panic!("{}: {e}", case.name));
@@ -156,7 +136,7 @@ pub fn merged_adapters_score_as_adapters(backend: &dyn Backend) {
         let source = ModelSource::Folder(merged.path().to_owned());
         let merged = ModelSpec { source, adapter: None, ..spec };
         let mut merged = backend.open(&merged).unwrap_or_else(|e| panic!("{}: {e}", case.name));
-        let found = merged.log_probs(&case.batch, Statistics::default()).expect("a valid batch");
+        let found = merged.log_probs(&case.base.batch(), Statistics::default()).expect("a valid batch");
         let off = worst(&found.values, &numbers(&case.figures["log_probs"]));
         println!("{}: merged {off:.1e}", case.name);
         assert!(off < 1e-5, "{}: {off}", case.name);
@@ -202,7 +182,7 @@ pub fn new_adapters_have_the_parts_that_peft_makes<E: Engine>(engine: fn() -> E)
         }
         let lora: Lora = serde_json::from_value(asked).unwrap_or_else(|e| panic!("{}: {e}", case.name));
         let open = |adapter: Option<Adapter>| {
-            TransformerSession::open(engine(), &case.spec(adapter), Options::default())
+            TransformerSession::open(engine(), &case.base.spec(adapter), Options::default())
                 .unwrap_or_else(|e| panic!("{}: {e}", case.name))
         };
         let mut session = open(Some(Adapter::New(lora)));
@@ -211,7 +191,7 @@ pub fn new_adapters_have_the_parts_that_peft_makes<E: Engine>(engine: fn() -> E)
         let theirs = tensors(&case.folder.join("adapter_model.safetensors"));
         assert!(names.iter().eq(theirs.keys()), "{}: {names:?} {:?}", case.name, theirs.keys());
         let scores = |session: &mut TransformerSession<E>| {
-            spo_api::Session::log_probs(session, &case.batch, Statistics::default()).expect("a valid batch")
+            session.log_probs(&case.base.batch(), Statistics::default()).expect("a valid batch")
         };
         assert_eq!(scores(&mut session).values, scores(&mut open(None)).values, "{}", case.name);
         assert!(session.norm(Vector::PARAMETERS).expect("parameters") > 0.0);

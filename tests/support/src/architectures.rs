@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use spo_api::{
-    Adapter, Backend, Export, Group, Kernel, LogProbs, Lora, ModelSource, ModelSpec, Sampling, Session,
-    Statistics, Targets, TokenBatch, Update, Vector, VectorSpace,
+    Adapter, Backend, Export, Group, LogProbs, Lora, ModelSource, ModelSpec, Sampling, Session, Statistics,
+    Targets, TokenBatch, Vector, VectorSpace,
 };
 use spo_transformer::{Engine, ModelType, Options, TransformerSession};
+
+use crate::goldens::{goldens, json_of};
+use crate::trl::{adopt_adamw, update};
 
 /// Declares the tests of this module for a backend, and for the function that makes its engine.
 #[macro_export]
@@ -36,14 +39,25 @@ macro_rules! compare_with_transformers {
 }
 
 /// A tiny model, and what was computed for it.
-struct Model {
+pub(crate) struct Model {
     name: String,
     folder: PathBuf,
     figures: Value,
 }
 
 impl Model {
-    fn spec(&self, adapter: Option<Adapter>) -> ModelSpec {
+    /// The model of a folder in `tests/goldens/architectures`.
+    pub(crate) fn read(name: &str) -> Self {
+        let folder = goldens().join("architectures").join(name);
+        let figures = json_of(&folder.join("figures.json"));
+        Model { name: name.to_owned(), folder, figures }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn spec(&self, adapter: Option<Adapter>) -> ModelSpec {
         let source = ModelSource::Folder(self.folder.clone());
         ModelSpec { source, adapter, quantize: None, seed: 0, device: "cpu".into(), dtype: "f32".into() }
     }
@@ -52,7 +66,7 @@ impl Model {
         backend.open(&self.spec(None)).unwrap_or_else(|e| panic!("{}: {e}", self.name))
     }
 
-    fn batch(&self) -> TokenBatch {
+    pub(crate) fn batch(&self) -> TokenBatch {
         let group = |group: &Value| Group {
             prompt: ids(&group["prompt"]),
             completions: lists(&group["completions"]),
@@ -63,18 +77,11 @@ impl Model {
 
 /// The models of all supported types: one at least of each.
 fn models() -> Vec<Model> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../goldens/architectures");
-    let read = |path: PathBuf| -> Value {
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-    };
     let mut found = BTreeMap::new();
-    for entry in std::fs::read_dir(&root).expect("the models") {
-        let folder = entry.expect("a folder").path();
-        let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
-        let kind = read(folder.join("config.json"))["model_type"].as_str().expect("a type").to_owned();
-        let figures = read(folder.join("figures.json"));
-        found.insert(name.clone(), (kind, Model { name, folder, figures }));
+    for name in names_in(&goldens().join("architectures")) {
+        let model = Model::read(&name);
+        let config = json_of(&model.folder.join("config.json"));
+        found.insert(name, (config["model_type"].as_str().expect("a type").to_owned(), model));
     }
     let kinds: BTreeSet<&str> = found.values().map(|(kind, _)| kind.as_str()).collect();
     assert_eq!(
@@ -85,11 +92,20 @@ fn models() -> Vec<Model> {
     found.into_values().map(|(_, model)| model).collect()
 }
 
+/// The names of what is in a folder, in order.
+pub(crate) fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("an entry").file_name();
+    let mut names: Vec<String> = entries.map(|entry| name(entry).to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
 fn ids(value: &Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).expect("token ids")
 }
 
-pub(crate) fn lists(value: &Value) -> Vec<Vec<u32>> {
+fn lists(value: &Value) -> Vec<Vec<u32>> {
     serde_json::from_value(value.clone()).expect("lists of token ids")
 }
 
@@ -185,10 +201,7 @@ pub fn adamw_steps_are_those_of_torch(backend: &dyn Backend) {
     const BETA: f64 = 0.1;
     for model in models() {
         let (mut session, batch, golden) = (model.open(backend), model.batch(), &model.figures["dpo"]);
-        let config = json!({
-            "betas": [0.9, 0.999], "epsilon": 1e-8, "weight_decay": 0.0, "decay_bias_and_norm": true,
-        });
-        assert!(session.adopt_optimizer(Some(&Kernel { name: "adamw".into(), config })).expect("a kernel"));
+        adopt_adamw(&mut *session, 0.0);
         let margins = |log_probs: &LogProbs| -> Vec<f64> {
             sums(log_probs).chunks_exact(2).map(|pair| pair[0] - pair[1]).collect()
         };
@@ -211,8 +224,7 @@ pub fn adamw_steps_are_those_of_torch(backend: &dyn Backend) {
             let loss = backward(&mut *session, &batch, dpo);
             let norm = session.vectors().norm(Vector::GRADIENT).expect("a gradient");
             error = error.max(relative(&[(loss, &step["loss"]), (norm, &step["grad_norm"])]));
-            let gradient_scale = (1.0 / (norm + 1e-6)).min(1.0);
-            session.optimize(&Update { lr: 2e-3, gradient_scale, count: i as u64 + 1 }).expect("an update");
+            update(&mut *session, 2e-3, norm, i);
         }
         let after = session.vectors().norm(Vector::PARAMETERS).expect("parameters");
         error = error.max(relative(&[(after, &golden["parameter_norm_after"])]));

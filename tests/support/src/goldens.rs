@@ -21,8 +21,18 @@ pub fn shared() -> Option<PathBuf> {
 /// When there is no such file, or it is not JSON.
 #[track_caller]
 pub fn golden(name: &str) -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../goldens").join(name);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    json_of(&goldens().join(name))
+}
+
+/// The folder of reference figures.
+pub(crate) fn goldens() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../goldens")
+}
+
+/// The content of a JSON file.
+#[track_caller]
+pub(crate) fn json_of(path: &Path) -> Value {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 

@@ -94,7 +94,7 @@ fn over_chosen(values: &[f64], offsets: &[usize]) -> f64 {
 }
 
 /// Has a session run AdamW as torch has it by default, but for the weight decay.
-fn adopt_adamw(session: &mut dyn Session, weight_decay: f64) {
+pub(crate) fn adopt_adamw(session: &mut dyn Session, weight_decay: f64) {
     let config = json!({
         "betas": [0.9, 0.999], "epsilon": 1e-8, "weight_decay": weight_decay, "decay_bias_and_norm": true,
     });
@@ -102,7 +102,7 @@ fn adopt_adamw(session: &mut dyn Session, weight_decay: f64) {
 }
 
 /// An update whose gradient has this norm, clipped at 1.
-fn update(session: &mut dyn Session, lr: f64, norm: f64, steps_before: usize) {
+pub(crate) fn update(session: &mut dyn Session, lr: f64, norm: f64, steps_before: usize) {
     let gradient_scale = (1.0 / (norm + 1e-6)).min(1.0);
     session.optimize(&Update { lr, gradient_scale, count: steps_before as u64 + 1 }).unwrap();
 }
