@@ -36,7 +36,7 @@ pub(crate) fn save_model<E: Engine>(engine: &E, model: &Model<E>, folder: &Path)
             let (a, b) = (p.value(low_rank.a), p.value(low_rank.b));
             engine.matmul_add(&merged, low_rank.scale, Mat::new(b), Mat::new(a))?;
             values = engine.memory().download(&merged)?;
-            if let Some(rows) = p.rows.get(&id) {
+            if let Some(rows) = p.row_norms.get(&id) {
                 let factors = engine.memory().download(&rows.factors)?;
                 let scaled = values.chunks_exact_mut(spec.shape[1]).zip(factors);
                 scaled.for_each(|(row, factor)| row.iter_mut().for_each(|w| *w *= factor));

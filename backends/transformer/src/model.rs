@@ -115,7 +115,7 @@ impl<E: Engine> Model<E> {
             if saved.is_none() {
                 norms.begin(engine, parameters.value(magnitude))?;
             }
-            parameters.rows.insert(weight, norms);
+            parameters.row_norms.insert(weight, norms);
         }
         let trained = (0..decoder.specs.len()).filter(|&id| parameters.gradient(id).is_some()).collect();
         let stored = match &weights {
@@ -128,7 +128,7 @@ impl<E: Engine> Model<E> {
     /// Computes what is derived from the parameters. Has to come before every pass that follows a change of them.
     pub fn refresh(&self, engine: &E) -> Result<()> {
         self.decoder.adapted.iter().try_for_each(|&(weight, low_rank)| {
-            match self.parameters.rows.get(&weight) {
+            match self.parameters.row_norms.get(&weight) {
                 Some(rows) => rows.update(engine, &self.parameters, weight, low_rank),
                 None => Ok(()),
             }

@@ -113,7 +113,7 @@ pub(crate) struct Parameters<E: Engine> {
     values: Vec<E::Tensor>,
     gradients: Vec<Option<E::Tensor>>,
     /// For each matrix whose rows are given another norm, what that takes.
-    pub rows: BTreeMap<Id, RowNorms<E::Tensor>>,
+    pub row_norms: BTreeMap<Id, RowNorms<E::Tensor>>,
     blocks: Vec<Option<Blocks>>,
     /// Number of elements kept in bf16.
     pub halves: usize,
@@ -143,7 +143,7 @@ impl<E: Engine> Parameters<E> {
         let mut parameters = Parameters {
             values: Vec::new(),
             gradients: Vec::new(),
-            rows: BTreeMap::new(),
+            row_norms: BTreeMap::new(),
             blocks: Vec::new(),
             halves: 0,
             quantised: [0; 2],

@@ -121,7 +121,7 @@ impl<E: Engine> TransformerSession<E> {
     /// The engine with a tape.
     fn recorder(&self) -> Result<E::Recorder> {
         let none = |why: String| Error::Engine(format!("{why}: there are no exact Hessian-vector products"));
-        if !self.model.parameters.rows.is_empty() {
+        if !self.model.parameters.row_norms.is_empty() {
             return Err(none(
                 "an adapter with magnitudes (DoRA) has a gradient with norms held constant".into(),
             ));

@@ -3,7 +3,7 @@
 use spo_api::{ModelInfo, Sampling, Session};
 use spo_data::{DataError, Tokenizer};
 
-use crate::error::BadInput;
+use crate::error::{BadInput, bad};
 use crate::plan::fit;
 
 #[derive(clap::Args)]
@@ -86,7 +86,7 @@ impl Answering {
         } else {
             return Ok(());
         };
-        Err(BadInput(format!("error: {problem}")))
+        Err(bad(problem))
     }
 
     /// How many tokens there is room for after the longest prompt.
@@ -96,8 +96,8 @@ impl Answering {
     pub(crate) fn limit(&self, prompts: &[Vec<u32>], info: &ModelInfo) -> Result<usize, BadInput> {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         match fit::room(info, longest) {
-            0 => Err(BadInput(format!(
-                "error: the prompt has {longest} tokens, and {}: there is no room for an answer",
+            0 => Err(bad(format!(
+                "the prompt has {longest} tokens, and {}: there is no room for an answer",
                 fit::limit(info)
             ))),
             room => Ok(room.min(self.max_new_tokens)),

@@ -14,7 +14,7 @@ use spo_data::epoch_order;
 
 use super::options::TrustArguments;
 use super::saved_run::SavedRun;
-use crate::error::BadInput;
+use crate::error::{BadInput, bad};
 use crate::plan::external;
 use crate::plan::view::View;
 use crate::recipe::Reference;
@@ -126,9 +126,7 @@ fn audit(registry: &mut Registry, arguments: &AuditArguments) -> anyhow::Result<
         Reference::Model => run.model("model")?,
         Reference::External(other) => run.plan.backend.open(&external::spec(&run.plan.recipe, other))?,
         Reference::Moving(_) => {
-            return Err(
-                BadInput("error: the stage's reference moves: where it stood is not known".into()).into()
-            );
+            return Err(bad("the stage's reference moves: where it stood is not known").into());
         }
     };
     let stage = &mut run.plan.stages[index];

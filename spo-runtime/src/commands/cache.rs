@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
 
-use crate::error::BadInput;
+use crate::error::bad;
 use crate::reporter::say;
 use crate::store::cache::{Entry, entries};
 
@@ -39,10 +39,10 @@ impl CacheArguments {
             limits.into_iter().find(|(_, x)| x.is_some_and(|x| x.is_nan() || x < 0.0))
         {
             let limit = limit.unwrap_or_default();
-            return Err(BadInput(format!("error: {name} must be at least 0, got {limit}")).into());
+            return Err(bad(format!("{name} must be at least 0, got {limit}")).into());
         }
-        let found = entries(&self.folder).map_err(|e| BadInput(format!("error: {place}: {e}")))?;
-        let found = found.ok_or_else(|| BadInput(format!("error: {place} is not a cache of spo-run")))?;
+        let found = entries(&self.folder).map_err(|e| bad(format!("{place}: {e}")))?;
+        let found = found.ok_or_else(|| bad(format!("{place} is not a cache of spo-run")))?;
         let now = SystemTime::now();
         if !self.prune {
             return Ok(table(&found, now));

@@ -14,7 +14,7 @@ use spo_data::{Message, Tokenizer, message};
 
 use super::answering::{Answer, Answering, End};
 use super::saved_model::SavedModel;
-use crate::error::BadInput;
+use crate::error::{BadInput, bad};
 use crate::reporter::{complain, say, say_part};
 use crate::terminal;
 
@@ -188,8 +188,8 @@ impl Partner {
         let (tokenizer, session) = model.open(registry)?;
         let name = model.model.display().to_string();
         if tokenizer.template().is_err() {
-            return Err(BadInput(format!(
-                "error: {name} has no chat template, so it is not made for conversations: \
+            return Err(bad(format!(
+                "{name} has no chat template, so it is not made for conversations: \
                  `spo-run generate` continues plain text"
             ))
             .into());
@@ -220,7 +220,7 @@ impl Partner {
 
     fn next(&mut self, how: &Answering, show: &mut dyn FnMut(usize, &str) -> bool) -> anyhow::Result<Answer> {
         let ids = self.tokenizer.encode_chat(&self.messages, true, &Map::new());
-        let ids = ids.map_err(|e| BadInput(format!("error: {e}")))?;
+        let ids = ids.map_err(bad)?;
         let prompts = [ids];
         let max_new_tokens = how
             .limit(&prompts, &self.session.info())

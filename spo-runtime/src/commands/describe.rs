@@ -9,7 +9,7 @@ use spo_api::{
     nearest,
 };
 
-use crate::error::BadInput;
+use crate::error::{BadInput, bad};
 use crate::plan::libraries;
 use crate::reporter::say;
 use crate::terminal::fit;
@@ -74,9 +74,7 @@ fn describe(registry: &Registry, name: &str) -> Result<String, BadInput> {
     if texts.is_empty() {
         let names = registry.iter().flat_map(|e| e.names());
         let hint = nearest(name, names).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
-        return Err(BadInput(format!(
-            "error: nothing is called `{name}`{hint} `spo-run list` shows what there is"
-        )));
+        return Err(bad(format!("nothing is called `{name}`{hint} `spo-run list` shows what there is")));
     }
     Ok(texts.join("\n"))
 }

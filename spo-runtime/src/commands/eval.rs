@@ -197,10 +197,10 @@ impl EvalArguments {
             false => other(&self.against)?,
         };
         let held = HeldOutRows { data: data.clone(), batch, reference };
-        let mut measured = held_out(&mut *session, &mut *objective, &held, against.as_ref())?;
+        let measured = held_out(&mut *session, &mut *objective, &held, against.as_ref())?;
         let rows = rows(&measured, against.as_ref());
         let answers = self.answers.answer(&mut *session, &data, &tokenizer)?;
-        let mut figures = figures(&rows, &std::mem::take(&mut measured.metrics));
+        let mut figures = figures(&rows, &measured.metrics);
         figures.extend(self.answers.figures(&answers));
         let lines = data.examples.iter().zip(&rows).enumerate();
         // Answers are in the order of the rows.

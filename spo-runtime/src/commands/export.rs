@@ -7,7 +7,7 @@ use spo_gguf::BlockType;
 use spo_transformer::gguf;
 
 use super::saved_model::SavedModel;
-use crate::error::BadInput;
+use crate::error::{BadInput, bad};
 use crate::store::bundle;
 use crate::train::model_folder::save;
 
@@ -44,17 +44,17 @@ impl ExportArguments {
             self.is_free()?;
             let adapter = self.model.adapter.as_deref().unwrap_or(Path::new(""));
             let written = gguf::write_adapter(&self.model.model, adapter, output);
-            return Ok(written.map_err(|e| BadInput(format!("error: {e}")))?);
+            return Ok(written.map_err(bad)?);
         }
         if let Some(kind) = self.gguf {
             self.is_free()?;
             return self.write_gguf(registry, kind);
         }
         if output.is_file() {
-            return Err(BadInput(format!("error: {} is a file: give a folder", output.display())).into());
+            return Err(bad(format!("{} is a file: give a folder", output.display())).into());
         }
         if output.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(BadInput(format!("error: {} is not empty", output.display())).into());
+            return Err(bad(format!("{} is not empty", output.display())).into());
         }
         let (tokenizer, mut session) = self.model.open(registry)?;
         save(&mut *session, output, spo_api::Export::Model, &tokenizer)
@@ -62,9 +62,7 @@ impl ExportArguments {
 
     fn is_free(&self) -> Result<(), BadInput> {
         match self.output.exists() {
-            true => {
-                Err(BadInput(format!("error: {} exists: give the name of a new file", self.output.display())))
-            }
+            true => Err(bad(format!("{} exists: give the name of a new file", self.output.display()))),
             false => Ok(()),
         }
     }
@@ -79,16 +77,16 @@ impl ExportArguments {
         };
         let (tokenizer, mut session) = self.model.open(registry)?;
         let metadata = tokenizer.to_gguf(session.info().vocabulary);
-        let metadata = metadata.map_err(|e| BadInput(format!("error: {e}")))?;
+        let metadata = metadata.map_err(bad)?;
         let mut name = self.output.file_name().unwrap_or_default().to_owned();
         name.push(".model");
         let folder = self.output.with_file_name(name);
         if folder.exists() {
-            return Err(BadInput(format!("error: {} is in the way: remove it", folder.display())).into());
+            return Err(bad(format!("{} is in the way: remove it", folder.display())).into());
         }
         let written = save(&mut *session, &folder, spo_api::Export::Model, &tokenizer).and_then(|()| {
             let written = gguf::write_model(&folder, &self.output, kind, metadata);
-            Ok(written.map_err(|e| BadInput(format!("error: {e}")))?)
+            Ok(written.map_err(bad)?)
         });
         bundle::remove(&folder)?;
         written

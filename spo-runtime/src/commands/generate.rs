@@ -8,7 +8,7 @@ use spo_data::{Place, Prompt, Text, Tokenizer, message};
 use super::answering::{Answer, Answering, End};
 use super::inline;
 use super::saved_model::SavedModel;
-use crate::error::BadInput;
+use crate::error::{BadInput, bad};
 use crate::plan::{fit, generation};
 use crate::reporter::{complain, say, say_part};
 
@@ -59,7 +59,7 @@ impl GenerateArguments {
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         self.how.check()?;
         match self.samples {
-            0 => return Err(BadInput("error: -n must be at least 1".into()).into()),
+            0 => return Err(bad("-n must be at least 1").into()),
             2.. if self.how.temperature == 0.0 => {
                 let message =
                     "error: -n has no effect without a --temperature above 0: all answers would be the same";
@@ -99,8 +99,7 @@ impl GenerateArguments {
             match error.downcast_ref() {
                 // There is nothing here that could have made them so but the model.
                 Some(spo_api::Error::NonFinite(problem)) => {
-                    BadInput(format!("error: {} cannot be used: {problem}", self.model.model.display()))
-                        .into()
+                    bad(format!("{} cannot be used: {problem}", self.model.model.display())).into()
                 }
                 _ => error,
             }
@@ -131,7 +130,7 @@ impl GenerateArguments {
     fn prompts(&self) -> anyhow::Result<Vec<(String, Prompt)>> {
         if let Some(rows) = &self.prompts {
             let sources = inline::rows("--prompts", rows)?;
-            let prompts = Prompt::read(&sources).map_err(|e| BadInput(format!("error: {e}")))?;
+            let prompts = Prompt::read(&sources).map_err(bad)?;
             return Ok(prompts.into_iter().map(|prompt| (prompt.place.to_string(), prompt)).collect());
         }
         let given = |prompt: &String| -> anyhow::Result<(String, Prompt)> {
@@ -148,13 +147,12 @@ impl GenerateArguments {
 
     /// A prompt's tokens: with a chat template, those of a conversation.
     fn ask(&self, (name, mut prompt): (String, Prompt), tokenizer: &Tokenizer) -> Result<Asked, BadInput> {
-        let bad = |problem: String| BadInput(format!("error: {problem}"));
         if !self.plain && tokenizer.template().is_ok() {
             prompt = prompt.asked();
         }
         match (&mut prompt.text, &self.system) {
             (Text::Plain(_), Some(_)) => {
-                return Err(bad("--system has no effect: the model has no chat template".into()));
+                return Err(bad("--system has no effect: the model has no chat template"));
             }
             (Text::Chat(_), _) if self.plain => {
                 return Err(bad(format!("--plain has no effect: {name} is a conversation")));
@@ -180,8 +178,8 @@ impl GenerateArguments {
 /// All of standard input.
 fn standard_input() -> anyhow::Result<String> {
     let text = read_within(std::io::stdin().lock(), LONGEST).context("cannot read standard input")?;
-    let text = text.ok_or_else(|| BadInput(format!("error: standard input is longer than {LONGEST} MiB")))?;
-    String::from_utf8(text).map_err(|_| BadInput("error: standard input is not UTF-8 text".into()).into())
+    let text = text.ok_or_else(|| bad(format!("standard input is longer than {LONGEST} MiB")))?;
+    String::from_utf8(text).map_err(|_| bad("standard input is not UTF-8 text").into())
 }
 
 /// An answer as JSON.

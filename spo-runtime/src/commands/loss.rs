@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use spo_api::{Evaluation, Layout, Metrics, Part, PreferenceBatch, Ragged, Registry, Side, read_within};
 
 use super::inline;
-use crate::error::BadInput;
+use crate::error::bad;
 use crate::reporter::say;
 
 /// The longest input, in MiB.
@@ -92,26 +92,26 @@ impl LossArguments {
 /// Reads a batch from `input` and evaluates `objective` (a name, or inline TOML) on it. Returns JSON.
 ///
 /// # Errors
-/// [`BadInput`] if the objective or the batch cannot be used.
+/// [`BadInput`](crate::error::BadInput) if the objective or the batch cannot be used.
 fn evaluate(registry: &mut Registry, objective: &str, input: &mut dyn Read) -> anyhow::Result<String> {
     let mut objective = inline::objective(registry, objective)?;
     let text = read_within(input, LONGEST).context("cannot read standard input")?;
-    let text = text.ok_or_else(|| BadInput(format!("error: standard input is longer than {LONGEST} MiB")))?;
+    let text = text.ok_or_else(|| bad(format!("standard input is longer than {LONGEST} MiB")))?;
     let text = String::from_utf8(text)
         .map_err(|_| io::Error::other("stream did not contain valid UTF-8"))
         .context("cannot read standard input")?;
     let input: serde_json::Value =
-        serde_json::from_str(&text).map_err(|e| BadInput(format!("error: standard input: {e}")))?;
+        serde_json::from_str(&text).map_err(|e| bad(format!("standard input: {e}")))?;
     let input: Input = spo_api::parse(&input).map_err(|e| {
         let hint = e.suggestion.as_ref().map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-        BadInput(format!("error: standard input: {e}{hint}"))
+        bad(format!("standard input: {e}{hint}"))
     })?;
 
     let flat = |rows: &Option<Vec<Vec<f64>>>| rows.as_deref().map(Flat::new);
     let (chosen, rejected) = (Flat::new(&input.policy_chosen), Flat::new(&input.policy_rejected));
     let references = [flat(&input.reference_chosen), flat(&input.reference_rejected)];
     let collisions = [flat(&input.collision_chosen), flat(&input.collision_rejected)];
-    let bad = |e: spo_api::Error| BadInput(format!("error: standard input: {e}"));
+    let wrong = |e: spo_api::Error| bad(format!("standard input: {e}"));
     fn side<'f>(
         policy: &'f Flat,
         reference: &'f Option<Flat>,
@@ -129,16 +129,16 @@ fn evaluate(registry: &mut Registry, objective: &str, input: &mut dyn Read) -> a
         (false, true) => Layout::Demonstrations,
         (false, false) => Layout::Pairs,
     };
-    let chosen_side = side(&chosen, &references[0], &collisions[0]).map_err(bad)?;
-    let rejected_side = side(&rejected, &references[1], &collisions[1]).map_err(bad)?;
-    let mut batch = PreferenceBatch::new(layout, chosen_side, rejected_side).map_err(bad)?;
+    let chosen_side = side(&chosen, &references[0], &collisions[0]).map_err(wrong)?;
+    let rejected_side = side(&rejected, &references[1], &collisions[1]).map_err(wrong)?;
+    let mut batch = PreferenceBatch::new(layout, chosen_side, rejected_side).map_err(wrong)?;
     let mismatched = [flat(&input.policy_mismatched), flat(&input.reference_mismatched)];
     if let Some(policy) = &mismatched[0] {
-        batch.mismatched = Some(side(policy, &mismatched[1], &None).map_err(bad)?);
+        batch.mismatched = Some(side(policy, &mismatched[1], &None).map_err(wrong)?);
     }
     batch.gaps = input.gaps.as_deref();
     let mut evaluation = Evaluation::default();
-    evaluation.compute(&mut *objective, &batch).map_err(bad)?;
+    evaluation.compute(&mut *objective, &batch).map_err(wrong)?;
     let answer = Output {
         loss: evaluation.loss(&batch),
         grad_chosen: chosen.split(&evaluation.grad_chosen),

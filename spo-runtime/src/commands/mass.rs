@@ -9,7 +9,7 @@ use spo_data::Tokenizer;
 
 use super::options::TrustArguments;
 use super::saved_run::SavedRun;
-use crate::error::BadInput;
+use crate::error::{BadInput, bad};
 use crate::plan::fit;
 use crate::reporter::say;
 use crate::terminal::fit;
@@ -58,10 +58,10 @@ fn mass(registry: &mut Registry, arguments: &MassArguments) -> anyhow::Result<St
     for stage in stages.iter().filter(|s| wanted(&s.recipe.name)) {
         let name = &stage.recipe.name;
         let Some(data) = &stage.eval else {
-            return Err(BadInput(format!("error: stage `{name}` has no held-out rows (`data.eval`)")).into());
+            return Err(bad(format!("stage `{name}` has no held-out rows (`data.eval`)")).into());
         };
         if let Some(problem) = fit::too_long_together(data, &run.plan.session.info()) {
-            return Err(BadInput(format!("error: stage `{name}`: `spo-run mass` {problem}")).into());
+            return Err(bad(format!("stage `{name}`: `spo-run mass` {problem}")).into());
         }
         let (mut before, mut after) = (run.model(&stage.from)?, run.model(name)?);
         let divided = [ledgers(&mut *before, data)?, ledgers(&mut *after, data)?];

@@ -14,7 +14,7 @@ use spo_loader::certify::{self, Event, Options, Verdict};
 use spo_loader::scaffold::{New, Template, scaffold};
 use spo_loader::{library, search};
 
-use crate::error::BadInput;
+use crate::error::{BadInput, bad};
 use crate::recipe::document::Document;
 use crate::reporter::say;
 use crate::shell::word;
@@ -91,7 +91,7 @@ impl PluginCommand {
 }
 
 fn begin(new: &New<'_>) -> anyhow::Result<()> {
-    let folder = scaffold(new).map_err(|e| BadInput(format!("error: {e}")))?;
+    let folder = scaffold(new).map_err(bad)?;
     let c = new.template == Template::LossInC;
     let build = if c { "make" } else { "cargo test && cargo build --release" };
     let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
@@ -108,7 +108,6 @@ fn begin(new: &New<'_>) -> anyhow::Result<()> {
 impl Test {
     /// The parts to test.
     fn registry(&self) -> Result<(Registry, Vec<&'static spo_api::Entry>), BadInput> {
-        let bad = |e: String| BadInput(format!("error: {e}"));
         let mut registry = Registry::linked().map_err(|e| bad(e.to_string()))?;
         let built_in: Vec<_> = registry.iter().filter(|entry| entry.name == self.library).collect();
         let entries = if built_in.is_empty() {

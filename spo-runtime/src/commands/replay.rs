@@ -10,7 +10,7 @@ use spo_data::{Dataset, MicroBatch};
 
 use super::options::TrustArguments;
 use super::resume;
-use crate::error::BadInput;
+use crate::error::{BadInput, bad};
 use crate::plan::Plan;
 use crate::plan::view::View;
 use crate::reporter::say;
@@ -48,7 +48,7 @@ fn replay(registry: &mut Registry, path: &Path, trusted: bool) -> anyhow::Result
     let mut plan = Plan::new(registry, &document)?;
     let found = Found::read(&folder).with_context(|| format!("{} is damaged", folder.display()))?;
     let Some(index) = plan.stages.iter().position(|stage| stage.recipe.name == incident.stage) else {
-        return Err(BadInput(format!("error: the recipe has no stage `{}` any more", incident.stage)).into());
+        return Err(bad(format!("the recipe has no stage `{}` any more", incident.stage)).into());
     };
     if plan.stages[index].train.hash() != incident.data {
         let message = "error: the data of the run have changed since: the batch cannot be put together again";
@@ -83,7 +83,7 @@ fn replay(registry: &mut Registry, path: &Path, trusted: bool) -> anyhow::Result
 
 /// The folders of the run and of the batch.
 fn find(path: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
-    let none = || BadInput(format!("error: {} holds no batch whose numbers were not finite", path.display()));
+    let none = || bad(format!("{} holds no batch whose numbers were not finite", path.display()));
     let path = path.canonicalize().map_err(|_| none())?;
     if let Some(latest) = Incident::all(&path).pop() {
         return Ok((path, latest));

@@ -8,7 +8,7 @@ use serde_json::Value;
 use spo_api::{Registry, read_small};
 
 use super::options::{MemoryArguments, SpeechArguments, TrustArguments};
-use crate::error::BadInput;
+use crate::error::{BadInput, bad};
 use crate::plan::libraries;
 use crate::recipe::document::Document;
 use crate::reporter::Reporter;
@@ -81,10 +81,7 @@ fn open(
     }
     // The folder may have been moved since, and the stored recipe file does not have its original name.
     let output = folder.to_str().ok_or_else(|| {
-        BadInput(format!(
-            "error: the name of {} is not UTF-8, which a recipe cannot hold: rename it",
-            folder.display()
-        ))
+        bad(format!("the name of {} is not UTF-8, which a recipe cannot hold: rename it", folder.display()))
     })?;
     let own = [("output", Some(output)), ("name", record["name"].as_str())];
     let own = own.into_iter().filter_map(|(key, value)| Some((key, toml::Value::from(value?))));

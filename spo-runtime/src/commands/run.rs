@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use spo_api::Registry;
 
 use super::options::{MemoryArguments, OverrideArguments, SpeechArguments};
-use crate::error::BadInput;
+use crate::error::bad;
 use crate::recipe::document::Document;
 use crate::sweep;
 use crate::train::run;
@@ -24,7 +24,7 @@ pub(crate) struct RunArguments {
 
 impl RunArguments {
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
-        let recipe = self.recipe.as_ref().ok_or_else(|| BadInput("error: which recipe?".into()))?;
+        let recipe = self.recipe.as_ref().ok_or_else(|| bad("which recipe?"))?;
         let document = Document::read(recipe, &self.overrides.set)?;
         match document.get("sweep") {
             Some(_) => sweep::run(registry, &document, &self.speech.reporter(), self.memory.force),

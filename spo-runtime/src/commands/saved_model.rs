@@ -6,7 +6,7 @@ use serde_json::json;
 use spo_api::{Adapter, ModelSource, ModelSpec, Quantize, Registry, Session};
 use spo_data::Tokenizer;
 
-use crate::error::BadInput;
+use crate::error::bad;
 use crate::plan::{folders, generation, libraries};
 use crate::reporter::complain;
 
@@ -31,19 +31,19 @@ impl SavedModel {
     /// Opens the model, and tells on standard error what should be known about its files.
     ///
     /// # Errors
-    /// [`BadInput`] if the model, the adapter, the backend or the device cannot be used.
+    /// [`BadInput`](crate::error::BadInput) if the model, the adapter, the backend or the device cannot be used.
     pub(crate) fn open(&self, registry: &mut Registry) -> anyhow::Result<(Tokenizer, Box<dyn Session>)> {
         if self.adapter.is_none()
             && let Some(base) = folders::local_base(&self.model)
         {
             return self.based(base).open(registry);
         }
-        folders::model(&self.model).map_err(|e| BadInput(format!("error: {e}")))?;
+        folders::model(&self.model).map_err(bad)?;
         if let Some(adapter) = &self.adapter {
-            folders::adapter(adapter).map_err(|e| BadInput(format!("error: --adapter: {e}")))?;
+            folders::adapter(adapter).map_err(|e| bad(format!("--adapter: {e}")))?;
         }
-        let mut tokenizer = Tokenizer::open(&self.model).map_err(|e| BadInput(format!("error: {e}")))?;
-        let stop = generation::stop_tokens(&self.model).map_err(|e| BadInput(format!("error: {e}")))?;
+        let mut tokenizer = Tokenizer::open(&self.model).map_err(bad)?;
+        let stop = generation::stop_tokens(&self.model).map_err(bad)?;
         tokenizer.stop_at(&stop);
         libraries::load_if_unknown(registry, &[("backend", &self.backend)], None)?;
         let backend = registry.backend(&self.backend, &json!({}))?;
@@ -55,11 +55,11 @@ impl SavedModel {
             device: self.device.clone(),
             dtype: "f32".into(),
         };
-        let session = backend.open(&spec).map_err(|e| BadInput(format!("error: {e}")))?;
+        let session = backend.open(&spec).map_err(bad)?;
         let info = session.info();
         tokenizer
             .check_vocabulary(info.vocabulary)
-            .map_err(|e| BadInput(format!("error: {}: {e}", self.model.display())))?;
+            .map_err(|e| bad(format!("{}: {e}", self.model.display())))?;
         info.remarks.iter().for_each(|remark| complain(&format!("note: {remark}")));
         Ok((tokenizer, session))
     }

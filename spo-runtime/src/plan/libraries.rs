@@ -9,7 +9,7 @@ use spo_data::hash;
 use spo_loader::library::{self, Refusal};
 use spo_loader::{libtorch, search};
 
-use crate::error::BadInput;
+use crate::error::{BadInput, bad};
 use crate::recipe::Recipe;
 use crate::recipe::document::Document;
 use crate::reporter::complain;
@@ -18,7 +18,7 @@ use crate::store::trust::{Code, Trusted};
 /// Loads the plugins named on the command line.
 pub(crate) fn load(registry: &mut Registry, specs: &[String]) -> Result<(), BadInput> {
     for spec in specs {
-        find_and_load(registry, spec, None).map_err(|problem| BadInput(format!("error: {problem}")))?;
+        find_and_load(registry, spec, None).map_err(bad)?;
     }
     Ok(())
 }
@@ -60,8 +60,8 @@ fn check_trust(registry: &Registry, document: &Document, recorded: &[PathBuf]) -
     let strange = libraries.iter().chain(recorded).find(|path| !known(path)).map(PathBuf::as_path);
     match strange.or(libtorch.filter(|folder| !noted(Code::libtorch(folder)))) {
         None => Ok(()),
-        Some(path) => Err(BadInput(format!(
-            "error: the run's folder names a library, {}, with which you have made no run yourself. Loading it runs its \
+        Some(path) => Err(bad(format!(
+            "the run's folder names a library, {}, with which you have made no run yourself. Loading it runs its \
              code. If you trust it, add `--trust-plugins`",
             path.display()
         ))),
@@ -96,17 +96,14 @@ pub(crate) fn load_again(
         let at = path.display();
         let refused = |problem: &str| {
             let remedy = "bring it back, or say with `--plugin LIBRARY` where it is now";
-            BadInput(format!(
-                "error: the run was made with plugin {name} {version}, {at}, {problem}: {remedy}"
-            ))
+            bad(format!("the run was made with plugin {name} {version}, {at}, {problem}: {remedy}"))
         };
         match hash::of_file(&path) {
             Err(_) => return Err(refused("which is not there any more")),
             Ok(now) if now != sha256 => {
                 return Err(refused("which is another file now (its SHA-256 differs)"));
             }
-            Ok(_) => library::load(registry, &path, libtorch_of(document))
-                .map_err(|e| BadInput(format!("error: {e}")))?,
+            Ok(_) => library::load(registry, &path, libtorch_of(document)).map_err(bad)?,
         }
     }
     Ok(())
@@ -176,7 +173,7 @@ fn or_warn(loaded: Result<(), Refusal>) -> Result<(), BadInput> {
             complain(&format!("warning: {problem}"));
             Ok(())
         }
-        Err(Refusal::Clash(problem)) => Err(BadInput(format!("error: {problem}"))),
+        Err(Refusal::Clash(problem)) => Err(bad(problem)),
     }
 }
 

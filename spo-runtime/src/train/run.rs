@@ -228,6 +228,7 @@ impl Run {
             plan: &mut self.plan,
             stage,
             opened,
+            other: None,
             known: &mut self.known,
             logs: &mut self.logs,
             reporter,

@@ -40,7 +40,7 @@ pub(crate) struct Scaled {
 impl Linear {
     pub fn forward<E: Engine>(&self, e: &E, p: &Parameters<E>, x: &E::Tensor) -> Result<E::Tensor> {
         let bias = self.bias.map(|b| p.value(b));
-        let Some(RowNorms { factors, .. }) = p.rows.get(&self.weight) else {
+        let Some(RowNorms { factors, .. }) = p.row_norms.get(&self.weight) else {
             return self.unscaled(e, p, x, bias);
         };
         let y = self.unscaled(e, p, x, None)?;
@@ -81,7 +81,7 @@ impl Linear {
         }
         let mut scaled = upstream.clone();
         if let (Some(rows), Some(LowRank { magnitude: Some(magnitude), .. })) =
-            (p.rows.get(&self.weight), self.adapter)
+            (p.row_norms.get(&self.weight), self.adapter)
         {
             let before = self.unscaled(e, p, x, None)?;
             if let Some(gradient) = p.gradient(magnitude) {

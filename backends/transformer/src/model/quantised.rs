@@ -17,7 +17,7 @@ pub(super) fn checked(wanted: Option<Quantize>, adapted: bool) -> Result<Quantiz
         None if adapted => Ok(Quantize::File),
         None => Ok(Quantize::Off),
         Some(Quantize::Off) => Ok(Quantize::Off),
-        Some(_) if adapted => Ok(wanted.unwrap_or_default()),
+        Some(blocks) if adapted => Ok(blocks),
         Some(blocks) => Err(Error::Model(format!(
             "`quantize` = \"{}\" is for the frozen weights below an adapter, and without one every weight is trained: add \
              an adapter, or leave `quantize` out",

@@ -5,11 +5,11 @@ use std::path::Path;
 use super::file;
 use super::settings::{Setting, Settings, Value};
 use super::trl::Trainer;
-use crate::error::BadInput;
+use crate::error::{BadInput, bad};
 
 /// The settings of a command line, those of its `--config` first, and the trainer that it starts.
 pub(super) fn read(words: &[String]) -> Result<(Settings, Option<Trainer>), BadInput> {
-    let bad = |problem: String| BadInput(format!("error: the command line: {problem}"));
+    let wrong = |problem: String| bad(format!("the command line: {problem}"));
     // One argument is a whole line in quotes.
     let words: Vec<&str> = match words {
         [line] => line.split_whitespace().collect(),
@@ -59,7 +59,7 @@ pub(super) fn read(words: &[String]) -> Result<(Settings, Option<Trainer>), BadI
         settings.push(Setting { key, value, place: "the command line".into() });
     }
     if trainer.is_none() && settings.is_empty() {
-        return Err(bad("expected `trl dpo --model_name_or_path ...`".into()));
+        return Err(wrong("expected `trl dpo --model_name_or_path ...`".into()));
     }
     let config = settings.iter().position(|setting| setting.key == "config");
     if let Some(Setting { value: Value::Text(file), .. }) = config.map(|at| settings.remove(at)) {

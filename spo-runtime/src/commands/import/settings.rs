@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::BadInput;
+use crate::error::{self, BadInput};
 
 /// A value as it was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,7 +83,7 @@ impl Settings {
     fn bad(&self, key: &str, value: &Value, expected: &str) -> BadInput {
         let place =
             self.settings.iter().find(|setting| setting.key == key).map_or("", |setting| &*setting.place);
-        BadInput(format!("error: {place}: {key}: expected {expected}, found {value}"))
+        error::bad(format!("{place}: {key}: expected {expected}, found {value}"))
     }
 
     pub(super) fn text(&mut self, key: &str) -> Result<Option<String>, BadInput> {

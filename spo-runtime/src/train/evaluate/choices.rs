@@ -47,17 +47,17 @@ impl Asked {
             Ok(whole.get(begin.len()..).unwrap_or_default().to_vec())
         };
         let completions = choices.iter().map(end).collect::<spo_data::Result<Vec<_>>>()?;
-        let problem = match () {
-            () if begin.is_empty() => "the question has no tokens".to_owned(),
-            () => match completions.iter().position(Vec::is_empty) {
-                Some(empty) => format!("the choice {:?} has no tokens of its own", choices[empty]),
-                None => {
-                    let lengths = choices.iter().map(|choice| choice.chars().count()).collect();
-                    return Ok(Asked { group: Group { prompt: begin, completions }, lengths, right: *right });
-                }
-            },
+        let nothing = |message: String| {
+            Err(spo_data::DataError { place: Some(prompt.place.clone()), message, suggestion: None })
         };
-        Err(spo_data::DataError { place: Some(prompt.place.clone()), message: problem, suggestion: None })
+        if begin.is_empty() {
+            return nothing("the question has no tokens".to_owned());
+        }
+        if let Some(empty) = completions.iter().position(Vec::is_empty) {
+            return nothing(format!("the choice {:?} has no tokens of its own", choices[empty]));
+        }
+        let lengths = choices.iter().map(|choice| choice.chars().count()).collect();
+        Ok(Asked { group: Group { prompt: begin, completions }, lengths, right: *right })
     }
 }
 

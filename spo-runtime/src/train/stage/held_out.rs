@@ -4,7 +4,7 @@ use anyhow::Context;
 use spo_api::{Metrics, nearest};
 use spo_data::{Dataset, MicroBatch};
 
-use crate::error::BadInput;
+use crate::error::{BadInput, bad};
 use crate::plan::view::View;
 use crate::store::bundle;
 use crate::store::scores::Scores;
@@ -161,6 +161,6 @@ fn figure(metrics: &Metrics, key: &str, name: &str) -> Result<f64, BadInput> {
         let names = || metrics.keys().map(String::as_str);
         let hint = nearest(name, names()).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
         let listed = names().collect::<Vec<_>>().join(", ");
-        BadInput(format!("error: {key}: no held-out figure is called `{name}`{hint} There are {listed}"))
+        bad(format!("{key}: no held-out figure is called `{name}`{hint} There are {listed}"))
     })
 }

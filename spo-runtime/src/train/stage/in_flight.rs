@@ -33,6 +33,7 @@ impl InFlight {
         let mut progress = StageProgress::default();
         let references = training.references(&mut progress)?;
         let mut evaluator = training.evaluator(&mut progress)?;
+        training.other = None;
         progress.before = training.evaluate(&mut evaluator, 0, &mut progress)?;
         training.check_start(&references)?;
         let evolution = training.evolution()?;

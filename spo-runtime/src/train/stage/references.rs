@@ -112,12 +112,11 @@ impl Training<'_> {
             self.reporter.note(&format!("reference: the log-probs of {rows} rows are taken from the cache"));
             return Ok(scores);
         }
-        let mut other = match self.external() {
-            Some(other) => Some(self.plan.backend.open(&external::spec(&self.plan.recipe, other))?),
-            None => None,
-        };
+        if let (Some(other), None) = (self.external(), &self.other) {
+            self.other = Some(self.plan.backend.open(&external::spec(&self.plan.recipe, other))?);
+        }
         let (reporter, stop) = (&mut *self.reporter, self.stop);
-        let session = other.as_deref_mut().unwrap_or(&mut *self.plan.session);
+        let session = self.other.as_deref_mut().unwrap_or(&mut *self.plan.session);
         let scoring = Scoring { data, view, rows: &missing, at_once, parameters: self.opened };
         scoring.fill(&mut scores, session, &mut |done, total| {
             reporter.scoring("the reference", done, total);

@@ -1,6 +1,6 @@
 //! The context in which a stage trains.
 
-use spo_api::Vector;
+use spo_api::{Session, Vector};
 
 use crate::plan::Plan;
 use crate::plan::provenance::Provenance;
@@ -19,6 +19,8 @@ pub(crate) struct Training<'a> {
     pub(crate) stage: &'a mut PlannedStage,
     /// The parameters of the model as opened, if they are the reference.
     pub(crate) opened: Option<Vector>,
+    /// The reference, if it is another model, while its log-probs are computed.
+    pub(crate) other: Option<Box<dyn Session>>,
     pub(crate) known: &'a mut Known,
     pub(crate) logs: &'a mut Logs,
     pub(crate) reporter: &'a mut Reporter,
