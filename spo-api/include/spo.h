@@ -336,6 +336,10 @@ typedef struct {
      * hyper-parameters. */
     int32_t (*adopt_optimizer)(void *session, spo_text kernel, uint32_t *taken, const spo_error *error);
     int32_t (*optimize)(void *session, const spo_update *update, const spo_error *error);
+    /* Optional. `backward` from a gradient of zero and `optimize` in one: each parameter is updated as soon as its gradient
+     * is complete, which is then dropped. The same parameters, bit for bit. *norm becomes the norm of the gradient. */
+    int32_t (*backward_and_optimize)(void *session, const spo_tokens *batch, uint32_t statistics, const spo_show *show,
+                                     const spo_update *update, double *norm, const spo_error *error);
 } spo_session;
 
 typedef struct {

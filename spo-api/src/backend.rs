@@ -94,6 +94,9 @@ pub struct ModelInfo {
     /// Whether the session supports [`Session::hessian_vector`].
     #[serde(default)]
     pub hessian_vectors: bool,
+    /// Whether the session supports [`Session::backward_and_optimize`], with every optimizer that it adopts.
+    #[serde(default)]
+    pub updates_in_backward: bool,
     /// What the user should know about how the model's files were read, one sentence each.
     #[serde(default)]
     pub remarks: Vec<String>,
@@ -287,6 +290,24 @@ pub trait Session: Send {
     /// When the engine fails, or no rule was adopted.
     fn optimize(&mut self, _update: &Update) -> Result<()> {
         Err(Error::Engine("the session has adopted no optimizer".into()))
+    }
+
+    /// [`backward`](Self::backward) from a gradient of zero and [`optimize`](Self::optimize) in one: a parameter is updated as
+    /// soon as its gradient is complete, which is then dropped. This saves the memory of the gradient and gives the same
+    /// parameters, bit for bit. The content of [`Vector::GRADIENT`] is undefined afterwards. Returns the norm of the gradient as
+    /// well.
+    ///
+    /// # Errors
+    /// As those two, and [`Error::Engine`] if [`ModelInfo::updates_in_backward`] is false. With [`Error::NonFinite`] some
+    /// parameters have been updated.
+    fn backward_and_optimize(
+        &mut self,
+        _batch: &TokenBatch,
+        _statistics: Statistics,
+        _upstream: &mut Upstream<'_>,
+        _update: &Update,
+    ) -> Result<(LogProbs, f64)> {
+        Err(Error::Engine("the backend keeps the whole gradient".into()))
     }
 
     /// Generates a continuation of each prompt. Only the new tokens are returned.

@@ -123,6 +123,16 @@ pub trait BilevelProblem {
     /// When the gradient is not finite, or the engine fails.
     fn descend(&mut self, lr_factor: f64) -> Result<()>;
 
+    /// [`gradient`](Self::gradient) and [`descend`](Self::descend) in one, for which the whole gradient need not be kept.
+    ///
+    /// # Errors
+    /// As those two.
+    fn update(&mut self, weigh: Weigh<'_>, lr_factor: f64) -> Result<Losses> {
+        let losses = self.gradient(weigh, Vector::GRADIENT)?;
+        self.descend(lr_factor)?;
+        Ok(losses)
+    }
+
     /// The position in the current stage.
     fn progress(&self) -> Progress;
 }
@@ -140,6 +150,9 @@ pub struct StepNeeds {
     /// fails before training begins. A step that leaves the choice to the recipe has a key `hessian`, with
     /// `differences` as the alternative.
     pub hessian: bool,
+    /// The step moves the parameters by [`BilevelProblem::update`] alone, once, and reads no gradient. Then the gradient need
+    /// not be kept.
+    pub update_alone: bool,
 }
 
 impl StepNeeds {
@@ -156,6 +169,11 @@ impl StepNeeds {
     /// Sets [`hessian`](field@Self::hessian).
     pub fn hessian(self, hessian: bool) -> Self {
         StepNeeds { hessian, ..self }
+    }
+
+    /// Sets [`update_alone`](field@Self::update_alone).
+    pub fn update_alone(self, update_alone: bool) -> Self {
+        StepNeeds { update_alone, ..self }
     }
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod fit;
 pub(crate) mod folders;
 pub(crate) mod generation;
 pub(crate) mod held_out;
+mod in_backward;
 pub(crate) mod libraries;
 mod machine;
 pub(crate) mod memory;
@@ -324,6 +325,11 @@ impl Draft {
                     part.name, self.recipe.backend.name
                 );
                 return Err(document.error(&part.place, message));
+            }
+            if spec.optimizer.own.in_backward {
+                let problem = in_backward::problem(&self.recipe, stage, &session.info(), taken);
+                let key = format!("{}.in_backward", part.place);
+                problem.map_or(Ok(()), |problem| Err(document.error(&key, problem)))?;
             }
         }
         session.adopt_optimizer(None).map(drop).map_err(|e| document.error("backend", e.to_string()))

@@ -58,6 +58,13 @@ fn an_adapter_on_a_gguf_file_is_trained_continued_and_exported() {
     assert!(!place.path("small.gguf.model").exists(), "what is between is removed");
     of("small.gguf", &[]);
     place.run(&["export", "model.gguf", "--adapter", "out/s", "adapter.gguf", "--adapter-gguf"]).success();
+    place.run(&["export", "out/s", "found.gguf", "--adapter-gguf"]).success();
+    let bytes = |file: &str| std::fs::read(place.path(file)).unwrap();
+    assert!(bytes("found.gguf") == bytes("adapter.gguf"), "the adapter names its base, a GGUF file");
+    assert_eq!(of("out/s", &[]), adapted);
+    let none = place.run(&["export", "model.gguf", "none.gguf", "--adapter-gguf"]);
+    assert_eq!(none.code, 2);
+    assert!(none.stderr.contains("there is no adapter"), "{}", none.stderr);
     let twice = place.run(&["export", "merged.gguf", "small.gguf", "--gguf", "q8_0"]);
     assert_eq!(twice.code, 2);
     assert!(twice.stderr.contains("small.gguf exists"), "{}", twice.stderr);

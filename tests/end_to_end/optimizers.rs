@@ -120,6 +120,94 @@ fn without_shuffling_the_lower_level_takes_its_rows_in_order_too() {
 }
 
 #[test]
+fn updates_in_the_backward_pass_train_the_same_model() {
+    let place = place();
+    let recipe = |step: &str, keys: &str| {
+        tiny!(64, 16).to_owned()
+            + "[checkpoint]\nevery = 4\n"
+            + &format!(
+                "[[stage]]\nname = \"s\"\nobjective = \"dpo\"\nbilevel = {step}\nsteps = {STEPS}\nbatch_size = 8\n\
+                 optimizer = {{ name = \"adamw-8bit\", lr = 1e-3, {keys} }}\n"
+            )
+    };
+    let train = |recipe: &str, run: &str| {
+        place.write("recipe.toml", recipe);
+        place.run(&["recipe.toml", "--quiet", "--set", &format!("run.output={run}")]).success();
+        let metrics = steps(&place.metrics(run), "s").into_iter().cloned().collect::<Vec<Value>>();
+        (std::fs::read(place.path(&format!("{run}/s/model.safetensors"))).unwrap(), metrics)
+    };
+    for (i, step) in [
+        "\"single\"",
+        "{ step = \"weighted\", lambda = 0.5 }",
+        "{ step = \"penalty\", value = \"reference\" }",
+        "{ step = \"spo\", budget = 0.05, rows = 8 }",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let (whole, mut metrics) = train(&recipe(step, "max_grad_norm = 0"), &format!("whole{i}"));
+        let released = recipe(step, "max_grad_norm = 0, in_backward = true");
+        let (same, mut found) = train(&released, &format!("released{i}"));
+        assert!(whole == same, "{step}");
+        for (a, b) in metrics.iter_mut().zip(&mut found) {
+            // Sums of squares in another order.
+            let norms = [&mut *a, b].map(|step| step.as_object_mut().unwrap().remove("grad_norm").unwrap());
+            let [a, b] = norms.map(|norm| norm.as_f64().unwrap());
+            assert!((a - b).abs() <= 1e-9 * a, "{step}: {a} {b}");
+        }
+        assert_eq!(metrics, found, "{step}");
+        let run = format!("killed{i}");
+        killed(&place, &run, "00000004");
+        place.run(&["resume", &run, "--quiet"]).success();
+        assert!(std::fs::read(place.path(&format!("{run}/s/model.safetensors"))).unwrap() == whole, "{step}");
+    }
+    for (step, keys, more, expected) in [
+        ("\"single\"", "in_backward = true", "", "set `max_grad_norm = 0`"),
+        (
+            "\"single\"",
+            "in_backward = true, max_grad_norm = 0",
+            "micro_batch = { rows = 4 }",
+            "leave `micro_batch` out",
+        ),
+        (
+            "\"projected\"",
+            "in_backward = true, max_grad_norm = 0",
+            "",
+            "the step `projected` computes with the gradient",
+        ),
+        (
+            "{ step = \"weighted\", lower = [{ name = \"sft\", data = { task = { name = \"modular-chain\", train = 64 } } }] }",
+            "in_backward = true, max_grad_norm = 0",
+            "",
+            "the gradients of two batches",
+        ),
+        (
+            "\"single\"",
+            "in_backward = true, max_grad_norm = 0, name = \"lion\"",
+            "",
+            "`lion` is not run by the backend",
+        ),
+        (
+            "\"single\"",
+            "in_backward = true, max_grad_norm = 0",
+            "[model.adapter]\nrank = 2",
+            "the gradient of an adapter is small",
+        ),
+    ] {
+        let recipe = recipe(step, keys).replace("name = \"adamw-8bit\", lr = 1e-3, ", "lr = 1e-3, ");
+        let recipe = match more.starts_with('[') {
+            true => format!("{recipe}{more}\n"),
+            false => recipe.replace("steps = 8", &format!("steps = 8\n{more}")),
+        };
+        place.write("recipe.toml", recipe);
+        let outcome = place.run(&["check", "recipe.toml"]);
+        assert_eq!(outcome.code, 2, "{expected}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(expected), "{} does not say {expected}", outcome.stderr);
+        assert!(outcome.stderr.contains("in_backward"), "{}", outcome.stderr);
+    }
+}
+
+#[test]
 fn an_optimizer_that_the_backend_cannot_run_is_refused_before_training() {
     let place = place();
     let refused = |recipe: &str, words: [&str; 2]| {

@@ -33,7 +33,7 @@ pub use models::{adapter, configurations, random, tiny};
 pub use operations::operations_agree_with_finite_differences;
 pub use optimizer::{
     adamw_follows_its_formula, moments_in_8_bits_are_small, optimizers_are_adopted_or_left_to_others,
-    the_kernel_is_its_rule,
+    the_kernel_is_its_rule, updates_in_the_backward_pass_are_the_same,
 };
 pub use recomputation::recomputation_is_exact;
 pub use sharing::sharing_a_prompt_is_exact;
@@ -72,6 +72,7 @@ macro_rules! engine_tests {
             sharing_a_prompt_is_exact,
             statistics_follow_their_definitions,
             the_kernel_is_its_rule,
+            updates_in_the_backward_pass_are_the_same,
             vectors_behave,
         }
     };

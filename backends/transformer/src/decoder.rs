@@ -9,6 +9,8 @@ mod norm;
 mod row_norms;
 mod wiring;
 
+use std::ops::Range;
+
 use half::bf16;
 use spo_api::Result;
 
@@ -28,6 +30,8 @@ pub(crate) struct Decoder {
     pub architecture: Architecture,
     pub specs: Vec<Spec>,
     blocks: Vec<Block>,
+    /// The ids of each block's parameters.
+    spans: Vec<Range<Id>>,
     tokens: Id,
     positions: Option<Id>,
     /// The final norm.
@@ -54,13 +58,16 @@ pub(crate) enum Keep {
     All,
 }
 
+/// Called when the gradients of a group of parameters are complete.
+pub(crate) type Completed<'a> = dyn FnMut() -> Result<()> + 'a;
+
 impl Decoder {
     pub fn new(architecture: Architecture) -> Self {
         let a = &architecture;
         let mut names = Names::default();
-        let Layout { tokens, positions, blocks, norm, head } = Layout::new(&mut names, a);
+        let Layout { tokens, positions, blocks, spans, norm, head } = Layout::new(&mut names, a);
         let specs = names.specs;
-        Decoder { architecture, specs, blocks, tokens, positions, norm, head, adapted: Vec::new() }
+        Decoder { architecture, specs, blocks, spans, tokens, positions, norm, head, adapted: Vec::new() }
     }
 
     /// Freezes all parameters, and adds an adapter to every linear layer for which `wanted` returns one. The head is
@@ -155,28 +162,42 @@ impl Decoder {
         Ok(x)
     }
 
-    /// Adds the gradients of all parameters below the final norm, given the gradient of the last block's
-    /// output.
+    /// The base parameters in groups whose gradients a backward pass completes at the same time, in the order in which it does:
+    /// head and final norm, the blocks from the last to the first, the embeddings.
+    pub fn completed_together(&self) -> Vec<Vec<Id>> {
+        let embeddings = |&id: &Id| id == self.tokens || Some(id) == self.positions;
+        let before = self.spans.first().map_or(0, |span| span.start);
+        let after = self.spans.last().map_or(before, |span| span.end);
+        let outside: Vec<Id> = (0..before).chain(after..self.specs.len()).collect();
+        let (below, above) = outside.into_iter().partition(embeddings);
+        let blocks = self.spans.iter().rev().map(|span| span.clone().collect());
+        std::iter::once(above).chain(blocks).chain([below]).collect()
+    }
+
+    /// Adds the gradients of all parameters below the final norm, given the gradient of the last block's output.
+    /// `completed` is called after each of the [groups](Self::completed_together) but the first.
     pub fn backward<E: Engine>(
         &self,
         e: &E,
         p: &Parameters<E>,
         rows: &Rows,
         wiring: &Wiring<E::Tensor>,
-        traces: Traces<E::Tensor>,
-        mut upstream: E::Tensor,
+        (traces, mut upstream): (Traces<E::Tensor>, E::Tensor),
+        completed: &mut Completed<'_>,
     ) -> Result<()> {
         let blocks = self.blocks.iter().zip(wiring.blocks());
         match traces {
             Traces::All(traces) => {
                 for ((block, wiring), trace) in blocks.zip(traces).rev() {
                     upstream = block.backward(e, p, trace, upstream, &wiring)?;
+                    completed()?;
                 }
             }
             Traces::Inputs(inputs) => {
                 for ((block, wiring), input) in blocks.zip(inputs).rev() {
                     let (_, trace) = block.forward(e, p, input, &wiring, None)?;
                     upstream = block.backward(e, p, trace, upstream, &wiring)?;
+                    completed()?;
                 }
             }
         }
@@ -187,7 +208,7 @@ impl Decoder {
             self.scale_embeddings(e, &upstream)?;
             e.scatter_add(gradient, &rows.ids, &upstream)?;
         }
-        Ok(())
+        completed()
     }
 
     fn embed<E: Engine>(&self, e: &E, p: &Parameters<E>, rows: &Rows) -> Result<E::Tensor> {

@@ -52,7 +52,7 @@ fn recorded<E: Engine>(
     let targets = &pass.packed.targets;
     let d_hidden =
         recorder.score_backward(pass.hidden(), model.head(), targets, &weights, model.head_gradients())?;
-    pass.back(e, model, d_hidden)?;
+    pass.back(e, model, d_hidden, &mut || Ok(()))?;
     let inputs: Vec<_> = parameters.into_iter().chain([&weights]).collect();
     let mut products = recorder.pull_back(&tensors(&model.parameters.gradient), &tensors(v), &inputs)?;
     let along = products.pop().expect("one for each input");

@@ -140,6 +140,11 @@ impl<E: Engine> Model<E> {
         self.trained.iter().map(|&id| &self.decoder.specs[id])
     }
 
+    /// Their ids.
+    pub fn trained_ids(&self) -> impl Iterator<Item = Id> {
+        self.trained.iter().copied()
+    }
+
     /// Number of trained parameters.
     pub fn dimension(&self) -> usize {
         self.trained().map(Spec::elements).sum()

@@ -7,7 +7,7 @@ use spo_api::{Error, Kernel, Result, Update};
 use crate::engine::{AdamWStep, BLOCK, Blockwise, Engine, Precision};
 use crate::files::TensorEntry;
 use crate::model::Model;
-use crate::parameters::{Flat, Spec};
+use crate::parameters::{Flat, Id, Spec};
 
 /// Tensors with fewer elements keep f32 moments when the others use 8 bits, as in bitsandbytes: they take
 /// little memory.
@@ -133,10 +133,25 @@ impl<T: Clone> Adopted<T> {
         update: &Update,
     ) -> Result<()> {
         self.lay_out(engine, model)?;
+        self.update_those(engine, model, update, |_| true)
+    }
+
+    /// Updates those of the trained parameters, given by their ids. Moments must have been allocated.
+    pub fn update_those<E: Engine<Tensor = T>>(
+        &mut self,
+        engine: &E,
+        model: &Model<E>,
+        update: &Update,
+        those: impl Fn(Id) -> bool,
+    ) -> Result<()> {
         let Hyper { betas, epsilon, weight_decay, decay_bias_and_norm } = self.hyper;
         let [trained, gradient] = [&model.parameters.trained, &model.parameters.gradient];
-        let operands = model.trained().zip(trained.parts.iter().zip(&gradient.parts));
-        for ((spec, (into, gradient)), moments) in operands.zip(self.moments.iter().flatten()) {
+        let operands = model.trained_ids().zip(trained.parts.iter().zip(&gradient.parts));
+        for ((id, (into, gradient)), moments) in operands.zip(self.moments.iter().flatten()) {
+            if !those(id) {
+                continue;
+            }
+            let spec = &model.decoder.specs[id];
             let spared = !decay_bias_and_norm && spec.role.of_bias_or_norm();
             let step = AdamWStep {
                 lr: update.lr,

@@ -123,6 +123,10 @@ pub(crate) struct Parameters<E: Engine> {
     pub trained: Flat<E::Tensor>,
     /// Their gradient.
     pub gradient: Flat<E::Tensor>,
+    /// Number of elements of the memory that the gradients are in.
+    pub gradient_elements: usize,
+    /// Whether they share it, because not all are needed at a time: see [`lay_out_gradients`](Self::lay_out_gradients).
+    pub released: bool,
 }
 
 impl<E: Engine> Parameters<E> {
@@ -149,6 +153,8 @@ impl<E: Engine> Parameters<E> {
             quantised: [0; 2],
             trained,
             gradient,
+            gradient_elements: 0,
+            released: false,
         };
         let [mut trained, mut gradients, mut frozen, mut half] =
             [&parameters.trained, &parameters.gradient, &frozen, &half]
@@ -169,7 +175,10 @@ impl<E: Engine> Parameters<E> {
                     parameters.blocks.push(Some(Blocks { kind, rows, width }));
                     continue;
                 }
-                Kept::Trained => (trained.next(), gradients.next()),
+                Kept::Trained => {
+                    parameters.gradient_elements += spec.elements();
+                    (trained.next(), gradients.next())
+                }
                 Kept::Frozen => (frozen.next(), None),
                 Kept::Half => {
                     parameters.halves += spec.elements();
@@ -213,6 +222,49 @@ impl<E: Engine> Parameters<E> {
             None => engine.gather(&self.values[id], rows),
             Some(blocks) => engine.decode(&self.values[id], blocks, Some(rows)),
         }
+    }
+
+    /// Lays out the gradients anew, all 0: as one vector, or, given the groups of those that are complete at the same time, in
+    /// the order in which that happens, with all groups in one place. A group in which one is added to `early` has its own.
+    pub fn lay_out_gradients(
+        &mut self,
+        engine: &E,
+        specs: &[Spec],
+        groups: Option<(&[Vec<Id>], Option<Id>)>,
+    ) -> Result<()> {
+        let ids: Vec<Id> = (0..specs.len()).filter(|&id| self.gradients[id].is_some()).collect();
+        self.gradients.iter_mut().for_each(|gradient| *gradient = None);
+        // The old gradient is freed before the new one is allocated.
+        self.gradient = Flat::zeros(engine, std::iter::empty(), Precision::Full)?;
+        self.gradient = match groups {
+            None => {
+                self.gradient_elements = ids.iter().map(|&id| specs[id].elements()).sum();
+                Flat::zeros(engine, ids.iter().map(|&id| &specs[id].shape[..]), Precision::Full)?
+            }
+            Some((groups, early)) => {
+                let size = |group: &Vec<Id>| group.iter().map(|&id| specs[id].elements()).sum::<usize>();
+                let apart = |group: &Vec<Id>| early.is_some_and(|id| group.contains(&id));
+                let shared = groups.iter().filter(|group| !apart(group)).map(size).max().unwrap_or(0);
+                let own: usize = groups.iter().filter(|group| apart(group)).map(size).sum();
+                self.gradient_elements = shared + own;
+                let all = engine.memory().zeros(&[(shared + own).max(1)], Precision::Full)?;
+                let mut starts = vec![0; specs.len()];
+                for group in groups {
+                    let mut start = if apart(group) { shared } else { 0 };
+                    for &id in group {
+                        starts[id] = start;
+                        start += specs[id].elements();
+                    }
+                }
+                let view = |&id: &Id| engine.memory().view(&all, starts[id], &specs[id].shape);
+                Flat { parts: ids.iter().map(view).collect::<Result<_>>()?, all }
+            }
+        };
+        for (&id, part) in ids.iter().zip(&self.gradient.parts) {
+            self.gradients[id] = Some(part.clone());
+        }
+        self.released = groups.is_some();
+        Ok(())
     }
 
     /// The gradient of a parameter; `None` if it is frozen.

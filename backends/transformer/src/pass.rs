@@ -2,7 +2,7 @@
 
 use spo_api::{LogProbs, Result, Statistics, Upstream};
 
-use crate::decoder::{Keep, Traces, Wiring};
+use crate::decoder::{Completed, Keep, Traces, Wiring};
 use crate::engine::{Engine, HeadScores, Memory, Precision};
 use crate::model::Model;
 use crate::packing::Packed;
@@ -46,8 +46,14 @@ impl<E: Engine> Pass<E> {
     }
 
     /// Runs the backward pass from the gradient of the head's input. The gradient of the head itself must
-    /// already have been added.
-    pub fn back(self, e: &E, model: &Model<E>, d_hidden: E::Tensor) -> Result<()> {
+    /// already have been added. `completed` is called after each [group](crate::decoder::Decoder::completed_together).
+    pub fn back(
+        self,
+        e: &E,
+        model: &Model<E>,
+        d_hidden: E::Tensor,
+        completed: &mut Completed<'_>,
+    ) -> Result<()> {
         let (decoder, p) = (&model.decoder, &model.parameters);
         let Pass { packed, wiring, traces, last, hidden, .. } = self;
         let d_before = decoder.head_input_backward(e, p, &hidden[0], &d_hidden)?;
@@ -55,7 +61,8 @@ impl<E: Engine> Pass<E> {
             e.memory().zeros(&[packed.rows.ids.len(), decoder.architecture.hidden], Precision::Compute)?;
         e.scatter_add(&d_last, &packed.scored, &d_before)?;
         drop((last, hidden, d_hidden, d_before));
-        decoder.backward(e, p, &packed.rows, &wiring, traces, d_last)
+        completed()?;
+        decoder.backward(e, p, &packed.rows, &wiring, (traces, d_last), completed)
     }
 
     /// The input of the head.

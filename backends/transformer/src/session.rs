@@ -7,7 +7,7 @@ use spo_api::{
     Statistics, Tangent, TokenBatch, Update, Upstream, Vector, VectorSpace, Watch,
 };
 
-use crate::decoder::Keep;
+use crate::decoder::{Completed, Keep};
 use crate::engine::{Engine, HeadScores, Memory, Precision};
 use crate::model::Model;
 use crate::optimizer::Adopted;
@@ -72,11 +72,13 @@ impl<E: Engine> TransformerSession<E> {
         let trained = self.model.dimension();
         let all: usize = decoder.specs.iter().map(Spec::elements).sum();
         let moments = self.state.optimizer.as_ref().map_or(0, |rule| rule.bytes(self.model.trained()));
-        let vectors = 2 + self.state.vectors.len();
+        let vectors = 1 + self.state.vectors.len();
+        let gradient = 4 * parameters.gradient_elements;
         let activations = tokens * decoder.traced_per_token();
         let (halves, [quantised, blocks]) = (parameters.halves, parameters.quantised);
         let frozen = all - trained - halves - quantised;
-        (trained * 4 * vectors + moments + blocks + 2 * halves + (frozen + activations) * compute) as u64
+        (trained * 4 * vectors + gradient + moments + blocks + 2 * halves + (frozen + activations) * compute)
+            as u64
     }
 
     pub(crate) fn keep(&self, tokens: usize) -> Keep {
@@ -108,8 +110,20 @@ impl<E: Engine> TransformerSession<E> {
         self.engine.memory().copy(&self.flat(v)?.all, &values)
     }
 
+    /// Makes room for the whole gradient, if there is none.
+    fn keep_gradient(&mut self) -> Result<()> {
+        let Model { parameters, decoder, .. } = &mut self.model;
+        match parameters.released {
+            true => parameters.lay_out_gradients(&self.engine, &decoder.specs, None),
+            false => Ok(()),
+        }
+    }
+
     fn flat(&self, v: Vector) -> Result<&Flat<E::Tensor>> {
         match v {
+            Vector::GRADIENT if self.model.parameters.released => Err(Error::Engine(
+                "the gradient was not kept: each parameter was updated in the backward pass".into(),
+            )),
             Vector::PARAMETERS => Ok(&self.model.parameters.trained),
             Vector::GRADIENT => Ok(&self.model.parameters.gradient),
             other => self.state.vectors.get(&other.0).ok_or_else(|| {
@@ -132,6 +146,46 @@ impl<E: Engine> TransformerSession<E> {
     fn pack(&self, batch: &TokenBatch) -> Result<Packed> {
         Packed::new(batch, &self.model.decoder.architecture)
     }
+
+    /// Forward to the log-probs and backward from `upstream`, adding to the gradients. `completed` is called after each
+    /// [group](crate::decoder::Decoder::completed_together) of gradients. Returns whether there was a backward pass:
+    /// there is none where the log-probs have no influence on the loss.
+    fn there_and_back(
+        (e, model): (&E, &Model<E>),
+        (packed, keep): (Packed, Keep),
+        statistics: Statistics,
+        upstream: &mut Upstream<'_>,
+        completed: &mut Completed<'_>,
+    ) -> Result<(LogProbs, bool)> {
+        if packed.targets.is_empty() {
+            let nothing = log_probs_of(&HeadScores::default(), &packed);
+            upstream(&nothing)?;
+            return Ok((nothing, false));
+        }
+        model.refresh(e)?;
+        let mut pass = Pass::forward(e, model, packed, keep, statistics)?;
+        let log_probs = pass.log_probs();
+        let mut weights = pass.weights(&log_probs, upstream)?;
+        // Tokens without influence on the loss (one side of a pair, for example) need no backward pass.
+        let active: Vec<usize> = (0..weights.len()).filter(|&i| weights[i] != 0.0).collect();
+        if active.is_empty() {
+            return Ok((log_probs, false));
+        }
+        if active.len() < weights.len() {
+            weights = active.iter().map(|&i| weights[i]).collect();
+            pass.narrow(e, model, &active)?;
+        }
+        let d_hidden = e.score_backward(
+            pass.hidden(),
+            model.head(),
+            &pass.packed.targets,
+            &pass.scores.log_normalizers,
+            &weights,
+            model.head_gradients(),
+        )?;
+        pass.back(e, model, d_hidden, completed)?;
+        Ok((log_probs, true))
+    }
 }
 
 impl<E: Engine> Session for TransformerSession<E> {
@@ -147,6 +201,8 @@ impl<E: Engine> Session for TransformerSession<E> {
         info.device = self.engine.memory().device();
         info.dtype = self.engine.memory().dtype().to_owned();
         info.hessian_vectors = self.recorder().is_ok();
+        // The gradient of an adapter is small.
+        info.updates_in_backward = self.model.adapter.is_none();
         info.remarks.clone_from(&self.model.remarks);
         info
     }
@@ -167,41 +223,67 @@ impl<E: Engine> Session for TransformerSession<E> {
         upstream: &mut Upstream<'_>,
     ) -> Result<LogProbs> {
         let packed = self.pack(batch)?;
-        if packed.targets.is_empty() {
-            let nothing = log_probs_of(&HeadScores::default(), &packed);
-            upstream(&nothing)?;
-            return Ok(nothing);
-        }
+        self.keep_gradient()?;
         // Allocate the moments before the first activations. Allocated later, they would fill gaps left by
         // freed activations, so the next activations would not fit there.
         if let Some(optimizer) = &mut self.state.optimizer {
             optimizer.lay_out(&self.engine, &self.model)?;
         }
         let keep = self.keep(packed.rows.ids.len());
+        let with = (&self.engine, &self.model);
+        let found = Self::there_and_back(with, (packed, keep), statistics, upstream, &mut || Ok(()));
+        Ok(found?.0)
+    }
+
+    fn backward_and_optimize(
+        &mut self,
+        batch: &TokenBatch,
+        statistics: Statistics,
+        upstream: &mut Upstream<'_>,
+        update: &Update,
+    ) -> Result<(LogProbs, f64)> {
+        let packed = self.pack(batch)?;
+        let Some(optimizer) = &mut self.state.optimizer else {
+            return Err(Error::Engine("the session has adopted no optimizer".into()));
+        };
+        if self.model.adapter.is_some() {
+            return Err(Error::Engine("the gradient of an adapter is small, and is kept".into()));
+        }
+        optimizer.lay_out(&self.engine, &self.model)?;
+        let groups = self.model.decoder.completed_together();
+        let Model { parameters, decoder, .. } = &mut self.model;
+        if !parameters.released {
+            let tied = decoder.architecture.tied.then_some(decoder.head.weight);
+            parameters.lay_out_gradients(&self.engine, &decoder.specs, Some((&groups, tied)))?;
+        }
+        let keep = self.keep(packed.rows.ids.len());
         let (e, model) = (&self.engine, &self.model);
-        model.refresh(e)?;
-        let mut pass = Pass::forward(e, model, packed, keep, statistics)?;
-        let log_probs = pass.log_probs();
-        let mut weights = pass.weights(&log_probs, upstream)?;
-        // Tokens without influence on the loss (one side of a pair, for example) need no backward pass.
-        let active: Vec<usize> = (0..weights.len()).filter(|&i| weights[i] != 0.0).collect();
-        if active.is_empty() {
-            return Ok(log_probs);
+        let optimizer = self.state.optimizer.as_mut().expect("it was adopted");
+        let (mut order, mut squared) = (groups.iter(), 0.0);
+        let mut completed = || {
+            let group = order.next().expect("as many groups as are completed");
+            for &id in group {
+                let Some(gradient) = model.parameters.gradient(id) else { continue };
+                let own = e.dot(gradient, gradient)?;
+                if !own.is_finite() {
+                    return Err(Error::NonFinite(format!(
+                        "the gradient of {} has the norm {}",
+                        model.decoder.specs[id].name,
+                        own.sqrt()
+                    )));
+                }
+                squared += own;
+            }
+            optimizer.update_those(e, model, update, |id| group.contains(&id))?;
+            group.iter().filter_map(|&id| model.parameters.gradient(id)).try_for_each(|g| e.scale(g, 0.0))
+        };
+        let (log_probs, back) =
+            Self::there_and_back((e, model), (packed, keep), statistics, upstream, &mut completed)?;
+        // Parameters whose gradient is 0 are updated as well: moments and weights decay.
+        if !back {
+            groups.iter().try_for_each(|_| completed())?;
         }
-        if active.len() < weights.len() {
-            weights = active.iter().map(|&i| weights[i]).collect();
-            pass.narrow(e, model, &active)?;
-        }
-        let d_hidden = e.score_backward(
-            pass.hidden(),
-            model.head(),
-            &pass.packed.targets,
-            &pass.scores.log_normalizers,
-            &weights,
-            model.head_gradients(),
-        )?;
-        pass.back(e, model, d_hidden)?;
-        Ok(log_probs)
+        Ok((log_probs, squared.sqrt()))
     }
 
     fn hessian_vector(
@@ -293,6 +375,9 @@ impl<E: Engine> VectorSpace for TransformerSession<E> {
     }
 
     fn zero(&mut self, v: Vector) -> Result<()> {
+        if v == Vector::GRADIENT {
+            self.keep_gradient()?;
+        }
         self.scale(0.0, v)
     }
 

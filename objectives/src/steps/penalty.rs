@@ -2,7 +2,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use spo_api::{
     BilevelProblem, BilevelStep, ConfigError, Dual, LevelWeights, Losses, Metrics, Part, Passes, Result,
-    Scalar, StepNeeds, StepReport, Vector, Weigh, register,
+    Scalar, StepNeeds, StepReport, Weigh, register,
 };
 
 use super::{
@@ -153,7 +153,8 @@ impl Part for Penalty {
 
 impl BilevelStep for Penalty {
     fn needs(&self) -> StepNeeds {
-        StepNeeds::two_levels().reference_lower(self.value.needs_reference())
+        let alone = self.value.passes().backward == 0;
+        StepNeeds::two_levels().reference_lower(self.value.needs_reference()).update_alone(alone)
     }
 
     fn passes(&self) -> Passes {
@@ -177,8 +178,7 @@ impl BilevelStep for Penalty {
             ]);
             Ok(LevelWeights { upper: 1.0, lower: weight })
         };
-        let losses = problem.gradient(Weigh::By(&mut weigh), Vector::GRADIENT)?;
-        problem.descend(1.0)?;
+        let losses = problem.update(Weigh::By(&mut weigh), 1.0)?;
         Ok(StepReport::new(losses).with(metrics))
     }
 

@@ -1,8 +1,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use spo_api::{
-    BilevelProblem, BilevelStep, LevelWeights, Part, Passes, Result, StepNeeds, StepReport, Vector, Weigh,
-    register,
+    BilevelProblem, BilevelStep, LevelWeights, Part, Passes, Result, StepNeeds, StepReport, Weigh, register,
 };
 
 /// `d = dF`: the preference loss alone, no lower level. Plain DPO and its kin.
@@ -14,7 +13,7 @@ impl Part for Single {}
 
 impl BilevelStep for Single {
     fn needs(&self) -> StepNeeds {
-        StepNeeds::default()
+        StepNeeds::default().update_alone(true)
     }
 
     fn passes(&self) -> Passes {
@@ -22,8 +21,7 @@ impl BilevelStep for Single {
     }
 
     fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport> {
-        let losses = problem.gradient(Weigh::Fixed(LevelWeights::UPPER), Vector::GRADIENT)?;
-        problem.descend(1.0)?;
+        let losses = problem.update(Weigh::Fixed(LevelWeights::UPPER), 1.0)?;
         Ok(StepReport::new(losses))
     }
 }

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use spo_api::{
     BilevelProblem, BilevelStep, Budget, LevelWeights, Part, Passes, Result, Rise, Ruling, StepNeeds,
-    StepReport, Vector, Weigh, register,
+    StepReport, Weigh, register,
 };
 
 use super::{
@@ -134,7 +134,7 @@ impl Part for Spo {}
 
 impl BilevelStep for Spo {
     fn needs(&self) -> StepNeeds {
-        StepNeeds::two_levels().reference_lower(true)
+        StepNeeds::two_levels().reference_lower(true).update_alone(true)
     }
 
     fn passes(&self) -> Passes {
@@ -147,9 +147,9 @@ impl BilevelStep for Spo {
         let lambda = self.state.multiplier.lambda;
         let weights = LevelWeights { upper, lower: lambda };
         // Lambda follows from the batches before this one, so that a batch in parts needs no second forward pass.
-        let losses = problem.gradient(Weigh::Known(weights), Vector::GRADIENT)?;
-        let (rise, target, lr_factor) = (losses.lower - reference, self.target(), self.lr_factor());
-        problem.descend(lr_factor)?;
+        let lr_factor = self.lr_factor();
+        let losses = problem.update(Weigh::Known(weights), lr_factor)?;
+        let (rise, target) = (losses.lower - reference, self.target());
         self.state.multiplier.follow(rise, target, self.budget);
         self.state.since = self.state.since.saturating_add(1);
         let report = StepReport::new(losses).with([

@@ -1,8 +1,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use spo_api::{
-    BilevelProblem, BilevelStep, LevelWeights, Part, Passes, Result, StepNeeds, StepReport, Vector, Weigh,
-    register,
+    BilevelProblem, BilevelStep, LevelWeights, Part, Passes, Result, StepNeeds, StepReport, Weigh, register,
 };
 
 use super::{
@@ -41,7 +40,7 @@ impl Part for Weighted {}
 
 impl BilevelStep for Weighted {
     fn needs(&self) -> StepNeeds {
-        StepNeeds::two_levels()
+        StepNeeds::two_levels().update_alone(true)
     }
 
     fn passes(&self) -> Passes {
@@ -51,8 +50,7 @@ impl BilevelStep for Weighted {
     fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport> {
         let upper = self.scale.factor(self.normalize, problem)?;
         let weights = LevelWeights { upper, lower: self.lambda };
-        let losses = problem.gradient(Weigh::Fixed(weights), Vector::GRADIENT)?;
-        problem.descend(1.0)?;
+        let losses = problem.update(Weigh::Fixed(weights), 1.0)?;
         Ok(StepReport::new(losses).with([("bilevel/weight", self.lambda)]))
     }
 

@@ -111,6 +111,17 @@ table! {
         adopt_optimizer: fn(this: *mut c_void, kernel: Text, taken: *mut u32, error: *const ErrorSink) -> i32;
         /// Updates the parameters once with the adopted optimizer; present together with `adopt_optimizer`.
         optimize: fn(this: *mut c_void, update: *const UpdateView, error: *const ErrorSink) -> i32;
+        /// `backward` from a gradient of zero and `optimize` in one, which keeps no whole gradient. `norm` receives the
+        /// norm of the gradient.
+        backward_and_optimize: fn(
+            this: *mut c_void,
+            batch: *const TokensView,
+            statistics: u32,
+            show: *const ShowSink,
+            update: *const UpdateView,
+            norm: *mut f64,
+            error: *const ErrorSink
+        ) -> i32;
     }
 }
 

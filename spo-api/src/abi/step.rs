@@ -395,6 +395,8 @@ impl BilevelStep for Handle<StepTable> {
             lower: needs.lower != 0,
             reference_lower: needs.reference_lower != 0,
             hessian: needs.hessian != 0,
+            // Across the border a step asks for a gradient and a descent.
+            update_alone: false,
         }
     }
 

@@ -1,6 +1,6 @@
 //! `spo-run export`: writes a saved model with its adapter merged into the weights, or as GGUF.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use spo_api::Registry;
 use spo_gguf::BlockType;
@@ -18,8 +18,8 @@ pub(crate) struct ExportArguments {
     /// Write one file for llama.cpp instead of a folder: weights in this type, tokenizer and chat template.
     #[arg(long, value_enum)]
     gguf: Option<GgufType>,
-    /// Write the adapter alone, as a GGUF file for llama.cpp's `--lora`. MODEL is the folder of its base.
-    #[arg(long, conflicts_with = "gguf", requires = "adapter")]
+    /// Write the adapter alone, as a GGUF file for llama.cpp's `--lora`.
+    #[arg(long, conflicts_with = "gguf")]
     adapter_gguf: bool,
     /// The folder to write, or the file.
     output: PathBuf,
@@ -42,8 +42,13 @@ impl ExportArguments {
         let output = &self.output;
         if self.adapter_gguf {
             self.is_free()?;
-            let adapter = self.model.adapter.as_deref().unwrap_or(Path::new(""));
-            let written = gguf::write_adapter(&self.model.model, adapter, output);
+            let whole = self.model.with_base().unwrap_or_else(|| self.model.clone());
+            let Some(adapter) = &whole.adapter else {
+                return Err(
+                    bad("--adapter-gguf: there is no adapter: give its folder with `--adapter`").into()
+                );
+            };
+            let written = gguf::write_adapter(&whole.model, adapter, output);
             return Ok(written.map_err(bad)?);
         }
         if let Some(kind) = self.gguf {

@@ -33,10 +33,8 @@ impl SavedModel {
     /// # Errors
     /// [`BadInput`](crate::error::BadInput) if the model, the adapter, the backend or the device cannot be used.
     pub(crate) fn open(&self, registry: &mut Registry) -> anyhow::Result<(Tokenizer, Box<dyn Session>)> {
-        if self.adapter.is_none()
-            && let Some(base) = folders::local_base(&self.model)
-        {
-            return self.based(base).open(registry);
+        if let Some(whole) = self.with_base() {
+            return whole.open(registry);
         }
         folders::model(&self.model).map_err(bad)?;
         if let Some(adapter) = &self.adapter {
@@ -70,8 +68,9 @@ impl SavedModel {
         SavedModel { model: model.to_owned(), adapter: None, backend, device }
     }
 
-    /// The same folder as an adapter on this base model.
-    fn based(&self, base: PathBuf) -> Self {
-        SavedModel { adapter: Some(self.model.clone()), ..self.other(&base) }
+    /// The folder of an adapter alone, as an adapter on the base model that it names.
+    pub(super) fn with_base(&self) -> Option<Self> {
+        let base = folders::local_base(&self.model).filter(|_| self.adapter.is_none())?;
+        Some(SavedModel { adapter: Some(self.model.clone()), ..self.other(&base) })
     }
 }

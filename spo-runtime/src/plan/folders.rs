@@ -172,11 +172,14 @@ fn base_model(adapter: &Path) -> Option<String> {
     config["base_model_name_or_path"].as_str().map(str::to_owned)
 }
 
-/// The base model of a folder that holds an adapter alone, if the adapter names a folder with a model.
+/// The base model of a folder that holds an adapter alone, if the adapter names a model that is here: a folder, or a
+/// GGUF file.
 pub(crate) fn local_base(folder: &Path) -> Option<PathBuf> {
     let alone = folder.join("adapter_config.json").exists() && !folder.join("config.json").exists();
     let base = PathBuf::from(base_model(folder).filter(|_| alone)?);
-    base.join("config.json").exists().then_some(base)
+    let here =
+        base.join("config.json").exists() || spo_gguf::file_of(&base).is_some_and(|file| file.exists());
+    here.then_some(base)
 }
 
 /// The models that the stages of a run have saved.

@@ -35,10 +35,13 @@ impl Forecast {
         };
         // A backend may offer to keep moments in half the memory.
         let half = recipe.backend.options.get("moments").is_some_and(|kept| kept == "bf16");
-        let moments = stages.iter().map(moments).max().unwrap_or(0) / if half { 2 } else { 1 };
+        let kept = |stage: &PlannedStage| {
+            let gradient = if stage.recipe.optimizer.own.in_backward { 0 } else { each };
+            gradient + moments(stage) / if half { 2 } else { 1 }
+        };
         Forecast {
             weights: trained.saturating_mul(each).saturating_add(frozen),
-            training: trained.saturating_mul(each.saturating_add(moments)),
+            training: trained.saturating_mul(stages.iter().map(kept).max().unwrap_or(each)),
             on_host: info.device.starts_with("CPU"),
         }
     }
@@ -59,8 +62,8 @@ impl Forecast {
             true => Ok(()),
             false => Err(format!(
                 "needs at least {:.1} GiB of memory ({:.1} for the weights, {:.1} for gradient and moments, and activations on \
-                 top), and this machine has {:.1}: train an adapter, take an optimizer that remembers less or a smaller model, \
-                 or go on with `--force`",
+                 top), and this machine has {:.1}: train an adapter, take an optimizer that remembers less (`adamw-8bit`) or keeps no gradient \
+                 (`in_backward`), or a smaller model, or go on with `--force`",
                 gib(needed),
                 gib(self.weights),
                 gib(self.training),

@@ -28,6 +28,10 @@ pub(crate) struct Rate {
     #[serde(default = "Rate::default_max_grad_norm")]
     #[schemars(range(min = 0))]
     pub(crate) max_grad_norm: f64,
+    /// Update each parameter within the backward pass, as soon as its gradient is complete, and keep no gradient: less
+    /// memory, the same parameters. Needs `max_grad_norm = 0` and a batch that is computed as one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) in_backward: bool,
 }
 
 impl OwnKeys for Rate {

@@ -54,6 +54,13 @@ impl Optimization {
         Ok(())
     }
 
+    /// Calls a function that updates the parameters within a backward pass, and counts the update.
+    pub(crate) fn in_backward<T>(&mut self, lr: f64, work: impl FnOnce(&Update) -> Result<T>) -> Result<T> {
+        let done = work(&Update { lr, gradient_scale: 1.0, count: self.count + 1 })?;
+        self.count += 1;
+        Ok(done)
+    }
+
     /// Releases the state vectors.
     pub(crate) fn end(self, session: &mut dyn Session) -> Result<()> {
         self.states.into_iter().for_each(|handle| session.vectors().release(Vector(handle)));

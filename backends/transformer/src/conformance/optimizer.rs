@@ -1,10 +1,10 @@
 //! The optimizers that a session runs itself.
 
 use serde_json::json;
-use spo_api::{Kernel, Optimizer, Session, Update, Vector};
+use spo_api::{Kernel, LogProbs, Optimizer, Session, Statistics, Update, Vector, VectorSpace};
 
-use super::models::{configurations, random, tiny, wide};
-use super::support::{open, wave};
+use super::models::{adapter, configurations, random, tiny, wide};
+use super::support::{batch, gradient, open, wave, weights};
 use crate::config::ModelType;
 use crate::engine::Engine;
 use crate::session::{Options, TransformerSession};
@@ -98,6 +98,54 @@ pub fn the_kernel_is_its_rule<E: Engine>(engine: impl Fn() -> E) {
         let (error, moved) = ((kernel - vectors).abs(), (kernel - start).abs());
         assert!(error < 1e-4 * moved + 1e-7, "{kernel} and {vectors}, from {start}");
     }
+}
+
+/// Updating each parameter within the backward pass gives the bits of a backward pass and an update, and the same norm. It does
+/// so if activations are recomputed, if no token has an influence, and if the whole gradient is asked for in between.
+pub fn updates_in_the_backward_pass_are_the_same<E: Engine>(engine: impl Fn() -> E) {
+    let models = configurations().into_iter().chain([("wide", wide())]);
+    for ((name, config), checkpoint) in models.zip([false, true].into_iter().cycle()) {
+        let kernel = adamw(0.1, false);
+        let kernel = if name == "wide" { in_8_bits(kernel) } else { kernel };
+        let open = || {
+            let options = Options { checkpoint, ..Options::default() };
+            let mut session = open(engine(), &random(&config, None), options);
+            assert!(session.info().updates_in_backward);
+            assert!(session.adopt_optimizer(Some(&kernel)).expect("a kernel"));
+            session
+        };
+        let (mut whole, mut released) = (open(), open());
+        let before = released.forecast(0);
+        for count in 1..=4 {
+            let update = Update { lr: 1e-2, gradient_scale: 1.0, count };
+            let influence = if count == 2 { 0.0 } else { 1.0 };
+            let mut upstream =
+                |seen: &LogProbs| Ok(weights(seen.values.len()).into_iter().map(|w| influence * w).collect());
+            whole.zero(Vector::GRADIENT).expect("a gradient");
+            let seen = whole.backward(&batch(), Statistics::default(), &mut upstream).expect("a pass");
+            let norm = whole.norm(Vector::GRADIENT).expect("a norm");
+            whole.optimize(&update).expect("an update");
+            let also =
+                released.backward_and_optimize(&batch(), Statistics::default(), &mut upstream, &update);
+            let (also, same_norm) = also.expect("a pass with an update");
+            assert_eq!(also, seen, "{name}, step {count}");
+            assert!((same_norm - norm).abs() <= 1e-6 * norm, "{name}: {same_norm} and {norm}");
+            let read = |session: &TransformerSession<E>| session.read(Vector::PARAMETERS).expect("values");
+            assert!(read(&whole) == read(&released), "{name}, step {count}");
+            assert!(released.read(Vector::GRADIENT).is_err_and(|e| e.to_string().contains("not kept")));
+            assert!(released.forecast(0) < before, "{name}");
+            if count == 3 {
+                assert_eq!(gradient(&mut released, &batch()), gradient(&mut whole, &batch()), "{name}");
+                assert_eq!(released.forecast(0), before, "{name}");
+            }
+        }
+    }
+    let mut adapted = open(engine(), &random(&tiny(ModelType::Llama), Some(adapter())), Options::default());
+    assert!(!adapted.info().updates_in_backward);
+    let update = Update { lr: 0.1, gradient_scale: 1.0, count: 1 };
+    let refused =
+        adapted.backward_and_optimize(&batch(), Statistics::default(), &mut |_| unreachable!(), &update);
+    assert!(refused.is_err_and(|e| e.to_string().contains("adopted no optimizer")));
 }
 
 /// A session without a kernel for an optimizer does not adopt it and allocates no moments for it. A kernel

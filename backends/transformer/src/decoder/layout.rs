@@ -1,5 +1,7 @@
 //! The parameters of an architecture, in the order of their ids.
 
+use std::ops::Range;
+
 use super::block::{Block, Projections};
 use super::mlp::Mlp;
 use super::names::Names;
@@ -14,6 +16,8 @@ pub(super) struct Layout {
     /// The table of learned positions.
     pub positions: Option<Id>,
     pub blocks: Vec<Block>,
+    /// The ids of each block's parameters.
+    pub spans: Vec<Range<Id>>,
     /// The final norm.
     pub norm: Norm<Id>,
     pub head: Head<Id>,
@@ -23,7 +27,12 @@ impl Layout {
     pub fn new(names: &mut Names, a: &Architecture) -> Self {
         let tokens = names.matrix(a.names.table, a.vocabulary, a.hidden);
         let positions = a.names.positions.map(|name| names.matrix(name, a.context, a.hidden));
-        let blocks = (0..a.layers.len()).map(|index| block(names, a, index)).collect();
+        let (mut blocks, mut spans) = (Vec::new(), Vec::new());
+        for index in 0..a.layers.len() {
+            let begin = names.specs.len();
+            blocks.push(block(names, a, index));
+            spans.push(begin..names.specs.len());
+        }
         let norm = names.norm(a.names.norm, a.hidden, &a.norm);
         let weight = if a.tied { tokens } else { names.matrix(a.names.head, a.vocabulary, a.hidden) };
         let bias = a.head_bias.then(|| names.bias(a.names.head, a.vocabulary));
@@ -31,6 +40,7 @@ impl Layout {
             tokens,
             positions,
             blocks,
+            spans,
             norm,
             head: Head { weight, blocks: None, bias, cap: a.logits_cap },
         }

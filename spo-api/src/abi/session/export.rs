@@ -29,6 +29,7 @@ pub(in crate::abi) static TABLE: SessionTable = SessionTable {
     hessian_vector: Some(hessian_vector),
     adopt_optimizer: Some(adopt_optimizer),
     optimize: Some(optimize),
+    backward_and_optimize: Some(backward_and_optimize),
 };
 
 static VECTORS: VectorTable = vectors::export::<Box<dyn Session>>();
@@ -129,6 +130,19 @@ answers! { Box<dyn Session>:
         Ok(())
     }
     fn optimize(session, update: *const UpdateView) { session.optimize(&(*update).update()) }
+    fn backward_and_optimize(
+        session,
+        batch: *const TokensView,
+        bits: u32,
+        sink: *const ShowSink,
+        update: *const UpdateView,
+        norm: *mut f64
+    ) {
+        let (batch, update) = ((*batch).batch(), (*update).update());
+        let mut upstream = |found: &LogProbs| asked(sink, found);
+        (_, *norm) = session.backward_and_optimize(&batch, statistics(bits), &mut upstream, &update)?;
+        Ok(())
+    }
     fn generate(session, prompts: *const TokensView, sampling: Text, out: *const ByteSink) {
         let prompts: Vec<_> = (*prompts).batch().groups.into_iter().map(|group| group.prompt).collect();
         let sampling: Sampling = from_json("the way of sampling", sampling.bytes())?;

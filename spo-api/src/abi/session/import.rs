@@ -153,8 +153,12 @@ impl Session for ImportedSession {
             dtype: "unknown".into(),
             ..ModelInfo::default()
         });
-        let offered = self.part.table().hessian_vector.is_some();
-        ModelInfo { hessian_vectors: told.hessian_vectors && offered, ..told }
+        let table = self.part.table();
+        ModelInfo {
+            hessian_vectors: told.hessian_vectors && table.hessian_vector.is_some(),
+            updates_in_backward: told.updates_in_backward && table.backward_and_optimize.is_some(),
+            ..told
+        }
     }
 
     fn log_probs(&mut self, batch: &TokenBatch, statistics: Statistics) -> Result<LogProbs> {
@@ -216,6 +220,24 @@ impl Session for ImportedSession {
         let update = UpdateView::of(update);
         // SAFETY: as above.
         self.part.call(|_, this, error| unsafe { function(this, &update, error) })
+    }
+
+    fn backward_and_optimize(
+        &mut self,
+        batch: &TokenBatch,
+        statistics: Statistics,
+        upstream: &mut Upstream<'_>,
+        update: &Update,
+    ) -> Result<(LogProbs, f64)> {
+        let Some(function) = self.part.table().backward_and_optimize else {
+            return Err(Error::Engine(format!("{} keeps the whole gradient", self.part.at())));
+        };
+        let (update, mut norm) = (UpdateView::of(update), f64::NAN);
+        // SAFETY: as above.
+        let found = self.shown(batch, statistics, Some(upstream), |_, this, flat, sink, error| unsafe {
+            function(this, &flat.view(), bits(statistics), sink, &update, &mut norm, error)
+        })?;
+        Ok((found, norm))
     }
 
     fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Vec<Vec<u32>>> {

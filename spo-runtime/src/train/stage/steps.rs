@@ -157,6 +157,7 @@ impl Training<'_> {
             optimization: &mut work.optimization,
             lr,
             max_grad_norm: stage.recipe.optimizer.own.max_grad_norm,
+            in_backward: stage.recipe.optimizer.own.in_backward,
         };
         let upper = UpperLevel { objective: &mut *stage.objective, data, batch };
         let setting = StepSetting { progress, micro_batch: stage.recipe.micro_batch };

@@ -52,6 +52,8 @@ pub(crate) struct Motion<'a> {
     pub(crate) lr: f64,
     /// Gradients with a larger norm are clipped to it; 0 means no limit.
     pub(crate) max_grad_norm: f64,
+    /// Whether parameters are updated within the backward pass.
+    pub(crate) in_backward: bool,
 }
 
 /// The bilevel problem of one training step.
@@ -115,15 +117,21 @@ impl<'a> StepProblem<'a> {
     }
 
     /// Forward and backward for one part at a time, for losses and weights that do not depend on the other
-    /// parts. `own` is the value of the terms of G that have their own batches, if it is known.
-    fn one_pass(&mut self, weigh: &mut Weigh<'_>, own: f64) -> Result<(Losses, LevelWeights)> {
+    /// parts. `own` is the value of the terms of G that have their own batches, if it is known. With `update`, the factor of
+    /// the learning rate, the parameters are updated in the backward pass, of which there is one then.
+    fn one_pass(
+        &mut self,
+        weigh: &mut Weigh<'_>,
+        own: f64,
+        update: Option<f64>,
+    ) -> Result<(Losses, LevelWeights)> {
         let mut total = Losses { upper: 0.0, lower: own };
         let mut weights = None;
         let statistics = statistics(self.observation.is_none(), self.upper.objective);
         let mut observation = Observation::default();
         let UpperLevel { objective, data, batch } = &mut self.upper;
         for pass in &batch.passes {
-            self.session.backward(&pass.tokens, statistics, &mut |seen| {
+            let mut upstream = |seen: &LogProbs| {
                 let assembled = Assembled::new(batch, [(pass, seen)], data.reference, data.rows);
                 let mut levels = Levels { upper: &mut **objective, shared: shared(&mut self.lower), own };
                 let found = levels.evaluate(&assembled, data.rows, weigh, &mut observation)?;
@@ -131,7 +139,16 @@ impl<'a> StepProblem<'a> {
                 total.lower += found.losses.lower;
                 weights = Some(found.weights);
                 Ok(found.upstream)
-            })?;
+            };
+            match (update, &mut self.motion) {
+                (Some(lr_factor), Some(Motion { optimization, lr, .. })) => {
+                    let (_, norm) = optimization.in_backward(*lr * lr_factor, |update| {
+                        self.session.backward_and_optimize(&pass.tokens, statistics, &mut upstream, update)
+                    })?;
+                    self.grad_norm = Some(norm);
+                }
+                _ => drop(self.session.backward(&pass.tokens, statistics, &mut upstream)?),
+            }
         }
         self.observation.get_or_insert(observation);
         Ok((total, weights.expect("a batch has passes")))
@@ -200,7 +217,7 @@ impl<'a> StepProblem<'a> {
         let whole = matches!(weigh, Weigh::By(_)) || self.upper.objective.requirements().whole_batch;
         match whole && self.upper.batch.passes.len() > 1 {
             true => self.two_pass(weigh, own),
-            false => self.one_pass(weigh, own),
+            false => self.one_pass(weigh, own, None),
         }
     }
 
@@ -347,7 +364,7 @@ impl BilevelProblem for StepProblem<'_> {
                 rows.join(", ")
             )));
         }
-        let Some(Motion { rule, optimization, lr, max_grad_norm }) = &mut self.motion else {
+        let Some(Motion { rule, optimization, lr, max_grad_norm, .. }) = &mut self.motion else {
             return Err(Error::Engine("this problem has no optimizer".into()));
         };
         // Same formula as PyTorch's clip_grad_norm_.
@@ -356,6 +373,25 @@ impl BilevelProblem for StepProblem<'_> {
         optimization.update(self.session, *rule, *lr * lr_factor, gradient_scale)?;
         self.grad_norm = Some(norm);
         Ok(())
+    }
+
+    fn update(&mut self, mut weigh: Weigh<'_>, lr_factor: f64) -> Result<Losses> {
+        if !self.motion.as_ref().is_some_and(|motion| motion.in_backward) {
+            let losses = self.gradient(weigh, Vector::GRADIENT)?;
+            self.descend(lr_factor)?;
+            return Ok(losses);
+        }
+        let alone = self.lower.iter().all(|(_, batch)| batch.is_none()) && self.upper.batch.passes.len() == 1;
+        if !alone {
+            return Err(Error::Engine(
+                "the batch takes more than one backward pass: it needs a gradient".into(),
+            ));
+        }
+        let (losses, _) = self.one_pass(&mut weigh, 0.0, Some(lr_factor))?;
+        Ok(match weigh {
+            Weigh::Fixed(LevelWeights { lower: 0.0, .. }) => Losses { lower: f64::NAN, ..losses },
+            _ => losses,
+        })
     }
 
     fn progress(&self) -> Progress {
