@@ -8,6 +8,7 @@ use spo_transformer::gguf;
 
 use super::saved_model::SavedModel;
 use crate::error::{BadInput, bad};
+use crate::plan::fetch;
 use crate::store::bundle;
 use crate::train::model_folder::save;
 
@@ -43,7 +44,8 @@ impl ExportArguments {
         if self.adapter_gguf {
             self.is_free()?;
             let adapter = self.model.adapter.as_deref().unwrap_or(Path::new(""));
-            let written = gguf::write_adapter(&self.model.model, adapter, output);
+            let [model, adapter] = [&self.model.model, adapter].map(fetch::model);
+            let written = gguf::write_adapter(&model.map_err(bad)?, &adapter.map_err(bad)?, output);
             return Ok(written.map_err(bad)?);
         }
         if let Some(kind) = self.gguf {
