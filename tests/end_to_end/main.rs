@@ -21,6 +21,7 @@ mod eval;
 mod faults;
 mod gguf;
 mod hostile;
+mod hub;
 mod import;
 mod limits;
 mod models;
