@@ -37,6 +37,7 @@ mod training;
 mod trl;
 #[cfg(target_os = "linux")]
 mod trust;
+mod weights;
 
 use std::path::{Path, PathBuf};
 

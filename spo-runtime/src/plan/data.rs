@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use spo_api::{ConfigError, Layout, Objective, Optimizer, Registry, Schedule};
 use spo_data::task::{self, Generated};
-use spo_data::{Dataset, Fit, Side, Source, Tokenizer};
+use spo_data::{Dataset, Example, Fit, Side, Source, Tokenizer};
 
 use crate::error::BadInput;
 use crate::hub;
@@ -119,6 +119,16 @@ impl Loader<'_> {
         {
             let message =
                 format!("needs data with `score_chosen` and `score_rejected`, and {} has none", row.place);
+            return Err(self.document.error(&format!("stage[{index}].objective"), message).into());
+        }
+        if objective.requirements().whole_batch
+            && let Some(row) = weighted(&train).or(eval.as_deref().and_then(weighted))
+        {
+            let message = format!(
+                "compares the rows of a batch with each other, so its loss has no part of one row that the `weight` of {} \
+                 could multiply: remove the column, or take another objective",
+                row.place
+            );
             return Err(self.document.error(&format!("stage[{index}].objective"), message).into());
         }
         let mismatched = objective.requirements().mismatched.then_some(stage.batch_size);
@@ -256,6 +266,11 @@ impl Loader<'_> {
 fn desirable(rows: &Dataset) -> Dataset {
     let examples = rows.examples.iter().filter(|e| e.desirable).cloned().collect();
     Dataset { layout: Layout::Demonstrations, examples, report: rows.report.clone() }
+}
+
+/// The first row whose loss counts more or less than once.
+fn weighted(rows: &Dataset) -> Option<&Example> {
+    rows.examples.iter().find(|example| example.weight != 1.0)
 }
 
 /// Checks that no batch has fewer rows than an objective needs to compare them with each other.

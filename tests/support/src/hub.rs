@@ -6,11 +6,14 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+/// The names and the contents of files.
+pub type Files = Vec<(String, Vec<u8>)>;
+
 /// A repository and how the hub treats requests for it.
 #[derive(Clone, Debug, Default)]
 pub struct Repository {
     /// What each revision is: its commit and the files of that.
-    pub revisions: BTreeMap<String, (String, Vec<(String, Vec<u8>)>)>,
+    pub revisions: BTreeMap<String, (String, Files)>,
     /// The token that opens it; anybody may read it if there is none.
     pub gate: Option<String>,
     /// Whether its files are kept in the store, with their SHA-256 as ETag.
