@@ -20,7 +20,10 @@ fn train(place: &Place, rows: [String; 2], stage: &str) -> Vec<f64> {
     let metrics = place.metrics("out");
     let trained = steps(&metrics, "s");
     assert_eq!(trained.len(), 4);
-    let mut figures: Vec<f64> = trained.iter().flat_map(|line| ["loss", "grad_norm"].map(|key| line[key].as_f64().unwrap())).collect();
+    let mut figures: Vec<f64> = trained
+        .iter()
+        .flat_map(|line| ["loss", "grad_norm"].map(|key| line[key].as_f64().unwrap()))
+        .collect();
     figures.extend(metrics.iter().filter_map(|line| line.get("eval_loss").and_then(Value::as_f64)));
     assert_eq!(figures.len(), 10, "held out at the beginning and at the end");
     figures
@@ -58,7 +61,7 @@ fn a_weight_multiplies_the_loss_of_its_row() {
 fn weights_that_mean_nothing_are_refused() {
     let place = with_model_beside();
     let refused = |weight: &str, objective: &str, parts: &[&str]| {
-        place.write("train.jsonl", [row(A, ""), row(B, &format!(", \"heavy\": {weight}"))].join("\n"));
+        place.write("train.jsonl", [row(A, ", \"heavy\": 1"), row(B, &format!(", \"heavy\": {weight}"))].join("\n"));
         let recipe = format!(
             "[run]\noutput = \"out\"\n[model]\npath = \"model\"\n[data]\ntrain = {{ path = \"train.jsonl\", columns = {{ weight = \"heavy\" }} }}\n\
              max_length = 48\n[[stage]]\nname = \"s\"\nobjective = \"{objective}\"\nsteps = 2\nbatch_size = 2\noptimizer = {{ lr = 3e-3 }}\n"

@@ -314,5 +314,8 @@ fn prepare(row: &Row, tokenizer: &Tokenizer, fit: &Fit) -> Result<(Option<Exampl
         noticed.push(Finding::IdenticalPair.into());
     }
     let desirable = !matches!(row.answers, Answers::Labelled { desirable: false, .. });
-    Ok((Some(Example { groups, desirable, gap: row.gap, weight: row.weight, place: row.place.clone() }), noticed))
+    Ok((
+        Some(Example { groups, desirable, gap: row.gap, weight: row.weight, place: row.place.clone() }),
+        noticed,
+    ))
 }

@@ -46,7 +46,10 @@ pub(crate) fn evaluate(
         *loss *= weight(assembled.row_of_loss(i));
     }
     // A loss of one row depends on the log-probs of this row alone: `plan` refuses weights with any other.
-    let sides = [(true, &batch.chosen, &mut evaluation.grad_chosen), (false, &batch.rejected, &mut evaluation.grad_rejected)];
+    let sides = [
+        (true, &batch.chosen, &mut evaluation.grad_chosen),
+        (false, &batch.rejected, &mut evaluation.grad_rejected),
+    ];
     for (chosen, side, gradient) in sides {
         for answer in 0..side.policy.rows() {
             let weight = weight(assembled.row(chosen, answer));
