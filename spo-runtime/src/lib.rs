@@ -21,6 +21,7 @@
 
 mod commands;
 mod error;
+mod hub;
 mod plan;
 mod recipe;
 mod reporter;

@@ -2,6 +2,7 @@
 
 mod data;
 pub(crate) mod external;
+pub(crate) mod fetch;
 pub(crate) mod fit;
 pub(crate) mod folders;
 pub(crate) mod generation;
@@ -25,10 +26,11 @@ use spo_api::{Backend, Layout, Library, ModelInfo, ModelSource, ModelSpec, Quant
 use spo_data::{Dataset, Moment, Tokenizer};
 
 use crate::error::BadInput;
+use crate::hub;
 use crate::plan::stage::PlannedStage;
 use crate::plan::tokens::TokenCache;
-use crate::recipe::Recipe;
 use crate::recipe::document::Document;
+use crate::recipe::{ModelSection, Recipe};
 use crate::reporter::Reporter;
 use crate::stop::Stop;
 use crate::store::cache::Cache;
@@ -169,11 +171,14 @@ impl Plan {
             "{}: {} with {} parameters, {} of them trained, in {} on {}",
             self.name, info.architecture, info.parameters, info.trainable, info.dtype, info.device
         )];
+        if let ModelSection { path: Some(id), revision: Some(commit), .. } = &self.recipe.model {
+            lines.push(format!("model: {} of the hub at {commit}", id.display()));
+        }
         lines.extend(info.remarks);
         let answers = self.recipe.evaluation.samples > 0 || self.stages.iter().any(|stage| stage.exact_match);
-        if let Some(folder) = self.recipe.model.path.as_ref().filter(|_| answers)
+        if let Some(folder) = self.recipe.model.folder().filter(|_| answers)
             && self.stages.iter().any(|stage| stage.eval.is_some())
-            && let Some(settings) = generation::unapplied(folder)
+            && let Some(settings) = generation::unapplied(&folder)
         {
             lines.push(format!("{settings} (held-out answers are greedy)"));
         }
@@ -238,7 +243,6 @@ impl Draft {
         let mut recipe: Recipe = document.to_recipe()?;
         libraries::load_for(registry, document, &recipe)?;
         let (name, output) = recipe.run.resolve(|| document.stem()).map_err(|e| document.locate("", e))?;
-        ownership::check(&output, &recipe).map_err(|e| document.locate("", e))?;
 
         let mut parts = Vec::new();
         for stage in &recipe.stage {
@@ -251,6 +255,9 @@ impl Draft {
                 document.locate(base, e)
             })?;
 
+        let recorded = caching.and_then(|_| output::recorded_recipe(&output, &recipe));
+        fetch::fetch(document, &mut recipe, recorded.as_ref())?;
+        ownership::check(&output, &recipe).map_err(|e| document.locate("", e))?;
         check_folders(document, &recipe)?;
         let pairs = parts.iter().any(|parts| parts.objective.requirements().data == Layout::Pairs);
         // A run keeps the moment it was first planned at, so that its prompts stay the same when it is resumed.
@@ -354,8 +361,8 @@ impl Draft {
 
 /// Checks the folders of the model and of its adapter.
 fn check_folders(document: &Document, recipe: &Recipe) -> Result<(), BadInput> {
-    if let Some(folder) = &recipe.model.path {
-        folders::model(folder).map_err(|problem| document.error("model.path", problem))?;
+    if let Some(folder) = recipe.model.folder() {
+        folders::model(&folder).map_err(|problem| document.error("model.path", problem))?;
     }
     if let Some(blocks) = recipe.model.quantize.filter(|blocks| *blocks != Quantize::Off)
         && recipe.model.adapter.is_none()
@@ -368,17 +375,18 @@ fn check_folders(document: &Document, recipe: &Recipe) -> Result<(), BadInput> {
         return Err(document.error("model.quantize", message));
     }
     if let Some(folder) = recipe.model.adapter.as_ref().and_then(|adapter| adapter.path.as_ref()) {
-        folders::adapter(folder).map_err(|problem| document.error("model.adapter.path", problem))?;
+        let checked = folders::adapter(&hub::folder(folder, None));
+        checked.map_err(|problem| document.error("model.adapter.path", problem))?;
     }
     Ok(())
 }
 
 /// The specification of the model to open.
 pub(crate) fn model_spec(recipe: &Recipe, tokenizer: &Tokenizer) -> ModelSpec {
-    let source = match (&recipe.model.path, &recipe.model.config) {
-        (Some(folder), _) => ModelSource::Folder(folder.clone()),
-        (None, config) => {
-            let mut config = config.clone().unwrap_or_default();
+    let source = match recipe.model.folder() {
+        Some(folder) => ModelSource::Folder(folder),
+        None => {
+            let mut config = recipe.model.config.clone().unwrap_or_default();
             config.entry("vocab_size").or_insert_with(|| tokenizer.vocabulary().into());
             if let Some((_, eos)) = tokenizer.eos() {
                 config.entry("eos_token_id").or_insert_with(|| eos.into());

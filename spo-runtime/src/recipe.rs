@@ -101,6 +101,18 @@ impl Recipe {
         sections.flat_map(|data| [&data.train, &data.eval]).flatten().chain(lower).collect()
     }
 
+    /// The files of rows that it names.
+    pub(crate) fn rows_mut(&mut self) -> Vec<&mut Rows> {
+        let Recipe { data, stage, .. } = self;
+        let mut rows: Vec<&mut Rows> = [&mut data.train, &mut data.eval].into_iter().flatten().collect();
+        for stage in stage {
+            let own = stage.data.as_mut().map(|data| [&mut data.train, &mut data.eval]);
+            rows.extend(own.into_iter().flatten().flatten());
+            rows.extend(stage.bilevel.rows_mut());
+        }
+        rows
+    }
+
     /// The name of the stage that a stage starts from, or `model`.
     pub(crate) fn from(&self, stage: usize) -> &str {
         match (&self.stage[stage].from, stage) {
@@ -135,6 +147,9 @@ impl Part for Recipe {
                 return Err(ConfigError::at("model.config", "`path` and `config` exclude each other"));
             }
             _ => {}
+        }
+        if self.model.revision.is_some() && self.model.path.is_none() {
+            return Err(ConfigError::at("model.revision", "has no effect without `model.path`"));
         }
         if let Some(adapter) = &self.model.adapter {
             adapter.adapter()?;

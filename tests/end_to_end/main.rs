@@ -21,6 +21,7 @@ mod eval;
 mod faults;
 mod gguf;
 mod hostile;
+mod hub;
 mod import;
 mod limits;
 mod models;
@@ -36,6 +37,7 @@ mod training;
 mod trl;
 #[cfg(target_os = "linux")]
 mod trust;
+mod weights;
 
 use std::path::{Path, PathBuf};
 

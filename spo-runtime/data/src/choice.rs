@@ -185,6 +185,7 @@ mod tests {
             prompt: Text::Chat(vec![message.as_object().unwrap().clone()]),
             answers: Answers::Demonstration(Text::Plain("a".into())),
             gap: None,
+            weight: 1.0,
             variables: Default::default(),
         }
     }

@@ -14,12 +14,13 @@ use crate::row::{Answers, Message, Text};
 use crate::source::{Record, missing};
 
 /// Column names with a meaning; a recipe's `columns` maps a file's own names to these.
-pub(crate) const COLUMNS: [&str; 19] = [
+pub(crate) const COLUMNS: [&str; 20] = [
     "prompt",
     "chosen",
     "rejected",
     "score_chosen",
     "score_rejected",
+    "weight",
     "completion",
     "label",
     "messages",
@@ -237,6 +238,22 @@ impl<'a> Columns<'a> {
             number_in(value).ok_or_else(|| wrong_type(column, "a number", value))
         };
         Ok(Some(score("score_chosen")? - score("score_rejected")?))
+    }
+
+    /// The factor of the row's loss: 1 unless given.
+    pub fn weight(&self) -> Result<f64> {
+        // An empty cell of a table is no weight.
+        if self.peek("weight").is_none_or(|value| value.as_str() == Some("")) {
+            return Ok(1.0);
+        }
+        let value = self.require("weight")?;
+        let weight = number_in(value).ok_or_else(|| wrong_type("weight", "a number", value))?;
+        match weight.is_finite() && weight >= 0.0 {
+            true => Ok(weight),
+            false => Err(DataError::new(format!(
+                "column `weight`: expected the factor of the row's loss, 0 or more and finite, found {weight}"
+            ))),
+        }
     }
 
     /// What the chat template sees besides the messages.

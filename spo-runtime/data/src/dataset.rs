@@ -62,6 +62,8 @@ pub struct Example {
     pub desirable: bool,
     /// For a pair with scores: the score of the chosen answer minus that of the rejected one.
     pub gap: Option<f64>,
+    /// The factor of the row's loss, 0 or more.
+    pub weight: f64,
     /// Where the row came from.
     pub place: Place,
 }
@@ -121,7 +123,7 @@ impl Dataset {
         builder.finish()
     }
 
-    /// SHA-256 of the layout, token ids, labels and score gaps, in hexadecimal. It does not depend on where
+    /// SHA-256 of the layout, token ids, labels, score gaps and weights, in hexadecimal. It does not depend on where
     /// the rows came from.
     pub fn hash(&self) -> String {
         let mut hasher = Sha256::new();
@@ -130,6 +132,10 @@ impl Dataset {
         for example in &self.examples {
             number(example.desirable.into());
             number(example.gap.map_or(0, |gap| gap.to_bits() as usize));
+            // Rows without weights have the hash that they had before there were weights.
+            if example.weight != 1.0 {
+                number(example.weight.to_bits() as usize);
+            }
             number(example.groups.len());
             for group in &example.groups {
                 number(group.completions.len());
@@ -308,5 +314,8 @@ fn prepare(row: &Row, tokenizer: &Tokenizer, fit: &Fit) -> Result<(Option<Exampl
         noticed.push(Finding::IdenticalPair.into());
     }
     let desirable = !matches!(row.answers, Answers::Labelled { desirable: false, .. });
-    Ok((Some(Example { groups, desirable, gap: row.gap, place: row.place.clone() }), noticed))
+    Ok((
+        Some(Example { groups, desirable, gap: row.gap, weight: row.weight, place: row.place.clone() }),
+        noticed,
+    ))
 }

@@ -110,7 +110,14 @@ fn interpret(place: &Place, columns: &Columns<'_>) -> Result<(Row, Form)> {
     for answer in answers.iter() {
         spoken_by_the_assistant(answer)?;
     }
-    let row = Row { place: place.clone(), prompt, answers, gap: columns.gap()?, variables };
+    let row = Row {
+        place: place.clone(),
+        prompt,
+        answers,
+        gap: columns.gap()?,
+        weight: columns.weight()?,
+        variables,
+    };
     Ok((row, Form { conversational, explicit }))
 }
 

@@ -34,6 +34,7 @@ mod error;
 mod files;
 mod guard;
 pub mod hash;
+mod hub;
 mod implicit;
 mod interpret;
 mod jinja;

@@ -50,6 +50,8 @@ pub struct Row {
     pub answers: Answers,
     /// For a pair with scores: `score_chosen` minus `score_rejected`.
     pub gap: Option<f64>,
+    /// The factor of the row's loss.
+    pub weight: f64,
     /// Additional variables for the chat template, such as `tools`.
     pub variables: Map<String, Value>,
 }
@@ -63,6 +65,7 @@ impl Row {
             prompt: prompt.clone(),
             answers,
             gap: self.gap,
+            weight: self.weight,
             variables: self.variables.clone(),
         };
         Ok(match (layout, self.answers) {

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use spo_api::nearest;
+use spo_hub::{Progress, Repo};
 
 use crate::choice::{Counts, LeftOut};
 use crate::error::{DataError, Place, Result};
@@ -11,7 +12,7 @@ use crate::files::files;
 use crate::mapping::{Mapped, Mapping};
 use crate::read::recognize::{extension, refuse_others};
 use crate::tokenize::brief;
-use crate::{hash, read};
+use crate::{hash, hub, read};
 
 /// Data files and how to read them: a table of the recipe.
 ///
@@ -30,8 +31,19 @@ use crate::{hash, read};
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// A file, a folder (its files of known formats) or a pattern such as `"rows/*.jsonl"`. Several files are read in the
-    /// order of their names. Text files may be compressed with gzip, Zstandard or xz.
+    /// order of their names. Text files may be compressed with gzip, Zstandard or xz. Where there is none of this name,
+    /// `owner/name` is the id of a data set on the Hugging Face Hub.
     pub path: PathBuf,
+    /// Of a data set on the hub, or of a folder in its layout: the subset; by default the one that it says itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subset: Option<String>,
+    /// And the split: `train` unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// The branch, the tag or the commit of a data set on the hub; `main` unless given. A run keeps the commit that it
+    /// begins with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
     /// The format; by default that of each file's extension.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
@@ -114,9 +126,39 @@ impl Source {
     /// The files, in the order in which they are read.
     ///
     /// # Errors
-    /// When a pattern matches none, or a folder holds none.
+    /// When a pattern matches none, a folder holds none, or a data set of the hub is not in its cache.
     pub fn files(&self) -> Result<Vec<PathBuf>> {
-        files(&self.path)
+        match (hub::cached(self)?, &self.subset, &self.split) {
+            (Some(files), ..) => Ok(files),
+            (None, None, None) => files(&self.path),
+            _ => hub::in_folder(self),
+        }
+    }
+
+    /// The data set of the hub that it names, with the revision. What exists under the path is no such thing.
+    ///
+    /// # Errors
+    /// When the revision is named twice, or has nothing to name.
+    pub fn hub(&self) -> Result<Option<(Repo, Option<&str>)>> {
+        hub::named(self)
+    }
+
+    /// Makes sure that the data set of the hub that it names, if any, is in the hub's cache, and notes the commit as
+    /// [`revision`](Self::revision).
+    ///
+    /// # Errors
+    /// When it is neither in the cache nor to be had.
+    pub fn fetch(&mut self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
+        hub::fetch(self, progress)
+    }
+
+    /// What messages call it: its path, and for a data set of the hub what was chosen of it.
+    pub fn name(&self) -> String {
+        let mut name = self.path.display().to_string();
+        for (what, value) in [("subset", &self.subset), ("split", &self.split), ("at", &self.revision)] {
+            name += &value.as_ref().map_or(String::new(), |value| format!(" {what} {value}"));
+        }
+        name
     }
 
     /// Identifies the rows that are read: the hash of each file's content, how it is read, and which rows

@@ -34,6 +34,7 @@ struct StoredExample {
     desirable: bool,
     /// The bits of the gap, because JSON has no infinity.
     gap: Option<u64>,
+    weight: f64,
     at: StoredPlace,
 }
 
@@ -55,6 +56,7 @@ impl Dataset {
                 groups: example.groups.clone(),
                 desirable: example.desirable,
                 gap: example.gap.map(f64::to_bits),
+                weight: example.weight,
                 at: stored(&example.place)?,
             })
         };
@@ -91,11 +93,12 @@ impl Dataset {
                 .ok_or_else(|| std::io::Error::other("rows of a file that is not given"))
         };
         let place = |(number, at): StoredPlace| std::io::Result::Ok(Place { file: file(number)?, at });
-        let example = |StoredExample { groups, desirable, gap, at }| {
+        let example = |StoredExample { groups, desirable, gap, weight, at }| {
             std::io::Result::Ok(Example {
                 groups,
                 desirable,
                 gap: gap.map(f64::from_bits),
+                weight,
                 place: place(at)?,
             })
         };
@@ -149,7 +152,10 @@ mod tests {
             prompt: prompt.to_vec(),
             completions: completions.iter().map(|ids| ids.to_vec()).collect(),
         };
-        let example = |groups, gap, line| Example { groups, desirable: line != 3, gap, place: place(line) };
+        let example = |groups, gap, line| {
+            let (desirable, weight) = (line != 3, 0.1 + line as f64);
+            Example { groups, desirable, gap, weight, place: place(line) }
+        };
         let found = Found { count: 2, first: vec![place(2), place(9)], detail: "so".into() };
         let data = Dataset {
             layout: Layout::Pairs,

@@ -321,7 +321,7 @@ fn wrong_files_are_refused_in_words() {
     mixed.jsonl:2: this row has messages with a prompt of its own, the first row (mixed.jsonl:1) plain text with a prompt of its own: split the file
     latin.jsonl:1:13: not UTF-8
     skipped.jsonl: nothing left to read: skip = 5 and the file has 1 rows
-    columns: `promt` has no meaning here, expected one of prompt, chosen, rejected, score_chosen, score_rejected, completion, label, messages, conversations, instruction, input, output, history, question, choices, answer, system, tools, chat_template_kwargs; did you mean `prompt`?
+    columns: `promt` has no meaning here, expected one of prompt, chosen, rejected, score_chosen, score_rejected, weight, completion, label, messages, conversations, instruction, input, output, history, question, choices, answer, system, tools, chat_template_kwargs; did you mean `prompt`?
     mapped.jsonl:1: there is no column `choosen`; the row has `prompt`, `chosen`, `rejected`; did you mean `chosen`?
     gone.jsonl: No such file or directory (os error 2)
     "#);

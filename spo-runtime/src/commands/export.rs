@@ -8,6 +8,7 @@ use spo_transformer::gguf;
 
 use super::saved_model::SavedModel;
 use crate::error::{BadInput, bad};
+use crate::plan::fetch;
 use crate::store::bundle;
 use crate::train::model_folder::save;
 
@@ -42,13 +43,15 @@ impl ExportArguments {
         let output = &self.output;
         if self.adapter_gguf {
             self.is_free()?;
-            let whole = self.model.with_base().unwrap_or_else(|| self.model.clone());
+            let model = fetch::model(&self.model.model).map_err(bad)?;
+            let whole = self.model.with_base(&model).unwrap_or_else(|| self.model.clone());
             let Some(adapter) = &whole.adapter else {
                 return Err(
                     bad("--adapter-gguf: there is no adapter: give its folder with `--adapter`").into()
                 );
             };
-            let written = gguf::write_adapter(&whole.model, adapter, output);
+            let [model, adapter] = [&whole.model, adapter].map(|path| fetch::model(path));
+            let written = gguf::write_adapter(&model.map_err(bad)?, &adapter.map_err(bad)?, output);
             return Ok(written.map_err(bad)?);
         }
         if let Some(kind) = self.gguf {

@@ -9,6 +9,7 @@ use super::answering::{Answer, Answering, End};
 use super::inline;
 use super::saved_model::SavedModel;
 use crate::error::{BadInput, bad};
+use crate::hub;
 use crate::plan::{fit, generation};
 use crate::reporter::{complain, say, say_part};
 
@@ -69,7 +70,7 @@ impl GenerateArguments {
         }
         let prompts = self.prompts()?;
         let (tokenizer, mut session) = self.model.open(registry)?;
-        if let Some(settings) = generation::unapplied(&self.model.model) {
+        if let Some(settings) = generation::unapplied(&hub::folder(&self.model.model, None)) {
             complain(&format!(
                 "note: {settings} (see `spo-run generate --help` for the options that say how to answer)"
             ));

@@ -5,8 +5,8 @@ use serde::Deserialize;
 use spo_api::{Objective, Part, Registry};
 use spo_data::Source;
 
-use crate::error::BadInput;
-use crate::plan::libraries;
+use crate::error::{BadInput, bad};
+use crate::plan::{fetch, libraries};
 use crate::recipe::compose;
 use crate::recipe::data::Rows;
 use crate::recipe::document::Document;
@@ -47,7 +47,8 @@ pub(crate) fn objective(registry: &mut Registry, text: &str) -> Result<Box<dyn O
 /// [`BadInput`] if it is no such thing.
 pub(crate) fn rows(option: &str, text: &str) -> Result<Vec<Source>, BadInput> {
     let document = Document::parse(option, format!("rows = {}", toml_or_text(text)), &[])?;
-    let InlineRows { rows } = document.read_as()?;
+    let InlineRows { mut rows } = document.read_as()?;
+    fetch::rows(&mut rows.sources).map_err(bad)?;
     Ok(rows.sources)
 }
 

@@ -7,16 +7,16 @@ use spo_api::{Adapter, ModelSource, ModelSpec, Quantize, Registry, Session};
 use spo_data::Tokenizer;
 
 use crate::error::bad;
-use crate::plan::{folders, generation, libraries};
+use crate::plan::{fetch, folders, generation, libraries};
 use crate::reporter::complain;
 
 /// A Hugging Face folder or a GGUF file, perhaps with an adapter in PEFT's layout.
 #[derive(Clone, clap::Args)]
 pub(crate) struct SavedModel {
-    /// Hugging Face folder of the model, a GGUF file, or the folder of an adapter whose base model is where its
-    /// configuration says.
+    /// Hugging Face folder of the model, a GGUF file, an id on the hub (`owner/name`, `owner/name@revision`), or the
+    /// folder of an adapter whose base model is where its configuration says.
     pub(super) model: PathBuf,
-    /// Folder of an adapter for it, in PEFT's layout.
+    /// Folder of an adapter for it, in PEFT's layout, or an id on the hub.
     #[arg(long)]
     pub(super) adapter: Option<PathBuf>,
     /// The engine.
@@ -33,21 +33,24 @@ impl SavedModel {
     /// # Errors
     /// [`BadInput`](crate::error::BadInput) if the model, the adapter, the backend or the device cannot be used.
     pub(crate) fn open(&self, registry: &mut Registry) -> anyhow::Result<(Tokenizer, Box<dyn Session>)> {
-        if let Some(whole) = self.with_base() {
+        let model = fetch::model(&self.model).map_err(bad)?;
+        if let Some(whole) = self.with_base(&model) {
             return whole.open(registry);
         }
-        folders::model(&self.model).map_err(bad)?;
-        if let Some(adapter) = &self.adapter {
-            folders::adapter(adapter).map_err(|e| bad(format!("--adapter: {e}")))?;
+        folders::model(&model).map_err(bad)?;
+        let of_adapter = |e: String| bad(format!("--adapter: {e}"));
+        let adapter = self.adapter.as_deref().map(fetch::model).transpose().map_err(of_adapter)?;
+        if let Some(adapter) = &adapter {
+            folders::adapter(adapter).map_err(of_adapter)?;
         }
-        let mut tokenizer = Tokenizer::open(&self.model).map_err(bad)?;
-        let stop = generation::stop_tokens(&self.model).map_err(bad)?;
+        let mut tokenizer = Tokenizer::open(&model).map_err(bad)?;
+        let stop = generation::stop_tokens(&model).map_err(bad)?;
         tokenizer.stop_at(&stop);
         libraries::load_if_unknown(registry, &[("backend", &self.backend)], None)?;
         let backend = registry.backend(&self.backend, &json!({}))?;
         let spec = ModelSpec {
-            source: ModelSource::Folder(self.model.clone()),
-            adapter: self.adapter.clone().map(|path| Adapter::Saved { path }),
+            source: ModelSource::Folder(model),
+            adapter: adapter.map(|path| Adapter::Saved { path }),
             quantize: Some(Quantize::Off),
             seed: 0,
             device: self.device.clone(),
@@ -68,9 +71,9 @@ impl SavedModel {
         SavedModel { model: model.to_owned(), adapter: None, backend, device }
     }
 
-    /// The folder of an adapter alone, as an adapter on the base model that it names.
-    pub(super) fn with_base(&self) -> Option<Self> {
-        let base = folders::local_base(&self.model).filter(|_| self.adapter.is_none())?;
+    /// If this, found at `model`, is an adapter alone: the adapter on the base model that it names.
+    pub(super) fn with_base(&self, model: &Path) -> Option<Self> {
+        let base = folders::base(model).filter(|_| self.adapter.is_none())?;
         Some(SavedModel { adapter: Some(self.model.clone()), ..self.other(&base) })
     }
 }

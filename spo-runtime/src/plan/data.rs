@@ -6,9 +6,10 @@ use std::sync::Arc;
 use serde_json::Value;
 use spo_api::{ConfigError, Layout, Objective, Optimizer, Registry, Schedule};
 use spo_data::task::{self, Generated};
-use spo_data::{Dataset, Fit, Side, Tokenizer};
+use spo_data::{Dataset, Example, Fit, Side, Source, Tokenizer};
 
 use crate::error::BadInput;
+use crate::hub;
 use crate::plan::held_out::{self, Demonstrations};
 use crate::plan::stage::{PlannedStage, PlannedTerm};
 use crate::plan::tokens::TokenCache;
@@ -118,6 +119,16 @@ impl Loader<'_> {
         {
             let message =
                 format!("needs data with `score_chosen` and `score_rejected`, and {} has none", row.place);
+            return Err(self.document.error(&format!("stage[{index}].objective"), message).into());
+        }
+        if objective.requirements().whole_batch
+            && let Some(row) = weighted(&train).or(eval.as_deref().and_then(weighted))
+        {
+            let message = format!(
+                "compares the rows of a batch with each other, so its loss has no part of one row that the `weight` of {} \
+                 could multiply: remove the column, or take another objective",
+                row.place
+            );
             return Err(self.document.error(&format!("stage[{index}].objective"), message).into());
         }
         let mismatched = objective.requirements().mismatched.then_some(stage.batch_size);
@@ -237,7 +248,7 @@ impl Loader<'_> {
                     Some(cache) => cache.load(sources, layout, &self.tokenizer, &fit)?,
                     None => Dataset::load(sources, layout, &self.tokenizer, &fit),
                 };
-                let paths: Vec<_> = sources.iter().map(|source| source.path.display().to_string()).collect();
+                let paths: Vec<_> = sources.iter().map(Source::name).collect();
                 let kind = match part {
                     Part::Train => "training rows",
                     Part::Eval => "held-out rows",
@@ -255,6 +266,11 @@ impl Loader<'_> {
 fn desirable(rows: &Dataset) -> Dataset {
     let examples = rows.examples.iter().filter(|e| e.desirable).cloned().collect();
     Dataset { layout: Layout::Demonstrations, examples, report: rows.report.clone() }
+}
+
+/// The first row whose loss counts more or less than once.
+fn weighted(rows: &Dataset) -> Option<&Example> {
+    rows.examples.iter().find(|example| example.weight != 1.0)
 }
 
 /// Checks that no batch has fewer rows than an objective needs to compare them with each other.
@@ -335,8 +351,9 @@ fn tasks(recipe: &Recipe) -> Vec<&PartSpec> {
 
 /// The tokenizer: the one the recipe names, else the model's own, else the characters of the generated tasks.
 pub(super) fn tokenizer(document: &Document, recipe: &Recipe) -> Result<Tokenizer, BadInput> {
-    let (folder, at) = match (&recipe.model.tokenizer, &recipe.model.path) {
-        (Some(folder), _) => (folder, "model.tokenizer"),
+    let model = recipe.model.folder();
+    let (folder, at) = match (&recipe.model.tokenizer, &model) {
+        (Some(folder), _) => (&hub::folder(folder, None), "model.tokenizer"),
         (None, Some(folder)) => (folder, "model.path"),
         (None, None) => {
             let mut alphabet = String::new();
@@ -352,7 +369,7 @@ pub(super) fn tokenizer(document: &Document, recipe: &Recipe) -> Result<Tokenize
     };
     folders::tokenizer(folder).map_err(|message| document.error(at, message))?;
     let mut tokenizer = Tokenizer::open(folder).map_err(|e| document.error(at, e.to_string()))?;
-    if let Some(model) = &recipe.model.path {
+    if let Some(model) = &model {
         let stop = generation::stop_tokens(model).map_err(|e| document.error("model.path", e))?;
         tokenizer.stop_at(&stop);
     }

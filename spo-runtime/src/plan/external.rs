@@ -8,14 +8,15 @@ use spo_data::Tokenizer;
 use super::stage::PlannedStage;
 use super::{fit, folders, weights};
 use crate::error::BadInput;
+use crate::hub;
 use crate::recipe::document::Document;
 use crate::recipe::{External, Recipe, Reference};
 
 /// The specification of such a model.
 pub(crate) fn spec(recipe: &Recipe, External { path, adapter }: &External) -> ModelSpec {
     ModelSpec {
-        source: ModelSource::Folder(path.clone()),
-        adapter: adapter.clone().map(|path| Adapter::Saved { path }),
+        source: ModelSource::Folder(hub::folder(path, None)),
+        adapter: adapter.as_ref().map(|path| Adapter::Saved { path: hub::folder(path, None) }),
         quantize: None,
         seed: recipe.run.seed,
         device: recipe.backend.device.clone(),
@@ -51,9 +52,10 @@ impl Fit<'_> {
             let error = |key: &str, problem: String| {
                 self.document.error(&format!("stage[{i}].reference.external.{key}"), problem)
             };
+            let path = &hub::folder(path, None);
             folders::model(path).map_err(|problem| error("path", problem))?;
             if let Some(folder) = adapter {
-                folders::adapter(folder).map_err(|problem| error("adapter", problem))?;
+                folders::adapter(&hub::folder(folder, None)).map_err(|problem| error("adapter", problem))?;
             }
             if path.join("tokenizer.json").exists() {
                 let own = Tokenizer::open(path).map_err(|e| error("path", e.to_string()))?;

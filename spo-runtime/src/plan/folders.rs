@@ -3,12 +3,12 @@
 //! downloaded) can be named by a look at the names of the files.
 
 use std::io::Read;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use spo_api::{open_regular, read_small};
 
-use crate::shell::word;
+use crate::hub::model_id;
 
 /// Endings of weights in formats that are not read.
 const FOREIGN: [&str; 7] = [".bin", ".ggml", ".pth", ".pt", ".h5", ".msgpack", ".ckpt"];
@@ -132,14 +132,7 @@ pub(super) fn exists(path: &Path) -> Result<(), String> {
 fn names(folder: &Path, wanted: &str) -> Result<Vec<String>, String> {
     let shown = folder.display();
     if !folder.exists() {
-        let hub = hub_name(folder).map_or(String::new(), |name| {
-            format!(
-                "; if it is the name of a model on a hub: nothing is downloaded here, so fetch it (`hf download {} \
-                 --local-dir FOLDER`) and give the folder",
-                word(Path::new(name))
-            )
-        });
-        return Err(exists(folder).err().unwrap_or_default() + &hub);
+        return Err(exists(folder).err().unwrap_or_default());
     }
     if folder.is_file() {
         let name = folder.to_string_lossy();
@@ -157,14 +150,6 @@ fn names(folder: &Path, wanted: &str) -> Result<Vec<String>, String> {
     }
 }
 
-/// A path that may be meant as the name of a model on a hub: `owner/name`, without such an owner here.
-fn hub_name(path: &Path) -> Option<&str> {
-    let mut parts = path.components();
-    let named = [parts.next()?, parts.next()?].iter().all(|part| matches!(part, Component::Normal(_)));
-    let absent = !path.parent()?.exists();
-    (named && absent && parts.next().is_none()).then(|| path.to_str()).flatten()
-}
-
 /// The base model that an adapter names.
 fn base_model(adapter: &Path) -> Option<String> {
     let text = read_small(&adapter.join("adapter_config.json")).ok()?;
@@ -172,14 +157,14 @@ fn base_model(adapter: &Path) -> Option<String> {
     config["base_model_name_or_path"].as_str().map(str::to_owned)
 }
 
-/// The base model of a folder that holds an adapter alone, if the adapter names a model that is here: a folder, or a
-/// GGUF file.
-pub(crate) fn local_base(folder: &Path) -> Option<PathBuf> {
+/// The base model of a folder that holds an adapter alone, if the adapter names a model: a folder, a GGUF file, or an id on
+/// the hub.
+pub(crate) fn base(folder: &Path) -> Option<PathBuf> {
     let alone = folder.join("adapter_config.json").exists() && !folder.join("config.json").exists();
     let base = PathBuf::from(base_model(folder).filter(|_| alone)?);
     let here =
         base.join("config.json").exists() || spo_gguf::file_of(&base).is_some_and(|file| file.exists());
-    here.then_some(base)
+    (here || model_id(&base).is_some()).then_some(base)
 }
 
 /// The models that the stages of a run have saved.
@@ -335,9 +320,7 @@ mod tests {
     #[test]
     fn paths_that_are_no_folders_are_told_apart() {
         let said = |path: &str| model(Path::new(path)).unwrap_err();
-        assert!(said("Owner/Model-0.5B").contains("hf download Owner/Model-0.5B"));
-        assert!(!said("/nowhere/model").contains("hf download"));
-        assert!(!said("src/modle").contains("hf download"), "the folder `src` is here");
+        assert_eq!(said("/nowhere/model"), "there is no /nowhere/model");
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("model.bin");
         fs::write(&file, "").unwrap();

@@ -69,7 +69,7 @@ impl Provenance {
         if stages == 0 {
             let mut model = recipe["model"].take();
             let random = model["config"].is_object() || model["adapter"].is_object();
-            for files in ["path", "tokenizer"] {
+            for files in ["path", "revision", "tokenizer"] {
                 model[files].take();
             }
             // If all weights are read from files, they do not depend on the seed.

@@ -44,7 +44,7 @@ impl TokenCache<'_> {
             Ok(Dataset::restore(File::open(folder.join(ROWS))?, layout, &files)?)
         });
         if let Some(found) = found {
-            let paths: Vec<_> = sources.iter().map(|source| source.path.display().to_string()).collect();
+            let paths: Vec<_> = sources.iter().map(Source::name).collect();
             let (paths, rows) = (paths.join(", "), found.examples.len());
             self.reporter.note(&format!("{paths}: the tokens of {rows} rows are taken from the cache"));
             return Ok(Ok(found));

@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use spo_api::{Adapter, ConfigError, Lora, Targets};
 
+use crate::hub;
+
 /// `model.adapter`: a low-rank adapter, in PEFT's terms. A new one needs `rank`, `alpha` and `targets`; one from a
 /// folder (`path`) brings all of its settings.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -15,7 +17,7 @@ use spo_api::{Adapter, ConfigError, Lora, Targets};
 pub(crate) struct AdapterSection {
     /// The kind of adapter.
     kind: AdapterKind,
-    /// Folder of an adapter in PEFT's layout to start from. Nothing else can be given then.
+    /// Folder of an adapter in PEFT's layout to start from, or its id on the hub, as `owner/name` or `owner/name@revision`. Nothing else can be given then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) path: Option<PathBuf>,
     /// Rank of the update.
@@ -71,7 +73,7 @@ impl AdapterSection {
     pub(crate) fn adapter(&self) -> Result<Adapter, ConfigError> {
         if let Some(path) = &self.path {
             return match self.given() {
-                None => Ok(Adapter::Saved { path: path.clone() }),
+                None => Ok(Adapter::Saved { path: hub::folder(path, None) }),
                 Some(key) => Err(ConfigError::at(
                     format!("model.adapter.{key}"),
                     "comes from the adapter's own folder, `path`: remove the one or the other",

@@ -43,6 +43,19 @@ impl BilevelSpec {
         })
     }
 
+    /// The same, to be changed.
+    pub(super) fn rows_mut(&mut self) -> impl Iterator<Item = &mut Rows> {
+        let terms = match &mut self.own.lower {
+            Some(LowerSpec::Sum(terms)) => terms.as_mut_slice(),
+            _ => &mut [],
+        };
+        let data = terms.iter_mut().map(|term| &mut term.own.data).chain([&mut self.own.lower_data]);
+        data.flatten().filter_map(|data| match data {
+            TermData::Rows(rows) => Some(rows),
+            TermData::Task(_) => None,
+        })
+    }
+
     /// Records its location in the recipe.
     pub(crate) fn place(&mut self, at: &str) {
         self.part.place = at.to_owned();

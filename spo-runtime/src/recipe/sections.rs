@@ -11,6 +11,7 @@ use spo_data::Moment;
 use super::adapter::AdapterSection;
 use super::keeping::{OnNonfinite, Resume};
 use super::name;
+use crate::hub;
 
 /// `[run]`: what the run is called and where it goes.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -68,14 +69,19 @@ impl RunSection {
 #[schemars(rename = "Model")]
 pub(crate) struct ModelSection {
     /// Hugging Face folder (config.json, safetensors weights, tokenizer), or a GGUF file of llama.cpp, which holds all of
-    /// it; also a folder with one such file.
+    /// it; also a folder with one such file. Where there is none of this name, `owner/name` is the id of a model on the
+    /// Hugging Face Hub ([models.md](models.md#from-the-hub)).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) path: Option<PathBuf>,
+    /// The branch, the tag or the commit of a model on the hub; `main` unless given. A run keeps the commit that it
+    /// begins with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) revision: Option<String>,
     /// Instead of `path`: the keys of a config.json, for a model with random weights. `vocab_size` and
     /// the special tokens' ids come from the tokenizer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) config: Option<Map<String, Value>>,
-    /// Folder with tokenizer.json, if not the model's own; a model with random weights that learns a
+    /// Folder with tokenizer.json, or an id on the hub, if not the model's own; a model with random weights that learns a
     /// generated task uses the task's characters unless this is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tokenizer: Option<PathBuf>,
@@ -86,6 +92,13 @@ pub(crate) struct ModelSection {
     /// unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) quantize: Option<Quantize>,
+}
+
+impl ModelSection {
+    /// The model's folder or GGUF file on this machine.
+    pub(crate) fn folder(&self) -> Option<PathBuf> {
+        self.path.as_ref().map(|path| hub::folder(path, self.revision.as_deref()))
+    }
 }
 
 /// `[plugins]`: libraries whose parts this recipe uses ([guide](plugins.md#use-it)). They are loaded only if it names a

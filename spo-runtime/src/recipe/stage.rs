@@ -165,7 +165,7 @@ pub(crate) enum Reference {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct External {
-    /// Hugging Face folder of the model.
+    /// Hugging Face folder of the model, or its id on the hub, as `owner/name` or `owner/name@revision`.
     pub(crate) path: PathBuf,
     /// Folder of an adapter for it, in PEFT's layout.
     #[serde(skip_serializing_if = "Option::is_none")]

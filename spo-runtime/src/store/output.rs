@@ -188,6 +188,12 @@ pub(crate) fn moment(folder: &Path, recipe: &Recipe) -> Option<Moment> {
     same.then(|| serde_json::from_value(record["moment"].take()).ok()).flatten()
 }
 
+/// The recipe of the run in a folder, as it was recorded, if this recipe is to continue it.
+pub(crate) fn recorded_recipe(folder: &Path, recipe: &Recipe) -> Option<Value> {
+    let mut record = read(&folder.join(RECORD)).ok().filter(|_| recipe.run.resume == Resume::Auto)?;
+    Some(record["recipe"].take())
+}
+
 /// The closing message of a finished run or sweep.
 pub(crate) fn closing(folder: &Path) -> String {
     format!("`spo-run report {}` tells and draws what came of it", word(folder))

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use spo_api::{ConfigError, read_small};
 
+use crate::hub;
 use crate::recipe::{External, Recipe, Reference};
 use crate::store::output::{FILES, FOLDERS, RECIPE, RECORD};
 
@@ -107,8 +108,8 @@ fn sources(recipe: &Recipe) -> Vec<PathBuf> {
         Reference::External(External { path, adapter }) => [Some(path), adapter.as_ref()],
         _ => [None, None],
     });
-    let named = [model.path.as_ref(), model.tokenizer.as_ref(), adapter].into_iter().chain(references);
-    let named = named.flatten().cloned();
+    let named = [model.tokenizer.as_ref(), adapter].into_iter().chain(references);
+    let named = named.flatten().map(|path| hub::folder(path, None)).chain(model.folder());
     let sources = recipe.rows().into_iter().flat_map(|rows| &rows.sources);
     let rows =
         sources.flat_map(|source| [vec![source.path.clone()], source.files().unwrap_or_default()].concat());

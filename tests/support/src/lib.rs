@@ -7,6 +7,7 @@ pub mod adapters;
 pub mod architectures;
 pub mod fuzz;
 mod goldens;
+pub mod hub;
 mod place;
 mod skip;
 #[cfg(feature = "trl")]

@@ -75,6 +75,8 @@ impl Place {
         let mut command = Command::new(&self.program);
         command.args(arguments).current_dir(self.folder.path());
         command.env("XDG_DATA_HOME", self.folder.path()).env("XDG_CONFIG_HOME", self.path("config"));
+        // The cache of the hub is a folder of this place, and nothing is downloaded.
+        command.env("HF_HOME", "hub").env("HF_HUB_OFFLINE", "1").env_remove("HF_HUB_CACHE");
         command
     }
 

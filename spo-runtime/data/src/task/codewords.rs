@@ -98,6 +98,7 @@ impl Codewords {
                 prompt: Text::Plain(PROMPTS[prompt..=prompt].to_owned()),
                 answers: Answers::Pair { chosen: spelt(chosen), rejected: spelt(&rejected) },
                 gap: None,
+                weight: 1.0,
                 variables: Map::new(),
             }
         };

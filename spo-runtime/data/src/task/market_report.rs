@@ -129,6 +129,7 @@ fn row(place: Place, sales: &[Sale], random: &mut Random) -> Row {
         prompt: Text::Plain(report(sales) + ":"),
         answers: Answers::Pair { chosen: Text::Plain(summary(leader)), rejected: Text::Plain(rejected) },
         gap: None,
+        weight: 1.0,
         variables: Map::new(),
     }
 }

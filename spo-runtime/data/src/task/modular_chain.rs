@@ -109,6 +109,7 @@ fn row(place: Place, terms: &[usize], random: &mut Random) -> Row {
             rejected: Text::Plain(joined(&slipped, ",")),
         },
         gap: None,
+        weight: 1.0,
         variables: Map::new(),
     }
 }

@@ -5,7 +5,7 @@ use spo_data::Dataset;
 
 use crate::train::step::rows::{Assembled, Pass};
 
-/// Evaluates an objective and checks that the results are finite.
+/// Evaluates an objective, checks that the results are finite, and multiplies the loss of each row by its weight.
 ///
 /// # Errors
 /// [`Error::NonFinite`] naming the offending rows.
@@ -40,6 +40,21 @@ pub(crate) fn evaluate(
         let message =
             "the gradient with respect to a log-prob is not finite: this is a fault of the objective";
         return Err(Error::NonFinite(message.into()));
+    }
+    let weight = |row: usize| rows.examples[row].weight;
+    for (i, loss) in evaluation.losses.iter_mut().enumerate() {
+        *loss *= weight(assembled.row_of_loss(i));
+    }
+    // A loss of one row depends on the log-probs of this row alone: `plan` refuses weights with any other.
+    let sides = [
+        (true, &batch.chosen, &mut evaluation.grad_chosen),
+        (false, &batch.rejected, &mut evaluation.grad_rejected),
+    ];
+    for (chosen, side, gradient) in sides {
+        for answer in 0..side.policy.rows() {
+            let weight = weight(assembled.row(chosen, answer));
+            gradient[side.policy.range(answer)].iter_mut().for_each(|g| *g *= weight);
+        }
     }
     Ok(evaluation)
 }
