@@ -7,7 +7,7 @@ pub(crate) mod folders;
 pub(crate) mod generation;
 pub(crate) mod held_out;
 pub(crate) mod libraries;
-mod machine;
+pub(crate) mod machine;
 pub(crate) mod memory;
 pub(crate) mod provenance;
 pub(crate) mod stage;

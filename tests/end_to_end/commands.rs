@@ -141,7 +141,7 @@ fn reference(schema: &Value) -> String {
         let sentence = first.to_uppercase() + &rest.replace('\n', " ");
         *text += &format!("\n## {heading}\n\n{sentence}\n\n{}", keys(schema, about, &[]));
     };
-    section(&mut text, schema);
+    section(&mut text, defined("Recipe"));
     for name in ["Run", "Model", "Adapter", "Plugins", "Data"] {
         section(&mut text, defined(name));
     }
@@ -155,12 +155,13 @@ fn reference(schema: &Value) -> String {
     parts(&mut text, schema, "`stage.bilevel`", bilevel, &["step"]);
     let optimizer = &defined("Stage")["properties"]["optimizer"];
     parts(&mut text, schema, "`stage.optimizer`", optimizer, &["name"]);
-    let schedule = &variants(optimizer)[0]["properties"]["schedule"];
-    parts(&mut text, schema, "`stage.optimizer.schedule`", schedule, &["name"]);
+    let mut schedule = variants(optimizer)[0]["properties"]["schedule"].clone();
+    schedule["anyOf"] = defined("optimizer.own.schedule")["anyOf"].clone();
+    parts(&mut text, schema, "`stage.optimizer.schedule`", &schedule, &["name"]);
     for name in ["Evaluation", "Checkpoint", "Best", "Cache", "Sweep", "Case", "Diagnostics", "Guard"] {
         section(&mut text, defined(name));
     }
-    let backend = &schema["properties"]["backend"];
+    let backend = &defined("Recipe")["properties"]["backend"];
     parts(&mut text, schema, "`[backend]`", backend, &["name", "options"]);
     text
 }

@@ -32,6 +32,7 @@ mod plugins;
 mod report;
 mod resume;
 mod sweep;
+mod tensorboard;
 mod training;
 mod trl;
 #[cfg(target_os = "linux")]

@@ -12,8 +12,10 @@ use crate::recipe::document::Document;
 pub(crate) struct Forecast {
     /// For the weights.
     pub(crate) weights: u64,
-    /// For the gradient and what the optimizer remembers.
-    pub(crate) training: u64,
+    /// For the gradient.
+    pub(crate) gradient: u64,
+    /// For what the optimizer remembers.
+    pub(crate) moments: u64,
     /// Whether this is memory of the machine, and not of a device.
     on_host: bool,
 }
@@ -38,7 +40,8 @@ impl Forecast {
         let moments = stages.iter().map(moments).max().unwrap_or(0) / if half { 2 } else { 1 };
         Forecast {
             weights: trained.saturating_mul(each).saturating_add(frozen),
-            training: trained.saturating_mul(each.saturating_add(moments)),
+            gradient: trained.saturating_mul(each),
+            moments: trained.saturating_mul(moments),
             on_host: info.device.starts_with("CPU"),
         }
     }
@@ -53,7 +56,8 @@ impl Forecast {
     }
 
     fn within(&self, there: u64) -> Result<(), String> {
-        let needed = self.weights.saturating_add(self.training);
+        let training = self.gradient.saturating_add(self.moments);
+        let needed = self.weights.saturating_add(training);
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         match needed <= there {
             true => Ok(()),
@@ -63,7 +67,7 @@ impl Forecast {
                  or go on with `--force`",
                 gib(needed),
                 gib(self.weights),
-                gib(self.training),
+                gib(training),
                 gib(there)
             )),
         }
@@ -101,7 +105,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_told_with_both_sizes() {
-        let forecast = Forecast { weights: 3 << 30, training: 9 << 30, on_host: true };
+        let forecast = Forecast { weights: 3 << 30, gradient: 3 << 30, moments: 6 << 30, on_host: true };
         assert_eq!(forecast.within(12 << 30), Ok(()));
         let message = forecast.within(8 << 30).unwrap_err();
         assert!(
@@ -109,7 +113,7 @@ mod tests {
                 && message.contains("has 8.0")
                 && message.contains("--force")
         );
-        let countless = Forecast { weights: u64::MAX, training: u64::MAX, on_host: true };
+        let countless = Forecast { weights: u64::MAX, gradient: u64::MAX, moments: 1, on_host: true };
         assert!(countless.within(1 << 40).is_err());
     }
 }
