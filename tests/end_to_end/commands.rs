@@ -112,6 +112,25 @@ fn check_shows_what_would_be_trained_on_and_trains_nothing() {
 }
 
 #[test]
+fn check_forecasts_the_time_and_shows_tokens_with_their_masks() {
+    let place = place();
+    let quickstart = project("recipes/quickstart.toml");
+    let quickstart = quickstart.to_str().unwrap();
+    let shown = place.run(&["check", quickstart, "--tokens", "1"]).success().stdout;
+    assert!(shown.contains("    mask 0  ") && shown.contains("    mask 1  "), "{shown}");
+    assert!(!shown.contains('\u{1b}'), "colours are for terminals");
+    let told = place.run(&["check", quickstart, "--time", "--json"]).success().stdout;
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let stages = told["time"]["stages"].as_array().unwrap();
+    assert_eq!(stages.len(), 3);
+    for (stage, steps) in stages.iter().zip([600, 200, 200]) {
+        assert_eq!(stage["steps"], steps);
+        assert!(stage["step_seconds"].as_f64().unwrap() > 0.0 && stage["rows_scored"].as_u64().unwrap() > 0);
+    }
+    assert!(!place.path("runs").exists());
+}
+
+#[test]
 fn the_recipe_reference_is_up_to_date() {
     let schema: Value = serde_json::from_str(&place().run(&["schema"]).success().stdout).unwrap();
     let path = project("docs/recipe.md");

@@ -15,6 +15,7 @@ mod commands;
 mod data;
 mod diagnostics;
 mod early;
+mod editors;
 mod enumerable;
 mod eval;
 #[cfg(target_os = "linux")]
@@ -37,6 +38,7 @@ mod training;
 mod trl;
 #[cfg(target_os = "linux")]
 mod trust;
+mod wheel;
 
 use std::path::{Path, PathBuf};
 

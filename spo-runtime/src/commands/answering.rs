@@ -261,7 +261,10 @@ mod tests {
         let shown = |byte| if printable(byte) { byte } else { others.next().unwrap() };
         let letters = (0..256).map(shown).map(|code| char::from_u32(code).unwrap().to_string());
         let vocabulary: Map<String, Value> = letters.zip((0..256).map(Value::from)).collect();
-        tokenizer(json!({ "type": "BPE", "vocab": vocabulary, "merges": [] }), json!({ "type": "ByteLevel" }))
+        tokenizer(
+            json!({ "type": "BPE", "vocab": vocabulary, "merges": [] }),
+            json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true }),
+        )
     }
 
     /// A tokenizer with words that begin with a space, which the first one loses, and with single bytes.
