@@ -9,7 +9,7 @@ pub(crate) mod generation;
 pub(crate) mod held_out;
 mod in_backward;
 pub(crate) mod libraries;
-mod machine;
+pub(crate) mod machine;
 pub(crate) mod memory;
 pub(crate) mod provenance;
 pub(crate) mod stage;

@@ -1,5 +1,7 @@
 //! The recipe: the contents of a TOML file. The doc comments become its reference.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,6 +15,8 @@ pub(crate) mod data;
 mod diagnostics;
 pub(crate) mod document;
 mod elsewhere;
+mod every;
+mod extends;
 mod keeping;
 mod name;
 pub(crate) mod objective;
@@ -32,12 +36,18 @@ pub(crate) use stage::{EarlyStopping, External, Moving, Reference, Stage};
 pub(crate) use sweep::Sweep;
 
 use data::Rows;
+use every::Every;
 use part::PartSpec;
 
 /// A run: a model, preference data, and the stages that train one on the other.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Recipe {
+    /// Another recipe, from whose keys this one begins: a path, relative to this file. Tables are merged key by key,
+    /// stages by their names; every other value replaces the one there. A part that is given another name, and a key that excludes
+    /// another (`steps` and `epochs`), replace what stood in its place. `--set` comes after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) extends: Option<PathBuf>,
     /// What the run is called and where it goes.
     #[serde(default)]
     pub(crate) run: RunSection,
@@ -133,12 +143,19 @@ impl Recipe {
         for place in ["name", "output", "overwrite", "resume", "moment"] {
             value["run"][place].take();
         }
+        if let Some(run) = value["run"].as_object_mut() {
+            run.shift_remove("tensorboard");
+        }
         value
     }
 }
 
 impl Part for Recipe {
     fn validate(&self) -> Result<(), ConfigError> {
+        // What a file says here, the document has taken in already.
+        if self.extends.is_some() {
+            return Err(ConfigError::at("extends", "can only be written in the recipe's file"));
+        }
         match (&self.model.path, &self.model.config) {
             (None, None) => {
                 return Err(ConfigError::at("model", "needs `path` (a folder) or `config` (random weights)"));
@@ -174,12 +191,12 @@ impl Part for Recipe {
 
 /// Checks rules that involve several sections.
 fn validate_keeping(recipe: &Recipe) -> Result<(), ConfigError> {
-    if recipe.checkpoint.best.is_some() && recipe.evaluation.every == 0 {
+    if recipe.checkpoint.best.is_some() && recipe.evaluation.every == Every::NEVER {
         let message = "has no effect unless `evaluation.every` says how often to look";
         return Err(ConfigError::at("checkpoint.best", message));
     }
     let stopping = recipe.stage.iter().position(|stage| stage.early_stopping.is_some());
-    if let Some(stage) = stopping.filter(|_| recipe.evaluation.every == 0) {
+    if let Some(stage) = stopping.filter(|_| recipe.evaluation.every == Every::NEVER) {
         let message = "has no effect unless `evaluation.every` says how often to look";
         return Err(ConfigError::at(format!("stage[{stage}].early_stopping"), message));
     }

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use console::{Style, Term};
 use serde_json::json;
 use spo_api::Metrics;
 
@@ -39,6 +40,16 @@ pub(crate) fn say(text: &str) {
 pub(crate) fn say_part(text: &str) {
     let mut out = std::io::stdout().lock();
     if let Err(error) = out.write_all(harmless(text).as_bytes()).and_then(|()| out.flush()) {
+        let _ = UNSAID.set(error);
+    }
+}
+
+/// Prints pieces in styles, if standard output shows colours: it is a terminal, and `NO_COLOR` is not set.
+pub(crate) fn say_styled(pieces: &[(&Style, &str)]) {
+    let mut out = std::io::stdout().lock();
+    let mut write =
+        || pieces.iter().try_for_each(|(style, text)| write!(out, "{}", style.apply_to(harmless(text))));
+    if let Err(error) = write() {
         let _ = UNSAID.set(error);
     }
 }
@@ -129,7 +140,7 @@ impl Reporter {
     pub(crate) fn begin(&mut self, stage: &str, total: usize) {
         (self.stage, self.total, self.pace) = (stage.to_owned(), total, Pace::default());
         if self.voice == Voice::Human {
-            *self.line.get_mut() = Line::new();
+            *self.line.get_mut() = Line::on(Term::stdout());
         }
     }
 
@@ -146,8 +157,7 @@ impl Reporter {
         let left = left.map_or(String::new(), |left| format!("  eta {}", time(left)));
         let (stage, total, digest) = (&self.stage, self.total, digest(metrics));
         if let Some(line) = self.line.get_mut() {
-            let done = BAR * step / total.max(1);
-            let bar = "\u{2588}".repeat(done) + &"\u{2591}".repeat(BAR - done);
+            let bar = bar(step, total);
             line.set(format!("{stage} {bar} {step}/{total}{left}  {digest}  {tokens_per_second:.0} tok/s"));
         } else if self.spoke.elapsed() > Duration::from_secs(5) || step == 1 || step == total {
             // Print plain lines only now and then, but always the first and the last.
@@ -173,6 +183,38 @@ impl Reporter {
             line.finish();
         }
     }
+}
+
+/// The progress of a command, on a line of standard error that goes away when it is done; nothing if that is no terminal.
+pub(crate) struct Progress {
+    line: Option<Line>,
+    what: String,
+    total: usize,
+    began: Instant,
+}
+
+impl Progress {
+    /// Nothing is done so far of `total` rows.
+    pub(crate) fn new(what: &str, total: usize) -> Self {
+        let mut progress =
+            Progress { line: Line::on(Term::stderr()), what: what.to_owned(), total, began: Instant::now() };
+        progress.at(0);
+        progress
+    }
+
+    /// So many rows are done.
+    pub(crate) fn at(&mut self, done: usize) {
+        let Some(line) = &mut self.line else { return };
+        let left = self.began.elapsed().mul_f64((self.total - done) as f64 / done.max(1) as f64);
+        let eta = if done > 0 { format!("  eta {}", time(left)) } else { String::new() };
+        line.set(format!("{} {} {done}/{}{eta}", self.what, bar(done, self.total), self.total));
+    }
+}
+
+/// A bar for a share.
+fn bar(done: usize, total: usize) -> String {
+    let full = BAR * done / total.max(1);
+    "\u{2588}".repeat(full) + &"\u{2591}".repeat(BAR - full)
 }
 
 /// Width of the bar in a terminal.
@@ -204,7 +246,7 @@ impl Pace {
 }
 
 /// A duration in two units: `42 s`, `5 min 10 s`, `2 h 5 min`.
-fn time(duration: Duration) -> String {
+pub(crate) fn time(duration: Duration) -> String {
     match duration.as_secs() {
         seconds @ ..60 => format!("{seconds} s"),
         seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),

@@ -2,6 +2,7 @@
 
 pub(crate) mod bundle;
 pub(crate) mod cache;
+pub(crate) mod events;
 pub(crate) mod key;
 pub(crate) mod lines;
 pub(crate) mod logs;

@@ -85,10 +85,10 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// A line on standard output; `None` if that is no terminal.
-    pub(crate) fn new() -> Option<Self> {
-        let line = |_| Line { terminal: Term::stdout(), text: String::new(), shown: 0, drawn: None };
-        columns().map(line)
+    /// A line on a terminal; `None` if it is none.
+    pub(crate) fn on(terminal: Term) -> Option<Self> {
+        let shows = terminal.is_term() && terminal.size().1 > 0;
+        shows.then(|| Line { terminal, text: String::new(), shown: 0, drawn: None })
     }
 
     /// Shows a text in place of the last one, unless that was drawn a moment ago.

@@ -112,6 +112,25 @@ fn check_shows_what_would_be_trained_on_and_trains_nothing() {
 }
 
 #[test]
+fn check_forecasts_the_time_and_shows_tokens_with_their_masks() {
+    let place = place();
+    let quickstart = project("recipes/quickstart.toml");
+    let quickstart = quickstart.to_str().unwrap();
+    let shown = place.run(&["check", quickstart, "--tokens", "1"]).success().stdout;
+    assert!(shown.contains("    mask 0  ") && shown.contains("    mask 1  "), "{shown}");
+    assert!(!shown.contains('\u{1b}'), "colours are for terminals");
+    let told = place.run(&["check", quickstart, "--time", "--json"]).success().stdout;
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let stages = told["time"]["stages"].as_array().unwrap();
+    assert_eq!(stages.len(), 3);
+    for (stage, steps) in stages.iter().zip([600, 200, 200]) {
+        assert_eq!(stage["steps"], steps);
+        assert!(stage["step_seconds"].as_f64().unwrap() > 0.0 && stage["rows_scored"].as_u64().unwrap() > 0);
+    }
+    assert!(!place.path("runs").exists());
+}
+
+#[test]
 fn the_recipe_reference_is_up_to_date() {
     let schema: Value = serde_json::from_str(&place().run(&["schema"]).success().stdout).unwrap();
     let path = project("docs/recipe.md");
@@ -141,7 +160,7 @@ fn reference(schema: &Value) -> String {
         let sentence = first.to_uppercase() + &rest.replace('\n', " ");
         *text += &format!("\n## {heading}\n\n{sentence}\n\n{}", keys(schema, about, &[]));
     };
-    section(&mut text, schema);
+    section(&mut text, defined("Recipe"));
     for name in ["Run", "Model", "Adapter", "Plugins", "Data"] {
         section(&mut text, defined(name));
     }
@@ -155,12 +174,13 @@ fn reference(schema: &Value) -> String {
     parts(&mut text, schema, "`stage.bilevel`", bilevel, &["step"]);
     let optimizer = &defined("Stage")["properties"]["optimizer"];
     parts(&mut text, schema, "`stage.optimizer`", optimizer, &["name"]);
-    let schedule = &variants(optimizer)[0]["properties"]["schedule"];
-    parts(&mut text, schema, "`stage.optimizer.schedule`", schedule, &["name"]);
+    let mut schedule = variants(optimizer)[0]["properties"]["schedule"].clone();
+    schedule["anyOf"] = defined("optimizer.own.schedule")["anyOf"].clone();
+    parts(&mut text, schema, "`stage.optimizer.schedule`", &schedule, &["name"]);
     for name in ["Evaluation", "Checkpoint", "Best", "Cache", "Sweep", "Case", "Diagnostics", "Guard"] {
         section(&mut text, defined(name));
     }
-    let backend = &schema["properties"]["backend"];
+    let backend = &defined("Recipe")["properties"]["backend"];
     parts(&mut text, schema, "`[backend]`", backend, &["name", "options"]);
     text
 }

@@ -73,7 +73,7 @@ learning_rate: 5e-6
     (
         "IPO with a moving reference",
         &[],
-        "model_name_or_path: m\nloss_type: [ipo]\nbeta: 0.2\nsync_ref_model: yes\nref_model_sync_steps: 64\nref_model_mixup_alpha: 0.5\nmax_steps: 200\nlr_scheduler_type: constant_with_warmup\nwarmup_steps: 20\n",
+        "model_name_or_path: m\nloss_type: [ipo]\nbeta: 0.2\neval_strategy: steps\neval_steps: 0.1\nsync_ref_model: yes\nref_model_sync_steps: 64\nref_model_mixup_alpha: 0.5\nmax_steps: 200\nlr_scheduler_type: constant_with_warmup\nwarmup_steps: 20\n",
     ),
     (
         "MPO, a sum of losses",
@@ -88,7 +88,7 @@ learning_rate: 5e-6
     (
         "RPO and WPO weighting",
         &[],
-        "model_name_or_path: m\nrpo_alpha: 1.0\nuse_weighting: true\nlabel_smoothing: 0.1\neval_strategy: steps\nlogging_steps: 25\nload_best_model_at_end: true\nmetric_for_best_model: rewards/accuracies\n",
+        "model_name_or_path: m\nrpo_alpha: 1.0\nuse_weighting: true\nlabel_smoothing: 0.1\neval_strategy: steps\nlogging_steps: 25\nsave_steps: 0.25\nload_best_model_at_end: true\nmetric_for_best_model: rewards/accuracies\n",
     ),
     (
         "f-DPO",

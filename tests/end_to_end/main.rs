@@ -15,6 +15,7 @@ mod commands;
 mod data;
 mod diagnostics;
 mod early;
+mod editors;
 mod enumerable;
 mod eval;
 #[cfg(target_os = "linux")]
@@ -33,11 +34,13 @@ mod plugins;
 mod report;
 mod resume;
 mod sweep;
+mod tensorboard;
 mod training;
 mod trl;
 #[cfg(target_os = "linux")]
 mod trust;
 mod weights;
+mod wheel;
 
 use std::path::{Path, PathBuf};
 

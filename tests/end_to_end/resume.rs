@@ -203,6 +203,29 @@ fn a_run_that_is_killed_at_any_instant_goes_on_to_the_same_bits() {
 }
 
 #[test]
+fn a_run_goes_on_without_the_recipe_that_its_own_extends() {
+    let (place, _) = undisturbed();
+    std::fs::create_dir(place.path("shared")).unwrap();
+    place.write("shared/base.toml", RECIPE);
+    // Shares of 12 steps that are those of the base: 5, and 2.
+    place.write(
+        "recipe.toml",
+        "extends = \"shared/base.toml\"\nevaluation.every = 0.4\ncheckpoint = { every = 0.15 }\n[[stage]]\nname = \"sft\"\nsteps = 12\n",
+    );
+    killed(&place, "run", "00000018");
+    std::fs::remove_dir_all(place.path("shared")).unwrap();
+    place.run(&["resume", "run", "--quiet"]).success();
+    assert_same(&place, "run", "without the base");
+    let gone = place.run(&["check", "recipe.toml"]);
+    assert_eq!(gone.code, 2);
+    assert!(
+        gone.stderr.contains("cannot read shared/base.toml") && gone.stderr.contains("recipe.toml:1:11"),
+        "{}",
+        gone.stderr
+    );
+}
+
+#[test]
 fn a_signal_ends_the_step_and_leaves_a_checkpoint() {
     let (place, _) = undisturbed();
     place.write("patient.toml", RECIPE.replace("every = 2\n", "every = 0\n"));

@@ -1,5 +1,5 @@
-//! Developer commands: `cargo xtask test`, `cargo xtask libtorch`, `cargo xtask browser`, `cargo xtask table`,
-//! `cargo xtask figures`.
+//! Developer commands: `cargo xtask test`, `cargo xtask libtorch`, `cargo xtask man`, `cargo xtask browser`,
+//! `cargo xtask table`, `cargo xtask figures`.
 #![forbid(unsafe_code)]
 
 mod browser;
@@ -20,6 +20,8 @@ cargo xtask libtorch           sets up the tch backend: gets libtorch (530 MB, o
                                installs both where spo-run finds them. LIBTORCH=FOLDER uses an unpacked
                                libtorch instead, LIBTORCH_USE_PYTORCH=1 that of Python
 cargo xtask libtorch COMMAND   runs a cargo command on the crate of the tch backend: `clippy`, `test`
+
+cargo xtask man [FOLDER]       writes the manual pages of spo-run, into target/man unless given
 
 cargo xtask browser            installs a headless Chromium from npm into target/browser and prints its
                                path. With SPO_BROWSER=PATH, the tests open a report in it
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
             let done = if command.is_empty() { libtorch::install() } else { libtorch::cargo(command) };
             done.map_or_else(failure, |()| ExitCode::SUCCESS)
         }
+        Some("man") => man(arguments.next().as_deref()).map_or_else(failure, |()| ExitCode::SUCCESS),
         Some("browser") => match browser::install() {
             Ok(program) => {
                 println!("{}", program.display());
@@ -97,4 +100,12 @@ fn figures(wanted: &str) -> Result<String, String> {
 fn failure(message: String) -> ExitCode {
     eprintln!("error: {message}");
     ExitCode::FAILURE
+}
+
+/// Writes the manual pages of `spo-run`. They need a feature that its default build does without.
+fn man(folder: Option<&str>) -> Result<(), String> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["run", "--release", "--package", "spo-runtime", "--features", "man", "--", "man"]);
+    cargo.arg(folder.unwrap_or("target/man"));
+    libtorch::succeed(cargo, "the manual pages were not written")
 }

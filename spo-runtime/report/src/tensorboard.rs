@@ -11,6 +11,9 @@ use crc::{CRC_32_ISCSI, Crc};
 use crate::load::{Run, Stage};
 use crate::stats::mean;
 
+/// The name of an event file. TensorBoard knows it by its beginning.
+pub const FILE: &str = "events.out.tfevents.0000000000.spo";
+
 /// An event file for each stage of each run, with its path. All wall times are 0, because runs record none.
 pub fn files(runs: &[Run]) -> Vec<(PathBuf, Vec<u8>)> {
     let stages = runs.iter().flat_map(|run| run.stages.iter().map(move |stage| (run, stage)));
@@ -18,7 +21,7 @@ pub fn files(runs: &[Run]) -> Vec<(PathBuf, Vec<u8>)> {
         // A label may be a path.
         let place: PathBuf =
             [run.label.trim_matches('/').replace('/', "-"), stage.name.clone()].iter().collect();
-        (place.join("events.out.tfevents.0000000000.spo"), events(stage))
+        (place.join(FILE), events(stage))
     };
     stages.map(file).collect()
 }
@@ -39,23 +42,23 @@ fn events(stage: &Stage) -> Vec<u8> {
         scalars.extend(all.map(|(name, value)| (line.step as f64, format!("probes/{name}"), value)));
     }
     scalars.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut bytes = record(&version());
+    let mut bytes = version();
     for (step, tag, value) in scalars {
-        bytes.extend(record(&scalar(step as u64, &tag, value as f32)));
+        bytes.extend(scalar(step as u64, &tag, value as f32));
     }
     bytes
 }
 
-/// The event that every file begins with.
-fn version() -> Vec<u8> {
+/// The record that every file begins with.
+pub fn version() -> Vec<u8> {
     let mut event = Vec::new();
     field(&mut event, 3, b"brain.Event:2");
-    event
+    record(&event)
 }
 
-/// `Event { step, summary: Summary { value: [Value { tag, simple_value }] } }`. The wall time is not written: in
+/// The record of a figure after so many steps: `Event { step, summary: Summary { value: [Value { tag, simple_value }] } }`. The wall time is not written: in
 /// protobuf, a field that is absent is 0.
-fn scalar(step: u64, tag: &str, value: f32) -> Vec<u8> {
+pub fn scalar(step: u64, tag: &str, value: f32) -> Vec<u8> {
     let mut inner = Vec::new();
     field(&mut inner, 1, tag.as_bytes());
     inner.push(2 << 3 | 5);
@@ -65,7 +68,7 @@ fn scalar(step: u64, tag: &str, value: f32) -> Vec<u8> {
     let mut event = vec![2 << 3];
     varint(&mut event, step);
     field(&mut event, 5, &summary);
-    event
+    record(&event)
 }
 
 /// A field of bytes.
@@ -117,7 +120,7 @@ mod tests {
         // Written by tensorboard 2.21's RecordWriter from the same messages.
         let version_by_it = "0f000000000000006d532b091a0d627261696e2e4576656e743a32fc985129";
         let scalar_by_it = "1200000000000000241f642510ac022a0d0a0b0a046c6f7373150000003f66379925";
-        assert_eq!(hex(&record(&version())), version_by_it);
-        assert_eq!(hex(&record(&scalar(300, "loss", 0.5))), scalar_by_it);
+        assert_eq!(hex(&version()), version_by_it);
+        assert_eq!(hex(&scalar(300, "loss", 0.5)), scalar_by_it);
     }
 }

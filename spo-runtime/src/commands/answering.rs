@@ -129,6 +129,8 @@ impl Answering {
             tokenizer,
             stop: &self.stop,
             ids: Vec::new(),
+            window: 0,
+            told: 0,
             text: String::new(),
             shown: 0,
             end: None,
@@ -156,9 +158,10 @@ impl Answering {
         }
         let mut answers = Vec::with_capacity(prompts.len());
         for (i, growing) in growing.into_iter().enumerate() {
-            show(i, growing.text.get(growing.shown..).unwrap_or_default());
+            let text = growing.whole()?;
+            show(i, text.get(growing.shown..).unwrap_or_default());
             let end = growing.end.unwrap_or(End::Length);
-            answers.push(Answer { text: growing.text, tokens: growing.ids.len(), end });
+            answers.push(Answer { text, tokens: growing.ids.len(), end });
         }
         Ok(answers)
     }
@@ -169,12 +172,19 @@ struct Growing<'a> {
     tokenizer: &'a Tokenizer,
     stop: &'a [String],
     ids: Vec<u32>,
-    /// The text of the tokens, up to a text of `stop`.
+    /// Where the tokens begin that are decoded with the next one. A token may have another text at the beginning.
+    window: usize,
+    /// Tokens whose text is known. The others are the beginning of a character.
+    told: usize,
+    /// The text of these tokens, up to a text of `stop`.
     text: String,
     /// Bytes of the text that were shown.
     shown: usize,
     end: Option<End>,
 }
+
+/// The most tokens that one character is made of. What is longer is no character.
+const OF_A_CHARACTER: usize = 8;
 
 impl Growing<'_> {
     /// Adds a token. Returns whether the answer goes on.
@@ -184,12 +194,36 @@ impl Growing<'_> {
             return Ok(false);
         }
         self.ids.push(token);
-        self.text = self.tokenizer.decode(&self.ids)?;
-        if let Some(at) = self.stop.iter().filter_map(|stop| self.text.find(stop)).min() {
-            self.text.truncate(at);
+        let before = self.tokenizer.decode(&self.ids[self.window..self.told])?;
+        let after = self.tokenizer.decode(&self.ids[self.window..])?;
+        let unfinished = after.ends_with('\u{fffd}') && self.ids.len() - self.told < OF_A_CHARACTER;
+        if unfinished || after.len() < before.len() {
+            return Ok(true);
+        }
+        // A text that ends the answer may have begun in what is known.
+        let longest = self.stop.iter().map(String::len).max().unwrap_or(0);
+        let mut from = self.text.len().saturating_sub(longest);
+        while !self.text.is_char_boundary(from) {
+            from -= 1;
+        }
+        self.text += after.get(before.len()..).unwrap_or_default();
+        (self.window, self.told) = (self.told, self.ids.len());
+        if let Some(at) = first(self.stop, &self.text[from..]) {
+            self.text.truncate(from + at);
             self.end = Some(End::Text);
         }
         Ok(self.end.is_none())
+    }
+
+    /// The text of the whole answer, as its tokens are decoded together.
+    fn whole(&self) -> Result<String, DataError> {
+        let mut text = self.tokenizer.decode(&self.ids)?;
+        match (first(self.stop, &text), self.end) {
+            (Some(at), _) => text.truncate(at),
+            (None, Some(End::Text)) => text.clone_from(&self.text),
+            (None, _) => {}
+        }
+        Ok(text)
     }
 
     /// The text that was not shown yet and that no further token changes: without the beginning of a character, or of a
@@ -205,5 +239,125 @@ impl Growing<'_> {
         self.shown = end.max(self.shown);
         // Few decoders change what they said before; then the rest comes at the end.
         self.text.get(start..end).unwrap_or_default()
+    }
+}
+
+/// Where the first of some texts is.
+fn first(stop: &[String], text: &str) -> Option<usize> {
+    stop.iter().filter_map(|stop| text.find(stop)).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+
+    /// A tokenizer with a token for every byte, as GPT-2 writes them.
+    fn bytes() -> Tokenizer {
+        let printable = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+        let mut others = 0x100..;
+        let shown = |byte| if printable(byte) { byte } else { others.next().unwrap() };
+        let letters = (0..256).map(shown).map(|code| char::from_u32(code).unwrap().to_string());
+        let vocabulary: Map<String, Value> = letters.zip((0..256).map(Value::from)).collect();
+        tokenizer(
+            json!({ "type": "BPE", "vocab": vocabulary, "merges": [] }),
+            json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true }),
+        )
+    }
+
+    /// A tokenizer with words that begin with a space, which the first one loses, and with single bytes.
+    fn words() -> Tokenizer {
+        let mut vocabulary: Map<String, Value> =
+            (0..256).map(|byte| (format!("<0x{byte:02X}>"), Value::from(byte))).collect();
+        for (i, word) in ["\u{2581}a", "\u{2581}", "bc", "\u{2581}\u{e4}"].into_iter().enumerate() {
+            vocabulary.insert(word.to_owned(), Value::from(256 + i));
+        }
+        let decoder = json!({ "type": "Sequence", "decoders": [
+            { "type": "Replace", "pattern": { "String": "\u{2581}" }, "content": " " },
+            { "type": "ByteFallback" },
+            { "type": "Fuse" },
+            { "type": "Strip", "content": " ", "start": 1, "stop": 0 },
+        ] });
+        tokenizer(json!({ "type": "BPE", "vocab": vocabulary, "merges": [], "byte_fallback": true }), decoder)
+    }
+
+    fn tokenizer(model: Value, decoder: Value) -> Tokenizer {
+        let folder = tempfile::tempdir().unwrap();
+        let text = json!({ "version": "1.0", "model": model, "decoder": decoder }).to_string();
+        std::fs::write(folder.path().join("tokenizer.json"), text).unwrap();
+        Tokenizer::open(folder.path()).unwrap()
+    }
+
+    /// What is shown of an answer token by token, the answer, and the most tokens that were decoded at once.
+    fn grown(tokenizer: &Tokenizer, stop: &[&str], ids: &[u32]) -> (String, String, usize) {
+        let stop: Vec<String> = stop.iter().map(|stop| (*stop).to_owned()).collect();
+        let mut growing = Growing {
+            tokenizer,
+            stop: &stop,
+            ids: Vec::new(),
+            window: 0,
+            told: 0,
+            text: String::new(),
+            shown: 0,
+            end: None,
+        };
+        let (mut shown, mut most) = (String::new(), 0);
+        for id in ids {
+            most = most.max(growing.ids.len() + 1 - growing.window);
+            let more = growing.add(*id).unwrap();
+            shown += growing.fresh();
+            if !more {
+                break;
+            }
+        }
+        let whole = growing.whole().unwrap();
+        shown += whole.get(growing.shown..).unwrap_or_default();
+        (shown, whole, most)
+    }
+
+    proptest! {
+        #[test]
+        fn an_answer_grows_to_what_its_tokens_say_together(text in any::<String>()) {
+            let ids: Vec<u32> = text.bytes().map(u32::from).collect();
+            let (shown, whole, most) = grown(&bytes(), &[], &ids);
+            prop_assert_eq!((&shown, &whole), (&text, &text));
+            prop_assert!(most <= 2 * OF_A_CHARACTER, "{}", most);
+        }
+
+        #[test]
+        fn words_keep_their_spaces(parts in prop::collection::vec(0usize..7, 0..40)) {
+            // Words, and the bytes of characters that have no token.
+            let of = [&[256][..], &[257], &[258], &[259], &[0xc3, 0xb6], &[0xe2, 0x82, 0xac], &[0x41]];
+            let ids: Vec<u32> = parts.iter().flat_map(|part| of[*part].iter().copied()).collect();
+            let tokenizer = words();
+            let (shown, whole, most) = grown(&tokenizer, &[], &ids);
+            prop_assert_eq!(&shown, &tokenizer.decode(&ids).unwrap());
+            prop_assert_eq!(&shown, &whole);
+            prop_assert!(most <= 2 * OF_A_CHARACTER, "{}", most);
+        }
+
+        #[test]
+        fn bytes_that_are_no_text_are_shown_without_delay(ids in prop::collection::vec(0u32..256, 0..200)) {
+            let (_, whole, most) = grown(&bytes(), &[], &ids);
+            let bytes: Vec<u8> = ids.iter().map(|id| *id as u8).collect();
+            prop_assert_eq!(whole, String::from_utf8_lossy(&bytes));
+            prop_assert!(most <= 2 * OF_A_CHARACTER, "{}", most);
+        }
+    }
+
+    #[test]
+    fn a_text_ends_the_answer_across_tokens_and_characters() {
+        let ids: Vec<u32> = "na\u{ef}ve \u{20ac}5 STOP more".bytes().map(u32::from).collect();
+        for (stop, said) in [
+            ("STOP", "na\u{ef}ve \u{20ac}5 "),
+            ("\u{20ac}", "na\u{ef}ve "),
+            ("\u{ef}v", "na"),
+            ("x", "na\u{ef}ve \u{20ac}5 STOP more"),
+        ] {
+            let (shown, whole, _) = grown(&bytes(), &[stop, "never"], &ids);
+            assert_eq!((&*shown, &*whole), (said, said), "{stop}");
+        }
     }
 }

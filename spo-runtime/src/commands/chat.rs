@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+use console::Term;
 use serde_json::Map;
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
@@ -16,7 +17,7 @@ use super::answering::{Answer, Answering, End};
 use super::saved_model::SavedModel;
 use crate::error::{BadInput, bad};
 use crate::reporter::{complain, say, say_part};
-use crate::terminal;
+use crate::terminal::{self, Line as StatusLine};
 
 /// The longest message, in bytes.
 const LONGEST: u64 = 1 << 20;
@@ -149,14 +150,21 @@ impl ChatArguments {
             if names {
                 say(&format!("[{}]", partner.name));
             }
+            let name = partner.name.clone();
+            // Answers beside each other are shown when both are there; until then, how far they are.
+            let mut line = if beside { StatusLine::on(Term::stdout()) } else { None };
+            let mut tokens = 0;
             let mut show = |_, part: &str| {
-                if !beside {
-                    say_part(part);
+                tokens += 1;
+                match &mut line {
+                    Some(line) => line.set(format!("{name} answers: {tokens} tokens")),
+                    None => say_part(part),
                 }
                 !interrupted.load(Ordering::Relaxed)
             };
-            let name = partner.name.clone();
-            match partner.answer(&self.how, text, &mut show) {
+            let answer = partner.answer(&self.how, text, &mut show);
+            drop(line);
+            match answer {
                 Ok(Answer { text, tokens, end }) => {
                     let note = match end {
                         End::Length => format!(" (cut after {tokens} tokens)"),

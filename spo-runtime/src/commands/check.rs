@@ -1,5 +1,8 @@
 //! `spo-run check`: shows what a recipe would train on, without training.
 
+mod tokens;
+mod trial;
+
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -19,11 +22,21 @@ use crate::sweep;
 const SAMPLES: usize = 3;
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  spo-run check recipe.toml --tokens 2
+  spo-run check recipe.toml --time --set stage.align.batch_size=4")]
 pub(crate) struct CheckArguments {
     /// The recipe.
     recipe: PathBuf,
     #[command(flatten)]
     overrides: OverrideArguments,
+    /// Show so many rows of each training set token by token, with ids and with what is trained on.
+    #[arg(long, value_name = "N", conflicts_with = "json")]
+    tokens: Option<usize>,
+    /// Forecast the time of the run and the most memory: scores a batch and trains three steps of every stage, and
+    /// keeps nothing of it.
+    #[arg(long)]
+    time: bool,
     /// Speak JSON: one object, with the token ids of the rows shown.
     #[arg(long)]
     json: bool,
@@ -33,15 +46,47 @@ impl CheckArguments {
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
         let document = Document::read(&self.recipe, &self.overrides.set)?;
         if document.get("sweep").is_some() {
+            if self.time || self.tokens.is_some() {
+                let message =
+                    "--time and --tokens look at one run: leave `[sweep]` out, or check the recipe of a cell";
+                return Err(document.error("sweep", message).into());
+            }
             let listing = sweep::check(registry, &document)?;
             say(&if self.json { serde_json::to_string(&listing)? } else { listing.to_string() });
             return Ok(());
         }
         let plan = Plan::new(registry, &document)?;
         plan.memory().check(&document)?;
-        say(&if self.json { as_json(&plan).to_string() } else { as_text(&plan) });
+        let mut object = if self.json { as_json(&plan) } else { Value::Null };
+        if !self.json {
+            say(&as_text(&plan));
+        }
+        if let Some(count) = self.tokens {
+            tokens::show(&training_sets(&plan), &plan.tokenizer, count);
+        }
+        if self.time {
+            let time = trial::Time::measure(registry, plan)?;
+            match self.json {
+                true => object["time"] = time.json(),
+                false => say(&time.to_string()),
+            }
+        }
+        if self.json {
+            say(&object.to_string());
+        }
         Ok(())
     }
+}
+
+/// What the stages train on, each set once.
+fn training_sets(plan: &Plan) -> Vec<&Dataset> {
+    let mut sets: Vec<&Dataset> = Vec::new();
+    for stage in &plan.stages {
+        if !sets.iter().any(|set| std::ptr::eq(*set, &*stage.train)) {
+            sets.push(&stage.train);
+        }
+    }
+    sets
 }
 
 /// Describes what was built and checked.
@@ -70,13 +115,12 @@ fn as_text(plan: &Plan) -> String {
             samples(&mut out, train, &plan.tokenizer);
         }
     }
-    let Forecast { weights, training, .. } = plan.memory();
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let Forecast { weights, gradient, moments, .. } = plan.memory();
+    let [weights, gradient, moments] =
+        [weights, gradient, moments].map(|bytes| bytes as f64 / f64::from(1 << 20));
     let _ = writeln!(
         out,
-        "\nmemory: {:.0} MiB of weights, {:.0} MiB of gradient and moments (f32), activations on top",
-        mib(weights),
-        mib(training)
+        "\nmemory: {weights:.0} MiB of weights, {gradient:.0} MiB of gradient, {moments:.0} MiB of moments, activations on top"
     );
     out
 }
@@ -113,7 +157,7 @@ fn as_json(plan: &Plan) -> Value {
             "rows": rows.map(|example| sample(example, &plan.tokenizer)).collect::<Vec<_>>(),
         })
     });
-    let Forecast { weights, training, .. } = plan.memory();
+    let Forecast { weights, gradient, moments, .. } = plan.memory();
     json!({
         "name": plan.name,
         "model": {
@@ -126,7 +170,7 @@ fn as_json(plan: &Plan) -> Value {
         "plugins": plan.libraries,
         "data": data.collect::<Vec<_>>(),
         "stages": stages.collect::<Vec<_>>(),
-        "memory": { "weights": weights, "gradient_and_moments": training },
+        "memory": { "weights": weights, "gradient": gradient, "moments": moments },
     })
 }
 

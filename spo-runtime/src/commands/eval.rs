@@ -6,7 +6,7 @@ mod outcome;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use spo_api::{Layout, Objective, Registry, Session, Statistics};
+use spo_api::{Layout, LogProbs, Objective, Registry, Session, Statistics};
 use spo_data::{Dataset, Fit, Form, MicroBatch, Question, Source, Tokenizer};
 use spo_report::stats;
 
@@ -15,12 +15,12 @@ use super::saved_model::SavedModel;
 use crate::error::{BadInput, bad};
 use crate::plan::fit;
 use crate::plan::view::View;
-use crate::reporter::say;
+use crate::reporter::{Progress, say};
 use crate::store::scores::Scores;
 use crate::store::write::write_text;
 use crate::train::evaluate::choices::{Asked, Chosen, choose};
 use crate::train::evaluate::figures::{Figure, figures, rows};
-use crate::train::evaluate::{HeldOutRows, held_out};
+use crate::train::evaluate::{HeldOutRows, measured, statistics};
 use crate::train::step::loss::score;
 use crate::train::step::rows::Batch;
 
@@ -144,7 +144,9 @@ impl EvalArguments {
                 return Err(bad(format!("{place} has {length} tokens, and {}", fit::limit(&info))).into());
             }
         }
-        let found = choose(&mut *session, &asked, self.batch_size)?;
+        let mut progress = Progress::new("scoring questions", asked.len());
+        let found = choose(&mut *session, &asked, self.batch_size, &mut |done| progress.at(done))?;
+        drop(progress);
         let share = |name: &str, choice: fn(&Chosen) -> usize| {
             let right: Vec<f64> =
                 found.iter().map(|of| f64::from(u8::from(choice(of) == of.right))).collect();
@@ -197,7 +199,8 @@ impl EvalArguments {
             false => other(&self.against)?,
         };
         let held = HeldOutRows { data: data.clone(), batch, reference };
-        let measured = held_out(&mut *session, &mut *objective, &held, against.as_ref())?;
+        let scored = score_all(&mut *session, &held.batch, statistics(&*objective), "scoring rows")?;
+        let measured = measured(&mut *objective, &held, scored, against.as_ref())?;
         let rows = rows(&measured, against.as_ref());
         let answers = self.answers.answer(&mut *session, &data, &tokenizer)?;
         let mut figures = figures(&rows, &measured.metrics);
@@ -264,9 +267,27 @@ impl EvalArguments {
     }
 }
 
-/// The log-probs of all rows under a model.
+/// The log-probs of all rows under another model.
 fn scores(session: &mut dyn Session, data: &Dataset, batch: &Batch) -> anyhow::Result<Scores> {
     let mut scores = Scores::empty(data);
-    batch.store(&score(session, &batch.passes, Statistics::default())?, &mut scores);
+    let scored = score_all(session, batch, Statistics::default(), "scoring rows with the other model")?;
+    batch.store(&scored, &mut scores);
     Ok(scores)
+}
+
+/// What a model says of all rows, with its progress.
+fn score_all(
+    session: &mut dyn Session,
+    batch: &Batch,
+    statistics: Statistics,
+    what: &str,
+) -> anyhow::Result<Vec<LogProbs>> {
+    let mut progress = Progress::new(what, batch.passes.iter().map(|pass| pass.rows.len()).sum());
+    let (mut scored, mut done) = (Vec::with_capacity(batch.passes.len()), 0);
+    for pass in &batch.passes {
+        scored.extend(score(session, std::slice::from_ref(pass), statistics)?);
+        done += pass.rows.len();
+        progress.at(done);
+    }
+    Ok(scored)
 }

@@ -17,3 +17,10 @@ pub(super) fn cpu() -> Option<String> {
     };
     Some(name.trim().to_owned()).filter(|name| !name.is_empty())
 }
+
+/// The most memory that a process has had in use, in bytes, if the system tells.
+pub(crate) fn peak_memory(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(1024 * peak.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?)
+}

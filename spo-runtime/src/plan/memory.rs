@@ -12,8 +12,10 @@ use crate::recipe::document::Document;
 pub(crate) struct Forecast {
     /// For the weights.
     pub(crate) weights: u64,
-    /// For the gradient and what the optimizer remembers.
-    pub(crate) training: u64,
+    /// For the gradient.
+    pub(crate) gradient: u64,
+    /// For what the optimizer remembers.
+    pub(crate) moments: u64,
     /// Whether this is memory of the machine, and not of a device.
     on_host: bool,
 }
@@ -37,11 +39,14 @@ impl Forecast {
         let half = recipe.backend.options.get("moments").is_some_and(|kept| kept == "bf16");
         let kept = |stage: &PlannedStage| {
             let gradient = if stage.recipe.optimizer.own.in_backward { 0 } else { each };
-            gradient + moments(stage) / if half { 2 } else { 1 }
+            (gradient, moments(stage) / if half { 2 } else { 1 })
         };
+        let most = stages.iter().map(kept).max_by_key(|(gradient, moments)| gradient + moments);
+        let (gradient, moments) = most.unwrap_or((each, 0));
         Forecast {
             weights: trained.saturating_mul(each).saturating_add(frozen),
-            training: trained.saturating_mul(stages.iter().map(kept).max().unwrap_or(each)),
+            gradient: trained.saturating_mul(gradient),
+            moments: trained.saturating_mul(moments),
             on_host: info.device.starts_with("CPU"),
         }
     }
@@ -56,7 +61,8 @@ impl Forecast {
     }
 
     fn within(&self, there: u64) -> Result<(), String> {
-        let needed = self.weights.saturating_add(self.training);
+        let training = self.gradient.saturating_add(self.moments);
+        let needed = self.weights.saturating_add(training);
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         match needed <= there {
             true => Ok(()),
@@ -66,7 +72,7 @@ impl Forecast {
                  (`in_backward`), or a smaller model, or go on with `--force`",
                 gib(needed),
                 gib(self.weights),
-                gib(self.training),
+                gib(training),
                 gib(there)
             )),
         }
@@ -104,7 +110,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_told_with_both_sizes() {
-        let forecast = Forecast { weights: 3 << 30, training: 9 << 30, on_host: true };
+        let forecast = Forecast { weights: 3 << 30, gradient: 3 << 30, moments: 6 << 30, on_host: true };
         assert_eq!(forecast.within(12 << 30), Ok(()));
         let message = forecast.within(8 << 30).unwrap_err();
         assert!(
@@ -112,7 +118,7 @@ mod tests {
                 && message.contains("has 8.0")
                 && message.contains("--force")
         );
-        let countless = Forecast { weights: u64::MAX, training: u64::MAX, on_host: true };
+        let countless = Forecast { weights: u64::MAX, gradient: u64::MAX, moments: 1, on_host: true };
         assert!(countless.within(1 << 40).is_err());
     }
 }

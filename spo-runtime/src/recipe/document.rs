@@ -5,7 +5,6 @@
 //! to a file, a line and a column.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
@@ -23,12 +22,15 @@ const LONGEST: u64 = 8;
 
 /// Where a value was written.
 #[derive(Clone, Debug)]
-enum Place {
-    /// In the file: the spans of its key and of its value.
-    File { key: Range<usize>, value: Range<usize> },
+pub(super) enum Place {
+    /// In the file with this index: the spans of its key and of its value.
+    File { file: usize, key: Range<usize>, value: Range<usize> },
     /// In the override with this index.
     Override(usize),
 }
+
+/// Where the value at every path was written.
+pub(super) type Places = BTreeMap<String, Place>;
 
 /// A change to the file's contents.
 #[derive(Clone, Debug)]
@@ -39,51 +41,54 @@ struct Override {
     text: String,
 }
 
+/// A file as it was read.
+#[derive(Clone)]
+pub(super) struct File {
+    pub(super) name: String,
+    pub(super) text: String,
+}
+
 /// A parsed file with its overrides applied.
 #[derive(Clone)]
 pub(crate) struct Document {
-    name: String,
-    text: String,
+    /// The file, and those it extends.
+    pub(super) files: Vec<File>,
     overrides: Vec<Override>,
-    value: Value,
-    places: BTreeMap<String, Place>,
+    pub(super) value: Value,
+    pub(super) places: Places,
 }
 
 impl Document {
-    /// Reads a TOML file and applies `path=value` overrides in order.
+    /// Reads a TOML file and what it extends, and applies `path=value` overrides in order.
     pub(crate) fn read(path: &Path, overrides: &[String]) -> Result<Self, BadInput> {
         let name = path.display().to_string();
-        // Not every file ends: a recipe may come from a pipe or a device.
-        let bytes = File::open(path)
-            .and_then(|file| read_within(file, LONGEST))
-            .map_err(|e| BadInput(format!("error: cannot read recipe {name}: {e}")))?
-            .ok_or_else(|| BadInput(format!("error: recipe {name} is longer than {LONGEST} MiB")))?;
-        let text = String::from_utf8(bytes).map_err(|e| {
-            BadInput(format!(
-                "error: recipe {name} is not UTF-8 text (byte {})",
-                e.utf8_error().valid_up_to()
-            ))
-        })?;
+        let text =
+            text(path).map_err(|problem| BadInput(format!("error: cannot read recipe {name}: {problem}")))?;
         Self::parse(&name, text, overrides)
     }
 
     /// Like [`read`](Self::read), but from text.
     pub(crate) fn parse(name: &str, text: String, overrides: &[String]) -> Result<Self, BadInput> {
-        let mut document = Document {
-            name: name.to_owned(),
-            value: Value::Null,
-            places: BTreeMap::new(),
-            overrides: Vec::new(),
-            text,
-        };
-        let text = std::mem::take(&mut document.text);
-        let outcome = DeTable::parse(&text);
-        document.text = text.clone();
-        let table = outcome.map_err(|e| document.render(e.message(), document.text_snippet(e.span(), "")))?;
-        document.value = document.convert(&DeValue::Table(table.into_inner()), "")?;
+        let mut document = Self::file(File { name: name.to_owned(), text }, Vec::new())?.extended()?;
         for text in overrides {
             document.apply(Override { origin: "--set", text: text.clone() })?;
         }
+        Ok(document)
+    }
+
+    /// One file, which the `earlier` ones extend.
+    pub(super) fn file(file: File, earlier: Vec<File>) -> Result<Self, BadInput> {
+        let text = file.text.clone();
+        let mut document = Document {
+            files: [earlier, vec![file]].concat(),
+            overrides: Vec::new(),
+            value: Value::Null,
+            places: Places::new(),
+        };
+        let table = DeTable::parse(&text).map_err(|e| {
+            document.render(e.message(), document.text_snippet(document.files.len() - 1, e.span(), ""))
+        })?;
+        document.value = document.convert(&DeValue::Table(table.into_inner()), "")?;
         Ok(document)
     }
 
@@ -123,7 +128,7 @@ impl Document {
 
     /// The file's name without folder and extension.
     pub(crate) fn stem(&self) -> String {
-        Path::new(&self.name).file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned())
+        Path::new(&self.files[0].name).file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned())
     }
 
     /// The value of a top-level key.
@@ -168,28 +173,32 @@ impl Document {
         };
         let title = if path.is_empty() { message.to_owned() } else { format!("{path}: {message}") };
         let snippet = match place {
-            Some(Place::File { key, .. }) if about_key => self.text_snippet(Some(key.clone()), label),
-            Some(Place::File { value, .. }) => self.text_snippet(Some(value.clone()), label),
+            Some(Place::File { file, key, .. }) if about_key => {
+                self.text_snippet(*file, Some(key.clone()), label)
+            }
+            Some(Place::File { file, value, .. }) => self.text_snippet(*file, Some(value.clone()), label),
             Some(Place::Override(index)) => {
                 let Override { origin, text } = &self.overrides[*index];
                 let start = if about_key { 0 } else { text.find('=').map_or(0, |i| i + 1) };
                 snippet(text, origin, start..text.len(), label)
             }
-            None => self.text_snippet(None, label),
+            None => self.text_snippet(0, None, label),
         };
         self.render(&title, snippet)
     }
 
     fn text_snippet<'a>(
         &'a self,
+        file: usize,
         span: Option<Range<usize>>,
         label: &'a str,
     ) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
-        let whole = 0..self.text.find('\n').unwrap_or(self.text.len());
+        let File { name, text } = &self.files[file];
+        let whole = 0..text.find('\n').unwrap_or(text.len());
         let span = span.unwrap_or(whole);
         // For a table that spans several lines, only the first line is shown.
-        let line_end = self.text[span.start..].find('\n').map_or(self.text.len(), |i| span.start + i);
-        snippet(&self.text, &self.name, span.start..span.end.min(line_end), label)
+        let line_end = text[span.start..].find('\n').map_or(text.len(), |i| span.start + i);
+        snippet(text, name, span.start..span.end.min(line_end), label)
     }
 
     fn render(&self, title: &str, snippet: Snippet<'_, annotate_snippets::Annotation<'_>>) -> BadInput {
@@ -198,6 +207,7 @@ impl Document {
 
     fn convert(&mut self, value: &DeValue<'_>, path: &str) -> Result<Value, BadInput> {
         let number = |text: String| text.replace('_', "");
+        let file = self.files.len() - 1;
         Ok(match value {
             DeValue::String(s) => Value::String(s.to_string()),
             DeValue::Boolean(b) => Value::Bool(*b),
@@ -223,7 +233,8 @@ impl Document {
                 let mut items = Vec::with_capacity(array.len());
                 for (i, item) in array.iter().enumerate() {
                     let inner = format!("{path}[{i}]");
-                    self.places.insert(inner.clone(), Place::File { key: item.span(), value: item.span() });
+                    let place = Place::File { file, key: item.span(), value: item.span() };
+                    self.places.insert(inner.clone(), place);
                     items.push(self.convert(item.get_ref(), &inner)?);
                 }
                 Value::Array(items)
@@ -232,7 +243,7 @@ impl Document {
                 let mut map = Map::new();
                 for (key, item) in table {
                     let inner = join(path, key.get_ref());
-                    let place = Place::File { key: key.span(), value: item.span() };
+                    let place = Place::File { file, key: key.span(), value: item.span() };
                     self.places.insert(inner.clone(), place);
                     map.insert(key.get_ref().to_string(), self.convert(item.get_ref(), &inner)?);
                 }
@@ -301,26 +312,21 @@ impl Document {
             let Value::Object(map) = node else {
                 return Err(fail(format!("{resolved} is not a table"), here, ""));
             };
-            // If two keys exclude each other, the override removes the other one.
-            match *segment {
-                "steps" => map.shift_remove("epochs"),
-                "epochs" => map.shift_remove("steps"),
-                _ => None,
-            };
+            for other in displaced(segment) {
+                map.shift_remove(*other);
+            }
             resolved = join(&resolved, segment);
             node = map.entry(segment.to_string()).or_insert_with(|| Value::Object(Map::new()));
         }
-        self.places
-            .retain(|p, _| !(p.strip_prefix(resolved.as_str()).is_some_and(|r| r.starts_with(['.', '[']))));
+        self.places.retain(|place, _| !is_below(place, &resolved));
         self.places.insert(resolved.clone(), Place::Override(index));
         let mut scratch = Document {
-            name: origin.into(),
-            text: text.clone(),
+            files: vec![File { name: origin.into(), text: text.clone() }],
             overrides: Vec::new(),
             value: Value::Null,
-            places: BTreeMap::from([(
+            places: Places::from([(
                 resolved.clone(),
-                Place::File { key: 0..path.len(), value: text.len() - raw.len()..text.len() },
+                Place::File { file: 0, key: 0..path.len(), value: text.len() - raw.len()..text.len() },
             )]),
         };
         *node = scratch.convert(&parsed, &resolved)?;
@@ -328,8 +334,38 @@ impl Document {
     }
 }
 
+/// The text of a recipe's file.
+pub(super) fn text(path: &Path) -> Result<String, String> {
+    // Not every file ends: a recipe may come from a pipe or a device.
+    let bytes = std::fs::File::open(path).and_then(|file| read_within(file, LONGEST));
+    let bytes =
+        bytes.map_err(|e| e.to_string())?.ok_or_else(|| format!("it is longer than {LONGEST} MiB"))?;
+    String::from_utf8(bytes)
+        .map_err(|e| format!("it is not UTF-8 text (byte {})", e.utf8_error().valid_up_to()))
+}
+
+/// Keys that exclude this one: when it is changed, they no longer hold.
+pub(super) fn displaced(key: &str) -> &'static [&'static str] {
+    match key {
+        "steps" => &["epochs"],
+        "epochs" => &["steps"],
+        "path" => &["config"],
+        "config" => &["path"],
+        "train" => &["task"],
+        "task" => &["train", "eval", "split"],
+        "eval" => &["split"],
+        "split" => &["eval"],
+        _ => &[],
+    }
+}
+
+/// Whether a path leads into the value at another one.
+pub(super) fn is_below(path: &str, outer: &str) -> bool {
+    path.strip_prefix(outer).is_some_and(|rest| rest.starts_with(['.', '[']))
+}
+
 /// The key for which a bare string at this path is an abbreviation.
-fn long_form(path: &str) -> Option<&'static str> {
+pub(super) fn long_form(path: &str) -> Option<&'static str> {
     match path.rsplit('.').next()? {
         "objective" | "lower" | "schedule" | "task" | "backend" => Some("name"),
         "bilevel" => Some("step"),
@@ -338,7 +374,7 @@ fn long_form(path: &str) -> Option<&'static str> {
     }
 }
 
-fn join(path: &str, key: &str) -> String {
+pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 

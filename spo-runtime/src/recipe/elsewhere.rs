@@ -52,7 +52,7 @@ const KEYS: [(&str, &str); 64] = [
     ("ref_model", "`reference = { external = { .. } }` of a stage"),
     ("ref_model_mixup_alpha", "`reference = { moving = { .. } }` of a stage"),
     ("ref_model_sync_steps", "`reference = { moving = { .. } }` of a stage"),
-    ("report_to", "`spo-run report`, which also writes TensorBoard files"),
+    ("report_to", "`run.tensorboard`, and `spo-run report`"),
     ("resume_from_checkpoint", "`run.resume`, or `spo-run resume`"),
     ("rpo_alpha", "`alpha` of the objective rpo"),
     ("save_steps", "`checkpoint.every`"),

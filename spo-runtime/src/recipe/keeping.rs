@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::every::Every;
+
 /// What happens when the output folder holds an unfinished run of the same recipe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -33,8 +35,8 @@ pub(crate) enum OnNonfinite {
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Checkpoint")]
 pub(crate) struct CheckpointSection {
-    /// And after every so many steps of a stage; 0 for never.
-    pub(crate) every: usize,
+    /// And after every so many steps of a stage, or such a share of it (`0.1` for ten times); 0 for never.
+    pub(crate) every: Every,
     /// And after so many minutes; 0 for never.
     #[schemars(range(min = 0))]
     pub(crate) minutes: f64,
@@ -49,7 +51,7 @@ pub(crate) struct CheckpointSection {
 
 impl Default for CheckpointSection {
     fn default() -> Self {
-        CheckpointSection { every: 0, minutes: 15.0, keep_last: 2, best: None }
+        CheckpointSection { every: Every::NEVER, minutes: 15.0, keep_last: 2, best: None }
     }
 }
 

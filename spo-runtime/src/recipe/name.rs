@@ -4,7 +4,7 @@ use spo_api::ConfigError;
 
 /// Names that a stage or an arm cannot have: the model as it was opened, and what the program itself puts into a
 /// folder.
-const TAKEN: [&str; 5] = ["model", "checkpoints", "nonfinite", "sweep", "results"];
+const TAKEN: [&str; 6] = ["model", "checkpoints", "nonfinite", "tensorboard", "sweep", "results"];
 
 /// The endings of the program's own files and folders.
 const ENDINGS: [&str; 11] = [

@@ -11,14 +11,53 @@ use super::Recipe;
 /// keys.
 const MARK: &str = "x-spo-part";
 
-/// The schema of recipes with these parts: all names and keys, with their types and ranges.
+/// The prefix of definitions for recipes that extend others.
+const EXTENDING: &str = "extending.";
+
+/// The schema of recipes with these parts: all names and keys, with their types and ranges. A recipe that extends
+/// another may leave out what that one has; any other is complete.
 pub(crate) fn schema(registry: &Registry) -> Value {
-    let mut schema = schemars::schema_for!(Recipe).to_value();
+    let mut recipe = schemars::schema_for!(Recipe).to_value();
     let mut definitions = Definitions { registry, made: Map::new() };
-    definitions.fill(&mut schema);
-    let known = schema["$defs"].as_object_mut().expect("a recipe has sections of types of their own");
+    definitions.fill(&mut recipe);
+    let table = recipe.as_object_mut().expect("the schema of a recipe is a table");
+    let dialect = table.shift_remove("$schema");
+    let sections = table.shift_remove("$defs");
+    let mut known = sections.and_then(|known| known.as_object().cloned()).unwrap_or_default();
     known.extend(definitions.made);
+
+    let mut extending = json!({ "recipe": recipe, "known": known });
+    rename(&mut extending, EXTENDING);
+    require_nothing(&mut extending);
+    let part = &mut extending["known"];
+    part["Stage"]["required"] = json!(["name"]);
+    let part = part.as_object().into_iter().flatten().map(|(name, of)| (format!("{EXTENDING}{name}"), of));
+    let part: Vec<(String, Value)> = part.map(|(name, of)| (name, of.clone())).collect();
+    known.insert("Recipe".into(), recipe);
+    known.extend(part);
+
+    // Editors complete keys from what stands at the root, and not from what is below a condition.
+    let mut schema = extending["recipe"].take();
+    schema["$schema"] = dialect.into();
+    schema["if"] = json!({ "required": ["extends"] });
+    schema["else"] = json!({ "$ref": "#/$defs/Recipe" });
+    schema["$defs"] = Value::Object(known);
     schema
+}
+
+/// Lets all keys be left out.
+fn require_nothing(schema: &mut Value) {
+    match schema {
+        Value::Array(items) => items.iter_mut().for_each(require_nothing),
+        Value::Object(table) => {
+            // A key may be called `required` too.
+            if table.get("required").is_some_and(Value::is_array) {
+                table.shift_remove("required");
+            }
+            table.values_mut().for_each(require_nothing);
+        }
+        _ => {}
+    }
 }
 
 /// The parts that were added to the schema, as separate definitions.
@@ -45,7 +84,9 @@ impl Definitions<'_> {
 
     /// A bare name, or the table of one of the parts, including the runtime's `own` keys.
     fn alternatives(&mut self, mark: &Value, own: &Value) -> Vec<Value> {
-        let parts = self.parts(mark["kind"].as_str().unwrap_or_default());
+        let kind = mark["kind"].as_str().unwrap_or_default();
+        let parts = self.parts(kind);
+        let own = &self.apart(kind, own);
         let key = mark["name"].as_str().unwrap_or_default();
         let of = |schema: &Value| schema["properties"].as_object().cloned().unwrap_or_default();
         let names: Vec<Value> = parts.iter().flat_map(|part| part.names.clone()).collect();
@@ -69,6 +110,21 @@ impl Definitions<'_> {
             alternatives.push(table);
         }
         alternatives
+    }
+
+    /// The runtime's keys of a kind of part. What is large is defined once, for it would be repeated in every part.
+    fn apart(&mut self, kind: &str, own: &Value) -> Value {
+        let mut own = own.clone();
+        for (key, value) in own["properties"].as_object_mut().into_iter().flatten() {
+            let Some(alternatives) = value.as_object_mut().and_then(|value| value.shift_remove("anyOf"))
+            else {
+                continue;
+            };
+            let name = format!("{kind}.own.{key}");
+            value["$ref"] = format!("#/$defs/{name}").into();
+            self.made.insert(name, json!({ "anyOf": alternatives }));
+        }
+        own
     }
 
     fn parts(&mut self, kind: &str) -> Vec<Part> {
@@ -169,6 +225,30 @@ mod tests {
         for (name, recipe) in recipes {
             let errors: Vec<String> = validator.iter_errors(&recipe).map(|error| error.to_string()).collect();
             assert!(errors.is_empty(), "{name}: {errors:?}");
+        }
+    }
+
+    #[test]
+    fn what_extends_another_recipe_may_leave_out_what_that_one_has() {
+        let validator = validator();
+        let recipe = json!({
+            "extends": "base.toml",
+            "stage": [{ "name": "align", "objective": { "beta": 0.2 }, "optimizer": { "warmup": 0.1 } }],
+        });
+        assert!(validator.is_valid(&recipe));
+        let without = |key: &str| {
+            let mut recipe = recipe.clone();
+            recipe.as_object_mut().unwrap().remove(key);
+            recipe
+        };
+        assert!(validator.is_valid(&without("stage")));
+        assert!(!validator.is_valid(&without("extends")));
+        for stage in [
+            json!({ "batch_size": 2 }),
+            json!({ "name": "align", "bach_size": 2 }),
+            json!({ "name": "align", "objective": { "bta": 1 } }),
+        ] {
+            assert!(!validator.is_valid(&json!({ "extends": "base.toml", "stage": [stage] })), "{stage}");
         }
     }
 

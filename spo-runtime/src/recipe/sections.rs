@@ -9,6 +9,7 @@ use spo_api::{ConfigError, Quantize};
 use spo_data::Moment;
 
 use super::adapter::AdapterSection;
+use super::every::Every;
 use super::keeping::{OnNonfinite, Resume};
 use super::name;
 use crate::hub;
@@ -35,6 +36,9 @@ pub(crate) struct RunSection {
     /// When a loss or gradient is not finite: `"stop"`, or `"skip"` the batch. The first such batch of a stage
     /// is written down for `spo-run replay`.
     pub(crate) on_nonfinite: OnNonfinite,
+    /// Write the metrics for TensorBoard too, while the run trains: event files in `tensorboard/STAGE` of its folder.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) tensorboard: bool,
     /// What chat templates that ask for the time are told, such as `"2026-01-31T12:00:00"`. It is written down
     /// with the run when the run begins, and is the beginning of the run unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -128,8 +132,8 @@ impl PluginsSection {
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Evaluation")]
 pub(crate) struct EvaluationSection {
-    /// And every so many steps; 0 for never in between.
-    pub(crate) every: usize,
+    /// And every so many steps, or such a share of the stage (`0.1` for ten times); 0 for never in between.
+    pub(crate) every: Every,
     /// Rows scored at a time.
     #[schemars(range(min = 1))]
     pub(crate) batch_size: usize,
@@ -150,6 +154,6 @@ pub(crate) struct EvaluationSection {
 
 impl Default for EvaluationSection {
     fn default() -> Self {
-        EvaluationSection { every: 0, batch_size: 16, exact_match: None, samples: 4, mass: false }
+        EvaluationSection { every: Every::NEVER, batch_size: 16, exact_match: None, samples: 4, mass: false }
     }
 }

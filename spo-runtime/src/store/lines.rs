@@ -45,11 +45,16 @@ impl JsonLines {
         written.with_context(|| format!("cannot write {}", self.path.display()))
     }
 
-    /// The lines of a stage, verbatim.
-    pub(crate) fn of_stage(&self, stage: &str) -> anyhow::Result<String> {
+    /// All lines.
+    pub(crate) fn text(&self) -> anyhow::Result<String> {
         let text =
             read_whole(&self.path, LARGE).and_then(|text| String::from_utf8(text).map_err(io::Error::other));
-        let text = text.with_context(|| format!("cannot read {}", self.path.display()))?;
+        text.with_context(|| format!("cannot read {}", self.path.display()))
+    }
+
+    /// The lines of a stage, verbatim.
+    pub(crate) fn of_stage(&self, stage: &str) -> anyhow::Result<String> {
+        let text = self.text()?;
         let is_of =
             |line: &&str| serde_json::from_str::<Value>(line).is_ok_and(|line| line["stage"] == stage);
         Ok(text.split_inclusive('\n').filter(is_of).collect())

@@ -6,6 +6,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use spo_api::Metrics;
 
+use crate::recipe::Recipe;
+use crate::store::events::Events;
 use crate::store::lines::JsonLines;
 
 /// The names of the log files.
@@ -21,17 +23,21 @@ pub(crate) struct Logs {
     pub(crate) held_out: JsonLines,
     /// `None` if the recipe has no diagnostics.
     pub(crate) diagnostics: Option<JsonLines>,
+    /// The metrics once more, for TensorBoard; `None` if the recipe does not ask for it.
+    events: Option<Events>,
 }
 
 impl Logs {
     /// Opens a run's files and truncates them to these lengths. A file without a length starts empty.
-    pub(crate) fn open(folder: &Path, lengths: &Lengths, diagnostics: bool) -> anyhow::Result<Self> {
+    pub(crate) fn open(folder: &Path, lengths: &Lengths, recipe: &Recipe) -> anyhow::Result<Self> {
         let open = |name: &str| JsonLines::open(&folder.join(name), lengths.get(name).copied().unwrap_or(0));
         let [metrics, held_out, evolution] = FILES;
+        let metrics = open(metrics)?;
         Ok(Logs {
-            metrics: open(metrics)?,
+            events: recipe.run.tensorboard.then(|| Events::open(folder, &metrics.text()?)).transpose()?,
+            metrics,
             held_out: open(held_out)?,
-            diagnostics: diagnostics.then(|| open(evolution)).transpose()?,
+            diagnostics: recipe.diagnostics.as_ref().map(|_| open(evolution)).transpose()?,
         })
     }
 
@@ -52,7 +58,13 @@ impl Logs {
 
     /// Appends lines that a stage logged in another run.
     pub(crate) fn append(&mut self, lines: &BTreeMap<String, String>) -> anyhow::Result<()> {
-        self.all().try_for_each(|(name, file)| lines.get(name).map_or(Ok(()), |lines| file.append(lines)))
+        let mut all = self.all();
+        all.try_for_each(|(name, file)| lines.get(name).map_or(Ok(()), |lines| file.append(lines)))?;
+        drop(all);
+        match (&mut self.events, lines.get(FILES[0])) {
+            (Some(events), Some(lines)) => events.append(lines),
+            _ => Ok(()),
+        }
     }
 
     /// Logs the metrics of a step. Steps count from 1; step 0 holds metrics from before training.
@@ -60,6 +72,7 @@ impl Logs {
         let mut line =
             Map::from_iter([("stage".to_owned(), Value::from(stage)), ("step".to_owned(), step.into())]);
         line.extend(metrics.iter().map(|(name, value)| (name.clone(), Value::from(*value))));
-        self.metrics.write(&line)
+        self.metrics.write(&line)?;
+        self.events.as_mut().map_or(Ok(()), |events| events.write(&line))
     }
 }

@@ -9,11 +9,13 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use spo_api::{open_regular, read_small};
 use spo_data::{Moment, hash};
+use spo_report::tensorboard;
 
 use crate::error::BadInput;
 use crate::recipe::{Recipe, Resume};
 use crate::shell::word;
 use crate::store::bundle;
+use crate::store::events;
 use crate::store::logs;
 use crate::store::write::{write_json, write_text};
 
@@ -52,7 +54,7 @@ pub(crate) const CHECKPOINTS: &str = "checkpoints";
 pub(crate) const NONFINITE: &str = "nonfinite";
 
 /// The folders that a run writes beside those of its stages.
-pub(super) const FOLDERS: [&str; 2] = [CHECKPOINTS, NONFINITE];
+pub(super) const FOLDERS: [&str; 3] = [CHECKPOINTS, NONFINITE, events::FOLDER];
 
 impl Output {
     /// Creates the folder and writes what is known before training: the resolved recipe, versions and hashes
@@ -87,7 +89,7 @@ impl Output {
             }
             // Removes only what a run writes, because the folder may contain other files.
             for name in FOLDERS {
-                bundle::remove_all(&folder.join(name), &[])
+                bundle::remove_all(&folder.join(name), &[tensorboard::FILE])
                     .with_context(|| format!("cannot replace the run in {}", folder.display()))?;
             }
             for name in FILES {

@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use spo_api::Library;
 
 use super::cells::Cell;
+use crate::plan::machine;
 use crate::recipe::{Recipe, Sweep};
 use crate::reporter::Reporter;
 use crate::stop::Stop;
@@ -85,7 +86,7 @@ pub(crate) fn launch(job: &Job<'_>, stop: &Stop, reporter: &Reporter) -> anyhow:
         }
         let mut at_work = Vec::new();
         for mut cell in running {
-            cell.peak = cell.peak.max(memory(cell.child.id()).unwrap_or(0));
+            cell.peak = cell.peak.max(machine::peak_memory(cell.child.id()).unwrap_or(0));
             match cell.child.try_wait().context("cannot wait for a cell")? {
                 None => at_work.push(cell),
                 // The cell of a launcher that was killed may have taken the lock in between. It is left to finish.
@@ -229,11 +230,4 @@ fn last_error(log: &Path, start: u64) -> Option<String> {
     file.take(1 << 20).read_to_end(&mut text).ok()?;
     let text = String::from_utf8_lossy(&text);
     text.lines().rfind(|line| line.starts_with("error")).map(str::to_owned)
-}
-
-/// Peak memory of a process in bytes, if the system provides it.
-fn memory(process: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(1024 * peak.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?)
 }

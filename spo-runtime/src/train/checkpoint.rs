@@ -165,11 +165,10 @@ impl Checkpoints {
         Checkpoints { folder: run.join(CHECKPOINTS), policy, since: Instant::now() }
     }
 
-    /// Whether a checkpoint is due after `steps` steps of a stage.
-    pub(crate) fn due(&self, steps: usize) -> bool {
-        let every = self.policy.every;
+    /// Whether a checkpoint is due after `step` of the `total` steps of a stage.
+    pub(crate) fn due(&self, step: usize, total: usize) -> bool {
         let minutes = Duration::try_from_secs_f64(60.0 * self.policy.minutes).unwrap_or(Duration::MAX);
-        (every > 0 && steps.is_multiple_of(every)) || (!minutes.is_zero() && self.since.elapsed() >= minutes)
+        self.policy.every.due(step, total) || (!minutes.is_zero() && self.since.elapsed() >= minutes)
     }
 
     /// Writes a checkpoint and removes the oldest ones in excess of the limit.

@@ -7,7 +7,7 @@ pub(crate) mod mass;
 
 use std::sync::Arc;
 
-use spo_api::{Evaluation, Metrics, Objective, Result, Session, Statistics};
+use spo_api::{Evaluation, LogProbs, Metrics, Objective, Result, Session, Statistics};
 use spo_data::Dataset;
 
 use crate::store::scores::Scores;
@@ -38,12 +38,25 @@ pub(crate) struct HeldOutRows {
 pub(crate) fn held_out(
     session: &mut dyn Session,
     objective: &mut dyn Objective,
-    HeldOutRows { data, batch, reference }: &HeldOutRows,
+    rows: &HeldOutRows,
     start: Option<&Scores>,
 ) -> Result<HeldOut> {
-    let statistics =
-        Statistics { entropy: true, greedy: true, collision: objective.requirements().collision };
-    let scored = score(session, &batch.passes, statistics)?;
+    let scored = score(session, &rows.batch.passes, statistics(objective))?;
+    measured(objective, rows, scored, start)
+}
+
+/// What is measured of every token.
+pub(crate) fn statistics(objective: &dyn Objective) -> Statistics {
+    Statistics { entropy: true, greedy: true, collision: objective.requirements().collision }
+}
+
+/// Like [`held_out`], from what was scored of the rows' passes.
+pub(crate) fn measured(
+    objective: &mut dyn Objective,
+    HeldOutRows { data, batch, reference }: &HeldOutRows,
+    scored: Vec<LogProbs>,
+    start: Option<&Scores>,
+) -> Result<HeldOut> {
     let mut scores = Scores::empty(data);
     batch.store(&scored, &mut scores);
     let start = start.unwrap_or(&scores);

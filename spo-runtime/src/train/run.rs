@@ -107,7 +107,7 @@ impl Run {
             _ => None,
         };
         let lengths = found.as_ref().map(|found| found.state.logs.clone()).unwrap_or_default();
-        let logs = Logs::open(output.folder(), &lengths, plan.recipe.diagnostics.is_some())?;
+        let logs = Logs::open(output.folder(), &lengths, &plan.recipe)?;
         let starts = match &found {
             Some(_) => Starts::default(),
             None => Starts::new(&mut *plan.session, &uses)?,

@@ -6,7 +6,8 @@ use spo_data::{Dataset, Tokenizer, rouge};
 use spo_report::stats;
 
 use crate::error::{BadInput, bad};
-use crate::train::evaluate::answers::{answers, is_match, question, said, spread, text};
+use crate::reporter::Progress;
+use crate::train::evaluate::answers::{AT_ONCE, answers, is_match, question, said, spread, text};
 use crate::train::evaluate::figures::Figure;
 
 #[derive(clap::Args)]
@@ -65,7 +66,13 @@ impl AnswerArguments {
             return Ok(Vec::new());
         }
         let (rows, stop) = (spread(data, data.examples.len()), tokenizer.stop_tokens());
-        let given = answers(session, data, &rows, self.max_new_tokens, stop)?;
+        let mut progress = Progress::new("answering prompts", rows.len());
+        let mut given = Vec::with_capacity(rows.len());
+        for some in rows.chunks(AT_ONCE) {
+            given.extend(answers(session, data, some, self.max_new_tokens, stop)?);
+            progress.at(given.len());
+        }
+        drop(progress);
         let find = |text: &str| -> anyhow::Result<Option<String>> {
             let Some(pattern) = &pattern else { return Ok(None) };
             let found = pattern.captures(text).map_err(|e| bad(format!("--extract: {e}")))?;

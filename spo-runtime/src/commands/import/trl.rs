@@ -240,16 +240,10 @@ impl Import {
         let every = self.settings.number("eval_steps")?;
         let logging = self.settings.number("logging_steps")?;
         match strategy.as_deref() {
-            Some("steps") => match every.or(logging).unwrap_or(10.0) {
-                steps if steps >= 1.0 => {
-                    let from = if every.is_some() { "eval_steps" } else { "logging_steps, or its default" };
-                    self.draft.set("[evaluation]", "every", steps as i64, from);
-                }
-                share => self.draft.leave_out(
-                    &format!("eval_steps = {share}"),
-                    "give a number of steps: `evaluation.every`",
-                ),
-            },
+            Some("steps") => {
+                let from = if every.is_some() { "eval_steps" } else { "logging_steps, or its default" };
+                self.draft.set("[evaluation]", "every", steps(every.or(logging).unwrap_or(10.0)), from);
+            }
             Some("epoch") => {
                 let why =
                     "held-out rows are measured before and after a stage; give `evaluation.every` for more";
@@ -266,18 +260,12 @@ impl Import {
     fn checkpoint(&mut self) -> Result<(), BadInput> {
         let strategy = self.settings.text("save_strategy")?;
         let every = self.settings.number("save_steps")?;
-        match (strategy.as_deref(), every) {
-            (None | Some("steps"), every) => match every.unwrap_or(500.0) {
-                steps if steps >= 1.0 => {
-                    let from = if every.is_some() { "save_steps" } else { DEFAULT };
-                    self.draft.set("[checkpoint]", "every", steps as i64, from);
-                }
-                share => self.draft.leave_out(
-                    &format!("save_steps = {share}"),
-                    "give a number of steps: `checkpoint.every`",
-                ),
-            },
-            (Some(other), _) => {
+        match strategy.as_deref() {
+            None | Some("steps") => {
+                let from = if every.is_some() { "save_steps" } else { DEFAULT };
+                self.draft.set("[checkpoint]", "every", steps(every.unwrap_or(500.0)), from);
+            }
+            Some(other) => {
                 let why = "a checkpoint is written every 15 minutes and at the end of a stage";
                 self.draft.leave_out(&format!("save_strategy = {other}"), why);
             }
@@ -578,4 +566,9 @@ fn takes(objective: &str, option: &str) -> bool {
 fn is_file(name: &str) -> bool {
     let ends = [".jsonl", ".json", ".csv", ".parquet"];
     ends.iter().any(|end| name.ends_with(end)) || std::path::Path::new(name).exists()
+}
+
+/// A number of steps, or a share of them.
+fn steps(number: f64) -> Toml {
+    if number >= 1.0 { Toml::Integer(number as i64) } else { Toml::Float(number) }
 }

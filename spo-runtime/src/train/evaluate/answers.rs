@@ -12,7 +12,7 @@ use crate::store::scores::Scores;
 const LONGEST_SAMPLE: usize = 128;
 
 /// Prompts answered at a time.
-const AT_ONCE: usize = 100;
+pub(crate) const AT_ONCE: usize = 100;
 
 /// `count` rows of a dataset, evenly spaced. For unpaired data, only desirable rows.
 pub(crate) fn spread(data: &Dataset, count: usize) -> Vec<usize> {

@@ -61,8 +61,13 @@ impl Asked {
     }
 }
 
-/// Scores the choices of all questions, so many questions at once.
-pub(crate) fn choose(session: &mut dyn Session, asked: &[Asked], at_once: usize) -> Result<Vec<Chosen>> {
+/// Scores the choices of all questions, so many questions at once. `seen` is told how many are scored.
+pub(crate) fn choose(
+    session: &mut dyn Session,
+    asked: &[Asked],
+    at_once: usize,
+    seen: &mut dyn FnMut(usize),
+) -> Result<Vec<Chosen>> {
     let mut chosen = Vec::with_capacity(asked.len());
     for questions in asked.chunks(at_once) {
         let batch = TokenBatch { groups: questions.iter().map(|asked| asked.group.clone()).collect() };
@@ -75,6 +80,7 @@ pub(crate) fn choose(session: &mut dyn Session, asked: &[Asked], at_once: usize)
             let (choice, choice_per_character) = (greatest(&log_probs), greatest(&per_character));
             chosen.push(Chosen { log_probs, choice, choice_per_character, right: *right });
         }
+        seen(chosen.len());
     }
     Ok(chosen)
 }

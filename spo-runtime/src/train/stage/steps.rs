@@ -59,8 +59,7 @@ impl Training<'_> {
             if work.progress.done == total || ruling == Some(Ruling::End) {
                 break;
             }
-            let every = self.plan.recipe.evaluation.every;
-            if every > 0 && work.progress.done.is_multiple_of(every) {
+            if self.plan.recipe.evaluation.every.due(work.progress.done, total) {
                 self.evaluate(&mut work.evaluator, work.progress.done, &mut work.progress)?;
             }
             if work.progress.patience.over {
@@ -68,7 +67,7 @@ impl Training<'_> {
             }
             work.clock.elapsed = before + began.elapsed().as_secs_f64();
             let asked = self.stop.check();
-            if asked.is_err() || self.keeper.checkpoints.due(work.progress.done) {
+            if asked.is_err() || self.keeper.checkpoints.due(work.progress.done, total) {
                 work.keep(self)?;
             }
             asked.with_context(|| format!("after step {} of {total}", work.progress.done))?;
