@@ -9,6 +9,7 @@ mod gpt_neox;
 mod granite;
 mod layers;
 mod llama;
+mod moe;
 mod olmo;
 mod phi;
 mod phi3;
@@ -21,7 +22,7 @@ use serde_json::Value;
 use spo_api::{Error, Result, nearest};
 
 pub use architecture::ModelType;
-pub(crate) use architecture::{Architecture, HeadNorm, MlpShape, NormShape, Projected};
+pub(crate) use architecture::{Architecture, ExpertsShape, HeadNorm, MlpShape, NormShape, Projected};
 pub(crate) use fields::Fields;
 pub(crate) use rotary::{Rope, Scaling};
 
@@ -70,6 +71,7 @@ fn reader(model_type: ModelType) -> Reader {
         ModelType::Starcoder2 => starcoder2::read,
         ModelType::Phi => phi::read,
         ModelType::Cohere | ModelType::Cohere2 => cohere::read,
+        ModelType::Mixtral | ModelType::Qwen3Moe | ModelType::Olmoe => moe::read,
     }
 }
 

@@ -81,6 +81,7 @@ impl<E: Engine> Model<E> {
                 config["tie_word_embeddings"] = false.into();
             }
             adapter::attach(&mut decoder, lora, saved.is_none())?;
+            remarks.extend(adapter::remark(&decoder));
             saved.iter().try_for_each(|saved| saved.check(&decoder))?;
         }
         let quantize = quantised::checked(spec.quantize, adapter.is_some())?;

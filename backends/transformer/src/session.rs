@@ -33,7 +33,7 @@ pub struct Options {
 
 /// A decoder opened on an engine.
 pub struct TransformerSession<E: Engine> {
-    engine: E,
+    pub(crate) engine: E,
     pub(crate) model: Model<E>,
     options: Options,
     state: State<E::Tensor>,
@@ -125,6 +125,9 @@ impl<E: Engine> TransformerSession<E> {
             return Err(none(
                 "an adapter with magnitudes (DoRA) has a gradient with norms held constant".into(),
             ));
+        }
+        if self.model.decoder.architecture.experts.is_some() {
+            return Err(none("the choice of experts is not recorded".into()));
         }
         self.engine.recorder().ok_or_else(|| none(self.engine.memory().device()))
     }
