@@ -5,6 +5,7 @@ mod audit;
 mod cache;
 mod chat;
 mod check;
+mod convert;
 mod describe;
 mod eval;
 mod export;
@@ -72,6 +73,8 @@ enum Command {
     Import(import::ImportArguments),
     /// Write a saved model with its adapter merged into the weights.
     Export(export::ExportArguments),
+    /// Write the weights of a folder as safetensors, from `pytorch_model.bin` or in another type.
+    Convert(convert::ConvertArguments),
     /// Begin a plugin, or put one to the test.
     Plugin {
         #[command(subcommand)]
@@ -143,6 +146,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<()> {
         Command::Chat(chat) => chat.run(&mut registry),
         Command::Eval(eval) => eval.run(&mut registry),
         Command::Export(export) => export.run(&mut registry),
+        Command::Convert(convert) => convert.run(),
         Command::Import(import) => import.run(&registry),
         Command::Plugin { command } => command.run(),
         Command::Report(arguments) => report::run(arguments),

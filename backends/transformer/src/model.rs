@@ -52,7 +52,7 @@ impl<E: Engine> Model<E> {
         let (mut config, origin) = (opened.config().clone(), opened.origin());
         let mut remarks = Vec::new();
         let mut decoder = Decoder::new(config::parse(&config, &origin)?);
-        let mut weights = opened.weights(&decoder)?;
+        let mut weights = opened.weights(&decoder, spec.allow_pickle)?;
         if let Some(weights) = &weights {
             if decoder.architecture.tied && weights.holds_own_head(&decoder) {
                 decoder = Decoder::new(Architecture { tied: false, ..decoder.architecture });

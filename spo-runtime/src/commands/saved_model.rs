@@ -38,7 +38,7 @@ impl SavedModel {
         {
             return self.based(base).open(registry);
         }
-        folders::model(&self.model).map_err(bad)?;
+        folders::model(&self.model, false).map_err(bad)?;
         if let Some(adapter) = &self.adapter {
             folders::adapter(adapter).map_err(|e| bad(format!("--adapter: {e}")))?;
         }
@@ -51,6 +51,7 @@ impl SavedModel {
             source: ModelSource::Folder(self.model.clone()),
             adapter: self.adapter.clone().map(|path| Adapter::Saved { path }),
             quantize: Some(Quantize::Off),
+            allow_pickle: false,
             seed: 0,
             device: self.device.clone(),
             dtype: "f32".into(),

@@ -17,6 +17,7 @@ pub(crate) fn spec(recipe: &Recipe, External { path, adapter }: &External) -> Mo
         source: ModelSource::Folder(path.clone()),
         adapter: adapter.clone().map(|path| Adapter::Saved { path }),
         quantize: None,
+        allow_pickle: recipe.model.allow_pickle,
         seed: recipe.run.seed,
         device: recipe.backend.device.clone(),
         dtype: recipe.backend.dtype.clone(),
@@ -51,7 +52,7 @@ impl Fit<'_> {
             let error = |key: &str, problem: String| {
                 self.document.error(&format!("stage[{i}].reference.external.{key}"), problem)
             };
-            folders::model(path).map_err(|problem| error("path", problem))?;
+            folders::model(path, self.recipe.model.allow_pickle).map_err(|problem| error("path", problem))?;
             if let Some(folder) = adapter {
                 folders::adapter(folder).map_err(|problem| error("adapter", problem))?;
             }

@@ -59,7 +59,15 @@ impl Model {
 
     pub(crate) fn spec(&self, adapter: Option<Adapter>) -> ModelSpec {
         let source = ModelSource::Folder(self.folder.clone());
-        ModelSpec { source, adapter, quantize: None, seed: 0, device: "cpu".into(), dtype: "f32".into() }
+        ModelSpec {
+            source,
+            adapter,
+            quantize: None,
+            allow_pickle: false,
+            seed: 0,
+            device: "cpu".into(),
+            dtype: "f32".into(),
+        }
     }
 
     fn open(&self, backend: &dyn Backend) -> Box<dyn Session> {

@@ -222,6 +222,7 @@ pub fn random(config: &Value, adapter: Option<Adapter>) -> ModelSpec {
         source: ModelSource::Random(config.clone()),
         adapter,
         quantize: None,
+        allow_pickle: false,
         seed: 7,
         device: "cpu".into(),
         dtype: "f32".into(),
