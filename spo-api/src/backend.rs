@@ -61,6 +61,9 @@ pub struct ModelSpec {
     /// In what the frozen weights below the adapter are kept. `None` for [`Quantize::File`] if there is an adapter.
     #[serde(default)]
     pub quantize: Option<Quantize>,
+    /// Whether weights may be read from a `pytorch_model.bin`, which is a pickle.
+    #[serde(default)]
+    pub allow_pickle: bool,
     /// Seed for all random initialisation.
     pub seed: u64,
     /// `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"metal"`. Each backend decides which devices it supports.
@@ -213,8 +216,21 @@ pub type Watch<'a> = dyn FnMut(usize, u32) -> bool + 'a;
 pub enum Export {
     /// The whole model as a Hugging Face folder, with any adapter merged into the weights.
     Model,
+    /// The same, with all weights in this type. [`Model`](Self::Model) keeps the types that they were read in.
+    ModelIn(WeightType),
     /// Only the adapter, in PEFT's format.
     Adapter,
+}
+
+/// The type in which weights are saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightType {
+    /// IEEE 754 single precision.
+    F32,
+    /// IEEE 754 half precision.
+    F16,
+    /// The upper half of single precision.
+    Bf16,
 }
 
 /// An engine that can open models.

@@ -75,7 +75,7 @@ mod vector;
 pub use adapter::{Adapter, Lora, Targets};
 pub use backend::{
     Backend, Export, Group, LogProbs, ModelInfo, ModelSource, ModelSpec, Quantize, Session, Statistics,
-    Tangent, TokenBatch, Upstream, Watch,
+    Tangent, TokenBatch, Upstream, Watch, WeightType,
 };
 pub use batch::{Layout, PreferenceBatch, Ragged, Side, Totals};
 pub use bilevel::{

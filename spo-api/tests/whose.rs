@@ -203,6 +203,7 @@ fn session(panics: bool) -> Box<dyn Session> {
         source,
         adapter: None,
         quantize: None,
+        allow_pickle: false,
         seed: 0,
         device: "auto".into(),
         dtype: "f64".into(),

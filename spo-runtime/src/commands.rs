@@ -5,6 +5,7 @@ mod audit;
 mod cache;
 mod chat;
 mod check;
+mod convert;
 mod describe;
 mod eval;
 mod export;
@@ -94,6 +95,8 @@ enum Command {
   spo-run export models/base --adapter runs/mine/align merged
   spo-run export merged --gguf q8_0 merged.gguf")]
     Export(export::ExportArguments),
+    /// Write the weights of a folder as safetensors, from `pytorch_model.bin` or in another type.
+    Convert(convert::ConvertArguments),
     /// Begin a plugin, or put one to the test.
     #[command(after_help = "Examples:
   spo-run plugin new my-loss
@@ -211,6 +214,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<()> {
         Command::Chat(chat) => chat.run(&mut registry),
         Command::Eval(eval) => eval.run(&mut registry),
         Command::Export(export) => export.run(&mut registry),
+        Command::Convert(convert) => convert.run(),
         Command::Import(import) => import.run(&registry),
         Command::Plugin { command } => command.run(),
         Command::Report(arguments) => report::run(arguments),

@@ -362,7 +362,8 @@ impl Draft {
 /// Checks the folders of the model and of its adapter.
 fn check_folders(document: &Document, recipe: &Recipe) -> Result<(), BadInput> {
     if let Some(folder) = recipe.model.folder() {
-        folders::model(&folder).map_err(|problem| document.error("model.path", problem))?;
+        let pickled = recipe.model.allow_pickle;
+        folders::model(&folder, pickled).map_err(|problem| document.error("model.path", problem))?;
     }
     if let Some(blocks) = recipe.model.quantize.filter(|blocks| *blocks != Quantize::Off)
         && recipe.model.adapter.is_none()
@@ -401,6 +402,7 @@ pub(crate) fn model_spec(recipe: &Recipe, tokenizer: &Tokenizer) -> ModelSpec {
         source,
         adapter,
         quantize: recipe.model.quantize,
+        allow_pickle: recipe.model.allow_pickle,
         seed: recipe.run.seed,
         device: backend.device.clone(),
         dtype: backend.dtype.clone(),

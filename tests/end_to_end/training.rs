@@ -247,8 +247,24 @@ fn a_saved_model_answers_and_an_adapter_can_be_merged() {
     place.run(&[&["export"], adapted.as_slice(), &["merged"]].concat()).success();
     assert_eq!(answer(&["merged"]), with_adapter);
 
+    // In another type, at once or afterwards.
+    place.run(&[&["export"], adapted.as_slice(), &["--dtype", "bf16", "halved"]].concat()).success();
+    place.run(&["convert", "merged", "converted", "--dtype", "bf16"]).success();
+    let read = |file: &str| std::fs::read(place.path(file)).unwrap();
+    let [whole, halved, converted] =
+        ["merged", "halved", "converted"].map(|folder| read(&format!("{folder}/model.safetensors")));
+    assert!([&halved, &converted].iter().all(|half| half.len() < whole.len() * 2 / 3));
+    for folder in ["halved", "converted"] {
+        let config: Value = serde_json::from_slice(&read(&format!("{folder}/config.json"))).unwrap();
+        assert_eq!(config["dtype"], "bfloat16", "{folder}");
+    }
+    assert_eq!(answer(&["halved"]), answer(&["converted"]));
+
     for (arguments, expected) in [
         (vec!["export", "runs/made/sft", "merged"], "merged is not empty"),
+        (vec!["export", "merged", "out.gguf", "--gguf", "f16", "--dtype", "f16"], "--dtype"),
+        (vec!["convert", "runs/made/sft", "merged"], "merged is not empty"),
+        (vec!["convert", "nowhere", "out"], "nowhere has no config.json"),
         (vec!["generate", "nowhere", "1+1="], "nowhere"),
         (vec!["generate", "merged", "--adapter", "merged", "1+1="], "adapter_config.json"),
         (vec!["generate", "merged", "--top-p", "2", "1+1="], "--top-p"),

@@ -99,6 +99,7 @@ impl Case {
             source: ModelSource::Random(config),
             adapter: None,
             quantize: None,
+            allow_pickle: false,
             seed: 0,
             device: "cpu".into(),
             dtype: "f32".into(),

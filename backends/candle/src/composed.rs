@@ -120,6 +120,14 @@ impl Engine for ComposedEngine {
         vector::scale_columns(into, factors, bias).map_err(failed)
     }
 
+    fn scale_rows(&self, x: &Tensor, factors: &Tensor) -> Result<Tensor> {
+        vector::scale_rows(x, factors).map_err(failed)
+    }
+
+    fn row_dots(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+        vector::row_dots(x, y).map_err(failed)
+    }
+
     fn norm(&self, x: &Tensor, norm: Norm<&Tensor>) -> Result<Tensor> {
         norm::norm(x, norm).map_err(failed)
     }

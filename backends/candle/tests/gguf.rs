@@ -27,7 +27,15 @@ fn models() -> Vec<(PathBuf, Value)> {
 
 fn spec(path: &Path, adapter: Option<Adapter>, quantize: Option<Quantize>) -> ModelSpec {
     let source = ModelSource::Folder(path.to_owned());
-    ModelSpec { source, adapter, quantize, seed: 3, device: "cpu".into(), dtype: "f32".into() }
+    ModelSpec {
+        source,
+        adapter,
+        quantize,
+        allow_pickle: false,
+        seed: 3,
+        device: "cpu".into(),
+        dtype: "f32".into(),
+    }
 }
 
 fn open(spec: &ModelSpec) -> Box<dyn Session> {
@@ -136,6 +144,7 @@ fn an_adapter_trains_on_blocks_as_on_their_numbers() {
         let dense = ModelSpec {
             source: ModelSource::Folder(numbers.path().to_owned()),
             quantize: Some(Quantize::Off),
+            allow_pickle: false,
             ..spec.clone()
         };
         let (expected, expected_norm, _) =
@@ -148,6 +157,7 @@ fn an_adapter_trains_on_blocks_as_on_their_numbers() {
             source: ModelSource::Folder(merged.path().to_owned()),
             adapter: None,
             quantize: None,
+            allow_pickle: false,
             ..spec.clone()
         };
         let after = log_probs(&mut *open(&merged), &figures);

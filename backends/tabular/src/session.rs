@@ -204,6 +204,7 @@ impl Session for TabularSession {
     fn save(&mut self, folder: &Path, what: Export) -> Result<()> {
         match what {
             Export::Model => storage::save(self, folder),
+            Export::ModelIn(_) => Err(Error::Model("the tabular backend saves in f64 alone".into())),
             Export::Adapter => Err(Error::Model("the tabular backend has no adapters".into())),
         }
     }

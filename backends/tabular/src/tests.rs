@@ -41,7 +41,15 @@ fn open(config: &Value, seed: u64) -> TabularSession {
 }
 
 fn spec(source: ModelSource) -> ModelSpec {
-    ModelSpec { source, adapter: None, quantize: None, seed: 3, device: "auto".into(), dtype: "f32".into() }
+    ModelSpec {
+        source,
+        adapter: None,
+        quantize: None,
+        allow_pickle: false,
+        seed: 3,
+        device: "auto".into(),
+        dtype: "f32".into(),
+    }
 }
 
 /// Completions that share windows; one of them is empty.

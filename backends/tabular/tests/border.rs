@@ -17,7 +17,15 @@ fn spec() -> ModelSpec {
         "max_position_embeddings": 9, "initializer_range": 0.8
     });
     let source = ModelSource::Random(config);
-    ModelSpec { source, adapter: None, quantize: None, seed: 3, device: "auto".into(), dtype: "f64".into() }
+    ModelSpec {
+        source,
+        adapter: None,
+        quantize: None,
+        allow_pickle: false,
+        seed: 3,
+        device: "auto".into(),
+        dtype: "f64".into(),
+    }
 }
 
 /// The session, linked and loaded.

@@ -181,6 +181,19 @@ impl Engine for TchEngine {
         scale().of("scale_columns", &[into, factors])
     }
 
+    fn scale_rows(&self, x: &Array, factors: &Array) -> Result<Array> {
+        let scaled = || x.0.f_mul(&factors.0.f_to_kind(x.0.f_kind()?)?);
+        scaled().map(Array).of("scale_rows", &[x, factors])
+    }
+
+    fn row_dots(&self, x: &Array, y: &Array) -> Result<Array> {
+        let dots = || {
+            let products = x.0.f_to_kind(Kind::Float)?.f_mul(&y.0.f_to_kind(Kind::Float)?)?;
+            products.f_sum_dim_intlist(1, true, Kind::Float)
+        };
+        dots().map(Array).of("row_dots", &[x, y])
+    }
+
     fn norm(&self, x: &Array, norm: Norm<&Array>) -> Result<Array> {
         norm::norm(&x.0, tensors(norm)).map(Array).of("norm", &[x, norm.weight])
     }

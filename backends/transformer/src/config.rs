@@ -9,6 +9,7 @@ mod gpt_neox;
 mod granite;
 mod layers;
 mod llama;
+mod moe;
 mod olmo;
 mod phi;
 mod phi3;
@@ -21,7 +22,7 @@ use serde_json::Value;
 use spo_api::{Error, Result, nearest};
 
 pub use architecture::ModelType;
-pub(crate) use architecture::{Architecture, HeadNorm, MlpShape, NormShape, Projected};
+pub(crate) use architecture::{Architecture, ExpertsShape, HeadNorm, MlpShape, NormShape, Projected};
 pub(crate) use fields::Fields;
 pub(crate) use rotary::{Rope, Scaling};
 
@@ -36,8 +37,13 @@ pub(crate) fn parse(config: &Value, origin: &str) -> Result<Architecture> {
     if !config.is_object() {
         return Err(Error::Model(format!("{origin}: must be a JSON object")));
     }
-    if fields.get("quantization_config").is_some() {
-        return Err(fields.error("quantization_config", "is set: quantised weights are not supported"));
+    if let Some(quantised) = fields.get("quantization_config") {
+        let method = quantised["quant_method"].as_str().unwrap_or("no `quant_method`");
+        let problem = format!(
+            "is set ({method}): weights that are quantised so are not read. Take the model that this one was made from, which \
+             `model.quantize` quantises below an adapter, or a GGUF file"
+        );
+        return Err(fields.error("quantization_config", problem));
     }
     let model_type = model_type(&fields)?;
     let architecture = reader(model_type)(&fields, model_type)?;
@@ -70,6 +76,7 @@ fn reader(model_type: ModelType) -> Reader {
         ModelType::Starcoder2 => starcoder2::read,
         ModelType::Phi => phi::read,
         ModelType::Cohere | ModelType::Cohere2 => cohere::read,
+        ModelType::Mixtral | ModelType::Qwen3Moe | ModelType::Olmoe => moe::read,
     }
 }
 

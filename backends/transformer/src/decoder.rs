@@ -1,11 +1,14 @@
 //! The decoder: the parameters of an architecture, and the pass from tokens to hidden states.
 
 mod block;
+mod experts;
+mod feed_forward;
 mod layout;
 mod linear;
 mod mlp;
 mod names;
 mod norm;
+mod routing;
 mod row_norms;
 mod wiring;
 
@@ -107,6 +110,18 @@ impl Decoder {
             && ![Some(self.tokens), self.positions, Some(self.head.weight)].contains(&Some(id))
     }
 
+    /// Whether a parameter is the matrix of a router.
+    pub fn is_router(&self, id: Id) -> bool {
+        let router = self.architecture.experts.map(|experts| format!(".{}.weight", experts.router));
+        router.is_some_and(|router| self.specs[id].name.ends_with(&router))
+    }
+
+    /// Whether a parameter belongs to an expert.
+    pub fn is_of_expert(&self, id: Id) -> bool {
+        let experts = self.architecture.experts.map(|experts| format!(".{}.", experts.experts));
+        experts.is_some_and(|experts| self.specs[id].name.contains(&experts))
+    }
+
     /// Elements per token that the backward pass needs, over all blocks.
     pub fn traced_per_token(&self) -> usize {
         let a = &self.architecture;
@@ -172,6 +187,14 @@ impl Decoder {
         let (below, above) = outside.into_iter().partition(embeddings);
         let blocks = self.spans.iter().rev().map(|span| span.clone().collect());
         std::iter::once(above).chain(blocks).chain([below]).collect()
+    }
+
+    /// Lets the experts of later passes be those of a pass over the same rows, of which all traces were kept.
+    #[cfg(feature = "conformance")]
+    pub fn hold_choices<T>(&mut self, traces: &Traces<T>) {
+        if let Traces::All(traces) = traces {
+            self.blocks.iter_mut().zip(traces).for_each(|(block, trace)| block.hold_choices(trace));
+        }
     }
 
     /// Adds the gradients of all parameters below the final norm, given the gradient of the last block's output.

@@ -165,6 +165,11 @@ pub trait Engine: Send + Sized + 'static {
         bias: Option<&Self::Tensor>,
     ) -> Result<()>;
 
+    /// `x[i][j] factors[i]`, with factors `[rows, 1]`.
+    fn scale_rows(&self, x: &Self::Tensor, factors: &Self::Tensor) -> Result<Self::Tensor>;
+    /// `sum_j x[i][j] y[i][j]`, `[rows, 1]` in [`Precision::Full`].
+    fn row_dots(&self, x: &Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor>;
+
     /// A norm over consecutive groups of as many elements as its weight has: rows of `x`, or heads within
     /// rows.
     fn norm(&self, x: &Self::Tensor, norm: Norm<&Self::Tensor>) -> Result<Self::Tensor>;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use safetensors::Dtype;
-use spo_api::{Error, Result};
+use serde_json::Value;
+use spo_api::{Error, Result, WeightType};
 
 use crate::decoder::LowRank;
 use crate::engine::{Engine, Mat, Memory, Precision};
@@ -12,9 +13,14 @@ use crate::files::{TensorEntry, write_json, write_safetensors};
 use crate::model::{Model, adapter};
 use crate::parameters::{Id, Spec};
 
-/// Writes `config.json` and `model.safetensors` with the names and types of the source weights. An adapter is
-/// merged into the weights.
-pub(crate) fn save_model<E: Engine>(engine: &E, model: &Model<E>, folder: &Path) -> Result<()> {
+/// Writes `config.json` and `model.safetensors` with the names of the source weights, and their types unless another is
+/// asked for. An adapter is merged into the weights.
+pub(crate) fn save_model<E: Engine>(
+    engine: &E,
+    model: &Model<E>,
+    folder: &Path,
+    kind: Option<WeightType>,
+) -> Result<()> {
     let decoder = &model.decoder;
     let entries: Vec<TensorEntry> = model
         .stored
@@ -23,7 +29,7 @@ pub(crate) fn save_model<E: Engine>(engine: &E, model: &Model<E>, folder: &Path)
         .map(|(id, (name, dtype))| TensorEntry {
             name: name.clone(),
             shape: decoder.specs[id].stored_shape(),
-            dtype: *dtype,
+            dtype: kind.map_or(*dtype, dtype_of),
         })
         .collect();
     let deltas: BTreeMap<Id, LowRank> = decoder.adapted.iter().copied().collect();
@@ -44,7 +50,35 @@ pub(crate) fn save_model<E: Engine>(engine: &E, model: &Model<E>, folder: &Path)
         }
         Ok(spec.in_file(values))
     })?;
-    write_json(&folder.join("config.json"), &model.config)
+    write_json(&folder.join("config.json"), &in_type(&model.config, kind))
+}
+
+/// A configuration that names the type of its weights.
+pub(crate) fn in_type(config: &Value, kind: Option<WeightType>) -> Value {
+    let mut config = config.clone();
+    if let Some(kind) = kind {
+        let name = match kind {
+            WeightType::F32 => "float32",
+            WeightType::F16 => "float16",
+            WeightType::Bf16 => "bfloat16",
+        };
+        // The older of the two keys, where it is the only one.
+        let key = if config.get("dtype").is_none() && config.get("torch_dtype").is_some() {
+            "torch_dtype"
+        } else {
+            "dtype"
+        };
+        config[key] = name.into();
+    }
+    config
+}
+
+pub(crate) fn dtype_of(kind: WeightType) -> Dtype {
+    match kind {
+        WeightType::F32 => Dtype::F32,
+        WeightType::F16 => Dtype::F16,
+        WeightType::Bf16 => Dtype::BF16,
+    }
 }
 
 /// Writes the adapter in a form that PEFT can load.

@@ -1,9 +1,10 @@
-//! File formats: JSON and safetensors.
+//! File formats: JSON, safetensors, and the files of `torch.save`.
 
 mod json;
+mod pickle;
 mod weights;
 mod writer;
 
 pub(crate) use json::{read_json, write_json};
-pub(crate) use weights::{Weights, transposed};
-pub(crate) use writer::{TensorEntry, write_safetensors};
+pub(crate) use weights::{Weights, decoded, transposed};
+pub(crate) use writer::{TensorEntry, encode, write_encoded, write_safetensors};

@@ -20,7 +20,7 @@
 //! | `files` | JSON and safetensors |
 //! | `gguf` | what GGUF files say, in the words of Hugging Face |
 //! | `model` | a decoder with its parameters, opened from a folder or initialised at random |
-//! | `export` | writing a model to a folder |
+//! | `export`, `convert` | writing a model to a folder |
 //! | `packing` | a batch as rows without padding |
 //! | `pass`, `hessian`, `generate` | from a batch to log-probs and back |
 //! | `optimizer` | the optimizers that a session runs itself, and their moments |
@@ -32,6 +32,7 @@
 mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod convert;
 mod decoder;
 mod engine;
 mod export;
@@ -48,6 +49,7 @@ mod session;
 mod state;
 
 pub use config::ModelType;
+pub use convert::convert;
 pub use engine::{
     Activation, AdamWStep, Attention, BLOCK, Blocks, Blockwise, Cluster, DynamicMap, Engine, Head,
     HeadScores, Heads, Mat, Memory, NoTape, Norm, NormKind, Pairs, Precision, Recorder, Rotation, SIGNED,

@@ -52,7 +52,7 @@ impl<E: Engine> Model<E> {
         let (mut config, origin) = (opened.config().clone(), opened.origin());
         let mut remarks = Vec::new();
         let mut decoder = Decoder::new(config::parse(&config, &origin)?);
-        let mut weights = opened.weights(&decoder)?;
+        let mut weights = opened.weights(&decoder, spec.allow_pickle)?;
         if let Some(weights) = &weights {
             if decoder.architecture.tied && weights.holds_own_head(&decoder) {
                 decoder = Decoder::new(Architecture { tied: false, ..decoder.architecture });
@@ -81,6 +81,7 @@ impl<E: Engine> Model<E> {
                 config["tie_word_embeddings"] = false.into();
             }
             adapter::attach(&mut decoder, lora, saved.is_none())?;
+            remarks.extend(adapter::remark(&decoder));
             saved.iter().try_for_each(|saved| saved.check(&decoder))?;
         }
         let quantize = quantised::checked(spec.quantize, adapter.is_some())?;

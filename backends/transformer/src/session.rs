@@ -4,7 +4,7 @@ use std::path::Path;
 
 use spo_api::{
     Combine, Error, Export, Kernel, LogProbs, Map, ModelInfo, ModelSpec, Result, Sampling, Session,
-    Statistics, Tangent, TokenBatch, Update, Upstream, Vector, VectorSpace, Watch,
+    Statistics, Tangent, TokenBatch, Update, Upstream, Vector, VectorSpace, Watch, WeightType,
 };
 
 use crate::decoder::{Completed, Keep};
@@ -33,7 +33,7 @@ pub struct Options {
 
 /// A decoder opened on an engine.
 pub struct TransformerSession<E: Engine> {
-    engine: E,
+    pub(crate) engine: E,
     pub(crate) model: Model<E>,
     options: Options,
     state: State<E::Tensor>,
@@ -140,7 +140,15 @@ impl<E: Engine> TransformerSession<E> {
                 "an adapter with magnitudes (DoRA) has a gradient with norms held constant".into(),
             ));
         }
+        if self.model.decoder.architecture.experts.is_some() {
+            return Err(none("the choice of experts is not recorded".into()));
+        }
         self.engine.recorder().ok_or_else(|| none(self.engine.memory().device()))
+    }
+
+    fn save_model(&self, folder: &Path, kind: Option<WeightType>) -> Result<()> {
+        self.model.refresh(&self.engine)?;
+        export::save_model(&self.engine, &self.model, folder, kind)
     }
 
     fn pack(&self, batch: &TokenBatch) -> Result<Packed> {
@@ -342,10 +350,8 @@ impl<E: Engine> Session for TransformerSession<E> {
 
     fn save(&mut self, folder: &Path, what: Export) -> Result<()> {
         match what {
-            Export::Model => {
-                self.model.refresh(&self.engine)?;
-                export::save_model(&self.engine, &self.model, folder)
-            }
+            Export::Model => self.save_model(folder, None),
+            Export::ModelIn(kind) => self.save_model(folder, Some(kind)),
             Export::Adapter => export::save_adapter(&self.engine, &self.model, folder),
         }
     }

@@ -1,8 +1,8 @@
 //! `spo-run export`: writes a saved model with its adapter merged into the weights, or as GGUF.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use spo_api::Registry;
+use spo_api::{Export, Registry, WeightType};
 use spo_gguf::BlockType;
 use spo_transformer::gguf;
 
@@ -19,11 +19,32 @@ pub(crate) struct ExportArguments {
     /// Write one file for llama.cpp instead of a folder: weights in this type, tokenizer and chat template.
     #[arg(long, value_enum)]
     gguf: Option<GgufType>,
+    /// The type of the weights; each keeps its own unless this is given.
+    #[arg(long, value_enum, conflicts_with_all = ["gguf", "adapter_gguf"])]
+    dtype: Option<Dtype>,
     /// Write the adapter alone, as a GGUF file for llama.cpp's `--lora`.
     #[arg(long, conflicts_with = "gguf")]
     adapter_gguf: bool,
     /// The folder to write, or the file.
     output: PathBuf,
+}
+
+/// The type of all weights.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(super) enum Dtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<Dtype> for WeightType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => WeightType::F32,
+            Dtype::F16 => WeightType::F16,
+            Dtype::Bf16 => WeightType::Bf16,
+        }
+    }
 }
 
 /// The type of matrices. Embedding table and head have 8 bits at least; norms and biases are f32.
@@ -58,14 +79,10 @@ impl ExportArguments {
             self.is_free()?;
             return self.write_gguf(registry, kind);
         }
-        if output.is_file() {
-            return Err(bad(format!("{} is a file: give a folder", output.display())).into());
-        }
-        if output.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(bad(format!("{} is not empty", output.display())).into());
-        }
+        is_free_folder(output)?;
         let (tokenizer, mut session) = self.model.open(registry)?;
-        save(&mut *session, output, spo_api::Export::Model, &tokenizer)
+        let what = self.dtype.map_or(Export::Model, |dtype| Export::ModelIn(dtype.into()));
+        save(&mut *session, output, what, &tokenizer)
     }
 
     fn is_free(&self) -> Result<(), BadInput> {
@@ -92,11 +109,22 @@ impl ExportArguments {
         if folder.exists() {
             return Err(bad(format!("{} is in the way: remove it", folder.display())).into());
         }
-        let written = save(&mut *session, &folder, spo_api::Export::Model, &tokenizer).and_then(|()| {
+        let written = save(&mut *session, &folder, Export::Model, &tokenizer).and_then(|()| {
             let written = gguf::write_model(&folder, &self.output, kind, metadata);
             Ok(written.map_err(bad)?)
         });
         bundle::remove(&folder)?;
         written
+    }
+}
+
+/// Checks that nothing is where a folder is to be written.
+pub(super) fn is_free_folder(output: &Path) -> Result<(), BadInput> {
+    if output.is_file() {
+        return Err(bad(format!("{} is a file: give a folder", output.display())));
+    }
+    match output.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        true => Err(bad(format!("{} is not empty", output.display()))),
+        false => Ok(()),
     }
 }

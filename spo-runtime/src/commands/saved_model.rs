@@ -37,7 +37,7 @@ impl SavedModel {
         if let Some(whole) = self.with_base(&model) {
             return whole.open(registry);
         }
-        folders::model(&model).map_err(bad)?;
+        folders::model(&model, false).map_err(bad)?;
         let of_adapter = |e: String| bad(format!("--adapter: {e}"));
         let adapter = self.adapter.as_deref().map(fetch::model).transpose().map_err(of_adapter)?;
         if let Some(adapter) = &adapter {
@@ -52,6 +52,7 @@ impl SavedModel {
             source: ModelSource::Folder(model),
             adapter: adapter.map(|path| Adapter::Saved { path }),
             quantize: Some(Quantize::Off),
+            allow_pickle: false,
             seed: 0,
             device: self.device.clone(),
             dtype: "f32".into(),

@@ -18,6 +18,7 @@ pub(crate) fn spec(recipe: &Recipe, External { path, adapter }: &External) -> Mo
         source: ModelSource::Folder(hub::folder(path, None)),
         adapter: adapter.as_ref().map(|path| Adapter::Saved { path: hub::folder(path, None) }),
         quantize: None,
+        allow_pickle: recipe.model.allow_pickle,
         seed: recipe.run.seed,
         device: recipe.backend.device.clone(),
         dtype: recipe.backend.dtype.clone(),
@@ -53,7 +54,7 @@ impl Fit<'_> {
                 self.document.error(&format!("stage[{i}].reference.external.{key}"), problem)
             };
             let path = &hub::folder(path, None);
-            folders::model(path).map_err(|problem| error("path", problem))?;
+            folders::model(path, self.recipe.model.allow_pickle).map_err(|problem| error("path", problem))?;
             if let Some(folder) = adapter {
                 folders::adapter(&hub::folder(folder, None)).map_err(|problem| error("adapter", problem))?;
             }

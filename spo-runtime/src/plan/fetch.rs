@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use console::Term;
 use serde_json::Value;
 use spo_data::Source;
 use spo_hub::{Hub, Progress, What, is_commit, split_revision};
@@ -192,7 +193,7 @@ impl Bar {
                 let begins = self.file != name;
                 if begins {
                     self.finish();
-                    (self.line, self.file) = (Line::new(), name.to_owned());
+                    (self.line, self.file) = (Line::on(Term::stderr()), name.to_owned());
                 }
                 let mega = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
                 match &mut self.line {

@@ -10,14 +10,18 @@ use spo_api::{open_regular, read_small};
 
 use crate::hub::model_id;
 
+/// The beginning of the names of weights that `torch.save` wrote.
+pub(super) const PICKLED: &str = "pytorch_model";
+
 /// Endings of weights in formats that are not read.
 const FOREIGN: [&str; 7] = [".bin", ".ggml", ".pth", ".pt", ".h5", ".msgpack", ".ckpt"];
 
-/// Checks that a folder looks like a model, or a file like one in a GGUF file.
+/// Checks that a folder looks like a model, or a file like one in a GGUF file. If `pickled`, its weights may be in
+/// `pytorch_model.bin`.
 ///
 /// # Errors
 /// A message that says what it is instead, or what is missing, and what to do.
-pub(crate) fn model(folder: &Path) -> Result<(), String> {
+pub(crate) fn model(folder: &Path, pickled: bool) -> Result<(), String> {
     if let Some(done) = gguf(folder) {
         return done;
     }
@@ -53,7 +57,10 @@ pub(crate) fn model(folder: &Path) -> Result<(), String> {
     }
     let foreign: Vec<&str> =
         names.iter().map(String::as_str).filter(|n| FOREIGN.iter().any(|end| n.ends_with(end))).collect();
-    let foreign: Vec<&str> = foreign.into_iter().filter(|name| is_weights(name)).collect();
+    let foreign: Vec<&str> = foreign
+        .into_iter()
+        .filter(|name| is_weights(name) && !(pickled && name.starts_with(PICKLED)))
+        .collect();
     if !names.iter().any(|name| name.contains(".safetensors")) && !foreign.is_empty() {
         return Err(format!(
             "{shown} has no safetensors weights, only {}: {}",
@@ -207,6 +214,11 @@ fn remedy(name: &str) -> String {
             "weights in the format of TensorFlow or Flax are not read: load them with transformers and save them as \
              safetensors (`model.save_pretrained(FOLDER)`)"
         }
+        Some("bin") if name.starts_with(PICKLED) => {
+            "weights in PyTorch's own format are a pickle, a program, of which only the tensors are read and nothing is run, \
+             and that only if asked for: set `model.allow_pickle = true` in the recipe, or convert the folder with \
+             `spo-run convert FOLDER OUT`"
+        }
         _ => {
             "weights in PyTorch's own format are not read: load them in Python and save them as safetensors \
              (`model.save_pretrained(FOLDER)`)"
@@ -294,12 +306,14 @@ mod tests {
                 "tokenizer.json: is a Git LFS",
             ),
         ] {
-            let message = said(model, &files);
+            let message = said(|folder| model(folder, false), &files);
             assert!(message.contains(expected), "{message} does not say {expected}");
         }
         let whole = [config, ("model.safetensors", ""), ("training_args.bin", ""), ("README.md", pointer)];
+        let model = |folder: &Path| model(folder, false);
         assert_eq!(said(model, &whole), "");
         assert_eq!(said(model, &[config, ("training_args.bin", "")]), "", "left to the backend");
+        assert_eq!(said(|folder| super::model(folder, true), &[config, ("pytorch_model.bin", "")]), "");
     }
 
     #[test]
@@ -319,7 +333,7 @@ mod tests {
 
     #[test]
     fn paths_that_are_no_folders_are_told_apart() {
-        let said = |path: &str| model(Path::new(path)).unwrap_err();
+        let said = |path: &str| model(Path::new(path), false).unwrap_err();
         assert_eq!(said("/nowhere/model"), "there is no /nowhere/model");
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("model.bin");

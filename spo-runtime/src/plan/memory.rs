@@ -100,7 +100,10 @@ fn on_disk(spec: &ModelSpec) -> Option<u64> {
         return Some(file.metadata().ok()?.len());
     }
     let entries = folder.read_dir().ok()?.flatten();
-    let weights = entries.filter(|entry| entry.path().extension().is_some_and(|kind| kind == "safetensors"));
+    let kinds = ["safetensors", "bin"];
+    let weights = entries.filter(|entry| {
+        entry.path().extension().is_some_and(|kind| kinds.iter().any(|known| kind == *known))
+    });
     Some(weights.filter_map(|entry| Some(entry.path().metadata().ok()?.len())).sum())
 }
 

@@ -58,6 +58,10 @@ MODELS = {
     "phi": dict(COMMON, model_type="phi", hidden_size=32),
     "cohere": dict(COMMON, model_type="cohere", logit_scale=0.4),
     "cohere2": dict(COMMON, model_type="cohere2", logit_scale=0.4, sliding_window=6, num_hidden_layers=4, attention_bias=True),
+    "mixtral": dict(COMMON, model_type="mixtral", num_local_experts=4, num_experts_per_tok=2, sliding_window=6),
+    "qwen3_moe": dict(COMMON, model_type="qwen3_moe", head_dim=8, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=12, norm_topk_prob=True, mlp_only_layers=[0],
+                      num_hidden_layers=3, use_sliding_window=True, sliding_window=7, rope_parameters=YARN),
+    "olmoe": dict(COMMON, model_type="olmoe", num_experts=4, num_experts_per_tok=2),
     "gpt_neox-sequential": dict(COMMON, model_type="gpt_neox", hidden_size=32, use_parallel_residual=False, attention_bias=False),
 }
 
@@ -82,7 +86,7 @@ def make(config):
     with torch.no_grad():
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape, generator=generator)
-            if p.dim() == 2:
+            if p.dim() >= 2:
                 # Logits that tell tokens apart, and attention that is neither even nor all on one key.
                 p.copy_(noise * (0.5 if "embed" in name or "wte" in name or "lm_head" in name else 0.3))
             else:
@@ -131,8 +135,10 @@ def greedy(model):
 
 
 def adapter(folder, transposed):
-    """An adapter on every linear layer but the head: A[i][j] = sin(1 + 0.37 i + 0.11 j) / 5, B[i][j] = sin(2 + 0.23 i + 0.41 j) / 5."""
-    model = get_peft_model(load(folder), LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM", fan_in_fan_out=transposed))
+    """An adapter on every linear layer but the head, and on those of the attention alone where there are experts, which PEFT adapts joined: A[i][j] = sin(1 + 0.37 i + 0.11 j) / 5, B[i][j] = sin(2 + 0.23 i + 0.41 j) / 5."""
+    model = load(folder)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"] if any("experts" in key for key, _ in model.named_parameters()) else "all-linear"
+    model = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM", fan_in_fan_out=transposed))
     with torch.no_grad():
         for key, p in model.named_parameters():
             if "lora_" in key:
@@ -144,7 +150,7 @@ def adapter(folder, transposed):
     loss.backward()
     trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
     names = sorted(key.replace(".default", "") for key in trained)
-    return dict(rank=RANK, alpha=ALPHA, tensors=names, log_probs=found, sft_loss=loss.item(), grad_norm=norm(p.grad for p in trained.values()))
+    return dict(rank=RANK, alpha=ALPHA, **({} if targets == "all-linear" else dict(targets=targets)), tensors=names, log_probs=found, sft_loss=loss.item(), grad_norm=norm(p.grad for p in trained.values()))
 
 
 def load(folder):

@@ -59,7 +59,15 @@ impl Model {
 
     pub(crate) fn spec(&self, adapter: Option<Adapter>) -> ModelSpec {
         let source = ModelSource::Folder(self.folder.clone());
-        ModelSpec { source, adapter, quantize: None, seed: 0, device: "cpu".into(), dtype: "f32".into() }
+        ModelSpec {
+            source,
+            adapter,
+            quantize: None,
+            allow_pickle: false,
+            seed: 0,
+            device: "cpu".into(),
+            dtype: "f32".into(),
+        }
     }
 
     fn open(&self, backend: &dyn Backend) -> Box<dyn Session> {
@@ -271,13 +279,18 @@ pub fn saved_models_are_the_same_files(backend: &dyn Backend) {
     }
 }
 
-/// An adapter on every linear layer has PEFT's names, and gives its log-probs and the norm of its gradient.
+/// An adapter on every linear layer, or on those that the script names, has PEFT's names, and gives its log-probs and
+/// the norm of its gradient.
 pub fn adapters_are_those_of_peft<E: Engine>(engine: fn() -> E) {
     for model in models() {
         let golden = &model.figures["lora"];
         let number = |key: &str| golden[key].as_f64().expect("a number");
         let rank = number("rank") as usize;
-        let adapter = Adapter::New(Lora::new(rank, number("alpha"), Targets::ALL));
+        let mut lora = Lora::new(rank, number("alpha"), Targets::ALL);
+        if let Some(targets) = golden.get("targets") {
+            lora.targets = serde_json::from_value(targets.clone()).expect("targets");
+        }
+        let adapter = Adapter::New(lora);
         let mut session = TransformerSession::open(engine(), &model.spec(Some(adapter)), Options::default())
             .unwrap_or_else(|e| panic!("{}: {e}", model.name));
         let shapes: Vec<(String, usize)> = session.trained().map(|(name, n)| (name.to_owned(), n)).collect();

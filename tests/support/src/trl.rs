@@ -50,7 +50,15 @@ fn for_each_model(figures: &Value, test: impl Fn(&str, PathBuf)) {
 
 fn spec(folder: PathBuf, adapter: Option<Adapter>) -> ModelSpec {
     let (device, dtype) = ("cpu".into(), "f32".into());
-    ModelSpec { source: ModelSource::Folder(folder), adapter, quantize: None, seed: 0, device, dtype }
+    ModelSpec {
+        source: ModelSource::Folder(folder),
+        adapter,
+        quantize: None,
+        allow_pickle: false,
+        seed: 0,
+        device,
+        dtype,
+    }
 }
 
 fn open(backend: &dyn Backend, folder: PathBuf) -> Box<dyn Session> {

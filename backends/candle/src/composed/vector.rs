@@ -63,3 +63,13 @@ pub(super) fn scale_columns(into: &Tensor, factors: &Tensor, bias: Option<&Tenso
     }
     copy(into, &scaled)
 }
+
+/// `x[i][j] factors[i]`.
+pub(super) fn scale_rows(x: &Tensor, factors: &Tensor) -> Result<Tensor> {
+    x.broadcast_mul(&factors.to_dtype(x.dtype())?)
+}
+
+/// `sum_j x[i][j] y[i][j]`, `[rows, 1]`.
+pub(super) fn row_dots(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    (x.to_dtype(DType::F32)? * y.to_dtype(DType::F32)?)?.sum_keepdim(1)
+}

@@ -1,10 +1,10 @@
 //! Linear algebra of vectors, and sums over rows.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
 use super::slices::{Values, write};
-use super::tasks::{GRAIN, vectorised};
+use super::tasks::{GRAIN, rows_per_task, shaped_as, vectorised};
 
 pub(super) fn scale(into: &Tensor, a: f64) -> Result<()> {
     let a = a as f32;
@@ -96,6 +96,29 @@ pub(super) fn scale_columns(into: &Tensor, factors: &Tensor, bias: Option<&Tenso
         });
         bias.map_or(Ok(()), |bias| add_bias(x, bias))
     })
+}
+
+/// `x[i][j] factors[i]`.
+pub(super) fn scale_rows(x: &Tensor, factors: &Tensor) -> Result<Tensor> {
+    let width = x.dim(1)?;
+    let (values, factors) = (Values::of(x)?, Values::of(factors)?);
+    let mut scaled = values.to_vec();
+    scaled
+        .par_chunks_mut(width)
+        .zip(factors.par_iter())
+        .with_min_len(rows_per_task(width))
+        .for_each(|(row, &factor)| row.iter_mut().for_each(|y| *y *= factor));
+    shaped_as(scaled, x)
+}
+
+/// `sum_j x[i][j] y[i][j]`, `[rows, 1]`.
+pub(super) fn row_dots(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    let (rows, width) = x.dims2()?;
+    let (x, y) = (Values::of(x)?, Values::of(y)?);
+    let dot = |(x, y): (&[f32], &[f32])| x.iter().zip(y).map(|(x, y)| x * y).sum::<f32>();
+    let pairs = x.par_chunks(width).zip(y.par_chunks(width)).with_min_len(rows_per_task(width));
+    let dots: Vec<f32> = pairs.map(dot).collect();
+    Tensor::from_vec(dots, (rows, 1), &Device::Cpu)
 }
 
 /// `into[i][j] <- into[i][j] + bias[j]`.

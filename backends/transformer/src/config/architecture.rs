@@ -50,11 +50,17 @@ pub enum ModelType {
     Cohere,
     /// Command R7B.
     Cohere2,
+    /// Mixtral.
+    Mixtral,
+    /// Qwen3 with experts.
+    Qwen3Moe,
+    /// OLMoE.
+    Olmoe,
 }
 
 impl ModelType {
     /// All supported model types.
-    pub const ALL: [ModelType; 20] = [
+    pub const ALL: [ModelType; 23] = [
         ModelType::Llama,
         ModelType::Mistral,
         ModelType::Qwen2,
@@ -75,6 +81,9 @@ impl ModelType {
         ModelType::Phi,
         ModelType::Cohere,
         ModelType::Cohere2,
+        ModelType::Mixtral,
+        ModelType::Qwen3Moe,
+        ModelType::Olmoe,
     ];
 
     /// The value of `model_type` in a configuration.
@@ -100,6 +109,9 @@ impl ModelType {
             ModelType::Phi => "phi",
             ModelType::Cohere => "cohere",
             ModelType::Cohere2 => "cohere2",
+            ModelType::Mixtral => "mixtral",
+            ModelType::Qwen3Moe => "qwen3_moe",
+            ModelType::Olmoe => "olmoe",
         }
     }
 }
@@ -129,6 +141,8 @@ pub(crate) struct Architecture {
     pub norm: NormShape,
     /// What all blocks have in common.
     pub block: BlockShape,
+    /// The experts of the blocks that have them.
+    pub experts: Option<ExpertsShape>,
     /// Factor of the embeddings, rounded to the type of the activations as in transformers.
     pub embedding_scale: f64,
     /// Factor of the attention scores.
@@ -251,22 +265,44 @@ pub(crate) enum MlpShape {
     },
 }
 
-/// Attention settings of one block.
+/// Experts in place of one MLP: each is a gated MLP without biases, and computes the rows that a router sends to it
+/// (Shazeer et al. 2017).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ExpertsShape {
+    /// The layer that scores the experts.
+    pub router: &'static str,
+    /// What the names of an expert begin with, before its number.
+    pub experts: &'static str,
+    /// Gate, up and down within an expert.
+    pub projections: [&'static str; 3],
+    /// Number of experts.
+    pub count: usize,
+    /// Number of experts that compute each row.
+    pub chosen: usize,
+    /// Width of each expert.
+    pub width: usize,
+    /// Whether the weights of the chosen experts are made to add up to 1.
+    pub normalised: bool,
+}
+
+/// Settings of one block.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Layer {
     /// Rotary positions; `None` if the block does not use them.
     pub rope: Option<Rope>,
     /// The number of tokens that a token attends to at most, itself included; `None` for all before it.
     pub window: Option<usize>,
+    /// Whether it has experts in place of its MLP.
+    pub sparse: bool,
 }
 
 impl Architecture {
     /// The keys of the configuration that set the number of parameters, with their values.
-    pub fn sizes(&self) -> [(&'static str, usize); 6] {
+    pub fn sizes(&self) -> Vec<(&'static str, usize)> {
         let Architecture { vocabulary, hidden, intermediate, context, .. } = *self;
         let (layers, width) = (self.layers.len(), self.heads.dim);
-        match self.model_type {
-            ModelType::Gpt2 => [
+        let mut sizes = match self.model_type {
+            ModelType::Gpt2 => vec![
                 ("vocab_size", vocabulary),
                 ("n_embd", hidden),
                 ("n_inner", intermediate),
@@ -274,7 +310,7 @@ impl Architecture {
                 ("n_head", self.heads.heads),
                 ("n_positions", context),
             ],
-            _ => [
+            _ => vec![
                 ("vocab_size", vocabulary),
                 ("hidden_size", hidden),
                 ("intermediate_size", intermediate),
@@ -282,7 +318,9 @@ impl Architecture {
                 ("num_attention_heads", self.heads.heads),
                 ("head_dim", width),
             ],
-        }
+        };
+        sizes.extend(self.experts.map(|experts| ("num_experts", experts.count)));
+        sizes
     }
 
     /// What the rotations of a sequence depend on apart from positions: sequences for which this is the same

@@ -26,6 +26,7 @@ pub(super) fn read(fields: &Fields<'_>, model_type: ModelType) -> Result<Archite
         },
         vocabulary: fields.size("vocab_size")?,
         hidden,
+        experts: None,
         layers: vec![Layer::default(); fields.layers("n_layer")?],
         heads: Heads { heads, kv_heads: heads, dim },
         intermediate: fields.maybe_size("n_inner")?.unwrap_or(4 * hidden),

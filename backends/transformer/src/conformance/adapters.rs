@@ -34,6 +34,25 @@ pub fn adapters_leave_the_rest_alone<E: Engine>(engine: impl Fn() -> E) {
     }
 }
 
+/// Experts have adapters, but none with magnitudes; and where PEFT would leave adapters out, a remark says so.
+pub fn experts_are_adapted<E: Engine>(engine: impl Fn() -> E) {
+    for (name, config) in configurations().into_iter().filter(|(name, _)| name.starts_with("qwen3_moe")) {
+        let session = open(engine(), &random(&config, Some(adapter())), Options::default());
+        let names: Vec<&str> = session.trained().map(|(name, _)| name).collect();
+        for part in ["mlp.gate", "mlp.experts.0.gate_proj", "mlp.experts.2.down_proj"] {
+            let adapted = format!("model.layers.1.{part}.lora_A.weight");
+            assert!(names.contains(&adapted.as_str()), "{name}: {adapted}");
+        }
+        let dense =
+            session.info().remarks.iter().any(|remark| remark.contains("model.layers.0.mlp.gate_proj"));
+        assert_eq!(dense, name.contains("first layer"), "{name}");
+
+        let dora = Adapter::New(Lora { dora: true, ..Lora::new(3, 6.0, Targets::ALL) });
+        let refused = TransformerSession::open(engine(), &random(&config, Some(dora)), Options::default());
+        assert!(refused.err().is_some_and(|e| e.to_string().contains("`dora` is not for experts")), "{name}");
+    }
+}
+
 /// An adapter with magnitudes begins as the identity. Merged, it scores as in training, and the gradient of every
 /// magnitude agrees with central differences. (Those of A and B hold norms constant, so no differences are theirs.)
 pub fn magnitudes_scale_rows<E: Engine>(engine: impl Fn() -> E) {

@@ -3,7 +3,7 @@
 use spo_api::Vector;
 
 use super::models::cases;
-use super::support::{batch, gradient, loss, norm, open, wave};
+use super::support::{batch, gradient, hold_choices, loss, norm, open, wave};
 use crate::engine::Engine;
 use crate::session::Options;
 
@@ -13,6 +13,7 @@ pub fn gradients_agree_with_finite_differences<E: Engine>(engine: impl Fn() -> E
     for (name, spec) in cases() {
         let mut session = open(engine(), &spec, Options::default());
         let batch = batch();
+        hold_choices(&mut session, &batch);
         let (gradient, _) = gradient(&mut session, &batch);
         let start = session.read(Vector::PARAMETERS).expect("parameters");
         let trained: Vec<(String, usize)> = session.trained().map(|(n, len)| (n.to_owned(), len)).collect();

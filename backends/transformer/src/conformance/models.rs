@@ -155,6 +155,32 @@ fn configurations_of(model_type: ModelType) -> Vec<(&'static str, Value)> {
                 "model_type": "cohere2", "logit_scale": 0.7, "sliding_window": 6, "sliding_window_pattern": 2,
             })),
         )],
+        ModelType::Mixtral => vec![(
+            "mixtral",
+            llama(json!({
+                "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 9,
+            })),
+        )],
+        ModelType::Qwen3Moe => vec![
+            (
+                "qwen3_moe",
+                llama(json!({
+                    "model_type": "qwen3_moe", "num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 12,
+                    "norm_topk_prob": true, "head_dim": 8,
+                })),
+            ),
+            (
+                "qwen3_moe with an MLP in the first layer",
+                llama(json!({
+                    "model_type": "qwen3_moe", "num_experts": 3, "num_experts_per_tok": 1, "moe_intermediate_size": 12,
+                    "mlp_only_layers": [0],
+                })),
+            ),
+        ],
+        ModelType::Olmoe => vec![(
+            "olmoe",
+            llama(json!({ "model_type": "olmoe", "num_experts": 4, "num_experts_per_tok": 2 })),
+        )],
         ModelType::GptNeoX => vec![
             (
                 "gpt_neox",
@@ -196,6 +222,7 @@ pub fn random(config: &Value, adapter: Option<Adapter>) -> ModelSpec {
         source: ModelSource::Random(config.clone()),
         adapter,
         quantize: None,
+        allow_pickle: false,
         seed: 7,
         device: "cpu".into(),
         dtype: "f32".into(),

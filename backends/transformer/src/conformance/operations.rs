@@ -22,6 +22,7 @@ pub fn operations_agree_with_finite_differences<E: Engine>(engine: impl Fn() -> 
     for f in [Activation::Silu, Activation::GeluTanh, Activation::Gelu] {
         activations(engine, f);
     }
+    rows_by_factors(engine);
     for pairs in [Pairs::Halves, Pairs::Neighbours] {
         rotations(engine, pairs);
     }
@@ -50,6 +51,18 @@ fn norm<E: Engine>(engine: &E, kind: NormKind, biased: bool) {
     let gradients = [Some(&d_weight), biased.then_some(&d_bias)];
     let dx = engine.norm_backward(&x, norm, &upstream, gradients).expect("a gradient");
     compare(engine, &format!("{kind:?}, bias: {biased}"), of, &values, shapes, [&dx, &d_weight, &d_bias]);
+}
+
+/// Rows times factors, whose gradient is that of the factors.
+fn rows_by_factors<E: Engine>(engine: &E) {
+    let shapes = [&[ROWS, WIDTH][..], &[ROWS, 1]];
+    let values = [wave(ROWS * WIDTH, 1.0), wave(ROWS, 0.8)];
+    let [x, factors] = upload(engine, &values, shapes);
+    let upstream = upstream(engine);
+    let dx = engine.scale_rows(&upstream, &factors).expect("rows");
+    let d_factors = engine.row_dots(&upstream, &x).expect("sums of products");
+    let of = |[x, factors]: [&E::Tensor; 2]| engine.scale_rows(x, factors).expect("rows");
+    compare(engine, "rows by factors", of, &values, shapes, [&dx, &d_factors]);
 }
 
 fn activations<E: Engine>(engine: &E, f: Activation) {

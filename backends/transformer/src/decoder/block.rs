@@ -3,8 +3,8 @@
 
 use spo_api::Result;
 
+use super::feed_forward::{FeedForward, FeedForwardTrace};
 use super::linear::Linear;
-use super::mlp::{Mlp, MlpTrace};
 use super::wiring::BlockWiring;
 use crate::engine::{Engine, Heads, Memory, Norm, Precision};
 use crate::parameters::{Id, Parameters};
@@ -18,7 +18,7 @@ pub(crate) struct Block {
     pub output: Linear,
     pub attention_post_norm: Option<Norm<Id>>,
     pub mlp_norm: Option<Norm<Id>>,
-    pub mlp: Mlp,
+    pub mlp: FeedForward,
     pub mlp_post_norm: Option<Norm<Id>>,
     /// Whether the MLP reads the input of the block, and not the result of the attention.
     pub parallel: bool,
@@ -54,7 +54,7 @@ pub(crate) struct Trace<T> {
     attention: Option<T>,
     /// The input of the MLP and its norm.
     middle: T,
-    mlp: MlpTrace<T>,
+    mlp: FeedForwardTrace<T>,
     /// The result of the MLP, if a norm follows it.
     mlp_result: Option<T>,
 }
@@ -229,6 +229,16 @@ impl Block {
             }
         };
         Ok([place(0)?, place(1)?])
+    }
+}
+
+#[cfg(feature = "conformance")]
+impl Block {
+    /// Lets the experts of later passes be those of a pass over the same rows.
+    pub fn hold_choices<T>(&mut self, trace: &Trace<T>) {
+        if let (FeedForward::Sparse(experts), FeedForwardTrace::Sparse(trace)) = (&mut self.mlp, &trace.mlp) {
+            experts.held = Some(trace.choices());
+        }
     }
 }
 

@@ -3,9 +3,11 @@
 use std::ops::Range;
 
 use super::block::{Block, Projections};
+use super::experts::Experts;
+use super::feed_forward::FeedForward;
 use super::mlp::Mlp;
 use super::names::Names;
-use crate::config::{Architecture, HeadNorm, MlpShape, Projected};
+use crate::config::{Architecture, ExpertsShape, HeadNorm, MlpShape, Projected};
 use crate::engine::{Head, Norm};
 use crate::parameters::Id;
 
@@ -83,7 +85,10 @@ fn block(names: &mut Names, a: &Architecture, index: usize) -> Block {
             name if name == shape.attention_norm => attention_norm,
             name => name.map(|name| names.norm(&at(name), a.hidden, &a.norm)),
         },
-        mlp: mlp(names, a, at),
+        mlp: match a.experts.filter(|_| a.layers[index].sparse) {
+            Some(shape) => FeedForward::Sparse(experts(names, a, shape, at)),
+            None => FeedForward::Dense(mlp(names, a, at)),
+        },
         mlp_post_norm: shape.mlp_post_norm.map(|name| names.norm(&at(name), a.hidden, &a.norm)),
         parallel: shape.parallel,
         residual_scale: a.residual_scale,
@@ -107,5 +112,31 @@ fn mlp(names: &mut Names, a: &Architecture, at: impl Fn(&str) -> String) -> Mlp 
         inner: projections,
         joint: matches!(a.block.mlp, MlpShape::JointGated { .. }),
         down: linear(down, [inner, hidden]),
+    }
+}
+
+fn experts(names: &mut Names, a: &Architecture, shape: ExpertsShape, at: impl Fn(&str) -> String) -> Experts {
+    let (inward, outward) = ([a.hidden, shape.width], [shape.width, a.hidden]);
+    let expert = |names: &mut Names, index: usize| {
+        let mut linear = |name: &str, width| {
+            names.linear(at(&format!("{}.{index}.{name}", shape.experts)), width, false, false)
+        };
+        let [gate, up, down] = shape.projections;
+        Mlp {
+            activation: a.block.activation,
+            width: shape.width,
+            inner: vec![linear(gate, inward), linear(up, inward)],
+            joint: false,
+            down: linear(down, outward),
+        }
+    };
+    Experts {
+        router: names.linear(at(shape.router), [a.hidden, shape.count], false, false),
+        experts: (0..shape.count).map(|index| expert(names, index)).collect(),
+        chosen: shape.chosen,
+        normalised: shape.normalised,
+        hidden: a.hidden,
+        #[cfg(feature = "conformance")]
+        held: None,
     }
 }

@@ -41,14 +41,19 @@ impl Mlp {
         p: &Parameters<E>,
         x: &E::Tensor,
     ) -> Result<(E::Tensor, MlpTrace<E::Tensor>)> {
+        let trace = self.project(e, p, x)?;
+        Ok((self.down.forward(e, p, &self.activated(e, &trace)?)?, trace))
+    }
+
+    /// The results of the gate and up projections.
+    pub fn project<E: Engine>(&self, e: &E, p: &Parameters<E>, x: &E::Tensor) -> Result<MlpTrace<E::Tensor>> {
         let mut results = self.inner.iter().map(|l| l.forward(e, p, x)).collect::<Result<Vec<_>>>()?;
         let mut last = results.pop().expect("an MLP has a projection");
         if self.joint {
             results.push(e.columns(&last, 1, 0..self.width)?);
             last = e.columns(&last, 1, self.width..2 * self.width)?;
         }
-        let trace = MlpTrace { gate: results.pop(), up: last };
-        Ok((self.down.forward(e, p, &self.activated(e, &trace)?)?, trace))
+        Ok(MlpTrace { gate: results.pop(), up: last })
     }
 
     /// `x` must be the input of the forward pass.
@@ -61,10 +66,22 @@ impl Mlp {
         upstream: &E::Tensor,
     ) -> Result<E::Tensor> {
         let d_activated = self.down.backward(e, p, &self.activated(e, &trace)?, upstream, None)?;
+        self.project_backward(e, p, x, &trace, &d_activated)
+    }
+
+    /// The gradient of `x`, given that of the activated results.
+    pub fn project_backward<E: Engine>(
+        &self,
+        e: &E,
+        p: &Parameters<E>,
+        x: &E::Tensor,
+        trace: &MlpTrace<E::Tensor>,
+        d_activated: &E::Tensor,
+    ) -> Result<E::Tensor> {
         let slopes = match &trace.gate {
-            None => vec![e.activate_backward(self.activation, &trace.up, &d_activated)?],
+            None => vec![e.activate_backward(self.activation, &trace.up, d_activated)?],
             Some(gate) => {
-                let [d_gate, d_up] = e.gate_backward(self.activation, gate, &trace.up, &d_activated)?;
+                let [d_gate, d_up] = e.gate_backward(self.activation, gate, &trace.up, d_activated)?;
                 if self.joint { vec![e.join_columns(&[&d_gate, &d_up], 1)?] } else { vec![d_gate, d_up] }
             }
         };
@@ -75,7 +92,8 @@ impl Mlp {
         Ok(dx.expect("an MLP has a projection"))
     }
 
-    fn activated<E: Engine>(&self, e: &E, trace: &MlpTrace<E::Tensor>) -> Result<E::Tensor> {
+    /// What the down projection reads.
+    pub fn activated<E: Engine>(&self, e: &E, trace: &MlpTrace<E::Tensor>) -> Result<E::Tensor> {
         match &trace.gate {
             Some(gate) => e.gate(self.activation, gate, &trace.up),
             None => e.activate(self.activation, &trace.up),

@@ -1,19 +1,21 @@
-//! Memory-mapped weights in safetensors files.
+//! Memory-mapped weights in safetensors files, or in those of `torch.save`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use memmap2::Mmap;
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensors};
 use spo_api::{Error, Result, nearest, open_regular};
 
 use super::json::read_json;
+use super::pickle;
 use crate::parameters::Spec;
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// The names that weights have, whole or as the list of shards.
+const SAFE: [&str; 2] = ["model.safetensors", "model.safetensors.index.json"];
+const PICKLED: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 /// The types of weights that are read.
 const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
@@ -21,7 +23,7 @@ const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
 /// Bytes of each tensor that are compared at a time.
 const AT_ONCE: usize = 1 << 24;
 
-/// One or more safetensors files that hold a set of named tensors.
+/// One or more files that hold a set of named tensors.
 pub(crate) struct Weights {
     files: Vec<Mapped>,
     /// Which file holds each tensor.
@@ -31,15 +33,33 @@ pub(crate) struct Weights {
 struct Mapped {
     path: PathBuf,
     map: Mmap,
-    /// Offset at which the tensor data begins.
+    /// Offset from which the places of tensors count.
     start: usize,
-    metadata: Metadata,
+    tensors: BTreeMap<String, TensorInfo>,
+    notes: HashMap<String, String>,
 }
 
 impl Weights {
-    /// Opens `model.safetensors` of a folder, or the shards listed in `model.safetensors.index.json`.
-    pub fn of_model(folder: &Path) -> Result<Self> {
-        let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
+    /// Opens `model.safetensors` of a folder, or the shards listed in `model.safetensors.index.json`. If neither is there,
+    /// and only if `pickled`, the same of `pytorch_model.bin`.
+    pub fn of_model(folder: &Path, pickled: bool) -> Result<Self> {
+        let there = |names: [&str; 2]| names.iter().any(|name| folder.join(name).exists());
+        if there(PICKLED) && !there(SAFE) {
+            if !pickled {
+                return Err(Error::Model(format!(
+                    "{}: the weights are in {}, a pickle: set `model.allow_pickle` = true, or convert the folder with \
+                     `spo-run convert`",
+                    folder.display(),
+                    PICKLED[0]
+                )));
+            }
+            return Self::of_names(folder, PICKLED);
+        }
+        Self::of_names(folder, SAFE)
+    }
+
+    fn of_names(folder: &Path, [single_name, index_name]: [&str; 2]) -> Result<Self> {
+        let (single, index) = (folder.join(single_name), folder.join(index_name));
         if single.exists() {
             return Self::open(vec![single]);
         }
@@ -47,10 +67,15 @@ impl Weights {
             let found = names_in(folder, ".safetensors");
             let problem = match found.iter().any(|name| name.starts_with("model-")) {
                 true => {
-                    format!("{INDEX}, which lists the shards {}, is not there: get it too", found.join(", "))
+                    format!(
+                        "{index_name}, which lists the shards {}, is not there: get it too",
+                        found.join(", ")
+                    )
                 }
-                false if found.is_empty() => format!("neither {SINGLE} nor {INDEX} is there"),
-                false => format!("neither {SINGLE} nor {INDEX} is there, only {}", found.join(", ")),
+                false if found.is_empty() => format!("neither {single_name} nor {index_name} is there"),
+                false => {
+                    format!("neither {single_name} nor {index_name} is there, only {}", found.join(", "))
+                }
             };
             return Err(Error::Model(format!("{}: {problem}", folder.display())));
         }
@@ -85,7 +110,7 @@ impl Weights {
         let files = paths.into_iter().map(Mapped::open).collect::<Result<Vec<_>>>()?;
         let mut holders = BTreeMap::new();
         for (index, file) in files.iter().enumerate() {
-            for name in file.metadata.offset_keys() {
+            for name in file.tensors.keys() {
                 if let Some(other) = holders.insert(name.clone(), index) {
                     return Err(Error::Model(format!(
                         "{}: {name} is also in {}",
@@ -105,7 +130,7 @@ impl Weights {
 
     /// The value of this key in the first file's metadata.
     pub fn note(&self, name: &str) -> Option<&str> {
-        self.files.first()?.metadata.metadata().as_ref()?.get(name).map(String::as_str)
+        self.files.first()?.notes.get(name).map(String::as_str)
     }
 
     pub fn contains(&self, name: &str) -> bool {
@@ -122,7 +147,20 @@ impl Weights {
 
     fn find(&self, name: &str) -> Option<(&Mapped, &TensorInfo)> {
         let file = &self.files[*self.holders.get(name)?];
-        Some((file, file.metadata.info(name)?))
+        Some((file, file.tensors.get(name)?))
+    }
+
+    /// Type and shape of a tensor.
+    pub fn info(&self, name: &str) -> Option<(Dtype, &[usize])> {
+        self.find(name).map(|(_, info)| (info.dtype, &info.shape[..]))
+    }
+
+    /// What `read` makes of the bytes of a tensor.
+    pub fn map<R>(&self, name: &str, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let (file, info) = self.find(name)?;
+        let made = read(file.bytes(info));
+        file.let_go(info);
+        Some(made)
     }
 
     /// Reads the tensor `name` and returns its values in the memory layout of `spec`.
@@ -200,8 +238,9 @@ impl Weights {
 }
 
 /// Numbers, or truth values as 0 and 1, from the bytes of a file.
-fn decoded(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
+pub(crate) fn decoded(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     match dtype {
+        Dtype::F64 => bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
         Dtype::U8 | Dtype::BOOL => bytes.iter().map(|&b| f32::from(b)).collect(),
         Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
         Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
@@ -252,9 +291,16 @@ impl Mapped {
         // check below. If another process truncates the file in the meantime, this process dies with a bus
         // error. The alternative, copying gigabytes of weights through the heap, would double peak memory.
         let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io(&path, source))?;
+        if path.extension().is_some_and(|kind| kind == "bin") {
+            let tensors = pickle::tensors(&map)
+                .map_err(|problem| Error::Model(format!("{} {problem}", path.display())))?;
+            return Ok(Mapped { path, map, start: 0, tensors, notes: HashMap::new() });
+        }
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
             Error::Model(format!("{}: truncated or not a safetensors file: {e}", path.display()))
         })?;
-        Ok(Mapped { path, map, start: header + 8, metadata })
+        let tensors = metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
+        let notes = metadata.metadata().clone().unwrap_or_default();
+        Ok(Mapped { path, map, start: header + 8, tensors, notes })
     }
 }

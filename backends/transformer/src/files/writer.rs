@@ -16,12 +16,7 @@ pub(crate) struct TensorEntry {
 
 impl TensorEntry {
     fn bytes(&self) -> usize {
-        let each = match self.dtype {
-            Dtype::U8 => 1,
-            Dtype::F16 | Dtype::BF16 => 2,
-            _ => 4,
-        };
-        each * self.shape.iter().product::<usize>()
+        self.dtype.bitsize() / 8 * self.shape.iter().product::<usize>()
     }
 }
 
@@ -32,6 +27,16 @@ pub(crate) fn write_safetensors<const N: usize>(
     notes: [(&str, String); N],
     entries: &[TensorEntry],
     values: impl Fn(usize) -> Result<Vec<f32>>,
+) -> Result<()> {
+    write_encoded(path, notes, entries, |i| Ok(encode(&values(i)?, entries[i].dtype)))
+}
+
+/// The same, given the bytes of each entry.
+pub(crate) fn write_encoded<const N: usize>(
+    path: &Path,
+    notes: [(&str, String); N],
+    entries: &[TensorEntry],
+    bytes: impl Fn(usize) -> Result<Vec<u8>>,
 ) -> Result<()> {
     let mut header = serde_json::Map::new();
     // transformers rejects files without this key.
@@ -51,14 +56,14 @@ pub(crate) fn write_safetensors<const N: usize>(
         let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(|source| Error::io(path, source));
         put(&(header.len() as u64).to_le_bytes())?;
         put(&header)?;
-        for (i, entry) in entries.iter().enumerate() {
-            put(&encode(&values(i)?, entry.dtype))?;
+        for i in 0..entries.len() {
+            put(&bytes(i)?)?;
         }
         Ok(())
     })
 }
 
-fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
+pub(crate) fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
     match dtype {
         Dtype::U8 => values.iter().map(|&v| v as u8).collect(),
         Dtype::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),

@@ -29,7 +29,7 @@ pub fn write_model(
 ) -> Result<()> {
     let (json, decoder) = opened(folder)?;
     let a = &decoder.architecture;
-    let weights = BaseWeights::open(folder, &decoder)?;
+    let weights = BaseWeights::open(folder, &decoder, false)?;
     weights.check(&decoder)?;
     let (metadata, tables) = described(&json, a, &folder.join("config.json"))?;
     let metadata = [metadata, tokenizer].concat();

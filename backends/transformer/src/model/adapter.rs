@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use fancy_regex::Regex;
 use spo_api::{Error, Lora, Result, Targets, nearest};
 
+use crate::config::MlpShape;
 use crate::decoder::{Decoder, Scaled};
 
 pub(crate) use saved::{CONFIG, Saved, WEIGHTS, configuration, peft_name};
@@ -49,6 +50,10 @@ pub(super) fn attach(decoder: &mut Decoder, lora: &Lora, strict: bool) -> Result
     if decoder.adapted.is_empty() {
         return Err(error("no linear layer is left to adapt".into()));
     }
+    if lora.dora && decoder.adapted.iter().any(|(weight, _)| decoder.is_of_expert(*weight)) {
+        let problem = "`dora` is not for experts, where PEFT has none: leave them out of `targets`, or name them in `exclude`";
+        return Err(error(problem.into()));
+    }
     for module in &lora.modules_to_save {
         let saved =
             decoder.specs.iter_mut().filter(|spec| !spec.role.of_adapter() && is_part(&spec.name, module));
@@ -62,6 +67,21 @@ pub(super) fn attach(decoder: &mut Decoder, lora: &Lora, strict: bool) -> Result
         }
     }
     Ok(())
+}
+
+/// What the user should know about an adapter on a model in which only some blocks have experts.
+pub(super) fn remark(decoder: &Decoder) -> Option<String> {
+    let a = &decoder.architecture;
+    let MlpShape::Gated { gate, up, down } = a.block.mlp else { return None };
+    let ends = [gate, up, down].map(|name| format!(".{name}.weight"));
+    let names = decoder.adapted.iter().map(|(weight, _)| &decoder.specs[*weight].name);
+    let mut dense = names.filter(|name| a.experts.is_some() && ends.iter().any(|end| name.ends_with(end)));
+    dense.next().map(|first| {
+        format!(
+            "adapter: PEFT takes it that every MLP of this model is experts, and leaves out the adapters of the others (of \
+             {first}, to begin with) when it reads the adapter's folder; merged, the model has them"
+        )
+    })
 }
 
 /// Whether the embedding table or the head is among `modules_to_save`. Neither is tied to the other then, as in PEFT.

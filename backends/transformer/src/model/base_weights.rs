@@ -24,9 +24,9 @@ pub(crate) struct BaseWeights {
 }
 
 impl BaseWeights {
-    /// Opens the weights of a folder for the decoder of its configuration.
-    pub fn open(folder: &Path, decoder: &Decoder) -> Result<Self> {
-        let weights = Weights::of_model(folder)?;
+    /// Opens the weights of a folder for the decoder of its configuration; also those of `torch.save` if `pickled`.
+    pub fn open(folder: &Path, decoder: &Decoder, pickled: bool) -> Result<Self> {
+        let weights = Weights::of_model(folder, pickled)?;
         let table = &decoder.specs[0].name;
         let dropped = match table.split_once('.') {
             Some((prefix, bare)) if weights.contains(bare) && !weights.contains(table) => {

@@ -47,7 +47,8 @@ pub(super) fn blocks(
         Quantize::Q4K => BlockType::Q4K,
         Quantize::Nf4 => BlockType::Nf4,
     };
-    if decoder.positions() == Some(id) {
+    // A router is small, and chooses by small differences.
+    if decoder.positions() == Some(id) || decoder.is_router(id) {
         return None;
     }
     let wanted = if decoder.is_linear(id) { wanted } else { BlockType::Q8_0 };

@@ -42,7 +42,8 @@ pub(super) fn check<M: Memory>(
             decoder.adapted.iter().map(|(_, low_rank)| decoder.specs[low_rank.a].shape[0]).max().unwrap_or(0);
         (format!("the adapter's rank, {rank}, makes"), adapter)
     } else {
-        let sizes = decoder.architecture.sizes().map(|(key, size)| format!("`{key}` = {size}"));
+        let sizes = decoder.architecture.sizes();
+        let sizes: Vec<String> = sizes.into_iter().map(|(key, size)| format!("`{key}` = {size}")).collect();
         (format!("{origin}: {} make", sizes.join(", ")), base)
     };
     Err(Error::Model(format!(

@@ -52,11 +52,13 @@ impl<'a> Opened<'a> {
         }
     }
 
-    /// The weights, if the model has any.
-    pub fn weights(self, decoder: &Decoder) -> Result<Option<Source>> {
+    /// The weights, if the model has any; also those of `torch.save` if `pickled`.
+    pub fn weights(self, decoder: &Decoder, pickled: bool) -> Result<Option<Source>> {
         match self {
             Opened::Random(_) => Ok(None),
-            Opened::Folder(_, path) => BaseWeights::open(path, decoder).map(Source::Folder).map(Some),
+            Opened::Folder(_, path) => {
+                BaseWeights::open(path, decoder, pickled).map(Source::Folder).map(Some)
+            }
             Opened::File(_, file) => Ok(Some(Source::File(file))),
         }
     }

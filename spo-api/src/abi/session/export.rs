@@ -12,6 +12,7 @@ use crate::abi::tokens::TokensView;
 use crate::abi::vectors::{self, Owner, VectorTable};
 use crate::{
     Error, Export, Kernel, LogProbs, Result, Sampling, Session, Statistics, Tangent, Vector, VectorSpace,
+    WeightType,
 };
 
 /// The table for all sessions written in Rust.
@@ -153,6 +154,9 @@ answers! { Box<dyn Session>:
         let what = match what {
             0 => Export::Model,
             1 => Export::Adapter,
+            2 => Export::ModelIn(WeightType::F32),
+            3 => Export::ModelIn(WeightType::F16),
+            4 => Export::ModelIn(WeightType::Bf16),
             other => return Err(Error::Engine(format!("cannot save the unknown thing {other}"))),
         };
         session.save(path(folder)?, what)

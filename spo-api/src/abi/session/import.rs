@@ -14,7 +14,7 @@ use crate::abi::vectors::RemoteSpace;
 use crate::abi::watch::{self, At};
 use crate::{
     Error, Export, Kernel, LogProbs, ModelInfo, Result, Sampling, Session, Statistics, Tangent, TokenBatch,
-    Update, Upstream, Vector, VectorSpace,
+    Update, Upstream, Vector, VectorSpace, WeightType,
 };
 
 /// A session on the other side.
@@ -259,6 +259,9 @@ impl Session for ImportedSession {
         let what = match what {
             Export::Model => 0,
             Export::Adapter => 1,
+            Export::ModelIn(WeightType::F32) => 2,
+            Export::ModelIn(WeightType::F16) => 3,
+            Export::ModelIn(WeightType::Bf16) => 4,
         };
         // SAFETY: as above.
         self.part.call(|t, this, error| unsafe { (t.save)(this, Text::of(text), what, error) })

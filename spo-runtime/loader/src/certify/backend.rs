@@ -52,6 +52,7 @@ impl Subject {
             source,
             adapter,
             quantize: None,
+            allow_pickle: false,
             seed: 1,
             device: "auto".into(),
             dtype: "f32".into(),

@@ -140,7 +140,7 @@ const CHANGES: [(&str, &str); 22] = [
     ("model_adapter_name", "the reference is the model that the stage begins with: `reference` of a stage"),
     ("force_use_ref_model", "the reference is the model that the stage begins with: `reference` of a stage"),
     ("tools", "tools are a column of the data"),
-    ("router_aux_loss_coef", "there are no mixtures of experts"),
+    ("router_aux_loss_coef", "routers have no loss of their own"),
     ("chat_template_path", "the model's own chat template is used"),
 ];
 

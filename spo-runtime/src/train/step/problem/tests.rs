@@ -39,6 +39,7 @@ fn scene() -> Scene {
         source: ModelSource::Random(config),
         adapter: None,
         quantize: None,
+        allow_pickle: false,
         seed: 1,
         device: "cpu".into(),
         dtype: "f64".into(),
