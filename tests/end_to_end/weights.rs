@@ -61,7 +61,10 @@ fn a_weight_multiplies_the_loss_of_its_row() {
 fn weights_that_mean_nothing_are_refused() {
     let place = with_model_beside();
     let refused = |weight: &str, objective: &str, parts: &[&str]| {
-        place.write("train.jsonl", [row(A, ", \"heavy\": 1"), row(B, &format!(", \"heavy\": {weight}"))].join("\n"));
+        place.write(
+            "train.jsonl",
+            [row(A, ", \"heavy\": 1"), row(B, &format!(", \"heavy\": {weight}"))].join("\n"),
+        );
         let recipe = format!(
             "[run]\noutput = \"out\"\n[model]\npath = \"model\"\n[data]\ntrain = {{ path = \"train.jsonl\", columns = {{ weight = \"heavy\" }} }}\n\
              max_length = 48\n[[stage]]\nname = \"s\"\nobjective = \"{objective}\"\nsteps = 2\nbatch_size = 2\noptimizer = {{ lr = 3e-3 }}\n"
