@@ -43,6 +43,9 @@ pub(crate) struct Download<'a> {
 
 /// What the hub says about a file.
 struct About {
+    /// Where it is.
+    url: String,
+    name: String,
     etag: String,
     size: Option<u64>,
 }
@@ -129,7 +132,7 @@ impl<'a> Download<'a> {
             self.hub.cache.join(".locks").join(self.repo.folder()).join(format!("{}.lock", about.etag));
         let _lock = locked(&lock).map_err(|e| kept(&lock, &e))?;
         if !blob.is_file() {
-            self.blob(&url, name, &about, &blobs.join(format!("{}.incomplete", about.etag)))?;
+            self.blob(&about, &blobs.join(format!("{}.incomplete", about.etag)))?;
             fs::rename(blobs.join(format!("{}.incomplete", about.etag)), &blob).map_err(failed)?;
         }
         fs::create_dir_all(path.parent().unwrap_or(path)).map_err(failed)?;
@@ -137,8 +140,8 @@ impl<'a> Download<'a> {
     }
 
     /// The identity and the size of a file. They are in the answer of the hub itself, not of where it redirects to.
-    fn about(&self, url: &str, name: &str) -> Result<About, Failure> {
-        let mut url = url.to_owned();
+    fn about(&self, asked: &str, name: &str) -> Result<About, Failure> {
+        let mut url = asked.to_owned();
         for _ in 0..5 {
             let request =
                 self.agent.head(&url).config().max_redirects(0).max_redirects_will_error(false).build();
@@ -166,13 +169,15 @@ impl<'a> Download<'a> {
                 true => text("x-linked-size").or(text("content-length")),
                 false => text("x-linked-size"),
             };
-            return Ok(About { etag, size: length.and_then(|length| length.parse().ok()) });
+            let size = length.and_then(|length| length.parse().ok());
+            return Ok(About { url: asked.to_owned(), name: name.to_owned(), etag, size });
         }
         Err(Error(format!("{url}: redirects without end")).into())
     }
 
     /// Gets what is missing of a file, and checks what came.
-    fn blob(&mut self, url: &str, name: &str, about: &About, part: &Path) -> Result<(), Failure> {
+    fn blob(&mut self, about: &About, part: &Path) -> Result<(), Failure> {
+        let About { url, name, .. } = about;
         let failed = |e: io::Error| Failure::from(kept(part, &e));
         let open = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(part);
         let mut file = open.map_err(failed)?;
@@ -186,7 +191,7 @@ impl<'a> Download<'a> {
                 file.set_len(0).map_err(failed)?;
                 continue;
             }
-            match self.rest(url, name, about, &mut file, before) {
+            match self.rest(about, &mut file, before) {
                 Ok(()) if about.size.is_none() => break,
                 Ok(()) | Err(Failure::Unreachable(_)) => {}
                 refused => return refused,
@@ -218,14 +223,8 @@ impl<'a> Download<'a> {
     }
 
     /// Appends what comes of a file from a byte on.
-    fn rest(
-        &mut self,
-        url: &str,
-        name: &str,
-        about: &About,
-        file: &mut File,
-        from: u64,
-    ) -> Result<(), Failure> {
+    fn rest(&mut self, about: &About, file: &mut File, from: u64) -> Result<(), Failure> {
+        let About { url, name, .. } = about;
         let failed = |e: io::Error| Failure::from(Error(format!("{name} cannot be written: {e}")));
         let mut response = self.get(url, Some(from))?;
         let mut there = match response.status() {

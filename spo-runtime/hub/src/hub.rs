@@ -113,7 +113,7 @@ impl Hub {
         }
         let cached = self.cached(repo, revision, what);
         #[cfg(feature = "download")]
-        if !self.offline && !(cached.is_some() && revision.is_some_and(is_commit)) {
+        if !(self.offline || cached.is_some() && revision.is_some_and(is_commit)) {
             return crate::online::fetch(self, (repo, revision, what), cached, progress);
         }
         #[cfg(not(feature = "download"))]
