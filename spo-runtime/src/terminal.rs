@@ -60,7 +60,8 @@ pub(crate) fn is_wide() -> bool {
 
 /// Two texts with their titles beside each other.
 pub(crate) fn beside((left, first): &(String, String), (right, second): &(String, String)) -> String {
-    let half = u16::try_from(columns().unwrap_or(WIDE) / 2).unwrap_or(u16::MAX);
+    // A line is between the two.
+    let half = u16::try_from((columns().unwrap_or(WIDE) - 1) / 2).unwrap_or(u16::MAX);
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header([left, right]).add_row([first, second]);

@@ -7,7 +7,8 @@ use spo_loader::search;
 pub(super) fn long() -> String {
     let features: Vec<&str> = [("cuda", cfg!(feature = "cuda")), ("metal", cfg!(feature = "metal"))]
         .into_iter()
-        .filter_map(|(name, built)| built.then_some(name))
+        .filter(|(_, built)| *built)
+        .map(|(name, _)| name)
         .collect();
     let backends = Registry::linked().map_or_else(
         |error| error.to_string(),
@@ -51,5 +52,5 @@ fn cpu_features() -> Vec<String> {
     ];
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let found: [(&str, bool); 0] = [];
-    found.into_iter().filter_map(|(name, there)| there.then(|| name.to_owned())).collect()
+    found.into_iter().filter(|(_, there)| *there).map(|(name, _)| name.to_owned()).collect()
 }
