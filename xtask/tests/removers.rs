@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Calls that remove or replace something, or open it in order to.
-const CALLS: [&str; 13] = [
+const CALLS: [&str; 14] = [
     "remove_file(",
     "remove_dir(",
     "remove_dir_all(",
@@ -20,6 +20,7 @@ const CALLS: [&str; 13] = [
     "write_text(",
     "write_bytes(",
     "write_safetensors(",
+    "write_encoded(",
 ];
 
 /// The section of docs/reliability.md with the list.
