@@ -151,7 +151,7 @@ pub struct StepNeeds {
     /// `differences` as the alternative.
     pub hessian: bool,
     /// The step moves the parameters by [`BilevelProblem::update`] alone, once, and reads no gradient. Then the gradient need
-    /// not be kept.
+    /// not be kept. Of a step that is loaded from a library this is not known, and is taken to be false.
     pub update_alone: bool,
 }
 

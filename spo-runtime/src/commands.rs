@@ -96,6 +96,9 @@ enum Command {
   spo-run export merged --gguf q8_0 merged.gguf")]
     Export(export::ExportArguments),
     /// Write the weights of a folder as safetensors, from `pytorch_model.bin` or in another type.
+    #[command(after_help = "Examples:
+  spo-run convert models/old models/new
+  spo-run convert models/base models/half --dtype bf16")]
     Convert(convert::ConvertArguments),
     /// Begin a plugin, or put one to the test.
     #[command(after_help = "Examples:

@@ -215,7 +215,9 @@ fn splits_that_cannot_be_are_refused_at_their_key() {
         let why = if share == "-0.5" { "must be at least 0" } else { "a share between 0 and 1" };
         assert!(told.contains("data.split.eval") && told.contains(why), "{told}");
     }
-    let told = refused(&["data.split={ eval = 0.5 }", "data.eval=\"train.jsonl\""]);
+    let told = refused(&[
+        "data={ train = \"train.jsonl\", eval = \"train.jsonl\", split = { eval = 0.5 }, max_length = 64 }",
+    ]);
     assert!(told.contains("there are held-out rows already"), "{told}");
     assert!(refused(&["data.train=[]"]).contains("data.train"));
     let told = refused(&["data.train={ path = \"train.jsonl\", filter = \"len(chosn) > 0\" }"]);

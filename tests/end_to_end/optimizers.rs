@@ -170,10 +170,10 @@ fn updates_in_the_backward_pass_train_the_same_model() {
             "leave `micro_batch` out",
         ),
         (
-            "\"projected\"",
+            "\"barrier\"",
             "in_backward = true, max_grad_norm = 0",
             "",
-            "the step `projected` computes with the gradient",
+            "the step `barrier` computes with the gradient",
         ),
         (
             "{ step = \"weighted\", lower = [{ name = \"sft\", data = { task = { name = \"modular-chain\", train = 64 } } }] }",
@@ -190,7 +190,7 @@ fn updates_in_the_backward_pass_train_the_same_model() {
         (
             "\"single\"",
             "in_backward = true, max_grad_norm = 0",
-            "[model.adapter]\nrank = 2",
+            "[model.adapter]\nrank = 2\nalpha = 4\ntargets = \"all-linear\"",
             "the gradient of an adapter is small",
         ),
     ] {
