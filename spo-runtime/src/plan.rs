@@ -1,6 +1,6 @@
 //! Turns a recipe into everything a run needs, and checks it before training begins.
 
-mod data;
+pub(crate) mod data;
 pub(crate) mod external;
 pub(crate) mod fetch;
 pub(crate) mod fit;

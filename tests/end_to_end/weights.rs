@@ -84,4 +84,9 @@ fn weights_that_mean_nothing_are_refused() {
     refused("1", "aot", &[]);
     refused("\"0.5\"", "dpo", &[]);
     refused("null", "dpo", &[]);
+
+    place.write("train.jsonl", [row(A, ""), row(B, ", \"weight\": 2")].join("\n"));
+    let measured = place.run(&["eval", "model", "train.jsonl", "--objective", "aot", "--reference", "model"]);
+    assert_eq!(measured.code, 2, "{}", measured.stdout);
+    assert!(measured.stderr.contains("train.jsonl:2"), "{}", measured.stderr);
 }

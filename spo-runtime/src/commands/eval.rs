@@ -13,6 +13,7 @@ use spo_report::stats;
 use super::inline;
 use super::saved_model::SavedModel;
 use crate::error::{BadInput, bad};
+use crate::plan::data::coupled_and_weighted;
 use crate::plan::fit;
 use crate::plan::view::View;
 use crate::reporter::{Progress, say};
@@ -185,6 +186,9 @@ impl EvalArguments {
                 false => format!("compares rows, and needs at least {} of them", needs.least_rows),
                 true => "needs rows with `score_chosen` and `score_rejected`".to_owned(),
             };
+            return Err(bad(format!("the objective {problem}")).into());
+        }
+        if let Some(problem) = coupled_and_weighted(&*objective, &data) {
             return Err(bad(format!("the objective {problem}")).into());
         }
         let view = View { layout, mismatched: needs.mismatched.then_some(self.batch_size) };

@@ -18,7 +18,7 @@ use crate::store::scores::Scores;
 use crate::terminal::fit;
 use crate::train::checkpoint::Found;
 use crate::train::incident::Incident;
-use crate::train::step::loss::score;
+use crate::train::step::loss::{score, weigh};
 use crate::train::step::rows::{Assembled, Batch};
 
 #[derive(clap::Args)]
@@ -123,6 +123,9 @@ impl Rows<'_> {
         let seen = assembled.batch()?;
         let mut evaluation = Evaluation::default();
         let evaluated = evaluation.compute(objective, &seen);
+        if evaluated.is_ok() {
+            weigh(&mut evaluation, &assembled, self.data)?;
+        }
         let mut losses = vec![f64::NAN; self.data.examples.len()];
         for (i, loss) in evaluation.losses.iter().enumerate() {
             losses[assembled.row_of_loss(i)] = *loss;

@@ -121,14 +121,8 @@ impl Loader<'_> {
                 format!("needs data with `score_chosen` and `score_rejected`, and {} has none", row.place);
             return Err(self.document.error(&format!("stage[{index}].objective"), message).into());
         }
-        if objective.requirements().whole_batch
-            && let Some(row) = weighted(&train).or(eval.as_deref().and_then(weighted))
-        {
-            let message = format!(
-                "compares the rows of a batch with each other, so its loss has no part of one row that the `weight` of {} \
-                 could multiply: remove the column, or take another objective",
-                row.place
-            );
+        let rows = [&train].into_iter().chain(&eval);
+        if let Some(message) = rows.into_iter().find_map(|rows| coupled_and_weighted(&*objective, rows)) {
             return Err(self.document.error(&format!("stage[{index}].objective"), message).into());
         }
         let mismatched = objective.requirements().mismatched.then_some(stage.batch_size);
@@ -268,9 +262,16 @@ fn desirable(rows: &Dataset) -> Dataset {
     Dataset { layout: Layout::Demonstrations, examples, report: rows.report.clone() }
 }
 
-/// The first row whose loss counts more or less than once.
-fn weighted(rows: &Dataset) -> Option<&Example> {
-    rows.examples.iter().find(|example| example.weight != 1.0)
+/// Tells of a row whose loss counts more or less than once, under an objective that has no loss of a row.
+pub(crate) fn coupled_and_weighted(objective: &dyn Objective, rows: &Dataset) -> Option<String> {
+    let weighted = |row: &&Example| objective.requirements().whole_batch && row.weight != 1.0;
+    rows.examples.iter().find(weighted).map(|row| {
+        format!(
+            "compares the rows of a batch with each other, so its loss has no part of one row that the `weight` of {} \
+             could multiply: remove the column, or take another objective",
+            row.place
+        )
+    })
 }
 
 /// Checks that no batch has fewer rows than an objective needs to compare them with each other.

@@ -80,16 +80,18 @@ impl AdapterSection {
                 )),
             };
         }
-        let missing = |key: &str| {
+        let missing = |key: &str, such_as: &str| {
             ConfigError::at(
                 "model.adapter",
-                format!("needs `{key}`, or the `path` of an adapter that has it"),
+                format!(
+                    "needs `{key}`, such as `{key} = {such_as}`, or the `path` of an adapter that has it"
+                ),
             )
         };
         Ok(Adapter::New(Lora {
-            rank: self.rank.ok_or_else(|| missing("rank"))?,
-            alpha: self.alpha.ok_or_else(|| missing("alpha"))?,
-            targets: self.targets.clone().ok_or_else(|| missing("targets"))?,
+            rank: self.rank.ok_or_else(|| missing("rank", "16"))?,
+            alpha: self.alpha.ok_or_else(|| missing("alpha", "32"))?,
+            targets: self.targets.clone().ok_or_else(|| missing("targets", "\"all-linear\""))?,
             exclude: self.exclude.clone(),
             layers: self.layers.clone(),
             rank_pattern: self.rank_pattern.clone(),

@@ -41,6 +41,16 @@ pub(crate) fn evaluate(
             "the gradient with respect to a log-prob is not finite: this is a fault of the objective";
         return Err(Error::NonFinite(message.into()));
     }
+    weigh(&mut evaluation, assembled, rows)?;
+    Ok(evaluation)
+}
+
+/// Multiplies the loss of each row by its weight.
+///
+/// # Errors
+/// If the rows do not form a batch.
+pub(crate) fn weigh(evaluation: &mut Evaluation, assembled: &Assembled, rows: &Dataset) -> Result<()> {
+    let batch = assembled.batch()?;
     let weight = |row: usize| rows.examples[row].weight;
     for (i, loss) in evaluation.losses.iter_mut().enumerate() {
         *loss *= weight(assembled.row_of_loss(i));
@@ -56,7 +66,7 @@ pub(crate) fn evaluate(
             gradient[side.policy.range(answer)].iter_mut().for_each(|g| *g *= weight);
         }
     }
-    Ok(evaluation)
+    Ok(())
 }
 
 /// Scores passes without computing gradients.
