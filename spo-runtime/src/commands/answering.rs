@@ -195,9 +195,15 @@ impl Growing<'_> {
         }
         self.ids.push(token);
         let before = self.tokenizer.decode(&self.ids[self.window..self.told])?;
-        let after = self.tokenizer.decode(&self.ids[self.window..])?;
-        let unfinished = after.ends_with('\u{fffd}') && self.ids.len() - self.told < OF_A_CHARACTER;
-        if unfinished || after.len() < before.len() {
+        let mut after = self.tokenizer.decode(&self.ids[self.window..])?;
+        let mut told = self.ids.len();
+        if after.ends_with('\u{fffd}') {
+            if told - self.told < OF_A_CHARACTER {
+                return Ok(true);
+            }
+            (told, after) = self.before_the_last(after)?;
+        }
+        if after.len() < before.len() {
             return Ok(true);
         }
         // A text that ends the answer may have begun in what is known.
@@ -207,12 +213,25 @@ impl Growing<'_> {
             from -= 1;
         }
         self.text += after.get(before.len()..).unwrap_or_default();
-        (self.window, self.told) = (self.told, self.ids.len());
+        (self.window, self.told) = (self.told, told);
         if let Some(at) = first(self.stop, &self.text[from..]) {
             self.text.truncate(from + at);
             self.end = Some(End::Text);
         }
         Ok(self.end.is_none())
+    }
+
+    /// Where the last character of a text begins that ends with U+FFFD, and the text before it. The model may have written
+    /// U+FFFD, or bytes that are no text, and then the last ones may still be the beginning of a character.
+    fn before_the_last(&self, text: String) -> Result<(usize, String), DataError> {
+        for at in (self.told + 1..self.ids.len()).rev() {
+            let before = self.tokenizer.decode(&self.ids[self.window..at])?;
+            let last = self.tokenizer.decode(&self.ids[at..])?;
+            if text.strip_prefix(&before) == Some(&last) {
+                return Ok((at, before));
+            }
+        }
+        Ok((self.ids.len(), text))
     }
 
     /// The text of the whole answer, as its tokens are decoded together.
@@ -315,6 +334,17 @@ mod tests {
         let whole = growing.whole().unwrap();
         shown += whole.get(growing.shown..).unwrap_or_default();
         (shown, whole, most)
+    }
+
+    #[test]
+    fn a_character_after_those_that_stand_for_others_is_whole() {
+        for text in
+            ["\u{fffd}\u{fffd}\u{1f300}0", "\u{fffd}\u{fffd}\u{fffd}\u{20ac}", "\u{fffd}\u{fffd}\u{fffd}"]
+        {
+            let ids: Vec<u32> = text.bytes().map(u32::from).collect();
+            let (shown, whole, _) = grown(&bytes(), &[], &ids);
+            assert_eq!((&shown[..], &whole[..]), (text, text));
+        }
     }
 
     proptest! {
