@@ -5,11 +5,11 @@ use spo_loader::search;
 
 /// The version, and how this program was built and what it finds on this machine.
 pub(super) fn long() -> String {
-    let features: Vec<&str> = [("cuda", cfg!(feature = "cuda")), ("metal", cfg!(feature = "metal"))]
-        .into_iter()
-        .filter(|(_, built)| *built)
-        .map(|(name, _)| name)
-        .collect();
+    let features = [
+        ("cuda", cfg!(feature = "cuda")),
+        ("hub", cfg!(feature = "hub")),
+        ("metal", cfg!(feature = "metal")),
+    ];
     let backends = Registry::linked().map_or_else(
         |error| error.to_string(),
         |registry| {
@@ -20,11 +20,10 @@ pub(super) fn long() -> String {
     let libraries: Vec<String> =
         search::libraries().iter().map(|library| library.display().to_string()).collect();
     let or_none = |list: &[String]| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
-    let features: Vec<String> = features.into_iter().map(str::to_owned).collect();
     format!(
         "{}\nfeatures: {}\nengines: {backends}\nsystem: {} {}\nCPU: {} threads, {}\nlibraries found: {}",
         env!("CARGO_PKG_VERSION"),
-        or_none(&features),
+        or_none(&there(features)),
         std::env::consts::OS,
         std::env::consts::ARCH,
         std::thread::available_parallelism().map_or(1, usize::from),
@@ -52,5 +51,10 @@ fn cpu_features() -> Vec<String> {
     ];
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let found: [(&str, bool); 0] = [];
+    there(found)
+}
+
+/// The names of what is there.
+fn there<const N: usize>(found: [(&str, bool); N]) -> Vec<String> {
     found.into_iter().filter(|(_, there)| *there).map(|(name, _)| name.to_owned()).collect()
 }
