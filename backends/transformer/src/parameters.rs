@@ -224,46 +224,42 @@ impl<E: Engine> Parameters<E> {
         }
     }
 
-    /// Lays out the gradients anew, all 0: as one vector, or, given the groups of those that are complete at the same time, in
-    /// the order in which that happens, with all groups in one place. A group in which one is added to `early` has its own.
+    /// Lays out the gradients anew, all 0, given the groups of trained parameters whose gradients are complete at the same time. All groups
+    /// are in one place, except for one in which `early` is, whose gradient is added to before the others are complete. Of a single group
+    /// no two share memory: it is the whole gradient as one vector.
     pub fn lay_out_gradients(
         &mut self,
         engine: &E,
         specs: &[Spec],
-        groups: Option<(&[Vec<Id>], Option<Id>)>,
+        groups: &[Vec<Id>],
+        early: Option<Id>,
     ) -> Result<()> {
         let ids: Vec<Id> = (0..specs.len()).filter(|&id| self.gradients[id].is_some()).collect();
         self.gradients.iter_mut().for_each(|gradient| *gradient = None);
         // The old gradient is freed before the new one is allocated.
         self.gradient = Flat::zeros(engine, std::iter::empty(), Precision::Full)?;
-        self.gradient = match groups {
-            None => {
-                self.gradient_elements = ids.iter().map(|&id| specs[id].elements()).sum();
-                Flat::zeros(engine, ids.iter().map(|&id| &specs[id].shape[..]), Precision::Full)?
-            }
-            Some((groups, early)) => {
-                let size = |group: &Vec<Id>| group.iter().map(|&id| specs[id].elements()).sum::<usize>();
-                let apart = |group: &Vec<Id>| early.is_some_and(|id| group.contains(&id));
-                let shared = groups.iter().filter(|group| !apart(group)).map(size).max().unwrap_or(0);
-                let own: usize = groups.iter().filter(|group| apart(group)).map(size).sum();
-                self.gradient_elements = shared + own;
-                let all = engine.memory().zeros(&[(shared + own).max(1)], Precision::Full)?;
-                let mut starts = vec![0; specs.len()];
-                for group in groups {
-                    let mut start = if apart(group) { shared } else { 0 };
-                    for &id in group {
-                        starts[id] = start;
-                        start += specs[id].elements();
-                    }
+        let size = |group: &&Vec<Id>| group.iter().map(|&id| specs[id].elements()).sum::<usize>();
+        let (apart, together): (Vec<_>, Vec<_>) =
+            groups.iter().partition(|group| early.is_some_and(|id| group.contains(&id)));
+        let shared = together.iter().map(size).max().unwrap_or(0);
+        self.gradient_elements = shared + apart.iter().map(size).sum::<usize>();
+        let all = engine.memory().zeros(&[self.gradient_elements.max(1)], Precision::Full)?;
+        let mut starts = vec![0; specs.len()];
+        for (groups, begin) in [(together, 0), (apart, shared)] {
+            for group in groups {
+                let mut start = begin;
+                for &id in group {
+                    starts[id] = start;
+                    start += specs[id].elements();
                 }
-                let view = |&id: &Id| engine.memory().view(&all, starts[id], &specs[id].shape);
-                Flat { parts: ids.iter().map(view).collect::<Result<_>>()?, all }
             }
-        };
+        }
+        let view = |&id: &Id| engine.memory().view(&all, starts[id], &specs[id].shape);
+        self.gradient = Flat { parts: ids.iter().map(view).collect::<Result<_>>()?, all };
         for (&id, part) in ids.iter().zip(&self.gradient.parts) {
             self.gradients[id] = Some(part.clone());
         }
-        self.released = groups.is_some();
+        self.released = groups.len() > 1;
         Ok(())
     }
 

@@ -112,11 +112,12 @@ impl<E: Engine> TransformerSession<E> {
 
     /// Makes room for the whole gradient, if there is none.
     fn keep_gradient(&mut self) -> Result<()> {
-        let Model { parameters, decoder, .. } = &mut self.model;
-        match parameters.released {
-            true => parameters.lay_out_gradients(&self.engine, &decoder.specs, None),
-            false => Ok(()),
+        if !self.model.parameters.released {
+            return Ok(());
         }
+        let whole = [self.model.trained_ids().collect()];
+        let Model { parameters, decoder, .. } = &mut self.model;
+        parameters.lay_out_gradients(&self.engine, &decoder.specs, &whole, None)
     }
 
     fn flat(&self, v: Vector) -> Result<&Flat<E::Tensor>> {
@@ -262,7 +263,7 @@ impl<E: Engine> Session for TransformerSession<E> {
         let Model { parameters, decoder, .. } = &mut self.model;
         if !parameters.released {
             let tied = decoder.architecture.tied.then_some(decoder.head.weight);
-            parameters.lay_out_gradients(&self.engine, &decoder.specs, Some((&groups, tied)))?;
+            parameters.lay_out_gradients(&self.engine, &decoder.specs, &groups, tied)?;
         }
         let keep = self.keep(packed.rows.ids.len());
         let (e, model) = (&self.engine, &self.model);

@@ -125,17 +125,8 @@ impl Answering {
             seed: self.seed,
             ..Sampling::greedy(max_new_tokens, tokenizer.stop_tokens())
         };
-        let growing = |_: &Vec<u32>| Growing {
-            tokenizer,
-            stop: &self.stop,
-            ids: Vec::new(),
-            window: 0,
-            told: 0,
-            text: String::new(),
-            shown: 0,
-            end: None,
-        };
-        let mut growing: Vec<Growing<'_>> = prompts.iter().map(growing).collect();
+        let mut growing: Vec<Growing<'_>> =
+            prompts.iter().map(|_| Growing::new(tokenizer, &self.stop)).collect();
         let mut failed = None;
         session.generate_watched(prompts, &sampling, &mut |i, token| {
             let growing = &mut growing[i];
@@ -186,7 +177,21 @@ struct Growing<'a> {
 /// The most tokens that one character is made of. What is longer is no character.
 const OF_A_CHARACTER: usize = 8;
 
-impl Growing<'_> {
+impl<'a> Growing<'a> {
+    /// An answer of no tokens.
+    fn new(tokenizer: &'a Tokenizer, stop: &'a [String]) -> Self {
+        Growing {
+            tokenizer,
+            stop,
+            ids: Vec::new(),
+            window: 0,
+            told: 0,
+            text: String::new(),
+            shown: 0,
+            end: None,
+        }
+    }
+
     /// Adds a token. Returns whether the answer goes on.
     fn add(&mut self, token: u32) -> Result<bool, DataError> {
         if self.tokenizer.stop_tokens().contains(&token) {
@@ -312,16 +317,7 @@ mod tests {
     /// What is shown of an answer token by token, the answer, and the most tokens that were decoded at once.
     fn grown(tokenizer: &Tokenizer, stop: &[&str], ids: &[u32]) -> (String, String, usize) {
         let stop: Vec<String> = stop.iter().map(|stop| (*stop).to_owned()).collect();
-        let mut growing = Growing {
-            tokenizer,
-            stop: &stop,
-            ids: Vec::new(),
-            window: 0,
-            told: 0,
-            text: String::new(),
-            shown: 0,
-            end: None,
-        };
+        let mut growing = Growing::new(tokenizer, &stop);
         let (mut shown, mut most) = (String::new(), 0);
         for id in ids {
             most = most.max(growing.ids.len() + 1 - growing.window);

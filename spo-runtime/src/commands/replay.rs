@@ -124,7 +124,7 @@ impl Rows<'_> {
         let mut evaluation = Evaluation::default();
         let evaluated = evaluation.compute(objective, &seen);
         if evaluated.is_ok() {
-            weigh(&mut evaluation, &assembled, self.data)?;
+            weigh(&mut evaluation, &seen, &assembled, self.data);
         }
         let mut losses = vec![f64::NAN; self.data.examples.len()];
         for (i, loss) in evaluation.losses.iter().enumerate() {

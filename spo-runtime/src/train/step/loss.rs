@@ -1,6 +1,6 @@
 //! Scores passes and evaluates objectives, and checks that the results are finite.
 
-use spo_api::{Error, Evaluation, LogProbs, Objective, Result, Session, Statistics};
+use spo_api::{Error, Evaluation, LogProbs, Objective, PreferenceBatch, Result, Session, Statistics};
 use spo_data::Dataset;
 
 use crate::train::step::rows::{Assembled, Pass};
@@ -41,16 +41,17 @@ pub(crate) fn evaluate(
             "the gradient with respect to a log-prob is not finite: this is a fault of the objective";
         return Err(Error::NonFinite(message.into()));
     }
-    weigh(&mut evaluation, assembled, rows)?;
+    weigh(&mut evaluation, &batch, assembled, rows);
     Ok(evaluation)
 }
 
-/// Multiplies the loss of each row by its weight.
-///
-/// # Errors
-/// If the rows do not form a batch.
-pub(crate) fn weigh(evaluation: &mut Evaluation, assembled: &Assembled, rows: &Dataset) -> Result<()> {
-    let batch = assembled.batch()?;
+/// Multiplies the loss of each row of an assembled batch by its weight.
+pub(crate) fn weigh(
+    evaluation: &mut Evaluation,
+    batch: &PreferenceBatch<'_>,
+    assembled: &Assembled,
+    rows: &Dataset,
+) {
     let weight = |row: usize| rows.examples[row].weight;
     for (i, loss) in evaluation.losses.iter_mut().enumerate() {
         *loss *= weight(assembled.row_of_loss(i));
@@ -66,7 +67,6 @@ pub(crate) fn weigh(evaluation: &mut Evaluation, assembled: &Assembled, rows: &D
             gradient[side.policy.range(answer)].iter_mut().for_each(|g| *g *= weight);
         }
     }
-    Ok(())
 }
 
 /// Scores passes without computing gradients.
