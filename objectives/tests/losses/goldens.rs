@@ -45,15 +45,15 @@ fn number(value: &Value) -> f64 {
     }
 }
 
-fn numbers(value: &Value) -> Vec<f64> {
+pub fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(number).collect()
 }
 
-fn rows(value: &Value) -> Rows {
+pub fn rows(value: &Value) -> Rows {
     Rows::new(&value.as_array().unwrap().iter().map(numbers).collect::<Vec<_>>())
 }
 
-fn read(file: &str) -> Value {
+pub fn read(file: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens").join(file);
     serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap()
 }

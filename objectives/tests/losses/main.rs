@@ -7,6 +7,7 @@ mod extremes;
 mod goldens;
 mod gradients;
 mod guide;
+mod literature;
 mod mix;
 mod properties;
 mod snapshots;

@@ -48,6 +48,7 @@ pub fn all() -> Vec<Specimen> {
             "absolute-gain" => vec![json!({"margin": 0.1}), json!({"shape": "softplus"})],
             "cpo" => vec![json!({"loss_type": "hinge"}), json!({"loss_type": "ipo"}), json!({"alpha": 0.25})],
             "dpo" => vec![json!({"reference_free": true})],
+            "dpo-shift" => vec![json!({"lambda": 0.4})],
             "kto" => vec![json!({"desirable_weight": 1.33, "undesirable_weight": 0.75})],
             "odpo" => vec![json!({"growth": "linear"})],
             "tpo" => ["hinge", "ipo", "tpo-l"].map(|l| json!({"loss_type": l})).into(),
