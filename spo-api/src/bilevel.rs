@@ -219,6 +219,15 @@ impl StepReport {
     }
 }
 
+/// A loss that a step adds to the upper objective.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Regularizer {
+    /// The name of the objective, which has its defaults.
+    pub objective: &'static str,
+    /// The weight of its loss.
+    pub weight: f64,
+}
+
 /// A bound on the rise of G over a stage, measured on held-out demonstrations.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
@@ -287,6 +296,12 @@ pub trait BilevelStep: Send {
     /// # Errors
     /// Those of the problem.
     fn step(&mut self, problem: &mut dyn BilevelProblem) -> Result<StepReport>;
+
+    /// A loss that the step adds to the upper objective, if its method has one. Of a step that is loaded from a library none
+    /// is known.
+    fn regularizer(&self) -> Option<Regularizer> {
+        None
+    }
 
     /// The budget that the step keeps, if it keeps one. The runtime then measures G on held-out demonstrations between
     /// training steps and calls [`measured`](Self::measured).

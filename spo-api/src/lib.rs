@@ -79,8 +79,8 @@ pub use backend::{
 };
 pub use batch::{Layout, PreferenceBatch, Ragged, Side, Totals};
 pub use bilevel::{
-    BilevelProblem, BilevelStep, Budget, LevelWeights, Losses, Passes, Progress, Rise, Ruling, StepNeeds,
-    StepReport, Weigh,
+    BilevelProblem, BilevelStep, Budget, LevelWeights, Losses, Passes, Progress, Regularizer, Rise, Ruling,
+    StepNeeds, StepReport, Weigh,
 };
 pub use config::{ConfigError, ConfigErrorKind, Part, nearest, parse};
 pub use error::{Error, Result};

@@ -123,6 +123,18 @@ fn every_objective_trains_under_every_step() {
 }
 
 #[test]
+fn the_first_version_of_spo_is_look_ahead_with_its_regularizer() {
+    let place = place();
+    let short = run(&place, "short", &align(r#""dpo""#, r#""spo-v1""#, ""), &[]);
+    let objective = r#"[{ name = "dpo" }, { name = "absolute-gain" }]"#;
+    let long = align(objective, r#"{ step = "lookahead", inner_lr = 3e-4 }"#, "");
+    let long = run(&place, "long", &long, &[]);
+    let (short, long) = (steps(&short, "align"), steps(&long, "align"));
+    assert!(short.last().unwrap()["loss/absolute-gain"].is_number());
+    assert_eq!(short, long);
+}
+
+#[test]
 fn the_first_step_of_a_preference_stage_has_no_margin() {
     let place = place();
     let metrics = run(&place, "margin", &align(r#""dpo""#, r#""single""#, ""), &[]);

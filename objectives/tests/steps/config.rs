@@ -47,6 +47,7 @@ fn mistakes_are_named() {
         ("bome", json!({"phi": "constraint"})),
         ("barrier", json!({"eta": 0})),
         ("barrier", json!({"value": {"inner": {"steps": -1, "lr": 0.1}}})),
+        ("spo-v1", json!({"inner_steps": 0})),
         ("lookahead", json!({})),
         ("lookahead", json!({"inner_lr": 0})),
         ("lookahead", json!({"inner_lr": 0.1, "inner_steps": 0})),

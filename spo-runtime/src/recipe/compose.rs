@@ -1,6 +1,6 @@
 //! Builds the parts that a recipe describes. Errors name the location in the recipe.
 
-use spo_api::{BilevelStep, ConfigError, Layout, Objective, Registry};
+use spo_api::{BilevelStep, ConfigError, Layout, Objective, Registry, Regularizer};
 use spo_objectives::losses::{Component, Mix, WeightSchedule};
 
 use super::bilevel::BilevelSpec;
@@ -13,13 +13,35 @@ pub(crate) fn objective(
     registry: &Registry,
     spec: &ObjectiveSpec,
 ) -> Result<Box<dyn Objective>, ConfigError> {
+    regularized(registry, spec, None)
+}
+
+/// Builds an objective with the loss that a step adds to it.
+pub(crate) fn regularized(
+    registry: &Registry,
+    spec: &ObjectiveSpec,
+    regularizer: Option<Regularizer>,
+) -> Result<Box<dyn Objective>, ConfigError> {
+    let added = match regularizer {
+        None => None,
+        Some(Regularizer { objective: name, weight }) => {
+            let objective = registry.objective(name, &serde_json::json!({}))?;
+            Some(Component { name: name.to_owned(), weight, schedule: None, objective })
+        }
+    };
     match spec {
+        ObjectiveSpec::One(spec) if added.is_some() => {
+            let objective = spec.part.build(registry, Registry::objective)?;
+            let first = Component { name: spec.part.name.clone(), weight: 1.0, schedule: None, objective };
+            sum([first].into_iter().chain(added).collect()).map_err(|error| at(&spec.part.place, error))
+        }
         ObjectiveSpec::One(spec) => spec.part.build(registry, Registry::objective),
         ObjectiveSpec::Sum(terms) => {
             let term = |term: &Spec<Weighted>| component(registry, term, term.own.weight, term.own.schedule);
-            let components = terms.iter().map(term).collect::<Result<_, _>>()?;
+            let components: Vec<_> = terms.iter().map(term).collect::<Result<_, _>>()?;
             // Errors about the sum as a whole are located at the list.
-            sum(components).map_err(|error| at(&terms[0].part.place, error))
+            sum(components.into_iter().chain(added).collect())
+                .map_err(|error| at(&terms[0].part.place, error))
         }
     }
 }
