@@ -7,8 +7,8 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::json;
 use spo_api::{
-    Evaluation, EvaluationMut, Layout, Objective, PreferenceBatch, Ragged, Registry, Requirements, Result,
-    Side,
+    Columns, Evaluation, EvaluationMut, Layout, Objective, PreferenceBatch, Ragged, Registry, Requirements,
+    Result, Side,
 };
 use spo_objectives as _;
 
@@ -34,6 +34,7 @@ fn losses(c: &mut Criterion) {
     let [w, l, rw, rl] = [0.0, 0.25, 0.5, 0.75].map(column);
     let offsets: Vec<_> = (0..=ROWS).map(|i| i * TOKENS).collect();
     let gaps = vec![1.0; ROWS];
+    let names = ["margin".to_owned()];
     let ragged = |values| Ragged::new(values, &offsets).unwrap();
     let side = |policy, reference| {
         let reference = ragged(reference);
@@ -43,7 +44,8 @@ fn losses(c: &mut Criterion) {
     let batch = |layout| {
         let rejected = if layout == Layout::Demonstrations { none } else { side(&l, &rl) };
         let batch = PreferenceBatch::new(layout, side(&w, &rw), rejected).unwrap();
-        PreferenceBatch { mismatched: Some(side(&w, &rw)), gaps: Some(&gaps), ..batch }
+        let columns = Columns::new(&names, &gaps).unwrap();
+        PreferenceBatch { mismatched: Some(side(&w, &rw)), gaps: Some(&gaps), columns, ..batch }
     };
 
     let mut group = c.benchmark_group("losses");

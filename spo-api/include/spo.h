@@ -85,6 +85,12 @@ typedef struct {
     spo_ragged collision; /* log sum_v p(v)^2 at each position, if asked for */
 } spo_side;
 
+/* A column of the data: one number per row, in the order of the losses. */
+typedef struct {
+    spo_text name;
+    const double *values;
+} spo_column;
+
 typedef struct {
     uint32_t size;
     uint32_t layout;    /* SPO_PAIRS: row i of both sides answers one prompt; SPO_UNPAIRED: rows have no partner */
@@ -94,6 +100,8 @@ typedef struct {
     const double *gaps; /* pairs: score of the chosen minus that of the rejected, if asked for; else null */
     size_t whole_rows;  /* rows of the whole optimizer batch: means are over these, not over the part you see */
     size_t whole_chosen_tokens;
+    const spo_column *columns; /* those that you asked for, in your order; there if you asked for any */
+    size_t column_count;
 } spo_batch;
 
 /* Buffers of the batch's size, filled with zeros. Rows: chosen.policy.rows; for SPO_UNPAIRED the desirable
@@ -120,6 +128,10 @@ typedef struct {
     uint32_t gaps;
     uint32_t whole_batch; /* rows depend on one another: never show a part of a batch */
     uint32_t least_rows;  /* refuse batches of fewer rows; write it if `size` covers it */
+    void *context;
+    /* Call it once for each column of the data that you need, `out->column(out->context, name, default_value)`. `default_value` points to
+     * the number of rows without one; null: every row must have one. It is there if `size` covers it. */
+    void (*column)(void *context, spo_text name, const double *default_value);
 } spo_requirements;
 
 typedef struct {
@@ -128,7 +140,7 @@ typedef struct {
      * and values out of range with SPO_CONFIG and the key. `context` is that of the entry. */
     int32_t (*create)(const void *context, spo_text config, void **out, const spo_error *error);
     void (*destroy)(void *self);
-    int32_t (*requirements)(void *self, spo_requirements *out, const spo_error *error); /* *out holds zeros */
+    int32_t (*requirements)(void *self, spo_requirements *out, const spo_error *error); /* flags are 0 */
     int32_t (*evaluate)(void *self, const spo_batch *batch, spo_evaluation *out, const spo_error *error);
     /* Optional (null): a training step begins, after this many others. */
     void (*begin)(void *self, uint64_t steps_done);

@@ -41,7 +41,9 @@ mod watch;
 pub use backend::BackendTable;
 pub use handle::Create;
 pub use layout::{Table, TableError};
-pub use objective::{BatchView, EvaluationView, ObjectiveTable, RaggedView, RequirementsView, SideView};
+pub use objective::{
+    BatchView, ColumnView, EvaluationView, ObjectiveTable, RaggedView, RequirementsView, SideView,
+};
 pub use optimizer::{OptimizerTable, UpdateView};
 pub use plugin::{ABI_VERSION, EntryTable, ExportedBy, LoadedPlugin, PluginTable, SYMBOL, import, through};
 pub use schedule::ScheduleTable;

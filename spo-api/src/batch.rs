@@ -147,6 +147,41 @@ pub struct Totals {
     pub chosen_tokens: usize,
 }
 
+/// Numbers of the rows of a batch, by the name of their column.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Columns<'a> {
+    names: &'a [String],
+    values: &'a [f64],
+}
+
+impl<'a> Columns<'a> {
+    /// Creates a view of `values`: the numbers of the first column for all rows, then those of the second, ...
+    ///
+    /// # Errors
+    /// [`Error::Batch`] unless all columns have the same number of rows.
+    pub fn new(names: &'a [String], values: &'a [f64]) -> Result<Self> {
+        match (names.len(), values.len()) {
+            (0, 0) => Ok(Columns::default()),
+            (columns, numbers) if columns > 0 && numbers % columns == 0 => Ok(Columns { names, values }),
+            (columns, numbers) => {
+                Err(Error::Batch(format!("{numbers} numbers do not fill {columns} columns")))
+            }
+        }
+    }
+
+    /// The names.
+    pub fn names(&self) -> &'a [String] {
+        self.names
+    }
+
+    /// The numbers of a column, one per row.
+    pub fn get(&self, name: &str) -> Option<&'a [f64]> {
+        let rows = self.values.len() / self.names.len().max(1);
+        let column = self.names.iter().position(|known| known == name)?;
+        Some(&self.values[column * rows..][..rows])
+    }
+}
+
 /// A batch of answers as an objective sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct PreferenceBatch<'a> {
@@ -161,6 +196,8 @@ pub struct PreferenceBatch<'a> {
     pub mismatched: Option<Side<'a>>,
     /// Pairs only: score of the chosen answer minus score of the rejected answer, if the data have scores.
     pub gaps: Option<&'a [f64]>,
+    /// The columns that the objective [requires](crate::Requirements::columns).
+    pub columns: Columns<'a>,
     /// Counts of the optimizer batch that this batch is a part of.
     pub whole: Totals,
 }
@@ -196,7 +233,34 @@ impl<'a> PreferenceBatch<'a> {
         }
         let rows = if layout == Layout::Unpaired { n + m } else { n };
         let whole = Totals { rows, chosen_tokens: chosen.policy.values().len() };
-        Ok(PreferenceBatch { layout, chosen, rejected, mismatched: None, gaps: None, whole })
+        Ok(PreferenceBatch {
+            layout,
+            chosen,
+            rejected,
+            mismatched: None,
+            gaps: None,
+            columns: Columns::default(),
+            whole,
+        })
+    }
+
+    /// The numbers of a column, one per row: pairs or demonstrations in their order; unpaired answers as in
+    /// [`losses`](crate::EvaluationMut::losses), the desirable ones first.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] when the batch has no such column, or not a number for each row.
+    pub fn column(&self, name: &str) -> Result<&'a [f64]> {
+        let values = self.columns.get(name).ok_or_else(|| {
+            Error::Batch(format!("this objective needs the column `{name}` of the data and got none"))
+        })?;
+        match values.len() == self.rows() {
+            true => Ok(values),
+            false => Err(Error::Batch(format!(
+                "{} numbers in the column `{name}` for {} rows",
+                values.len(),
+                self.rows()
+            ))),
+        }
     }
 
     /// Number of rows in this part: pairs, or examples for [`Layout::Unpaired`].
@@ -248,6 +312,27 @@ mod tests {
             let row: Vec<_> = (1..=n).map(f64::from).collect();
             assert_eq!(sum(&row), f64::from(n * (n + 1) / 2));
         }
+    }
+
+    #[test]
+    fn columns_are_told_by_name_and_have_a_number_for_each_row() {
+        let names = ["a", "b"].map(str::to_owned);
+        let columns = Columns::new(&names, &[1.0, 2.0, 3.0, 4.0]).unwrap();
+        assert_eq!((columns.get("b"), columns.get("c")), (Some(&[3.0, 4.0][..]), None));
+        assert!(Columns::new(&names, &[1.0]).is_err() && Columns::new(&[], &[1.0]).is_err());
+        assert!(Columns::new(&[], &[]).unwrap().names().is_empty());
+
+        let values = [-1.0, -2.0, -3.0];
+        let side = |offsets| Side::policy_only(Ragged::new(&values, offsets).unwrap());
+        let batch = |offsets| PreferenceBatch {
+            columns,
+            ..PreferenceBatch::new(Layout::Demonstrations, side(offsets), Side::policy_only(Ragged::empty()))
+                .unwrap()
+        };
+        assert_eq!(batch(&[0, 2, 3]).column("a").unwrap(), [1.0, 2.0]);
+        let said = |offsets, name| batch(offsets).column(name).unwrap_err().to_string();
+        assert!(said(&[0, 2, 3], "c").contains("needs the column `c`"));
+        assert!(said(&[0, 3], "a").contains("2 numbers in the column `a` for 1 rows"));
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub use backend::{
     Backend, Export, Group, LogProbs, ModelInfo, ModelSource, ModelSpec, Quantize, Session, Statistics,
     Tangent, TokenBatch, Upstream, Watch, WeightType,
 };
-pub use batch::{Layout, PreferenceBatch, Ragged, Side, Totals};
+pub use batch::{Columns, Layout, PreferenceBatch, Ragged, Side, Totals};
 pub use bilevel::{
     BilevelProblem, BilevelStep, Budget, LevelWeights, Losses, Passes, Progress, Regularizer, Rise, Ruling,
     StepNeeds, StepReport, Weigh,
@@ -86,7 +86,7 @@ pub use config::{ConfigError, ConfigErrorKind, Part, nearest, parse};
 pub use error::{Error, Result};
 pub use files::{open_regular, read_small, read_whole, read_within, write_whole};
 pub use memory_space::MemorySpace;
-pub use objective::{Evaluation, EvaluationMut, Metrics, Objective, Requirements, Rewards};
+pub use objective::{Column, Evaluation, EvaluationMut, Metrics, Objective, Requirements, Rewards};
 pub use optimizer::{Kernel, Optimizer, Update};
 pub use pair::{Answer, Pair, PairLoss, Reading};
 pub use registry::{Build, Constructor, Entry, Kind, Library, Registry};

@@ -7,7 +7,7 @@ pub type Metrics = BTreeMap<String, f64>;
 
 /// What an objective needs in addition to the policy's log-probs:
 /// `Requirements::of(Layout::Unpaired).reference(true)`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Requirements {
     /// The kind of data.
@@ -28,6 +28,30 @@ pub struct Requirements {
     /// The least number of rows with which the loss means what it says, for losses that compare rows with each
     /// other. 0 and 1 are the same. The runtime refuses smaller batches before training.
     pub least_rows: usize,
+    /// Numbers of each row ([`PreferenceBatch::column`]), each column once.
+    pub columns: Vec<Column>,
+}
+
+/// A column of the data that holds a number in each row: `Column::new("margin")`, `Column::new("confidence").or(1.0)`.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Column {
+    /// The name; a recipe's `columns` may map it to the file's own.
+    pub name: String,
+    /// The number of a row without one. If there is none, such a row is an error.
+    pub default: Option<f64>,
+}
+
+impl Column {
+    /// A column that every row must have.
+    pub fn new(name: impl Into<String>) -> Self {
+        Column { name: name.into(), default: None }
+    }
+
+    /// Sets the number of rows without one.
+    pub fn or(self, default: f64) -> Self {
+        Column { default: Some(default), ..self }
+    }
 }
 
 impl Requirements {
@@ -66,11 +90,25 @@ impl Requirements {
         Requirements { least_rows, ..self }
     }
 
+    /// Adds one to [`columns`](field@Self::columns).
+    pub fn column(mut self, column: Column) -> Self {
+        self.columns.push(column);
+        self
+    }
+
     /// Combines the requirements with those of another objective.
     ///
     /// Where one of them uses demonstrations, the other's layout applies. The runtime rejects a mix of
-    /// pairs and unpaired data.
+    /// pairs and unpaired data. A column that one of them requires is required; the runtime rejects two
+    /// [different defaults](Self::disagreement).
     pub fn union(self, other: Requirements) -> Requirements {
+        let mut columns = self.columns;
+        for column in other.columns {
+            match columns.iter_mut().find(|known| known.name == column.name) {
+                Some(known) => known.default = known.default.and(column.default).and(known.default),
+                None => columns.push(column),
+            }
+        }
         Requirements {
             data: if self.data == Layout::Demonstrations { other.data } else { self.data },
             reference: self.reference || other.reference,
@@ -79,7 +117,17 @@ impl Requirements {
             gaps: self.gaps || other.gaps,
             whole_batch: self.whole_batch || other.whole_batch,
             least_rows: self.least_rows.max(other.least_rows),
+            columns,
         }
+    }
+
+    /// A column for which the two have different defaults.
+    pub fn disagreement(&self, other: &Requirements) -> Option<&str> {
+        let differs = |a: &Column, b: &Column| {
+            a.name == b.name && a.default.zip(b.default).is_some_and(|(a, b)| a.to_bits() != b.to_bits())
+        };
+        let column = self.columns.iter().find(|a| other.columns.iter().any(|b| differs(a, b)));
+        column.map(|column| column.name.as_str())
     }
 }
 
@@ -225,5 +273,23 @@ pub trait Objective: Send {
         } else {
             Err(crate::Error::Batch(format!("this objective keeps no state, got {} bytes", state.len())))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_is_required_if_one_objective_requires_it() {
+        let needs = |column: Column| Requirements::default().column(column);
+        let (required, one, two) = (Column::new("x"), Column::new("x").or(1.0), Column::new("x").or(2.0));
+        let union = |a: &Column, b: &Column| needs(a.clone()).union(needs(b.clone())).columns;
+        assert_eq!(union(&required, &one), std::slice::from_ref(&required));
+        assert_eq!(union(&one, &required), std::slice::from_ref(&required));
+        assert_eq!(union(&one, &one), std::slice::from_ref(&one));
+        assert_eq!(union(&one, &Column::new("y")), [one.clone(), Column::new("y")]);
+        let disagree = |a: &Column, b: &Column| needs(a.clone()).disagreement(&needs(b.clone())).is_some();
+        assert!(disagree(&one, &two) && !disagree(&one, &one) && !disagree(&one, &required));
     }
 }

@@ -1,8 +1,8 @@
 use crate::batch::sum;
 use crate::scalar::Held;
 use crate::{
-    Dual, Error, EvaluationMut, Layout, Metrics, Objective, PreferenceBatch, Ragged, Requirements, Result,
-    Scalar, Side,
+    Column, Dual, Error, EvaluationMut, Layout, Metrics, Objective, PreferenceBatch, Ragged, Requirements,
+    Result, Scalar, Side,
 };
 
 /// One answer, as seen by a pair loss.
@@ -36,16 +36,18 @@ impl<S: Scalar> Answer<S> {
 
 /// A preferred and a dispreferred answer to the same prompt.
 #[derive(Clone, Copy, Debug)]
-pub struct Pair<S> {
+pub struct Pair<'a, S> {
     /// The preferred answer.
     pub chosen: Answer<S>,
     /// The dispreferred answer.
     pub rejected: Answer<S>,
     /// Score of the preferred answer minus score of the dispreferred one; 0 unless the loss requires it.
     pub gap: f64,
+    /// The numbers of the row in the loss's [columns](PairLoss::columns), in their order.
+    pub columns: &'a [f64],
 }
 
-impl<S: Scalar> Pair<S> {
+impl<S: Scalar> Pair<'_, S> {
     /// Difference of the log-ratios, chosen minus rejected, nats.
     pub fn margin(&self) -> S {
         self.chosen.log_ratio() - self.rejected.log_ratio()
@@ -87,7 +89,12 @@ impl Reading {
     ///
     /// # Errors
     /// [`Error::Batch`] when the batch does not consist of pairs, or lacks a required reference.
-    pub fn pair(&self, batch: &PreferenceBatch<'_>, i: usize, with_reference: bool) -> Result<Pair<f64>> {
+    pub fn pair(
+        &self,
+        batch: &PreferenceBatch<'_>,
+        i: usize,
+        with_reference: bool,
+    ) -> Result<Pair<'static, f64>> {
         if batch.layout != Layout::Pairs {
             return Err(Error::Batch(format!("this objective needs pairs, got {:?}", batch.layout)));
         }
@@ -101,7 +108,12 @@ impl Reading {
             let policy = read(side.policy.row(i));
             Ok(Answer { policy, reference, tokens: side.policy.tokens(i) as f64 })
         };
-        Ok(Pair { chosen: answer(&batch.chosen)?, rejected: answer(&batch.rejected)?, gap: 0.0 })
+        Ok(Pair {
+            chosen: answer(&batch.chosen)?,
+            rejected: answer(&batch.rejected)?,
+            gap: 0.0,
+            columns: &[],
+        })
     }
 
     /// The factor of pair `i` in the loss: 1 unless [`weighting`](Self::weighting) is set.
@@ -192,6 +204,11 @@ pub trait PairLoss: Send {
         false
     }
 
+    /// The columns of the data that the formula uses, as [`Pair::columns`].
+    fn columns(&self) -> Vec<Column> {
+        Vec::new()
+    }
+
     /// How the token log-probs are combined.
     fn reading(&self) -> Reading {
         Reading::default()
@@ -214,16 +231,19 @@ pub trait PairLoss: Send {
 
 impl<L: PairLoss> Objective for L {
     fn requirements(&self) -> Requirements {
-        Requirements::of(Layout::Pairs)
+        let needs = Requirements::of(Layout::Pairs)
             .reference(self.needs_reference())
             .collision(self.reading().weighting)
-            .gaps(self.needs_gaps())
+            .gaps(self.needs_gaps());
+        Requirements { columns: self.columns(), ..needs }
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
         let reading = self.reading();
+        let rows = Rows::new(self, batch)?;
+        let mut numbers = Vec::new();
         for i in 0..batch.rows() {
-            let pair = read(self, batch, i)?;
+            let pair = rows.pair(i, &mut numbers)?;
             out.rewards.chosen.push(self.reward(&pair.chosen));
             out.rewards.rejected.push(self.reward(&pair.rejected));
 
@@ -232,8 +252,8 @@ impl<L: PairLoss> Objective for L {
                 reference: a.reference,
                 tokens: a.tokens,
             };
-            let lifted =
-                Pair { chosen: lift(pair.chosen, 0), rejected: lift(pair.rejected, 1), gap: pair.gap };
+            let (chosen, rejected) = (lift(pair.chosen, 0), lift(pair.rejected, 1));
+            let lifted = Pair { chosen, rejected, gap: pair.gap, columns: pair.columns };
             let loss = self.loss(&lifted) * reading.weight(batch, i)?;
             if !loss.value.is_finite() || loss.partials.iter().any(|p| !p.is_finite()) {
                 let (w, l) = (pair.chosen, pair.rejected);
@@ -256,8 +276,10 @@ impl<L: PairLoss> Objective for L {
         batch: &PreferenceBatch<'_>,
         out: &mut EvaluationMut<'_>,
     ) -> Result<()> {
+        let (before, after) = (Rows::new(self, at)?, Rows::new(self, batch)?);
+        let (mut unmoved, mut numbers) = (Vec::new(), Vec::new());
         for i in 0..batch.rows() {
-            let (was, is) = (read(self, at, i)?, read(self, batch, i)?);
+            let (was, is) = (before.pair(i, &mut unmoved)?, after.pair(i, &mut numbers)?);
             let moved = |was: Answer<f64>, is: Answer<f64>| Answer {
                 policy: Held::moved(was.policy, is.policy),
                 reference: is.reference,
@@ -267,6 +289,7 @@ impl<L: PairLoss> Objective for L {
                 chosen: moved(was.chosen, is.chosen),
                 rejected: moved(was.rejected, is.rejected),
                 gap: is.gap,
+                columns: is.columns,
             };
             out.losses[i] = self.loss(&pair).value() * self.reading().weight(at, i)?;
         }
@@ -274,13 +297,31 @@ impl<L: PairLoss> Objective for L {
     }
 }
 
-/// Pair `i` of a batch, with everything that the loss asks for.
-fn read<L: PairLoss>(loss: &L, batch: &PreferenceBatch<'_>, i: usize) -> Result<Pair<f64>> {
-    let mut pair = loss.reading().pair(batch, i, loss.needs_reference())?;
-    if loss.needs_gaps() {
-        pair.gap = gap(batch, i)?;
+/// The pairs of a batch, with everything that the loss asks for.
+struct Rows<'a, L> {
+    loss: &'a L,
+    batch: &'a PreferenceBatch<'a>,
+    columns: Vec<&'a [f64]>,
+}
+
+impl<'a, L: PairLoss> Rows<'a, L> {
+    fn new(loss: &'a L, batch: &'a PreferenceBatch<'a>) -> Result<Self> {
+        let columns =
+            loss.columns().iter().map(|column| batch.column(&column.name)).collect::<Result<_>>()?;
+        Ok(Rows { loss, batch, columns })
     }
-    Ok(pair)
+
+    /// Pair `i`; `numbers` holds its columns.
+    fn pair<'n>(&self, i: usize, numbers: &'n mut Vec<f64>) -> Result<Pair<'n, f64>> {
+        numbers.clear();
+        numbers.extend(self.columns.iter().map(|column| column[i]));
+        let mut pair: Pair<'n, f64> = self.loss.reading().pair(self.batch, i, self.loss.needs_reference())?;
+        pair.columns = numbers;
+        if self.loss.needs_gaps() {
+            pair.gap = gap(self.batch, i)?;
+        }
+        Ok(pair)
+    }
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use std::mem::{offset_of, size_of};
 use std::process::Command;
 
 use spo_api::abi::{
-    self, BackendTable, BatchView, ByteSink, EntryTable, ErrorSink, EvaluationView, LogProbsView, LossesView,
-    NeedsView, ObjectiveTable, OptimizerTable, PluginTable, ProblemTable, RaggedView, ReportView,
+    self, BackendTable, BatchView, ByteSink, ColumnView, EntryTable, ErrorSink, EvaluationView, LogProbsView,
+    LossesView, NeedsView, ObjectiveTable, OptimizerTable, PluginTable, ProblemTable, RaggedView, ReportView,
     RequirementsView, ScheduleTable, SessionTable, ShowSink, SideView, SpaceView, StepTable, Text,
     TokensView, UpdateView, VectorTable, WeighView,
 };
@@ -29,11 +29,17 @@ fn layouts() -> Vec<Layout> {
         "spo_sink" ByteSink { context, write }
         "spo_ragged" RaggedView { values, offsets, rows }
         "spo_side" SideView { policy, reference, collision }
-        "spo_batch" BatchView { size, layout, chosen, rejected, mismatched, gaps, whole_rows, whole_chosen_tokens }
+        "spo_column" ColumnView { name, values }
+        "spo_batch" BatchView {
+            size, layout, chosen, rejected, mismatched, gaps, whole_rows, whole_chosen_tokens,
+            columns, column_count
+        }
         "spo_evaluation" EvaluationView {
             size, has_rewards, losses, grad_chosen, grad_rejected, rewards_chosen, rewards_rejected, context, metric
         }
-        "spo_requirements" RequirementsView { size, data, reference, collision, mismatched, gaps, whole_batch }
+        "spo_requirements" RequirementsView {
+            size, data, reference, collision, mismatched, gaps, whole_batch, least_rows, context, column
+        }
         "spo_objective" ObjectiveTable { size, create, destroy, requirements, evaluate, begin, state, restore, evaluate_held }
         "spo_vectors" VectorTable {
             size, dimension, allocate, release, zero, copy, scale, axpy, dot, map, combine, decay

@@ -270,7 +270,8 @@ impl Draft {
             stop,
             reporter,
         });
-        let mut loader = Loader { document, tokenizer, seed: recipe.run.seed, pairs, loaded, cache };
+        let columns = parts.iter().flat_map(Parts::columns).collect();
+        let mut loader = Loader { document, tokenizer, seed: recipe.run.seed, pairs, columns, loaded, cache };
         let mut stages = Vec::new();
         for (i, parts) in parts.into_iter().enumerate() {
             stages.push(loader.stage(&recipe, i, parts)?);

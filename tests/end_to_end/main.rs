@@ -11,6 +11,7 @@ mod browser;
 mod budget;
 mod cache;
 mod clock;
+mod columns;
 mod commands;
 mod data;
 mod diagnostics;

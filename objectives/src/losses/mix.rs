@@ -78,6 +78,16 @@ impl Mix {
                 paired.name, unpaired.name
             )));
         }
+        for (i, a) in components.iter().enumerate() {
+            for b in &components[..i] {
+                if let Some(column) = a.objective.requirements().disagreement(&b.objective.requirements()) {
+                    return Err(ConfigError::whole(format!(
+                        "`{}` and `{}` take different numbers for rows without the column `{column}`",
+                        b.name, a.name
+                    )));
+                }
+            }
+        }
         let names: Vec<_> = components.iter().map(|c| c.name.clone()).collect();
         for (i, component) in components.iter_mut().enumerate() {
             match names[..i].iter().filter(|n| **n == names[i]).count() {
@@ -132,7 +142,7 @@ impl Mix {
 
 impl Objective for Mix {
     fn requirements(&self) -> Requirements {
-        self.requirements
+        self.requirements.clone()
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {

@@ -122,7 +122,7 @@ mod tests {
         let certain = Answer { policy: spo_api::Dual::<1>::input(0.0, 0), reference: 0.0, tokens: 1.0 };
         let other = Answer { policy: spo_api::Dual::from(-5.0), ..certain };
         for (chosen, rejected) in [(certain, other), (other, certain), (certain, certain)] {
-            let loss = Odds(&orpo).loss(&Pair { chosen, rejected, gap: 0.0 });
+            let loss = Odds(&orpo).loss(&Pair { chosen, rejected, gap: 0.0, columns: &[] });
             assert!(loss.value.is_finite() && loss.partials[0].is_finite(), "{loss:?}");
         }
     }

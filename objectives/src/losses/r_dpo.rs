@@ -59,7 +59,8 @@ mod tests {
     fn a_longer_chosen_answer_is_explained_in_part() {
         let r_dpo: RDpo = objective(json!({"beta": 0.1, "alpha": 0.02}));
         let answer = |tokens| Answer { policy: -10.0, reference: -10.0, tokens };
-        let loss = |w, l| r_dpo.loss(&Pair { chosen: answer(w), rejected: answer(l), gap: 0.0 });
+        let loss =
+            |w, l| r_dpo.loss(&Pair { chosen: answer(w), rejected: answer(l), gap: 0.0, columns: &[] });
         assert!(loss(9.0, 4.0) < loss(4.0, 4.0) && loss(4.0, 4.0) < loss(4.0, 9.0));
         assert_eq!(loss(9.0, 4.0), -0.1f64.log_sigmoid());
     }

@@ -10,10 +10,10 @@ pub(super) fn objective<P: spo_api::Part>(config: serde_json::Value) -> P {
 }
 
 /// A pair of four-token answers with these log-ratios.
-pub(super) fn pair(log_ratios: [f64; 2]) -> Pair<f64> {
+pub(super) fn pair(log_ratios: [f64; 2]) -> Pair<'static, f64> {
     let [chosen, rejected] =
         log_ratios.map(|ratio| Answer { policy: ratio - 10.0, reference: -10.0, tokens: 4.0 });
-    Pair { chosen, rejected, gap: 0.0 }
+    Pair { chosen, rejected, gap: 0.0, columns: &[] }
 }
 
 /// The loss at these log-ratios.
@@ -29,7 +29,8 @@ pub(super) fn slopes(of: &impl PairLoss, log_ratios: [f64; 2]) -> [f64; 2] {
         reference: a.reference,
         tokens: a.tokens,
     };
-    of.loss(&Pair { chosen: lift(pair.chosen, 0), rejected: lift(pair.rejected, 1), gap: pair.gap }).partials
+    let (chosen, rejected) = (lift(pair.chosen, 0), lift(pair.rejected, 1));
+    of.loss(&Pair { chosen, rejected, gap: pair.gap, columns: pair.columns }).partials
 }
 
 /// Evaluates an objective on single-token answers with these log-ratios; reference log-probs are 0. The

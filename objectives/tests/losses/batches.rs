@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use serde_json::Value;
-use spo_api::{Evaluation, Layout, Objective, PreferenceBatch, Ragged, Registry, Result, Side};
+use spo_api::{Columns, Evaluation, Layout, Objective, PreferenceBatch, Ragged, Registry, Result, Side};
 
 /// Ragged rows.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -67,13 +67,20 @@ pub struct Batch {
     pub mismatched: Option<Answers>,
     /// Empty where there are none.
     pub gaps: Vec<f64>,
+    /// The column `margin`; empty where there is none.
+    pub margins: Vec<f64>,
 }
 
 impl Batch {
     pub fn view(&self) -> PreferenceBatch<'_> {
         let batch = PreferenceBatch::new(self.layout, self.chosen.view(), self.rejected.view()).unwrap();
         let gaps = (!self.gaps.is_empty()).then_some(&self.gaps[..]);
-        PreferenceBatch { mismatched: self.mismatched.as_ref().map(Answers::view), gaps, ..batch }
+        static NAMES: LazyLock<[String; 1]> = LazyLock::new(|| ["margin".to_owned()]);
+        let columns = match &*self.margins {
+            [] => Columns::default(),
+            margins => Columns::new(&*NAMES, margins).unwrap(),
+        };
+        PreferenceBatch { mismatched: self.mismatched.as_ref().map(Answers::view), gaps, columns, ..batch }
     }
 
     /// The pairs with these indices.
@@ -84,7 +91,8 @@ impl Batch {
             chosen: self.chosen.select(rows),
             rejected: self.rejected.select(rows),
             mismatched: None,
-            gaps: if self.gaps.is_empty() { vec![] } else { rows.iter().map(|&i| self.gaps[i]).collect() },
+            gaps: select(&self.gaps, rows),
+            margins: select(&self.margins, rows),
         }
     }
 
@@ -98,6 +106,10 @@ impl Batch {
     pub fn evaluate(&self, objective: &mut dyn Objective) -> Result<Evaluation> {
         evaluate(objective, &self.view())
     }
+}
+
+fn select(numbers: &[f64], rows: &[usize]) -> Vec<f64> {
+    rows.iter().filter_map(|&i| numbers.get(i).copied()).collect()
 }
 
 pub fn evaluate(objective: &mut dyn Objective, batch: &PreferenceBatch<'_>) -> Result<Evaluation> {

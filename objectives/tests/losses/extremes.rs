@@ -36,7 +36,7 @@ fn batch(layout: Layout, corners: &[[f64; 4]]) -> Batch {
         }
     };
     let gaps = if layout == Layout::Pairs { vec![1.0; corners.len()] } else { vec![] };
-    Batch { layout, chosen, rejected, mismatched, gaps }
+    Batch { layout, chosen, rejected, mismatched, margins: gaps.clone(), gaps }
 }
 
 #[test]

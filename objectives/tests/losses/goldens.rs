@@ -103,6 +103,7 @@ fn first_file() -> Vec<Case> {
             },
             mismatched: None,
             gaps: vec![],
+            margins: vec![],
         };
         let expected = if trainer == "dpo" {
             Expected {
@@ -157,6 +158,7 @@ fn named_batch(b: &Value) -> Batch {
             rejected: side("rejected"),
             mismatched: None,
             gaps: vec![],
+            margins: vec![],
         };
     }
     let [desirable, undesirable] = by_label(b);
@@ -172,6 +174,7 @@ fn named_batch(b: &Value) -> Batch {
         rejected: own.select(&undesirable),
         mismatched: Some(answers("kl_policy", "kl_ref").select(&[desirable, undesirable].concat())),
         gaps: vec![],
+        margins: vec![],
     }
 }
 
@@ -437,4 +440,35 @@ fn trl_agrees_on_every_case() {
         ],
         "every case of the two files is in one of these classes"
     );
+}
+
+/// `margin_dpo.json`.
+#[test]
+fn margins_are_those_of_torch() {
+    for case in read("margin_dpo.json").as_array().unwrap() {
+        let side = |policy: &str, reference: &str| Answers {
+            policy: rows(&case[policy]),
+            reference: rows(&case[reference]),
+            collision: None,
+        };
+        let batch = Batch {
+            layout: Layout::Pairs,
+            chosen: side("policy_chosen", "reference_chosen"),
+            rejected: side("policy_rejected", "reference_rejected"),
+            mismatched: None,
+            gaps: vec![],
+            margins: numbers(&case["margin"]),
+        };
+        let ours = batch.evaluate(&mut *build("margin-dpo", &json!({ "beta": case["beta"] }))).unwrap();
+        for (what, ours, theirs) in [
+            ("losses", &ours.losses, numbers(&case["losses"])),
+            ("grad_chosen", &ours.grad_chosen, rows(&case["grad_chosen"]).values),
+            ("grad_rejected", &ours.grad_rejected, rows(&case["grad_rejected"]).values),
+        ] {
+            assert_eq!(ours.len(), theirs.len(), "{what}");
+            let apart = |(a, b): (&f64, &f64)| (a - b).abs() / b.abs().max(1e-3);
+            let worst = ours.iter().zip(&theirs).map(apart).fold(0.0, f64::max);
+            assert!(worst < 1e-12, "{what}: {worst:e}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use crate::batches::{build, registry};
 /// Everything before this line is written by hand.
 const MARK: &str = "<!-- From here on generated from the code: SPO_WRITE_DOCS=1 cargo test -p spo-objectives --test losses guide -->";
 
-fn needs(r: Requirements) -> String {
+fn needs(r: &Requirements) -> String {
     let data = match r.data {
         Layout::Pairs => "pairs",
         Layout::Unpaired => "unpaired answers",
@@ -26,6 +26,8 @@ fn needs(r: Requirements) -> String {
     ];
     std::iter::once(data)
         .chain(others.into_iter().filter_map(|(is, what)| is.then_some(what)))
+        .map(str::to_owned)
+        .chain(r.columns.iter().map(|column| format!("column `{}`", column.name)))
         .collect::<Vec<_>>()
         .join(", ")
 }
@@ -66,7 +68,7 @@ fn section(entry: &Entry) -> String {
         text,
         "Source: {}.{aliases} Needs: {}.\n",
         entry.source,
-        needs(build(entry.name, &serde_json::json!({})).requirements())
+        needs(&build(entry.name, &serde_json::json!({})).requirements())
     )
     .unwrap();
     let none = serde_json::Map::new();
@@ -90,7 +92,7 @@ fn generated() -> String {
     let mut text =
         String::from("\n## All objectives\n\n| name | what it is | needs | source |\n|---|---|---|---|\n");
     for entry in &entries {
-        let needs = needs(build(entry.name, &serde_json::json!({})).requirements());
+        let needs = needs(&build(entry.name, &serde_json::json!({})).requirements());
         writeln!(text, "| [`{0}`](#{0}) | {1} | {needs} | {2} |", entry.name, entry.summary, entry.source)
             .unwrap();
     }

@@ -39,7 +39,7 @@ fn scenarios(layout: Layout) -> Batch {
         }
     };
     let gaps = if layout == Layout::Pairs { vec![0.0, 0.5, 1.0, 2.0, 8.0] } else { vec![] };
-    Batch { layout, chosen, rejected, mismatched, gaps }
+    Batch { layout, chosen, rejected, mismatched, margins: gaps.clone(), gaps }
 }
 
 /// Nine significant digits, whatever the magnitude.

@@ -95,9 +95,8 @@ pub fn batch(layout: Layout, rows: usize, seed: u64) -> Batch {
     let mismatched =
         (layout == Layout::Unpaired).then(|| figures.answers(&[chosen.clone(), rejected.clone()].concat()));
     let (chosen, rejected) = (figures.answers(&chosen), figures.answers(&rejected));
-    let gaps = match layout {
-        Layout::Pairs => (0..rows).map(|_| figures.between(0.0, 4.0)).collect(),
-        _ => vec![],
-    };
-    Batch { layout, chosen, rejected, mismatched, gaps }
+    let scored = if layout == Layout::Pairs { rows } else { 0 };
+    let gaps = (0..scored).map(|_| figures.between(0.0, 4.0)).collect();
+    let margins = (0..scored).map(|_| figures.between(-1.0, 3.0)).collect();
+    Batch { layout, chosen, rejected, mismatched, gaps, margins }
 }

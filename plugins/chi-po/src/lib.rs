@@ -62,7 +62,7 @@ mod tests {
 
     fn loss(chosen: f64, rejected: f64) -> f64 {
         let answer = |policy| Answer { policy, reference: 0.0, tokens: 1.0 };
-        ChiPo { beta: 0.1, r_max: 5.0 }.loss(&Pair { chosen: answer(chosen), rejected: answer(rejected), gap: 0.0 })
+        ChiPo { beta: 0.1, r_max: 5.0 }.loss(&Pair { chosen: answer(chosen), rejected: answer(rejected), gap: 0.0, columns: &[] })
     }
 
     #[test]

@@ -186,6 +186,7 @@ mod tests {
             answers: Answers::Demonstration(Text::Plain("a".into())),
             gap: None,
             weight: 1.0,
+            columns: Vec::new(),
             variables: Default::default(),
         }
     }

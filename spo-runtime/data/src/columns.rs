@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
-use spo_api::Layout;
+use spo_api::{Column, Layout};
 
 use crate::error::{DataError, Result};
 use crate::messages::{message, role, text};
@@ -12,6 +12,7 @@ use crate::read::json::kind;
 use crate::read::number;
 use crate::row::{Answers, Message, Text};
 use crate::source::{Record, missing};
+use crate::tokenize::brief;
 
 /// Column names with a meaning; a recipe's `columns` maps a file's own names to these.
 pub(crate) const COLUMNS: [&str; 20] = [
@@ -44,7 +45,7 @@ const MEDIA: [&str; 6] = ["image", "images", "video", "videos", "audio", "audios
 pub(crate) struct Columns<'a> {
     record: &'a Record,
     layout: Layout,
-    used: RefCell<BTreeSet<&'static str>>,
+    used: RefCell<BTreeSet<&'a str>>,
 }
 
 impl<'a> Columns<'a> {
@@ -76,12 +77,12 @@ impl<'a> Columns<'a> {
         self.peek(column).is_some()
     }
 
-    fn get(&self, column: &'static str) -> Option<&'a Value> {
+    fn get(&self, column: &'a str) -> Option<&'a Value> {
         self.used.borrow_mut().insert(column);
         self.peek(column)
     }
 
-    fn require(&self, column: &'static str) -> Result<&'a Value> {
+    fn require(&self, column: &'a str) -> Result<&'a Value> {
         self.get(column).ok_or_else(|| {
             let present = self.record.iter().filter(|(_, value)| !value.is_null()).map(|(name, _)| name);
             let mut error = missing(column, present);
@@ -90,11 +91,11 @@ impl<'a> Columns<'a> {
         })
     }
 
-    fn text(&self, column: &'static str) -> Result<Text> {
+    fn text(&self, column: &'a str) -> Result<Text> {
         text(self.require(column)?).map_err(|e| in_column(column, e))
     }
 
-    fn string(&self, column: &'static str) -> Result<&'a str> {
+    fn string(&self, column: &'a str) -> Result<&'a str> {
         let value = self.require(column)?;
         value.as_str().ok_or_else(|| wrong_type(column, "a string", value))
     }
@@ -254,6 +255,31 @@ impl<'a> Columns<'a> {
                 "column `weight`: expected the factor of the row's loss, 0 or more and finite, found {weight}"
             ))),
         }
+    }
+
+    /// The numbers that an objective reads.
+    pub fn numbers(&self, wanted: &'a [Column]) -> Result<Vec<f64>> {
+        wanted.iter().map(|column| self.number(column)).collect()
+    }
+
+    fn number(&self, Column { name, default, .. }: &'a Column) -> Result<f64> {
+        // An empty cell of a table is no number.
+        let value = self.get(name).filter(|value| value.as_str() != Some(""));
+        let Some(value) = value else {
+            return default.ok_or_else(|| {
+                let present = self.record.iter().filter(|(_, value)| !value.is_null()).map(|(name, _)| name);
+                let mut error = missing(name, present);
+                error.message += ": the objective needs a number there";
+                error
+            });
+        };
+        number_in(value).ok_or_else(|| {
+            let found = match value {
+                Value::String(text) => format!("the text {:?}", brief(text)),
+                other => kind(other).to_owned(),
+            };
+            DataError::new(format!("column `{name}`: expected a finite number, found {found}"))
+        })
     }
 
     /// What the chat template sees besides the messages.

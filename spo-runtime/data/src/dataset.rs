@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use spo_api::{Group, Layout};
+use spo_api::{Column, Group, Layout};
 
 use crate::choice::{Content, Counts, Draw, LeftOut, Seen, Side, last};
 use crate::error::{DataError, Place, Result};
@@ -37,6 +37,9 @@ pub struct Fit {
     pub deduplicate: bool,
     /// Make an error of whatever would be dropped, cut or is doubtful.
     pub strict: bool,
+    /// The columns whose numbers the objectives read.
+    #[serde(skip)]
+    pub columns: Vec<Column>,
 }
 
 impl Default for Fit {
@@ -48,6 +51,7 @@ impl Default for Fit {
             side: None,
             deduplicate: false,
             strict: false,
+            columns: Vec::new(),
         }
     }
 }
@@ -64,6 +68,8 @@ pub struct Example {
     pub gap: Option<f64>,
     /// The factor of the row's loss, 0 or more.
     pub weight: f64,
+    /// The row's number in each of [`Dataset::columns`].
+    pub columns: Vec<f64>,
     /// Where the row came from.
     pub place: Place,
 }
@@ -80,6 +86,8 @@ impl Example {
 pub struct Dataset {
     /// The layout of every example.
     pub layout: Layout,
+    /// The columns whose numbers the rows have.
+    pub columns: Vec<String>,
     /// The rows that were kept.
     pub examples: Vec<Example>,
     /// How many rows were read and kept, and what was found about them.
@@ -101,15 +109,16 @@ impl Dataset {
     pub fn load(sources: &[Source], layout: Layout, tokenizer: &Tokenizer, fit: &Fit) -> Result<Self> {
         let mut builder = Builder::new(layout, tokenizer, fit)?;
         for source in sources {
+            source.columns.check(&fit.columns)?;
             builder.source(source)?;
         }
         builder.finish()
     }
 
-    /// Tokenizes rows that were built in memory.
+    /// Tokenizes rows that were built in memory, whose [`columns`](Row::columns) may be left empty where all have defaults.
     ///
     /// # Errors
-    /// As [`load`](Self::load).
+    /// As [`load`](Self::load), and for a row without a column that is needed.
     pub fn from_rows(
         rows: impl IntoIterator<Item = Row>,
         layout: Layout,
@@ -117,18 +126,29 @@ impl Dataset {
         fit: &Fit,
     ) -> Result<Self> {
         let mut builder = Builder::new(layout, tokenizer, fit)?;
-        for row in rows {
+        for mut row in rows {
+            for column in fit.columns.iter().skip(row.columns.len()) {
+                row.columns.push(column.default.ok_or_else(|| {
+                    let name = &column.name;
+                    DataError::new(format!("the objective reads the column `{name}`, and the row has none"))
+                        .at(&row.place)
+                })?);
+            }
             builder.push(row)?;
         }
         builder.finish()
     }
 
-    /// SHA-256 of the layout, token ids, labels, score gaps and weights, in hexadecimal. It does not depend on where
+    /// SHA-256 of the layout, token ids, labels, score gaps, weights and columns, in hexadecimal. It does not depend on where
     /// the rows came from.
     pub fn hash(&self) -> String {
         let mut hasher = Sha256::new();
         let mut number = |n: usize| hasher.update((n as u64).to_le_bytes());
         number(self.layout as usize);
+        for column in &self.columns {
+            number(column.len());
+            column.bytes().for_each(|byte| number(byte.into()));
+        }
         for example in &self.examples {
             number(example.desirable.into());
             number(example.gap.map_or(0, |gap| gap.to_bits() as usize));
@@ -136,6 +156,7 @@ impl Dataset {
             if example.weight != 1.0 {
                 number(example.weight.to_bits() as usize);
             }
+            example.columns.iter().for_each(|x| number(x.to_bits() as usize));
             number(example.groups.len());
             for group in &example.groups {
                 number(group.completions.len());
@@ -163,7 +184,8 @@ impl<'a> Builder<'a> {
         if fit.max_length < 2 {
             return Err(DataError::new("max_length must be at least 2: a token to read and one to score"));
         }
-        let dataset = Dataset { layout, examples: Vec::new(), report: Report::default() };
+        let columns = fit.columns.iter().map(|column| column.name.clone()).collect();
+        let dataset = Dataset { layout, columns, examples: Vec::new(), report: Report::default() };
         Ok(Builder { tokenizer, fit, waiting: Vec::new(), seen: Seen::new(), dataset })
     }
 
@@ -218,10 +240,11 @@ impl<'a> Builder<'a> {
         let mut draw = Draw::new(source.seed);
         let (mut counts, mut more) = (Counts::new(), Counts::new());
         let drawn = source.sample.is_some() || source.weight.is_some();
-        let mut files: Vec<(Arc<Path>, Interpreter)> = Vec::new();
+        let fit = self.fit;
+        let mut files: Vec<(Arc<Path>, Interpreter<'_>)> = Vec::new();
         source.read(&mut counts, &mut |place, record| {
             if files.last().is_none_or(|(file, _)| *file != place.file) {
-                files.push((place.file.clone(), Interpreter::new(layout)));
+                files.push((place.file.clone(), Interpreter::new(layout, &fit.columns)));
             }
             let Some((_, rows)) = files.last_mut() else { return Ok(false) };
             let row = rows.row(place, &record)?;
@@ -313,9 +336,13 @@ fn prepare(row: &Row, tokenizer: &Tokenizer, fit: &Fit) -> Result<(Option<Exampl
     {
         noticed.push(Finding::IdenticalPair.into());
     }
-    let desirable = !matches!(row.answers, Answers::Labelled { desirable: false, .. });
-    Ok((
-        Some(Example { groups, desirable, gap: row.gap, weight: row.weight, place: row.place.clone() }),
-        noticed,
-    ))
+    let example = Example {
+        groups,
+        desirable: !matches!(row.answers, Answers::Labelled { desirable: false, .. }),
+        gap: row.gap,
+        weight: row.weight,
+        columns: row.columns.clone(),
+        place: row.place.clone(),
+    };
+    Ok((Some(example), noticed))
 }

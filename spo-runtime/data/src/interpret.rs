@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde_json::Value;
-use spo_api::Layout;
+use spo_api::{Column, Layout};
 
 use crate::choice::Content;
 use crate::columns::Columns;
@@ -15,8 +15,10 @@ use crate::source::Record;
 
 /// Turns the records of a file into rows, checks that all of them have the same form, and notes which columns were not
 /// used.
-pub(crate) struct Interpreter {
+pub(crate) struct Interpreter<'a> {
     layout: Layout,
+    /// The columns that an objective reads.
+    wanted: &'a [Column],
     first: Option<(Form, Place)>,
     unused: Vec<String>,
     /// The columns that the first row used.
@@ -33,14 +35,14 @@ struct Form {
     explicit: bool,
 }
 
-impl Interpreter {
-    pub fn new(layout: Layout) -> Self {
-        Interpreter { layout, first: None, unused: Vec::new(), used: Vec::new() }
+impl<'a> Interpreter<'a> {
+    pub fn new(layout: Layout, wanted: &'a [Column]) -> Self {
+        Interpreter { layout, wanted, first: None, unused: Vec::new(), used: Vec::new() }
     }
 
     pub fn row(&mut self, place: Place, record: &Record) -> Result<Row> {
         let columns = Columns::new(record, self.layout);
-        let (row, form) = interpret(&place, &columns).map_err(|e| e.at(&place))?;
+        let (row, form) = interpret(&place, &columns, self.wanted).map_err(|e| e.at(&place))?;
         let (expected, first) = self.first.get_or_insert_with(|| (form, place.clone()));
         if *expected != form {
             let message = match (form.explicit, expected.explicit) {
@@ -66,7 +68,7 @@ impl Interpreter {
     /// What a row says, for a split: the same however the row is used.
     pub fn content(&self, row: &Row, record: &Record) -> Content {
         let columns = Columns::new(record, Layout::Pairs);
-        match (self.layout, interpret(&row.place, &columns)) {
+        match (self.layout, interpret(&row.place, &columns, &[])) {
             (Layout::Pairs, _) | (_, Err(_)) => Content::of(row, self.layout),
             (_, Ok((pair, _))) => Content::of(&pair, Layout::Pairs),
         }
@@ -99,7 +101,7 @@ impl fmt::Display for Form {
     }
 }
 
-fn interpret(place: &Place, columns: &Columns<'_>) -> Result<(Row, Form)> {
+fn interpret<'a>(place: &Place, columns: &Columns<'a>, wanted: &'a [Column]) -> Result<(Row, Form)> {
     let own = columns.prompt()?;
     let explicit = own.is_some();
     let (prompt, answers) = unite(own, columns.answers()?)?;
@@ -116,6 +118,7 @@ fn interpret(place: &Place, columns: &Columns<'_>) -> Result<(Row, Form)> {
         answers,
         gap: columns.gap()?,
         weight: columns.weight()?,
+        columns: columns.numbers(wanted)?,
         variables,
     };
     Ok((row, Form { conversational, explicit }))

@@ -9,7 +9,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
-use spo_api::nearest;
+use spo_api::{Column, nearest};
 
 use crate::columns::COLUMNS;
 use crate::error::{DataError, Result};
@@ -18,7 +18,8 @@ use crate::preset::Preset;
 use crate::source::{Record, missing};
 
 /// What the columns of a file are: a table from a column of [data.md](data.md) to the file's name for it, or to a
-/// template over the row (`"{{ instruction }}\n{{ input }}"`); or the name of a form of rows (`"hh"`).
+/// template over the row (`"{{ instruction }}\n{{ input }}"`); or the name of a form of rows (`"hh"`), which may also stand
+/// in the table as `form`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Mapping {
     pub(crate) preset: Option<Preset>,
@@ -26,10 +27,18 @@ pub struct Mapping {
     pub names: BTreeMap<String, String>,
 }
 
+/// The key of a form of rows in a table of columns.
+const FORM: &str = "form";
+
 impl Mapping {
     /// Whether the file's own names are kept.
     pub fn is_empty(&self) -> bool {
         *self == Mapping::default()
+    }
+
+    /// Leaves out columns that mean something to other objectives alone.
+    pub fn leave_out(&mut self, elsewhere: &BTreeSet<&String>) {
+        self.names.retain(|name, _| COLUMNS.contains(&name.as_str()) || !elsewhere.contains(name));
     }
 
     /// Whether the rows have a column of this name, for one use or another.
@@ -37,6 +46,24 @@ impl Mapping {
         COLUMNS.contains(&name)
             || self.names.values().any(|own| own == name)
             || self.preset.is_some_and(|preset| preset.knows(name))
+    }
+
+    /// Makes sure that every column has a meaning: one of its own, or for the objective that reads these.
+    ///
+    /// # Errors
+    /// For one that has none.
+    pub(crate) fn check(&self, wanted: &[Column]) -> Result<()> {
+        let wanted = wanted.iter().map(|column| column.name.as_str());
+        let mut expected = COLUMNS.to_vec();
+        expected.extend(wanted.filter(|name| !COLUMNS.contains(name)));
+        match self.names.keys().find(|name| !expected.contains(&name.as_str())) {
+            None => Ok(()),
+            Some(name) => Err(DataError::new(format!(
+                "columns: `{name}` has no meaning here, expected one of {}",
+                expected.join(", ")
+            ))
+            .suggest(nearest(name, expected))),
+        }
     }
 
     /// The file's own name of a column.
@@ -55,8 +82,13 @@ impl<const N: usize> From<[(&str, &str); N]> for Mapping {
 impl Serialize for Mapping {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         match self.preset {
-            Some(preset) => to.serialize_str(preset.name()),
-            None => self.names.serialize(to),
+            Some(preset) if self.names.is_empty() => to.serialize_str(preset.name()),
+            preset => {
+                let form = preset.map(|preset| (FORM, preset.name()));
+                to.collect_map(
+                    form.into_iter().chain(self.names.iter().map(|(a, b)| (a.as_str(), b.as_str()))),
+                )
+            }
         }
     }
 }
@@ -79,7 +111,9 @@ impl<'de> Deserialize<'de> for Mapping {
 
             fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Mapping, A::Error> {
                 let names = BTreeMap::deserialize(MapAccessDeserializer::new(table));
-                Ok(Mapping { preset: None, names: names.map_err(A::Error::custom)? })
+                let mut names: BTreeMap<String, String> = names.map_err(A::Error::custom)?;
+                let form = names.remove(FORM).map(|name| Preset::named(&name));
+                Ok(Mapping { preset: form.transpose().map_err(A::Error::custom)?, names })
             }
         }
 
@@ -99,7 +133,11 @@ impl JsonSchema for Mapping {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         let presets: Vec<_> = Preset::ALL.iter().map(|preset| preset.name()).collect();
         json_schema!({ "anyOf": [
-            { "type": "object", "additionalProperties": { "type": "string" } },
+            {
+                "type": "object",
+                "properties": { FORM: { "type": "string", "enum": presets } },
+                "additionalProperties": { "type": "string" },
+            },
             { "type": "string", "enum": presets },
         ] })
     }
@@ -110,6 +148,8 @@ pub(crate) struct Mapped<'a> {
     columns: Vec<(&'a str, Origin<'a>)>,
     filter: Option<(&'a str, Expression)>,
     preset: Option<Preset>,
+    /// Columns that are made of the rows of the form.
+    after_form: Vec<(&'a str, Origin<'a>)>,
 }
 
 enum Origin<'a> {
@@ -119,16 +159,9 @@ enum Origin<'a> {
 
 impl<'a> Mapped<'a> {
     /// # Errors
-    /// For a column without a meaning, and a template or an expression that is malformed.
+    /// For a template or an expression that is malformed.
     pub(crate) fn new(mapping: &'a Mapping, filter: Option<&'a str>) -> Result<Self> {
         let column = |(name, own): (&'a String, &'a String)| {
-            if !COLUMNS.contains(&name.as_str()) {
-                return Err(DataError::new(format!(
-                    "columns: `{name}` has no meaning here, expected one of {}",
-                    COLUMNS.join(", ")
-                ))
-                .suggest(nearest(name, COLUMNS)));
-            }
             if !is_template(own) {
                 return Ok((name.as_str(), Origin::Column(own)));
             }
@@ -140,32 +173,17 @@ impl<'a> Mapped<'a> {
             Ok(expression) => Ok((source, expression)),
             Err(e) => Err(DataError::new(format!("filter = {source:?}: {}", e.message))),
         };
-        Ok(Mapped {
-            columns: mapping.names.iter().map(column).collect::<Result<_>>()?,
-            filter: filter.map(expression).transpose()?,
-            preset: mapping.preset,
-        })
+        let columns = mapping.names.iter().map(column).collect::<Result<Vec<_>>>()?;
+        // What an objective reads may be made of what a form makes.
+        let first = |(name, _): &(&str, Origin<'_>)| mapping.preset.is_none() || COLUMNS.contains(name);
+        let (columns, after_form) = columns.into_iter().partition(first);
+        let filter = filter.map(expression).transpose()?;
+        Ok(Mapped { columns, filter, preset: mapping.preset, after_form })
     }
 
     /// The rows that a record of the file stands for; `None` if the filter leaves it out.
     pub(crate) fn apply(&self, mut record: Record) -> Result<Option<Vec<Record>>> {
-        let (mut named, mut used) = (Record::new(), BTreeSet::new());
-        for (name, from) in &self.columns {
-            let value = match from {
-                Origin::Column(own) => {
-                    used.insert((*own).to_owned());
-                    record.get(*own).cloned().ok_or_else(|| missing(own, record.keys()))?
-                }
-                Origin::Template(source, template) => {
-                    let rendered = template.render_row(&record);
-                    let (text, read) = rendered
-                        .map_err(|e| explained(&format!("columns: {name} = {source:?}"), e, &record))?;
-                    used.extend(read);
-                    Value::String(text)
-                }
-            };
-            named.insert((*name).to_owned(), value);
-        }
+        let (named, used) = taken(&self.columns, &record)?;
         if let Some((source, expression)) = &self.filter {
             let mut seen = Cow::Borrowed(&record);
             if !named.is_empty() {
@@ -181,11 +199,42 @@ impl<'a> Mapped<'a> {
             record.retain(|name, _| !used.contains(name));
             record.extend(named);
         }
-        match self.preset {
-            Some(preset) => preset.rows(record).map(Some),
-            None => Ok(Some(vec![record])),
+        let Some(preset) = self.preset else { return Ok(Some(vec![record])) };
+        let mut rows = preset.rows(record)?;
+        for row in &mut rows {
+            let (more, _) = taken(&self.after_form, row)?;
+            row.extend(more);
         }
+        Ok(Some(rows))
     }
+}
+
+/// The columns that are made of a record, and those that they are made of.
+fn taken(columns: &[(&str, Origin<'_>)], record: &Record) -> Result<(Record, BTreeSet<String>)> {
+    let (mut named, mut used) = (Record::new(), BTreeSet::new());
+    for (name, from) in columns {
+        let value = match from {
+            Origin::Column(own) => {
+                used.insert((*own).to_owned());
+                record.get(*own).cloned().ok_or_else(|| {
+                    let mut error = missing(own, record.keys());
+                    if own.contains(['(', '|', '*', '/']) || own.contains(" - ") || own.contains(" + ") {
+                        error.message += &format!("; an expression is written {name} = \"{{{{ {own} }}}}\"");
+                    }
+                    error
+                })?
+            }
+            Origin::Template(source, template) => {
+                let (text, read) = template
+                    .render_row(record)
+                    .map_err(|e| explained(&format!("columns: {name} = {source:?}"), e, record))?;
+                used.extend(read);
+                Value::String(text)
+            }
+        };
+        named.insert((*name).to_owned(), value);
+    }
+    Ok((named, used))
 }
 
 fn is_template(text: &str) -> bool {

@@ -133,6 +133,7 @@ impl Question {
 
 fn each(sources: &[Source], take: &mut dyn FnMut(Place, &Record) -> Result<()>) -> Result<()> {
     for source in sources {
+        source.columns.check(&[])?;
         source.read(&mut Counts::new(), &mut |place, record| {
             take(place.clone(), &record).map_err(|e| e.at(&place))?;
             Ok(true)

@@ -52,6 +52,8 @@ pub struct Row {
     pub gap: Option<f64>,
     /// The factor of the row's loss.
     pub weight: f64,
+    /// The numbers that an objective reads, in the order of [`Fit::columns`](crate::Fit::columns).
+    pub columns: Vec<f64>,
     /// Additional variables for the chat template, such as `tools`.
     pub variables: Map<String, Value>,
 }
@@ -66,6 +68,7 @@ impl Row {
             answers,
             gap: self.gap,
             weight: self.weight,
+            columns: self.columns.clone(),
             variables: self.variables.clone(),
         };
         Ok(match (layout, self.answers) {

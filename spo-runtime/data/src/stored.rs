@@ -16,6 +16,7 @@ use crate::report::{Finding, Found, Report};
 /// A dataset without what the reader already knows: the layout, and the files that the rows came from.
 #[derive(Deserialize, Serialize)]
 struct Stored {
+    columns: Vec<String>,
     examples: Vec<StoredExample>,
     read: usize,
     kept: usize,
@@ -35,6 +36,7 @@ struct StoredExample {
     /// The bits of the gap, because JSON has no infinity.
     gap: Option<u64>,
     weight: f64,
+    columns: Vec<f64>,
     at: StoredPlace,
 }
 
@@ -57,6 +59,7 @@ impl Dataset {
                 desirable: example.desirable,
                 gap: example.gap.map(f64::to_bits),
                 weight: example.weight,
+                columns: example.columns.clone(),
                 at: stored(&example.place)?,
             })
         };
@@ -66,6 +69,7 @@ impl Dataset {
             findings.insert(finding, (found.count, first, found.detail.clone()));
         }
         let stored = Stored {
+            columns: self.columns.clone(),
             examples: self.examples.iter().map(example).collect::<std::io::Result<_>>()?,
             read: self.report.read,
             kept: self.report.kept,
@@ -93,12 +97,13 @@ impl Dataset {
                 .ok_or_else(|| std::io::Error::other("rows of a file that is not given"))
         };
         let place = |(number, at): StoredPlace| std::io::Result::Ok(Place { file: file(number)?, at });
-        let example = |StoredExample { groups, desirable, gap, weight, at }| {
+        let example = |StoredExample { groups, desirable, gap, weight, columns, at }| {
             std::io::Result::Ok(Example {
                 groups,
                 desirable,
                 gap: gap.map(f64::from_bits),
                 weight,
+                columns,
                 place: place(at)?,
             })
         };
@@ -109,6 +114,7 @@ impl Dataset {
         }
         Ok(Dataset {
             layout,
+            columns: stored.columns,
             examples: stored.examples.into_iter().map(example).collect::<std::io::Result<_>>()?,
             report: Report {
                 read: stored.read,
@@ -154,11 +160,13 @@ mod tests {
         };
         let example = |groups, gap, line| {
             let (desirable, weight) = (line != 3, 0.1 + line as f64);
-            Example { groups, desirable, gap, weight, place: place(line) }
+            let columns = vec![0.1 * line as f64, -1e300];
+            Example { groups, desirable, gap, weight, columns, place: place(line) }
         };
         let found = Found { count: 2, first: vec![place(2), place(9)], detail: "so".into() };
         let data = Dataset {
             layout: Layout::Pairs,
+            columns: vec!["margin".into(), "x".into()],
             examples: vec![
                 example(vec![group(&[1, 2], &[&[3], &[4, u32::MAX]])], Some(0.1), 1),
                 example(vec![group(&[1], &[&[3]]), group(&[2], &[&[]])], Some(f64::INFINITY), 3),
@@ -177,7 +185,7 @@ mod tests {
         data.store(&mut bytes, &files).unwrap();
         let back = Dataset::restore(&*bytes, Layout::Pairs, &files).unwrap();
         assert!(data.store(&mut Vec::new(), &files[..1]).is_err());
-        assert_eq!((back.examples, back.report), (data.examples, data.report));
+        assert_eq!((back.columns, back.examples, back.report), (data.columns, data.examples, data.report));
         assert!(Dataset::restore(&*bytes, Layout::Pairs, &files[..1]).is_err());
         assert!(Dataset::restore(&bytes[..bytes.len() / 2], Layout::Pairs, &files).is_err());
     }

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 use spo_api::{
-    Build, Constructor, Entry, Evaluation, Layout, Objective, PreferenceBatch, Ragged, Registry, Side,
-    nearest,
+    Build, Columns, Constructor, Entry, Evaluation, Layout, Objective, PreferenceBatch, Ragged, Registry,
+    Side, nearest,
 };
 
 use crate::error::{BadInput, bad};
@@ -37,8 +37,14 @@ pub(super) fn needs(entry: &Entry) -> String {
                 (r.gaps, "score gaps"),
                 (r.whole_batch, "whole batch"),
             ];
+            let columns = r.columns.iter().map(|column| match column.default {
+                None => format!("column `{}`", column.name),
+                Some(default) => format!("column `{}` (or {default})", column.name),
+            });
             std::iter::once(data)
                 .chain(more.iter().filter(|m| m.0).map(|m| m.1))
+                .map(str::to_owned)
+                .chain(columns)
                 .collect::<Vec<_>>()
                 .join(", ")
         }),
@@ -142,15 +148,17 @@ fn worked_pair(build: Constructor<dyn Objective>) -> Option<String> {
     let rejected_side = side(&rejected, &reference_rejected, &[0, 2]).ok()?;
     let mut batch = PreferenceBatch::new(Layout::Pairs, chosen_side, rejected_side).ok()?;
     batch.gaps = Some(&[1.0]);
+    let names: Vec<_> = objective.requirements().columns.into_iter().map(|column| column.name).collect();
+    let ones = vec![1.0; names.len()];
+    batch.columns = Columns::new(&names, &ones).ok()?;
     let mut evaluation = Evaluation::default();
     evaluation.compute(&mut *objective, &batch).ok()?;
+    let mut given = if objective.requirements().gaps { ", score gap 1" } else { "" }.to_owned();
+    given.extend(names.iter().map(|name| format!(", `{name}` 1")));
     let mut text = format!(
         "A pair, with the defaults: policy {chosen:?} and {rejected:?}, reference {reference_chosen:?} and \
-         {reference_rejected:?}{}\nloss {:.6}, gradient {:.6} and {:.6} (first tokens)",
-        if objective.requirements().gaps { ", score gap 1" } else { "" },
-        evaluation.losses[0],
-        evaluation.grad_chosen[0],
-        evaluation.grad_rejected[0]
+         {reference_rejected:?}{given}\nloss {:.6}, gradient {:.6} and {:.6} (first tokens)",
+        evaluation.losses[0], evaluation.grad_chosen[0], evaluation.grad_rejected[0]
     );
     let rewards = &evaluation.rewards;
     if let (Some(chosen), Some(rejected)) = (rewards.chosen.first(), rewards.rejected.first()) {

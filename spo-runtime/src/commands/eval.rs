@@ -177,7 +177,7 @@ impl EvalArguments {
         if max_length > info.context {
             return Err(bad(format!("--max-length is {max_length}, and {}", fit::limit(&info))).into());
         }
-        let how = Fit { max_length, ..Fit::default() };
+        let how = Fit { max_length, columns: needs.columns.clone(), ..Fit::default() };
         let data = Arc::new(Dataset::load(sources, layout, &tokenizer, &how).map_err(bad)?);
         let enough = data.examples.len() >= needs.least_rows;
         let scored = !needs.gaps || data.examples.iter().all(|example| example.gap.is_some());

@@ -1,11 +1,15 @@
 //! `spo-run loss`: evaluates an objective on a JSON batch of log-probs, without a model.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use anyhow::Context;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use spo_api::{Evaluation, Layout, Metrics, Part, PreferenceBatch, Ragged, Registry, Side, read_within};
+use spo_api::{
+    Column, Columns, Evaluation, Layout, Metrics, Part, PreferenceBatch, Ragged, Registry, Requirements,
+    Side, nearest, read_within,
+};
 
 use super::inline;
 use crate::error::bad;
@@ -31,9 +35,39 @@ struct Input {
     reference_mismatched: Option<Vec<Vec<f64>>>,
     /// Score of the chosen answer minus score of the rejected one, per pair.
     gaps: Option<Vec<f64>>,
+    /// The columns that the objective reads, by their names: a number for each row, as the losses are ordered.
+    #[serde(default)]
+    columns: BTreeMap<String, Vec<f64>>,
     /// The rows are not pairs: `policy_chosen` holds desirable answers, `policy_rejected` undesirable ones.
     #[serde(default)]
     unpaired: bool,
+}
+
+impl Input {
+    /// The numbers of the columns that are needed, one after the other.
+    fn columns(&self, needs: &Requirements, rows: usize) -> Result<(Vec<String>, Vec<f64>), String> {
+        let names: Vec<String> = needs.columns.iter().map(|column| column.name.clone()).collect();
+        if let Some(other) = self.columns.keys().find(|name| !names.contains(name)) {
+            let near = nearest(other, names.iter().map(String::as_str));
+            let hint = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+            return Err(format!("standard input: columns: the objective reads no column `{other}`{hint}"));
+        }
+        let mut numbers = Vec::new();
+        for Column { name, default, .. } in &needs.columns {
+            match (self.columns.get(name), default) {
+                (Some(given), _) if given.len() == rows => numbers.extend(given),
+                (Some(given), _) => {
+                    let count = given.len();
+                    return Err(format!("standard input: columns.{name}: {count} numbers for {rows} rows"));
+                }
+                (None, Some(default)) => numbers.extend(std::iter::repeat_n(*default, rows)),
+                (None, None) => {
+                    return Err(format!("standard input: missing `columns.{name}`: the objective needs it"));
+                }
+            }
+        }
+        Ok((names, numbers))
+    }
 }
 
 /// The printed result.
@@ -137,6 +171,8 @@ fn evaluate(registry: &mut Registry, objective: &str, input: &mut dyn Read) -> a
         batch.mismatched = Some(side(policy, &mismatched[1], &None).map_err(wrong)?);
     }
     batch.gaps = input.gaps.as_deref();
+    let (names, numbers) = input.columns(&objective.requirements(), batch.rows()).map_err(bad)?;
+    batch.columns = Columns::new(&names, &numbers).map_err(wrong)?;
     let mut evaluation = Evaluation::default();
     evaluation.compute(&mut *objective, &batch).map_err(wrong)?;
     let answer = Output {

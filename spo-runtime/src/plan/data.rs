@@ -1,10 +1,10 @@
 //! The data of a recipe's stages: files and generated tasks, each read once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
-use spo_api::{ConfigError, Layout, Objective, Optimizer, Registry, Schedule};
+use spo_api::{Column, ConfigError, Layout, Objective, Optimizer, Registry, Schedule};
 use spo_data::task::{self, Generated};
 use spo_data::{Dataset, Example, Fit, Side, Source, Tokenizer};
 
@@ -41,6 +41,29 @@ impl Parts {
         let schedule = stage.optimizer.own.schedule.part.build(registry, Registry::schedule)?;
         Ok(Parts { objective, bilevel, optimizer, schedule })
     }
+
+    /// The names of the columns that its objectives read, at either level.
+    pub(super) fn columns(&self) -> impl Iterator<Item = String> {
+        let lower = self.bilevel.lower.iter().map(|term| &term.objective);
+        let objectives = lower.chain([&self.objective]);
+        objectives.flat_map(|objective| objective.requirements().columns).map(|column| column.name)
+    }
+
+    /// The columns that are read of the stage's own rows: by its objective, and by terms of the lower level without data
+    /// of their own.
+    fn own_columns(&self) -> Result<Vec<Column>, ConfigError> {
+        let mut needs = self.objective.requirements();
+        for term in self.bilevel.lower.iter().filter(|term| term.data.is_none()) {
+            let lower = term.objective.requirements();
+            if let Some(column) = needs.disagreement(&lower) {
+                let message =
+                    format!("the two levels take different numbers for rows without the column `{column}`");
+                return Err(ConfigError::at("bilevel", message));
+            }
+            needs = needs.union(lower);
+        }
+        Ok(needs.columns)
+    }
 }
 
 /// Reads each data source once.
@@ -50,6 +73,8 @@ pub(super) struct Loader<'a> {
     pub(crate) seed: u64,
     /// Whether any stage trains on pairs.
     pub(crate) pairs: bool,
+    /// The columns that any objective of the recipe reads.
+    pub(crate) columns: BTreeSet<String>,
     pub(crate) loaded: &'a mut Datasets,
     pub(crate) cache: Option<TokenCache<'a>>,
 }
@@ -63,17 +88,19 @@ impl Loader<'_> {
         &mut self,
         recipe: &Recipe,
         index: usize,
-        Parts { objective, bilevel, optimizer, schedule }: Parts,
+        parts: Parts,
     ) -> anyhow::Result<PlannedStage> {
+        let columns = parts.own_columns().map_err(|e| self.document.locate(&format!("stage[{index}]"), e))?;
+        let Parts { objective, bilevel, optimizer, schedule } = parts;
         let stage = recipe.stage[index].clone();
         let data = stage.data.as_ref().unwrap_or(&recipe.data);
         let layout = objective.requirements().data;
-        let train = self.rows(data, Part::Train, layout)?;
+        let train = self.rows(data, Want { part: Part::Train, layout, columns: &columns })?;
         // Rejected answers are worth evaluating even if the stage does not train on them.
         let with_pairs = layout == Layout::Demonstrations && self.pairs;
         let eval_layout = if with_pairs { Layout::Pairs } else { layout };
         let eval = match data.eval.is_some() || data.task.is_some() || data.split.is_some() {
-            true => Some(self.rows(data, Part::Eval, eval_layout)?),
+            true => Some(self.rows(data, Want { part: Part::Eval, layout: eval_layout, columns: &columns })?),
             false => None,
         };
         if stage.early_stopping.is_some() && eval.is_none() {
@@ -91,7 +118,10 @@ impl Loader<'_> {
         let mut lower = Vec::new();
         for term in bilevel.lower {
             let mut data = match &term.data {
-                Some(own) => Some(self.demonstrations(data, own)?),
+                Some(own) => {
+                    let columns = term.objective.requirements().columns;
+                    Some(self.demonstrations(data, own, &columns)?)
+                }
                 // The demonstrations are the desirable answers. They need their own batch, because a batch of
                 // unpaired rows may contain none.
                 None if layout == Layout::Unpaired => Some(self.desirable(&train, index)?),
@@ -175,17 +205,22 @@ impl Loader<'_> {
     }
 
     /// The demonstrations of a lower-level term, truncated in the same way as the stage's own rows.
-    fn demonstrations(&mut self, stage: &DataSection, own: &TermData) -> anyhow::Result<Arc<Dataset>> {
+    fn demonstrations(
+        &mut self,
+        stage: &DataSection,
+        own: &TermData,
+        columns: &[Column],
+    ) -> anyhow::Result<Arc<Dataset>> {
         let from = match own {
             TermData::Task(data) => Origin::Task(&data.task.part),
             TermData::Rows(rows) => Origin::File(rows),
         };
-        self.load(&from, Part::Train, stage, Layout::Demonstrations)
+        self.load(&from, stage, Want { part: Part::Train, layout: Layout::Demonstrations, columns })
     }
 
     /// Rows of a stage's own data.
-    fn rows(&mut self, data: &DataSection, part: Part, layout: Layout) -> anyhow::Result<Arc<Dataset>> {
-        let file = match part {
+    fn rows(&mut self, data: &DataSection, want: Want<'_>) -> anyhow::Result<Arc<Dataset>> {
+        let file = match want.part {
             Part::Train => &data.train,
             Part::Eval if data.split.is_some() => &data.train,
             Part::Eval => &data.eval,
@@ -195,16 +230,15 @@ impl Loader<'_> {
             (None, Some(rows)) => Origin::File(rows),
             (None, None) => unreachable!("a recipe without data is refused when it is read"),
         };
-        self.load(&from, part, data, layout)
+        self.load(&from, data, want)
     }
 
     /// Rows of a file or a task, truncated according to `how`. Each source is read once.
     fn load(
         &mut self,
         from: &Origin<'_>,
-        part: Part,
         how: &DataSection,
-        layout: Layout,
+        Want { part, layout, columns }: Want<'_>,
     ) -> anyhow::Result<Arc<Dataset>> {
         let fit = Fit {
             max_length: how.max_length,
@@ -216,6 +250,7 @@ impl Loader<'_> {
             }),
             deduplicate: how.deduplicate,
             strict: how.strict,
+            columns: columns.to_vec(),
         };
         let (seed, tokenizer, moment) = (self.seed, self.tokenizer.hash(), self.tokenizer.moment());
         let key = format!("{} {part:?} {layout:?} {fit:?} {seed} {tokenizer} {moment:?}", from.identity());
@@ -233,14 +268,18 @@ impl Loader<'_> {
                 (name.to_owned(), &task.place, dataset)
             }
             Origin::File(Rows { sources, place }) => {
-                for source in sources {
+                let is_here = |name: &&String| columns.iter().any(|column| column.name == **name);
+                let elsewhere: BTreeSet<_> = self.columns.iter().filter(|name| !is_here(name)).collect();
+                let mut sources = sources.clone();
+                for source in &mut sources {
+                    source.columns.leave_out(&elsewhere);
                     let files = source.files().map_err(|e| self.document.error(place, e.to_string()))?;
                     let missing = files.iter().try_for_each(|file| folders::exists(file));
                     missing.map_err(|message| self.document.error(place, message))?;
                 }
                 let dataset = match &self.cache {
-                    Some(cache) => cache.load(sources, layout, &self.tokenizer, &fit)?,
-                    None => Dataset::load(sources, layout, &self.tokenizer, &fit),
+                    Some(cache) => cache.load(&sources, layout, &self.tokenizer, &fit)?,
+                    None => Dataset::load(&sources, layout, &self.tokenizer, &fit),
                 };
                 let paths: Vec<_> = sources.iter().map(Source::name).collect();
                 let kind = match part {
@@ -259,7 +298,8 @@ impl Loader<'_> {
 /// The rows whose first answer is a demonstration.
 fn desirable(rows: &Dataset) -> Dataset {
     let examples = rows.examples.iter().filter(|e| e.desirable).cloned().collect();
-    Dataset { layout: Layout::Demonstrations, examples, report: rows.report.clone() }
+    let columns = rows.columns.clone();
+    Dataset { layout: Layout::Demonstrations, columns, examples, report: rows.report.clone() }
 }
 
 /// Tells of a row whose loss counts more or less than once, under an objective that has no loss of a row.
@@ -316,6 +356,15 @@ impl Origin<'_> {
             Origin::Task(task) => format!("{} {}", task.name, Value::Object(task.config.clone())),
         }
     }
+}
+
+/// What rows are loaded for.
+#[derive(Clone, Copy)]
+struct Want<'a> {
+    part: Part,
+    layout: Layout,
+    /// The columns that objectives read.
+    columns: &'a [Column],
 }
 
 #[derive(Clone, Copy, Debug)]

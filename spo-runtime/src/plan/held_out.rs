@@ -71,6 +71,7 @@ fn split(data: &Dataset, count: usize, key: impl Fn(&Example) -> String) -> (Dat
         let examples = rows.filter(|(_, key)| last.is_some_and(|last| key <= last) == taken);
         Dataset {
             layout: data.layout,
+            columns: data.columns.clone(),
             examples: examples.map(|(example, _)| example.clone()).collect(),
             report: data.report.clone(),
         }

@@ -99,6 +99,7 @@ impl Codewords {
                 answers: Answers::Pair { chosen: spelt(chosen), rejected: spelt(&rejected) },
                 gap: None,
                 weight: 1.0,
+                columns: Vec::new(),
                 variables: Map::new(),
             }
         };

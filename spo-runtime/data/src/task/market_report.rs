@@ -130,6 +130,7 @@ fn row(place: Place, sales: &[Sale], random: &mut Random) -> Row {
         answers: Answers::Pair { chosen: Text::Plain(summary(leader)), rejected: Text::Plain(rejected) },
         gap: None,
         weight: 1.0,
+        columns: Vec::new(),
         variables: Map::new(),
     }
 }

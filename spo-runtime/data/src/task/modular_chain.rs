@@ -110,6 +110,7 @@ fn row(place: Place, terms: &[usize], random: &mut Random) -> Row {
         },
         gap: None,
         weight: 1.0,
+        columns: Vec::new(),
         variables: Map::new(),
     }
 }

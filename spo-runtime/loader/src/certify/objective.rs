@@ -29,7 +29,8 @@ impl Subject {
     }
 
     fn sample(&self, rows: usize, seed: u64) -> Result<Sample, Outcome> {
-        Ok(Sample::random(self.needs()?.data, rows, seed))
+        let needs = self.needs()?;
+        Ok(Sample::random(needs.data, rows, seed).with_columns(&needs))
     }
 
     /// Whether it has a state once it has seen a batch.
@@ -108,14 +109,14 @@ fn evaluation(subject: &Subject) -> Result<String, Outcome> {
             if let Some(words) = not_finite(&out) {
                 return Err(format!("on a batch of {rows} ordinary rows, {words}").into());
             }
-            rewards(&out, &sample.view(needs))?;
+            rewards(&out, &sample.view(&needs))?;
         }
     }
-    declared(subject, needs)?;
+    declared(subject, &needs)?;
     match needs.data {
         Layout::Pairs => {}
-        Layout::Unpaired => unequal_kinds(subject, needs)?,
-        Layout::Demonstrations => chosen_of_pairs(subject)?,
+        Layout::Unpaired => unequal_kinds(subject, &needs)?,
+        Layout::Demonstrations => chosen_of_pairs(subject, &needs)?,
     }
     let sample = subject.sample(64, 0)?;
     let (mut objective, began) = (subject.make()?, Instant::now());
@@ -127,15 +128,23 @@ fn evaluation(subject: &Subject) -> Result<String, Outcome> {
 }
 
 /// What it asks for, it needs.
-fn declared(subject: &Subject, needs: Requirements) -> Result<(), Outcome> {
+fn declared(subject: &Subject, needs: &Requirements) -> Result<(), Outcome> {
     let sample = subject.sample(2, 0)?;
-    for (asked, what, without) in [
-        (needs.reference, "reference log-probs", needs.reference(false)),
-        (needs.collision, "the collision statistic", needs.collision(false)),
-        (needs.mismatched, "mismatched answers", needs.mismatched(false)),
-        (needs.gaps, "score gaps", needs.gaps(false)),
-    ] {
-        if asked && evaluate(&mut *subject.make()?, &sample.view(without)).is_ok() {
+    let all = || needs.clone();
+    let mut cases = vec![
+        (needs.reference, "reference log-probs".to_owned(), all().reference(false)),
+        (needs.collision, "the collision statistic".to_owned(), all().collision(false)),
+        (needs.mismatched, "mismatched answers".to_owned(), all().mismatched(false)),
+        (needs.gaps, "score gaps".to_owned(), all().gaps(false)),
+    ];
+    for column in &needs.columns {
+        let mut without = all();
+        without.columns.retain(|other| other != column);
+        cases.push((true, format!("the column `{}`", column.name), without));
+    }
+    for (asked, what, without) in cases {
+        let sample = sample.clone().with_columns(&without);
+        if asked && evaluate(&mut *subject.make()?, &sample.view(&without)).is_ok() {
             return Err(format!(
                 "it asks for {what} and is content without: either it does not need them, or it must return an error \
                  when they are missing"
@@ -147,9 +156,9 @@ fn declared(subject: &Subject, needs: Requirements) -> Result<(), Outcome> {
 }
 
 /// Unpaired answers come in any numbers of either kind, perhaps all of one.
-fn unequal_kinds(subject: &Subject, needs: Requirements) -> Result<(), Outcome> {
+fn unequal_kinds(subject: &Subject, needs: &Requirements) -> Result<(), Outcome> {
     for [chosen, rejected] in [[3, 5], [5, 2], [4, 0], [0, 4]] {
-        let sample = Sample::unpaired(chosen, rejected, 7);
+        let sample = Sample::unpaired(chosen, rejected, 7).with_columns(needs);
         let place = format!("on {chosen} desirable and {rejected} undesirable answers");
         let out = sample.evaluate(&mut *subject.make()?).map_err(|e| format!("{place}, it fails: {e}"))?;
         if let Some(words) = not_finite(&out) {
@@ -161,8 +170,8 @@ fn unequal_kinds(subject: &Subject, needs: Requirements) -> Result<(), Outcome> 
 }
 
 /// A loss on demonstrations gets pairs too, and then learns from the chosen answers alone.
-fn chosen_of_pairs(subject: &Subject) -> Result<(), Outcome> {
-    let pairs = Sample::random(Layout::Pairs, 4, 7);
+fn chosen_of_pairs(subject: &Subject, needs: &Requirements) -> Result<(), Outcome> {
+    let pairs = Sample::random(Layout::Pairs, 4, 7).with_columns(needs);
     let alone = pairs.demonstrations().evaluate(&mut *subject.make()?)?;
     let out = pairs.evaluate(&mut *subject.make()?).map_err(|e| {
         format!(
@@ -190,7 +199,8 @@ fn buffers(subject: &Subject) -> Result<String, Outcome> {
         let sample = subject.sample(rows, 3)?;
         let before = sample.clone();
         let mut objective = subject.make()?;
-        let view = sample.view(objective.requirements());
+        let needs = objective.requirements();
+        let view = sample.view(&needs);
         evaluate_fenced(&mut *objective, &view)?;
         if sample != before {
             return Err("it changes the log-probs it is given, which are the runtime's own"
@@ -211,7 +221,7 @@ const EXACT: f64 = 1e-6;
 /// An objective in a state, at a batch.
 struct Point<'a> {
     subject: &'a Subject,
-    needs: Requirements,
+    needs: &'a Requirements,
     state: Vec<u8>,
     at: Sample,
     /// Mean magnitude of the losses, which limits what differences resolve.
@@ -262,14 +272,15 @@ impl Point<'_> {
 fn gradient(subject: &Subject) -> Result<String, Outcome> {
     let needs = subject.needs()?;
     let (mut tokens, mut worst, mut constant, mut flat) = (0, 0.0f64, 0, true);
-    for at in [subject.sample(4, 10)?, subject.sample(4, 11)?, Sample::long(needs.data, 12)] {
+    let long = Sample::long(needs.data, 12).with_columns(&needs);
+    for at in [subject.sample(4, 10)?, subject.sample(4, 11)?, long] {
         let mut objective = subject.make()?;
         // A running value is not to be that of this batch alone.
         subject.sample(3, 13)?.evaluate(&mut *objective)?;
         let state = objective.state();
         let out = at.evaluate(&mut *objective)?;
-        let size = out.losses.iter().map(|l| l.abs()).sum::<f64>() / at.view(needs).whole.rows as f64;
-        let point = Point { subject, needs, state, at, size };
+        let size = out.losses.iter().map(|l| l.abs()).sum::<f64>() / at.view(&needs).whole.rows as f64;
+        let point = Point { subject, needs: &needs, state, at, size };
         if point.evaluate(&point.at, true)?.losses != out.losses {
             let words = "`evaluate_held`, held at the very batch that it evaluates, gives other losses than `evaluate`: it \
                          may hold constant what the gradient does, and change nothing else";
@@ -343,7 +354,7 @@ fn extremes(subject: &Subject) -> Result<String, Outcome> {
         for l in LOG_PROBS {
             for rw in LOG_PROBS {
                 for rl in LOG_PROBS {
-                    let sample = Sample::corner(needs.data, [w, l, rw, rl], 2);
+                    let sample = Sample::corner(needs.data, [w, l, rw, rl], 2).with_columns(&needs);
                     let place = format!("at log-probs {w} and {l} (reference {rw} and {rl})");
                     match sample.evaluate(&mut *subject.make()?) {
                         Ok(out) => {
@@ -454,10 +465,10 @@ fn permutation(subject: &Subject) -> Result<String, Outcome> {
 fn accumulation(subject: &Subject) -> Result<String, Outcome> {
     let needs = subject.needs()?;
     let sample = subject.sample(6, 30)?;
-    let whole = sample.view(needs);
+    let whole = sample.view(&needs);
     let parts = [&[0, 1][..], &[2, 3, 4, 5]].map(|rows| sample.select(rows));
     if needs.whole_batch {
-        let part = PreferenceBatch { whole: whole.whole, ..parts[0].view(needs) };
+        let part = PreferenceBatch { whole: whole.whole, ..parts[0].view(&needs) };
         return match evaluate(&mut *subject.make()?, &part) {
             Err(Error::Batch(_)) => Ok("it asks for whole batches, and refuses parts".into()),
             Err(e) => Err(e.into()),
@@ -474,7 +485,7 @@ fn accumulation(subject: &Subject) -> Result<String, Outcome> {
     // Of unpaired data, the desirable answers of all parts come before the undesirable.
     let mut losses = [vec![], vec![]];
     for part in &parts {
-        let view = PreferenceBatch { whole: whole.whole, ..part.view(needs) };
+        let view = PreferenceBatch { whole: whole.whole, ..part.view(&needs) };
         let out = evaluate(&mut *subject.make()?, &view)?;
         let (first, second) = out.losses.split_at(view.chosen.policy.rows());
         losses[0].extend_from_slice(first);
@@ -531,7 +542,7 @@ fn memory(subject: &Subject) -> Result<String, Outcome> {
     };
     let sample = subject.sample(4, 60)?;
     let needs = subject.needs()?;
-    let (batch, mut objective, mut out) = (sample.view(needs), subject.make()?, Evaluation::default());
+    let (batch, mut objective, mut out) = (sample.view(&needs), subject.make()?, Evaluation::default());
     let mut run = |calls: usize| -> Result<usize, Outcome> {
         for _ in 0..calls {
             out.compute(&mut *objective, &batch)?;

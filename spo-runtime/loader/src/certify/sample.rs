@@ -1,7 +1,8 @@
 //! Random batches that own their figures.
 
 use spo_api::{
-    Evaluation, EvaluationMut, Layout, Objective, PreferenceBatch, Ragged, Requirements, Result, Side,
+    Columns, Evaluation, EvaluationMut, Layout, Objective, PreferenceBatch, Ragged, Requirements, Result,
+    Side,
 };
 
 /// A small generator of figures that are the same everywhere: splitmix64.
@@ -66,7 +67,7 @@ impl Answers {
     }
 
     /// Shows what is asked for, and no more.
-    fn side(&self, needs: Requirements) -> Side<'_> {
+    fn side(&self, needs: &Requirements) -> Side<'_> {
         let ragged = |values| Ragged::new(values, &self.offsets).expect("made to fit");
         Side {
             policy: ragged(&self.policy),
@@ -84,6 +85,9 @@ pub(super) struct Sample {
     pub rejected: Answers,
     pub mismatched: Answers,
     pub gaps: Vec<f64>,
+    /// The columns of the rows, and the numbers of one after the other.
+    names: Vec<String>,
+    numbers: Vec<f64>,
 }
 
 impl Sample {
@@ -109,7 +113,21 @@ impl Sample {
         let (rows, [chosen, rejected, mismatched]) =
             (chosen, [chosen, rejected, mismatched].map(&mut answers));
         let gaps = (0..rows).map(|_| figures.between(0.0, 4.0)).collect();
-        Sample { layout, chosen, rejected, mismatched, gaps }
+        Sample { layout, chosen, rejected, mismatched, gaps, names: vec![], numbers: vec![] }
+    }
+
+    /// With a number from 0 to 1 in each row for each column that is needed.
+    pub(super) fn with_columns(self, needs: &Requirements) -> Self {
+        let names: Vec<_> = needs.columns.iter().map(|column| column.name.clone()).collect();
+        let mut figures = Figures(self.rows() as u64);
+        let numbers = (0..names.len() * self.rows()).map(|_| figures.between(0.0, 1.0)).collect();
+        Sample { names, numbers, ..self }
+    }
+
+    fn rows(&self) -> usize {
+        let answers = |side: &Answers| side.offsets.len() - 1;
+        let others = if self.layout == Layout::Unpaired { answers(&self.rejected) } else { 0 };
+        answers(&self.chosen) + others
     }
 
     /// The chosen answers, as demonstrations.
@@ -128,6 +146,8 @@ impl Sample {
             mismatched: Answers::single(&vec![w; 2 * rows], &vec![rw; 2 * rows]),
             gaps: vec![1.0; rows],
             chosen,
+            names: vec![],
+            numbers: vec![],
         }
     }
 
@@ -135,7 +155,14 @@ impl Sample {
     pub(super) fn select(&self, rows: &[usize]) -> Self {
         let rejected = if self.layout == Layout::Demonstrations { &[][..] } else { rows };
         let gaps = rows.iter().map(|&row| self.gaps[row]).collect();
+        // Of unpaired answers, the desirable ones come first.
+        let others = rows.iter().map(|row| row + self.chosen.offsets.len() - 1);
+        let others = others.filter(|_| self.layout == Layout::Unpaired);
+        let all: Vec<usize> = rows.iter().copied().chain(others).collect();
+        let columns = self.numbers.chunks(self.rows());
+        let numbers = columns.flat_map(|column| all.iter().map(|&row| column[row])).collect();
         Sample {
+            numbers,
             chosen: self.chosen.select(rows),
             rejected: self.rejected.select(rejected),
             gaps,
@@ -144,7 +171,7 @@ impl Sample {
     }
 
     /// The batch as an objective with these needs sees it.
-    pub(super) fn view(&self, needs: Requirements) -> PreferenceBatch<'_> {
+    pub(super) fn view(&self, needs: &Requirements) -> PreferenceBatch<'_> {
         let batch = PreferenceBatch::new(self.layout, self.chosen.side(needs), self.rejected.side(needs));
         let mut batch = batch.expect("made to fit");
         if needs.mismatched {
@@ -153,11 +180,12 @@ impl Sample {
         if needs.gaps && self.layout == Layout::Pairs {
             batch.gaps = Some(&self.gaps);
         }
+        batch.columns = Columns::new(&self.names, &self.numbers).expect("made to fit");
         batch
     }
 
     pub(super) fn evaluate(&self, objective: &mut dyn Objective) -> Result<Evaluation> {
-        let view = self.view(objective.requirements());
+        let view = self.view(&objective.requirements());
         evaluate(objective, &view)
     }
 }

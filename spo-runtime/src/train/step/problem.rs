@@ -15,7 +15,7 @@ use crate::train::step::curvature::hessian_vector;
 use crate::train::step::loss::{evaluate, place, score};
 use crate::train::step::observation::Observation;
 use crate::train::step::rows::{Assembled, Batch, Pass};
-use crate::train::step::slope::{mean_answer, slope};
+use crate::train::step::slope::{MeanRow, slope};
 
 /// A dataset with its reference log-probs.
 #[derive(Clone, Copy)]
@@ -341,7 +341,7 @@ impl BilevelProblem for StepProblem<'_> {
 
     fn upper_slope(&mut self) -> Result<f64> {
         let UpperLevel { objective, data, batch } = &mut self.upper;
-        slope(&mut **objective, batch.view.layout, mean_answer(data.rows))
+        slope(&mut **objective, batch.view.layout, &MeanRow::of(data.rows))
     }
 
     fn next_lower(&mut self) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Conversion of tokenised rows to token batches for the session and log-prob batches for the objective, and
 //! of the objective's gradients back to the session's order.
 
-use spo_api::{Group, Layout, LogProbs, PreferenceBatch, Ragged, Side, TokenBatch, Totals};
+use spo_api::{Columns, Group, Layout, LogProbs, PreferenceBatch, Ragged, Side, TokenBatch, Totals};
 use spo_data::{Dataset, MicroBatch};
 
 use crate::plan::view::View;
@@ -169,6 +169,8 @@ pub(crate) struct Assembled {
     mismatched: SideArrays,
     /// Score gaps of the pairs; empty if the data have none.
     gaps: Vec<f64>,
+    /// The columns of the rows, and the numbers of one after the other.
+    columns: (Vec<String>, Vec<f64>),
     /// For each completion, in the order of the passes: its side and its token range within that side.
     places: Vec<(Role, std::ops::Range<usize>)>,
     /// Entropy at every scored position, if requested.
@@ -193,6 +195,7 @@ impl Assembled {
             rejected: empty(),
             mismatched: empty(),
             gaps: Vec::new(),
+            columns: (dataset.columns.clone(), Vec::new()),
             places: Vec::new(),
             entropy: Vec::new(),
             greedy: Vec::new(),
@@ -223,6 +226,14 @@ impl Assembled {
                 assembled.places.push((role, start..side.policy.len()));
             }
         }
+        let losses = match batch.view.layout {
+            Layout::Unpaired => assembled.chosen.rows.len() + assembled.rejected.rows.len(),
+            Layout::Pairs | Layout::Demonstrations => assembled.chosen.rows.len(),
+        };
+        let number = |column: usize, i: usize| dataset.examples[assembled.row_of_loss(i)].columns[column];
+        let columns = 0..dataset.columns.len();
+        assembled.columns.1 =
+            columns.flat_map(|c| (0..losses).map(move |i| (c, i))).map(|(c, i)| number(c, i)).collect();
         assembled
     }
 
@@ -237,7 +248,8 @@ impl Assembled {
         let batch = PreferenceBatch::new(self.layout, self.chosen.side()?, self.rejected.side()?)?;
         let mismatched = (!self.mismatched.rows.is_empty()).then(|| self.mismatched.side()).transpose()?;
         let gaps = (self.gaps.len() == batch.rows()).then_some(self.gaps.as_slice());
-        Ok(PreferenceBatch { mismatched, gaps, whole: self.whole, ..batch })
+        let columns = Columns::new(&self.columns.0, &self.columns.1)?;
+        Ok(PreferenceBatch { mismatched, gaps, columns, whole: self.whole, ..batch })
     }
 
     /// Collects a gradient per token, in the order of the completions. `gradient` is called with whether the

@@ -1,22 +1,38 @@
 //! How steep a preference loss is where it prefers neither answer.
 
-use spo_api::{Evaluation, Layout, Objective, PreferenceBatch, Ragged, Result, Side};
+use spo_api::{Columns, Evaluation, Layout, Objective, PreferenceBatch, Ragged, Result, Side};
 use spo_data::Dataset;
 
 /// The slope of DPO with `beta = 0.1`: half of beta on either side.
 const DPO: f64 = 0.1;
 
-/// The mean length of the first answers, in tokens, rounded.
-pub(super) fn mean_answer(data: &Dataset) -> usize {
-    let lengths = data.examples.iter().map(|example| example.groups[0].completions[0].len());
-    let total: usize = lengths.sum();
-    (total as f64 / data.examples.len() as f64).round().max(1.0) as usize
+/// What the rows of data are on average.
+pub(super) struct MeanRow<'a> {
+    /// The length of the first answer, in tokens, rounded.
+    tokens: usize,
+    columns: &'a [String],
+    /// The number in each column.
+    numbers: Vec<f64>,
+}
+
+impl<'a> MeanRow<'a> {
+    pub(super) fn of(data: &'a Dataset) -> Self {
+        let rows = data.examples.len() as f64;
+        let tokens: usize = data.examples.iter().map(|example| example.groups[0].completions[0].len()).sum();
+        let mean = |column: usize| data.examples.iter().map(|example| example.columns[column] / rows).sum();
+        MeanRow {
+            tokens: (tokens as f64 / rows).round().max(1.0) as usize,
+            columns: &data.columns,
+            numbers: (0..data.columns.len()).map(mean).collect(),
+        }
+    }
 }
 
 /// The size of an objective's gradient per token, as a multiple of DPO's, on answers of this length that policy and
 /// reference find equally probable; 1 for an objective that is flat there. No model is asked: the figure belongs to the
-/// objective and the lengths alone.
-pub(super) fn slope(objective: &mut dyn Objective, layout: Layout, tokens: usize) -> Result<f64> {
+/// objective and the data alone.
+pub(super) fn slope(objective: &mut dyn Objective, layout: Layout, row: &MeanRow<'_>) -> Result<f64> {
+    let tokens = row.tokens;
     // Two rows on either side, because some losses compare rows.
     let values = vec![-1.0; 2 * tokens];
     let offsets = [0, tokens, 2 * tokens];
@@ -26,7 +42,10 @@ pub(super) fn slope(objective: &mut dyn Objective, layout: Layout, tokens: usize
     let absent = Side { policy: nothing, reference: Some(nothing), collision: Some(nothing) };
     let rejected = if layout == Layout::Demonstrations { absent } else { side };
     let needs = objective.requirements();
+    let rows = if layout == Layout::Unpaired { 4 } else { 2 };
+    let numbers: Vec<f64> = row.numbers.iter().flat_map(|x| std::iter::repeat_n(*x, rows)).collect();
     let batch = PreferenceBatch {
+        columns: Columns::new(row.columns, &numbers)?,
         mismatched: needs.mismatched.then_some(side),
         gaps: needs.gaps.then_some(&[1.0, 1.0]),
         ..PreferenceBatch::new(layout, side, rejected)?
@@ -50,11 +69,16 @@ mod tests {
 
     use super::*;
 
+    /// A row of this length, with 0 in each column.
+    fn mean(columns: &[String], tokens: usize) -> MeanRow<'_> {
+        MeanRow { tokens, columns, numbers: vec![0.0; columns.len()] }
+    }
+
     fn of(name: &str, config: Value, tokens: usize) -> f64 {
         let mut objective = Registry::linked().unwrap().objective(name, &config).unwrap();
         let layout = objective.requirements().data;
         let before = objective.state();
-        let slope = slope(&mut *objective, layout, tokens).unwrap();
+        let slope = slope(&mut *objective, layout, &mean(&[], tokens)).unwrap();
         assert_eq!(objective.state(), before, "{name}");
         slope
     }
@@ -77,7 +101,8 @@ mod tests {
         for entry in registry.of_kind("objective") {
             let mut objective = registry.objective(entry.name, &json!({})).unwrap();
             let layout = objective.requirements().data;
-            let slope = slope(&mut *objective, layout, 5).unwrap();
+            let columns: Vec<_> = objective.requirements().columns.into_iter().map(|c| c.name).collect();
+            let slope = slope(&mut *objective, layout, &mean(&columns, 5)).unwrap();
             assert!((1e-3..1e4).contains(&slope), "{}: {slope}", entry.name);
         }
     }

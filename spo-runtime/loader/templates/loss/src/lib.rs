@@ -44,7 +44,7 @@ mod tests {
     /// The loss at this margin, in nats.
     fn at(margin: f64) -> f64 {
         let answer = |policy| Answer { policy, reference: 0.0, tokens: 1.0 };
-        @TYPE@ { beta: 0.1 }.loss(&Pair { chosen: answer(margin), rejected: answer(0.0), gap: 0.0 })
+        @TYPE@ { beta: 0.1 }.loss(&Pair { chosen: answer(margin), rejected: answer(0.0), gap: 0.0, columns: &[] })
     }
 
     #[test]
