@@ -352,6 +352,11 @@ typedef struct {
      * is complete, which is then dropped. The same parameters, bit for bit. *norm becomes the norm of the gradient. */
     int32_t (*backward_and_optimize)(void *session, const spo_tokens *batch, uint32_t statistics, const spo_show *show,
                                      const spo_update *update, double *norm, const spo_error *error);
+    /* Optional, both or neither. From now on, backward passes add the gradient of `weight` times the load-balancing loss of the
+     * model's routers; 0 for none, as in a new session. The other tells that loss in the last backward pass, without its
+     * weight, or 0 if there was none. */
+    int32_t (*weigh_router_loss)(void *session, double weight, const spo_error *error);
+    double (*router_loss)(void *session);
 } spo_session;
 
 typedef struct {

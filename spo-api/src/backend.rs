@@ -100,6 +100,10 @@ pub struct ModelInfo {
     /// Whether the session supports [`Session::backward_and_optimize`], with every optimizer that it adopts.
     #[serde(default)]
     pub updates_in_backward: bool,
+    /// The weight that the model's configuration gives the loss of its routers in training, 0 for none. Absent if the model has
+    /// no routers, or the session cannot add that loss.
+    #[serde(default)]
+    pub router_loss: Option<f64>,
     /// What the user should know about how the model's files were read, one sentence each.
     #[serde(default)]
     pub remarks: Vec<String>,
@@ -324,6 +328,25 @@ pub trait Session: Send {
         _update: &Update,
     ) -> Result<(LogProbs, f64)> {
         Err(Error::Engine("the backend keeps the whole gradient".into()))
+    }
+
+    /// From now on, backward passes add the gradient of `weight` times the routers' load-balancing loss (Fedus et al. 2022) over
+    /// all tokens of the batch, each prompt once per completion: `experts * sum_e share_e * probability_e`. It changes neither
+    /// log-probs nor what they are weighted with. A new session has the weight 0, and [`save_state`](Self::save_state) does not
+    /// keep it.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] if the weight is not 0 and [`ModelInfo::router_loss`] is absent.
+    fn weigh_router_loss(&mut self, weight: f64) -> Result<()> {
+        match weight {
+            0.0 => Ok(()),
+            _ => Err(Error::Engine("the backend has no loss of routers".into())),
+        }
+    }
+
+    /// The routers' loss in the last backward pass, without its weight; 0 if it had none.
+    fn router_loss(&self) -> f64 {
+        0.0
     }
 
     /// Generates a continuation of each prompt. Only the new tokens are returned.

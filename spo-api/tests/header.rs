@@ -64,7 +64,8 @@ fn layouts() -> Vec<Layout> {
         "spo_show" ShowSink { context, show }
         "spo_session" SessionTable {
             size, vectors, destroy, info, log_probs, backward, generate, save, save_state,
-            restore_state, hessian_vector, adopt_optimizer, optimize
+            restore_state, hessian_vector, adopt_optimizer, optimize, backward_and_optimize,
+            weigh_router_loss, router_loss
         }
         "spo_backend" BackendTable { size, session, create, destroy, open }
         "spo_entry" EntryTable {

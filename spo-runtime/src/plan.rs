@@ -158,6 +158,12 @@ impl Plan {
         Ok(draft.recipe)
     }
 
+    /// The weight of the routers' loss in training: what the recipe says, or else the model's configuration; 0 for none.
+    pub(crate) fn router_loss(&self) -> f64 {
+        let of_model = || self.session.info().router_loss.unwrap_or(0.0);
+        self.recipe.model.router_aux_loss.unwrap_or_else(of_model)
+    }
+
     /// The memory that the run will need at least.
     pub(crate) fn memory(&self) -> Forecast {
         let spec = model_spec(&self.recipe, &self.tokenizer);
@@ -301,6 +307,14 @@ impl Draft {
     fn check_fit(&self, document: &Document, info: &ModelInfo) -> Result<(), BadInput> {
         let fits = self.tokenizer.check_vocabulary(info.vocabulary);
         fits.map_err(|e| document.error("model", e.to_string()))?;
+        if info.router_loss.is_none() && self.recipe.model.router_aux_loss.is_some_and(|weight| weight > 0.0)
+        {
+            let message = format!(
+                "is for models with experts, and this one ({}, {} backend) has no routers with a loss: leave it out",
+                info.architecture, self.recipe.backend.name
+            );
+            return Err(document.error("model.router_aux_loss", message));
+        }
         for (i, stage) in self.stages.iter().enumerate() {
             if stage.step.needs().hessian && !info.hessian_vectors {
                 return Err(self.no_hessian(document, i));

@@ -19,6 +19,7 @@ mod early;
 mod editors;
 mod enumerable;
 mod eval;
+mod experts;
 #[cfg(target_os = "linux")]
 mod faults;
 mod gguf;

@@ -15,6 +15,7 @@ mod models;
 mod operations;
 mod optimizer;
 mod recomputation;
+mod routers;
 mod sharing;
 mod state;
 mod statistics;
@@ -36,6 +37,7 @@ pub use optimizer::{
     the_kernel_is_its_rule, updates_in_the_backward_pass_are_the_same,
 };
 pub use recomputation::recomputation_is_exact;
+pub use routers::the_loss_of_routers_has_its_gradient;
 pub use sharing::sharing_a_prompt_is_exact;
 pub use state::{
     a_restored_state_continues_exactly, a_restored_state_with_half_moments_continues_exactly,
@@ -73,6 +75,7 @@ macro_rules! engine_tests {
             sharing_a_prompt_is_exact,
             statistics_follow_their_definitions,
             the_kernel_is_its_rule,
+            the_loss_of_routers_has_its_gradient,
             updates_in_the_backward_pass_are_the_same,
             vectors_behave,
         }

@@ -1,5 +1,6 @@
 //! The decoder: the parameters of an architecture, and the pass from tokens to hidden states.
 
+mod balance;
 mod block;
 mod experts;
 mod feed_forward;
@@ -17,6 +18,7 @@ use std::ops::Range;
 use half::bf16;
 use spo_api::Result;
 
+pub(crate) use balance::Balance;
 pub(crate) use block::KvCache;
 use block::{Block, Trace};
 use layout::Layout;
@@ -51,6 +53,15 @@ pub(crate) enum Traces<T> {
     All(Vec<Trace<T>>),
     /// Only the inputs of the blocks: each block is recomputed in the backward pass.
     Inputs(Vec<T>),
+}
+
+/// What a forward pass found.
+pub(crate) struct Forward<T> {
+    /// The output of the last block.
+    pub last: T,
+    pub traces: Traces<T>,
+    /// For the routers' loss, where [`Rows::copies`] are counted.
+    pub balance: Option<Balance>,
 }
 
 /// What a forward pass keeps for the backward pass.
@@ -136,7 +147,7 @@ impl Decoder {
         Wiring::new(e, &self.architecture, rows)
     }
 
-    /// The output of the last block.
+    /// From tokens to the output of the last block.
     pub fn forward<E: Engine>(
         &self,
         e: &E,
@@ -144,7 +155,9 @@ impl Decoder {
         rows: &Rows,
         wiring: &Wiring<E::Tensor>,
         keep: Keep,
-    ) -> Result<(E::Tensor, Traces<E::Tensor>)> {
+    ) -> Result<Forward<E::Tensor>> {
+        let experts = self.architecture.experts.filter(|_| !rows.copies.is_empty());
+        let mut balance = experts.map(|experts| Balance::new(experts.count, &rows.copies));
         let mut x = self.embed(e, p, rows)?;
         let (mut traces, mut inputs) = (Vec::new(), Vec::new());
         for (block, wiring) in self.blocks.iter().zip(wiring.blocks()) {
@@ -153,11 +166,15 @@ impl Decoder {
             }
             let trace;
             (x, trace) = block.forward(e, p, x, &wiring, None)?;
+            if let (Some(balance), Some(routing)) = (&mut balance, trace.routing()) {
+                balance.add(routing);
+            }
             if keep == Keep::All {
                 traces.push(trace);
             }
         }
-        Ok((x, if keep == Keep::Inputs { Traces::Inputs(inputs) } else { Traces::All(traces) }))
+        let traces = if keep == Keep::Inputs { Traces::Inputs(inputs) } else { Traces::All(traces) };
+        Ok(Forward { last: x, traces, balance })
     }
 
     /// Like [`forward`](Self::forward), but reads and extends the caches of all blocks.

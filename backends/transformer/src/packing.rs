@@ -19,22 +19,36 @@ pub(crate) struct Packed {
     pub places: Vec<usize>,
     /// Start of each completion in `places`, followed by the end of the last completion.
     pub offsets: Vec<usize>,
+    /// Whether last tokens are read and copies counted.
+    routed: bool,
 }
 
 impl Packed {
-    /// Packs a batch. The last token of a completion is scored but never read, so it has no row.
+    /// Packs a batch. The last token of a completion is scored and predicts nothing, so it has no row.
     ///
     /// # Errors
     /// [`Error::Batch`] for a batch that the architecture cannot read.
     pub fn new(batch: &TokenBatch, architecture: &Architecture) -> Result<Self> {
-        let mut packed = Packed { offsets: vec![0], ..Packed::default() };
+        Self::with(batch, architecture, false)
+    }
+
+    /// Packs a batch of which the routers see every token: last tokens have a row, and [`Rows::copies`] are counted.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn routed(batch: &TokenBatch, architecture: &Architecture) -> Result<Self> {
+        Self::with(batch, architecture, true)
+    }
+
+    fn with(batch: &TokenBatch, architecture: &Architecture, routed: bool) -> Result<Self> {
+        let mut packed = Packed { offsets: vec![0], routed, ..Packed::default() };
         for (index, group) in batch.groups.iter().enumerate() {
             let longest = group.completions.iter().map(Vec::len).max().unwrap_or(0);
             check(&group.prompt, longest, architecture, || format!("group {index}"))?;
             for (i, completion) in group.completions.iter().enumerate() {
                 check_ids(completion, architecture, || format!("completion {i} of group {index}"))?;
             }
-            if longest == 0 {
+            if longest == 0 && !routed {
                 packed.offsets.extend(group.completions.iter().map(|_| packed.places.len()));
                 continue;
             }
@@ -70,14 +84,16 @@ impl Packed {
     /// `targets`.
     fn share(&mut self, prompt: &[u32], completions: &[&[u32]]) -> Vec<Vec<usize>> {
         let longest = completions.iter().map(|completion| completion.len()).max().unwrap_or(0);
-        let Some(last) = longest.checked_sub(1) else { return vec![Vec::new(); completions.len()] };
+        // Up to here, tokens of a completion are read.
+        let last = if self.routed { Some(longest) } else { longest.checked_sub(1) };
+        let Some(last) = last else { return vec![Vec::new(); completions.len()] };
         let length = prompt.len() + longest;
         let common = &completions[0][..common_length(completions)];
         // The common prefix of all completions is read as part of the prompt, except for a last token.
         let shared = &common[..common.len().min(last)];
         let start = self.rows.ids.len();
-        self.read(prompt, 0, length);
-        self.read(shared, prompt.len(), length);
+        self.read(prompt, 0, length, completions.len());
+        self.read(shared, prompt.len(), length, completions.len());
         let prefix = start..self.rows.ids.len();
         let scored = self.targets.len();
         self.scored.extend((start + prompt.len() - 1..).map(|row| row as u32).take(common.len()));
@@ -90,9 +106,10 @@ impl Packed {
             let rest = &completion[common.len()..];
             places
                 .push((scored..).take(common.len()).chain((self.targets.len()..).take(rest.len())).collect());
-            if let [read @ .., _] = rest {
-                self.read(read, prompt.len() + common.len(), length);
-                let predictors = std::iter::once(prefix.end - 1).chain(begin..begin + read.len());
+            if let [predictors @ .., _] = rest {
+                let read = if self.routed { rest } else { predictors };
+                self.read(read, prompt.len() + common.len(), length, 1);
+                let predictors = std::iter::once(prefix.end - 1).chain(begin..begin + predictors.len());
                 self.scored.extend(predictors.map(|row| row as u32));
             }
             self.targets.extend(rest);
@@ -115,8 +132,11 @@ impl Packed {
         }
     }
 
-    /// Adds rows of a sequence of `length` tokens.
-    fn read(&mut self, ids: &[u32], position: usize, length: usize) {
+    /// Adds rows of `copies` sequences of `length` tokens.
+    fn read(&mut self, ids: &[u32], position: usize, length: usize, copies: usize) {
+        if self.routed {
+            self.rows.copies.extend(ids.iter().map(|_| copies as u32));
+        }
         self.rows.ids.extend(ids);
         self.rows.lengths.extend(ids.iter().map(|_| length as u32));
         self.rows.positions.extend((position..position + ids.len()).map(|p| p as u32));

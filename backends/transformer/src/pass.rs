@@ -2,7 +2,7 @@
 
 use spo_api::{LogProbs, Result, Statistics, Upstream};
 
-use crate::decoder::{Completed, Keep, Traces, Wiring};
+use crate::decoder::{Balance, Completed, Forward, Keep, Traces, Wiring};
 use crate::engine::{Engine, HeadScores, Memory, Precision};
 use crate::model::Model;
 use crate::packing::Packed;
@@ -16,6 +16,8 @@ pub(crate) struct Pass<E: Engine> {
     /// Hidden states of the scored rows before the final norm, and as the head reads them.
     hidden: [E::Tensor; 2],
     pub scores: HeadScores,
+    /// For the routers' loss, where the batch was packed for it.
+    balance: Option<Balance>,
 }
 
 impl<E: Engine> Pass<E> {
@@ -29,10 +31,11 @@ impl<E: Engine> Pass<E> {
     ) -> Result<Self> {
         let decoder = &model.decoder;
         let wiring = decoder.wiring(e, &packed.rows)?;
-        let (last, traces) = decoder.forward(e, &model.parameters, &packed.rows, &wiring, keep)?;
+        let Forward { last, traces, balance } =
+            decoder.forward(e, &model.parameters, &packed.rows, &wiring, keep)?;
         let hidden = hidden(e, model, &last, &packed.scored)?;
         let scores = e.score(&hidden[1], model.head(), &packed.targets, statistics)?;
-        Ok(Pass { packed, wiring, traces, last, hidden, scores })
+        Ok(Pass { packed, wiring, traces, last, hidden, scores, balance })
     }
 
     /// Keeps only these of the scored rows.
@@ -43,6 +46,14 @@ impl<E: Engine> Pass<E> {
         scores.log_normalizers = rows.iter().map(|&i| scores.log_normalizers[i]).collect();
         self.hidden = hidden(e, model, &self.last, &self.packed.scored)?;
         Ok(())
+    }
+
+    /// Lets the backward pass add the gradient of `weight` times the routers' loss. Returns the loss, if there is one.
+    pub fn balance(&mut self, weight: f64) -> Option<f64> {
+        let balance = self.balance.take()?;
+        let loss = balance.loss();
+        self.wiring.of_loss = Some(balance.slopes(weight));
+        Some(loss)
     }
 
     /// Runs the backward pass from the gradient of the head's input. The gradient of the head itself must

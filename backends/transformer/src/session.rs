@@ -37,6 +37,16 @@ pub struct TransformerSession<E: Engine> {
     pub(crate) model: Model<E>,
     options: Options,
     state: State<E::Tensor>,
+    router_loss: RouterLoss,
+}
+
+/// The loss of the routers.
+#[derive(Clone, Copy, Debug, Default)]
+struct RouterLoss {
+    /// Its weight in backward passes.
+    weight: f64,
+    /// Its value in the last one.
+    value: f64,
 }
 
 impl<E: Engine> TransformerSession<E> {
@@ -46,7 +56,13 @@ impl<E: Engine> TransformerSession<E> {
     /// [`Error::Model`] when the folder, the configuration or the adapter cannot be used.
     pub fn open(engine: E, spec: &ModelSpec, options: Options) -> Result<Self> {
         let model = Model::open(&engine, spec)?;
-        Ok(TransformerSession { engine, model, options, state: State::default() })
+        Ok(TransformerSession {
+            engine,
+            model,
+            options,
+            state: State::default(),
+            router_loss: RouterLoss::default(),
+        })
     }
 
     /// Names and element counts of the trained parameters, in the order in which vectors hold them.
@@ -156,11 +172,19 @@ impl<E: Engine> TransformerSession<E> {
         Packed::new(batch, &self.model.decoder.architecture)
     }
 
+    /// A batch for a backward pass, to which the routers' loss may belong.
+    pub(crate) fn pack_trained(&self, batch: &TokenBatch) -> Result<Packed> {
+        match self.router_loss.weight {
+            0.0 => self.pack(batch),
+            _ => Packed::routed(batch, &self.model.decoder.architecture),
+        }
+    }
+
     /// Forward to the log-probs and backward from `upstream`, adding to the gradients. `completed` is called after each
     /// [group](crate::decoder::Decoder::completed_together) of gradients. Returns whether there was a backward pass:
-    /// there is none where the log-probs have no influence on the loss.
+    /// there is none where the log-probs have no influence on the loss, and the routers have no loss.
     fn there_and_back(
-        (e, model): (&E, &Model<E>),
+        (e, model, router_loss): (&E, &Model<E>, &mut RouterLoss),
         (packed, keep): (Packed, Keep),
         statistics: Statistics,
         upstream: &mut Upstream<'_>,
@@ -177,10 +201,12 @@ impl<E: Engine> TransformerSession<E> {
         let mut weights = pass.weights(&log_probs, upstream)?;
         // Tokens without influence on the loss (one side of a pair, for example) need no backward pass.
         let active: Vec<usize> = (0..weights.len()).filter(|&i| weights[i] != 0.0).collect();
-        if active.is_empty() {
+        let of_routers = pass.balance(router_loss.weight);
+        router_loss.value = of_routers.unwrap_or(0.0);
+        if active.is_empty() && of_routers.is_none() {
             return Ok((log_probs, false));
         }
-        if active.len() < weights.len() {
+        if !active.is_empty() && active.len() < weights.len() {
             weights = active.iter().map(|&i| weights[i]).collect();
             pass.narrow(e, model, &active)?;
         }
@@ -212,6 +238,7 @@ impl<E: Engine> Session for TransformerSession<E> {
         info.hessian_vectors = self.recorder().is_ok();
         // The gradient of an adapter is small.
         info.updates_in_backward = self.model.adapter.is_none();
+        info.router_loss = decoder.architecture.experts.map(|experts| experts.loss_weight);
         info.remarks.clone_from(&self.model.remarks);
         info
     }
@@ -231,7 +258,7 @@ impl<E: Engine> Session for TransformerSession<E> {
         statistics: Statistics,
         upstream: &mut Upstream<'_>,
     ) -> Result<LogProbs> {
-        let packed = self.pack(batch)?;
+        let packed = self.pack_trained(batch)?;
         self.keep_gradient()?;
         // Allocate the moments before the first activations. Allocated later, they would fill gaps left by
         // freed activations, so the next activations would not fit there.
@@ -239,7 +266,7 @@ impl<E: Engine> Session for TransformerSession<E> {
             optimizer.lay_out(&self.engine, &self.model)?;
         }
         let keep = self.keep(packed.rows.ids.len());
-        let with = (&self.engine, &self.model);
+        let with = (&self.engine, &self.model, &mut self.router_loss);
         let found = Self::there_and_back(with, (packed, keep), statistics, upstream, &mut || Ok(()));
         Ok(found?.0)
     }
@@ -251,7 +278,7 @@ impl<E: Engine> Session for TransformerSession<E> {
         upstream: &mut Upstream<'_>,
         update: &Update,
     ) -> Result<(LogProbs, f64)> {
-        let packed = self.pack(batch)?;
+        let packed = self.pack_trained(batch)?;
         let Some(optimizer) = &mut self.state.optimizer else {
             return Err(Error::Engine("the session has adopted no optimizer".into()));
         };
@@ -266,7 +293,7 @@ impl<E: Engine> Session for TransformerSession<E> {
             parameters.lay_out_gradients(&self.engine, &decoder.specs, &groups, tied)?;
         }
         let keep = self.keep(packed.rows.ids.len());
-        let (e, model) = (&self.engine, &self.model);
+        let (e, model, router_loss) = (&self.engine, &self.model, &mut self.router_loss);
         let optimizer = self.state.optimizer.as_mut().expect("it was adopted");
         let (mut order, mut squared) = (groups.iter(), 0.0);
         let mut completed = || {
@@ -286,8 +313,13 @@ impl<E: Engine> Session for TransformerSession<E> {
             optimizer.update_those(e, model, update, |id| group.contains(&id))?;
             group.iter().filter_map(|&id| model.parameters.gradient(id)).try_for_each(|g| e.scale(g, 0.0))
         };
-        let (log_probs, back) =
-            Self::there_and_back((e, model), (packed, keep), statistics, upstream, &mut completed)?;
+        let (log_probs, back) = Self::there_and_back(
+            (e, model, router_loss),
+            (packed, keep),
+            statistics,
+            upstream,
+            &mut completed,
+        )?;
         // Parameters whose gradient is 0 are updated as well: moments and weights decay.
         if !back {
             groups.iter().try_for_each(|_| completed())?;
@@ -333,6 +365,18 @@ impl<E: Engine> Session for TransformerSession<E> {
             Some(optimizer) => optimizer.update(&self.engine, &self.model, update),
             None => Err(Error::Engine("the session has adopted no optimizer".into())),
         }
+    }
+
+    fn weigh_router_loss(&mut self, weight: f64) -> Result<()> {
+        if weight != 0.0 && self.model.decoder.architecture.experts.is_none() {
+            return Err(Error::Engine("the model has no routers".into()));
+        }
+        self.router_loss = RouterLoss { weight, value: 0.0 };
+        Ok(())
+    }
+
+    fn router_loss(&self) -> f64 {
+        self.router_loss.value
     }
 
     fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Vec<Vec<u32>>> {

@@ -122,6 +122,11 @@ table! {
             norm: *mut f64,
             error: *const ErrorSink
         ) -> i32;
+        /// From now on, `backward` and `backward_and_optimize` add the gradient of `weight` times the load-balancing loss of
+        /// the model's routers; 0 for none, as in a new session.
+        weigh_router_loss: fn(this: *mut c_void, weight: f64, error: *const ErrorSink) -> i32;
+        /// That loss in the last backward pass, without its weight; present together with `weigh_router_loss`.
+        router_loss: fn(this: *mut c_void) -> f64;
     }
 }
 
@@ -134,6 +139,8 @@ pub(super) unsafe fn check(table: *const SessionTable) -> Result<(), TableError>
     let table = unsafe { read(table)? };
     let pair = [table.adopt_optimizer.is_some(), table.optimize.is_some()];
     both_or_none::<SessionTable>(["adopt_optimizer", "optimize"], pair)?;
+    let pair = [table.weigh_router_loss.is_some(), table.router_loss.is_some()];
+    both_or_none::<SessionTable>(["weigh_router_loss", "router_loss"], pair)?;
     // SAFETY: as above; no function is called.
     unsafe { RemoteSpace::new(table.vectors, std::ptr::null_mut(), None) }.map(drop)
 }

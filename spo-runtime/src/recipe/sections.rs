@@ -100,6 +100,12 @@ pub(crate) struct ModelSection {
     /// unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) quantize: Option<Quantize>,
+    /// Weight of the loss that keeps the routers of experts from sending everything to the same few
+    /// ([models.md](models.md#the-loss-of-routers)); 0 for none. Unless given, the `router_aux_loss_coef` of `config.json` if
+    /// `output_router_logits` is true there, else 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0))]
+    pub(crate) router_aux_loss: Option<f64>,
 }
 
 impl ModelSection {

@@ -26,6 +26,10 @@ macro_rules! compare_with_transformers {
             saved_models_are_the_same_files,
         }
         #[test]
+        fn the_loss_of_routers_is_that_of_transformers() {
+            $crate::routers::the_loss_of_routers_is_that_of_transformers(&$backend);
+        }
+        #[test]
         fn adapters_are_those_of_peft() {
             $crate::architectures::adapters_are_those_of_peft($engine);
         }
@@ -70,7 +74,7 @@ impl Model {
         }
     }
 
-    fn open(&self, backend: &dyn Backend) -> Box<dyn Session> {
+    pub(crate) fn open(&self, backend: &dyn Backend) -> Box<dyn Session> {
         backend.open(&self.spec(None)).unwrap_or_else(|e| panic!("{}: {e}", self.name))
     }
 
@@ -172,7 +176,7 @@ pub(crate) fn sft(log_probs: &LogProbs) -> (f64, Vec<f64>) {
 pub(crate) fn backward(
     session: &mut dyn Session,
     batch: &TokenBatch,
-    loss: impl Fn(&LogProbs) -> (f64, Vec<f64>),
+    mut loss: impl FnMut(&LogProbs) -> (f64, Vec<f64>),
 ) -> f64 {
     let mut value = 0.0;
     session.vectors().zero(Vector::GRADIENT).expect("a gradient");
@@ -206,39 +210,55 @@ pub fn sgd_steps_are_those_of_torch(backend: &dyn Backend) {
 
 /// Steps of DPO with AdamW on all weights: losses, and norms of gradients and weights, to 1e-3 of themselves.
 pub fn adamw_steps_are_those_of_torch(backend: &dyn Backend) {
-    const BETA: f64 = 0.1;
     for model in models() {
-        let (mut session, batch, golden) = (model.open(backend), model.batch(), &model.figures["dpo"]);
-        adopt_adamw(&mut *session, 0.0);
-        let margins = |log_probs: &LogProbs| -> Vec<f64> {
-            sums(log_probs).chunks_exact(2).map(|pair| pair[0] - pair[1]).collect()
-        };
-        let reference = margins(&session.log_probs(&batch, Statistics::default()).expect("a valid batch"));
-        let dpo = |log_probs: &LogProbs| {
-            let mut slopes = vec![0.0; log_probs.values.len()];
-            let (mut loss, pairs) = (0.0, reference.len() as f64);
-            for (i, (margin, reference)) in margins(log_probs).iter().zip(&reference).enumerate() {
-                let reward = BETA * (margin - reference);
-                loss += (-reward).exp().ln_1p() / pairs;
-                let slope = -BETA / (1.0 + reward.exp()) / pairs;
-                let [begin, between, end] = [0, 1, 2].map(|of| log_probs.offsets[2 * i + of]);
-                slopes[begin..between].fill(slope);
-                slopes[between..end].fill(-slope);
-            }
-            (loss, slopes)
-        };
+        let (mut session, golden) = (model.open(backend), &model.figures["dpo"]);
+        let steps = golden["steps"].as_array().expect("steps");
         let mut error: f64 = 0.0;
-        for (i, step) in golden["steps"].as_array().expect("steps").iter().enumerate() {
-            let loss = backward(&mut *session, &batch, dpo);
-            let norm = session.vectors().norm(Vector::GRADIENT).expect("a gradient");
-            error = error.max(relative(&[(loss, &step["loss"]), (norm, &step["grad_norm"])]));
-            update(&mut *session, 2e-3, norm, i);
-        }
-        let after = session.vectors().norm(Vector::PARAMETERS).expect("parameters");
+        let after = adamw_dpo_steps(&mut *session, &model.batch(), steps.len(), &mut |i, _, loss, norm| {
+            error = error.max(relative(&[(loss, &steps[i]["loss"]), (norm, &steps[i]["grad_norm"])]));
+        });
         error = error.max(relative(&[(after, &golden["parameter_norm_after"])]));
         println!("{}: AdamW steps {error:.1e}", model.name);
         assert!(error < 1e-3, "{}: {error}", model.name);
     }
+}
+
+/// Told of a step's number, of the session after the backward pass, of the loss, and of the norm of the gradient.
+type OfStep<'a> = dyn FnMut(usize, &dyn Session, f64, f64) + 'a;
+
+/// Takes steps of DPO with AdamW, always on the same batch of pairs. Returns the norm of the parameters afterwards.
+pub(crate) fn adamw_dpo_steps(
+    session: &mut dyn Session,
+    batch: &TokenBatch,
+    steps: usize,
+    tell: &mut OfStep<'_>,
+) -> f64 {
+    const BETA: f64 = 0.1;
+    adopt_adamw(session, 0.0);
+    let margins = |log_probs: &LogProbs| -> Vec<f64> {
+        sums(log_probs).chunks_exact(2).map(|pair| pair[0] - pair[1]).collect()
+    };
+    let reference = margins(&session.log_probs(batch, Statistics::default()).expect("a valid batch"));
+    let dpo = |log_probs: &LogProbs| {
+        let mut slopes = vec![0.0; log_probs.values.len()];
+        let (mut loss, pairs) = (0.0, reference.len() as f64);
+        for (i, (margin, reference)) in margins(log_probs).iter().zip(&reference).enumerate() {
+            let reward = BETA * (margin - reference);
+            loss += (-reward).exp().ln_1p() / pairs;
+            let slope = -BETA / (1.0 + reward.exp()) / pairs;
+            let [begin, between, end] = [0, 1, 2].map(|of| log_probs.offsets[2 * i + of]);
+            slopes[begin..between].fill(slope);
+            slopes[between..end].fill(-slope);
+        }
+        (loss, slopes)
+    };
+    for i in 0..steps {
+        let loss = backward(session, batch, dpo);
+        let norm = session.vectors().norm(Vector::GRADIENT).expect("a gradient");
+        tell(i, session, loss, norm);
+        update(session, 2e-3, norm, i);
+    }
+    session.vectors().norm(Vector::PARAMETERS).expect("parameters")
 }
 
 /// Greedy continuations, to the token.

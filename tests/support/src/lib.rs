@@ -9,6 +9,8 @@ pub mod fuzz;
 mod goldens;
 pub mod hub;
 mod place;
+#[cfg(feature = "trl")]
+pub mod routers;
 mod skip;
 #[cfg(feature = "trl")]
 pub mod trl;

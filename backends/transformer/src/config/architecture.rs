@@ -267,7 +267,7 @@ pub(crate) enum MlpShape {
 
 /// Experts in place of one MLP: each is a gated MLP without biases, and computes the rows that a router sends to it
 /// (Shazeer et al. 2017).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct ExpertsShape {
     /// The layer that scores the experts.
     pub router: &'static str,
@@ -283,6 +283,8 @@ pub(crate) struct ExpertsShape {
     pub width: usize,
     /// Whether the weights of the chosen experts are made to add up to 1.
     pub normalised: bool,
+    /// The weight that the configuration gives the routers' loss in training; 0 if it does not count.
+    pub loss_weight: f64,
 }
 
 /// Settings of one block.

@@ -42,7 +42,7 @@ fn olmoe(fields: &Fields<'_>, model_type: ModelType) -> Result<Architecture> {
     if let Some(limit) = fields.get("clip_qkv") {
         return Err(fields.error("clip_qkv", format!("= {limit} is not supported, only null")));
     }
-    let experts = Experts { count: 64, chosen: 8, ..EXPERTS };
+    let experts = Experts { count: 64, chosen: 8, loss_weight: 0.01, ..EXPERTS };
     let shape = experts.shape(fields, a.intermediate, fields.flag("norm_topk_prob", false)?)?;
     with_experts(fields, a, shape, |_| true)
 }
@@ -72,6 +72,7 @@ struct Experts {
     projections: [&'static str; 3],
     count: usize,
     chosen: usize,
+    loss_weight: f64,
 }
 
 const EXPERTS: Experts = Experts {
@@ -80,6 +81,7 @@ const EXPERTS: Experts = Experts {
     projections: ["gate_proj", "up_proj", "down_proj"],
     count: 0,
     chosen: 0,
+    loss_weight: 0.001,
 };
 
 impl Experts {
@@ -93,7 +95,10 @@ impl Experts {
             let problem = format!("= {chosen} is more than there are experts, {count} (`{key}`)");
             return Err(fields.error("num_experts_per_tok", problem));
         }
-        Ok(ExpertsShape { router, experts, projections, count, chosen, width, normalised })
+        let loss_weight =
+            fields.maybe_within("router_aux_loss_coef", 0.0, f64::MAX)?.unwrap_or(self.loss_weight);
+        let loss_weight = if fields.flag("output_router_logits", false)? { loss_weight } else { 0.0 };
+        Ok(ExpertsShape { router, experts, projections, count, chosen, width, normalised, loss_weight })
     }
 }
 
@@ -152,6 +157,19 @@ mod tests {
         ] {
             let a = with("qwen3_moe", changes.clone()).unwrap();
             assert_eq!(a.layers.iter().map(|layer| layer.sparse).collect::<Vec<_>>(), expected, "{changes}");
+        }
+    }
+
+    #[test]
+    fn the_routers_loss_counts_if_router_logits_are_asked_for() {
+        for (model_type, changes, expected) in [
+            ("mixtral", json!({ "router_aux_loss_coef": 0.5 }), 0.0),
+            ("mixtral", json!({ "router_aux_loss_coef": 0.5, "output_router_logits": true }), 0.5),
+            ("qwen3_moe", json!({ "output_router_logits": true }), 0.001),
+            ("olmoe", json!({ "output_router_logits": true }), 0.01),
+        ] {
+            let found = with(model_type, changes.clone()).unwrap().experts.unwrap().loss_weight;
+            assert_eq!(found, expected, "{model_type} {changes}");
         }
     }
 

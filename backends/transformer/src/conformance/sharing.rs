@@ -19,7 +19,7 @@ pub fn sharing_a_prompt_is_exact<E: Engine>(engine: impl Fn() -> E) {
 }
 
 /// The same completions, each with its own copy of the prompt.
-fn unshared(batch: &TokenBatch) -> TokenBatch {
+pub(super) fn unshared(batch: &TokenBatch) -> TokenBatch {
     let alone = |group: &Group| {
         let prompt = group.prompt.clone();
         let one = move |c: &Vec<u32>| Group { prompt: prompt.clone(), completions: vec![c.clone()] };

@@ -6,7 +6,6 @@ use spo_api::{Group, ModelSpec, Session, Statistics, TokenBatch, Vector, VectorS
 use super::models::VOCABULARY;
 use crate::decoder::Keep;
 use crate::engine::Engine;
-use crate::packing::Packed;
 use crate::session::{Options, TransformerSession};
 
 /// Shared prompts, with completions of very different lengths, including 1 and 0 tokens. Some have a common
@@ -46,13 +45,13 @@ pub fn open<E: Engine>(engine: E, spec: &ModelSpec, options: Options) -> Transfo
 /// Lets the experts that compute each row of a batch stay those that do so now: where another is chosen, a loss jumps,
 /// and differences say nothing of its slope.
 pub(super) fn hold_choices<E: Engine>(session: &mut TransformerSession<E>, batch: &TokenBatch) {
+    let packed = session.pack_trained(batch).expect("a valid batch");
     let TransformerSession { engine, model, .. } = session;
     model.refresh(engine).expect("an engine");
-    let rows = Packed::new(batch, &model.decoder.architecture).expect("a valid batch").rows;
+    let rows = packed.rows;
     let wiring = model.decoder.wiring(engine, &rows).expect("an engine");
     let pass = model.decoder.forward(engine, &model.parameters, &rows, &wiring, Keep::All);
-    let (_, traces) = pass.expect("an engine");
-    model.decoder.hold_choices(&traces);
+    model.decoder.hold_choices(&pass.expect("an engine").traces);
 }
 
 pub(super) fn wave(n: usize, size: f64) -> Vec<f32> {

@@ -5,6 +5,7 @@ use spo_api::Result;
 
 use super::feed_forward::{FeedForward, FeedForwardTrace};
 use super::linear::Linear;
+use super::routing::Routing;
 use super::wiring::BlockWiring;
 use crate::engine::{Engine, Heads, Memory, Norm, Precision};
 use crate::parameters::{Id, Parameters};
@@ -123,7 +124,7 @@ impl Block {
         let d_y =
             self.after_backward(self.mlp_post_norm, e, p, mlp_result.as_ref(), &upstream, wiring.rows)?;
         let normed = before(self.mlp_norm, e, p, &middle)?;
-        let d_normed = self.mlp.backward(e, p, &normed, mlp, &d_y)?;
+        let d_normed = self.mlp.backward(e, p, &normed, mlp, &d_y, wiring.of_loss)?;
         // The gradient of what the MLP read, and of what its result was added to.
         let d_middle = before_backward(self.mlp_norm, e, p, &middle, d_normed)?;
         e.axpy(&d_middle, 1.0, &upstream)?;
@@ -229,6 +230,16 @@ impl Block {
             }
         };
         Ok([place(0)?, place(1)?])
+    }
+}
+
+impl<T> Trace<T> {
+    /// What the router chose, if there is one.
+    pub fn routing(&self) -> Option<&Routing> {
+        match &self.mlp {
+            FeedForwardTrace::Sparse(trace) => Some(&trace.routing),
+            FeedForwardTrace::Dense(_) => None,
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 use spo_api::Result;
 
+use super::balance::Slopes;
 use super::linear::Linear;
 use super::mlp::{Mlp, MlpTrace};
 use super::routing::Routing;
@@ -27,7 +28,7 @@ pub(crate) struct Experts {
 
 /// What the backward pass of experts needs.
 pub(crate) struct ExpertsTrace<T> {
-    routing: Routing,
+    pub routing: Routing,
     /// Of the expert of each group of rows.
     experts: Vec<MlpTrace<T>>,
 }
@@ -71,6 +72,7 @@ impl Experts {
         x: &E::Tensor,
         trace: ExpertsTrace<E::Tensor>,
         upstream: &E::Tensor,
+        of_loss: Option<&Slopes>,
     ) -> Result<E::Tensor> {
         let ExpertsTrace { routing, experts } = trace;
         let dx = e.memory().zeros(&[routing.rows(), self.hidden], Precision::Compute)?;
@@ -90,7 +92,7 @@ impl Experts {
             let input = e.gather(x, &group.rows)?;
             e.scatter_add(&dx, &group.rows, &expert.project_backward(e, p, &input, &trace, &d_activated)?)?;
         }
-        let d_scores = routing.backward(&e.memory().download(&d_weights)?);
+        let d_scores = routing.backward(&e.memory().download(&d_weights)?, of_loss);
         let shape = [routing.rows(), self.experts.len()];
         let d_scores = e.memory().upload(d_scores, &shape, Precision::Compute)?;
         self.router.backward(e, p, x, &d_scores, Some(dx))

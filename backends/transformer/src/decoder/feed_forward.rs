@@ -2,6 +2,7 @@
 
 use spo_api::Result;
 
+use super::balance::Slopes;
 use super::experts::{Experts, ExpertsTrace};
 use super::linear::Linear;
 use super::mlp::{Mlp, MlpTrace};
@@ -54,7 +55,7 @@ impl FeedForward {
         })
     }
 
-    /// `x` must be the input of the forward pass.
+    /// `x` must be the input of the forward pass; `of_loss` is the gradient of the routers' loss, if it counts.
     pub fn backward<E: Engine>(
         &self,
         e: &E,
@@ -62,13 +63,14 @@ impl FeedForward {
         x: &E::Tensor,
         trace: FeedForwardTrace<E::Tensor>,
         upstream: &E::Tensor,
+        of_loss: Option<&Slopes>,
     ) -> Result<E::Tensor> {
         match (self, trace) {
             (FeedForward::Dense(mlp), FeedForwardTrace::Dense(trace)) => {
                 mlp.backward(e, p, x, trace, upstream)
             }
             (FeedForward::Sparse(experts), FeedForwardTrace::Sparse(trace)) => {
-                experts.backward(e, p, x, trace, upstream)
+                experts.backward(e, p, x, trace, upstream, of_loss)
             }
             _ => unreachable!("a trace is that of the layer that made it"),
         }

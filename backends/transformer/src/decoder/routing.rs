@@ -2,6 +2,8 @@
 //!
 //! This is done on the host, in f64: it is a sort and a few numbers per row, and no engine needs to know of it.
 
+use super::balance::Slopes;
+
 /// The choice of experts for some rows.
 pub(crate) struct Routing {
     /// Number of experts.
@@ -53,6 +55,11 @@ impl Routing {
         Routing { count, normalised, probabilities, groups }
     }
 
+    /// What the softmax of each row gives the experts.
+    pub fn probabilities(&self) -> impl Iterator<Item = &[f32]> {
+        self.probabilities.chunks_exact(self.count)
+    }
+
     pub fn rows(&self) -> usize {
         self.probabilities.len() / self.count
     }
@@ -62,8 +69,8 @@ impl Routing {
         self.groups.iter().flat_map(|group| &group.weights).copied().collect()
     }
 
-    /// The gradient of the scores, given that of all [`weights`](Self::weights).
-    pub fn backward(&self, of_weights: &[f32]) -> Vec<f32> {
+    /// The gradient of the scores, given that of all [`weights`](Self::weights), and of the routers' loss if it counts.
+    pub fn backward(&self, of_weights: &[f32], of_loss: Option<&Slopes>) -> Vec<f32> {
         // Of the probabilities: first of those chosen, as the gradient of their weights.
         let mut slopes = vec![0.0f64; self.probabilities.len()];
         let mut chosen = vec![(0.0f64, 0.0f64); self.rows()];
@@ -86,8 +93,11 @@ impl Routing {
                 }
             }
         }
+        if let Some(of_loss) = of_loss {
+            of_loss.add_to(&mut slopes);
+        }
         let mut of_scores = Vec::with_capacity(slopes.len());
-        for (p, slopes) in self.probabilities.chunks_exact(self.count).zip(slopes.chunks_exact(self.count)) {
+        for (p, slopes) in self.probabilities().zip(slopes.chunks_exact(self.count)) {
             let mean: f64 = p.iter().zip(slopes).map(|(&p, slope)| f64::from(p) * slope).sum();
             of_scores.extend(p.iter().zip(slopes).map(|(&p, slope)| (f64::from(p) * (slope - mean)) as f32));
         }
@@ -129,7 +139,7 @@ mod tests {
         for normalised in [false, true] {
             let routing = Routing::with(&scores, 5, normalised, &choices);
             let upstream: Vec<f32> = (0..12).map(|i| (i as f32 * 0.9).cos()).collect();
-            let gradient = routing.backward(&upstream);
+            let gradient = routing.backward(&upstream, None);
             let direction: Vec<f32> = (0..20).map(|i| (i as f32 * 0.7).cos()).collect();
             let at = |h: f32| -> f64 {
                 let moved: Vec<f32> = scores.iter().zip(&direction).map(|(s, d)| s + h * d).collect();

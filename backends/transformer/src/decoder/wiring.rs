@@ -2,6 +2,7 @@
 
 use spo_api::Result;
 
+use super::balance::Slopes;
 use crate::config::Architecture;
 use crate::engine::{Attention, Cluster, Engine, Memory, Precision, Rotation};
 
@@ -13,6 +14,8 @@ pub(crate) struct Rows {
     /// The length of the sequence that each row is in, on which rotations may depend.
     pub lengths: Vec<u32>,
     pub clusters: Vec<Cluster>,
+    /// How many sequences each row is part of, where the routers' loss is computed, which counts it as often; else empty.
+    pub copies: Vec<u32>,
 }
 
 /// The wiring of every block of a decoder for some rows.
@@ -22,6 +25,8 @@ pub(crate) struct Wiring<T> {
     rotations: Vec<Rotation<T>>,
     /// For each block, how it attends, and the index of its rotation.
     of_block: Vec<(Attention, Option<usize>)>,
+    /// The gradient of the routers' loss, if the backward pass is to add it.
+    pub of_loss: Option<Slopes>,
 }
 
 /// The wiring of one block.
@@ -31,6 +36,7 @@ pub(super) struct BlockWiring<'a, T> {
     pub rotation: Option<&'a Rotation<T>>,
     pub clusters: &'a [Cluster],
     pub rows: usize,
+    pub of_loss: Option<&'a Slopes>,
 }
 
 impl<T> Wiring<T> {
@@ -59,7 +65,8 @@ impl<T> Wiring<T> {
             }
             of_block.push((attention, known.or(Some(ropes.len() - 1))));
         }
-        Ok(Wiring { clusters: rows.clusters.clone(), rows: rows.ids.len(), rotations, of_block })
+        let clusters = rows.clusters.clone();
+        Ok(Wiring { clusters, rows: rows.ids.len(), rotations, of_block, of_loss: None })
     }
 
     pub(super) fn blocks(&self) -> impl DoubleEndedIterator<Item = BlockWiring<'_, T>> + ExactSizeIterator {
@@ -68,6 +75,7 @@ impl<T> Wiring<T> {
             rotation: rotation.map(|index| &self.rotations[index]),
             clusters: &self.clusters,
             rows: self.rows,
+            of_loss: self.of_loss.as_ref(),
         })
     }
 }

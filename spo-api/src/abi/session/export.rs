@@ -31,6 +31,8 @@ pub(in crate::abi) static TABLE: SessionTable = SessionTable {
     adopt_optimizer: Some(adopt_optimizer),
     optimize: Some(optimize),
     backward_and_optimize: Some(backward_and_optimize),
+    weigh_router_loss: Some(weigh_router_loss),
+    router_loss: Some(router_loss),
 };
 
 static VECTORS: VectorTable = vectors::export::<Box<dyn Session>>();
@@ -61,6 +63,11 @@ unsafe fn session<'a>(this: *mut c_void) -> &'a mut dyn Session {
 unsafe extern "C-unwind" fn info(this: *mut c_void, out: *const ByteSink) {
     // SAFETY: as above.
     unsafe { ByteSink::put(out, &to_json(&session(this).info())) }
+}
+
+unsafe extern "C-unwind" fn router_loss(this: *mut c_void) -> f64 {
+    // SAFETY: as above.
+    unsafe { session(this).router_loss() }
 }
 
 fn statistics(bits: u32) -> Statistics {
@@ -144,6 +151,7 @@ answers! { Box<dyn Session>:
         (_, *norm) = session.backward_and_optimize(&batch, statistics(bits), &mut upstream, &update)?;
         Ok(())
     }
+    fn weigh_router_loss(session, weight: f64) { session.weigh_router_loss(weight) }
     fn generate(session, prompts: *const TokensView, sampling: Text, out: *const ByteSink) {
         let prompts: Vec<_> = (*prompts).batch().groups.into_iter().map(|group| group.prompt).collect();
         let sampling: Sampling = from_json("the way of sampling", sampling.bytes())?;

@@ -156,6 +156,7 @@ impl Session for ImportedSession {
         let table = self.part.table();
         ModelInfo {
             hessian_vectors: told.hessian_vectors && table.hessian_vector.is_some(),
+            router_loss: told.router_loss.filter(|_| table.weigh_router_loss.is_some()),
             updates_in_backward: told.updates_in_backward && table.backward_and_optimize.is_some(),
             ..told
         }
@@ -238,6 +239,21 @@ impl Session for ImportedSession {
             function(this, &flat.view(), bits(statistics), sink, &update, &mut norm, error)
         })?;
         Ok((found, norm))
+    }
+
+    fn weigh_router_loss(&mut self, weight: f64) -> Result<()> {
+        match self.part.table().weigh_router_loss {
+            // SAFETY: as above.
+            Some(function) => self.part.call(|_, this, error| unsafe { function(this, weight, error) }),
+            None if weight == 0.0 => Ok(()),
+            None => Err(Error::Engine(format!("{} has no loss of routers", self.part.at()))),
+        }
+    }
+
+    fn router_loss(&self) -> f64 {
+        let function = self.part.table().router_loss;
+        // SAFETY: as above.
+        function.map_or(0.0, |function| self.part.ask(|_, this| unsafe { function(this) }))
     }
 
     fn generate(&mut self, prompts: &[Vec<u32>], sampling: &Sampling) -> Result<Vec<Vec<u32>>> {

@@ -119,7 +119,7 @@ const WITHOUT_EFFECT: [(&str, &[&str]); 8] = [
 ];
 
 /// Settings that change results, each with a reason.
-const CHANGES: [(&str, &str); 22] = [
+const CHANGES: [(&str, &str); 21] = [
     ("fp16", "there is no f16: training is in f32"),
     ("load_in_4bit", "weights are not quantized"),
     ("load_in_8bit", "weights are not quantized"),
@@ -140,7 +140,6 @@ const CHANGES: [(&str, &str); 22] = [
     ("model_adapter_name", "the reference is the model that the stage begins with: `reference` of a stage"),
     ("force_use_ref_model", "the reference is the model that the stage begins with: `reference` of a stage"),
     ("tools", "tools are a column of the data"),
-    ("router_aux_loss_coef", "routers have no loss of their own"),
     ("chat_template_path", "the model's own chat template is used"),
 ];
 

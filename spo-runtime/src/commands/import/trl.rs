@@ -141,6 +141,9 @@ impl Import {
                        otherwise";
             self.draft.leave_out("bf16 = true", why);
         }
+        if let Some(weight) = self.settings.number("router_aux_loss_coef")? {
+            self.draft.set("[model]", "router_aux_loss", weight, "router_aux_loss_coef");
+        }
         let adapter = self.settings.flag("use_peft")? == Some(true);
         let rank = Self::or(self.settings.count("lora_r")?, "lora_r", 16);
         let alpha = Self::or(self.settings.number("lora_alpha")?, "lora_alpha", 32.0);

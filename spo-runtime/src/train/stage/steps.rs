@@ -151,12 +151,14 @@ impl Training<'_> {
                 order.take(batch_size)
             }),
         });
+        let router_loss = self.plan.router_loss();
         let motion = Motion {
             rule: &*stage.optimizer,
             optimization: &mut work.optimization,
             lr,
             max_grad_norm: stage.recipe.optimizer.own.max_grad_norm,
             in_backward: stage.recipe.optimizer.own.in_backward,
+            router_loss,
         };
         let upper = UpperLevel { objective: &mut *stage.objective, data, batch };
         let setting = StepSetting { progress, micro_batch: stage.recipe.micro_batch };

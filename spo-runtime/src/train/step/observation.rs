@@ -35,6 +35,7 @@ pub(crate) struct Observation {
     tied: Mean,
     entropy: Mean,
     greedy: Mean,
+    router_loss: Mean,
     own: Metrics,
 }
 
@@ -65,6 +66,13 @@ impl Observation {
         Ok(())
     }
 
+    /// Adds the routers' loss of a backward pass; 0 for none.
+    pub(crate) fn add_router_loss(&mut self, loss: f64) {
+        if loss != 0.0 {
+            self.router_loss.add(&[loss]);
+        }
+    }
+
     /// Metrics under TRL's names, and the objective's own metrics. `logps/...` are what the objective reads, if that
     /// is not the sum over an answer's tokens; `sum_logps/...` are the sums in any case. TRL counts pairs with equal
     /// rewards as wrong (`rewards/accuracies`); where there are some, `rewards/ties` is their share.
@@ -86,6 +94,7 @@ impl Observation {
             ("rewards/ties", self.tied.value().filter(|share| *share > 0.0)),
             ("entropy", self.entropy.value()),
             ("mean_token_accuracy", self.greedy.value()),
+            ("aux_loss", self.router_loss.value()),
         ] {
             if let Some(value) = value {
                 metrics.insert(name.to_owned(), value);

@@ -54,6 +54,8 @@ pub(crate) struct Motion<'a> {
     pub(crate) max_grad_norm: f64,
     /// Whether parameters are updated within the backward pass.
     pub(crate) in_backward: bool,
+    /// The weight of the routers' loss, which belongs to the gradients of the upper level; 0 for none.
+    pub(crate) router_loss: f64,
 }
 
 /// The bilevel problem of one training step.
@@ -149,6 +151,7 @@ impl<'a> StepProblem<'a> {
                 }
                 _ => drop(self.session.backward(&pass.tokens, statistics, &mut upstream)?),
             }
+            observation.add_router_loss(self.session.router_loss());
         }
         self.observation.get_or_insert(observation);
         Ok((total, weights.expect("a batch has passes")))
@@ -165,8 +168,8 @@ impl<'a> StepProblem<'a> {
         let Found { mut losses, weights, upstream } =
             levels.evaluate(&assembled, data.rows, weigh, &mut observation)?;
         losses.lower += own;
+        backward(self.session, &batch.passes, &upstream, &mut observation)?;
         self.observation.get_or_insert(observation);
-        backward(self.session, &batch.passes, &upstream)?;
         Ok((losses, weights))
     }
 
@@ -215,10 +218,23 @@ impl<'a> StepProblem<'a> {
     /// the other terms of G, needed when the weights depend on the losses.
     fn upper_pass(&mut self, weigh: &mut Weigh<'_>, own: f64) -> Result<(Losses, LevelWeights)> {
         let whole = matches!(weigh, Weigh::By(_)) || self.upper.objective.requirements().whole_batch;
-        match whole && self.upper.batch.passes.len() > 1 {
-            true => self.two_pass(weigh, own),
-            false => self.one_pass(weigh, own, None),
+        self.with_router_loss(|problem| match whole && problem.upper.batch.passes.len() > 1 {
+            true => problem.two_pass(weigh, own),
+            false => problem.one_pass(weigh, own, None),
+        })
+    }
+
+    /// Backward passes over the upper batch, to which the routers' loss adds its gradient: the mean over the passes, as TRL has
+    /// it, because the loss of a batch is not a sum over its parts.
+    fn with_router_loss<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let weight = self.motion.as_ref().map_or(0.0, |motion| motion.router_loss);
+        if weight == 0.0 {
+            return work(self);
         }
+        self.session.weigh_router_loss(weight / self.upper.batch.passes.len() as f64)?;
+        let done = work(self);
+        self.session.weigh_router_loss(0.0)?;
+        done
     }
 
     /// G on its current batches. With a weight, its weighted gradient is added to the accumulator.
@@ -387,7 +403,8 @@ impl BilevelProblem for StepProblem<'_> {
                 "the batch takes more than one backward pass: it needs a gradient".into(),
             ));
         }
-        let (losses, _) = self.one_pass(&mut weigh, 0.0, Some(lr_factor))?;
+        let (losses, _) =
+            self.with_router_loss(|problem| problem.one_pass(&mut weigh, 0.0, Some(lr_factor)))?;
         Ok(match weigh {
             Weigh::Fixed(LevelWeights { lower: 0.0, .. }) => Losses { lower: f64::NAN, ..losses },
             _ => losses,
@@ -456,7 +473,12 @@ impl Levels<'_> {
 }
 
 /// Adds the gradient of `<upstream, log-probs>` to the accumulator.
-fn backward(session: &mut dyn Session, passes: &[Pass], upstream: &[f64]) -> Result<()> {
+fn backward(
+    session: &mut dyn Session,
+    passes: &[Pass],
+    upstream: &[f64],
+    observation: &mut Observation,
+) -> Result<()> {
     let mut rest = upstream;
     for pass in passes {
         session.backward(&pass.tokens, Statistics::default(), &mut |seen| {
@@ -464,6 +486,7 @@ fn backward(session: &mut dyn Session, passes: &[Pass], upstream: &[f64]) -> Res
             rest = others;
             Ok(mine.to_vec())
         })?;
+        observation.add_router_loss(session.router_loss());
     }
     Ok(())
 }
