@@ -64,6 +64,8 @@ fn with_model_and_rows() -> Place {
     place.write("rows.jsonl", rows.collect::<Vec<_>>().join("\n"));
     let parquet = project("spo-runtime/data/tests/fixtures/chat.parquet");
     std::fs::copy(parquet, place.path("rows.parquet")).unwrap();
+    let arrow = project("spo-runtime/data/tests/fixtures/saved/test/data-00000-of-00001.arrow");
+    std::fs::copy(arrow, place.path("rows.arrow")).unwrap();
     place.write("made/sft/chat_template.jinja", "{% for m in messages %}{{ m.content }}\n{% endfor %}");
     place
 }
@@ -71,7 +73,7 @@ fn with_model_and_rows() -> Place {
 fn recipe(place: &Place, rows: &str) -> String {
     let path = |name: &str| place.path(name).display().to_string();
     let recipe = RECIPE.replace("MODEL", &path("made/sft")).replace("ROWS", &path(rows));
-    if rows.ends_with("parquet") {
+    if !rows.ends_with("jsonl") {
         recipe.replace("columns = { prompt = \"question\" }, ", "")
     } else {
         recipe
@@ -116,6 +118,11 @@ fn damaged_json_lines() {
 #[test]
 fn damaged_parquet() {
     besiege("parquet", "rows.parquet", "rows.parquet");
+}
+
+#[test]
+fn damaged_arrow() {
+    besiege("arrow", "rows.arrow", "rows.arrow");
 }
 
 #[test]

@@ -6,6 +6,6 @@ use spo_api::{Pair, PreferenceBatch, Reading, Result};
 ///
 /// # Errors
 /// When the batch is a part of one, does not consist of pairs, or lacks the reference.
-pub(super) fn pairs(batch: &PreferenceBatch<'_>) -> Result<Vec<Pair<f64>>> {
+pub(super) fn pairs<'b>(batch: &PreferenceBatch<'b>) -> Result<Vec<Pair<'b, f64>>> {
     (0..batch.rows_of_whole()?).map(|i| Reading::default().pair(batch, i, true)).collect()
 }

@@ -19,6 +19,7 @@ fn batch(sides: &Value) -> Batch {
         rejected: answers("rejected"),
         mismatched: None,
         gaps: vec![],
+        margins: vec![],
     }
 }
 

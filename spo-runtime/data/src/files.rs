@@ -51,14 +51,6 @@ pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>> {
 fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
     let is_data = |path: &PathBuf| path.is_file() && Format::of(&extension(path)).is_some();
     let entries = entries(folder);
-    let has = |name: &str| folder.join(name).is_file();
-    if entries.iter().any(|entry| extension(entry) == "arrow") || has("dataset_dict.json") {
-        return Err(DataError::in_file(
-            folder,
-            "a folder of Arrow files: write them as Parquet, for example with \
-             `datasets.load_from_disk(FOLDER).to_parquet(FILE)`",
-        ));
-    }
     let found: Vec<_> = entries.iter().filter(|path| is_data(path)).cloned().collect();
     if !found.is_empty() {
         return Ok(found);

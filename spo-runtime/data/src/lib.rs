@@ -47,6 +47,7 @@ mod read;
 mod report;
 pub mod rouge;
 mod row;
+mod saved;
 mod source;
 mod special;
 mod stem;

@@ -1,4 +1,6 @@
 //! Readers that yield a file's records one by one.
+mod allowed;
+pub(crate) mod arrow;
 pub(crate) mod csv;
 pub(crate) mod json;
 pub(crate) mod number;
@@ -10,7 +12,7 @@ use std::path::Path;
 
 use crate::error::{DataError, Result};
 use crate::source::{Format, Visit};
-use recognize::is_parquet;
+use recognize::binary;
 
 /// How much a compressed file may become for each of its bytes, and in any case.
 const GROWTH: u64 = 100;
@@ -27,18 +29,24 @@ pub(crate) fn records(
 ) -> Result<()> {
     let refused = |message: String| Err(DataError::in_file(path, message));
     let content = unpack::open(path)?;
-    match (is_parquet(path)?, content.packing, format) {
-        (true, Some(packing), _) => {
+    match (binary(path)?, content.packing) {
+        (Some(found), Some(packing)) => {
             return refused(format!(
-                "a Parquet file, compressed as a whole: unpack it with `{}`. Parquet compresses what is in it",
-                packing.program()
+                "{}, compressed as a whole: unpack it with `{}`. {} compresses what is in it",
+                found.a_file(),
+                packing.program(),
+                found.name()
             ));
         }
-        (true, None, Format::Parquet) => return parquet::rows(path, wanted, visit),
-        (true, None, _) => {
-            return refused("a Parquet file: name it .parquet, or say format = \"parquet\"".to_owned());
+        (Some(Format::Parquet), None) if format == Format::Parquet => {
+            return parquet::rows(path, wanted, visit);
         }
-        (false, ..) => {}
+        (Some(Format::Arrow), None) if format == Format::Arrow => return arrow::rows(path, visit),
+        (Some(found), None) => {
+            let name = found.extension();
+            return refused(format!("{}: name it .{name}, or say format = \"{name}\"", found.a_file()));
+        }
+        (None, _) => {}
     }
     let first = first_byte(path)?;
     let is_json = matches!(first, Some(b'{' | b'['));
@@ -47,11 +55,12 @@ pub(crate) fn records(
         Format::Jsonl | Format::Json => json::objects(path, content.reader, known, visit),
         other if is_json => refused(format!(
             "JSON and not {}: name it .jsonl, or say format = \"jsonl\"",
-            if other == Format::Parquet { "Parquet" } else { "a table of values" }
+            if matches!(other, Format::Parquet | Format::Arrow) { other.name() } else { "a table of values" }
         )),
         Format::Csv => csv::rows(path, content.reader, b',', visit),
         Format::Tsv => csv::rows(path, content.reader, b'\t', visit),
         Format::Parquet => parquet::rows(path, wanted, visit),
+        Format::Arrow => arrow::rows(path, visit),
     }
 }
 

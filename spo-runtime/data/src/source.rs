@@ -12,7 +12,7 @@ use crate::files::files;
 use crate::mapping::{Mapped, Mapping};
 use crate::read::recognize::{extension, refuse_others};
 use crate::tokenize::brief;
-use crate::{hash, hub, read};
+use crate::{hash, hub, read, saved};
 
 /// Data files and how to read them: a table of the recipe.
 ///
@@ -30,8 +30,8 @@ use crate::{hash, hub, read};
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// A file, a folder (its files of known formats) or a pattern such as `"rows/*.jsonl"`. Several files are read in the
-    /// order of their names. Text files may be compressed with gzip, Zstandard or xz. Where there is none of this name,
+    /// A file, a folder (its files of known formats, or what `save_to_disk` of the Python package `datasets` wrote) or a
+    /// pattern such as `"rows/*.jsonl"`. Several files are read in the order of their names. Text files may be compressed with gzip, Zstandard or xz. Where there is none of this name,
     /// `owner/name` is the id of a data set on the Hugging Face Hub.
     pub path: PathBuf,
     /// Of a data set on the hub, or of a folder in its layout: the subset; by default the one that it says itself.
@@ -92,11 +92,13 @@ pub enum Format {
     Tsv,
     /// Apache Parquet: uncompressed, Snappy, gzip or LZ4.
     Parquet,
+    /// Apache Arrow: a stream or a file, also called Feather.
+    Arrow,
 }
 
 impl Format {
     /// The extensions of all formats, for messages.
-    pub(crate) const EXTENSIONS: &'static str = ".jsonl, .ndjson, .json, .csv, .tsv, .parquet";
+    pub(crate) const EXTENSIONS: &'static str = ".jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow";
 
     /// The format of files with this extension.
     pub(crate) fn of(extension: &str) -> Option<Self> {
@@ -106,7 +108,38 @@ impl Format {
             "csv" => Some(Format::Csv),
             "tsv" => Some(Format::Tsv),
             "parquet" => Some(Format::Parquet),
+            "arrow" | "feather" => Some(Format::Arrow),
             _ => None,
+        }
+    }
+
+    /// What it is called in messages.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Format::Jsonl => "JSON lines",
+            Format::Json => "JSON",
+            Format::Csv => "CSV",
+            Format::Tsv => "TSV",
+            Format::Parquet => "Parquet",
+            Format::Arrow => "Arrow",
+        }
+    }
+
+    /// A file of it, in messages.
+    pub(crate) fn a_file(self) -> String {
+        let article = if self == Format::Arrow { "an" } else { "a" };
+        format!("{article} {} file", self.name())
+    }
+
+    /// The usual extension, which is also its name in a recipe.
+    pub(crate) fn extension(self) -> &'static str {
+        match self {
+            Format::Jsonl => "jsonl",
+            Format::Json => "json",
+            Format::Csv => "csv",
+            Format::Tsv => "tsv",
+            Format::Parquet => "parquet",
+            Format::Arrow => "arrow",
         }
     }
 }
@@ -128,6 +161,9 @@ impl Source {
     /// # Errors
     /// When a pattern matches none, a folder holds none, or a data set of the hub is not in its cache.
     pub fn files(&self) -> Result<Vec<PathBuf>> {
+        if let Some(files) = saved::files(self)? {
+            return Ok(files);
+        }
         match (hub::cached(self)?, &self.subset, &self.split) {
             (Some(files), ..) => Ok(files),
             (None, None, None) => files(&self.path),
@@ -255,7 +291,7 @@ impl Source {
                 path,
                 format!(
                     "cannot tell the format from the extension: expected one of {}, or format = \"jsonl\", \"json\", \
-                     \"csv\", \"tsv\" or \"parquet\"",
+                     \"csv\", \"tsv\", \"parquet\" or \"arrow\"",
                     Format::EXTENSIONS
                 ),
             )

@@ -75,6 +75,27 @@ fn parquet_with_millions_of_rows_in_a_few_bytes_is_refused() {
     assert_eq!(load(Source::new(&path)), Ok(30_000));
 }
 
+#[test]
+fn an_arrow_file_may_not_ask_for_much() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.arrow");
+    let whole = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/types.arrow")).unwrap();
+    let refused = |content: &[u8]| {
+        fs::write(&path, content).unwrap();
+        load(Source::new(&path)).unwrap_err()
+    };
+    // A message of 2 GiB that is not there.
+    let mut long = whole.clone();
+    long[4..8].copy_from_slice(&i32::MAX.to_le_bytes());
+    assert_eq!(refused(&long), "FOLDER/rows.arrow: not a readable Arrow file: it ends within a message");
+    // Each number of the file in turn becomes a large one, such as the length of a batch or of a column of nulls.
+    for at in (0..whole.len() - 8).step_by(8) {
+        let mut large = whole.clone();
+        large[at..at + 8].copy_from_slice(&(1_i64 << 40).to_le_bytes());
+        refused(&large);
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn rows_are_read_from_regular_files_alone() {
@@ -85,7 +106,7 @@ fn rows_are_read_from_regular_files_alone() {
     let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
     std::os::unix::fs::symlink("/dev/zero", path("device")).unwrap();
     std::os::unix::fs::symlink(folder.path(), path("folder")).unwrap();
-    for format in [Format::Jsonl, Format::Json, Format::Csv, Format::Parquet] {
+    for format in [Format::Jsonl, Format::Json, Format::Csv, Format::Parquet, Format::Arrow] {
         for (name, what) in [("pipe", "a pipe"), ("socket", "a socket"), ("device", "a device")] {
             let error = load(Source { format: Some(format), ..Source::new(path(name)) }).unwrap_err();
             let expected = format!("FOLDER/{name}: is not a regular file but {what}");

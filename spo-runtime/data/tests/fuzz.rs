@@ -1,4 +1,4 @@
-//! Mutated rows, Parquet files, tokenizers and chat templates: each gives a result or an error, soon and in bounded
+//! Mutated rows, Parquet and Arrow files, tokenizers and chat templates: each gives a result or an error, soon and in bounded
 //! memory. `SPO_FUZZ_SECONDS` says how long to try.
 
 use std::fs;
@@ -63,6 +63,20 @@ fn parquet() {
     fuzz("parquet", &corpus("parquet"), &["PAR1", "prompt", "\u{0}\u{0}\u{0}"], |bytes| {
         fs::write(&path, bytes).unwrap();
         read(Format::Parquet, &path, &tokenizer);
+    });
+}
+
+#[test]
+fn arrow() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, tokenizer) = (folder.path().join("rows.arrow"), chat_tokenizer(folder.path()));
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let names =
+        ["types.arrow", "file.arrow", "lz4.arrow", "zstd.arrow", "saved/test/data-00000-of-00001.arrow"];
+    let corpus = names.map(|name| fs::read(fixtures.join(name)).unwrap());
+    fuzz("arrow", &corpus, &["ARROW1\0\0", "prompt", "\u{0}\u{0}\u{0}"], |bytes| {
+        fs::write(&path, bytes).unwrap();
+        read(Format::Arrow, &path, &tokenizer);
     });
 }
 

@@ -65,7 +65,9 @@ fn row() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn any_bytes(content: Vec<u8>) {
-        for format in [Format::Jsonl, Format::Json, Format::Csv, Format::Tsv, Format::Parquet] {
+        for format in [
+            Format::Jsonl, Format::Json, Format::Csv, Format::Tsv, Format::Parquet, Format::Arrow,
+        ] {
             load(format, &content);
         }
     }
@@ -123,5 +125,21 @@ proptest! {
         load(Format::Parquet, &content);
         content.truncate(cut.index(content.len()));
         load(Format::Parquet, &content);
+    }
+
+    #[test]
+    fn damaged_arrow(
+        name in prop::sample::select(vec!["types", "lz4", "zstd"]),
+        at in any::<prop::sample::Index>(),
+        byte: u8,
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{name}.arrow"));
+        let mut content = fs::read(path).unwrap();
+        let at = at.index(content.len());
+        content[at] = byte;
+        load(Format::Arrow, &content);
+        content.truncate(cut.index(content.len()));
+        load(Format::Arrow, &content);
     }
 }

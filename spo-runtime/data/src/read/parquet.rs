@@ -1,6 +1,5 @@
 //! Parquet files, row by row.
 
-use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,17 +12,13 @@ use parquet::record::Field;
 use serde_json::{Number, Value};
 use spo_api::open_regular;
 
-use super::{ALLOWANCE, GROWTH};
+use super::allowed::{Allowed, PER_ROW, PER_VALUE};
 use crate::error::{At, DataError, Place, Result};
 use crate::guard::guarded;
 use crate::source::Visit;
 
 /// Rows read at a time.
 const BATCH: usize = 256;
-
-/// What a row and a value take at least, in bytes.
-const PER_ROW: u64 = 64;
-const PER_VALUE: u64 = 8;
 
 /// Passes on the first `wanted` rows.
 pub(crate) fn rows(path: &Path, wanted: usize, visit: &mut Visit<'_>) -> Result<()> {
@@ -59,7 +54,7 @@ pub(crate) fn rows(path: &Path, wanted: usize, visit: &mut Visit<'_>) -> Result<
 /// # Errors
 /// When they do, or when the file cannot be read.
 fn refuse_bomb(reader: &dyn FileReader, bytes: u64, wanted: usize) -> Result<(), String> {
-    let allowed = Allowed { bytes, left: Cell::new(bytes.saturating_mul(GROWTH).saturating_add(ALLOWANCE)) };
+    let allowed = Allowed::new(bytes);
     let mut wanted = wanted as u64;
     for group in 0..reader.num_row_groups() {
         let group = readable(|| reader.get_row_group(group))?;
@@ -120,33 +115,6 @@ fn sized<T: DataType>(
     Ok((read as u64, sizes + levels as u64 * PER_VALUE))
 }
 
-/// How much of a file is still to be read.
-struct Allowed {
-    /// Of the whole file.
-    bytes: u64,
-    left: Cell<u64>,
-}
-
-impl Allowed {
-    fn take(&self, bytes: u64) -> Result<(), String> {
-        self.fits(bytes)?;
-        self.left.set(self.left.get() - bytes);
-        Ok(())
-    }
-
-    fn fits(&self, bytes: u64) -> Result<(), String> {
-        if bytes <= self.left.get() {
-            return Ok(());
-        }
-        Err(format!(
-            "the file has {} bytes, and its rows take more than {GROWTH} times as much and {} MiB: the same long \
-             values again and again. If they are meant, write the rows as JSON lines",
-            self.bytes,
-            ALLOWANCE >> 20
-        ))
-    }
-}
-
 /// The library panics on some damaged files. Report that as a read error too.
 fn readable<T>(read: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T, String> {
     match guarded(read) {
@@ -195,6 +163,6 @@ fn value(field: &Field) -> Result<Value> {
 }
 
 /// NaN and infinity become null, because JSON has neither.
-fn number(x: f64) -> Value {
+pub(super) fn number(x: f64) -> Value {
     Number::from_f64(x).map_or(Value::Null, Value::Number)
 }

@@ -5,11 +5,14 @@ use std::path::Path;
 
 use crate::error::{DataError, Result};
 use crate::read::unpack;
+use crate::source::Format;
 
 /// How many of a file's first bytes are looked at: as many as the header of a tar archive has.
 const HEAD: u64 = 512;
 
-const PARQUET: &[u8] = b"PAR1";
+/// What files of binary formats begin with.
+const BINARY: [(&[u8], Format); 3] =
+    [(b"PAR1", Format::Parquet), (b"ARROW1", Format::Arrow), (b"\xff\xff\xff\xff", Format::Arrow)];
 
 const TO_JSON: &str = "write its rows as CSV, JSON lines or Parquet, for example with pandas: \
                        `to_json(\"rows.jsonl\", orient=\"records\", lines=True)`";
@@ -18,14 +21,16 @@ const UTF_16: &str =
     "text in UTF-16: write it in UTF-8, for example with `iconv -f UTF-16 -t UTF-8 OLD > NEW`";
 
 /// What files of other kinds begin with, what they are, and what to do with them.
-const BEGINNINGS: [(&[u8], &str); 12] = [
+const BEGINNINGS: [(&[u8], &str); 11] = [
     (b"version https://git-lfs", "a Git LFS pointer and not the file itself: fetch that with `git lfs pull`"),
     (b"\x04\x22\x4d\x18", "compressed with lz4: unpack it with `unlz4`"),
     (b"BZh", "compressed with bzip2: unpack it with `bunzip2`"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it, and name a data file in it"),
     (b"PK\x03\x04", "a zip archive: unpack it, and name a data file in it"),
-    (b"ARROW1", "an Arrow file: write it as Parquet, for example with `Dataset.to_parquet`"),
-    (b"\xff\xff\xff\xff", "an Arrow stream: write it as Parquet, for example with `Dataset.to_parquet`"),
+    (
+        b"FEA1",
+        "a file of the first version of Feather: read it with pandas, and write it again with `to_feather`",
+    ),
     (b"SQLite format 3\0", "an SQLite database: write a table of it as JSON lines or Parquet"),
     (b"%PDF", "a PDF document, not data"),
     (b"PARE", "an encrypted Parquet file: write it without encryption"),
@@ -44,9 +49,11 @@ pub(crate) fn refuse_others(path: &Path) -> Result<()> {
     }
 }
 
-/// Whether a file begins as Parquet files do.
-pub(crate) fn is_parquet(path: &Path) -> Result<bool> {
-    Ok(head(path)?.starts_with(PARQUET))
+/// The binary format as whose files a file begins.
+pub(crate) fn binary(path: &Path) -> Result<Option<Format>> {
+    let head = head(path)?;
+    let found = BINARY.iter().find(|(beginning, _)| head.starts_with(beginning));
+    Ok(found.map(|(_, format)| *format))
 }
 
 /// The extension in small letters, without that of a compressed file: `jsonl` of `rows.jsonl.gz`.

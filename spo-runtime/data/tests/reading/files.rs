@@ -103,12 +103,14 @@ fn files_that_are_no_data_are_named() {
     let mut tar = vec![0; 512];
     tar[..6].copy_from_slice(b"a.json");
     tar[257..262].copy_from_slice(b"ustar");
-    let files: [(&str, &[u8]); 11] = [
+    let files: [(&str, &[u8]); 13] = [
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
         ("a.zip", b"PK\x03\x04"),
         ("a.xlsx", b"PK\x03\x04"),
         ("a.arrow", b"ARROW1\0\0"),
+        ("a.jsonl", b"ARROW1\0\0"),
+        ("a.feather", b"FEA1"),
         ("a.jsonl", &[b"\xff\xfe".as_slice(), &utf_16].concat()),
         ("a.json", &utf_16),
         ("a.tar", &tar),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use spo_api::Layout;
 use spo_data::{Dataset, Fit, LeftOut, Mapping, Result, Side, Source, Split};
 
-use crate::{chat_tokenizer, lines, load, texts};
+use crate::{chat_tokenizer, fixture, lines, load, texts};
 
 fn pair(prompt: &str) -> Value {
     json!({"prompt": prompt, "chosen": "g", "rejected": "b"})
@@ -64,8 +64,6 @@ fn folders_and_patterns_are_their_files_in_order() {
     write(folder.path(), "set/b.csv", "prompt,chosen,rejected\n2,g,b\n");
     assert_ne!(at("set").identity().unwrap(), before);
 
-    write(folder.path(), "saved/data.arrow", "");
-    write(folder.path(), "saved/state.json", "{}");
     write(folder.path(), "none/README.md", "");
     write(folder.path(), "above/data/train.parquet", "");
     write(folder.path(), "both/a.jsonl", &lines(&pairs(1)));
@@ -74,9 +72,8 @@ fn folders_and_patterns_are_their_files_in_order() {
         let error = read(&[at(path)], &Fit::default()).unwrap_err().to_string();
         error.replace(&format!("{}/", folder.path().display()), "")
     };
-    let errors = ["saved", "none", "above", "both", "set/*.json", "sets/*.jsonl", "set/**.jsonl"].map(error);
+    let errors = ["none", "above", "both", "set/*.json", "sets/*.jsonl", "set/**.jsonl"].map(error);
     assert_snapshot!(errors.join("\n"), @r#"
-    saved: a folder of Arrow files: write them as Parquet, for example with `datasets.load_from_disk(FOLDER).to_parquet(FILE)`
     none: a folder without data files (.jsonl, .ndjson, .json, .csv, .tsv, .parquet); it holds none/README.md
     above: a folder without data files (.jsonl, .ndjson, .json, .csv, .tsv, .parquet); name one below it, or a pattern: above/data/train.parquet
     both/b.jsonl: the file is empty, not a byte is in it: was it written to its end?
@@ -84,6 +81,49 @@ fn folders_and_patterns_are_their_files_in_order() {
     sets/*.jsonl: no file matches this pattern; there is no folder sets
     set/**.jsonl: not a pattern: recursive wildcards must form a single path component
     "#);
+}
+
+#[test]
+fn a_folder_of_save_to_disk_is_its_rows() {
+    let splits = |name: &str| Source { split: Some(name.into()), ..fixture("saved") };
+    let train = read(&[fixture("saved")], &Fit::default()).unwrap();
+    assert_eq!(train.hash(), read(&[splits("train")], &Fit::default()).unwrap().hash());
+    // The rows of `fixtures/packed.py`.
+    assert_eq!(train.hash(), read(&[fixture("rows.jsonl.xz")], &Fit::default()).unwrap().hash());
+    let first = Source { take: Some(3), ..fixture("saved/train") };
+    let test = read(&[splits("test")], &Fit::default()).unwrap();
+    assert_eq!(test.hash(), read(&[first], &Fit::default()).unwrap().hash());
+    assert_eq!(test.report.read, 3);
+
+    let folder = tempfile::tempdir().unwrap();
+    let state = |files: &str, more: &str| {
+        write(
+            folder.path(),
+            "saved/state.json",
+            &format!("{{\"_data_files\": [{files}], {more} \"_split\": \"test\"}}"),
+        );
+        let error = |split: Option<&str>| {
+            let source = Source { split: split.map(Into::into), ..Source::new(folder.path().join("saved")) };
+            read(&[source], &Fit::default()).unwrap_err().to_string()
+        };
+        [None, Some("train")].map(error).join("\n")
+    };
+    let errors = [
+        read(&[splits("tset")], &Fit::default()).unwrap_err().to_string(),
+        read(&[Source { subset: Some("s".into()), ..fixture("saved") }], &Fit::default())
+            .unwrap_err()
+            .to_string(),
+        read(&[Source { split: Some("s".into()), ..fixture("saved/test") }], &Fit::default())
+            .unwrap_err()
+            .to_string(),
+        state("{\"filename\": \"../a.arrow\"}", ""),
+        state("", ""),
+        state("{}", ""),
+        state("", "\"_indices_data_files\": [{\"filename\": \"i.arrow\"}],"),
+    ];
+    let errors = errors.join("\n").replace(&format!("{}/", folder.path().display()), "");
+    let errors = errors.replace(&format!("{}", fixture("").path.display()), "");
+    assert_snapshot!(errors, @"");
 }
 
 #[test]

@@ -114,6 +114,8 @@ fn the_same_rows_give_the_same_tokens_in_every_format() {
             assert_eq!(hash(name, content, layout), expected, "{name}");
         }
     }
+    let arrow = fs::read(fixture("messages.arrow").path).unwrap();
+    assert_eq!(hash("a.feather", arrow, Layout::Pairs), hash("a.jsonl", lines(&messages()), Layout::Pairs));
     let expected = hash("a.jsonl", lines(&rows()), Layout::Pairs);
     for name in ["rows.jsonl.zst", "rows.jsonl.xz"] {
         let content = fs::read(fixture(name).path).unwrap();
