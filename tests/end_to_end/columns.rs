@@ -107,7 +107,8 @@ fn a_margin_counts_in_parts_of_a_batch_in_evaluation_and_in_sums() {
     let parts = train(&place, from, "objective = \"margin-dpo\"\nmicro_batch = { rows = 1 }");
     close(&parts, &whole, "in parts");
     close(&whole[6..7], &[at_the_reference()], "held out, before training");
-    let sum = train(&place, from, r#"objective = [{ name = "margin-dpo" }, { name = "dpo", weight = 0.0 }]"#);
+    let sum =
+        train(&place, from, r#"objective = [{ name = "margin-dpo" }, { name = "dpo", weight = 1e-9 }]"#);
     close(&sum, &whole, "in a sum");
     // A gradient that is scaled by the slope of the loss takes it at the mean margin.
     train(&place, from, "objective = \"margin-dpo\"\nbilevel = { step = \"weighted\", normalize = true }");
@@ -117,7 +118,7 @@ fn a_margin_counts_in_parts_of_a_batch_in_evaluation_and_in_sums() {
         .success();
     let measured: Value = serde_json::from_str(&measured.stdout).unwrap();
     close(
-        &[measured["metrics"]["loss"]["mean"].as_f64().unwrap_or(f64::NAN)],
+        &[measured["figures"]["loss"]["mean"].as_f64().unwrap_or(f64::NAN)],
         &[at_the_reference()],
         &measured.to_string(),
     );
@@ -253,7 +254,7 @@ fn a_plugin_reads_columns_and_one_that_was_built_before_them_still_works() {
         &with(&earlier, r#"objective = "dpo""#),
         "built before",
     );
-    let sum = with(&now, r#"objective = [{ name = "dpo", weight = 0.0 }, { name = "margin-c" }]"#);
+    let sum = with(&now, r#"objective = [{ name = "dpo", weight = 1e-9 }, { name = "margin-c" }]"#);
     close(&sum, &margin, "in a sum");
 
     place.write(

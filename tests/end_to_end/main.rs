@@ -41,6 +41,7 @@ mod training;
 mod trl;
 #[cfg(target_os = "linux")]
 mod trust;
+mod turns;
 mod weights;
 mod wheel;
 

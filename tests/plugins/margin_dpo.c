@@ -75,11 +75,12 @@ static double log_ratio(const spo_side *side, size_t row) {
 }
 
 static int32_t evaluate(void *self, const spo_batch *given, spo_evaluation *out, const spo_error *error) {
-    (void)self, (void)error;
+    (void)self;
     const double beta = 0.1;
     const seen_batch *batch = (const seen_batch *)given;
     const spo_side *w = &batch->chosen, *l = &batch->rejected;
 #ifdef LOWER
+    (void)beta, (void)l, (void)error;
     for (size_t i = 0; i < w->policy.rows; i++) {
         const double share = batch->columns[0].values[i] / (double)batch->whole_chosen_tokens;
         for (size_t t = w->policy.offsets[i]; t < w->policy.offsets[i + 1]; t++) {
@@ -89,6 +90,11 @@ static int32_t evaluate(void *self, const spo_batch *given, spo_evaluation *out,
     }
     return SPO_OK;
 #endif
+    if (!w->reference.offsets || !l->reference.offsets) {
+        const spo_text none = {NULL, 0}, words = SPO_TEXT("it needs reference log-probs");
+        error->report(error->context, none, words, none);
+        return SPO_BATCH;
+    }
     for (size_t i = 0; i < w->policy.rows; i++) {
         double z = beta * (log_ratio(w, i) - log_ratio(l, i));
 #ifndef EARLIER

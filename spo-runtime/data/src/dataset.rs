@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use crate::source::Source;
 use crate::special::SpecialTokens;
 use crate::tokenize::tokenize;
 use crate::tokenizer::Tokenizer;
+use crate::turns::TrainOn;
 use crate::window::{Truncation, cut};
 
 /// Which rows are used, and how they are fitted to the model.
@@ -30,6 +32,8 @@ pub struct Fit {
     pub truncation: Truncation,
     /// What becomes of special tokens in the text of messages.
     pub special_tokens: SpecialTokens,
+    /// What is learned of a conversation.
+    pub train_on: TrainOn,
     /// The side of a split to use; by default there is no split.
     #[serde(skip)]
     pub side: Option<Side>,
@@ -48,6 +52,7 @@ impl Default for Fit {
             max_length: 1024,
             truncation: Truncation::default(),
             special_tokens: SpecialTokens::default(),
+            train_on: TrainOn::default(),
             side: None,
             deduplicate: false,
             strict: false,
@@ -62,6 +67,8 @@ pub struct Example {
     /// The prompt and its answers, the chosen one first. There are two groups of one answer each when the
     /// answers do not share a context (the prompt was cut at the beginning, or there is no prompt).
     pub groups: Vec<Group>,
+    /// For each answer, the ranges of its tokens that are scored; empty if all tokens are.
+    pub scored: Vec<Vec<Range<usize>>>,
     /// The label of an unpaired answer; true for all other layouts.
     pub desirable: bool,
     /// For a pair with scores: the score of the chosen answer minus that of the rejected one.
@@ -75,6 +82,13 @@ pub struct Example {
 }
 
 impl Example {
+    /// The tokens of an answer that are scored. The others are read, as what others said between the assistant's turns.
+    pub fn scored(&self, answer: usize) -> Vec<Range<usize>> {
+        let all =
+            || self.groups.iter().flat_map(|group| &group.completions).nth(answer).map(|ids| 0..ids.len());
+        self.scored.get(answer).cloned().unwrap_or_else(|| all().into_iter().collect())
+    }
+
     /// Number of tokens the model has to read for this row.
     pub fn tokens(&self) -> usize {
         self.groups.iter().map(|g| g.prompt.len() + g.completions.iter().map(Vec::len).sum::<usize>()).sum()
@@ -139,7 +153,7 @@ impl Dataset {
         builder.finish()
     }
 
-    /// SHA-256 of the layout, token ids, labels, score gaps, weights and columns, in hexadecimal. It does not depend on where
+    /// SHA-256 of the layout, token ids, what of them is scored, labels, score gaps, weights and columns, in hexadecimal. It does not depend on where
     /// the rows came from.
     pub fn hash(&self) -> String {
         let mut hasher = Sha256::new();
@@ -155,6 +169,10 @@ impl Dataset {
             // Rows without weights have the hash that they had before there were weights.
             if example.weight != 1.0 {
                 number(example.weight.to_bits() as usize);
+            }
+            for span in example.scored.iter().flatten() {
+                number(span.start);
+                number(span.end);
             }
             example.columns.iter().for_each(|x| number(x.to_bits() as usize));
             number(example.groups.len());
@@ -244,7 +262,7 @@ impl<'a> Builder<'a> {
         let mut files: Vec<(Arc<Path>, Interpreter<'_>)> = Vec::new();
         source.read(&mut counts, &mut |place, record| {
             if files.last().is_none_or(|(file, _)| *file != place.file) {
-                files.push((place.file.clone(), Interpreter::new(layout, &fit.columns)));
+                files.push((place.file.clone(), Interpreter::new(layout, fit)));
             }
             let Some((_, rows)) = files.last_mut() else { return Ok(false) };
             let row = rows.row(place, &record)?;
@@ -314,7 +332,7 @@ impl<'a> Builder<'a> {
 
 /// Tokenizes a row and cuts it to the window. Returns no example if the row has to be dropped.
 fn prepare(row: &Row, tokenizer: &Tokenizer, fit: &Fit) -> Result<(Option<Example>, Vec<Noticed>)> {
-    let (mut tokens, mut noticed) = tokenize(tokenizer, row, fit.special_tokens)?;
+    let (mut tokens, mut noticed) = tokenize(tokenizer, row, fit)?;
     if row.answers.iter().any(|answer| answer.is_empty()) {
         noticed.push(Finding::EmptyAnswer.into());
     }
@@ -322,10 +340,10 @@ fn prepare(row: &Row, tokenizer: &Tokenizer, fit: &Fit) -> Result<(Option<Exampl
         noticed.push(Finding::EmptyPrompt.into());
         tokens.prompt.extend(tokenizer.bos());
     }
-    let groups = match cut(&tokens, fit.max_length, fit.truncation) {
+    let (groups, scored) = match cut(&tokens, fit.max_length, fit.truncation) {
         Ok(cut) => {
             noticed.extend(cut.truncated.then_some(Finding::Truncated.into()));
-            cut.groups
+            (cut.groups, cut.scored)
         }
         Err(dropped) => {
             noticed.push(dropped.into());
@@ -338,6 +356,7 @@ fn prepare(row: &Row, tokenizer: &Tokenizer, fit: &Fit) -> Result<(Option<Exampl
     }
     let example = Example {
         groups,
+        scored,
         desirable: !matches!(row.answers, Answers::Labelled { desirable: false, .. }),
         gap: row.gap,
         weight: row.weight,

@@ -1,19 +1,19 @@
 //! Prompts that are not given separately: the common beginning of two answers, or a dialogue before its
 //! last message.
 
-use serde_json::Value;
-
 use crate::error::{DataError, Result};
-use crate::row::{Answers, Text};
+use crate::messages::role;
+use crate::row::{Answers, Message, Text};
+use crate::turns::TrainOn;
 
 /// Splits the prompt off the answers of a row that has no prompt of its own.
 ///
 /// # Errors
 /// When the answers do not hold one.
-pub(crate) fn split(answers: Answers) -> Result<(Text, Answers)> {
+pub(crate) fn split(answers: Answers, train_on: TrainOn) -> Result<(Text, Answers)> {
     match answers {
         Answers::Pair { chosen, rejected } => of_pair(chosen, rejected),
-        Answers::Demonstration(text) => of_dialogue(text),
+        Answers::Demonstration(text) => of_dialogue(text, train_on),
         Answers::Labelled { .. } => Err(DataError::new("there is no column `prompt`")),
     }
 }
@@ -56,16 +56,23 @@ fn shared<T: PartialEq>(a: &[T], b: &[T]) -> usize {
     (0..shorter).find(|&i| a[i] != b[i]).unwrap_or(shorter.saturating_sub(1))
 }
 
-/// Splits a dialogue into a prompt and a demonstration, its last message, which must be the assistant's.
-fn of_dialogue(dialogue: Text) -> Result<(Text, Answers)> {
+/// Splits a dialogue into a prompt and a demonstration: its last message, which must be the assistant's, or all from the
+/// first of the assistant's.
+fn of_dialogue(dialogue: Text, train_on: TrainOn) -> Result<(Text, Answers)> {
     let Text::Chat(mut messages) = dialogue else {
         return Err(DataError::new("there is no column `prompt`, and the answer is plain text"));
     };
-    match messages.pop() {
-        Some(last) if last.get("role").and_then(Value::as_str) == Some("assistant") => {
-            Ok((Text::Chat(messages), Answers::Demonstration(Text::Chat(vec![last]))))
+    let is_answer = |message: &Message| role(message) == "assistant";
+    match messages.last().filter(|last| is_answer(last)) {
+        Some(_) => {
+            let first = match train_on {
+                TrainOn::Last => None,
+                TrainOn::AllAssistant => messages.iter().position(is_answer),
+            };
+            let answer = messages.split_off(first.unwrap_or(messages.len() - 1));
+            Ok((Text::Chat(messages), Answers::Demonstration(Text::Chat(answer))))
         }
-        _ => Err(DataError::new("the last message must be the assistant's: it is what is demonstrated")),
+        None => Err(DataError::new("the last message must be the assistant's: it is what is demonstrated")),
     }
 }
 

@@ -3,22 +3,23 @@
 use std::fmt;
 
 use serde_json::Value;
-use spo_api::{Column, Layout};
+use spo_api::Layout;
 
 use crate::choice::Content;
 use crate::columns::Columns;
+use crate::dataset::Fit;
 use crate::error::{DataError, Place, Result};
 use crate::implicit;
 use crate::messages::{message, role};
 use crate::row::{Answers, Message, Row, Text};
 use crate::source::Record;
+use crate::turns::TrainOn;
 
 /// Turns the records of a file into rows, checks that all of them have the same form, and notes which columns were not
 /// used.
 pub(crate) struct Interpreter<'a> {
     layout: Layout,
-    /// The columns that an objective reads.
-    wanted: &'a [Column],
+    fit: &'a Fit,
     first: Option<(Form, Place)>,
     unused: Vec<String>,
     /// The columns that the first row used.
@@ -36,13 +37,13 @@ struct Form {
 }
 
 impl<'a> Interpreter<'a> {
-    pub fn new(layout: Layout, wanted: &'a [Column]) -> Self {
-        Interpreter { layout, wanted, first: None, unused: Vec::new(), used: Vec::new() }
+    pub fn new(layout: Layout, fit: &'a Fit) -> Self {
+        Interpreter { layout, fit, first: None, unused: Vec::new(), used: Vec::new() }
     }
 
     pub fn row(&mut self, place: Place, record: &Record) -> Result<Row> {
         let columns = Columns::new(record, self.layout);
-        let (row, form) = interpret(&place, &columns, self.wanted).map_err(|e| e.at(&place))?;
+        let (row, form) = interpret(&place, &columns, self.fit).map_err(|e| e.at(&place))?;
         let (expected, first) = self.first.get_or_insert_with(|| (form, place.clone()));
         if *expected != form {
             let message = match (form.explicit, expected.explicit) {
@@ -67,10 +68,15 @@ impl<'a> Interpreter<'a> {
 
     /// What a row says, for a split: the same however the row is used.
     pub fn content(&self, row: &Row, record: &Record) -> Content {
-        let columns = Columns::new(record, Layout::Pairs);
-        match (self.layout, interpret(&row.place, &columns, &[])) {
-            (Layout::Pairs, _) | (_, Err(_)) => Content::of(row, self.layout),
-            (_, Ok((pair, _))) => Content::of(&pair, Layout::Pairs),
+        let plainly = Fit::default();
+        let read = |layout| interpret(&row.place, &Columns::new(record, layout), &plainly);
+        if self.layout == Layout::Pairs {
+            return Content::of(row, self.layout);
+        }
+        match read(Layout::Pairs) {
+            Ok((pair, _)) => Content::of(&pair, Layout::Pairs),
+            Err(_) => read(self.layout)
+                .map_or_else(|_| Content::of(row, self.layout), |(row, _)| Content::of(&row, self.layout)),
         }
     }
 
@@ -101,10 +107,10 @@ impl fmt::Display for Form {
     }
 }
 
-fn interpret<'a>(place: &Place, columns: &Columns<'a>, wanted: &'a [Column]) -> Result<(Row, Form)> {
+fn interpret<'a>(place: &Place, columns: &Columns<'a>, fit: &'a Fit) -> Result<(Row, Form)> {
     let own = columns.prompt()?;
     let explicit = own.is_some();
-    let (prompt, answers) = unite(own, columns.answers()?)?;
+    let (prompt, answers) = unite(own, columns.answers()?, fit.train_on)?;
     let prompt = columns.complete(prompt)?;
     let conversational = matches!(prompt, Text::Chat(_));
     // Plain text is rendered by no template.
@@ -118,16 +124,16 @@ fn interpret<'a>(place: &Place, columns: &Columns<'a>, wanted: &'a [Column]) -> 
         answers,
         gap: columns.gap()?,
         weight: columns.weight()?,
-        columns: columns.numbers(wanted)?,
+        columns: columns.numbers(&fit.columns)?,
         variables,
     };
     Ok((row, Form { conversational, explicit }))
 }
 
 /// Gives prompt and answers one form. If the answers hold the prompt, it is removed from them.
-fn unite(prompt: Option<Text>, answers: Answers) -> Result<(Text, Answers)> {
+fn unite(prompt: Option<Text>, answers: Answers, train_on: TrainOn) -> Result<(Text, Answers)> {
     match prompt {
-        None => implicit::split(answers),
+        None => implicit::split(answers, train_on),
         Some(Text::Chat(context)) => {
             let answers = answers.map(spoken);
             let again = !context.is_empty() && answers.iter().all(|answer| answer.begins_with(&context));
@@ -137,7 +143,7 @@ fn unite(prompt: Option<Text>, answers: Answers) -> Result<(Text, Answers)> {
         Some(Text::Plain(prompt)) => {
             match answers.iter().filter(|answer| matches!(answer, Text::Chat(_))).count() {
                 0 => Ok((Text::Plain(prompt), answers)),
-                n if n == answers.iter().count() => asked(prompt, answers),
+                n if n == answers.iter().count() => asked(prompt, answers, train_on),
                 _ => Err(DataError::new(
                     "one answer is plain text and the other a list of messages: both must have one form",
                 )),
@@ -148,10 +154,10 @@ fn unite(prompt: Option<Text>, answers: Answers) -> Result<(Text, Answers)> {
 
 /// A prompt that is text, with answers that are messages: it is the user's message before them, unless they are whole
 /// conversations that hold it.
-fn asked(prompt: String, answers: Answers) -> Result<(Text, Answers)> {
+fn asked(prompt: String, answers: Answers, train_on: TrainOn) -> Result<(Text, Answers)> {
     let begins = |answer: &Text| matches!(answer, Text::Chat(messages) if messages.first().is_none_or(|first| role(first) == "assistant"));
     if prompt.is_empty() || !answers.iter().all(begins) {
-        let (context, answers) = implicit::split(answers)?;
+        let (context, answers) = implicit::split(answers, train_on)?;
         return match prompt.is_empty() || holds(&context, &prompt) {
             true => Ok((context, answers)),
             false => Err(DataError::new(

@@ -26,6 +26,7 @@ mod value;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::rc::Rc;
 
 use chrono::NaiveDateTime;
@@ -61,6 +62,18 @@ impl Template {
     /// too much.
     pub(crate) fn render(&self, variables: &Map<String, Json>, now: NaiveDateTime) -> Result<String, Error> {
         Machine::new(now).render(&self.body, &scope(variables))
+    }
+
+    /// Renders the template, and tells where the text of `{% generation %}` lies in it, in bytes.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render), and where this is not known.
+    pub(crate) fn render_marked(
+        &self,
+        variables: &Map<String, Json>,
+        now: NaiveDateTime,
+    ) -> Result<(String, Vec<Range<usize>>), Error> {
+        Machine::new(now).render_marked(&self.body, &scope(variables))
     }
 
     /// Renders the template with the columns of a row as variables, and tells which of them it read.

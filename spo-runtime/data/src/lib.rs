@@ -56,6 +56,7 @@ pub mod task;
 mod template;
 mod tokenize;
 mod tokenizer;
+mod turns;
 mod window;
 
 pub use batch::{MicroBatch, epoch_order};
@@ -72,4 +73,5 @@ pub use source::{Format, Source};
 pub use special::SpecialTokens;
 pub use template::ChatTemplate;
 pub use tokenizer::Tokenizer;
+pub use turns::TrainOn;
 pub use window::Truncation;

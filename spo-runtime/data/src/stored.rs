@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ type StoredPlace = (usize, At);
 #[derive(Deserialize, Serialize)]
 struct StoredExample {
     groups: Vec<Group>,
+    scored: Vec<Vec<Range<usize>>>,
     desirable: bool,
     /// The bits of the gap, because JSON has no infinity.
     gap: Option<u64>,
@@ -56,6 +58,7 @@ impl Dataset {
         let example = |example: &Example| {
             std::io::Result::Ok(StoredExample {
                 groups: example.groups.clone(),
+                scored: example.scored.clone(),
                 desirable: example.desirable,
                 gap: example.gap.map(f64::to_bits),
                 weight: example.weight,
@@ -97,9 +100,10 @@ impl Dataset {
                 .ok_or_else(|| std::io::Error::other("rows of a file that is not given"))
         };
         let place = |(number, at): StoredPlace| std::io::Result::Ok(Place { file: file(number)?, at });
-        let example = |StoredExample { groups, desirable, gap, weight, columns, at }| {
+        let example = |StoredExample { groups, scored, desirable, gap, weight, columns, at }| {
             std::io::Result::Ok(Example {
                 groups,
+                scored,
                 desirable,
                 gap: gap.map(f64::from_bits),
                 weight,
@@ -160,8 +164,9 @@ mod tests {
         };
         let example = |groups, gap, line| {
             let (desirable, weight) = (line != 3, 0.1 + line as f64);
+            let scored = if line == 1 { vec![vec![0..1], vec![1..2]] } else { vec![] };
             let columns = vec![0.1 * line as f64, -1e300];
-            Example { groups, desirable, gap, weight, columns, place: place(line) }
+            Example { groups, scored, desirable, gap, weight, columns, place: place(line) }
         };
         let found = Found { count: 2, first: vec![place(2), place(9)], detail: "so".into() };
         let data = Dataset {

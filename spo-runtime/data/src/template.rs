@@ -1,5 +1,6 @@
 //! Chat templates, rendered in the same way as in transformers.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -15,6 +16,7 @@ pub struct ChatTemplate {
     /// The tokenizer's special tokens by name: `bos_token`, `eos_token`, ...
     special_tokens: Map<String, Value>,
     asks_for_time: bool,
+    marks_answers: bool,
     moment: Moment,
     /// The file that the template is in, for errors.
     file: Option<PathBuf>,
@@ -31,7 +33,15 @@ impl ChatTemplate {
             .map_err(|e| DataError::new(format!("the chat template is malformed: {}", explain(&e, None))))?;
         // The name may stand in a comment or text: then the time is taken to matter, which does no harm.
         let asks_for_time = source.contains("strftime_now");
-        Ok(ChatTemplate { template, special_tokens, asks_for_time, moment: Moment::now(), file: None })
+        let marks_answers = marks_answers(source);
+        Ok(ChatTemplate {
+            template,
+            special_tokens,
+            asks_for_time,
+            marks_answers,
+            moment: Moment::now(),
+            file: None,
+        })
     }
 
     /// The template, whose errors name this file.
@@ -61,6 +71,34 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         variables: &Map<String, Value>,
     ) -> Result<String> {
+        let context = self.context(messages, add_generation_prompt, variables);
+        self.template.render(&context, self.moment.time()).map_err(|e| self.refused(&e))
+    }
+
+    /// Whether it says what the assistant's text is, in `{% generation %}`.
+    pub fn marks_answers(&self) -> bool {
+        self.marks_answers
+    }
+
+    /// Renders a whole conversation, and tells where the text in `{% generation %}` lies, in bytes.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render), and when such a block is in a macro.
+    pub fn render_marked(
+        &self,
+        messages: &[Message],
+        variables: &Map<String, Value>,
+    ) -> Result<(String, Vec<Range<usize>>)> {
+        let context = self.context(messages, false, variables);
+        self.template.render_marked(&context, self.moment.time()).map_err(|e| self.refused(&e))
+    }
+
+    fn context(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+        variables: &Map<String, Value>,
+    ) -> Map<String, Value> {
         let messages = messages.iter().map(normalized).collect();
         let mut context =
             Map::from_iter([("tools".to_owned(), Value::Null), ("documents".to_owned(), Value::Null)]);
@@ -68,11 +106,22 @@ impl ChatTemplate {
         context.extend(variables.clone());
         context.insert("messages".into(), Value::Array(messages));
         context.insert("add_generation_prompt".into(), add_generation_prompt.into());
-        self.template.render(&context, self.moment.time()).map_err(|e| {
-            let reason = explain(&e, self.file.as_deref());
-            DataError::new(format!("the chat template refuses the messages: {reason}"))
-        })
+        context
     }
+
+    fn refused(&self, error: &jinja::Error) -> DataError {
+        let reason = explain(error, self.file.as_deref());
+        DataError::new(format!("the chat template refuses the messages: {reason}"))
+    }
+}
+
+/// Whether a template has the statement `{% generation %}`.
+fn marks_answers(source: &str) -> bool {
+    source.split("{%").skip(1).any(|rest| {
+        let rest = rest.strip_prefix('-').unwrap_or(rest).trim_start();
+        let end = rest.strip_prefix("generation").map(str::trim_start);
+        end.is_some_and(|end| end.starts_with("%}") || end.starts_with("-%}"))
+    })
 }
 
 /// A message as templates see it. Keys whose value is null are absent: Parquet and Arrow fill absent keys with

@@ -1,12 +1,16 @@
 //! Converts a row to token ids and finds where the prompt ends and the answers begin.
 
+use std::ops::Range;
+
 use serde_json::Value;
 
+use crate::dataset::Fit;
 use crate::error::{DataError, Result};
 use crate::report::{Finding, Noticed};
 use crate::row::{Message, Row, Text};
 use crate::special::SpecialTokens;
 use crate::tokenizer::Tokenizer;
+use crate::turns::{TrainOn, Turns, spans};
 
 /// Token ids of a prompt and its answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +19,8 @@ pub struct Tokens {
     pub prompt: Vec<u32>,
     /// The ids of each answer, including its end token.
     pub answers: Vec<Vec<u32>>,
+    /// For each answer, the ranges of its tokens that are scored; empty if all tokens are.
+    pub scored: Vec<Vec<Range<usize>>>,
 }
 
 /// Tokenizes a row's prompt with its answers, as TRL does, and tells what is doubtful about a conversation.
@@ -27,7 +33,7 @@ pub struct Tokens {
 pub(crate) fn tokenize(
     tokenizer: &Tokenizer,
     row: &Row,
-    special: SpecialTokens,
+    &Fit { special_tokens: special, train_on, .. }: &Fit,
 ) -> Result<(Tokens, Vec<Noticed>)> {
     let Row { prompt, variables, .. } = row;
     let answers: Vec<_> = row.answers.iter().collect();
@@ -68,9 +74,19 @@ pub(crate) fn tokenize(
     let prompt_ids = encode(&prompt_text)?;
     let whole = whole_texts.iter().map(encode).collect::<Result<Vec<_>>>()?;
     let boundary = whole.iter().map(|ids| common(&prompt_ids, ids)).min().unwrap_or(prompt_ids.len());
-    let tokens = Tokens {
-        prompt: prompt_ids[..boundary].to_vec(),
-        answers: whole.iter().map(|ids| ids[boundary..].to_vec()).collect(),
+    let tokens = match (train_on, named.filter(|_| hide)) {
+        (TrainOn::Last, _) => Tokens {
+            prompt: prompt_ids[..boundary].to_vec(),
+            answers: whole.iter().map(|ids| ids[boundary..].to_vec()).collect(),
+            scored: Vec::new(),
+        },
+        (TrainOn::AllAssistant, None) => every_turn(tokenizer, row)?,
+        (TrainOn::AllAssistant, Some(token)) => {
+            return Err(DataError::new(format!(
+                "{token:?} stands in the text of a message: with train_on = \"all-assistant\", special_tokens = \"as_text\" \
+                 cannot tell which tokens are the assistant's"
+            )));
+        }
     };
     let mut noticed = Vec::new();
     if let Text::Chat(_) = prompt {
@@ -84,6 +100,37 @@ pub(crate) fn tokenize(
         noticed.push(Noticed { finding: Finding::SpecialToken, detail });
     }
     Ok((tokens, noticed))
+}
+
+/// Tokenizes conversations of which all turns of the assistant that follow the prompt are scored.
+///
+/// The prompt ends before the first token that is scored in any answer, or where the answers begin to differ.
+fn every_turn(tokenizer: &Tokenizer, row: &Row) -> Result<Tokens> {
+    let Text::Chat(prompt) = &row.prompt else {
+        return Err(DataError::new(
+            "train_on = \"all-assistant\" is for conversations, and this row is plain text: leave the key out",
+        ));
+    };
+    let turns = |answer: &Text| match answer {
+        Text::Chat(answer) => {
+            Turns::of(tokenizer, &[prompt.as_slice(), answer].concat(), prompt.len(), &row.variables)
+        }
+        Text::Plain(_) => {
+            Err(DataError::new("prompt and answers must both be plain text or both be messages"))
+        }
+    };
+    let all = row.answers.iter().map(turns).collect::<Result<Vec<_>>>()?;
+    let first = |turns: &Turns| turns.scored.iter().position(|scored| *scored).unwrap_or(turns.ids.len());
+    let shared = all.iter().map(|turns| common(&all[0].ids, &turns.ids)).min().unwrap_or(0);
+    let boundary = all.iter().map(first).min().unwrap_or(0).min(shared);
+    let scored: Vec<_> = all.iter().map(|turns| spans(&turns.scored[boundary..])).collect();
+    let answers: Vec<_> = all.iter().map(|turns| turns.ids[boundary..].to_vec()).collect();
+    let whole = all.iter().all(|turns| turns.scored[boundary..].iter().all(|scored| *scored));
+    Ok(Tokens {
+        prompt: all[0].ids[..boundary].to_vec(),
+        answers,
+        scored: if whole { Vec::new() } else { scored },
+    })
 }
 
 /// The end of the prompt that its answers do not continue: the template begins an answer that is to be generated

@@ -7,6 +7,7 @@ mod gguf;
 mod splits;
 mod to_gguf;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -152,6 +153,18 @@ impl Tokenizer {
     /// When the tokenizer fails.
     pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>> {
         self.inner.encode(text)
+    }
+
+    /// The ids of a text rendered by a chat template, and where each token lies in it, in characters.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub(crate) fn encode_with_places(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+        self.inner.call("tokenize", || {
+            let encoding = self.inner.parts.encode_char_offsets(text, false)?;
+            let places = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+            Ok((encoding.get_ids().to_vec(), places.collect()))
+        })
     }
 
     /// The ids of a text rendered by a chat template from messages whose special tokens are hidden. These become

@@ -1,5 +1,7 @@
 //! Cuts a tokenized row to the model's window.
 
+use std::ops::Range;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use spo_api::Group;
@@ -24,6 +26,8 @@ pub enum Truncation {
 pub(crate) struct Cut {
     /// One group if all answers have the same context, otherwise one group per answer.
     pub groups: Vec<Group>,
+    /// As in [`Tokens::scored`].
+    pub scored: Vec<Vec<Range<usize>>>,
     pub truncated: bool,
 }
 
@@ -33,8 +37,8 @@ pub(crate) struct Cut {
 /// # Errors
 /// The reason to drop the row.
 pub(crate) fn cut(tokens: &Tokens, max_length: usize, truncation: Truncation) -> Result<Cut, Finding> {
-    let mut cut = Cut { groups: Vec::new(), truncated: false };
-    for answer in &tokens.answers {
+    let mut cut = Cut { groups: Vec::new(), scored: Vec::new(), truncated: false };
+    for (i, answer) in tokens.answers.iter().enumerate() {
         let length = tokens.prompt.len() + answer.len();
         let window = match truncation {
             _ if length <= max_length => 0..length,
@@ -49,6 +53,16 @@ pub(crate) fn cut(tokens: &Tokens, max_length: usize, truncation: Truncation) ->
                 true => Finding::PromptFillsWindow,
                 false => Finding::NothingToScore,
             });
+        }
+        if let Some(spans) = tokens.scored.get(i) {
+            // From the beginning of the answer to that of the completion.
+            let moved = |at: usize| (tokens.prompt.len() + at).clamp(boundary, window.end) - boundary;
+            let spans = spans.iter().map(|span| moved(span.start)..moved(span.end));
+            let kept: Vec<_> = spans.filter(|span| !span.is_empty()).collect();
+            if kept.is_empty() {
+                return Err(Finding::NothingToScore);
+            }
+            cut.scored.push(kept);
         }
         let whole = [tokens.prompt.as_slice(), answer].concat();
         let context = &whole[window.start..boundary];

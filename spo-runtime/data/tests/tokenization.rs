@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use spo_api::Layout;
-use spo_data::{Dataset, Finding, Fit, Format, Source, SpecialTokens, Tokenizer, Truncation};
+use spo_data::{Dataset, Finding, Fit, Format, Source, SpecialTokens, Tokenizer, TrainOn, Truncation};
 use test_support::{golden, shared};
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -57,6 +57,113 @@ fn rows_become_the_ids_that_trl_makes_of_them() {
         compared += 1;
     }
     assert_eq!(compared, 47);
+}
+
+/// `train_on = "all-assistant"`: the tokens of a conversation, and which of them are scored.
+#[test]
+fn the_assistants_tokens_are_those_that_transformers_masks() {
+    let Some(shared) = shared() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    Tokenizer::open(&shared.join("models/llama-tiny")).unwrap().save(folder.path()).unwrap();
+    let fit = Fit { max_length: 4096, train_on: TrainOn::AllAssistant, ..Fit::default() };
+    let goldens = golden("assistant_masks.json");
+    assert_eq!(goldens.as_array().unwrap().len(), 15);
+    for case in goldens.as_array().unwrap() {
+        // Without marks, the same is found by rendering the beginnings of the conversation.
+        for template in ["marked", "plain"] {
+            fs::write(folder.path().join("chat_template.jinja"), case[template].as_str().unwrap()).unwrap();
+            let tokenizer = Tokenizer::open(folder.path()).unwrap();
+            fs::write(folder.path().join("row.jsonl"), json!({ "messages": case["messages"] }).to_string())
+                .unwrap();
+            let source = [Source::new(folder.path().join("row.jsonl"))];
+            let data = Dataset::load(&source, Layout::Demonstrations, &tokenizer, &fit).unwrap();
+            let example = &data.examples[0];
+            let group = &example.groups[0];
+            let mut mask = vec![0; group.prompt.len() + group.completions[0].len()];
+            for at in example.scored(0).into_iter().flatten() {
+                mask[group.prompt.len() + at] = 1;
+            }
+            let mut expected = ids(&case["mask"]);
+            // The first token of all is read: none precedes it.
+            expected[0] = 0;
+            let found = [group.prompt.as_slice(), &group.completions[0]].concat();
+            let about = format!("{}, {template}", case["about"]);
+            assert_eq!(found, ids(&case["ids"]), "{about}");
+            assert_eq!(mask, expected, "{about}");
+        }
+    }
+}
+
+#[test]
+fn every_turn_of_the_assistant_is_scored_and_nothing_between_them() {
+    let folder = tempfile::tempdir().unwrap();
+    Tokenizer::characters("abcdu:").save(folder.path()).unwrap();
+    let template = |text: &str| fs::write(folder.path().join("chat_template.jinja"), text).unwrap();
+    template("{% for m in messages %}{{ m.content }}{{ ':' if m.role == 'user' else '</s>' }}{% endfor %}");
+    let said = |role: &str, text: &str| json!({ "role": role, "content": text });
+    let (user, assistant) = (|text| said("user", text), |text| said("assistant", text));
+    let open = || Tokenizer::open(folder.path()).unwrap();
+    let loaded = |row: &Value, layout, fit: &Fit| {
+        fs::write(folder.path().join("row.jsonl"), row.to_string()).unwrap();
+        Dataset::load(&[Source::new(folder.path().join("row.jsonl"))], layout, &open(), fit)
+    };
+    // What is scored of each answer.
+    let scored = |row: &Value, layout, fit: &Fit| -> Vec<Vec<String>> {
+        let example = loaded(row, layout, fit).unwrap().examples.remove(0);
+        let answers: Vec<_> = example.groups.iter().flat_map(|group| group.completions.clone()).collect();
+        let text = |answer: usize, span| open().decode(&answers[answer][span]).unwrap();
+        (0..answers.len())
+            .map(|i| example.scored(i).into_iter().map(|span| text(i, span)).collect())
+            .collect()
+    };
+    let all = Fit { train_on: TrainOn::AllAssistant, ..Fit::default() };
+    let messages = json!({ "messages": [user("u"), assistant("a"), user("uu"), assistant("bb")] });
+    assert_eq!(scored(&messages, Layout::Demonstrations, &all), [["a</s>", "bb</s>"]]);
+    assert_eq!(scored(&messages, Layout::Demonstrations, &Fit::default()), [["bb</s>"]]);
+    // Of a pair, what follows the prompt.
+    let pair = json!({
+        "prompt": [user("u"), assistant("a"), user("u")],
+        "chosen": [assistant("a"), user("u"), assistant("c")],
+        "rejected": [assistant("a"), user("uu"), assistant("d")],
+    });
+    assert_eq!(scored(&pair, Layout::Pairs, &all), [["a</s>", "c</s>"], ["a</s>", "d</s>"]]);
+    let last = Fit::default();
+    assert_eq!(scored(&pair, Layout::Pairs, &last), [["a</s>u:c</s>"], ["a</s>uu:d</s>"]]);
+    // One turn is what it is with `last`, and has the same hash.
+    let one = json!({ "messages": [user("u"), assistant("a")] });
+    let hash = |row, fit: &Fit| loaded(row, Layout::Demonstrations, fit).unwrap().hash();
+    assert_eq!(hash(&one, &all), hash(&one, &last));
+    assert_ne!(hash(&messages, &all), hash(&messages, &last));
+    // Cut anywhere, it is the same tokens that are scored, less what is cut.
+    for (truncation, max_length, left) in [
+        (Truncation::KeepStart, 8, vec![vec!["a</s>", "b"]]),
+        (Truncation::KeepStart, 5, vec![vec!["a</s>"]]),
+        (Truncation::KeepEnd, 8, vec![vec!["</s>", "bb</s>"]]),
+        (Truncation::KeepEnd, 4, vec![vec!["bb</s>"]]),
+    ] {
+        let fit = Fit { truncation, max_length, ..all.clone() };
+        assert_eq!(scored(&messages, Layout::Demonstrations, &fit), left, "{truncation:?} {max_length}");
+    }
+
+    let refused = |row: &Value| loaded(row, Layout::Demonstrations, &all).unwrap_err().to_string();
+    let plain = refused(&json!({ "prompt": "u", "completion": "a" }));
+    assert!(plain.contains("row.jsonl:1") && plain.contains("this row is plain text"), "{plain}");
+    // A template that shortens earlier turns.
+    template("{% for m in messages %}{{ m.content if loop.last else m.content[0] }}:{% endfor %}");
+    let again = json!({ "messages": [user("u"), assistant("ab"), user("u"), assistant("c")] });
+    let words = refused(&again);
+    assert!(words.contains("row.jsonl:1") && words.contains("renders message 2 otherwise"), "{words}");
+    // Marks tell what is what.
+    template(
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}:{% else %}{% generation %}\
+         {{ m.content if loop.last else m.content[0] }}</s>{% endgeneration %}{% endif %}{% endfor %}",
+    );
+    assert_eq!(scored(&again, Layout::Demonstrations, &all), [["a</s>", "c</s>"]]);
+    template(
+        "{% macro m(x) %}{% generation %}{{ x }}{% endgeneration %}{% endmacro %}{% for x in messages %}{{ m(x.content) }}{% endfor %}",
+    );
+    let words = refused(&again);
+    assert!(words.contains("inside of a macro"), "{words}");
 }
 
 #[test]

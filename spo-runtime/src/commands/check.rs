@@ -130,10 +130,25 @@ fn samples(out: &mut String, data: &Dataset, tokenizer: &Tokenizer) {
     let text = |ids: &[u32]| tokenizer.decode(ids).unwrap_or_else(|e| format!("<{e}>"));
     for example in data.examples.iter().take(SAMPLES) {
         let _ = writeln!(out, "  {}", example.place);
+        let mut answer = 0;
         for group in &example.groups {
             let _ = writeln!(out, "    reads  {:?} ({} tokens)", text(&group.prompt), group.prompt.len());
             for completion in &group.completions {
-                let _ = writeln!(out, "    scores [{:?}] ({} tokens)", text(completion), completion.len());
+                let mut read = 0;
+                for span in example.scored(answer) {
+                    if span.start > read {
+                        let between = &completion[read..span.start];
+                        let _ = writeln!(out, "    reads  {:?} ({} tokens)", text(between), between.len());
+                    }
+                    read = span.end;
+                    let _ = writeln!(
+                        out,
+                        "    scores [{:?}] ({} tokens)",
+                        text(&completion[span.clone()]),
+                        span.len()
+                    );
+                }
+                answer += 1;
             }
         }
     }
@@ -198,8 +213,16 @@ fn report(report: &Report) -> Value {
 /// A row: what is read and what is scored, as text and as token ids.
 fn sample(example: &Example, tokenizer: &Tokenizer) -> Value {
     let tokens = |ids: &[u32]| json!({ "text": tokenizer.decode(ids).ok(), "ids": ids });
+    let mut answer = 0;
     let groups = example.groups.iter().map(|group| {
-        let scores = group.completions.iter().map(|ids| tokens(ids));
+        let scores = group.completions.iter().map(|ids| {
+            let mut told = tokens(ids);
+            if let Some(spans) = example.scored.get(answer) {
+                told["scored"] = spans.iter().map(|span| [span.start, span.end]).collect::<Vec<_>>().into();
+            }
+            answer += 1;
+            told
+        });
         json!({ "reads": tokens(&group.prompt), "scores": scores.collect::<Vec<_>>() })
     });
     json!({ "place": example.place.to_string(), "groups": groups.collect::<Vec<_>>() })

@@ -155,6 +155,15 @@ impl Loader<'_> {
         if let Some(message) = rows.into_iter().find_map(|rows| coupled_and_weighted(&*objective, rows)) {
             return Err(self.document.error(&format!("stage[{index}].objective"), message).into());
         }
+        if recipe.diagnostics.is_some()
+            && let Some(row) = train.examples.iter().find(|example| !example.scored.is_empty())
+        {
+            let message = format!(
+                "looks at one answer of a row, and of {} several turns are learned: leave `train_on` at \"last\"",
+                row.place
+            );
+            return Err(self.document.error("diagnostics", message).into());
+        }
         let mismatched = objective.requirements().mismatched.then_some(stage.batch_size);
         let view = View { layout, mismatched };
         let rows = train.examples.len();
@@ -244,6 +253,7 @@ impl Loader<'_> {
             max_length: how.max_length,
             truncation: how.truncation,
             special_tokens: how.special_tokens,
+            train_on: how.train_on,
             side: how.split.map(|split| match part {
                 Part::Train => Side::Train(split),
                 Part::Eval => Side::Eval(split),

@@ -8,7 +8,7 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer, StrDeserial
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use spo_api::ConfigError;
-use spo_data::{Source, SpecialTokens, Split, Truncation};
+use spo_data::{Source, SpecialTokens, Split, TrainOn, Truncation};
 
 use super::part::{Spec, TaskAlone, text_or_table};
 
@@ -42,6 +42,10 @@ pub(crate) struct DataSection {
     /// the prompt, `drop` leaves them out.
     #[serde(default)]
     pub(crate) truncation: Truncation,
+    /// What is learned of conversations: `last`, what follows the prompt (of `messages` the last); `all-assistant`, every turn
+    /// of the assistant in it (of `messages` every one). [data.md](data.md#several-turns) says how they are told.
+    #[serde(default)]
+    pub(crate) train_on: TrainOn,
     /// What the text of a special token in a message becomes: `as_tokens`, the token, as in transformers;
     /// `as_text`, ordinary text.
     #[serde(default)]

@@ -312,10 +312,25 @@ impl Document {
             let Value::Object(map) = node else {
                 return Err(fail(format!("{resolved} is not a table"), here, ""));
             };
+            let key = join(&resolved, segment);
             for other in displaced(segment) {
+                let there = join(&resolved, other);
+                let earlier = self.places.iter().find_map(|(place, at)| match at {
+                    Place::Override(earlier) if *place == there || is_below(place, &there) => {
+                        Some(&self.overrides[*earlier]).filter(|earlier| earlier.origin == origin)
+                    }
+                    _ => None,
+                });
+                if let (Some(earlier), true) = (earlier, map.contains_key(*other)) {
+                    let message = format!(
+                        "{key}: it excludes `{there}`, which is set too, by `{}`: leave one of them out",
+                        earlier.text
+                    );
+                    return Err(fail(message, here, ""));
+                }
                 map.shift_remove(*other);
             }
-            resolved = join(&resolved, segment);
+            resolved = key;
             node = map.entry(segment.to_string()).or_insert_with(|| Value::Object(Map::new()));
         }
         self.places.retain(|place, _| !is_below(place, &resolved));
@@ -425,7 +440,7 @@ optimizer = { lr = 1e-5, warmup = 0.1 }
             "stage.0.optimizer.schedule.power=2",
             "run.seed = 7",
             "stage.align.from=model",
-            "stage.align.epochs=3",
+            "stage.align.steps=4",
             "stage.align.steps=5",
         ])
         .unwrap();
@@ -438,6 +453,19 @@ optimizer = { lr = 1e-5, warmup = 0.1 }
         assert_eq!(recipe.run.seed, 7);
         assert_eq!((recipe.stage[1].steps, recipe.stage[1].epochs), (Some(5), None), "the later one holds");
         assert_eq!(recipe.stage[1].from.as_deref(), Some("model"));
+    }
+
+    #[test]
+    fn overrides_that_exclude_each_other_are_refused_and_both_are_named() {
+        for pair in [
+            ["data.split={ eval = 0.1 }", "data.eval=held-out.jsonl"],
+            ["data.eval=held-out.jsonl", "data.split.eval=0.1"],
+            ["stage.align.epochs=3", "stage.align.steps=5"],
+        ] {
+            let error = with(&pair).err().unwrap_or_else(|| panic!("{pair:?}")).to_string();
+            assert!(pair.iter().all(|text| error.contains(text)), "{error}");
+            assert!(error.contains("leave one of them out"), "{error}");
+        }
     }
 
     #[test]

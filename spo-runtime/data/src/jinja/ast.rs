@@ -28,8 +28,8 @@ pub(super) enum Kind {
     /// `{% call(a) m() %} ... {% endcall %}`
     Call(Expr, Arc<Definition>),
     FilterBlock(Vec<Filter>, Body),
-    /// A block whose assignments stay inside: `{% generation %}`, which marks the assistant's text for masks.
-    Scope(Body),
+    /// `{% generation %}`: the assistant's text. Its assignments stay inside.
+    Generation(Body),
     Break,
     Continue,
 }

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -27,6 +28,10 @@ pub(super) struct Machine {
     /// The columns of a row that have been read, if the variables are such. Then a name that is none is an error, and so
     /// is a null that is printed: a misspelt name would be empty text otherwise.
     pub(super) columns: Option<RefCell<BTreeSet<String>>>,
+    /// Where the text of `{% generation %}` lies in what is printed, in bytes.
+    generated: RefCell<Vec<Range<usize>>>,
+    /// How many texts are being made that are not printed where they are made, such as that of a macro.
+    apart: Cell<usize>,
     /// What may refer to itself, or begin a chain without end.
     knots: RefCell<Vec<Knot>>,
 }
@@ -51,7 +56,15 @@ enum Flow {
 
 impl Machine {
     pub(super) fn new(now: NaiveDateTime) -> Self {
-        Machine { now, line: Cell::new(1), depth: Cell::new(0), columns: None, knots: RefCell::default() }
+        Machine {
+            now,
+            line: Cell::new(1),
+            depth: Cell::new(0),
+            columns: None,
+            generated: RefCell::default(),
+            apart: Cell::new(0),
+            knots: RefCell::default(),
+        }
     }
 
     /// Renders a template.
@@ -61,6 +74,29 @@ impl Machine {
         self.untie();
         ended.map_err(|e| e.at(self.line.get()))?;
         Ok(out)
+    }
+
+    /// Renders a template, and tells where the text of `{% generation %}` lies in it, in bytes.
+    pub(super) fn render_marked(
+        &self,
+        body: &[Statement],
+        scope: &Rc<Scope>,
+    ) -> Result<(String, Vec<Range<usize>>)> {
+        let text = self.render(body, scope)?;
+        match self.generated.take() {
+            spans if spans.iter().all(|span| span.end <= text.len()) => Ok((text, spans)),
+            _ => fail(
+                "`generation` inside of a macro or of a text that is captured: where its text lies is not known",
+            ),
+        }
+    }
+
+    /// Makes a text that is not printed where it is made.
+    fn apart<T>(&self, make: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.apart.set(self.apart.get() + 1);
+        let made = make();
+        self.apart.set(self.apart.get() - 1);
+        made
     }
 
     /// Whether an expression is true.
@@ -130,7 +166,7 @@ impl Machine {
             }
             Kind::For(repetition) => {
                 let iterable = self.value(&repetition.iterable, scope)?;
-                out.push_str(&self.repeat(repetition, &iterable, scope, 0)?);
+                self.repeat(repetition, &iterable, (scope, 0), out)?;
             }
             Kind::Set(target, value) => {
                 let value = self.value(value, scope)?;
@@ -168,7 +204,13 @@ impl Machine {
                 let text = self.captured(body, scope)?;
                 out.push_str(&display(&self.filtered(text, filters, scope)?)?);
             }
-            Kind::Scope(body) => return self.run(body, &Scope::within(scope), out),
+            Kind::Generation(body) => {
+                let start = out.len();
+                let flow = self.run(body, &Scope::within(scope), out)?;
+                let end = if self.apart.get() == 0 { out.len() } else { usize::MAX };
+                self.generated.borrow_mut().push(start..end);
+                return Ok(flow);
+            }
             Kind::Break => return Ok(Flow::Break),
             Kind::Continue => return Ok(Flow::Continue),
         }
@@ -178,7 +220,7 @@ impl Machine {
     /// What a block prints, as text. Its assignments stay inside.
     fn captured(&self, body: &[Statement], scope: &Rc<Scope>) -> Result<Value> {
         let mut text = String::new();
-        match self.run(body, &Scope::within(scope), &mut text)? {
+        match self.apart(|| self.run(body, &Scope::within(scope), &mut text))? {
             Flow::Next => Ok(Value::str(text)),
             _ => Err(Error::unsupported("`break` or `continue` out of a block that is captured")),
         }
@@ -192,15 +234,14 @@ impl Machine {
         Ok(value)
     }
 
-    /// The text of a loop.
+    /// Prints a loop, which stands in a scope, and in other loops to a depth.
     fn repeat(
         &self,
         repetition: &Arc<For>,
         iterable: &Value,
-        scope: &Rc<Scope>,
-        depth: usize,
-    ) -> Result<String> {
-        let mut out = String::new();
+        (scope, depth): (&Rc<Scope>, usize),
+        out: &mut String,
+    ) -> Result<()> {
         let mut items = iterable.iterate()?;
         if let Some(condition) = &repetition.condition {
             let mut kept = Vec::new();
@@ -214,8 +255,8 @@ impl Machine {
             items = kept;
         }
         if items.is_empty() {
-            return match self.run(&repetition.otherwise, &Scope::within(scope), &mut out)? {
-                Flow::Next => Ok(out),
+            return match self.run(&repetition.otherwise, &Scope::within(scope), out)? {
+                Flow::Next => Ok(()),
                 _ => Err(Error::unsupported("`break` or `continue` in the `else` of a loop")),
             };
         }
@@ -232,11 +273,11 @@ impl Machine {
             let inner = Scope::within(scope);
             inner.set("loop", Value::Loop(state.clone()));
             self.assign(&repetition.target, item.clone(), &inner)?;
-            if self.run(&repetition.body, &inner, &mut out)? == Flow::Break {
+            if self.run(&repetition.body, &inner, out)? == Flow::Break {
                 break;
             }
         }
-        Ok(out)
+        Ok(())
     }
 
     fn assign(&self, target: &Target, value: Value, scope: &Rc<Scope>) -> Result<()> {
@@ -280,7 +321,9 @@ impl Machine {
                     return fail("`loop(...)` needs a loop that is marked as `recursive`");
                 };
                 let Some(iterable) = iterable else { return fail("`loop(...)` needs what to go through") };
-                Ok(Value::str(self.repeat(repetition, &iterable, scope, state.depth + 1)?))
+                let mut text = String::new();
+                self.apart(|| self.repeat(repetition, &iterable, (scope, state.depth + 1), &mut text))?;
+                Ok(Value::str(text))
             }
             Value::Undefined(reason) => fail(&**reason),
             other => fail(format!("{} cannot be called", other.kind())),
@@ -330,7 +373,7 @@ impl Machine {
             return fail(format!("the macro `{name}` takes at most {} arguments", parameters.len()));
         }
         let mut text = String::new();
-        self.run(body, &scope, &mut text)?;
+        self.apart(|| self.run(body, &scope, &mut text))?;
         Ok(Value::str(text))
     }
 

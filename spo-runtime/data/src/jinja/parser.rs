@@ -225,7 +225,7 @@ impl Parser {
                 }
                 Ok(Kind::FilterBlock(filters, self.block("endfilter")?))
             }
-            "generation" => Ok(Kind::Scope(self.block("endgeneration")?)),
+            "generation" => Ok(Kind::Generation(self.block("endgeneration")?)),
             "print" => {
                 let value = self.tuple(true)?;
                 self.block_end()?;

@@ -17,10 +17,18 @@ pub(super) fn show(sets: &[&Dataset], tokenizer: &Tokenizer, count: usize) {
     ]);
     for example in sets.iter().flat_map(|data| data.examples.iter().take(count)) {
         say_styled(&[(&plain, &*format!("  {}\n", example.place))]);
+        let mut answer = 0;
         for group in &example.groups {
             line("0", &group.prompt, tokenizer, &dim);
             for completion in &group.completions {
-                line("1", completion, tokenizer, &trained);
+                let mut read = 0;
+                for span in example.scored(answer) {
+                    line("0", &completion[read..span.start], tokenizer, &dim);
+                    read = span.end;
+                    line("1", &completion[span], tokenizer, &trained);
+                }
+                line("0", &completion[read..], tokenizer, &dim);
+                answer += 1;
             }
         }
     }
@@ -28,6 +36,9 @@ pub(super) fn show(sets: &[&Dataset], tokenizer: &Tokenizer, count: usize) {
 
 /// Tokens of one mask.
 fn line(mask: &str, ids: &[u32], tokenizer: &Tokenizer, style: &Style) {
+    if ids.is_empty() {
+        return;
+    }
     let shown = |id: &u32| match tokenizer.decode(&[*id]) {
         Ok(text) => format!("{id} {text:?}"),
         Err(error) => format!("{id} <{error}>"),

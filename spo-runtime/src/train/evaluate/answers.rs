@@ -1,5 +1,7 @@
 //! The model's answers to held-out prompts.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use spo_api::{Metrics, Result, Sampling, Session};
 use spo_data::task::Judge;
@@ -37,7 +39,7 @@ pub(crate) fn answers(
     let (free, tight): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|&i| room(i) == most);
     let mut answers = vec![Vec::new(); rows.len()];
     for chunk in free.chunks(AT_ONCE).chain(tight.chunks(1)) {
-        let prompts: Vec<Vec<u32>> = chunk.iter().map(|&i| prompt(i).clone()).collect();
+        let prompts: Vec<Vec<u32>> = chunk.iter().map(|&i| prompt(i).into_owned()).collect();
         let max_new_tokens = room(chunk[0]);
         let sampling = Sampling::greedy(max_new_tokens, stop);
         for (&i, answer) in chunk.iter().zip(session.generate(&prompts, &sampling)?) {
@@ -47,10 +49,18 @@ pub(crate) fn answers(
     Ok(answers)
 }
 
-/// A row's prompt and its chosen answer. If a row has a chosen answer, it is the first of the first group.
-pub(crate) fn question(data: &Dataset, row: usize) -> (&Vec<u32>, &Vec<u32>) {
-    let group = &data.examples[row].groups[0];
-    (&group.prompt, &group.completions[0])
+/// A row's prompt and its chosen answer; of several turns, the last with all before it. If a row has a chosen answer, it
+/// is the first of the first group.
+pub(crate) fn question(data: &Dataset, row: usize) -> (Cow<'_, [u32]>, &[u32]) {
+    let example = &data.examples[row];
+    let group = &example.groups[0];
+    let answer = &group.completions[0];
+    match example.scored(0).pop() {
+        Some(last) if last.start > 0 => {
+            (Cow::Owned([&group.prompt, &answer[..last.start]].concat()), &answer[last])
+        }
+        _ => (Cow::Borrowed(&group.prompt), answer),
+    }
 }
 
 /// What an answer says before its first stop token, and what follows that token; `None` if it has none.
@@ -174,7 +184,7 @@ impl HeldOutLine {
                 self.exact_match[row] = Some(same);
             }
             if let Some(judge) = wanted.judge {
-                let [prompt, expected, answer] = [prompt, expected, answer].map(|ids| text(tokenizer, ids));
+                let [prompt, expected, answer] = [&*prompt, expected, answer].map(|ids| text(tokenizer, ids));
                 for (name, figure) in judge(&prompt, &expected, &answer) {
                     *metrics.entry(format!("eval_{name}")).or_default() += figure / rows.len() as f64;
                 }
@@ -194,7 +204,7 @@ impl HeldOutLine {
         let (prompt, chosen) = question(data, row);
         self.samples.push(Sample {
             place: data.examples[row].place.to_string(),
-            prompt: text(tokenizer, prompt),
+            prompt: text(tokenizer, &prompt),
             chosen: text(tokenizer, chosen),
             answer: text(tokenizer, answer),
             cut: said(answer, tokenizer.stop_tokens()).1.is_none(),

@@ -1,8 +1,11 @@
 //! Conversion of tokenised rows to token batches for the session and log-prob batches for the objective, and
 //! of the objective's gradients back to the session's order.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use spo_api::{Columns, Group, Layout, LogProbs, PreferenceBatch, Ragged, Side, TokenBatch, Totals};
-use spo_data::{Dataset, MicroBatch};
+use spo_data::{Dataset, Example, MicroBatch};
 
 use crate::plan::view::View;
 use crate::store::scores::Scores;
@@ -21,8 +24,17 @@ pub(crate) struct Pass {
     pub(crate) rows: Vec<usize>,
     /// The tokens to score.
     pub(crate) tokens: TokenBatch,
-    /// The role and row of each completion in `tokens`.
-    slots: Vec<(Role, usize)>,
+    /// What each completion in `tokens` is.
+    slots: Vec<Slot>,
+}
+
+/// What a completion is.
+struct Slot {
+    role: Role,
+    row: usize,
+    /// Its tokens that are scored. The session scores all; those of the others are passed over, and their gradient is 0.
+    scored: Vec<Range<usize>>,
+    length: usize,
 }
 
 impl Pass {
@@ -33,19 +45,30 @@ impl Pass {
             let example = &dataset.examples[row];
             let first = if example.desirable { Role::Chosen } else { Role::Rejected };
             let answers = if view.layout == Layout::Pairs { 2 } else { 1 };
+            let mut slot = |role, row: usize, of: &Example, answer| {
+                let scored = of.scored(answer);
+                let length =
+                    of.groups.iter().flat_map(|group| &group.completions).nth(answer).map_or(0, Vec::len);
+                part.slots.push(Slot { role, row, scored, length });
+            };
             let mut roles = [first, Role::Rejected].into_iter().take(answers);
+            let mut answer = 0;
             for group in &example.groups {
                 let taken: Vec<_> = roles.by_ref().take(group.completions.len()).collect();
                 if !taken.is_empty() {
                     let completions = group.completions[..taken.len()].to_vec();
                     part.tokens.groups.push(Group { prompt: group.prompt.clone(), completions });
-                    part.slots.extend(taken.into_iter().map(|role| (role, row)));
+                    for role in taken {
+                        slot(role, row, example, answer);
+                        answer += 1;
+                    }
                 }
             }
             let other = view.mismatch(row, dataset.examples.len());
             if let (Some(other), Some(group)) = (other, part.tokens.groups.last_mut()) {
-                group.completions.push(dataset.examples[other].groups[0].completions[0].clone());
-                part.slots.push((Role::Mismatched, row));
+                let other = &dataset.examples[other];
+                group.completions.push(other.groups[0].completions[0].clone());
+                slot(Role::Mismatched, row, other, 0);
             }
         }
         part
@@ -53,7 +76,8 @@ impl Pass {
 
     /// Stores log-probs of this pass under their rows.
     fn store(&self, scored: &LogProbs, into: &mut Scores) {
-        for (i, &(role, row)) in self.slots.iter().enumerate() {
+        let scored = self.narrowed(scored);
+        for (i, &Slot { role, row, .. }) in self.slots.iter().enumerate() {
             let values = scored.values[scored.offsets[i]..scored.offsets[i + 1]].to_vec();
             match role {
                 Role::Chosen => into.chosen[row] = values,
@@ -63,23 +87,46 @@ impl Pass {
         }
     }
 
+    /// What a session says of the tokens that are scored.
+    fn narrowed<'a>(&self, all: &'a LogProbs) -> Cow<'a, LogProbs> {
+        if self.slots.iter().all(|slot| slot.scored.iter().map(Range::len).sum::<usize>() == slot.length) {
+            return Cow::Borrowed(all);
+        }
+        let mut kept = LogProbs::new(vec![], vec![0]);
+        for (slot, start) in self.slots.iter().zip(&all.offsets) {
+            for span in slot.scored.iter().map(|span| start + span.start..start + span.end) {
+                // A statistic that was not requested has no values.
+                for (from, into) in [
+                    (&all.values, &mut kept.values),
+                    (&all.entropy, &mut kept.entropy),
+                    (&all.collision, &mut kept.collision),
+                    (&all.greedy, &mut kept.greedy),
+                ] {
+                    into.extend_from_slice(from.get(span.clone()).unwrap_or_default());
+                }
+            }
+            kept.offsets.push(kept.values.len());
+        }
+        Cow::Owned(kept)
+    }
+
     fn chosen_tokens(&self) -> usize {
-        let answers = self.tokens.completions().zip(&self.slots);
-        answers.filter(|(_, (role, _))| *role == Role::Chosen).map(|(answer, _)| answer.len()).sum()
+        let chosen = self.slots.iter().filter(|slot| slot.role == Role::Chosen);
+        chosen.flat_map(|slot| &slot.scored).map(Range::len).sum()
     }
 
     /// Number of tokens of this pass, counting each prompt once per answer and no mismatched answers, as TRL does.
     pub(crate) fn unshared_tokens(&self) -> usize {
         let answers =
             self.tokens.groups.iter().flat_map(|g| g.completions.iter().map(|c| g.prompt.len() + c.len()));
-        let own = answers.zip(&self.slots).filter(|(_, (role, _))| *role != Role::Mismatched);
+        let own = answers.zip(&self.slots).filter(|(_, slot)| slot.role != Role::Mismatched);
         own.map(|(tokens, _)| tokens).sum()
     }
 
-    /// The log-probs saved by [`store`](Self::store), in the format the session returns.
+    /// The log-probs saved by [`store`](Self::store), as [`narrowed`](Self::narrowed).
     fn recall(&self, scores: &Scores) -> LogProbs {
         let mut recalled = LogProbs::new(vec![], vec![0]);
-        for &(role, row) in &self.slots {
+        for &Slot { role, row, .. } in &self.slots {
             recalled.values.extend(match role {
                 Role::Chosen => &scores.chosen[row],
                 Role::Rejected => &scores.rejected[row],
@@ -171,8 +218,9 @@ pub(crate) struct Assembled {
     gaps: Vec<f64>,
     /// The columns of the rows, and the numbers of one after the other.
     columns: (Vec<String>, Vec<f64>),
-    /// For each completion, in the order of the passes: its side and its token range within that side.
-    places: Vec<(Role, std::ops::Range<usize>)>,
+    /// For each completion, in the order of the passes: its side, where its scored tokens begin within that side, which
+    /// they are in the completion, and how long it is.
+    places: Vec<(Role, usize, Vec<Range<usize>>, usize)>,
     /// Entropy at every scored position, if requested.
     pub(crate) entropy: Vec<f64>,
     /// For every token of the chosen answers: 1 if it was the most probable token, else 0.
@@ -180,10 +228,21 @@ pub(crate) struct Assembled {
 }
 
 impl Assembled {
-    /// Arranges the log-probs of `passes` together with the reference's.
+    /// Arranges what a session says of `passes` together with the reference's log-probs.
     pub(crate) fn new<'a>(
         batch: &Batch,
         passes: impl IntoIterator<Item = (&'a Pass, &'a LogProbs)>,
+        reference: Option<&Scores>,
+        dataset: &Dataset,
+    ) -> Self {
+        let scored = passes.into_iter().map(|(pass, all)| (pass, pass.narrowed(all)));
+        Self::of_scored(batch, scored, reference, dataset)
+    }
+
+    /// Arranges log-probs of the tokens that are scored.
+    fn of_scored<'a>(
+        batch: &Batch,
+        passes: impl IntoIterator<Item = (&'a Pass, Cow<'a, LogProbs>)>,
         reference: Option<&Scores>,
         dataset: &Dataset,
     ) -> Self {
@@ -202,7 +261,7 @@ impl Assembled {
         };
         for (pass, scored) in passes {
             assembled.gaps.extend(pass.rows.iter().filter_map(|&row| dataset.examples[row].gap));
-            for (i, &(role, row)) in pass.slots.iter().enumerate() {
+            for (i, &Slot { role, row, scored: ref spans, length }) in pass.slots.iter().enumerate() {
                 let tokens = scored.offsets[i]..scored.offsets[i + 1];
                 let (side, reference) = match role {
                     Role::Chosen => (&mut assembled.chosen, reference.map(|r| &r.chosen[row])),
@@ -213,17 +272,17 @@ impl Assembled {
                 side.policy.extend_from_slice(&scored.values[tokens.clone()]);
                 side.reference.extend(reference.into_iter().flatten());
                 // A statistic that was not requested has no values.
-                let known = |statistic: &'a Vec<f64>| statistic.get(tokens.clone()).unwrap_or_default();
-                side.collision.extend_from_slice(known(&scored.collision));
+                let known = |statistic: &[f64]| statistic.get(tokens.clone()).unwrap_or_default().to_vec();
+                side.collision.extend(known(&scored.collision));
                 if role != Role::Mismatched {
-                    assembled.entropy.extend_from_slice(known(&scored.entropy));
+                    assembled.entropy.extend(known(&scored.entropy));
                 }
                 if role == Role::Chosen {
-                    assembled.greedy.extend_from_slice(known(&scored.greedy));
+                    assembled.greedy.extend(known(&scored.greedy));
                 }
                 side.rows.push(row);
                 side.offsets.push(side.policy.len());
-                assembled.places.push((role, start..side.policy.len()));
+                assembled.places.push((role, start, spans.clone(), length));
             }
         }
         let losses = match batch.view.layout {
@@ -239,8 +298,8 @@ impl Assembled {
 
     /// Arranges stored scores as if they were the policy's log-probs.
     pub(crate) fn of_scores(batch: &Batch, scores: &Scores, dataset: &Dataset) -> Self {
-        let scored: Vec<LogProbs> = batch.passes.iter().map(|pass| pass.recall(scores)).collect();
-        Self::new(batch, batch.passes.iter().zip(&scored), None, dataset)
+        let scored = batch.passes.iter().map(|pass| (pass, Cow::Owned(pass.recall(scores))));
+        Self::of_scored(batch, scored, None, dataset)
     }
 
     /// The batch an objective evaluates.
@@ -252,14 +311,18 @@ impl Assembled {
         Ok(PreferenceBatch { mismatched, gaps, columns, whole: self.whole, ..batch })
     }
 
-    /// Collects a gradient per token, in the order of the completions. `gradient` is called with whether the
+    /// Collects a gradient per token, in the order of the completions, 0 where a token is not scored. `gradient` is called with whether the
     /// token is on the chosen side, and its index in that side's flat values.
     pub(crate) fn upstream(&self, gradient: impl Fn(bool, usize) -> f64) -> Vec<f64> {
         let mut upstream = Vec::new();
-        for (role, range) in &self.places {
-            match role {
-                Role::Mismatched => upstream.resize(upstream.len() + range.len(), 0.0),
-                side => upstream.extend(range.clone().map(|i| gradient(*side == Role::Chosen, i))),
+        for (role, start, scored, length) in &self.places {
+            let completion = upstream.len();
+            upstream.resize(completion + length, 0.0);
+            if *role == Role::Mismatched {
+                continue;
+            }
+            for (i, at) in scored.iter().cloned().flatten().enumerate() {
+                upstream[completion + at] = gradient(*role == Role::Chosen, start + i);
             }
         }
         upstream

@@ -18,7 +18,8 @@ pub(super) struct MeanRow<'a> {
 impl<'a> MeanRow<'a> {
     pub(super) fn of(data: &'a Dataset) -> Self {
         let rows = data.examples.len() as f64;
-        let tokens: usize = data.examples.iter().map(|example| example.groups[0].completions[0].len()).sum();
+        let scored = data.examples.iter().flat_map(|example| example.scored(0));
+        let tokens: usize = scored.map(|span| span.len()).sum();
         let mean = |column: usize| data.examples.iter().map(|example| example.columns[column] / rows).sum();
         MeanRow {
             tokens: (tokens as f64 / rows).round().max(1.0) as usize,
