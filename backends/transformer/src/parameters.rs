@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use spo_api::Result;
 use spo_gguf::BlockType;
 
-use crate::decoder::RowNorms;
+use crate::decoder::{Dropout, Dropping, RowNorms};
 use crate::engine::{Blocks, Engine, Memory, Precision};
 use crate::files::transposed;
 pub(crate) use flat::Flat;
@@ -114,6 +114,8 @@ pub(crate) struct Parameters<E: Engine> {
     gradients: Vec<Option<E::Tensor>>,
     /// For each matrix whose rows are given another norm, what that takes.
     pub row_norms: BTreeMap<Id, RowNorms<E::Tensor>>,
+    /// What adapters drop in the present pass; `None` where they drop nothing.
+    pub dropping: Option<Dropping>,
     blocks: Vec<Option<Blocks>>,
     /// Number of elements kept in bf16.
     pub halves: usize,
@@ -148,6 +150,7 @@ impl<E: Engine> Parameters<E> {
             values: Vec::new(),
             gradients: Vec::new(),
             row_norms: BTreeMap::new(),
+            dropping: None,
             blocks: Vec::new(),
             halves: 0,
             quantised: [0; 2],
@@ -201,6 +204,14 @@ impl<E: Engine> Parameters<E> {
     /// The value of a parameter; of a matrix that is kept in blocks, the blocks.
     pub fn value(&self, id: Id) -> &E::Tensor {
         &self.values[id]
+    }
+
+    /// The mask of an adapter's input and its shape, in a pass with dropout.
+    pub fn mask(&self, engine: &E, dropout: Option<Dropout>) -> Result<Option<(E::Tensor, [usize; 2])>> {
+        dropout
+            .zip(self.dropping.as_ref())
+            .map(|(dropout, dropping)| dropout.mask(engine, dropping))
+            .transpose()
     }
 
     /// The blocks that a parameter is kept in, if any.
