@@ -101,6 +101,17 @@ pub(crate) enum Kept {
     Blocks(BlockType),
 }
 
+/// Blocks from the rows of a matrix, on all threads: a block is never in two rows.
+fn encode(kind: BlockType, values: &[f32], width: usize) -> Vec<u8> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let rows = (values.len() / width).div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let parts: Vec<_> =
+            values.chunks(rows * width).map(|part| scope.spawn(move || kind.encode(part))).collect();
+        parts.into_iter().flat_map(|part| part.join().expect("encoding does not panic")).collect()
+    })
+}
+
 /// What a parameter is read as.
 pub(crate) enum Loaded {
     Values(Vec<f32>),
@@ -167,7 +178,7 @@ impl<E: Engine> Parameters<E> {
                 Kept::Blocks(kind) => {
                     let blocks = match load(id, spec)? {
                         Loaded::Blocks(blocks) => blocks,
-                        Loaded::Values(values) => kind.encode(&values),
+                        Loaded::Values(values) => encode(kind, &values, spec.shape[1]),
                     };
                     parameters.quantised[0] += spec.elements();
                     parameters.quantised[1] += blocks.len();
