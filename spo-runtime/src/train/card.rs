@@ -83,7 +83,7 @@ pub(crate) fn of_stage(
             )?;
         }
         (Some(path), None) => {
-            writeln!(text, "`{}`: {architecture}, {parameters} parameters.", path.display())?
+            writeln!(text, "`{}`: {architecture}, {parameters} parameters.", path.display())?;
         }
         (None, _) => writeln!(text, "Random weights: {architecture}, {parameters} parameters.")?,
     }

@@ -204,8 +204,7 @@ impl Run {
             let carded = save(&mut *self.plan.session, &folder, what, &self.plan.tokenizer, &card)?;
             reporter.note(&format!("saved {}", folder.display()));
             if !carded {
-                reporter
-                    .note(&format!("README.md there is not of spo: it is kept, and {} has no card", name));
+                reporter.note(&format!("README.md there is not of spo: it is kept, and {name} has no card"));
             }
         }
         if index + 1 < self.stages.len() {

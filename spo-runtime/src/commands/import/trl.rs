@@ -184,7 +184,7 @@ impl Import {
             match (kept, dora) {
                 (true, false) => self.draft.set(section, "dropout", dropout.0, dropout.1),
                 (true, true) => {
-                    self.draft.warn(&setting, "an adapter with `dora` is trained without dropout")
+                    self.draft.warn(&setting, "an adapter with `dora` is trained without dropout");
                 }
                 (false, _) => self.draft.leave_out(&setting, "TRL turns it off (`disable_dropout`)"),
             }
