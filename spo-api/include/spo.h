@@ -357,6 +357,9 @@ typedef struct {
      * weight, or 0 if there was none. */
     int32_t (*weigh_router_loss)(void *session, double weight, const spo_error *error);
     double (*router_loss)(void *session);
+    /* Optional. From now on, adapters with dropout drop parts of their inputs in passes over batches, drawn from `seed`; nothing,
+     * as in a new session, if `on` is 0. */
+    int32_t (*drop_out)(void *session, uint32_t on, uint64_t seed, const spo_error *error);
 } spo_session;
 
 typedef struct {

@@ -27,6 +27,9 @@ pub struct Lora {
     pub rank: usize,
     /// Numerator of the scale.
     pub alpha: f64,
+    /// The share of an adapted layer's input that the adapter does not see in training, drawn anew in every step.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropout: f64,
     /// The linear layers that are adapted.
     pub targets: Targets,
     /// Layers that are not adapted, although they are among the targets.
@@ -52,12 +55,19 @@ pub struct Lora {
     pub modules_to_save: Vec<String>,
 }
 
+// serde passes a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+
 impl Lora {
     /// An adapter without any of the options.
     pub fn new(rank: usize, alpha: f64, targets: impl Into<Targets>) -> Self {
         Lora {
             rank,
             alpha,
+            dropout: 0.0,
             targets: targets.into(),
             exclude: None,
             layers: Vec::new(),

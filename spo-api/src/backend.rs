@@ -330,6 +330,16 @@ pub trait Session: Send {
         Err(Error::Engine("the backend keeps the whole gradient".into()))
     }
 
+    /// From now on, adapters with [`Lora::dropout`](crate::Lora::dropout) drop parts of their inputs in passes over batches,
+    /// drawn from this seed; `None` for nothing, as in a new session. What is dropped depends on the seed and the tokens alone, not
+    /// on how a batch is split. Generation drops nothing. [`save_state`](Self::save_state) does not keep the seed.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    fn drop_out(&mut self, _seed: Option<u64>) -> Result<()> {
+        Ok(())
+    }
+
     /// From now on, backward passes add the gradient of `weight` times the routers' load-balancing loss (Fedus et al. 2022) over
     /// all tokens of the batch, each prompt once per completion: `experts * sum_e share_e * probability_e`. It changes neither
     /// log-probs nor what they are weighted with. A new session has the weight 0, and [`save_state`](Self::save_state) does not

@@ -65,7 +65,7 @@ fn layouts() -> Vec<Layout> {
         "spo_session" SessionTable {
             size, vectors, destroy, info, log_probs, backward, generate, save, save_state,
             restore_state, hessian_vector, adopt_optimizer, optimize, backward_and_optimize,
-            weigh_router_loss, router_loss
+            weigh_router_loss, router_loss, drop_out
         }
         "spo_backend" BackendTable { size, session, create, destroy, open }
         "spo_entry" EntryTable {

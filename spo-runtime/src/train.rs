@@ -1,6 +1,7 @@
 //! Training: runs, stages and steps, with evaluation, diagnostics and checkpoints.
 
 pub(crate) mod budget;
+pub(crate) mod card;
 pub(crate) mod checkpoint;
 pub(crate) mod diagnostics;
 pub(crate) mod evaluate;

@@ -91,3 +91,35 @@ fn blocks_below_no_adapter_and_damaged_files_are_found_before_training() {
     std::fs::write(place.path("model.gguf"), "GGML").unwrap();
     refused(&recipe(""), "not a GGUF file: it begins with \"GGML\"");
 }
+
+/// A run on a quantised base, with dropout in its adapter, that is killed and resumed, and one in parts.
+#[test]
+fn a_run_on_a_gguf_file_with_dropout_goes_on_to_the_same_bits() {
+    let place = place("");
+    let whole = recipe("")
+        .replace("rank = 2,", "rank = 2, dropout = 0.3,")
+        .replace("[model]", "[checkpoint]\nevery = 1\nminutes = 0\n[model]")
+        .replace("steps = 2", "steps = 300");
+    place.write("recipe.toml", &whole);
+    place.run(&["recipe.toml", "--quiet", "--set", "run.output=whole"]).success();
+    crate::resume::killed(&place, "killed", "00000003");
+    let resumed = place.run(&["resume", "killed"]).success();
+    assert!(resumed.stdout.contains("going on after step"), "{}", resumed.stdout);
+    let bytes = |file: &str| std::fs::read(place.path(file)).unwrap();
+    assert!(bytes("killed/metrics.jsonl") == bytes("whole/metrics.jsonl"));
+    let weights = |run: &str| bytes(&format!("{run}/s/adapter_model.safetensors"));
+    assert!(weights("killed") == weights("whole"));
+    assert!(place.read("whole/s/adapter_config.json").contains("\"lora_dropout\": 0.3"));
+
+    let first = |more: &[&str]| {
+        place.run(&[&["recipe.toml", "--quiet", "--set", "stage.s.steps=2"], more].concat()).success();
+        let lines = place.metrics("out");
+        let trained = lines.iter().filter(|line| line.get("grad_norm").is_some());
+        trained.map(|line| line["loss"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    let together = first(&[]);
+    let parts = first(&["--set", "stage.s.micro_batch={ rows = 1 }"]);
+    assert!(together.iter().zip(&parts).all(|(a, b)| (a - b).abs() < 1e-5), "{together:?} {parts:?}");
+    let without = first(&["--set", "model.adapter.dropout=0"]);
+    assert!((together[1] - without[1]).abs() > 1e-6, "{together:?} {without:?}");
+}

@@ -31,6 +31,7 @@ mod models;
 mod nonfinite;
 mod optimizers;
 mod ownership;
+mod pickled;
 #[cfg(target_os = "linux")]
 mod plugins;
 mod report;

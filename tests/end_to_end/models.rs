@@ -190,3 +190,43 @@ fn stop_tokens_of_the_model_end_answers() {
     let after = answer();
     assert!(!after.stderr.contains("was cut") && after.stdout.trim().is_empty(), "{}", after.stdout);
 }
+
+/// The card of a stage, of its best version, and of an export; and a text of the user's, which is kept.
+#[test]
+fn models_have_a_card_and_a_readme_of_the_user_is_kept() {
+    let place = folder();
+    place.write("train.jsonl", pairs(&[(4, 2), (5, 3)]));
+    let recipe = recipe("dpo", "eval = \"train.jsonl\"").replace(
+        "path = \"model\"",
+        "path = \"model\"\nadapter = { rank = 2, alpha = 4, targets = \"all-linear\" }\n\
+         [checkpoint]\nbest = { metric = \"eval_loss\" }\n[evaluation]\nevery = 1",
+    );
+    place.write("recipe.toml", &recipe);
+    place.run(&["recipe.toml", "--quiet"]).success();
+    let card = place.read("out/s/README.md");
+    for part in [
+        "---\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- \"spo\"\n- \"lora\"\n- \"dpo\"\n---\n",
+        "# recipe/s\n",
+        "`model`: llama, ",
+        "- `model.safetensors`: sha256 `",
+        "| training rows, train.jsonl | 2 | `",
+        "| eval_loss | 0.",
+        "| grad_norm | ",
+        "rank = 2",
+    ] {
+        assert!(card.contains(part), "no `{part}` in {card}");
+    }
+    assert!(place.read("out/s/best/README.md").contains("held out, at the best step"));
+    place.run(&["recipe.toml", "--quiet", "--set", "run.output=again"]).success();
+    assert_eq!(place.read("again/s/README.md"), card, "the same run has the same card");
+
+    place.run(&["export", "model", "--adapter", "out/s", "merged"]).success();
+    let merged = place.read("merged/README.md");
+    for part in ["library_name: transformers\n", "with the adapter `out/s` merged", "| eval_loss | 0."] {
+        assert!(merged.contains(part), "no `{part}` in {merged}");
+    }
+    place.write("out/s/README.md", "mine");
+    let said = place.run(&["recipe.toml"]).success().stdout;
+    assert!(said.contains("README.md there is not of spo: it is kept"), "{said}");
+    assert_eq!(place.read("out/s/README.md"), "mine");
+}

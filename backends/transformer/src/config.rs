@@ -4,6 +4,7 @@ mod architecture;
 mod cohere;
 mod fields;
 mod gemma;
+mod glm;
 mod gpt2;
 mod gpt_neox;
 mod granite;
@@ -76,6 +77,8 @@ fn reader(model_type: ModelType) -> Reader {
         ModelType::Starcoder2 => starcoder2::read,
         ModelType::Phi => phi::read,
         ModelType::Cohere | ModelType::Cohere2 => cohere::read,
+        ModelType::Glm | ModelType::Glm4 => glm::read,
+        ModelType::Helium => glm::read_helium,
         ModelType::Mixtral | ModelType::Qwen3Moe | ModelType::Olmoe => moe::read,
     }
 }

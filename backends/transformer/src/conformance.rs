@@ -22,7 +22,9 @@ mod statistics;
 mod support;
 mod vectors;
 
-pub use adapters::{adapters_leave_the_rest_alone, experts_are_adapted, magnitudes_scale_rows};
+pub use adapters::{
+    adapters_leave_the_rest_alone, dropout_is_that_of_its_seed, experts_are_adapted, magnitudes_scale_rows,
+};
 pub use agreement::{engines_agree, half_stays_near_full};
 pub use bitsandbytes::adamw_8bit_is_that_of_bitsandbytes;
 pub use files::{frozen_halves_lose_nothing, saving_and_opening_are_inverse};
@@ -59,6 +61,7 @@ macro_rules! engine_tests {
             adamw_8bit_is_that_of_bitsandbytes,
             adamw_follows_its_formula,
             adapters_leave_the_rest_alone,
+            dropout_is_that_of_its_seed,
             elementwise_operations_follow_their_definitions,
             experts_are_adapted,
             frozen_halves_lose_nothing,

@@ -2,6 +2,7 @@
 
 mod balance;
 mod block;
+mod dropout;
 mod experts;
 mod feed_forward;
 mod layout;
@@ -21,6 +22,7 @@ use spo_api::Result;
 pub(crate) use balance::Balance;
 pub(crate) use block::KvCache;
 use block::{Block, Trace};
+pub(crate) use dropout::{Dropout, Dropping, follow};
 use layout::Layout;
 pub(crate) use linear::{LowRank, Scaled};
 use names::Names;
@@ -89,7 +91,7 @@ impl Decoder {
     pub fn adapt(&mut self, mut wanted: impl FnMut(&str) -> Option<Scaled>) {
         self.specs.iter_mut().for_each(|spec| spec.trained = false);
         for linear in self.blocks.iter_mut().flat_map(Block::linears_mut) {
-            let Some(Scaled { rank, scale, magnitude }) = wanted(&linear.name) else { continue };
+            let Some(Scaled { rank, scale, magnitude, dropout }) = wanted(&linear.name) else { continue };
             let [output, input] = self.specs[linear.weight].shape[..] else {
                 unreachable!("a linear layer's weight is a matrix");
             };
@@ -103,6 +105,7 @@ impl Decoder {
                 b: add("B.weight", vec![output, rank], Role::AdapterB),
                 rank,
                 scale,
+                dropout: (dropout > 0.0).then(|| Dropout::new(dropout, &linear.name, input)),
                 magnitude: magnitude.then(|| add("magnitude_vector", vec![output], Role::Magnitude)),
             };
             self.adapted.push((linear.weight, low_rank));

@@ -3,7 +3,7 @@
 use spo_api::{Error, Result, TokenBatch};
 
 use crate::config::Architecture;
-use crate::decoder::Rows;
+use crate::decoder::{Rows, follow};
 use crate::engine::{Cluster, Span};
 
 /// A batch ready for the decoder.
@@ -21,6 +21,19 @@ pub(crate) struct Packed {
     pub offsets: Vec<usize>,
     /// Whether last tokens are read and copies counted.
     routed: bool,
+}
+
+/// Where some rows begin.
+#[derive(Clone, Copy)]
+struct Reading {
+    /// Of the first row.
+    position: usize,
+    /// Length of the sequence.
+    length: usize,
+    /// Number of sequences that the rows are part of.
+    copies: usize,
+    /// A number for the tokens before.
+    history: u64,
 }
 
 impl Packed {
@@ -92,8 +105,9 @@ impl Packed {
         // The common prefix of all completions is read as part of the prompt, except for a last token.
         let shared = &common[..common.len().min(last)];
         let start = self.rows.ids.len();
-        self.read(prompt, 0, length, completions.len());
-        self.read(shared, prompt.len(), length, completions.len());
+        let begin = Reading { position: 0, length, copies: completions.len(), history: 0 };
+        let after = self.read(prompt, begin);
+        let after = self.read(shared, after);
         let prefix = start..self.rows.ids.len();
         let scored = self.targets.len();
         self.scored.extend((start + prompt.len() - 1..).map(|row| row as u32).take(common.len()));
@@ -108,7 +122,7 @@ impl Packed {
                 .push((scored..).take(common.len()).chain((self.targets.len()..).take(rest.len())).collect());
             if let [predictors @ .., _] = rest {
                 let read = if self.routed { rest } else { predictors };
-                self.read(read, prompt.len() + common.len(), length, 1);
+                self.read(read, Reading { copies: 1, ..after });
                 let predictors = std::iter::once(prefix.end - 1).chain(begin..begin + predictors.len());
                 self.scored.extend(predictors.map(|row| row as u32));
             }
@@ -132,14 +146,20 @@ impl Packed {
         }
     }
 
-    /// Adds rows of `copies` sequences of `length` tokens.
-    fn read(&mut self, ids: &[u32], position: usize, length: usize, copies: usize) {
+    /// Adds rows. Returns where those after them begin.
+    fn read(&mut self, ids: &[u32], from: Reading) -> Reading {
+        let Reading { position, length, copies, mut history } = from;
         if self.routed {
             self.rows.copies.extend(ids.iter().map(|_| copies as u32));
         }
+        self.rows.histories.extend(ids.iter().map(|&id| {
+            history = follow(history, id);
+            history
+        }));
         self.rows.ids.extend(ids);
         self.rows.lengths.extend(ids.iter().map(|_| length as u32));
         self.rows.positions.extend((position..position + ids.len()).map(|p| p as u32));
+        Reading { position: position + ids.len(), history, ..from }
     }
 }
 

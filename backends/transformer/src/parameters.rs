@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use spo_api::Result;
 use spo_gguf::BlockType;
 
-use crate::decoder::RowNorms;
+use crate::decoder::{Dropout, Dropping, RowNorms};
 use crate::engine::{Blocks, Engine, Memory, Precision};
 use crate::files::transposed;
 pub(crate) use flat::Flat;
@@ -101,6 +101,17 @@ pub(crate) enum Kept {
     Blocks(BlockType),
 }
 
+/// Blocks from the rows of a matrix, on all threads: a block is never in two rows.
+fn encode(kind: BlockType, values: &[f32], width: usize) -> Vec<u8> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let rows = (values.len() / width).div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let parts: Vec<_> =
+            values.chunks(rows * width).map(|part| scope.spawn(move || kind.encode(part))).collect();
+        parts.into_iter().flat_map(|part| part.join().expect("encoding does not panic")).collect()
+    })
+}
+
 /// What a parameter is read as.
 pub(crate) enum Loaded {
     Values(Vec<f32>),
@@ -114,6 +125,8 @@ pub(crate) struct Parameters<E: Engine> {
     gradients: Vec<Option<E::Tensor>>,
     /// For each matrix whose rows are given another norm, what that takes.
     pub row_norms: BTreeMap<Id, RowNorms<E::Tensor>>,
+    /// What adapters drop in the present pass; `None` where they drop nothing.
+    pub dropping: Option<Dropping>,
     blocks: Vec<Option<Blocks>>,
     /// Number of elements kept in bf16.
     pub halves: usize,
@@ -148,6 +161,7 @@ impl<E: Engine> Parameters<E> {
             values: Vec::new(),
             gradients: Vec::new(),
             row_norms: BTreeMap::new(),
+            dropping: None,
             blocks: Vec::new(),
             halves: 0,
             quantised: [0; 2],
@@ -164,7 +178,7 @@ impl<E: Engine> Parameters<E> {
                 Kept::Blocks(kind) => {
                     let blocks = match load(id, spec)? {
                         Loaded::Blocks(blocks) => blocks,
-                        Loaded::Values(values) => kind.encode(&values),
+                        Loaded::Values(values) => encode(kind, &values, spec.shape[1]),
                     };
                     parameters.quantised[0] += spec.elements();
                     parameters.quantised[1] += blocks.len();
@@ -201,6 +215,14 @@ impl<E: Engine> Parameters<E> {
     /// The value of a parameter; of a matrix that is kept in blocks, the blocks.
     pub fn value(&self, id: Id) -> &E::Tensor {
         &self.values[id]
+    }
+
+    /// The mask of an adapter's input and its shape, in a pass with dropout.
+    pub fn mask(&self, engine: &E, dropout: Option<Dropout>) -> Result<Option<(E::Tensor, [usize; 2])>> {
+        dropout
+            .zip(self.dropping.as_ref())
+            .map(|(dropout, dropping)| dropout.mask(engine, dropping))
+            .transpose()
     }
 
     /// The blocks that a parameter is kept in, if any.

@@ -7,7 +7,7 @@ use spo_api::{
     Statistics, Tangent, TokenBatch, Update, Upstream, Vector, VectorSpace, Watch, WeightType,
 };
 
-use crate::decoder::{Completed, Keep};
+use crate::decoder::{Completed, Dropping, Keep};
 use crate::engine::{Engine, HeadScores, Memory, Precision};
 use crate::model::Model;
 use crate::optimizer::Adopted;
@@ -38,6 +38,8 @@ pub struct TransformerSession<E: Engine> {
     options: Options,
     state: State<E::Tensor>,
     router_loss: RouterLoss,
+    /// The seed of what adapters drop; `None` for nothing.
+    dropout: Option<u64>,
 }
 
 /// The loss of the routers.
@@ -62,6 +64,7 @@ impl<E: Engine> TransformerSession<E> {
             options,
             state: State::default(),
             router_loss: RouterLoss::default(),
+            dropout: None,
         })
     }
 
@@ -157,6 +160,9 @@ impl<E: Engine> TransformerSession<E> {
                 "an adapter with magnitudes (DoRA) has a gradient with norms held constant".into(),
             ));
         }
+        if self.model.decoder.adapted.iter().any(|(_, low_rank)| low_rank.dropout.is_some()) {
+            return Err(none("what an adapter drops is not recorded".into()));
+        }
         if self.model.decoder.architecture.experts.is_some() {
             return Err(none("the choice of experts is not recorded".into()));
         }
@@ -170,6 +176,13 @@ impl<E: Engine> TransformerSession<E> {
 
     fn pack(&self, batch: &TokenBatch) -> Result<Packed> {
         Packed::new(batch, &self.model.decoder.architecture)
+    }
+
+    /// Lets the next pass, over these rows, drop what it is to drop.
+    fn prepare(&mut self, packed: &Packed) -> Result<()> {
+        let histories = || packed.rows.histories.clone();
+        self.model.parameters.dropping = self.dropout.map(|seed| Dropping { seed, histories: histories() });
+        self.model.refresh(&self.engine)
     }
 
     /// A batch for a backward pass, to which the routers' loss may belong.
@@ -195,7 +208,6 @@ impl<E: Engine> TransformerSession<E> {
             upstream(&nothing)?;
             return Ok((nothing, false));
         }
-        model.refresh(e)?;
         let mut pass = Pass::forward(e, model, packed, keep, statistics)?;
         let log_probs = pass.log_probs();
         let mut weights = pass.weights(&log_probs, upstream)?;
@@ -248,7 +260,7 @@ impl<E: Engine> Session for TransformerSession<E> {
         if packed.targets.is_empty() {
             return Ok(log_probs_of(&HeadScores::default(), &packed));
         }
-        self.model.refresh(&self.engine)?;
+        self.prepare(&packed)?;
         Ok(Pass::forward(&self.engine, &self.model, packed, Keep::Nothing, statistics)?.log_probs())
     }
 
@@ -259,6 +271,7 @@ impl<E: Engine> Session for TransformerSession<E> {
         upstream: &mut Upstream<'_>,
     ) -> Result<LogProbs> {
         let packed = self.pack_trained(batch)?;
+        self.prepare(&packed)?;
         self.keep_gradient()?;
         // Allocate the moments before the first activations. Allocated later, they would fill gaps left by
         // freed activations, so the next activations would not fit there.
@@ -286,6 +299,7 @@ impl<E: Engine> Session for TransformerSession<E> {
             return Err(Error::Engine("the gradient of an adapter is small, and is kept".into()));
         }
         optimizer.lay_out(&self.engine, &self.model)?;
+        self.prepare(&packed)?;
         let groups = self.model.decoder.completed_together();
         let Model { parameters, decoder, .. } = &mut self.model;
         if !parameters.released {
@@ -367,6 +381,11 @@ impl<E: Engine> Session for TransformerSession<E> {
         }
     }
 
+    fn drop_out(&mut self, seed: Option<u64>) -> Result<()> {
+        self.dropout = seed;
+        Ok(())
+    }
+
     fn weigh_router_loss(&mut self, weight: f64) -> Result<()> {
         if weight != 0.0 && self.model.decoder.architecture.experts.is_none() {
             return Err(Error::Engine("the model has no routers".into()));
@@ -389,6 +408,7 @@ impl<E: Engine> Session for TransformerSession<E> {
         sampling: &Sampling,
         watch: &mut Watch<'_>,
     ) -> Result<Vec<Vec<u32>>> {
+        self.model.parameters.dropping = None;
         self.model.refresh(&self.engine)?;
         generate::generate(&self.engine, &self.model, prompts, sampling, watch)
     }

@@ -127,6 +127,9 @@ table! {
         weigh_router_loss: fn(this: *mut c_void, weight: f64, error: *const ErrorSink) -> i32;
         /// That loss in the last backward pass, without its weight; present together with `weigh_router_loss`.
         router_loss: fn(this: *mut c_void) -> f64;
+        /// From now on, adapters with dropout drop parts of their inputs in passes over batches, drawn from `seed`; nothing, as
+        /// in a new session, if `on` is 0.
+        drop_out: fn(this: *mut c_void, on: u32, seed: u64, error: *const ErrorSink) -> i32;
     }
 }
 

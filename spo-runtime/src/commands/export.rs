@@ -10,6 +10,7 @@ use super::saved_model::SavedModel;
 use crate::error::{BadInput, bad};
 use crate::plan::fetch;
 use crate::store::bundle;
+use crate::train::card;
 use crate::train::model_folder::save;
 
 #[derive(clap::Args)]
@@ -82,7 +83,14 @@ impl ExportArguments {
         is_free_folder(output)?;
         let (tokenizer, mut session) = self.model.open(registry)?;
         let what = self.dtype.map_or(Export::Model, |dtype| Export::ModelIn(dtype.into()));
-        save(&mut *session, output, what, &tokenizer)
+        save(&mut *session, output, what, &tokenizer, &self.card()?)?;
+        Ok(())
+    }
+
+    fn card(&self) -> Result<String, BadInput> {
+        let model = fetch::model(&self.model.model).map_err(bad)?;
+        let whole = self.model.with_base(&model).unwrap_or_else(|| self.model.clone());
+        Ok(card::of_export(&whole.model, whole.adapter.as_deref()))
     }
 
     fn is_free(&self) -> Result<(), BadInput> {
@@ -109,7 +117,8 @@ impl ExportArguments {
         if folder.exists() {
             return Err(bad(format!("{} is in the way: remove it", folder.display())).into());
         }
-        let written = save(&mut *session, &folder, Export::Model, &tokenizer).and_then(|()| {
+        let saved = save(&mut *session, &folder, Export::Model, &tokenizer, &self.card()?);
+        let written = saved.and_then(|_| {
             let written = gguf::write_model(&folder, &self.output, kind, metadata);
             Ok(written.map_err(bad)?)
         });

@@ -28,6 +28,11 @@ pub(crate) struct AdapterSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0))]
     alpha: Option<f64>,
+    /// The share of a layer's input that the adapter does not see in training, drawn anew in every step
+    /// ([models.md](models.md#dropout)); 0 unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1))]
+    dropout: Option<f64>,
     /// The linear layers to adapt: a list of names, `"all-linear"`, or a regular expression for the whole name.
     #[serde(skip_serializing_if = "Option::is_none")]
     targets: Option<Targets>,
@@ -91,6 +96,7 @@ impl AdapterSection {
         Ok(Adapter::New(Lora {
             rank: self.rank.ok_or_else(|| missing("rank", "16"))?,
             alpha: self.alpha.ok_or_else(|| missing("alpha", "32"))?,
+            dropout: self.dropout.unwrap_or(0.0),
             targets: self.targets.clone().ok_or_else(|| missing("targets", "\"all-linear\""))?,
             exclude: self.exclude.clone(),
             layers: self.layers.clone(),
@@ -107,6 +113,7 @@ impl AdapterSection {
         let given = [
             ("rank", self.rank.is_some()),
             ("alpha", self.alpha.is_some()),
+            ("dropout", self.dropout.is_some()),
             ("targets", self.targets.is_some()),
             ("exclude", self.exclude.is_some()),
             ("layers", !self.layers.is_empty()),

@@ -146,6 +146,11 @@ impl Output {
         read(&self.folder.join(RECORD))
     }
 
+    /// The record of the run.
+    pub(crate) fn planned(&self) -> &Value {
+        &self.planned
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }

@@ -18,6 +18,7 @@ use crate::store::LARGE;
 use crate::store::cache::{Cache, Slot};
 use crate::store::logs::Logs;
 use crate::store::output::{self, Before, Output};
+use crate::train::card;
 use crate::train::checkpoint::{self, Checkpoints, Found, RunState};
 use crate::train::keeper::{KNOWN, Keeper, Known, Within, named};
 use crate::train::model_folder::{export, save};
@@ -195,8 +196,16 @@ impl Run {
         if self.stages[index].recipe.save {
             let folder = self.output.stage(&name);
             let what = export(&self.plan);
-            save(&mut *self.plan.session, &folder, what, &self.plan.tokenizer)?;
+            let done = self.keeper.finished.last().expect("the stage is finished");
+            let after = done.after.as_ref().map(|after| ("held out, after the stage", after));
+            let figures: Vec<_> = after.into_iter().chain([("last training step", &done.train)]).collect();
+            let card =
+                card::of_stage(&self.plan, self.output.planned(), &self.stages[index].recipe, &figures)?;
+            let carded = save(&mut *self.plan.session, &folder, what, &self.plan.tokenizer, &card)?;
             reporter.note(&format!("saved {}", folder.display()));
+            if !carded {
+                reporter.note(&format!("README.md there is not of spo: it is kept, and {name} has no card"));
+            }
         }
         if index + 1 < self.stages.len() {
             self.keeper.save(&mut *self.plan.session, &mut self.logs, &self.known, None)?;

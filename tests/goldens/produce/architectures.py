@@ -62,6 +62,9 @@ MODELS = {
     "qwen3_moe": dict(COMMON, model_type="qwen3_moe", head_dim=8, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=12, norm_topk_prob=True, mlp_only_layers=[0],
                       num_hidden_layers=3, use_sliding_window=True, sliding_window=7, rope_parameters=YARN),
     "olmoe": dict(COMMON, model_type="olmoe", num_experts=4, num_experts_per_tok=2),
+    "glm": dict(COMMON, model_type="glm", head_dim=8),
+    "glm4": dict(COMMON, model_type="glm4", head_dim=8, attention_bias=False),
+    "helium": dict(COMMON, model_type="helium", head_dim=6, mlp_bias=True),
     "gpt_neox-sequential": dict(COMMON, model_type="gpt_neox", hidden_size=32, use_parallel_residual=False, attention_bias=False),
 }
 

@@ -11,7 +11,7 @@ use spo_api::{
 };
 use spo_transformer::{Engine, ModelType, Options, TransformerSession};
 
-use crate::goldens::{goldens, json_of};
+use crate::goldens::{golden, goldens, json_of};
 use crate::trl::{adopt_adamw, update};
 
 /// Declares the tests of this module for a backend, and for the function that makes its engine.
@@ -32,6 +32,10 @@ macro_rules! compare_with_transformers {
         #[test]
         fn adapters_are_those_of_peft() {
             $crate::architectures::adapters_are_those_of_peft($engine);
+        }
+        #[test]
+        fn dropout_is_that_of_peft() {
+            $crate::architectures::dropout_is_that_of_peft($engine);
         }
     };
     (@tests $backend:expr, $($comparison:ident,)*) => {
@@ -299,6 +303,44 @@ pub fn saved_models_are_the_same_files(backend: &dyn Backend) {
     }
 }
 
+/// Fills an adapter as the scripts do.
+fn fill<E: Engine>(session: &mut TransformerSession<E>, rank: usize) {
+    let mut values: Vec<f32> = Vec::new();
+    for (name, n) in session.trained() {
+        let (width, [offset, row, column]) = match name.ends_with("lora_A.weight") {
+            true => (n / rank, [1.0, 0.37, 0.11]),
+            false => (rank, [2.0, 0.23, 0.41]),
+        };
+        let value = |i: usize| (offset + row * (i / width) as f64 + column * (i % width) as f64).sin() / 5.0;
+        values.extend((0..n).map(|i| value(i) as f32));
+    }
+    session.write(Vector::PARAMETERS, &values).expect("as many values as parameters");
+}
+
+/// With the same masks, an adapter with dropout gives PEFT's log-probs and the norm of its gradient.
+pub fn dropout_is_that_of_peft<E: Engine>(engine: fn() -> E) {
+    let golden = golden("dropout.json");
+    let number = |value: &Value| value.as_f64().expect("a number");
+    let rank = number(&golden["rank"]) as usize;
+    let dropout = number(&golden["dropout"]);
+    for (name, figures) in golden["models"].as_object().expect("models") {
+        let model = Model::read(name);
+        let adapter =
+            Adapter::New(Lora { dropout, ..Lora::new(rank, number(&golden["alpha"]), Targets::ALL) });
+        let mut session = TransformerSession::open(engine(), &model.spec(Some(adapter)), Options::default())
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        fill(&mut session, rank);
+        session.drop_out(Some(number(&golden["seed"]) as u64)).expect("an engine");
+        let found = session.log_probs(&model.batch(), Statistics::default()).expect("a valid batch");
+        let error = worst(&found.values, &numbers(&figures["log_probs"]));
+        let loss = backward(&mut session, &model.batch(), sft);
+        let norm = session.norm(Vector::GRADIENT).expect("a gradient");
+        let of_gradient = relative(&[(loss, &figures["sft_loss"]), (norm, &figures["grad_norm"])]);
+        println!("{name}: dropout {error:.1e}, its gradient {of_gradient:.1e}");
+        assert!(error < 1e-5 && of_gradient < 1e-4, "{name}: {error}, {of_gradient}");
+    }
+}
+
 /// An adapter on every linear layer, or on those that the script names, has PEFT's names, and gives its log-probs and
 /// the norm of its gradient.
 pub fn adapters_are_those_of_peft<E: Engine>(engine: fn() -> E) {
@@ -319,18 +361,7 @@ pub fn adapters_are_those_of_peft<E: Engine>(engine: fn() -> E) {
         let expected: BTreeSet<String> = serde_json::from_value(golden["tensors"].clone()).expect("names");
         assert_eq!(names, expected, "{}", model.name);
 
-        // As the script fills them.
-        let mut values: Vec<f32> = Vec::new();
-        for (name, n) in &shapes {
-            let (width, [offset, row, column]) = match name.ends_with("lora_A.weight") {
-                true => (n / rank, [1.0, 0.37, 0.11]),
-                false => (rank, [2.0, 0.23, 0.41]),
-            };
-            let value =
-                |i: usize| (offset + row * (i / width) as f64 + column * (i % width) as f64).sin() / 5.0;
-            values.extend((0..*n).map(|i| value(i) as f32));
-        }
-        session.write(Vector::PARAMETERS, &values).expect("as many values as parameters");
+        fill(&mut session, rank);
         let found = session.log_probs(&model.batch(), Statistics::default()).expect("a valid batch");
         let error = worst(&found.values, &numbers(&golden["log_probs"]));
         let loss = backward(&mut session, &model.batch(), sft);

@@ -50,6 +50,12 @@ pub enum ModelType {
     Cohere,
     /// Command R7B.
     Cohere2,
+    /// GLM-4, the models of 2024.
+    Glm,
+    /// GLM-4, the models of 2025 (0414).
+    Glm4,
+    /// Helium.
+    Helium,
     /// Mixtral.
     Mixtral,
     /// Qwen3 with experts.
@@ -60,7 +66,7 @@ pub enum ModelType {
 
 impl ModelType {
     /// All supported model types.
-    pub const ALL: [ModelType; 23] = [
+    pub const ALL: [ModelType; 26] = [
         ModelType::Llama,
         ModelType::Mistral,
         ModelType::Qwen2,
@@ -81,6 +87,9 @@ impl ModelType {
         ModelType::Phi,
         ModelType::Cohere,
         ModelType::Cohere2,
+        ModelType::Glm,
+        ModelType::Glm4,
+        ModelType::Helium,
         ModelType::Mixtral,
         ModelType::Qwen3Moe,
         ModelType::Olmoe,
@@ -109,6 +118,9 @@ impl ModelType {
             ModelType::Phi => "phi",
             ModelType::Cohere => "cohere",
             ModelType::Cohere2 => "cohere2",
+            ModelType::Glm => "glm",
+            ModelType::Glm4 => "glm4",
+            ModelType::Helium => "helium",
             ModelType::Mixtral => "mixtral",
             ModelType::Qwen3Moe => "qwen3_moe",
             ModelType::Olmoe => "olmoe",

@@ -6,7 +6,8 @@ use spo_api::{
 
 use super::models::{adapter, configurations, random};
 use super::optimizer::adamw;
-use super::support::{batch, gradient, loss, open, scratch, wave, worst};
+use super::sharing::unshared;
+use super::support::{batch, distance, gradient, loss, norm, open, scratch, wave, worst};
 use crate::engine::Engine;
 use crate::session::{Options, TransformerSession};
 
@@ -105,5 +106,59 @@ pub fn magnitudes_scale_rows<E: Engine>(engine: impl Fn() -> E) {
             (along - difference).abs() < 5e-3 * along.abs(),
             "{name}: {along}, by differences {difference}"
         );
+    }
+}
+
+/// What is dropped depends on the seed and the tokens alone: the gradient with a seed agrees with central differences with the
+/// same one, and sharing a prompt or computing blocks again changes nothing. Without a seed, nothing is dropped.
+pub fn dropout_is_that_of_its_seed<E: Engine>(engine: impl Fn() -> E) {
+    for (name, config) in configurations()
+        .into_iter()
+        .filter(|(name, _)| ["llama with biases, tied, linear rope", "gpt2", "phi3"].contains(name))
+    {
+        let adapter = Adapter::New(Lora { dropout: 0.3, ..Lora::new(3, 6.0, Targets::ALL) });
+        let spec = random(&config, Some(adapter));
+        let mut session = open(engine(), &spec, Options::default());
+        assert!(!session.info().hessian_vectors, "{name}");
+        let whole = loss(&mut session, &batch());
+        session.drop_out(Some(5)).expect("an engine");
+        let (expected, scored) = gradient(&mut session, &batch());
+        let dropped = loss(&mut session, &batch());
+        assert!((whole - dropped).abs() > 1e-3, "{name}: {whole} {dropped}");
+        let again = session.log_probs(&batch(), Statistics::default()).expect("a valid batch").values;
+        assert_eq!(again, scored, "{name}: scoring in a training step");
+
+        let (apart, unshared_scores) = gradient(&mut session, &unshared(&batch()));
+        let error = distance(&expected, &apart) / norm(&apart);
+        assert!(worst(&scored, &unshared_scores) < 1e-5 && error < 1e-4, "{name}: {error}");
+        let mut recomputed = open(engine(), &spec, Options { checkpoint: true, ..Options::default() });
+        recomputed.drop_out(Some(5)).expect("an engine");
+        assert_eq!(gradient(&mut recomputed, &batch()).0, expected, "{name}");
+
+        let start = session.read(Vector::PARAMETERS).expect("parameters");
+        let arbitrary = wave(start.len(), 1.0);
+        for direction in [&expected, &arbitrary] {
+            let scale = 1.0 / norm(direction);
+            let along = expected.iter().zip(direction).map(|(&g, &d)| f64::from(g) * f64::from(d) * scale);
+            let slope: f64 = along.sum();
+            let mut at = |step: f64| {
+                let moved =
+                    start.iter().zip(direction).map(|(x, &d)| x + (step * scale * f64::from(d)) as f32);
+                session.write(Vector::PARAMETERS, &moved.collect::<Vec<_>>()).expect("as many values");
+                loss(&mut session, &batch())
+            };
+            let h = 4e-3;
+            let difference = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
+            let error = (difference - slope).abs();
+            assert!(
+                error < 1e-2 * norm(&expected),
+                "{name}: gradient {slope}, finite difference {difference}"
+            );
+        }
+        session.write(Vector::PARAMETERS, &start).expect("as many values");
+        session.drop_out(Some(6)).expect("an engine");
+        assert!((loss(&mut session, &batch()) - dropped).abs() > 1e-3, "{name}: another seed");
+        session.drop_out(None).expect("an engine");
+        assert_eq!(loss(&mut session, &batch()), whole, "{name}");
     }
 }

@@ -155,6 +155,13 @@ fn configurations_of(model_type: ModelType) -> Vec<(&'static str, Value)> {
                 "model_type": "cohere2", "logit_scale": 0.7, "sliding_window": 6, "sliding_window_pattern": 2,
             })),
         )],
+        ModelType::Glm => {
+            vec![("glm", llama(json!({ "model_type": "glm", "head_dim": 8, "rope_parameters": null })))]
+        }
+        ModelType::Glm4 => {
+            vec![("glm4", llama(json!({ "model_type": "glm4", "head_dim": 8, "rope_parameters": null })))]
+        }
+        ModelType::Helium => vec![("helium", llama(json!({ "model_type": "helium", "mlp_bias": true })))],
         ModelType::Mixtral => vec![(
             "mixtral",
             llama(json!({

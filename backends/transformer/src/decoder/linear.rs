@@ -1,7 +1,8 @@
 //! A linear layer, with its low-rank adapter if it has one.
 
-use spo_api::Result;
+use spo_api::{Combine, Result};
 
+use super::dropout::{Dropout, masked};
 use super::row_norms::RowNorms;
 use crate::engine::{Engine, Mat, Memory};
 use crate::parameters::{Id, Parameters};
@@ -25,16 +26,20 @@ pub(crate) struct LowRank {
     pub b: Id,
     pub rank: usize,
     pub scale: f64,
+    /// What is dropped of its input in training.
+    pub dropout: Option<Dropout>,
     /// The norms that the rows of the adapted matrix are given, `[out]`.
     pub magnitude: Option<Id>,
 }
 
-/// An adapter to be made: its rank and scale, and whether it has magnitudes.
+/// An adapter to be made.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Scaled {
     pub rank: usize,
     pub scale: f64,
     pub magnitude: bool,
+    /// The share of its input that is dropped in training.
+    pub dropout: f64,
 }
 
 impl Linear {
@@ -57,8 +62,11 @@ impl Linear {
         bias: Option<&E::Tensor>,
     ) -> Result<E::Tensor> {
         let y = e.linear(x, &p.matrix(e, self.weight)?, bias)?;
-        if let Some(LowRank { a, b, scale, .. }) = self.adapter {
-            let reduced = e.linear(x, p.value(a), None)?;
+        if let Some(LowRank { a, b, scale, dropout, .. }) = self.adapter {
+            let reduced = match p.mask(e, dropout)? {
+                Some((mask, shape)) => e.linear(&masked(e, x, &mask, shape)?, p.value(a), None)?,
+                None => e.linear(x, p.value(a), None)?,
+            };
             e.matmul_add(&y, scale, Mat::new(&reduced), Mat::t(p.value(b)))?;
         }
         Ok(y)
@@ -102,7 +110,10 @@ impl Linear {
                 dx
             }
         };
-        if let Some(LowRank { a, b, scale, .. }) = self.adapter {
+        if let Some(LowRank { a, b, scale, dropout, .. }) = self.adapter {
+            let mask = p.mask(e, dropout)?;
+            let dropped = mask.as_ref().map(|(mask, shape)| masked(e, x, mask, *shape)).transpose()?;
+            let x = dropped.as_ref().unwrap_or(x);
             // The reduced input is only as wide as the rank, so recomputing it is cheaper than keeping it.
             let reduced = e.linear(x, p.value(a), None)?;
             let d_reduced = e.matmul(Mat::new(upstream), Mat::new(p.value(b)))?;
@@ -112,7 +123,14 @@ impl Linear {
             if let Some(gradient) = p.gradient(a) {
                 e.matmul_add(gradient, scale, Mat::t(&d_reduced), Mat::new(x))?;
             }
-            e.matmul_add(&dx, scale, Mat::new(&d_reduced), Mat::new(p.value(a)))?;
+            match mask {
+                None => e.matmul_add(&dx, scale, Mat::new(&d_reduced), Mat::new(p.value(a)))?,
+                Some((mask, _)) => {
+                    let d_dropped = e.matmul(Mat::new(&d_reduced), Mat::new(p.value(a)))?;
+                    e.combine(Combine::Multiply, &d_dropped, &mask)?;
+                    e.axpy(&dx, scale, &d_dropped)?;
+                }
+            }
         }
         Ok(dx)
     }

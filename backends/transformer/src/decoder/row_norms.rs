@@ -46,7 +46,7 @@ impl<T: Clone> RowNorms<T> {
         e: &E,
         p: &Parameters<E>,
         weight: Id,
-        LowRank { a, b, scale, magnitude, rank }: LowRank,
+        LowRank { a, b, scale, magnitude, rank, .. }: LowRank,
     ) -> Result<()> {
         let (a, b) = (p.value(a), p.value(b));
         let square = e.matmul(Mat::new(a), Mat::t(a))?;

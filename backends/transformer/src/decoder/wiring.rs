@@ -14,6 +14,8 @@ pub(crate) struct Rows {
     /// The length of the sequence that each row is in, on which rotations may depend.
     pub lengths: Vec<u32>,
     pub clusters: Vec<Cluster>,
+    /// A number for the tokens up to each row, which dropout depends on; empty where there is none.
+    pub histories: Vec<u64>,
     /// How many sequences each row is part of, where the routers' loss is computed, which counts it as often; else empty.
     pub copies: Vec<u32>,
 }

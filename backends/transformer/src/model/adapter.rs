@@ -54,6 +54,10 @@ pub(super) fn attach(decoder: &mut Decoder, lora: &Lora, strict: bool) -> Result
         let problem = "`dora` is not for experts, where PEFT has none: leave them out of `targets`, or name them in `exclude`";
         return Err(error(problem.into()));
     }
+    if lora.dropout > 0.0 && decoder.adapted.iter().any(|(weight, _)| decoder.is_of_expert(*weight)) {
+        let problem = "`dropout` is not for experts, where PEFT has none: leave them out of `targets`, or name them in `exclude`";
+        return Err(error(problem.into()));
+    }
     for module in &lora.modules_to_save {
         let saved =
             decoder.specs.iter_mut().filter(|spec| !spec.role.of_adapter() && is_part(&spec.name, module));
@@ -119,6 +123,14 @@ impl<'l> Choice<'l> {
         if let Some(alpha) = alphas.clone().find(|alpha| !(**alpha > 0.0 && alpha.is_finite())) {
             return Err(error(format!("needs an alpha above 0, got {alpha}")));
         }
+        if !(0.0..1.0).contains(&lora.dropout) {
+            return Err(error(format!("needs a dropout from 0 to below 1, got {}", lora.dropout)));
+        }
+        if lora.dora && lora.dropout > 0.0 {
+            let problem = "`dora` and `dropout` exclude each other: PEFT drops parts of the base's result too then, which is not \
+                           implemented";
+            return Err(error(problem.into()));
+        }
         Ok(Choice {
             lora,
             targets: Matcher::new(&lora.targets)?,
@@ -143,7 +155,12 @@ impl<'l> Choice<'l> {
         let rank = self.ranks.of(name)?.unwrap_or(self.lora.rank);
         let alpha = self.alphas.of(name)?.unwrap_or(self.lora.alpha);
         let divisor = if self.lora.rslora { (rank as f64).sqrt() } else { rank as f64 };
-        Ok(Some(Scaled { rank, scale: alpha / divisor, magnitude: self.lora.dora }))
+        Ok(Some(Scaled {
+            rank,
+            scale: alpha / divisor,
+            magnitude: self.lora.dora,
+            dropout: self.lora.dropout,
+        }))
     }
 }
 

@@ -33,6 +33,7 @@ pub(in crate::abi) static TABLE: SessionTable = SessionTable {
     backward_and_optimize: Some(backward_and_optimize),
     weigh_router_loss: Some(weigh_router_loss),
     router_loss: Some(router_loss),
+    drop_out: Some(drop_out),
 };
 
 static VECTORS: VectorTable = vectors::export::<Box<dyn Session>>();
@@ -152,6 +153,7 @@ answers! { Box<dyn Session>:
         Ok(())
     }
     fn weigh_router_loss(session, weight: f64) { session.weigh_router_loss(weight) }
+    fn drop_out(session, on: u32, seed: u64) { session.drop_out((on != 0).then_some(seed)) }
     fn generate(session, prompts: *const TokensView, sampling: Text, out: *const ByteSink) {
         let prompts: Vec<_> = (*prompts).batch().groups.into_iter().map(|group| group.prompt).collect();
         let sampling: Sampling = from_json("the way of sampling", sampling.bytes())?;

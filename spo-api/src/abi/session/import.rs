@@ -241,6 +241,13 @@ impl Session for ImportedSession {
         Ok((found, norm))
     }
 
+    fn drop_out(&mut self, seed: Option<u64>) -> Result<()> {
+        let Some(function) = self.part.table().drop_out else { return Ok(()) };
+        let (on, seed) = (u32::from(seed.is_some()), seed.unwrap_or(0));
+        // SAFETY: as above.
+        self.part.call(|_, this, error| unsafe { function(this, on, seed, error) })
+    }
+
     fn weigh_router_loss(&mut self, weight: f64) -> Result<()> {
         match self.part.table().weigh_router_loss {
             // SAFETY: as above.

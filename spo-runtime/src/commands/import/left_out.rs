@@ -1,7 +1,7 @@
 //! Settings that are not carried over: those without effect on results, and those that would change them.
 
 /// Settings of where and how a run works, not of what it computes.
-const WITHOUT_EFFECT: [(&str, &[&str]); 8] = [
+const WITHOUT_EFFECT: [(&str, &[&str]); 7] = [
     (
         "every step is in metrics.jsonl",
         &[
@@ -114,7 +114,6 @@ const WITHOUT_EFFECT: [(&str, &[&str]); 8] = [
             "machine_rank",
         ],
     ),
-    ("there is no dropout here", &["disable_dropout"]),
     ("only the first batch of a stage that is not finite is written down", &["debug", "skip_memory_metrics"]),
 ];
 

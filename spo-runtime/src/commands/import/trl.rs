@@ -148,6 +148,8 @@ impl Import {
         let rank = Self::or(self.settings.count("lora_r")?, "lora_r", 16);
         let alpha = Self::or(self.settings.number("lora_alpha")?, "lora_alpha", 32.0);
         let dropout = Self::or(self.settings.number("lora_dropout")?, "lora_dropout", 0.05);
+        // The trainers of preferences turn it off in the adapter too, unless told not to.
+        let kept = self.settings.flag("disable_dropout")? == Some(false) || self.trainer == Trainer::Sft;
         let stable = self.settings.flag("use_rslora")? == Some(true);
         let dora = self.settings.flag("use_dora")? == Some(true);
         let targets = self.settings.texts("lora_target_modules")?;
@@ -179,7 +181,13 @@ impl Import {
         }
         if dropout.0 > 0.0 {
             let setting = format!("lora_dropout = {} ({})", dropout.0, dropout.1);
-            self.draft.warn(&setting, "an adapter is trained without dropout");
+            match (kept, dora) {
+                (true, false) => self.draft.set(section, "dropout", dropout.0, dropout.1),
+                (true, true) => {
+                    self.draft.warn(&setting, "an adapter with `dora` is trained without dropout");
+                }
+                (false, _) => self.draft.leave_out(&setting, "TRL turns it off (`disable_dropout`)"),
+            }
         }
         Ok(())
     }

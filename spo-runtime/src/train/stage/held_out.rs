@@ -8,6 +8,7 @@ use crate::error::{BadInput, bad};
 use crate::plan::view::View;
 use crate::store::bundle;
 use crate::store::scores::Scores;
+use crate::train::card;
 use crate::train::diagnostics::{Evolution, StageFacts};
 use crate::train::evaluate::answers::{HeldOutLine, Wanted};
 use crate::train::evaluate::mass::{Ledger, ledgers};
@@ -145,8 +146,10 @@ impl Training<'_> {
         let folder = self.output.stage(&self.stage.recipe.name);
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let what = export(plan);
+        let figures = [("held out, at the best step", metrics)];
+        let card = card::of_stage(plan, self.output.planned(), &self.stage.recipe, &figures)?;
         bundle::write(&folder.join("best"), |aside| {
-            save(&mut *plan.session, aside, what, &plan.tokenizer)?;
+            save(&mut *plan.session, aside, what, &plan.tokenizer, &card)?;
             let about = serde_json::json!({ "step": step, &best.metric: figure });
             Ok(std::fs::write(aside.join("best.json"), format!("{about:#}\n"))?)
         })?;

@@ -152,6 +152,7 @@ impl Training<'_> {
             }),
         });
         let router_loss = self.plan.router_loss();
+        let seed = dropout_seed(self.plan.recipe.run.seed, &stage.recipe.name, progress.step);
         let motion = Motion {
             rule: &*stage.optimizer,
             optimization: &mut work.optimization,
@@ -163,12 +164,14 @@ impl Training<'_> {
         let upper = UpperLevel { objective: &mut *stage.objective, data, batch };
         let setting = StepSetting { progress, micro_batch: stage.recipe.micro_batch };
         let session = &mut *self.plan.session;
+        let dropping = session.drop_out(Some(seed));
         let mut problem = StepProblem::new(session, upper, lower.collect(), setting, Some(motion));
-        let outcome = stage.step.step(&mut problem);
+        let outcome = dropping.and_then(|()| stage.step.step(&mut problem));
         let (seen, grad_norm, lower_rows) =
             (problem.observation.take(), problem.grad_norm, problem.lower_rows());
         let drawing = problem.drawing.as_secs_f64();
         drop(problem);
+        let outcome = self.plan.session.drop_out(None).and(outcome);
         work.clock.data += drawing;
         Solved { outcome, seen, grad_norm, lower_rows }
     }
@@ -263,4 +266,11 @@ impl Training<'_> {
         let folder = incident.write(self.output.folder(), &mut *self.plan.session, &state, &scores)?;
         Ok(folder)
     }
+}
+
+/// A seed of its own for every training step of a run.
+fn dropout_seed(run: u64, stage: &str, step: usize) -> u64 {
+    // FNV-1a.
+    let bytes = run.to_le_bytes().into_iter().chain(stage.bytes()).chain((step as u64).to_le_bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -92,7 +92,6 @@ impl Saved {
     pub fn lora(&self) -> Result<Lora> {
         let origin = self.path.display().to_string();
         let fields = Fields { config: &self.config, origin: &origin };
-        fields.maybe_within("lora_dropout", 0.0, 1.0)?;
         let read = |key: &str| match &self.config[key] {
             Value::Null => Ok(None),
             Value::Array(list) if list.is_empty() => Ok(None),
@@ -104,9 +103,12 @@ impl Saved {
             Value::Number(one) => json!([one]),
             other => other.clone(),
         };
+        let dropout = fields.maybe_within("lora_dropout", 0.0, 1.0)?.unwrap_or(0.0);
+        let dora = fields.flag("use_dora", false)?;
         Ok(Lora {
             rank: fields.size("r")?,
             alpha: fields.positive("lora_alpha")?,
+            dropout: if dora { 0.0 } else { dropout },
             targets: fields.required("target_modules", read("target_modules")?)?,
             exclude: read("exclude_modules")?,
             layers: self.table("layers_to_transform", &layers, "a list of numbers of blocks")?,
@@ -117,7 +119,7 @@ impl Saved {
                 "a table of numbers",
             )?,
             rslora: fields.flag("use_rslora", false)?,
-            dora: fields.flag("use_dora", false)?,
+            dora,
             modules_to_save: self.table(
                 "modules_to_save",
                 &self.config["modules_to_save"],
@@ -163,9 +165,12 @@ impl Saved {
             let (path, model) = (self.path.display(), model.display());
             remarks.push(format!("{path}: the adapter was made for {base}, and is used with {model}"));
         }
-        if let Some(dropout) = self.config["lora_dropout"].as_f64().filter(|dropout| *dropout > 0.0) {
+        let dropout = self.config["lora_dropout"].as_f64().filter(|dropout| *dropout > 0.0);
+        if let (Some(dropout), true) = (dropout, self.config["use_dora"] == true) {
             let path = self.path.display();
-            remarks.push(format!("{path}: `lora_dropout` = {dropout} is not applied in training"));
+            remarks.push(format!(
+                "{path}: `lora_dropout` = {dropout} is not applied in training, because of `use_dora`"
+            ));
         }
         remarks
     }
@@ -177,6 +182,7 @@ pub(crate) fn configuration(lora: &Lora, base: Option<&Path>, transposed: bool) 
     let Lora {
         rank,
         alpha,
+        dropout,
         targets,
         exclude,
         layers,
@@ -197,7 +203,7 @@ pub(crate) fn configuration(lora: &Lora, base: Option<&Path>, transposed: bool) 
         "base_model_name_or_path": base.map(|folder| folder.display().to_string()),
         "r": rank,
         "lora_alpha": alpha,
-        "lora_dropout": 0.0,
+        "lora_dropout": dropout,
         "target_modules": targets,
         "exclude_modules": exclude,
         "layers_to_transform": unless_empty(json!(layers)),
