@@ -270,7 +270,9 @@ impl Draft {
             stop,
             reporter,
         });
-        let mut loader = Loader { document, tokenizer, seed: recipe.run.seed, pairs, loaded, cache };
+        // A check leaves nothing beside the output.
+        let disk = cache.as_ref().map_or_else(std::env::temp_dir, |cache| cache.cache.folder(&output));
+        let mut loader = Loader { document, tokenizer, seed: recipe.run.seed, pairs, loaded, cache, disk };
         let mut stages = Vec::new();
         for (i, parts) in parts.into_iter().enumerate() {
             stages.push(loader.stage(&recipe, i, parts)?);

@@ -10,6 +10,7 @@ use crate::columns::Columns;
 use crate::error::{DataError, Place, Result};
 use crate::implicit;
 use crate::messages::{message, role};
+use crate::report::PLAIN_TEXT;
 use crate::row::{Answers, Message, Row, Text};
 use crate::source::Record;
 
@@ -91,10 +92,10 @@ impl Interpreter {
 
 impl fmt::Display for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let texts = if self.conversational { "messages" } else { "plain text" };
+        let texts = if self.conversational { "messages with" } else { PLAIN_TEXT };
         match self.explicit {
-            true => write!(f, "{texts} with a prompt of its own"),
-            false => write!(f, "{texts} without a prompt of its own"),
+            true => write!(f, "{texts} a prompt of its own"),
+            false => write!(f, "{texts}out a prompt of its own"),
         }
     }
 }

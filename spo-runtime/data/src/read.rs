@@ -38,7 +38,9 @@ pub(crate) fn records(
                 found.name()
             ));
         }
-        (Some(Format::Parquet), None) if format == Format::Parquet => return parquet::rows(path, wanted, visit),
+        (Some(Format::Parquet), None) if format == Format::Parquet => {
+            return parquet::rows(path, wanted, visit);
+        }
         (Some(Format::Arrow), None) if format == Format::Arrow => return arrow::rows(path, visit),
         (Some(found), None) => {
             let name = found.extension();

@@ -67,7 +67,9 @@ fn files_of(folder: &Path, wanted: Option<&str>) -> Result<Vec<PathBuf>> {
     let State { files, split, chosen } = read(&folder.join("state.json"))?;
     let refused = |words: String| Err(DataError::in_file(folder, words));
     if chosen.is_some_and(|files| !files.is_empty()) {
-        return refused("an old version of `datasets` wrote it: load it with a newer one, and save it again".into());
+        return refused(
+            "an old version of `datasets` wrote it: load it with a newer one, and save it again".into(),
+        );
     }
     match (wanted, split) {
         (Some(wanted), Some(split)) if wanted != split => {
@@ -93,6 +95,9 @@ fn within(folder: &Path, name: &Path) -> Result<PathBuf> {
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read(path).map_err(|e| DataError::io(path, &e))?;
     serde_json::from_slice(&text).map_err(|e| {
-        DataError::in_file(path, format!("not what `save_to_disk` of the Python package `datasets` writes: {e}"))
+        DataError::in_file(
+            path,
+            format!("not what `save_to_disk` of the Python package `datasets` writes: {e}"),
+        )
     })
 }

@@ -71,7 +71,8 @@ fn arrow() {
     let folder = tempfile::tempdir().unwrap();
     let (path, tokenizer) = (folder.path().join("rows.arrow"), chat_tokenizer(folder.path()));
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let names = ["types.arrow", "file.arrow", "lz4.arrow", "zstd.arrow", "saved/test/data-00000-of-00001.arrow"];
+    let names =
+        ["types.arrow", "file.arrow", "lz4.arrow", "zstd.arrow", "saved/test/data-00000-of-00001.arrow"];
     let corpus = names.map(|name| fs::read(fixtures.join(name)).unwrap());
     fuzz("arrow", &corpus, &["ARROW1\0\0", "prompt", "\u{0}\u{0}\u{0}"], |bytes| {
         fs::write(&path, bytes).unwrap();

@@ -22,7 +22,7 @@ fn load(folder: &Path, row: &Value, tokenizer: &Tokenizer, fit: &Fit) -> spo_dat
 
 /// Context and completion of the chosen (0) or rejected (1) answer.
 fn side(data: &Dataset, side: usize) -> (&[u32], &[u32]) {
-    let groups = &data.examples[0].groups;
+    let groups = data.examples[0].in_memory();
     match groups.len() {
         1 => (&groups[0].prompt, &groups[0].completions[side]),
         _ => (&groups[side].prompt, &groups[side].completions[0]),
@@ -142,7 +142,7 @@ fn the_reference_runs_have_the_same_ids() {
         let expected = run["tokens"].as_array().unwrap();
         assert_eq!(data.examples.len(), expected.len());
         for (example, tokens) in data.examples.iter().zip(expected) {
-            let [group] = &*example.groups else { panic!("a pair shares its prompt") };
+            let [group] = example.in_memory() else { panic!("a pair shares its prompt") };
             assert_eq!(group.prompt, ids(&tokens["prompt_ids"]), "{}", example.place);
             assert_eq!(group.completions[0], ids(&tokens["chosen_ids"]), "{}", example.place);
             assert_eq!(group.completions[1], ids(&tokens["rejected_ids"]), "{}", example.place);
@@ -187,7 +187,7 @@ fn dialogues_in_share_gpt_form_and_columns_of_other_names_are_read() {
     let filled = data.report.count(Finding::PromptFillsWindow);
     assert_eq!(data.report.kept, 300 - filled);
     let longest =
-        data.examples.iter().flat_map(|e| &e.groups).map(|g| g.prompt.len() + g.completions[0].len());
+        data.examples.iter().flat_map(|e| e.in_memory()).map(|g| g.prompt.len() + g.completions[0].len());
     assert_eq!(longest.max(), Some(1024));
 
     let columns = [("prompt", "question"), ("completion", "answer")];

@@ -27,7 +27,10 @@ const BEGINNINGS: [(&[u8], &str); 11] = [
     (b"BZh", "compressed with bzip2: unpack it with `bunzip2`"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it, and name a data file in it"),
     (b"PK\x03\x04", "a zip archive: unpack it, and name a data file in it"),
-    (b"FEA1", "a file of the first version of Feather: read it with pandas, and write it again with `to_feather`"),
+    (
+        b"FEA1",
+        "a file of the first version of Feather: read it with pandas, and write it again with `to_feather`",
+    ),
     (b"SQLite format 3\0", "an SQLite database: write a table of it as JSON lines or Parquet"),
     (b"%PDF", "a PDF document, not data"),
     (b"PARE", "an encrypted Parquet file: write it without encryption"),

@@ -6,7 +6,10 @@ use spo_data::{Dataset, Tokenizer};
 use crate::reporter::say_styled;
 
 /// Shows the first rows of the training sets: every token with its id. What is trained on has the mask 1.
-pub(super) fn show(sets: &[&Dataset], tokenizer: &Tokenizer, count: usize) {
+///
+/// # Errors
+/// When rows are in a file that cannot be read.
+pub(super) fn show(sets: &[&Dataset], tokenizer: &Tokenizer, count: usize) -> spo_api::Result<()> {
     let [plain, dim, trained] = [Style::new(), Style::new().dim(), Style::new().green()];
     say_styled(&[
         (&plain, "\ntokens: "),
@@ -17,13 +20,14 @@ pub(super) fn show(sets: &[&Dataset], tokenizer: &Tokenizer, count: usize) {
     ]);
     for example in sets.iter().flat_map(|data| data.examples.iter().take(count)) {
         say_styled(&[(&plain, &*format!("  {}\n", example.place))]);
-        for group in &example.groups {
+        for group in &*example.groups()? {
             line("0", &group.prompt, tokenizer, &dim);
             for completion in &group.completions {
                 line("1", completion, tokenizer, &trained);
             }
         }
     }
+    Ok(())
 }
 
 /// Tokens of one mask.

@@ -49,7 +49,7 @@ pub(crate) fn answers(
 
 /// A row's prompt and its chosen answer. If a row has a chosen answer, it is the first of the first group.
 pub(crate) fn question(data: &Dataset, row: usize) -> (&Vec<u32>, &Vec<u32>) {
-    let group = &data.examples[row].groups[0];
+    let group = &data.examples[row].in_memory()[0];
     (&group.prompt, &group.completions[0])
 }
 

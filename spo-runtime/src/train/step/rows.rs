@@ -1,7 +1,10 @@
 //! Conversion of tokenised rows to token batches for the session and log-prob batches for the objective, and
 //! of the objective's gradients back to the session's order.
 
-use spo_api::{Group, Layout, LogProbs, PreferenceBatch, Ragged, Side, TokenBatch, Totals};
+use std::borrow::Cow;
+use std::ops::Range;
+
+use spo_api::{Group, Layout, LogProbs, PreferenceBatch, Ragged, Result, Side, TokenBatch, Totals};
 use spo_data::{Dataset, MicroBatch};
 
 use crate::plan::view::View;
@@ -26,15 +29,16 @@ pub(crate) struct Pass {
 }
 
 impl Pass {
-    /// Assembles rows of a dataset.
-    pub(crate) fn new(dataset: &Dataset, rows: &[usize], view: View) -> Self {
-        let mut part = Pass { rows: rows.to_vec(), tokens: TokenBatch::default(), slots: Vec::new() };
-        for &row in rows {
+    /// Assembles rows of a dataset, given their groups.
+    fn new(dataset: &Dataset, rows: Vec<(usize, Cow<'_, [Group]>)>, view: View) -> Result<Self> {
+        let mut part = Pass { rows: Vec::new(), tokens: TokenBatch::default(), slots: Vec::new() };
+        for (row, groups) in rows {
+            part.rows.push(row);
             let example = &dataset.examples[row];
             let first = if example.desirable { Role::Chosen } else { Role::Rejected };
             let answers = if view.layout == Layout::Pairs { 2 } else { 1 };
             let mut roles = [first, Role::Rejected].into_iter().take(answers);
-            for group in &example.groups {
+            for group in &*groups {
                 let taken: Vec<_> = roles.by_ref().take(group.completions.len()).collect();
                 if !taken.is_empty() {
                     let completions = group.completions[..taken.len()].to_vec();
@@ -44,11 +48,11 @@ impl Pass {
             }
             let other = view.mismatch(row, dataset.examples.len());
             if let (Some(other), Some(group)) = (other, part.tokens.groups.last_mut()) {
-                group.completions.push(dataset.examples[other].groups[0].completions[0].clone());
+                group.completions.push(dataset.examples[other].groups()?[0].completions[0].clone());
                 part.slots.push((Role::Mismatched, row));
             }
         }
-        part
+        Ok(part)
     }
 
     /// Stores log-probs of this pass under their rows.
@@ -91,6 +95,11 @@ impl Pass {
     }
 }
 
+/// Number of tokens the model has to read for a group.
+fn tokens(group: &Group) -> usize {
+    group.prompt.len() + group.completions.iter().map(Vec::len).sum::<usize>()
+}
+
 /// The rows of an optimizer batch, split into passes.
 pub(crate) struct Batch {
     /// How the objective sees the rows.
@@ -102,22 +111,31 @@ pub(crate) struct Batch {
 
 impl Batch {
     /// Splits `rows` into passes; without a micro-batch size, into a single pass.
+    ///
+    /// # Errors
+    /// When the rows are in a file that cannot be read.
     pub(crate) fn new(
         dataset: &Dataset,
         rows: &[usize],
         view: View,
         micro_batch: Option<MicroBatch>,
-    ) -> Self {
-        let tokens: Vec<usize> = rows.iter().map(|&row| dataset.examples[row].tokens()).collect();
+    ) -> Result<Self> {
+        let groups = |&row: &usize| Ok((row, dataset.examples[row].groups()?));
+        let read: Vec<_> = rows.iter().map(groups).collect::<Result<_>>()?;
+        let tokens: Vec<usize> = read.iter().map(|(_, groups)| groups.iter().map(tokens).sum()).collect();
         let pieces = micro_batch.unwrap_or(MicroBatch::Rows(rows.len())).split(&tokens);
-        let passes: Vec<Pass> =
-            pieces.into_iter().map(|piece| Pass::new(dataset, &rows[piece], view)).collect();
+        let mut read = read.into_iter();
+        let pass = |piece: Range<usize>| Pass::new(dataset, read.by_ref().take(piece.len()).collect(), view);
+        let passes: Vec<Pass> = pieces.into_iter().map(pass).collect::<Result<_>>()?;
         let chosen_tokens = passes.iter().map(Pass::chosen_tokens).sum();
-        Batch { view, passes, whole: Totals { rows: rows.len(), chosen_tokens } }
+        Ok(Batch { view, passes, whole: Totals { rows: rows.len(), chosen_tokens } })
     }
 
     /// All rows of a dataset.
-    pub(crate) fn whole(dataset: &Dataset, view: View, micro_batch: MicroBatch) -> Self {
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(crate) fn whole(dataset: &Dataset, view: View, micro_batch: MicroBatch) -> Result<Self> {
         let rows: Vec<usize> = (0..dataset.examples.len()).collect();
         Batch::new(dataset, &rows, view, Some(micro_batch))
     }

@@ -8,7 +8,7 @@ const DPO: f64 = 0.1;
 
 /// The mean length of the first answers, in tokens, rounded.
 pub(super) fn mean_answer(data: &Dataset) -> usize {
-    let lengths = data.examples.iter().map(|example| example.groups[0].completions[0].len());
+    let lengths = data.examples.iter().map(|example| example.lengths.answer as usize);
     let total: usize = lengths.sum();
     (total as f64 / data.examples.len() as f64).round().max(1.0) as usize
 }

@@ -175,7 +175,8 @@ impl<'a> Parts<'a> {
     }
 
     fn buffer(&mut self) -> Result<Buffer, String> {
-        let (offset, length) = self.buffers.next().ok_or_else(|| damaged("a column is missing from a batch"))?;
+        let (offset, length) =
+            self.buffers.next().ok_or_else(|| damaged("a column is missing from a batch"))?;
         let (offset, length) = (usize::try_from(offset), usize::try_from(length));
         let (offset, length) = (offset.map_err(damaged)?, length.map_err(damaged)?);
         let buffer = Buffer::new(self.body.clone(), offset..offset.saturating_add(length))?;
@@ -187,8 +188,10 @@ impl<'a> Parts<'a> {
 
     /// What is compressed in a buffer: its length, and then itself.
     fn unpacked(&self, codec: CompressionType, buffer: &Buffer) -> Result<Buffer, String> {
-        let (length, packed) =
-            buffer.bytes().split_first_chunk().ok_or_else(|| damaged("a compressed buffer without a length"))?;
+        let (length, packed) = buffer
+            .bytes()
+            .split_first_chunk()
+            .ok_or_else(|| damaged("a compressed buffer without a length"))?;
         let length = i64::from_le_bytes(*length);
         if length == AS_IT_IS {
             return buffer.without(8);
@@ -198,7 +201,9 @@ impl<'a> Parts<'a> {
         let unpack = || -> std::io::Result<Vec<u8>> {
             let mut bytes = Vec::new();
             match codec {
-                CompressionType::Lz4Frame => FrameDecoder::new(packed).take(length).read_to_end(&mut bytes)?,
+                CompressionType::Lz4Frame => {
+                    FrameDecoder::new(packed).take(length).read_to_end(&mut bytes)?
+                }
                 CompressionType::Zstd => {
                     let decoder = StreamingDecoder::new(packed).map_err(std::io::Error::other)?;
                     decoder.take(length).read_to_end(&mut bytes)?
@@ -206,7 +211,8 @@ impl<'a> Parts<'a> {
             };
             Ok(bytes)
         };
-        let bytes = guarded(unpack).map_err(|_| damaged("a compressed buffer is damaged"))?.map_err(damaged)?;
+        let bytes =
+            guarded(unpack).map_err(|_| damaged("a compressed buffer is damaged"))?.map_err(damaged)?;
         match bytes.len() as u64 == length {
             true => Buffer::new(Arc::new(bytes), 0..length as usize),
             false => Err(damaged("a compressed buffer is shorter than it says")),

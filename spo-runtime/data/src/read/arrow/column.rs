@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::super::allowed::{Allowed, PER_VALUE};
-use super::super::parquet::number;
+use super::super::number::float;
 use super::damaged;
 use super::schema::Integer;
 
@@ -31,12 +31,28 @@ pub(super) enum Values {
     Bool(Buffer),
     Integer(Integer, Buffer),
     Float(usize, Buffer),
-    Text { wide: bool, offsets: Buffer, data: Buffer },
-    View { views: Buffer, data: Vec<Buffer> },
+    Text {
+        wide: bool,
+        offsets: Buffer,
+        data: Buffer,
+    },
+    View {
+        views: Buffer,
+        data: Vec<Buffer>,
+    },
     FixedText(usize, Buffer),
     Decimal(usize, usize, Buffer),
-    List { wide: bool, offsets: Buffer, child: Box<Column> },
-    ListView { wide: bool, offsets: Buffer, sizes: Buffer, child: Box<Column> },
+    List {
+        wide: bool,
+        offsets: Buffer,
+        child: Box<Column>,
+    },
+    ListView {
+        wide: bool,
+        offsets: Buffer,
+        sizes: Buffer,
+        child: Box<Column>,
+    },
     FixedList(usize, Box<Column>),
     Struct(Vec<(String, Column)>),
     /// Numbers of values in parts of a dictionary, which follow each other.
@@ -141,9 +157,9 @@ impl Column {
             Values::Null => Ok(Value::Null),
             Values::Bool(bits) => Ok(bits.bit(row)?.into()),
             Values::Integer(integer, data) => data.integer(row, *integer),
-            Values::Float(2, data) => Ok(number(f64::from(half::f16::from_le_bytes(data.at(row)?)))),
-            Values::Float(4, data) => Ok(number(f64::from(f32::from_le_bytes(data.at(row)?)))),
-            Values::Float(_, data) => Ok(number(f64::from_le_bytes(data.at(row)?))),
+            Values::Float(2, data) => Ok(float(f64::from(half::f16::from_le_bytes(data.at(row)?)))),
+            Values::Float(4, data) => Ok(float(f64::from(f32::from_le_bytes(data.at(row)?)))),
+            Values::Float(_, data) => Ok(float(f64::from_le_bytes(data.at(row)?))),
             Values::Text { wide, offsets, data } => data.text(offsets.range(row, *wide)?, allowed),
             Values::View { views, data } => {
                 let view: [u8; 16] = views.at(row)?;
@@ -171,7 +187,7 @@ impl Column {
                 };
                 // As text first, which rounds once.
                 let text = format!("{whole}e-{decimals}");
-                Ok(number(text.parse().map_err(|_| outside())?))
+                Ok(float(text.parse().map_err(|_| outside())?))
             }
             Values::List { wide, offsets, child } => listed(child, offsets.range(row, *wide)?),
             Values::ListView { wide, offsets, sizes, child } => {
@@ -189,7 +205,8 @@ impl Column {
                 Ok(Value::Object(fields.iter().map(field).collect::<Result<Map<_, _>, _>>()?))
             }
             Values::Coded(integer, data, parts) => {
-                let index = data.integer(row, *integer)?.as_u64().and_then(|index| usize::try_from(index).ok());
+                let index =
+                    data.integer(row, *integer)?.as_u64().and_then(|index| usize::try_from(index).ok());
                 let mut index = index.ok_or_else(outside)?;
                 for part in parts.iter() {
                     if index < part.length {

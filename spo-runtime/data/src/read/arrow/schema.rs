@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use polars_arrow_format::ipc::{
-    DateUnit, DictionaryEncodingRef, Endianness, FieldRef, IntRef, Precision, SchemaRef, TimeUnit, TypeRef, planus,
+    DateUnit, DictionaryEncodingRef, Endianness, FieldRef, IntRef, Precision, SchemaRef, TimeUnit, TypeRef,
+    planus,
 };
 
 use super::damaged;
@@ -98,7 +99,9 @@ impl Field {
         let name = field.name().map_err(damaged)?.unwrap_or_default().to_owned();
         let found = field.type_().map_err(damaged)?.ok_or_else(|| damaged("a column without a type"))?;
         let layout = layout(&found).map_err(damaged)?.map_err(|what| {
-            format!("column `{name}`: {what}, which is not read: cast it to text or numbers, or remove the column")
+            format!(
+                "column `{name}`: {what}, which is not read: cast it to text or numbers, or remove the column"
+            )
         })?;
         let mut children = Vec::new();
         for child in field.children().map_err(damaged)?.into_iter().flatten() {
