@@ -232,10 +232,7 @@ fn the_same_rows_give_the_same_tokens_however_they_are_named() {
         ("a folder", vec![at("")]),
         ("a pattern", vec![at("*.*")]),
         ("a list", vec![at("1.csv"), at("2.jsonl.gz"), at("3.parquet")]),
-        (
-            "a list of pieces",
-            vec![at("1.csv"), saved(100, Some(50)), saved(150, None)],
-        ),
+        ("a list of pieces", vec![at("1.csv"), saved(100, Some(50)), saved(150, None)]),
     ] {
         let read = Dataset::load(&sources, Layout::Pairs, &tokenizer, &Fit::default()).unwrap();
         assert_eq!(read.hash(), expected, "{what}");
