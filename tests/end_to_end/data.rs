@@ -243,7 +243,7 @@ optimizer = { lr = 1e-4 }
 fn rows_whose_tokens_are_in_a_file_give_the_same_bits() {
     let row = |i: usize| {
         let chosen = (i % 10).to_string().repeat(1 + i % 9);
-        json!({"prompt": format!("{}+{}=", i, i % 7), "chosen": chosen, "rejected": "1", "weight": (i % 3) as f64})
+        json!({"prompt": format!("{}+{}=", i, i % 7), "chosen": chosen, "rejected": "1"})
     };
     let place = folder(&(0..60).map(row).collect::<Vec<_>>());
     let table = (0..20).map(|i| format!("\"{i}+{i}=\",{},3\n", 2 * i)).collect::<String>();
