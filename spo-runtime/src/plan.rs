@@ -277,7 +277,10 @@ impl Draft {
             reporter,
         });
         let columns = parts.iter().flat_map(Parts::columns).collect();
-        let mut loader = Loader { document, tokenizer, seed: recipe.run.seed, pairs, columns, loaded, cache };
+        // A check leaves nothing beside the output.
+        let disk = cache.as_ref().map_or_else(std::env::temp_dir, |cache| cache.cache.folder(&output));
+        let mut loader =
+            Loader { document, tokenizer, seed: recipe.run.seed, pairs, columns, loaded, cache, disk };
         let mut stages = Vec::new();
         for (i, parts) in parts.into_iter().enumerate() {
             stages.push(loader.stage(&recipe, i, parts)?);

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use test_support::Place;
 
 use crate::recipes::with_model;
+use crate::resume::killed;
 
 const RECIPE: &str = r#"
 [run]
@@ -157,7 +158,7 @@ fn the_recipes_of_the_guide_are_read() {
     }
     place.write("b.csv", "prompt,better,rejected\n1+2=,3,4\n");
     let recipes = recipes_of_the_guide();
-    assert_eq!(recipes.len(), 4);
+    assert_eq!(recipes.len(), 5);
     let told: Vec<_> = recipes
         .iter()
         .map(|recipe| {
@@ -173,6 +174,7 @@ fn the_recipes_of_the_guide_are_read() {
     assert!(told[2].contains("left out as they are on the other side of the split"), "{}", told[2]);
     assert!(told[2].contains("held-out rows, rows.jsonl: "), "{}", told[2]);
     assert!(told[3].contains("from prompt, chosen, rejected"), "{}", told[3]);
+    assert!(told[4].contains("training rows, rows/*.jsonl: 800 rows read"), "{}", told[4]);
 }
 
 #[test]
@@ -199,6 +201,90 @@ fn several_files_are_trained_on_kept_in_the_cache_and_not_written_over() {
     place.write("out/align/a.jsonl", format!("{}\n{}\n", plain("3+1="), plain("1+1=")));
     let outcome = place.run(&["recipe.toml", "--set", "data.train=\"out/*/a.jsonl\""]);
     assert!(outcome.code == 2 && outcome.stderr.contains("would write over"), "{}", outcome.stderr);
+}
+
+/// Two stages: one on pairs with demonstrations from the same rows, one on unpaired answers with the desirable of them.
+const STREAMED: &str = r#"
+[run]
+output = "memory"
+
+[model]
+path = "made/sft"
+
+[data]
+train = [{ path = "train.jsonl", sample = 37 }, { path = "table.csv", weight = 1.5 }]
+split = { eval = 0.2 }
+deduplicate = true
+max_length = 24
+stream = false
+
+[checkpoint]
+every = 2
+
+[[stage]]
+name = "pairs"
+objective = "dpo"
+bilevel = { step = "penalty", lambda = 0.5 }
+steps = 14
+batch_size = 4
+micro_batch = { tokens = 60 }
+optimizer = { lr = 1e-4 }
+
+[[stage]]
+name = "unpaired"
+objective = "kto"
+bilevel = { step = "penalty", lambda = 0.5 }
+steps = 6
+batch_size = 4
+optimizer = { lr = 1e-4 }
+"#;
+
+#[test]
+fn rows_whose_tokens_are_in_a_file_give_the_same_bits() {
+    let row = |i: usize| {
+        let chosen = (i % 10).to_string().repeat(1 + i % 9);
+        json!({"prompt": format!("{}+{}=", i, i % 7), "chosen": chosen, "rejected": "1"})
+    };
+    let place = folder(&(0..60).map(row).collect::<Vec<_>>());
+    let table = (0..20).map(|i| format!("\"{i}+{i}=\",{},3\n", 2 * i)).collect::<String>();
+    place.write("table.csv", format!("prompt,chosen,rejected\n{table}"));
+    place.write("recipe.toml", STREAMED);
+    let run = |output: &str, more: &[&str]| {
+        let output = format!("run.output={output}");
+        place.run(&[&["recipe.toml", "--set", &output][..], more].concat()).success().stdout
+    };
+    run("runs/memory", &[]);
+    let stream = ["--set", "data.stream=true"];
+    // Held-out rows are the same in the cache; the rows to train on are another entry.
+    let [first, second] = ["runs/disk", "runs/cached"].map(|output| run(output, &stream));
+    let taken = |said: &str| said.matches(": the tokens of ").count();
+    assert_eq!((taken(&first), taken(&second)), (2, 4), "{first}{second}");
+    run("alone/disk", &[&stream[..], &["--set", "cache.enabled=false"]].concat());
+    // The file has no name.
+    let left: Vec<_> =
+        std::fs::read_dir(place.path("alone")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["disk"]);
+    place.write("recipe.toml", STREAMED.replace("stream = false", "stream = true"));
+    killed(&place, "runs/killed", "00000016");
+    place.run(&["resume", "runs/killed"]).success();
+    for run in ["runs/disk", "runs/cached", "alone/disk", "runs/killed"] {
+        for log in ["metrics", "held_out"] {
+            let lines = |run: &str| place.read(&format!("{run}/{log}.jsonl"));
+            assert!(lines(run) == lines("runs/memory"), "{run}: {log}");
+        }
+    }
+    let told = |more: &[&str]| {
+        place.run(&[&["check", "--tokens", "2", "recipe.toml"], more].concat()).success().stdout
+    };
+    assert_eq!(told(&[]), told(&["--set", "data.stream=false"]));
+    // Errors name the line before anything is trained.
+    place.write(
+        "train.jsonl",
+        "{\"prompt\": \"1\", \"chosen\": \"2\", \"rejected\": \"3\"}\n{\"prompt\": 1}\n",
+    );
+    let outcome = place.run(&["recipe.toml", "--set", "run.output=bad"]);
+    assert_eq!(outcome.code, 2, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("train.jsonl:2: "), "{}", outcome.stderr);
 }
 
 #[test]

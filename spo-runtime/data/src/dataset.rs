@@ -1,10 +1,11 @@
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use spo_api::{Column, Group, Layout};
 
@@ -18,6 +19,7 @@ use crate::source::Source;
 use crate::special::SpecialTokens;
 use crate::tokenize::tokenize;
 use crate::tokenizer::Tokenizer;
+use crate::tokens::{Tokens, Writer};
 use crate::turns::TrainOn;
 use crate::window::{Truncation, cut};
 
@@ -64,9 +66,9 @@ impl Default for Fit {
 /// One tokenized row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
-    /// The prompt and its answers, the chosen one first. There are two groups of one answer each when the
-    /// answers do not share a context (the prompt was cut at the beginning, or there is no prompt).
-    pub groups: Vec<Group>,
+    pub(crate) tokens: Tokens,
+    /// How long they are.
+    pub lengths: Lengths,
     /// For each answer, the ranges of its tokens that are scored; empty if all tokens are.
     pub scored: Vec<Vec<Range<usize>>>,
     /// The label of an unpaired answer; true for all other layouts.
@@ -81,17 +83,50 @@ pub struct Example {
     pub place: Place,
 }
 
+/// Lengths of a row, in tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Lengths {
+    /// Of the longest prompt with an answer.
+    pub longest: u32,
+    /// Of the last group's prompt.
+    pub prompt: u32,
+    /// Of the first answer.
+    pub answer: u32,
+}
+
+impl Lengths {
+    pub(crate) fn of(groups: &[Group]) -> Self {
+        let answers = |group: &Group| group.completions.iter().map(Vec::len).max().unwrap_or(0);
+        let longest = groups.iter().map(|group| group.prompt.len() + answers(group)).max().unwrap_or(0);
+        let prompt = groups.last().map_or(0, |group| group.prompt.len());
+        let answer = groups.first().and_then(|group| group.completions.first()).map_or(0, Vec::len);
+        let [longest, prompt, answer] = [longest, prompt, answer].map(|length| length as u32);
+        Lengths { longest, prompt, answer }
+    }
+}
+
 impl Example {
-    /// The tokens of an answer that are scored. The others are read, as what others said between the assistant's turns.
-    pub fn scored(&self, answer: usize) -> Vec<Range<usize>> {
-        let all =
-            || self.groups.iter().flat_map(|group| &group.completions).nth(answer).map(|ids| 0..ids.len());
-        self.scored.get(answer).cloned().unwrap_or_else(|| all().into_iter().collect())
+    /// The tokens of an answer of this length that are scored. The others are read, as what others said between the
+    /// assistant's turns.
+    pub fn scored(&self, answer: usize, tokens: usize) -> Vec<Range<usize>> {
+        self.scored.get(answer).cloned().unwrap_or_else(|| std::iter::once(0..tokens).collect())
     }
 
-    /// Number of tokens the model has to read for this row.
-    pub fn tokens(&self) -> usize {
-        self.groups.iter().map(|g| g.prompt.len() + g.completions.iter().map(Vec::len).sum::<usize>()).sum()
+    /// The prompt and its answers, the chosen one first. There are two groups of one answer each when the
+    /// answers do not share a context (the prompt was cut at the beginning, or there is no prompt).
+    ///
+    /// # Errors
+    /// When they are in a file ([`Dataset::load_to_disk`]) that cannot be read.
+    pub fn groups(&self) -> spo_api::Result<Cow<'_, [Group]>> {
+        self.tokens.groups()
+    }
+
+    /// The same, of a row that is in memory; nothing of one in a file.
+    pub fn in_memory(&self) -> &[Group] {
+        match &self.tokens {
+            Tokens::Memory(groups) => groups,
+            Tokens::File(..) => &[],
+        }
     }
 }
 
@@ -129,6 +164,27 @@ impl Dataset {
         builder.finish()
     }
 
+    /// Reads and tokenizes files as [`load`](Self::load) does, and keeps the tokens in a file without a name in this
+    /// folder. In memory, a row takes about 150 bytes, whatever its length.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and when the file cannot be written.
+    pub fn load_to_disk(
+        sources: &[Source],
+        layout: Layout,
+        tokenizer: &Tokenizer,
+        fit: &Fit,
+        folder: &Path,
+    ) -> Result<Self> {
+        let mut builder = Builder::new(layout, tokenizer, fit)?;
+        let failed = |e: std::io::Error| DataError::io(folder, &e);
+        builder.disk = Some(Writer::new(folder).map_err(failed)?);
+        for source in sources {
+            builder.source(source)?;
+        }
+        builder.finish()
+    }
+
     /// Tokenizes rows that were built in memory, whose [`columns`](Row::columns) may be left empty where all have defaults.
     ///
     /// # Errors
@@ -155,6 +211,8 @@ impl Dataset {
 
     /// SHA-256 of the layout, token ids, what of them is scored, labels, score gaps, weights and columns, in hexadecimal. It does not depend on where
     /// the rows came from.
+    ///
+    /// Rows whose tokens are in a file are hashed by the file's hash and their place in it.
     pub fn hash(&self) -> String {
         let mut hasher = Sha256::new();
         let mut number = |n: usize| hasher.update((n as u64).to_le_bytes());
@@ -162,6 +220,9 @@ impl Dataset {
         for column in &self.columns {
             number(column.len());
             column.bytes().for_each(|byte| number(byte.into()));
+        }
+        if let Some(file) = self.token_file() {
+            file.sha256().bytes().for_each(|byte| number(byte.into()));
         }
         for example in &self.examples {
             number(example.desirable.into());
@@ -175,8 +236,15 @@ impl Dataset {
                 number(span.end);
             }
             example.columns.iter().for_each(|x| number(x.to_bits() as usize));
-            number(example.groups.len());
-            for group in &example.groups {
+            let groups = match &example.tokens {
+                Tokens::Memory(groups) => groups,
+                Tokens::File(_, start) => {
+                    number(*start as usize);
+                    continue;
+                }
+            };
+            number(groups.len());
+            for group in groups {
                 number(group.completions.len());
                 for ids in std::iter::once(&group.prompt).chain(&group.completions) {
                     number(ids.len());
@@ -192,6 +260,8 @@ struct Builder<'a> {
     tokenizer: &'a Tokenizer,
     fit: &'a Fit,
     waiting: Vec<Row>,
+    /// Where the tokens go, if not into memory.
+    disk: Option<Writer>,
     /// What has been read, if duplicates are left out.
     seen: Seen,
     dataset: Dataset,
@@ -204,7 +274,7 @@ impl<'a> Builder<'a> {
         }
         let columns = fit.columns.iter().map(|column| column.name.clone()).collect();
         let dataset = Dataset { layout, columns, examples: Vec::new(), report: Report::default() };
-        Ok(Builder { tokenizer, fit, waiting: Vec::new(), seen: Seen::new(), dataset })
+        Ok(Builder { tokenizer, fit, waiting: Vec::new(), disk: None, seen: Seen::new(), dataset })
     }
 
     /// Adds the rows of a source as often as its weight says.
@@ -313,8 +383,13 @@ impl<'a> Builder<'a> {
         let (tokenizer, fit) = (self.tokenizer, self.fit);
         let prepared: Vec<_> = self.waiting.par_iter().map(|row| prepare(row, tokenizer, fit)).collect();
         for (row, prepared) in self.waiting.drain(..).zip(prepared) {
-            let (example, noticed) = prepared.map_err(|e| e.at(&row.place))?;
+            let (mut example, noticed) = prepared.map_err(|e| e.at(&row.place))?;
             self.dataset.report.add(&row.place, &noticed, fit.strict)?;
+            if let (Some(Example { tokens, .. }), Some(disk)) = (&mut example, &mut self.disk)
+                && let Tokens::Memory(groups) = &*tokens
+            {
+                *tokens = disk.put(groups).map_err(|e| disk.failed(&e))?;
+            }
             self.dataset.examples.extend(example);
         }
         Ok(())
@@ -322,6 +397,9 @@ impl<'a> Builder<'a> {
 
     fn finish(mut self) -> Result<Dataset> {
         self.flush()?;
+        if let Some(mut disk) = self.disk {
+            disk.finish().map_err(|e| disk.failed(&e))?;
+        }
         let dataset = self.dataset;
         if dataset.examples.is_empty() {
             return Err(DataError::new(format!("no row is left: {}", dataset.report)));
@@ -355,7 +433,8 @@ fn prepare(row: &Row, tokenizer: &Tokenizer, fit: &Fit) -> Result<(Option<Exampl
         noticed.push(Finding::IdenticalPair.into());
     }
     let example = Example {
-        groups,
+        lengths: Lengths::of(&groups),
+        tokens: Tokens::Memory(groups),
         scored,
         desirable: !matches!(row.answers, Answers::Labelled { desirable: false, .. }),
         gap: row.gap,

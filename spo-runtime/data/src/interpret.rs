@@ -11,6 +11,7 @@ use crate::dataset::Fit;
 use crate::error::{DataError, Place, Result};
 use crate::implicit;
 use crate::messages::{message, role};
+use crate::report::PLAIN_TEXT;
 use crate::row::{Answers, Message, Row, Text};
 use crate::source::Record;
 use crate::turns::TrainOn;
@@ -99,10 +100,10 @@ impl<'a> Interpreter<'a> {
 
 impl fmt::Display for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let texts = if self.conversational { "messages" } else { "plain text" };
+        let texts = if self.conversational { "messages with" } else { PLAIN_TEXT };
         match self.explicit {
-            true => write!(f, "{texts} with a prompt of its own"),
-            false => write!(f, "{texts} without a prompt of its own"),
+            true => write!(f, "{texts} a prompt of its own"),
+            false => write!(f, "{texts}out a prompt of its own"),
         }
     }
 }

@@ -16,7 +16,7 @@
 //! let data = Dataset::load(&train, Layout::Pairs, &tokenizer, &Fit::default())?;
 //! println!("{}", data.report);
 //! for batch in epoch_order(data.examples.len(), 0, 0).chunks(8) {
-//!     let tokens: usize = batch.iter().map(|&i| data.examples[i].tokens()).sum();
+//!     let longest = batch.iter().map(|&i| data.examples[i].lengths.longest).max();
 //! }
 //! # Ok(()) }
 //! ```
@@ -56,13 +56,14 @@ pub mod task;
 mod template;
 mod tokenize;
 mod tokenizer;
+mod tokens;
 mod turns;
 mod window;
 
 pub use batch::{MicroBatch, epoch_order};
 pub use choice::{LeftOut, Side, Split};
 pub use clock::Moment;
-pub use dataset::{Dataset, Example, Fit};
+pub use dataset::{Dataset, Example, Fit, Lengths};
 pub use error::{At, DataError, Place, Result};
 pub use mapping::Mapping;
 pub use messages::message;

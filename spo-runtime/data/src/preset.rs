@@ -5,6 +5,7 @@ use spo_api::nearest;
 
 use crate::columns::number_in;
 use crate::error::{DataError, Result};
+use crate::hash;
 use crate::read::json::kind;
 use crate::source::Record;
 
@@ -17,6 +18,8 @@ pub(crate) enum Preset {
     Ranked,
     /// The same; every two answers of different scores are a pair.
     RankedPairs,
+    /// The same; the best and a random one of a lower score are a pair, as UltraFeedback was binarized.
+    RankedRandom,
 }
 
 /// Forms that need no name.
@@ -28,13 +31,15 @@ const TEXTS: [&str; 5] = ["answer", "response", "text", "content", "completion"]
 const SCORES: [&str; 4] = ["score", "overall_score", "rating", "reward"];
 
 impl Preset {
-    pub(crate) const ALL: [Preset; 3] = [Preset::Dialogues, Preset::Ranked, Preset::RankedPairs];
+    pub(crate) const ALL: [Preset; 4] =
+        [Preset::Dialogues, Preset::Ranked, Preset::RankedPairs, Preset::RankedRandom];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Preset::Dialogues => "hh",
             Preset::Ranked => "ranked",
             Preset::RankedPairs => "ranked-pairs",
+            Preset::RankedRandom => "ranked-random",
         }
     }
 
@@ -68,8 +73,7 @@ impl Preset {
     pub(crate) fn rows(self, record: Record) -> Result<Vec<Record>> {
         match self {
             Preset::Dialogues => dialogues(record).map(|row| vec![row]),
-            Preset::Ranked => ranked(record, false),
-            Preset::RankedPairs => ranked(record, true),
+            ranked => pairs(record, ranked),
         }
     }
 }
@@ -111,7 +115,7 @@ fn messages(text: &str) -> Option<Value> {
 }
 
 /// Pairs of answers by their scores; without any if all scores are the same.
-fn ranked(mut record: Record, all: bool) -> Result<Vec<Record>> {
+fn pairs(mut record: Record, how: Preset) -> Result<Vec<Record>> {
     let column = ANSWERS.into_iter().find(|name| record.contains_key(*name)).ok_or_else(|| {
         DataError::new(format!(
             "there is no list of answers: expected one of the columns {}",
@@ -136,10 +140,20 @@ fn ranked(mut record: Record, all: bool) -> Result<Vec<Record>> {
         None => answers.into_iter().map(|answer| judged(column, answer)).collect::<Result<_>>()?,
     };
     scored.sort_by(|(a, _), (b, _)| b.total_cmp(a));
-    let last = scored.len().saturating_sub(1);
-    let pairs = (0..scored.len()).flat_map(|i| (i + 1..scored.len()).map(move |j| (i, j)));
-    let pairs = pairs.filter(|&(i, j)| scored[i].0 > scored[j].0 && (all || (i, j) == (0, last)));
+    let all = (0..scored.len()).flat_map(|i| (i + 1..scored.len()).map(move |j| (i, j)));
+    let mut pairs: Vec<_> = all.filter(|&(i, j)| scored[i].0 > scored[j].0).collect();
+    match how {
+        Preset::RankedPairs => {}
+        Preset::RankedRandom => {
+            pairs.retain(|(i, _)| *i == 0);
+            // What the answers say draws, so that a row has the same pair whatever is beside it.
+            let draw = pairs.len().checked_sub(1).map(|_| draw(&scored) % pairs.len());
+            pairs = draw.map(|drawn| pairs[drawn]).into_iter().collect();
+        }
+        _ => pairs.retain(|pair| *pair == (0, scored.len() - 1)),
+    }
     Ok(pairs
+        .into_iter()
         .map(|(i, j)| {
             let mut row = record.clone();
             for (answer, score, (value, text)) in
@@ -151,6 +165,14 @@ fn ranked(mut record: Record, all: bool) -> Result<Vec<Record>> {
             row
         })
         .collect())
+}
+
+/// A number that depends on what the answers say.
+fn draw(answers: &[(f64, Value)]) -> usize {
+    let said: Vec<_> = answers.iter().map(|(_, answer)| answer.to_string()).collect();
+    let hash = hash::of_bytes(said.join("\n"));
+    let digits = hash.chars().take(7).filter_map(|digit| digit.to_digit(16));
+    digits.fold(0, |number, digit| number << 4 | digit as usize)
 }
 
 /// The score and the text of an answer that is an object. A rank counts from 1, the best.

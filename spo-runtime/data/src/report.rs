@@ -103,6 +103,9 @@ pub struct Found {
 /// Number of rows listed by place for each finding. Further rows are only counted.
 const NAMED: usize = 5;
 
+/// How the form of rows without messages begins.
+pub(crate) const PLAIN_TEXT: &str = "plain text with";
+
 /// Number of columns listed for each file.
 const LISTED: usize = 20;
 
@@ -142,6 +145,12 @@ impl Report {
             }
         }
         Ok(())
+    }
+
+    /// The files whose rows are plain text, and not messages.
+    pub fn plain_text(&self) -> impl Iterator<Item = &Path> {
+        let plain = |form: &str| form.split(", ").any(|part| part.starts_with(PLAIN_TEXT));
+        self.forms.iter().filter(move |(_, form)| plain(form)).map(|(file, _)| &**file)
     }
 
     /// Number of rows with this finding.

@@ -48,7 +48,8 @@ pub struct Source {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
     /// The file's own names of the columns: `{ prompt = "question", chosen = "answer" }`. A text with `{{` is a template
-    /// over the row. `"hh"`, `"ranked"` and `"ranked-pairs"` name a form of rows, alone or as the key `form`.
+    /// over the row. `"hh"`, `"ranked"`, `"ranked-pairs"` and `"ranked-random"` name a form of rows, alone or as the key
+    /// `form`.
     #[serde(default, skip_serializing_if = "Mapping::is_empty")]
     pub columns: Mapping,
     /// Rows to use: an expression over the columns, such as `"len(chosen) > 20"`.

@@ -1,6 +1,7 @@
 //! Tokenized rows in a file. Reading it takes a fraction of the time of tokenizing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -10,15 +11,18 @@ use serde::{Deserialize, Serialize};
 use spo_api::{Group, Layout};
 
 use crate::choice::LeftOut;
-use crate::dataset::{Dataset, Example};
+use crate::dataset::{Dataset, Example, Lengths};
 use crate::error::{At, Place};
 use crate::report::{Finding, Found, Report};
+use crate::tokens::{TokenFile, Tokens};
 
 /// A dataset without what the reader already knows: the layout, and the files that the rows came from.
 #[derive(Deserialize, Serialize)]
 struct Stored {
     columns: Vec<String>,
     examples: Vec<StoredExample>,
+    /// The hash of the file of tokens, if there is one.
+    tokens: Option<String>,
     read: usize,
     kept: usize,
     findings: BTreeMap<Finding, (usize, Vec<StoredPlace>, String)>,
@@ -31,8 +35,17 @@ struct Stored {
 type StoredPlace = (usize, At);
 
 #[derive(Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum StoredTokens {
+    Groups(Vec<Group>),
+    /// Where they begin in the file of tokens.
+    From(u64),
+}
+
+#[derive(Deserialize, Serialize)]
 struct StoredExample {
-    groups: Vec<Group>,
+    tokens: StoredTokens,
+    lengths: Lengths,
     scored: Vec<Vec<Range<usize>>>,
     desirable: bool,
     /// The bits of the gap, because JSON has no infinity.
@@ -43,6 +56,24 @@ struct StoredExample {
 }
 
 impl Dataset {
+    /// Writes the tokens that are in a file, if they are ([`load_to_disk`](Self::load_to_disk)). Returns whether they are.
+    ///
+    /// # Errors
+    /// When reading or writing fails.
+    pub fn store_tokens(&self, into: impl FnOnce() -> std::io::Result<File>) -> std::io::Result<bool> {
+        let Some(file) = self.token_file() else { return Ok(false) };
+        file.copy(&mut into()?)?;
+        Ok(true)
+    }
+
+    /// The file of the tokens, if they are in one.
+    pub(crate) fn token_file(&self) -> Option<&TokenFile> {
+        match &self.examples.first()?.tokens {
+            Tokens::File(file, _) => Some(file),
+            Tokens::Memory(_) => None,
+        }
+    }
+
     /// Writes the rows as JSON. All rows must come from these files, whose names are not stored.
     ///
     /// # Errors
@@ -57,7 +88,11 @@ impl Dataset {
         let stored = |place: &Place| std::io::Result::Ok((number(&place.file)?, place.at));
         let example = |example: &Example| {
             std::io::Result::Ok(StoredExample {
-                groups: example.groups.clone(),
+                tokens: match &example.tokens {
+                    Tokens::Memory(groups) => StoredTokens::Groups(groups.clone()),
+                    Tokens::File(_, start) => StoredTokens::From(*start),
+                },
+                lengths: example.lengths,
                 scored: example.scored.clone(),
                 desirable: example.desirable,
                 gap: example.gap.map(f64::to_bits),
@@ -73,6 +108,7 @@ impl Dataset {
         }
         let stored = Stored {
             columns: self.columns.clone(),
+            tokens: self.token_file().map(|file| file.sha256().to_owned()),
             examples: self.examples.iter().map(example).collect::<std::io::Result<_>>()?,
             read: self.report.read,
             kept: self.report.kept,
@@ -84,14 +120,24 @@ impl Dataset {
         Ok(serde_json::to_writer(into, &stored)?)
     }
 
-    /// Reads what [`store`](Self::store) wrote, given the layout of the rows and the files they came from.
+    /// Reads what [`store`](Self::store) wrote, given the layout of the rows, the files they came from, and the file that
+    /// [`store_tokens`](Self::store_tokens) wrote.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn restore(mut from: impl Read, layout: Layout, files: &[PathBuf]) -> std::io::Result<Self> {
+    pub fn restore(
+        mut from: impl Read,
+        layout: Layout,
+        files: &[PathBuf],
+        tokens: Option<&Path>,
+    ) -> std::io::Result<Self> {
         let mut bytes = Vec::new();
         from.read_to_end(&mut bytes)?;
         let stored: Stored = serde_json::from_slice(&bytes)?;
+        let token_file = match (tokens, stored.tokens) {
+            (Some(path), Some(sha256)) => Some(TokenFile::open(path, sha256)?),
+            _ => None,
+        };
         let files: Vec<Arc<Path>> = files.iter().map(|file| file.as_path().into()).collect();
         let file = |number: usize| {
             files
@@ -100,9 +146,16 @@ impl Dataset {
                 .ok_or_else(|| std::io::Error::other("rows of a file that is not given"))
         };
         let place = |(number, at): StoredPlace| std::io::Result::Ok(Place { file: file(number)?, at });
-        let example = |StoredExample { groups, scored, desirable, gap, weight, columns, at }| {
+        let example = |StoredExample { tokens, lengths, scored, desirable, gap, weight, columns, at }| {
             std::io::Result::Ok(Example {
-                groups,
+                tokens: match (tokens, &token_file) {
+                    (StoredTokens::Groups(groups), _) => Tokens::Memory(groups),
+                    (StoredTokens::From(start), Some(file)) => Tokens::File(file.clone(), start),
+                    (StoredTokens::From(_), None) => {
+                        return Err(std::io::Error::other("the file of tokens is not given"));
+                    }
+                },
+                lengths,
                 scored,
                 desirable,
                 gap: gap.map(f64::from_bits),
@@ -162,11 +215,20 @@ mod tests {
             prompt: prompt.to_vec(),
             completions: completions.iter().map(|ids| ids.to_vec()).collect(),
         };
-        let example = |groups, gap, line| {
+        let example = |groups: Vec<Group>, gap, line| {
             let (desirable, weight) = (line != 3, 0.1 + line as f64);
             let scored = if line == 1 { vec![vec![0..1], vec![1..2]] } else { vec![] };
             let columns = vec![0.1 * line as f64, -1e300];
-            Example { groups, scored, desirable, gap, weight, columns, place: place(line) }
+            Example {
+                lengths: Lengths::of(&groups),
+                tokens: Tokens::Memory(groups),
+                scored,
+                desirable,
+                gap,
+                weight,
+                columns,
+                place: place(line),
+            }
         };
         let found = Found { count: 2, first: vec![place(2), place(9)], detail: "so".into() };
         let data = Dataset {
@@ -188,10 +250,10 @@ mod tests {
         };
         let mut bytes = Vec::new();
         data.store(&mut bytes, &files).unwrap();
-        let back = Dataset::restore(&*bytes, Layout::Pairs, &files).unwrap();
+        let back = Dataset::restore(&*bytes, Layout::Pairs, &files, None).unwrap();
         assert!(data.store(&mut Vec::new(), &files[..1]).is_err());
         assert_eq!((back.columns, back.examples, back.report), (data.columns, data.examples, data.report));
-        assert!(Dataset::restore(&*bytes, Layout::Pairs, &files[..1]).is_err());
-        assert!(Dataset::restore(&bytes[..bytes.len() / 2], Layout::Pairs, &files).is_err());
+        assert!(Dataset::restore(&*bytes, Layout::Pairs, &files[..1], None).is_err());
+        assert!(Dataset::restore(&bytes[..bytes.len() / 2], Layout::Pairs, &files, None).is_err());
     }
 }

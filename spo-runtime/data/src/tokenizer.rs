@@ -253,6 +253,11 @@ impl Tokenizer {
         self.bos
     }
 
+    /// Whether there is a chat template.
+    pub fn has_chat_template(&self) -> bool {
+        self.template.is_some()
+    }
+
     /// Tokens that end an answer: the end-of-text token and those of `generation_config.json`.
     pub fn stop_tokens(&self) -> &[u32] {
         &self.stop

@@ -41,7 +41,7 @@ fn fixture(name: &str) -> Source {
 /// Context and completions of each group, as text.
 fn texts(data: &Dataset, tokenizer: &Tokenizer) -> Vec<Vec<String>> {
     let text = |ids: &Vec<u32>| tokenizer.decode(ids).unwrap();
-    let groups = data.examples.iter().flat_map(|example| &example.groups);
+    let groups = data.examples.iter().flat_map(|example| example.in_memory());
     groups.map(|g| std::iter::once(&g.prompt).chain(&g.completions).map(text).collect()).collect()
 }
 
@@ -298,7 +298,7 @@ fn wrong_files_are_refused_in_words() {
     empty.jsonl: the file is empty, not a byte is in it: was it written to its end?
     blank.jsonl: the file has no rows
     empty.json: the file has no rows
-    unknown.txt: cannot tell the format from the extension: expected one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, or format = "jsonl", "json", "csv", "tsv" or "parquet"
+    unknown.txt: cannot tell the format from the extension: expected one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, or format = "jsonl", "json", "csv", "tsv", "parquet" or "arrow"
     broken.jsonl:2:0: malformed JSON: EOF while parsing a value (the first object does not end in its line, so the file is read as objects over several lines, without commas between them)
     number.jsonl:1: expected a row, which is a JSON object, found a number
     array.jsonl row 1: there is no column `chosen`; the row has no columns (pairs need `chosen` and `rejected`)

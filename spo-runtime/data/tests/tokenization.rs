@@ -22,7 +22,7 @@ fn load(folder: &Path, row: &Value, tokenizer: &Tokenizer, fit: &Fit) -> spo_dat
 
 /// Context and completion of the chosen (0) or rejected (1) answer.
 fn side(data: &Dataset, side: usize) -> (&[u32], &[u32]) {
-    let groups = &data.examples[0].groups;
+    let groups = data.examples[0].in_memory();
     match groups.len() {
         1 => (&groups[0].prompt, &groups[0].completions[side]),
         _ => (&groups[side].prompt, &groups[side].completions[0]),
@@ -78,9 +78,9 @@ fn the_assistants_tokens_are_those_that_transformers_masks() {
             let source = [Source::new(folder.path().join("row.jsonl"))];
             let data = Dataset::load(&source, Layout::Demonstrations, &tokenizer, &fit).unwrap();
             let example = &data.examples[0];
-            let group = &example.groups[0];
+            let group = &example.in_memory()[0];
             let mut mask = vec![0; group.prompt.len() + group.completions[0].len()];
-            for at in example.scored(0).into_iter().flatten() {
+            for at in example.scored(0, group.completions[0].len()).into_iter().flatten() {
                 mask[group.prompt.len() + at] = 1;
             }
             let mut expected = ids(&case["mask"]);
@@ -110,10 +110,11 @@ fn every_turn_of_the_assistant_is_scored_and_nothing_between_them() {
     // What is scored of each answer.
     let scored = |row: &Value, layout, fit: &Fit| -> Vec<Vec<String>> {
         let example = loaded(row, layout, fit).unwrap().examples.remove(0);
-        let answers: Vec<_> = example.groups.iter().flat_map(|group| group.completions.clone()).collect();
+        let answers: Vec<_> =
+            example.in_memory().iter().flat_map(|group| group.completions.clone()).collect();
         let text = |answer: usize, span| open().decode(&answers[answer][span]).unwrap();
         (0..answers.len())
-            .map(|i| example.scored(i).into_iter().map(|span| text(i, span)).collect())
+            .map(|i| example.scored(i, answers[i].len()).into_iter().map(|span| text(i, span)).collect())
             .collect()
     };
     let all = Fit { train_on: TrainOn::AllAssistant, ..Fit::default() };
@@ -249,7 +250,7 @@ fn the_reference_runs_have_the_same_ids() {
         let expected = run["tokens"].as_array().unwrap();
         assert_eq!(data.examples.len(), expected.len());
         for (example, tokens) in data.examples.iter().zip(expected) {
-            let [group] = &*example.groups else { panic!("a pair shares its prompt") };
+            let [group] = example.in_memory() else { panic!("a pair shares its prompt") };
             assert_eq!(group.prompt, ids(&tokens["prompt_ids"]), "{}", example.place);
             assert_eq!(group.completions[0], ids(&tokens["chosen_ids"]), "{}", example.place);
             assert_eq!(group.completions[1], ids(&tokens["rejected_ids"]), "{}", example.place);
@@ -294,7 +295,7 @@ fn dialogues_in_share_gpt_form_and_columns_of_other_names_are_read() {
     let filled = data.report.count(Finding::PromptFillsWindow);
     assert_eq!(data.report.kept, 300 - filled);
     let longest =
-        data.examples.iter().flat_map(|e| &e.groups).map(|g| g.prompt.len() + g.completions[0].len());
+        data.examples.iter().flat_map(|e| e.in_memory()).map(|g| g.prompt.len() + g.completions[0].len());
     assert_eq!(longest.max(), Some(1024));
 
     let columns = [("prompt", "question"), ("completion", "answer")];

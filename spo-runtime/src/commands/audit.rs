@@ -321,7 +321,7 @@ impl Scene<'_> {
     /// Calls a function with the problem of a batch.
     fn on<T>(&mut self, rows: &[usize], work: impl FnOnce(&mut StepProblem<'_>) -> Result<T>) -> Result<T> {
         let state = self.objective.state();
-        let batch = Batch::new(self.data.rows, rows, self.view, None);
+        let batch = Batch::new(self.data.rows, rows, self.view, None)?;
         let upper = UpperLevel { objective: self.objective, data: self.data, batch };
         let lower = LowerTerm {
             objective: &mut *self.lower,
@@ -331,7 +331,7 @@ impl Scene<'_> {
         };
         let setting = StepSetting { progress: self.progress, micro_batch: None };
         // No step in the audit uses the optimizer.
-        let done = work(&mut StepProblem::new(self.session, upper, vec![lower], setting, None));
+        let done = work(&mut StepProblem::new(self.session, upper, vec![lower], setting, None)?);
         // Every step must see the objective in the same state.
         self.objective.restore(&state)?;
         done

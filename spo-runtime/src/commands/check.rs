@@ -57,12 +57,12 @@ impl CheckArguments {
         }
         let plan = Plan::new(registry, &document)?;
         plan.memory().check(&document)?;
-        let mut object = if self.json { as_json(&plan) } else { Value::Null };
+        let mut object = if self.json { as_json(&plan)? } else { Value::Null };
         if !self.json {
-            say(&as_text(&plan));
+            say(&as_text(&plan)?);
         }
         if let Some(count) = self.tokens {
-            tokens::show(&training_sets(&plan), &plan.tokenizer, count);
+            tokens::show(&training_sets(&plan), &plan.tokenizer, count)?;
         }
         if self.time {
             let time = trial::Time::measure(registry, plan)?;
@@ -90,12 +90,22 @@ fn training_sets(plan: &Plan) -> Vec<&Dataset> {
 }
 
 /// Describes what was built and checked.
-fn as_text(plan: &Plan) -> String {
+fn as_text(plan: &Plan) -> spo_api::Result<String> {
     let mut out = plan.description().join("\n") + "\n";
     let forms = plan.data.iter().flat_map(|(_, data)| &data.report.forms);
     let forms: BTreeSet<_> = forms.map(|(file, form)| format!("{}: {form}", file.display())).collect();
     for form in forms {
         let _ = writeln!(out, "{form}");
+    }
+    let plain: BTreeSet<_> = plan.data.iter().flat_map(|(_, data)| data.report.plain_text()).collect();
+    if plan.tokenizer.has_chat_template() && !plain.is_empty() {
+        let files: Vec<_> = plain.iter().map(|file| file.display().to_string()).collect();
+        let _ = writeln!(
+            out,
+            "warning: the model has a chat template, and rows of plain text are trained on without it ({}). To use it, make \
+             the prompt a list of messages, or a user's question: columns = {{ question = \"prompt\" }}",
+            files.join(", ")
+        );
     }
     let mut shown: Vec<*const Dataset> = Vec::new();
     for stage in &plan.stages {
@@ -112,7 +122,7 @@ fn as_text(plan: &Plan) -> String {
         let train = &*stage.train;
         if !shown.contains(&std::ptr::from_ref(train)) {
             shown.push(train);
-            samples(&mut out, train, &plan.tokenizer);
+            samples(&mut out, train, &plan.tokenizer)?;
         }
     }
     let Forecast { weights, gradient, moments, .. } = plan.memory();
@@ -122,20 +132,20 @@ fn as_text(plan: &Plan) -> String {
         out,
         "\nmemory: {weights:.0} MiB of weights, {gradient:.0} MiB of gradient, {moments:.0} MiB of moments, activations on top"
     );
-    out
+    Ok(out)
 }
 
 /// The first rows, with the tokens that are trained on in brackets.
-fn samples(out: &mut String, data: &Dataset, tokenizer: &Tokenizer) {
+fn samples(out: &mut String, data: &Dataset, tokenizer: &Tokenizer) -> spo_api::Result<()> {
     let text = |ids: &[u32]| tokenizer.decode(ids).unwrap_or_else(|e| format!("<{e}>"));
     for example in data.examples.iter().take(SAMPLES) {
         let _ = writeln!(out, "  {}", example.place);
         let mut answer = 0;
-        for group in &example.groups {
+        for group in &*example.groups()? {
             let _ = writeln!(out, "    reads  {:?} ({} tokens)", text(&group.prompt), group.prompt.len());
             for completion in &group.completions {
                 let mut read = 0;
-                for span in example.scored(answer) {
+                for span in example.scored(answer, completion.len()) {
                     if span.start > read {
                         let between = &completion[read..span.start];
                         let _ = writeln!(out, "    reads  {:?} ({} tokens)", text(between), between.len());
@@ -152,10 +162,11 @@ fn samples(out: &mut String, data: &Dataset, tokenizer: &Tokenizer) {
             }
         }
     }
+    Ok(())
 }
 
 /// The same as a JSON object, with token ids.
-fn as_json(plan: &Plan) -> Value {
+fn as_json(plan: &Plan) -> spo_api::Result<Value> {
     let info = plan.session.info();
     let data = plan.data.iter().map(|(source, data)| {
         let layout = format!("{:?}", data.layout).to_lowercase();
@@ -163,17 +174,20 @@ fn as_json(plan: &Plan) -> Value {
     });
     let stages = plan.stages.iter().map(|stage| {
         let rows = stage.train.examples.iter().take(SAMPLES);
-        json!({
+        let rows =
+            rows.map(|example| sample(example, &plan.tokenizer)).collect::<spo_api::Result<Vec<_>>>()?;
+        Ok(json!({
             "name": stage.recipe.name,
             "from": stage.from,
             "step": stage.step_name(),
             "steps": stage.steps,
             "batch_size": stage.recipe.batch_size,
-            "rows": rows.map(|example| sample(example, &plan.tokenizer)).collect::<Vec<_>>(),
-        })
+            "rows": rows,
+        }))
     });
+    let stages = stages.collect::<spo_api::Result<Vec<_>>>()?;
     let Forecast { weights, gradient, moments, .. } = plan.memory();
-    json!({
+    Ok(json!({
         "name": plan.name,
         "model": {
             "architecture": info.architecture,
@@ -184,9 +198,9 @@ fn as_json(plan: &Plan) -> Value {
         },
         "plugins": plan.libraries,
         "data": data.collect::<Vec<_>>(),
-        "stages": stages.collect::<Vec<_>>(),
+        "stages": stages,
         "memory": { "weights": weights, "gradient": gradient, "moments": moments },
-    })
+    }))
 }
 
 fn report(report: &Report) -> Value {
@@ -211,10 +225,11 @@ fn report(report: &Report) -> Value {
 }
 
 /// A row: what is read and what is scored, as text and as token ids.
-fn sample(example: &Example, tokenizer: &Tokenizer) -> Value {
+fn sample(example: &Example, tokenizer: &Tokenizer) -> spo_api::Result<Value> {
     let tokens = |ids: &[u32]| json!({ "text": tokenizer.decode(ids).ok(), "ids": ids });
     let mut answer = 0;
-    let groups = example.groups.iter().map(|group| {
+    let groups = example.groups()?;
+    let groups = groups.iter().map(|group| {
         let scores = group.completions.iter().map(|ids| {
             let mut told = tokens(ids);
             if let Some(spans) = example.scored.get(answer) {
@@ -225,5 +240,5 @@ fn sample(example: &Example, tokenizer: &Tokenizer) -> Value {
         });
         json!({ "reads": tokens(&group.prompt), "scores": scores.collect::<Vec<_>>() })
     });
-    json!({ "place": example.place.to_string(), "groups": groups.collect::<Vec<_>>() })
+    Ok(json!({ "place": example.place.to_string(), "groups": groups.collect::<Vec<_>>() }))
 }

@@ -192,7 +192,7 @@ impl EvalArguments {
             return Err(bad(format!("the objective {problem}")).into());
         }
         let view = View { layout, mismatched: needs.mismatched.then_some(self.batch_size) };
-        let batch = Batch::whole(&data, view, MicroBatch::Rows(self.batch_size));
+        let batch = Batch::whole(&data, view, MicroBatch::Rows(self.batch_size))?;
         let mut other = |path: &Option<PathBuf>| match path {
             Some(path) => self.scores_of(registry, path, &tokenizer, (&data, &batch)).map(Some),
             None => Ok(None),
@@ -253,7 +253,7 @@ impl EvalArguments {
         let mut ids: Vec<u32> = data
             .examples
             .iter()
-            .flat_map(|example| &example.groups)
+            .flat_map(|example| example.in_memory())
             .flat_map(|group| group.prompt.iter().chain(group.completions.iter().flatten()).copied())
             .collect();
         ids.sort_unstable();

@@ -114,7 +114,7 @@ struct Rows<'a> {
 impl Rows<'_> {
     /// A table with the model's and the objective's numbers for each row.
     fn table(&self, session: &mut dyn Session, objective: &mut dyn Objective) -> anyhow::Result<String> {
-        let batch = Batch::new(self.data, self.rows, self.view, Some(MicroBatch::Rows(1)));
+        let batch = Batch::new(self.data, self.rows, self.view, Some(MicroBatch::Rows(1)))?;
         let collision = objective.requirements().collision;
         let scored = score(session, &batch.passes, Statistics { collision, ..Statistics::default() })?;
         let mut scores = Scores::empty(self.data);

@@ -1,6 +1,7 @@
 //! The data of a recipe's stages: files and generated tasks, each read once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -12,7 +13,7 @@ use crate::error::BadInput;
 use crate::hub;
 use crate::plan::held_out::{self, Demonstrations};
 use crate::plan::stage::{PlannedStage, PlannedTerm};
-use crate::plan::tokens::TokenCache;
+use crate::plan::tokens::{Reading, TokenCache};
 use crate::plan::view::View;
 use crate::plan::{folders, generation};
 use crate::recipe::compose::{self, Bilevel};
@@ -77,6 +78,8 @@ pub(super) struct Loader<'a> {
     pub(crate) columns: BTreeSet<String>,
     pub(crate) loaded: &'a mut Datasets,
     pub(crate) cache: Option<TokenCache<'a>>,
+    /// Where tokens that are not kept in memory go.
+    pub(crate) disk: PathBuf,
 }
 
 impl Loader<'_> {
@@ -224,7 +227,9 @@ impl Loader<'_> {
             TermData::Task(data) => Origin::Task(&data.task.part),
             TermData::Rows(rows) => Origin::File(rows),
         };
-        self.load(&from, stage, Want { part: Part::Train, layout: Layout::Demonstrations, columns })
+        // Held in memory, whatever becomes of the stage's own: a term may hold out some of them.
+        let how = DataSection { stream: false, ..stage.clone() };
+        self.load(&from, &how, Want { part: Part::Train, layout: Layout::Demonstrations, columns })
     }
 
     /// Rows of a stage's own data.
@@ -263,7 +268,11 @@ impl Loader<'_> {
             columns: columns.to_vec(),
         };
         let (seed, tokenizer, moment) = (self.seed, self.tokenizer.hash(), self.tokenizer.moment());
-        let key = format!("{} {part:?} {layout:?} {fit:?} {seed} {tokenizer} {moment:?}", from.identity());
+        let key = format!(
+            "{} {} {part:?} {layout:?} {fit:?} {seed} {tokenizer} {moment:?}",
+            from.identity(),
+            how.stream
+        );
         if let Some((_, known)) = self.loaded.get(&key) {
             return Ok(known.clone());
         }
@@ -287,9 +296,13 @@ impl Loader<'_> {
                     let missing = files.iter().try_for_each(|file| folders::exists(file));
                     missing.map_err(|message| self.document.error(place, message))?;
                 }
+                // Only rows to train on are read batch by batch, at any place and again and again.
+                let disk = (how.stream && matches!(part, Part::Train)).then_some(&*self.disk);
+                let (tokenizer, fit) = (&self.tokenizer, &fit);
+                let reading = Reading { sources: &sources, layout, tokenizer, fit, disk };
                 let dataset = match &self.cache {
-                    Some(cache) => cache.load(&sources, layout, &self.tokenizer, &fit)?,
-                    None => Dataset::load(&sources, layout, &self.tokenizer, &fit),
+                    Some(cache) => cache.load(&reading)?,
+                    None => reading.dataset(),
                 };
                 let paths: Vec<_> = sources.iter().map(Source::name).collect();
                 let kind = match part {

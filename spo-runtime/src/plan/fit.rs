@@ -50,9 +50,8 @@ pub(super) fn row_too_long(stage: &PlannedStage, info: &ModelInfo) -> Option<Str
 
 /// Tells of the longest row, if it is longer than the model reads.
 fn too_long(rows: &Dataset, info: &ModelInfo) -> Option<String> {
-    let length = |example: &Example| example.groups.iter().map(tokens).max().unwrap_or(0);
-    let (longest, example) =
-        rows.examples.iter().map(|e| (length(e), e)).max_by_key(|(length, _)| *length)?;
+    let lengths = rows.examples.iter().map(|example| (example.lengths.longest as usize, example));
+    let (longest, example) = lengths.max_by_key(|(length, _)| *length)?;
     (longest > info.context).then(|| format!("{} has {longest} tokens, and {}", example.place, limit(info)))
 }
 
@@ -60,7 +59,7 @@ fn too_long(rows: &Dataset, info: &ModelInfo) -> Option<String> {
 fn too_long_mismatched(rows: &Dataset, stage: &PlannedStage, info: &ModelInfo) -> Option<String> {
     rows.examples.iter().enumerate().find_map(|(row, example)| {
         let other = &rows.examples[stage.view.mismatch(row, rows.examples.len())?];
-        let length = example.groups.last()?.prompt.len() + other.groups.first()?.completions.first()?.len();
+        let length = (example.lengths.prompt + other.lengths.answer) as usize;
         (length > info.context).then(|| {
             format!(
                 "scores the prompt of {} with the answer of {}: {length} tokens, and {}",
@@ -76,7 +75,7 @@ fn too_long_mismatched(rows: &Dataset, stage: &PlannedStage, info: &ModelInfo) -
 /// every answer is scored with every prompt.
 pub(crate) fn too_long_together(rows: &Dataset, info: &ModelInfo) -> Option<String> {
     let longest = |of: fn(&Group) -> usize| {
-        let length = |example: &Example| example.groups.iter().map(of).max().unwrap_or(0);
+        let length = |example: &Example| example.in_memory().iter().map(of).max().unwrap_or(0);
         rows.examples
             .iter()
             .map(|example| (length(example), &example.place))
@@ -91,10 +90,6 @@ pub(crate) fn too_long_together(rows: &Dataset, info: &ModelInfo) -> Option<Stri
             limit(info)
         )
     })
-}
-
-fn tokens(group: &Group) -> usize {
-    group.prompt.len() + group.completions.iter().map(Vec::len).max().unwrap_or(0)
 }
 
 /// How many tokens there is room for after a prompt of this length. The last new token is never read.

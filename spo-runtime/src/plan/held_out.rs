@@ -50,14 +50,14 @@ impl Demonstrations {
 /// their order, so that rows with one prompt stay together and further rows change little. Where too many rows have the
 /// same prompt for that, whole rows take the place of prompts.
 fn apart(data: &Dataset, count: usize, seed: u64) -> (Dataset, Dataset) {
-    let by_prompt = split(data, count, |example| key(seed, &[&example.groups[0].prompt]));
+    let by_prompt = split(data, count, |example| key(seed, &[&example.in_memory()[0].prompt]));
     let (taken, left) = (by_prompt.0.examples.len(), by_prompt.1.examples.len());
     if taken <= 2 * count && left > 0 {
         return by_prompt;
     }
     split(data, count, |example| {
-        let answers = example.groups.iter().flat_map(|group| &group.completions).map(Vec::as_slice);
-        key(seed, &[&*example.groups[0].prompt].into_iter().chain(answers).collect::<Vec<_>>())
+        let answers = example.in_memory().iter().flat_map(|group| &group.completions).map(Vec::as_slice);
+        key(seed, &[&*example.in_memory()[0].prompt].into_iter().chain(answers).collect::<Vec<_>>())
     })
 }
 
@@ -106,7 +106,7 @@ mod tests {
     }
 
     fn prompts(data: &Dataset) -> BTreeSet<Vec<u32>> {
-        data.examples.iter().map(|example| example.groups[0].prompt.clone()).collect()
+        data.examples.iter().map(|example| example.in_memory()[0].prompt.clone()).collect()
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::path::Path;
 
 use serde_json::json;
 use spo_api::Layout;
@@ -12,8 +13,30 @@ use crate::stop::Stop;
 use crate::store::cache::{Cache, Slot};
 use crate::store::key::{Kind, key, own_hash};
 
-/// The file in a cache entry that holds the rows.
+/// The files in a cache entry that hold the rows, and their tokens if these are read from a file.
 const ROWS: &str = "rows.json";
+const TOKENS: &str = "tokens.bin";
+
+/// Rows to read.
+pub(crate) struct Reading<'a> {
+    pub(crate) sources: &'a [Source],
+    pub(crate) layout: Layout,
+    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) fit: &'a Fit,
+    /// The folder for their tokens, if they are to be kept in a file and not in memory.
+    pub(crate) disk: Option<&'a Path>,
+}
+
+impl Reading<'_> {
+    /// Reads and tokenizes them.
+    pub(crate) fn dataset(&self) -> spo_data::Result<Dataset> {
+        let Reading { sources, layout, tokenizer, fit, disk } = *self;
+        match disk {
+            Some(folder) => Dataset::load_to_disk(sources, layout, tokenizer, fit, folder),
+            None => Dataset::load(sources, layout, tokenizer, fit),
+        }
+    }
+}
 
 /// Access to tokenized files in a run's cache.
 pub(crate) struct TokenCache<'a> {
@@ -26,22 +49,18 @@ pub(crate) struct TokenCache<'a> {
 
 impl TokenCache<'_> {
     /// The rows of files, tokenized here or by an earlier run.
-    pub(crate) fn load(
-        &self,
-        sources: &[Source],
-        layout: Layout,
-        tokenizer: &Tokenizer,
-        fit: &Fit,
-    ) -> anyhow::Result<spo_data::Result<Dataset>> {
-        let tokenized = || Dataset::load(sources, layout, tokenizer, fit);
+    pub(crate) fn load(&self, reading: &Reading<'_>) -> anyhow::Result<spo_data::Result<Dataset>> {
+        let sources = reading.sources;
         // An unreadable file has no identity. Loading it gives the actual error.
         let identity: spo_data::Result<Vec<_>> = sources.iter().map(Source::identity).collect();
         let files: spo_data::Result<Vec<_>> = sources.iter().map(Source::files).collect();
-        let (Ok(identity), Ok(files)) = (identity, files) else { return Ok(tokenized()) };
+        let (Ok(identity), Ok(files)) = (identity, files) else { return Ok(reading.dataset()) };
         let (identity, files) = (identity.join("\n"), files.concat());
-        let Some(slot) = self.slot(&identity, layout, tokenizer, fit)? else { return Ok(tokenized()) };
+        let Some(slot) = self.slot(&identity, reading)? else { return Ok(reading.dataset()) };
         let found = slot.read(self.reporter, |folder| {
-            Ok(Dataset::restore(File::open(folder.join(ROWS))?, layout, &files)?)
+            let tokens = reading.disk.map(|_| folder.join(TOKENS));
+            let rows = File::open(folder.join(ROWS))?;
+            Ok(Dataset::restore(rows, reading.layout, &files, tokens.as_deref())?)
         });
         if let Some(found) = found {
             let paths: Vec<_> = sources.iter().map(Source::name).collect();
@@ -49,11 +68,12 @@ impl TokenCache<'_> {
             self.reporter.note(&format!("{paths}: the tokens of {rows} rows are taken from the cache"));
             return Ok(Ok(found));
         }
-        let data = tokenized();
+        let data = reading.dataset();
         if let Ok(data) = &data {
             slot.write(self.reporter, |folder| {
                 let mut file = BufWriter::new(File::create(folder.join(ROWS))?);
                 data.store(&mut file, &files)?;
+                data.store_tokens(|| File::create(folder.join(TOKENS)))?;
                 Ok(file.flush()?)
             });
         }
@@ -62,13 +82,8 @@ impl TokenCache<'_> {
 
     /// The cache slot for the rows. Its key includes the program's hash, because tokenized rows depend on the
     /// code, and the moment that the chat template asks for, if it does; they do not depend on the model.
-    fn slot(
-        &self,
-        identity: &str,
-        layout: Layout,
-        tokenizer: &Tokenizer,
-        fit: &Fit,
-    ) -> anyhow::Result<Option<Slot>> {
+    fn slot(&self, identity: &str, reading: &Reading<'_>) -> anyhow::Result<Option<Slot>> {
+        let Reading { layout, tokenizer, fit, disk, .. } = reading;
         let what = json!({
             "program": own_hash()?,
             "rows": identity,
@@ -76,6 +91,7 @@ impl TokenCache<'_> {
             "tokenizer": tokenizer.hash(),
             "fit": format!("{fit:?}"),
             "moment": tokenizer.moment(),
+            "disk": disk.is_some(),
         });
         self.cache.slot(&key(Kind::Tokens, &what), self.stop, self.reporter)
     }

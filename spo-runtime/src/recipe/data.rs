@@ -28,6 +28,10 @@ pub(crate) struct DataSection {
     /// level neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) split: Option<Split>,
+    /// Keep the tokens of `train` in a file and not in memory, for data larger than it. The results are the same
+    /// ([data.md](data.md#data-larger-than-memory)).
+    #[serde(default)]
+    pub(crate) stream: bool,
     /// Use rows of the same prompt and answers once. It counts them.
     #[serde(default)]
     pub(crate) deduplicate: bool,
@@ -78,6 +82,10 @@ impl DataSection {
             (Some(_), Some(_)) => {
                 Err(ConfigError::at(format!("{at}.task"), "`train` and `task` exclude each other"))
             }
+            (None, Some(_)) if self.stream => Err(ConfigError::at(
+                format!("{at}.stream"),
+                "has no effect: the rows of a task are in memory",
+            )),
             (None, Some(_)) if self.eval.is_some() => Err(ConfigError::at(
                 format!("{at}.eval"),
                 "has no effect: a task has held-out rows of its own",

@@ -31,6 +31,13 @@ impl Cache {
         Cache { folder: recipe.enabled.then(folder) }
     }
 
+    /// A folder for large files that are not kept: its own, or without a cache the one that the output folder is in.
+    pub(crate) fn folder(&self, output: &Path) -> PathBuf {
+        let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let beside = || parent.unwrap_or(Path::new(".")).to_owned();
+        self.folder.clone().unwrap_or_else(beside)
+    }
+
     /// Locks an entry until the slot is dropped. Waits while another process holds the lock. Returns `None`
     /// without a cache.
     ///

@@ -24,16 +24,16 @@ pub(crate) struct Rows {
 impl Rows {
     /// Scores the rows, so many at a time. The model is that of the start of the stage.
     pub(crate) fn begin(session: &mut dyn Session, data: &Arc<Dataset>, at_once: usize) -> Result<Self> {
-        let mut rows = Rows::with(data, at_once, Scores::empty(data));
+        let mut rows = Rows::with(data, at_once, Scores::empty(data))?;
         let scored = score(session, &rows.batch.passes, Statistics::default())?;
         rows.batch.store(&scored, &mut rows.start);
         Ok(rows)
     }
 
     /// Rows with the scores from the start of the stage.
-    pub(crate) fn with(data: &Arc<Dataset>, at_once: usize, start: Scores) -> Self {
-        let batch = Batch::whole(data, View::DEMONSTRATIONS, MicroBatch::Rows(at_once));
-        Rows { data: data.clone(), batch, start }
+    pub(crate) fn with(data: &Arc<Dataset>, at_once: usize, start: Scores) -> Result<Self> {
+        let batch = Batch::whole(data, View::DEMONSTRATIONS, MicroBatch::Rows(at_once))?;
+        Ok(Rows { data: data.clone(), batch, start })
     }
 
     /// How much a loss on these rows has risen.

@@ -92,7 +92,7 @@ impl Evolution {
     ) -> anyhow::Result<Self> {
         let (stop, context) = (tokenizer.stop_tokens(), session.info().context);
         let rows = spread(stage.data, recipe.probes);
-        let mut probes = probes::with_leakage(stage.data, &rows, stop, context, stage.seed);
+        let mut probes = probes::with_leakage(stage.data, &rows, stop, context, stage.seed)?;
         probes::add_own(session, &mut probes, stop, stage.seed).context("the model's own answers")?;
         let texts = probes.iter().map(|probe| probe.text(tokenizer)).collect();
         log.write(&Record::Probes { stage: stage.name, held_out: stage.held_out, probes: texts })?;

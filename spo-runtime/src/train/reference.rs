@@ -33,7 +33,7 @@ impl Scoring<'_> {
         with(session, self.parameters, |session| {
             for (i, chunk) in self.rows.chunks(self.at_once).enumerate() {
                 progress(i * self.at_once, self.rows.len())?;
-                let batch = Batch::new(self.data, chunk, self.view, None);
+                let batch = Batch::new(self.data, chunk, self.view, None)?;
                 batch.store(&score(session, &batch.passes, Statistics::default())?, scores);
             }
             Ok(())

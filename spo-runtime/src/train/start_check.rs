@@ -41,7 +41,7 @@ pub(crate) fn check(
     let rows = batch.rows();
     let Some(found) = mismatch(&policy, reference, &rows, tolerance) else { return Ok(()) };
     let again = scores(batch)?;
-    let alone = scores(&Batch::new(data, &[found.row], batch.view, None))?;
+    let alone = scores(&Batch::new(data, &[found.row], batch.view, None)?)?;
     let cause = if mismatch(&policy, &again, &rows, tolerance).is_some() {
         "the backend gives other log-probs every time it is asked for the same"
     } else if mismatch(&alone, &policy, &[found.row], tolerance).is_some() {
@@ -156,12 +156,12 @@ mod tests {
         let data = Dataset::load(&[Source::new(path)], Layout::Pairs, &tokenizer, &Fit::default()).unwrap();
         let mut session = Fake { fault, calls: 0 };
         let view = View { layout: Layout::Pairs, mismatched: None };
-        let all = Batch::new(&data, &[0, 1, 2], view, None);
+        let all = Batch::new(&data, &[0, 1, 2], view, None).unwrap();
         let mut reference = Scores::empty(&data);
         let scored = score(&mut session, &all.passes, Statistics::default()).unwrap();
         all.store(&scored, &mut reference);
         spoil(&mut reference);
-        let batch = Batch::new(&data, &[2, 1], view, None);
+        let batch = Batch::new(&data, &[2, 1], view, None).unwrap();
         check(&mut session, &batch, &data, &reference)
             .map_or_else(|e| e.to_string(), |()| "all is well".into())
     }

@@ -4,7 +4,7 @@
 //! all of them, and a chat template prints all of their digits. So where a template can see a number, a longer one is
 //! kept as an object that [`WHOLE_NUMBER`] names.
 
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use crate::jinja::WHOLE_NUMBER;
 
@@ -19,6 +19,11 @@ const SEEN: [&str; 8] = [
     "tools",
     "chat_template_kwargs",
 ];
+
+/// A number of a file that is no JSON. NaN and infinity become null, because JSON has neither.
+pub(super) fn float(x: f64) -> Value {
+    Number::from_f64(x).map_or(Value::Null, Value::Number)
+}
 
 /// Parses a row.
 ///

@@ -9,10 +9,11 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
 use parquet::record::Field;
-use serde_json::{Number, Value};
+use serde_json::Value;
 use spo_api::open_regular;
 
 use super::allowed::{Allowed, PER_ROW, PER_VALUE};
+use super::number::float;
 use crate::error::{At, DataError, Place, Result};
 use crate::guard::guarded;
 use crate::source::Visit;
@@ -143,9 +144,9 @@ fn value(field: &Field) -> Result<Value> {
         Field::UShort(x) => (*x).into(),
         Field::UInt(x) => (*x).into(),
         Field::ULong(x) => (*x).into(),
-        Field::Float16(x) => number(f64::from(*x)),
-        Field::Float(x) => number(f64::from(*x)),
-        Field::Double(x) => number(*x),
+        Field::Float16(x) => float(f64::from(*x)),
+        Field::Float(x) => float(f64::from(*x)),
+        Field::Double(x) => float(*x),
         Field::Str(text) => Value::String(text.clone()),
         Field::Bytes(bytes) => Value::String(
             String::from_utf8(bytes.data().to_vec())
@@ -160,9 +161,4 @@ fn value(field: &Field) -> Result<Value> {
         // Text columns never have these types. A row that has them in other columns is still read.
         other => Value::String(other.to_string()),
     })
-}
-
-/// NaN and infinity become null, because JSON has neither.
-pub(super) fn number(x: f64) -> Value {
-    Number::from_f64(x).map_or(Value::Null, Value::Number)
 }

@@ -124,7 +124,9 @@ fn files_that_are_no_data_are_named() {
     a.parquet: a Git LFS pointer and not the file itself: fetch that with `git lfs pull`
     a.zip: a zip archive: unpack it, and name a data file in it
     a.xlsx: a spreadsheet: write its rows as CSV, JSON lines or Parquet, for example with pandas: `to_json("rows.jsonl", orient="records", lines=True)`
-    a.arrow: an Arrow file: write it as Parquet, for example with `Dataset.to_parquet`
+    a.arrow: not a readable Arrow file: it has no schema
+    a.jsonl: an Arrow file: name it .arrow, or say format = "arrow"
+    a.feather: a file of the first version of Feather: read it with pandas, and write it again with `to_feather`
     a.jsonl: text in UTF-16: write it in UTF-8, for example with `iconv -f UTF-16 -t UTF-8 OLD > NEW`
     a.json: text in UTF-16: write it in UTF-8, for example with `iconv -f UTF-16 -t UTF-8 OLD > NEW`
     a.tar: a tar archive: unpack it, and name a data file in it

@@ -74,8 +74,8 @@ fn folders_and_patterns_are_their_files_in_order() {
     };
     let errors = ["none", "above", "both", "set/*.json", "sets/*.jsonl", "set/**.jsonl"].map(error);
     assert_snapshot!(errors.join("\n"), @r#"
-    none: a folder without data files (.jsonl, .ndjson, .json, .csv, .tsv, .parquet); it holds none/README.md
-    above: a folder without data files (.jsonl, .ndjson, .json, .csv, .tsv, .parquet); name one below it, or a pattern: above/data/train.parquet
+    none: a folder without data files (.jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow); it holds none/README.md
+    above: a folder without data files (.jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow); name one below it, or a pattern: above/data/train.parquet
     both/b.jsonl: the file is empty, not a byte is in it: was it written to its end?
     set/*.json: no file matches this pattern; set holds set/README.md, set/a.jsonl, set/b.csv, set/deep
     sets/*.jsonl: no file matches this pattern; there is no folder sets
@@ -123,7 +123,19 @@ fn a_folder_of_save_to_disk_is_its_rows() {
     ];
     let errors = errors.join("\n").replace(&format!("{}/", folder.path().display()), "");
     let errors = errors.replace(&format!("{}", fixture("").path.display()), "");
-    assert_snapshot!(errors, @"");
+    assert_snapshot!(errors, @r"
+    saved: there is no split `tset`: name one as `split`, of `train`, `test`; did you mean `test`?
+    saved: `subset` has no effect: a folder that `save_to_disk` wrote has splits alone
+    saved/test: `split` has no effect: it holds rows of no split
+    saved: `../a.arrow` is no name of a file in it
+    saved: there is no split `train`: it holds `test` alone
+    saved: state.json names no file: the data set is empty
+    saved: there is no split `train`: it holds `test` alone
+    saved/state.json: not what `save_to_disk` of the Python package `datasets` writes: missing field `filename` at line 1 column 19
+    saved/state.json: not what `save_to_disk` of the Python package `datasets` writes: missing field `filename` at line 1 column 19
+    saved: an old version of `datasets` wrote it: load it with a newer one, and save it again
+    saved: an old version of `datasets` wrote it: load it with a newer one, and save it again
+    ");
 }
 
 #[test]
@@ -297,6 +309,17 @@ fn forms_of_rows_have_names() {
     assert_eq!(read("ranked", scored.clone()).0, [["p", expected[0], expected[1]]]);
     let all: Vec<_> = read("ranked-pairs", scored).0.into_iter().map(|texts| texts[1..].concat()).collect();
     assert_eq!(all, ["b</s>c</s>", "b</s>a</s>", "d</s>c</s>", "d</s>a</s>", "c</s>a</s>"]);
+    // The best with each of the others, now and then; the same for the same answers, whatever is beside them.
+    let random = |a: usize| {
+        let texts = ["a", "b", "c"].map(|text| text.repeat(a));
+        let row = |id: usize| json!({"id": id, "prompt": "p", "responses": texts, "scores": [1, 3, 2]});
+        let [first, again] = [1, 2].map(|id| read("ranked-random", row(id)).0);
+        assert_eq!(first, again);
+        assert_eq!((first.len(), &*first[0][1]), (1, &*format!("{}</s>", texts[1])));
+        first[0][2].clone()
+    };
+    let drawn: BTreeSet<_> = (1..20).map(|a| random(a).chars().next()).collect();
+    assert_eq!(drawn.len(), 2);
     let nectar =
         json!({"prompt": "p", "answers": [{"answer": "x", "rank": 2}, {"answer": "y", "rank": 1.0}]});
     assert_eq!(read("ranked", nectar).0, [["p", "y</s>", "x</s>"]]);
@@ -328,6 +351,6 @@ fn forms_of_rows_have_names() {
     a.jsonl:1: there is no list of answers: expected one of the columns answers, responses, completions
     a.jsonl:1: column `chosen`: expected a dialogue, which is text that begins "\n\nHuman: " and has "\n\nAssistant: " before each answer
     rows of the form "alpaca" are recognized by their columns: leave the key out
-    no form of rows is called "rankd": expected one of hh, ranked, ranked-pairs, or a table; did you mean `ranked`?
+    no form of rows is called "rankd": expected one of hh, ranked, ranked-pairs, ranked-random, or a table; did you mean `ranked`?
     "#);
 }

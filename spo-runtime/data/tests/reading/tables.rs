@@ -12,15 +12,15 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use serde_json::{Value, json};
 use spo_api::Layout;
-use spo_data::Format;
+use spo_data::{Dataset, Fit, Format, Source};
 
-use crate::{assistant, fixture, lines, load, user};
+use crate::{assistant, chat_tokenizer, fixture, lines, load, user};
 
 /// The rows of `fixtures/packed.py`.
 fn rows() -> Vec<Value> {
     let row = |i: usize| {
         json!({
-            "prompt": format!("Add {i}, \"and\" {}:\n", i % 7),
+            "prompt": format!("Add {i}, \"and\" {}{}:\n", i % 7, ["", "ü", "ü🦀"][i % 3]),
             "chosen": (i + i % 7).to_string(),
             "rejected": format!("{i}\r\n, {}", i % 7),
         })
@@ -120,6 +120,130 @@ fn the_same_rows_give_the_same_tokens_in_every_format() {
     for name in ["rows.jsonl.zst", "rows.jsonl.xz"] {
         let content = fs::read(fixture(name).path).unwrap();
         assert_eq!(hash(name, content, Layout::Pairs), expected, "{name}");
+    }
+}
+
+/// The same rows in every mapping and every arrangement of files.
+#[test]
+fn the_same_rows_give_the_same_tokens_however_they_are_named() {
+    let loaded = |name: &str, content: &str, source: &dyn Fn(&mut Source)| {
+        let loaded = load(name, content, Layout::Pairs, |given, _| source(given));
+        loaded.data.unwrap_or_else(|| panic!("{name}: {}", loaded.error)).hash()
+    };
+    let texts =
+        |row: &Value| ["prompt", "chosen", "rejected"].map(|name| row[name].as_str().unwrap().to_owned());
+    let made = |make: &dyn Fn([String; 3]) -> Value| {
+        lines(&rows().iter().map(|row| make(texts(row))).collect::<Vec<_>>())
+    };
+    let named = |columns: Value| {
+        move |source: &mut Source| source.columns = serde_json::from_value(columns.clone()).unwrap()
+    };
+    // Plain text.
+    let expected = hash("a.jsonl", lines(&rows()), Layout::Pairs);
+    let other = made(&|[p, c, r]| json!({"q": p, "good": c, "bad": r}));
+    let columns = json!({"prompt": "q", "chosen": "good", "rejected": "bad"});
+    assert_eq!(loaded("a.jsonl", &other, &named(columns)), expected);
+    let templates = json!({"prompt": "{{ q }}", "chosen": "{{ good }}", "rejected": "{{ bad }}"});
+    assert_eq!(loaded("a.jsonl", &other, &named(templates)), expected);
+    let ranked = made(&|[p, c, r]| json!({"prompt": p, "answers": [r, c], "scores": [1, 2]}));
+    let judged =
+        made(&|[p, c, r]| json!({"prompt": p, "answers": [{"text": r, "rank": 2}, {"text": c, "rank": 1}]}));
+    for form in ["ranked", "ranked-pairs", "ranked-random"] {
+        let gap = |text: &str| {
+            let stripped = named(json!(form));
+            let loaded = load("a.jsonl", text, Layout::Pairs, |source, _| stripped(source));
+            let data = loaded.data.unwrap_or_else(|| panic!("{}", loaded.error));
+            assert!(data.examples.iter().all(|example| example.gap == Some(1.0)));
+            let groups = data.examples.iter().map(|example| example.in_memory().to_vec());
+            groups.collect::<Vec<_>>()
+        };
+        let plain = load("a.jsonl", lines(&rows()), Layout::Pairs, |_, _| ()).data.unwrap();
+        let plain: Vec<_> = plain.examples.iter().map(|example| example.in_memory().to_vec()).collect();
+        assert_eq!(gap(&ranked), plain, "{form}");
+        assert_eq!(gap(&judged), plain, "{form}");
+    }
+    // Messages.
+    let expected = hash("a.jsonl", lines(&messages()), Layout::Pairs);
+    let said = |role: &str, text: &str| json!({"role": role, "content": text});
+    let shared = |name: &str, text: &str| json!({"from": name, "value": text});
+    let forms: [(&str, String); 8] = [
+        (
+            "a prompt as text",
+            made(&|[p, c, r]| json!({"prompt": p, "chosen": assistant(&c), "rejected": assistant(&r)})),
+        ),
+        (
+            "no prompt",
+            made(&|[p, c, r]| {
+                json!({
+            "chosen": [said("user", &p), said("assistant", &c)], "rejected": [said("user", &p), said("assistant", &r)]})
+            }),
+        ),
+        (
+            "UltraFeedback",
+            made(&|[p, c, r]| {
+                json!({
+            "prompt": p, "chosen": [said("user", &p), said("assistant", &c)], "rejected": [said("user", &p), said("assistant", &r)]})
+            }),
+        ),
+        (
+            "ShareGPT",
+            made(&|[p, c, r]| {
+                json!({
+            "conversations": [shared("human", &p)], "chosen": shared("gpt", &c), "rejected": shared("gpt", &r)})
+            }),
+        ),
+        ("Alpaca", made(&|[p, c, r]| json!({"instruction": p, "input": "", "chosen": c, "rejected": r}))),
+        ("Orca", made(&|[p, c, r]| json!({"system": "", "question": p, "chosen": c, "rejected": r}))),
+        (
+            "parts",
+            made(&|[p, c, r]| {
+                json!({
+            "prompt": [{"role": "user", "content": [{"type": "text", "text": p}]}], "chosen": c, "rejected": r})
+            }),
+        ),
+        (
+            "JSON text",
+            made(&|[p, c, r]| {
+                json!({
+            "prompt": json!([said("user", &p)]).to_string(), "chosen": c, "rejected": r})
+            }),
+        ),
+    ];
+    for (form, text) in forms {
+        assert_eq!(loaded("a.jsonl", &text, &|_| ()), expected, "{form}");
+    }
+    let hh = made(&|[p, c, r]| {
+        let text = |answer: &str| format!("\n\nHuman: {p}\n\nAssistant: {answer}");
+        json!({"chosen": text(&c), "rejected": text(&r)})
+    });
+    assert_eq!(loaded("a.jsonl", &hh, &named(json!("hh"))), expected);
+    // Files: a folder, a pattern, a list, and pieces of one.
+    let rows = rows();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("1.csv"), table(&rows[..100], ',', "\n")).unwrap();
+    fs::write(folder.path().join("2.jsonl.gz"), gzip(lines(&rows[100..150]).as_bytes())).unwrap();
+    fs::write(folder.path().join("3.parquet"), parquet(&rows[150..])).unwrap();
+    let at = |name: &str| Source::new(folder.path().join(name));
+    let saved = |skip, take| Source { skip, take, ..fixture("saved") };
+    let expected = hash("a.jsonl", lines(&rows), Layout::Pairs);
+    let place = tempfile::tempdir().unwrap();
+    let tokenizer = chat_tokenizer(place.path());
+    for (what, sources) in [
+        ("a folder", vec![at("")]),
+        ("a pattern", vec![at("*.*")]),
+        ("a list", vec![at("1.csv"), at("2.jsonl.gz"), at("3.parquet")]),
+        ("a list of pieces", vec![at("1.csv"), saved(100, Some(50)), saved(150, None)]),
+    ] {
+        let read = Dataset::load(&sources, Layout::Pairs, &tokenizer, &Fit::default()).unwrap();
+        assert_eq!(read.hash(), expected, "{what}");
+        let disk = tempfile::tempdir().unwrap();
+        let kept =
+            Dataset::load_to_disk(&sources, Layout::Pairs, &tokenizer, &Fit::default(), disk.path()).unwrap();
+        assert_eq!((kept.examples.len(), &kept.report), (read.examples.len(), &read.report));
+        for (kept, read) in kept.examples.iter().zip(&read.examples) {
+            assert_eq!(&*kept.groups().unwrap(), read.in_memory());
+            assert_eq!((kept.lengths, &kept.place), (read.lengths, &read.place));
+        }
     }
 }
 
@@ -225,13 +349,13 @@ fn compressed_files_that_are_wrong_are_told_how() {
     assert_snapshot!(errors.collect::<Vec<_>>().join("\n"), @r#"
     a.jsonl.gz: not a readable gzip file: incomplete deflate stream
     a.jsonl.zst: not a readable zstd file: Failed to parse block header: BlockContentReadError(Error { kind: UnexpectedEof, message: "failed to fill whole buffer" })
-    a.jsonl.zst: not a readable zstd file: Failed to parse block header: DecompressLiteralsError(DecodedLiteralCountMismatch { decoded: 609, expected: 608 })
+    a.jsonl.zst: not a readable zstd file: the checksum is another
     a.jsonl.xz: not a readable xz file: failed to fill whole buffer
     a.csv.gz: not a readable gzip file: unexpected end of file
     a.jsonl.gz: the file has 305572 bytes, and unpacked more than 100 times as many and 256 MiB. If that is meant, unpack it with `gunzip`
     a.parquet.gz: a Parquet file, compressed as a whole: unpack it with `gunzip`. Parquet compresses what is in it
     a.tar.gz: a tar archive: unpack it, and name a data file in it
-    a.txt.gz: cannot tell the format from the extension: expected one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, or format = "jsonl", "json", "csv", "tsv" or "parquet"
+    a.txt.gz: cannot tell the format from the extension: expected one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, or format = "jsonl", "json", "csv", "tsv", "parquet" or "arrow"
     a.jsonl.bz2: compressed with bzip2: unpack it with `bunzip2`
     "#);
 }

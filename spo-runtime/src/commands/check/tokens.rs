@@ -6,7 +6,10 @@ use spo_data::{Dataset, Tokenizer};
 use crate::reporter::say_styled;
 
 /// Shows the first rows of the training sets: every token with its id. What is trained on has the mask 1.
-pub(super) fn show(sets: &[&Dataset], tokenizer: &Tokenizer, count: usize) {
+///
+/// # Errors
+/// When rows are in a file that cannot be read.
+pub(super) fn show(sets: &[&Dataset], tokenizer: &Tokenizer, count: usize) -> spo_api::Result<()> {
     let [plain, dim, trained] = [Style::new(), Style::new().dim(), Style::new().green()];
     say_styled(&[
         (&plain, "\ntokens: "),
@@ -18,11 +21,11 @@ pub(super) fn show(sets: &[&Dataset], tokenizer: &Tokenizer, count: usize) {
     for example in sets.iter().flat_map(|data| data.examples.iter().take(count)) {
         say_styled(&[(&plain, &*format!("  {}\n", example.place))]);
         let mut answer = 0;
-        for group in &example.groups {
+        for group in &*example.groups()? {
             line("0", &group.prompt, tokenizer, &dim);
             for completion in &group.completions {
                 let mut read = 0;
-                for span in example.scored(answer) {
+                for span in example.scored(answer, completion.len()) {
                     line("0", &completion[read..span.start], tokenizer, &dim);
                     read = span.end;
                     line("1", &completion[span], tokenizer, &trained);
@@ -32,6 +35,7 @@ pub(super) fn show(sets: &[&Dataset], tokenizer: &Tokenizer, count: usize) {
             }
         }
     }
+    Ok(())
 }
 
 /// Tokens of one mask.

@@ -153,7 +153,7 @@ fn row_time(plan: &mut Plan, stage: usize) -> anyhow::Result<Duration> {
     let at_once = plan.recipe.evaluation.batch_size;
     let stage = &plan.stages[stage];
     let rows: Vec<usize> = (0..stage.train.examples.len().min(at_once)).collect();
-    let batch = Batch::new(&stage.train, &rows, stage.view, Some(MicroBatch::Rows(at_once)));
+    let batch = Batch::new(&stage.train, &rows, stage.view, Some(MicroBatch::Rows(at_once)))?;
     let began = Instant::now();
     score(&mut *plan.session, &batch.passes, Statistics::default())?;
     Ok(began.elapsed().div_f64(rows.len().max(1) as f64))

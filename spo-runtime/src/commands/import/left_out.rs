@@ -18,7 +18,7 @@ const WITHOUT_EFFECT: [(&str, &[&str]); 7] = [
     ),
     (
         "`spo-run report` shows runs, and writes TensorBoard files",
-        &["report_to", "run_name", "project", "trackio_space_id", "log_completions", "generate_during_eval"],
+        &["run_name", "project", "trackio_space_id", "log_completions", "generate_during_eval"],
     ),
     (
         "nothing is pushed to a hub",
@@ -78,7 +78,6 @@ const WITHOUT_EFFECT: [(&str, &[&str]); 7] = [
         "data are read and batched in another way",
         &[
             "dataset_num_proc",
-            "dataset_config",
             "dataset_streaming",
             "dataloader_num_workers",
             "dataloader_pin_memory",

@@ -50,6 +50,9 @@ pub(super) struct Imported {
     pub(super) loud: Vec<String>,
 }
 
+/// What becomes of a tracker that is not there.
+const REPORTED: &str = "`spo-run report` shows runs, and `run.tensorboard` writes TensorBoard files";
+
 /// Where a default value comes from, for a comment.
 const DEFAULT: &str = "TRL's default";
 
@@ -111,6 +114,13 @@ impl Import {
         self.draft.set("[run]", "seed", seed as i64, &format!("{from}; the random numbers are others"));
         if self.settings.flag("overwrite_output_dir")? == Some(true) {
             self.draft.set("[run]", "overwrite", true, "overwrite_output_dir");
+        }
+        match self.settings.texts("report_to")?.unwrap_or_default() {
+            to if to.iter().any(|name| name == "tensorboard" || name == "all") => {
+                self.draft.set("[run]", "tensorboard", true, "report_to");
+            }
+            to if to.iter().all(|name| is_off(&Value::Text(name.clone()))) => {}
+            to => self.draft.leave_out(&format!("report_to = {}", to.join(", ")), REPORTED),
         }
         if let Some(from) =
             self.settings.text("resume_from_checkpoint")?.filter(|from| !is_off(&Value::Text(from.clone())))
@@ -198,17 +208,20 @@ impl Import {
         let [train, test] =
             splits.map(|(default, key)| self.settings.text(key).map(|split| split.unwrap_or(default.into())));
         let (train, test) = (train?, test?);
+        let subset = self.settings.text("dataset_config")?;
         let file = |split: &str| match &given {
-            None if split == train => ("ROWS.jsonl".to_owned(), "give the file".to_owned()),
-            None => ("HELD-OUT.jsonl".to_owned(), "give the file".to_owned()),
-            Some(name) if is_file(name) => (name.clone(), "dataset_name".to_owned()),
+            None if split == train => (Toml::from("ROWS.jsonl"), "give the file"),
+            None => (Toml::from("HELD-OUT.jsonl"), "give the file"),
+            Some(name) if is_file(name) => (Toml::from(name.as_str()), "dataset_name"),
             Some(name) => {
-                let note = format!("split {split} of dataset_name: fetch it, nothing is downloaded here");
-                (format!("{name}/data/{split}-*.parquet"), note)
+                let parts = [("path", Some(&**name)), ("subset", subset.as_deref()), ("split", Some(split))];
+                let table =
+                    parts.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into())));
+                (Toml::Table(table.collect()), "dataset_name, and the split")
             }
         };
         let (path, from) = file(&train);
-        self.draft.set("[data]", "train", path, &from);
+        self.draft.set("[data]", "train", path, from);
         let evaluates = self.settings.text("eval_strategy")?.or(self.settings.text("evaluation_strategy")?);
         if evaluates.as_deref().is_some_and(|strategy| strategy != "no") {
             let (path, from) = file(&test);
@@ -219,7 +232,7 @@ impl Import {
                     Toml::Table(Table::from_iter([("eval".to_owned(), Toml::Float(0.02))])),
                     "held-out rows: name a file of them as `eval` if there is one",
                 ),
-                false => self.draft.set("[data]", "eval", path, &from),
+                false => self.draft.set("[data]", "eval", path, from),
             }
         }
         match self.settings.value("max_length").or(self.settings.value("max_seq_length")) {
@@ -575,7 +588,7 @@ fn takes(objective: &str, option: &str) -> bool {
 
 /// Whether a data set's name is that of a file or of a folder here.
 fn is_file(name: &str) -> bool {
-    let ends = [".jsonl", ".json", ".csv", ".parquet"];
+    let ends = [".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow"];
     ends.iter().any(|end| name.ends_with(end)) || std::path::Path::new(name).exists()
 }
 

@@ -62,31 +62,31 @@ pub(crate) fn with_leakage(
     stop: &[u32],
     context: usize,
     seed: u64,
-) -> Vec<Probe> {
-    let chosen = |row: usize| &data.examples[row].groups[0].completions[0];
+) -> Result<Vec<Probe>> {
+    let groups = rows.iter().map(|&row| data.examples[row].groups()).collect::<Result<Vec<_>>>()?;
+    let chosen = |i: usize| &groups[i % rows.len()][0].completions[0];
     let probe = |(i, &row): (usize, &usize)| {
-        let example = &data.examples[row];
         let mut probe = Probe {
-            place: example.place.to_string(),
-            groups: example.groups.clone(),
+            place: data.examples[row].place.to_string(),
+            groups: groups[i].to_vec(),
             answers: [Answer::Chosen, Answer::Rejected]
-                [..example.groups.iter().map(|g| g.completions.len()).sum()]
+                [..groups[i].iter().map(|g| g.completions.len()).sum()]
                 .to_vec(),
-            end: end_of(chosen(row), stop),
+            end: end_of(chosen(i), stop),
         };
         let room = context.saturating_sub(probe.groups[0].prompt.len());
-        let others = (1..rows.len()).map(|step| chosen(rows[(i + step) % rows.len()]));
+        let others = (1..rows.len()).map(|step| chosen(i + step));
         if let Some(other) = others.map(|ids| &ids[..ids.len().min(room)]).find(|ids| probe.is_new(ids)) {
             probe.add(Answer::Other, other.to_vec());
         }
         let streams = (0..DRAWS).map(|draw| i as u64 + draw * rows.len() as u64);
-        let mut shuffles = streams.map(|stream| shuffled(chosen(row), stop, seed, stream));
+        let mut shuffles = streams.map(|stream| shuffled(chosen(i), stop, seed, stream));
         if let Some(shuffled) = shuffles.find(|ids| probe.is_new(ids)) {
             probe.add(Answer::Shuffled, shuffled);
         }
         probe
     };
-    rows.iter().enumerate().map(probe).collect()
+    Ok(rows.iter().enumerate().map(probe).collect())
 }
 
 /// The position of an answer's end token. A chat template may put a line break after it.

@@ -53,9 +53,9 @@ pub(crate) fn answers(
 /// is the first of the first group.
 pub(crate) fn question(data: &Dataset, row: usize) -> (Cow<'_, [u32]>, &[u32]) {
     let example = &data.examples[row];
-    let group = &example.groups[0];
+    let group = &example.in_memory()[0];
     let answer = &group.completions[0];
-    match example.scored(0).pop() {
+    match example.scored(0, answer.len()).pop() {
         Some(last) if last.start > 0 => {
             (Cow::Owned([&group.prompt, &answer[..last.start]].concat()), &answer[last])
         }

@@ -58,7 +58,7 @@ impl<'a> Question<'a> {
     /// `None` for a row without a chosen answer. A rejected answer with a different context (a prompt
     /// truncated for it alone) is not an answer to this prompt.
     fn of(example: &'a Example) -> Option<Self> {
-        let group = example.groups.first().filter(|_| example.desirable)?;
+        let group = example.in_memory().first().filter(|_| example.desirable)?;
         Some(Question {
             prompt: &group.prompt,
             preferred: &group.completions[0],
@@ -72,7 +72,7 @@ pub(crate) fn ledgers(session: &mut dyn Session, data: &Dataset) -> Result<Vec<L
     let answers: BTreeSet<&[u32]> = data
         .examples
         .iter()
-        .flat_map(|e| &e.groups)
+        .flat_map(|e| e.in_memory())
         .flat_map(|g| &g.completions)
         .map(Vec::as_slice)
         .collect();

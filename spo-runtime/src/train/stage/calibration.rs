@@ -46,8 +46,8 @@ impl Training<'_> {
         for (i, held_out) in self.stage.lower.iter().filter_map(|term| term.held_out.as_ref()).enumerate() {
             let mut take = |name| scores.remove(&name).context("the checkpoint lacks scores of the budget");
             terms.push(Term {
-                calibration: Rows::with(&held_out.calibration, at_once, take(calibration_name(i))?),
-                verdict: Rows::with(&held_out.verdict, at_once, take(verdict_name(i))?),
+                calibration: Rows::with(&held_out.calibration, at_once, take(calibration_name(i))?)?,
+                verdict: Rows::with(&held_out.verdict, at_once, take(verdict_name(i))?)?,
             });
         }
         Ok(Account::again(budget, terms, self.every(&budget), state))

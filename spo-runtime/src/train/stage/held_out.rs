@@ -36,20 +36,23 @@ impl Training<'_> {
                 }
                 None => None,
             };
-        Ok(self.evaluator_against(reference))
+        self.evaluator_against(reference)
     }
 
     fn held_out_view(&self, data: &Dataset) -> View {
         View { layout: data.layout, mismatched: self.stage.view.mismatched }
     }
 
-    pub(super) fn evaluator_against(&self, reference: Option<Scores>) -> Evaluator {
+    pub(super) fn evaluator_against(&self, reference: Option<Scores>) -> anyhow::Result<Evaluator> {
         let rows = MicroBatch::Rows(self.plan.recipe.evaluation.batch_size);
-        let held_out = self.stage.eval.clone().map(|data| {
-            let batch = Batch::whole(&data, self.held_out_view(&data), rows);
-            HeldOutRows { data, batch, reference }
-        });
-        Evaluator { held_out, start: None }
+        let held_out = match self.stage.eval.clone() {
+            Some(data) => {
+                let batch = Batch::whole(&data, self.held_out_view(&data), rows)?;
+                Some(HeldOutRows { data, batch, reference })
+            }
+            None => None,
+        };
+        Ok(Evaluator { held_out, start: None })
     }
 
     /// Starts the diagnostics, if the recipe asks for them.

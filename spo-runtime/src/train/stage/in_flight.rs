@@ -55,7 +55,7 @@ impl InFlight {
         let train = take("train");
         let lower = (0..training.stage.lower.len()).map(|i| take(&lower_name(i))).collect();
         let references = References { train, lower, moving };
-        let mut evaluator = training.evaluator_against(take("held_out/reference"));
+        let mut evaluator = training.evaluator_against(take("held_out/reference"))?;
         evaluator.start = take("held_out/start");
         let mut progress = state.progress;
         let orders = Orders::new(training.stage, training.plan.recipe.run.seed, &mut progress);

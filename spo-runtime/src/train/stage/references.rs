@@ -141,7 +141,7 @@ impl Training<'_> {
         }
         let recipe = &self.stage.recipe;
         let rows = Order::of_training_rows(self.stage, self.plan.recipe.run.seed).take(recipe.batch_size);
-        let batch = Batch::new(&data, &rows, self.stage.view, recipe.micro_batch);
+        let batch = Batch::new(&data, &rows, self.stage.view, recipe.micro_batch)?;
         start_check::check(&mut *self.plan.session, &batch, &data, reference)
     }
 

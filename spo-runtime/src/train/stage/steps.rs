@@ -85,12 +85,12 @@ impl Training<'_> {
     /// Takes one step on the next batch and returns its metrics. A skipped batch has only the counters.
     fn step(&mut self, work: &mut InFlight) -> anyhow::Result<Metrics> {
         let lr = self.learning_rate(work);
-        let (rows, batch) = self.draw(work);
+        let (rows, batch) = self.draw(work)?;
         if let (Some(moving), Some(scores)) = (&work.references.moving, &mut work.references.train) {
             moving.score(&mut *self.plan.session, &batch, scores)?;
         }
         let memory = Memory::of(self.stage);
-        let Solved { outcome, seen, grad_norm, lower_rows } = self.solve(work, batch, lr);
+        let Solved { outcome, seen, grad_norm, lower_rows } = self.solve(work, batch, lr)?;
         let step = work.progress.done + 1;
         let (mut metrics, losses) = match outcome {
             Ok(report) => {
@@ -121,17 +121,17 @@ impl Training<'_> {
     }
 
     /// The next batch, and the indices of its rows.
-    fn draw(&self, work: &mut InFlight) -> (Vec<usize>, Batch) {
+    fn draw(&self, work: &mut InFlight) -> spo_api::Result<(Vec<usize>, Batch)> {
         let (stage, began) = (&*self.stage, Instant::now());
         let rows = work.orders.train.batch(stage.recipe.batch_size);
-        let batch = Batch::new(&stage.train, &rows, stage.view, stage.recipe.micro_batch);
+        let batch = Batch::new(&stage.train, &rows, stage.view, stage.recipe.micro_batch)?;
         work.clock.data += began.elapsed().as_secs_f64();
         work.progress.tokens += batch.passes.iter().map(Pass::unshared_tokens).sum::<usize>();
-        (rows, batch)
+        Ok((rows, batch))
     }
 
     /// Runs the stage's bilevel step on a batch.
-    fn solve(&mut self, work: &mut InFlight, batch: Batch, lr: f64) -> Solved {
+    fn solve(&mut self, work: &mut InFlight, batch: Batch, lr: f64) -> spo_api::Result<Solved> {
         let stage = &mut *self.stage;
         let (batch_size, progress) =
             (stage.recipe.batch_size, Progress { step: work.progress.done, total: stage.steps });
@@ -165,7 +165,7 @@ impl Training<'_> {
         let setting = StepSetting { progress, micro_batch: stage.recipe.micro_batch };
         let session = &mut *self.plan.session;
         let dropping = session.drop_out(Some(seed));
-        let mut problem = StepProblem::new(session, upper, lower.collect(), setting, Some(motion));
+        let mut problem = StepProblem::new(session, upper, lower.collect(), setting, Some(motion))?;
         let outcome = dropping.and_then(|()| stage.step.step(&mut problem));
         let (seen, grad_norm, lower_rows) =
             (problem.observation.take(), problem.grad_norm, problem.lower_rows());
@@ -173,7 +173,7 @@ impl Training<'_> {
         drop(problem);
         let outcome = self.plan.session.drop_out(None).and(outcome);
         work.clock.data += drawing;
-        Solved { outcome, seen, grad_norm, lower_rows }
+        Ok(Solved { outcome, seen, grad_norm, lower_rows })
     }
 
     /// Adds the losses and counters of a step to its metrics.

@@ -96,21 +96,25 @@ struct Found {
 
 impl<'a> StepProblem<'a> {
     /// The problem of one step. Terms that do not share the upper batch draw their first batch here.
+    ///
+    /// # Errors
+    /// When their rows are in a file that cannot be read.
     pub(crate) fn new(
         session: &'a mut dyn Session,
         upper: UpperLevel<'a>,
         lower: Vec<LowerTerm<'a>>,
         setting: StepSetting,
         motion: Option<Motion<'a>>,
-    ) -> Self {
+    ) -> Result<Self> {
         let began = Instant::now();
         let lower = lower.into_iter().map(|mut term| {
-            let batch = (!term.shared).then(|| term.next(setting.micro_batch));
-            (term, batch)
+            let batch = (!term.shared).then(|| term.next(setting.micro_batch)).transpose()?;
+            Ok((term, batch))
         });
-        let lower = lower.collect();
+        let lower = lower.collect::<Result<_>>()?;
         let drawing = began.elapsed();
-        StepProblem { session, upper, lower, setting, motion, grad_norm: None, observation: None, drawing }
+        let (grad_norm, observation) = (None, None);
+        Ok(StepProblem { session, upper, lower, setting, motion, grad_norm, observation, drawing })
     }
 
     /// The rows of each term's batch; empty for a term that uses the upper batch.
@@ -205,7 +209,7 @@ impl<'a> StepProblem<'a> {
             let batch = match batch {
                 Some(batch) => batch,
                 None => {
-                    of_upper = demonstrations();
+                    of_upper = demonstrations()?;
                     &of_upper
                 }
             };
@@ -255,7 +259,7 @@ fn shared<'l>(lower: &'l mut [(LowerTerm<'_>, Option<Batch>)]) -> Option<&'l mut
 }
 
 impl LowerTerm<'_> {
-    fn next(&mut self, micro_batch: Option<MicroBatch>) -> Batch {
+    fn next(&mut self, micro_batch: Option<MicroBatch>) -> Result<Batch> {
         Batch::new(self.data.rows, &(self.draw)(), View::DEMONSTRATIONS, micro_batch)
     }
 }
@@ -364,7 +368,7 @@ impl BilevelProblem for StepProblem<'_> {
         self.require_lower()?;
         let began = Instant::now();
         for (term, batch) in &mut self.lower {
-            *batch = Some(term.next(self.setting.micro_batch));
+            *batch = Some(term.next(self.setting.micro_batch)?);
         }
         self.drawing += began.elapsed();
         Ok(())

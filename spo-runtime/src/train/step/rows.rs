@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use spo_api::{Columns, Group, Layout, LogProbs, PreferenceBatch, Ragged, Side, TokenBatch, Totals};
-use spo_data::{Dataset, Example, MicroBatch};
+use spo_api::{Columns, Group, Layout, LogProbs, PreferenceBatch, Ragged, Result, Side, TokenBatch, Totals};
+use spo_data::{Dataset, MicroBatch};
 
 use crate::plan::view::View;
 use crate::store::scores::Scores;
@@ -38,40 +38,38 @@ struct Slot {
 }
 
 impl Pass {
-    /// Assembles rows of a dataset.
-    pub(crate) fn new(dataset: &Dataset, rows: &[usize], view: View) -> Self {
-        let mut part = Pass { rows: rows.to_vec(), tokens: TokenBatch::default(), slots: Vec::new() };
-        for &row in rows {
+    /// Assembles rows of a dataset, given their groups.
+    fn new(dataset: &Dataset, rows: Vec<(usize, Cow<'_, [Group]>)>, view: View) -> Result<Self> {
+        let mut part = Pass { rows: Vec::new(), tokens: TokenBatch::default(), slots: Vec::new() };
+        for (row, groups) in rows {
+            part.rows.push(row);
             let example = &dataset.examples[row];
             let first = if example.desirable { Role::Chosen } else { Role::Rejected };
             let answers = if view.layout == Layout::Pairs { 2 } else { 1 };
-            let mut slot = |role, row: usize, of: &Example, answer| {
-                let scored = of.scored(answer);
-                let length =
-                    of.groups.iter().flat_map(|group| &group.completions).nth(answer).map_or(0, Vec::len);
-                part.slots.push(Slot { role, row, scored, length });
-            };
             let mut roles = [first, Role::Rejected].into_iter().take(answers);
             let mut answer = 0;
-            for group in &example.groups {
+            for group in &*groups {
                 let taken: Vec<_> = roles.by_ref().take(group.completions.len()).collect();
                 if !taken.is_empty() {
                     let completions = group.completions[..taken.len()].to_vec();
-                    part.tokens.groups.push(Group { prompt: group.prompt.clone(), completions });
-                    for role in taken {
-                        slot(role, row, example, answer);
+                    for (role, completion) in taken.into_iter().zip(&completions) {
+                        let length = completion.len();
+                        part.slots.push(Slot { role, row, scored: example.scored(answer, length), length });
                         answer += 1;
                     }
+                    part.tokens.groups.push(Group { prompt: group.prompt.clone(), completions });
                 }
             }
             let other = view.mismatch(row, dataset.examples.len());
             if let (Some(other), Some(group)) = (other, part.tokens.groups.last_mut()) {
-                let other = &dataset.examples[other];
-                group.completions.push(other.groups[0].completions[0].clone());
-                slot(Role::Mismatched, row, other, 0);
+                let example = &dataset.examples[other];
+                let completion = example.groups()?[0].completions[0].clone();
+                let scored = example.scored(0, completion.len());
+                part.slots.push(Slot { role: Role::Mismatched, row, scored, length: completion.len() });
+                group.completions.push(completion);
             }
         }
-        part
+        Ok(part)
     }
 
     /// Stores log-probs of this pass under their rows.
@@ -138,6 +136,11 @@ impl Pass {
     }
 }
 
+/// Number of tokens the model has to read for a group.
+fn tokens(group: &Group) -> usize {
+    group.prompt.len() + group.completions.iter().map(Vec::len).sum::<usize>()
+}
+
 /// The rows of an optimizer batch, split into passes.
 pub(crate) struct Batch {
     /// How the objective sees the rows.
@@ -149,22 +152,31 @@ pub(crate) struct Batch {
 
 impl Batch {
     /// Splits `rows` into passes; without a micro-batch size, into a single pass.
+    ///
+    /// # Errors
+    /// When the rows are in a file that cannot be read.
     pub(crate) fn new(
         dataset: &Dataset,
         rows: &[usize],
         view: View,
         micro_batch: Option<MicroBatch>,
-    ) -> Self {
-        let tokens: Vec<usize> = rows.iter().map(|&row| dataset.examples[row].tokens()).collect();
+    ) -> Result<Self> {
+        let groups = |&row: &usize| Ok((row, dataset.examples[row].groups()?));
+        let read: Vec<_> = rows.iter().map(groups).collect::<Result<_>>()?;
+        let tokens: Vec<usize> = read.iter().map(|(_, groups)| groups.iter().map(tokens).sum()).collect();
         let pieces = micro_batch.unwrap_or(MicroBatch::Rows(rows.len())).split(&tokens);
-        let passes: Vec<Pass> =
-            pieces.into_iter().map(|piece| Pass::new(dataset, &rows[piece], view)).collect();
+        let mut read = read.into_iter();
+        let pass = |piece: Range<usize>| Pass::new(dataset, read.by_ref().take(piece.len()).collect(), view);
+        let passes: Vec<Pass> = pieces.into_iter().map(pass).collect::<Result<_>>()?;
         let chosen_tokens = passes.iter().map(Pass::chosen_tokens).sum();
-        Batch { view, passes, whole: Totals { rows: rows.len(), chosen_tokens } }
+        Ok(Batch { view, passes, whole: Totals { rows: rows.len(), chosen_tokens } })
     }
 
     /// All rows of a dataset.
-    pub(crate) fn whole(dataset: &Dataset, view: View, micro_batch: MicroBatch) -> Self {
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(crate) fn whole(dataset: &Dataset, view: View, micro_batch: MicroBatch) -> Result<Self> {
         let rows: Vec<usize> = (0..dataset.examples.len()).collect();
         Batch::new(dataset, &rows, view, Some(micro_batch))
     }

@@ -18,7 +18,8 @@ pub(super) struct MeanRow<'a> {
 impl<'a> MeanRow<'a> {
     pub(super) fn of(data: &'a Dataset) -> Self {
         let rows = data.examples.len() as f64;
-        let scored = data.examples.iter().flat_map(|example| example.scored(0));
+        let scored =
+            data.examples.iter().flat_map(|example| example.scored(0, example.lengths.answer as usize));
         let tokens: usize = scored.map(|span| span.len()).sum();
         let mean = |column: usize| data.examples.iter().map(|example| example.columns[column] / rows).sum();
         MeanRow {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::super::allowed::{Allowed, PER_VALUE};
-use super::super::parquet::number;
+use super::super::number::float;
 use super::damaged;
 use super::schema::Integer;
 
@@ -157,9 +157,9 @@ impl Column {
             Values::Null => Ok(Value::Null),
             Values::Bool(bits) => Ok(bits.bit(row)?.into()),
             Values::Integer(integer, data) => data.integer(row, *integer),
-            Values::Float(2, data) => Ok(number(f64::from(half::f16::from_le_bytes(data.at(row)?)))),
-            Values::Float(4, data) => Ok(number(f64::from(f32::from_le_bytes(data.at(row)?)))),
-            Values::Float(_, data) => Ok(number(f64::from_le_bytes(data.at(row)?))),
+            Values::Float(2, data) => Ok(float(f64::from(half::f16::from_le_bytes(data.at(row)?)))),
+            Values::Float(4, data) => Ok(float(f64::from(f32::from_le_bytes(data.at(row)?)))),
+            Values::Float(_, data) => Ok(float(f64::from_le_bytes(data.at(row)?))),
             Values::Text { wide, offsets, data } => data.text(offsets.range(row, *wide)?, allowed),
             Values::View { views, data } => {
                 let view: [u8; 16] = views.at(row)?;
@@ -187,7 +187,7 @@ impl Column {
                 };
                 // As text first, which rounds once.
                 let text = format!("{whole}e-{decimals}");
-                Ok(number(text.parse().map_err(|_| outside())?))
+                Ok(float(text.parse().map_err(|_| outside())?))
             }
             Values::List { wide, offsets, child } => listed(child, offsets.range(row, *wide)?),
             Values::ListView { wide, offsets, sizes, child } => {

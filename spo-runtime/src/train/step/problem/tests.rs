@@ -143,10 +143,10 @@ impl Scene {
             draw: Box::new(drawing()),
         });
         let view = View { layout: Layout::Pairs, mismatched: None };
-        let batch = Batch::new(&self.pairs, &[3, 1, 4, 0], view, micro_batch);
+        let batch = Batch::new(&self.pairs, &[3, 1, 4, 0], view, micro_batch).unwrap();
         let upper = UpperLevel { objective: &mut *dpo, data: scored(0), batch };
         let setting = StepSetting { progress: Progress { step: 0, total: 1 }, micro_batch };
-        work(&mut StepProblem::new(&mut *self.session, upper, lower.collect(), setting, None))
+        work(&mut StepProblem::new(&mut *self.session, upper, lower.collect(), setting, None).unwrap())
     }
 
     /// G with one term only: 0 is the chosen answers of the upper batch, the others are the first rows of a
@@ -326,11 +326,11 @@ fn without_a_lower_level_nothing_is_told_of_it() {
     let scores = scene.reference(0);
     let mut dpo = Registry::linked().unwrap().objective("dpo", &serde_json::json!({})).unwrap();
     let view = View { layout: Layout::Pairs, mismatched: None };
-    let batch = Batch::new(&scene.pairs, &[3, 1], view, None);
+    let batch = Batch::new(&scene.pairs, &[3, 1], view, None).unwrap();
     let data = Scored { rows: &scene.pairs, reference: Some(&scores) };
     let upper = UpperLevel { objective: &mut *dpo, data, batch };
     let setting = StepSetting { progress: Progress { step: 0, total: 1 }, micro_batch: None };
-    let mut problem = StepProblem::new(&mut *scene.session, upper, Vec::new(), setting, None);
+    let mut problem = StepProblem::new(&mut *scene.session, upper, Vec::new(), setting, None).unwrap();
 
     for weights in [LevelWeights::UPPER, LevelWeights { upper: 1.0, lower: 2.0 }] {
         let losses = problem.gradient(Weigh::Fixed(weights), Vector::GRADIENT).unwrap();
