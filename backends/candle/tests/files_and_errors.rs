@@ -485,8 +485,8 @@ fn settings_of_an_adapter_that_change_its_numbers_are_refused() {
         config["lora_dropout"] = json!(0.05);
         config["base_model_name_or_path"] = json!("Org/Another");
     });
-    let remarks = open(&spec).unwrap().info().remarks;
-    says(&remarks.join(" "), &["made for Org/Another", "`lora_dropout` = 0.05"]);
+    let remarks = open(&spec).unwrap().info().remarks.clone();
+    assert!(remarks.len() == 1 && remarks[0].contains("made for Org/Another"), "{remarks:?}");
 }
 
 #[test]
