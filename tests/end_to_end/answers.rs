@@ -38,7 +38,7 @@ fn prompts_come_from_the_command_line_standard_input_and_files() {
     place.write("rows.jsonl", "{\"ask\": \"1+2=\"}\n{\"ask\": \"3+4+5=\"}\n");
     let rows = answers(&place, &["--prompts", "{ path = \"rows.jsonl\", columns = { prompt = \"ask\" } }"]);
     assert_eq!((rows.len(), text(&rows)), (2, text(&given)));
-    assert_eq!(rows[1]["prompt"], "rows.jsonl:2");
+    assert_eq!((&rows[1]["place"], &given[0]["prompt"]), (&json!("rows.jsonl:2"), &json!("1+2=")));
 }
 
 #[test]

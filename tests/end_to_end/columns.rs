@@ -161,7 +161,7 @@ fn a_column_that_is_no_number_is_refused_with_its_place() {
         &[place_of, "there is no column `margin`", "did you mean `margn`?"],
     );
     refused(&line("\"margin\": null"), plain, &[place_of, "there is no column `margin`", "needs a number"]);
-    refused(&line("\"margin\": \"\""), plain, &[place_of, "there is no column `margin`"]);
+    refused(&line("\"margin\": \"\""), plain, &[place_of, "the column `margin` has no value here"]);
     refused(&line("\"margin\": \"much\""), plain, &[place_of, "column `margin`", "found the text \"much\""]);
     refused(&line("\"margin\": \"nan\""), plain, &[place_of, "expected a finite number"]);
     refused(&line("\"margin\": true"), plain, &[place_of, "expected a finite number, found"]);

@@ -210,7 +210,7 @@ impl<'a> Columns<'a> {
         match prompt {
             Text::Plain(_) => Err(DataError::new(
                 "column `system`: a system prompt has no place in plain text; make the prompt a list of messages, or \
-                 map it as a user's question: columns = { question = \"prompt\" }",
+                 map its column to `question` instead of `prompt`: columns = { question = ... }",
             )),
             Text::Chat(mut messages) => {
                 match messages.first().filter(|first| ["system", "developer"].contains(&role(first))) {

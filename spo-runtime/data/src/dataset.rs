@@ -19,7 +19,7 @@ use crate::source::Source;
 use crate::special::SpecialTokens;
 use crate::tokenize::tokenize;
 use crate::tokenizer::Tokenizer;
-use crate::tokens::{Tokens, Writer};
+use crate::tokens::{Tokens, Writer, unwritable};
 use crate::turns::TrainOn;
 use crate::window::{Truncation, cut};
 
@@ -177,8 +177,7 @@ impl Dataset {
         folder: &Path,
     ) -> Result<Self> {
         let mut builder = Builder::new(layout, tokenizer, fit)?;
-        let failed = |e: std::io::Error| DataError::io(folder, &e);
-        builder.disk = Some(Writer::new(folder).map_err(failed)?);
+        builder.disk = Some(Writer::new(folder).map_err(|e| unwritable(folder, &e))?);
         for source in sources {
             builder.source(source)?;
         }

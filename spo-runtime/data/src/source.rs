@@ -302,6 +302,9 @@ impl Source {
 
 /// The error for a missing column; it lists the columns that exist.
 pub(crate) fn missing<'a>(column: &str, present: impl Iterator<Item = &'a String> + Clone) -> DataError {
+    if present.clone().any(|name| name == column) {
+        return DataError::new(format!("the column `{column}` has no value here"));
+    }
     const LISTED: usize = 20;
     let listed: Vec<_> = present.clone().take(LISTED).map(|c| format!("`{}`", brief(c))).collect();
     let more = if present.clone().nth(LISTED).is_some() { ", ..." } else { "" };

@@ -143,8 +143,18 @@ impl Writer {
 
     /// What is said when writing failed.
     pub(crate) fn failed(&self, error: &io::Error) -> DataError {
-        DataError::in_file(&self.file.folder, format!("cannot write the tokens of the rows: {error}"))
+        unwritable(&self.file.folder, error)
     }
+}
+
+/// What is said where no tokens can be written.
+pub(crate) fn unwritable(folder: &Path, error: &io::Error) -> DataError {
+    DataError::in_file(
+        folder,
+        format!(
+            "cannot write the tokens of the rows: {error} (`cache.folder` says where, for `check` TMPDIR)"
+        ),
+    )
 }
 
 /// Bytes that hold the largest of these ids.

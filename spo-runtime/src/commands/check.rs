@@ -103,7 +103,7 @@ fn as_text(plan: &Plan) -> spo_api::Result<String> {
         let _ = writeln!(
             out,
             "warning: the model has a chat template, and rows of plain text are trained on without it ({}). To use it, make \
-             the prompt a list of messages, or a user's question: columns = {{ question = \"prompt\" }}",
+             the prompt a list of messages, or map its column to `question` instead of `prompt`: columns = {{ question = ... }}",
             files.join(", ")
         );
     }

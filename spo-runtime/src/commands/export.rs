@@ -9,6 +9,7 @@ use spo_transformer::gguf;
 use super::saved_model::SavedModel;
 use crate::error::{BadInput, bad};
 use crate::plan::fetch;
+use crate::reporter::say;
 use crate::store::bundle;
 use crate::train::card;
 use crate::train::model_folder::save;
@@ -73,18 +74,26 @@ impl ExportArguments {
                 );
             };
             let [model, adapter] = [&whole.model, adapter].map(|path| fetch::model(path));
-            let written = gguf::write_adapter(&model.map_err(bad)?, &adapter.map_err(bad)?, output);
-            return Ok(written.map_err(bad)?);
+            gguf::write_adapter(&model.map_err(bad)?, &adapter.map_err(bad)?, output).map_err(bad)?;
+            self.tell();
+            return Ok(());
         }
         if let Some(kind) = self.gguf {
             self.is_free()?;
-            return self.write_gguf(registry, kind);
+            self.write_gguf(registry, kind)?;
+            self.tell();
+            return Ok(());
         }
         is_free_folder(output)?;
         let (tokenizer, mut session) = self.model.open(registry)?;
         let what = self.dtype.map_or(Export::Model, |dtype| Export::ModelIn(dtype.into()));
         save(&mut *session, output, what, &tokenizer, &self.card()?)?;
+        self.tell();
         Ok(())
+    }
+
+    fn tell(&self) {
+        say(&format!("{} is written", self.output.display()));
     }
 
     fn card(&self) -> Result<String, BadInput> {

@@ -1,7 +1,7 @@
 //! `spo-run generate`: continues prompts with a saved model.
 
 use anyhow::Context;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use spo_api::{Registry, read_within};
 use spo_data::{Place, Prompt, Text, Tokenizer, message};
 
@@ -50,6 +50,10 @@ pub(crate) struct GenerateArguments {
 struct Asked {
     /// How messages name it.
     name: String,
+    /// What it says: a text, or messages.
+    said: Value,
+    /// Where it stands, of a row.
+    place: Option<String>,
     ids: Vec<u32>,
 }
 
@@ -115,7 +119,10 @@ impl GenerateArguments {
                 continue;
             }
             if !alone {
-                say(&answer.text);
+                let before = if i == 0 { "" } else { "\n" };
+                let number =
+                    if self.samples > 1 { format!(", answer {}", sample + 1) } else { String::new() };
+                say(&format!("{before}{}{number}:\n{}", asked.name, answer.text));
             }
             if answer.end == End::Length {
                 complain(&format!(
@@ -148,6 +155,11 @@ impl GenerateArguments {
 
     /// A prompt's tokens: with a chat template, those of a conversation.
     fn ask(&self, (name, mut prompt): (String, Prompt), tokenizer: &Tokenizer) -> Result<Asked, BadInput> {
+        let said = match &prompt.text {
+            Text::Plain(text) => text.as_str().into(),
+            Text::Chat(messages) => messages.clone().into(),
+        };
+        let place = self.prompts.as_ref().map(|_| prompt.place.to_string());
         if !self.plain && tokenizer.template().is_ok() {
             prompt = prompt.asked();
         }
@@ -171,7 +183,7 @@ impl GenerateArguments {
         let ids = prompt.encode(tokenizer).map_err(|e| bad(e.to_string()))?;
         match ids.is_empty() {
             true => Err(bad(format!("the prompt {name} has no tokens: there is nothing to continue"))),
-            false => Ok(Asked { name, ids }),
+            false => Ok(Asked { name, said, place, ids }),
         }
     }
 }
@@ -186,6 +198,9 @@ fn standard_input() -> anyhow::Result<String> {
 /// An answer as JSON.
 fn line(asked: &Asked, sample: usize, answer: &Answer) -> String {
     let Answer { text, tokens, end } = answer;
-    json!({ "prompt": asked.name, "sample": sample, "answer": text, "tokens": tokens, "end": end.name() })
-        .to_string()
+    let mut line = json!({ "prompt": asked.said, "sample": sample, "answer": text, "tokens": tokens, "end": end.name() });
+    if let Some(place) = &asked.place {
+        line["place"] = place.as_str().into();
+    }
+    line.to_string()
 }

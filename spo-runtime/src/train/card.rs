@@ -72,7 +72,10 @@ pub(crate) fn of_stage(
         "{what}, trained by stage `{}` of the run `{name}` of spo {spo}.\n\n## Base\n\n",
         stage.name
     )?;
-    let parameters = &record["model"]["parameters"];
+    // Those of a new adapter are not the base's.
+    let [all, trained] =
+        ["parameters", "trainable"].map(|key| record["model"][key].as_u64().unwrap_or_default());
+    let parameters = all.saturating_sub(if model.adapter.is_some() { trained } else { 0 });
     let architecture = record["model"]["architecture"].as_str().unwrap_or_default();
     match (base, &model.revision) {
         (Some(path), Some(commit)) => {

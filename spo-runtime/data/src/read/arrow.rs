@@ -8,7 +8,7 @@ mod column;
 mod schema;
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -67,7 +67,7 @@ pub(crate) fn rows(path: &Path, visit: &mut Visit<'_>) -> Result<()> {
         }
     }
     match schema {
-        Some(_) => Ok(()),
+        Some(_) => messages.end(bytes).map_err(refuse),
         None => Err(refuse(damaged("it has no schema"))),
     }
 }
@@ -79,6 +79,8 @@ fn damaged(what: impl std::fmt::Display) -> String {
 /// The messages of a stream.
 struct Messages {
     file: BufReader<File>,
+    /// Whether the stream stands between two marks.
+    marked: bool,
 }
 
 struct Message {
@@ -91,10 +93,36 @@ impl Messages {
         let mut file = BufReader::new(file);
         let mut begins = [0; MARK.len()];
         let found = read_up_to(&mut file, &mut begins)?;
-        if &begins[..found] != MARK {
+        let marked = &begins[..found] == MARK;
+        if !marked {
             file.seek_relative(-(found as i64))?;
         }
-        Ok(Messages { file })
+        Ok(Messages { file, marked })
+    }
+
+    /// Checks that nothing is missing and nothing is left over behind the last message: a stream may end where it likes,
+    /// between marks a footer follows, then its length and the mark.
+    fn end(&mut self, length: u64) -> Result<(), String> {
+        let read = |e: io::Error| e.to_string();
+        let left = length.saturating_sub(self.file.stream_position().map_err(read)?);
+        let footer = match self.marked {
+            false => 0,
+            true => {
+                let mut last = [0; 10];
+                self.file.seek(SeekFrom::End(-10)).map_err(read)?;
+                self.file.read_exact(&mut last).map_err(read)?;
+                if last[4..] != MARK[..6] {
+                    return Err(damaged("its end is missing"));
+                }
+                u64::from(u32::from_le_bytes(last[..4].try_into().expect("four bytes"))) + last.len() as u64
+            }
+        };
+        match left.checked_sub(footer) {
+            // A footer may begin at a multiple of 8.
+            Some(padding) if padding < 8 && (self.marked || padding == 0) => Ok(()),
+            Some(_) => Err(damaged("there is more behind its end")),
+            None => Err(damaged("its end is missing")),
+        }
     }
 
     fn next(&mut self) -> Result<Option<Message>, String> {
@@ -162,6 +190,30 @@ mod tests {
         })
         .unwrap();
         read
+    }
+
+    #[test]
+    fn a_file_without_its_end_or_with_more_behind_it_is_refused() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let folder = tempfile::tempdir().unwrap();
+        let said = |bytes: &[u8]| {
+            let path = folder.path().join("rows.arrow");
+            std::fs::write(&path, bytes).unwrap();
+            rows(&path, &mut |_, _| Ok(true)).map_err(|e| e.to_string())
+        };
+        let file = std::fs::read(fixtures.join("file.arrow")).unwrap();
+        assert!(file.starts_with(MARK) && said(&file).is_ok());
+        let footer = u32::from_le_bytes(file[file.len() - 10..][..4].try_into().unwrap()) as usize;
+        for cut in [1, 10, footer + 10, footer + 18] {
+            let words = said(&file[..file.len() - cut]).unwrap_err();
+            assert!(words.contains("its end is missing"), "{cut}: {words}");
+        }
+        let stream = std::fs::read(fixtures.join("types.arrow")).unwrap();
+        assert!(!stream.starts_with(MARK) && said(&stream).is_ok());
+        for whole in [file, stream] {
+            let words = said(&[&whole[..], &whole[..]].concat()).unwrap_err();
+            assert!(words.contains("more behind its end"), "{words}");
+        }
     }
 
     #[test]

@@ -20,9 +20,14 @@ const SEEN: [&str; 8] = [
     "chat_template_kwargs",
 ];
 
-/// A number of a file that is no JSON. NaN and infinity become null, because JSON has neither.
+/// A number of a file that is no JSON, which has neither NaN nor infinity. NaN becomes null: tables of data frames have it where
+/// a number is missing. Infinity becomes its name, so that it is refused where a number is wanted.
 pub(super) fn float(x: f64) -> Value {
-    Number::from_f64(x).map_or(Value::Null, Value::Number)
+    match Number::from_f64(x) {
+        Some(number) => Value::Number(number),
+        None if x.is_nan() => Value::Null,
+        None => Value::String(x.to_string()),
+    }
 }
 
 /// Parses a row.

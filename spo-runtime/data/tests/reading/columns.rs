@@ -116,7 +116,7 @@ fn what_would_change_the_meaning_is_refused() {
         ),
     ];
     assert_snapshot!(errors.join("\n"), @r#"
-    a.jsonl:1: column `system`: a system prompt has no place in plain text; make the prompt a list of messages, or map it as a user's question: columns = { question = "prompt" }
+    a.jsonl:1: column `system`: a system prompt has no place in plain text; make the prompt a list of messages, or map its column to `question` instead of `prompt`: columns = { question = ... }
     a.jsonl:1: column `history`: earlier turns belong to an `instruction` or a `question`; write them as messages of the prompt
     a.jsonl:1: column `images`: only text is read, and without it the text may mean something else: remove such rows, or the column
     a.jsonl:1: column `audio`: only text is read, and without it the text may mean something else: remove such rows, or the column
