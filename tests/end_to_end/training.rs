@@ -123,6 +123,17 @@ fn every_objective_trains_under_every_step() {
 }
 
 #[test]
+fn check_says_what_is_in_the_way_of_a_run() {
+    let place = place();
+    place.write("recipe.toml", HEAD);
+    let told = || place.run(&["check", "recipe.toml"]).success().stdout;
+    let words = "recipe already holds a run: choose another `run.output`";
+    assert!(!told().contains(words));
+    place.run(&["recipe.toml", "--quiet"]).success();
+    assert!(told().contains(words), "{}", told());
+}
+
+#[test]
 fn the_first_version_of_spo_is_look_ahead_with_its_regularizer() {
     let place = place();
     let short = run(&place, "short", &align(r#""dpo""#, r#""spo-v1""#, ""), &[]);

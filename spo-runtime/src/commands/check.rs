@@ -16,6 +16,7 @@ use crate::plan::Plan;
 use crate::plan::memory::Forecast;
 use crate::recipe::document::Document;
 use crate::reporter::say;
+use crate::store::output;
 use crate::sweep;
 
 /// Number of rows shown from each training set.
@@ -106,6 +107,9 @@ fn as_text(plan: &Plan) -> spo_api::Result<String> {
              the prompt a list of messages, or map its column to `question` instead of `prompt`: columns = {{ question = ... }}",
             files.join(", ")
         );
+    }
+    if let Some(message) = output::in_the_way(&plan.output, &plan.recipe) {
+        let _ = writeln!(out, "warning: {message}");
     }
     let mut shown: Vec<*const Dataset> = Vec::new();
     for stage in &plan.stages {

@@ -316,7 +316,9 @@ impl Document {
             for other in displaced(segment) {
                 let there = join(&resolved, other);
                 let earlier = self.places.iter().find_map(|(place, at)| match at {
-                    Place::Override(earlier) if *place == there || is_below(place, &there) => {
+                    Place::Override(earlier)
+                        if *place == there || is_below(place, &there) || is_below(&there, place) =>
+                    {
                         Some(&self.overrides[*earlier]).filter(|earlier| earlier.origin == origin)
                     }
                     _ => None,
@@ -460,6 +462,7 @@ optimizer = { lr = 1e-5, warmup = 0.1 }
         for pair in [
             ["data.split={ eval = 0.1 }", "data.eval=held-out.jsonl"],
             ["data.eval=held-out.jsonl", "data.split.eval=0.1"],
+            ["data={ train = \"rows.jsonl\", split = { eval = 0.1 } }", "data.eval=held-out.jsonl"],
             ["stage.align.epochs=3", "stage.align.steps=5"],
         ] {
             let error = with(&pair).err().unwrap_or_else(|| panic!("{pair:?}")).to_string();

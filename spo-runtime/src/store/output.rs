@@ -84,7 +84,9 @@ impl Output {
                     ))
                     .into());
                 }
-                (Resume::Never, _) if !run.overwrite => return Err(output.taken().into()),
+                (Resume::Never, _) if !run.overwrite => {
+                    return Err(BadInput(format!("error: {}", taken(folder))).into());
+                }
                 _ => {}
             }
             // Removes only what a run writes, because the folder may contain other files.
@@ -101,20 +103,6 @@ impl Output {
         // Written last: this file marks the folder as a run.
         output.json(RECORD, &output.planned)?;
         Ok((output, Before::Nothing))
-    }
-
-    fn taken(&self) -> BadInput {
-        let folder = self.folder.display();
-        let how = match self.folder.join(SUMMARY).exists() {
-            true => String::new(),
-            false => {
-                format!(" that is not finished: `spo-run resume {}` continues it; or", word(&self.folder))
-            }
-        };
-        let how = if how.is_empty() { ":".to_owned() } else { how };
-        BadInput(format!(
-            "error: {folder} already holds a run{how} choose another `run.output`, or set `run.overwrite = true`"
-        ))
     }
 
     /// How the run in the folder differs from the planned one.
@@ -168,6 +156,23 @@ impl Output {
     fn json(&self, name: &str, value: &impl Serialize) -> anyhow::Result<()> {
         write_json(&self.folder.join(name), value)
     }
+}
+
+/// What stands in the way of a new run in this folder.
+pub(crate) fn in_the_way(folder: &Path, recipe: &Recipe) -> Option<String> {
+    let refused = recipe.run.resume == Resume::Never && !recipe.run.overwrite;
+    (refused && folder.join(RECORD).exists()).then(|| taken(folder))
+}
+
+fn taken(folder: &Path) -> String {
+    let how = match folder.join(SUMMARY).exists() {
+        true => ":".to_owned(),
+        false => format!(" that is not finished: `spo-run resume {}` continues it; or", word(folder)),
+    };
+    format!(
+        "{} already holds a run{how} choose another `run.output`, or set `run.overwrite = true`",
+        folder.display()
+    )
 }
 
 /// How the recipe of the run in a folder differs from this one; `None` also if there is no run. The recipe is that of
