@@ -200,12 +200,14 @@ fn a_mapped_column_is_for_the_stages_that_read_it() {
     assert_eq!(steps(&place.metrics("out"), "t").len(), 2);
     // Without the second stage, the name means nothing.
     place.write("recipe.toml", recipe(from, r#"objective = "sft""#));
-    let outcome = place.run(&["check", "recipe.toml"]);
-    assert!(
-        outcome.code == 2 && outcome.stderr.contains("`margin` has no meaning here"),
-        "{}",
-        outcome.stderr
-    );
+    for stream in ["data.stream=false", "data.stream=true"] {
+        let outcome = place.run(&["check", "recipe.toml", "--set", stream]);
+        assert!(
+            outcome.code == 2 && outcome.stderr.contains("`margin` has no meaning here"),
+            "{stream}: {}",
+            outcome.stderr
+        );
+    }
 }
 
 /// The test plugin with these definitions.

@@ -156,12 +156,7 @@ impl Dataset {
     /// When a file cannot be read or parsed, when the chat template rejects a row, when no row is left,
     /// and, with [`Fit::strict`], when a row has any finding.
     pub fn load(sources: &[Source], layout: Layout, tokenizer: &Tokenizer, fit: &Fit) -> Result<Self> {
-        let mut builder = Builder::new(layout, tokenizer, fit)?;
-        for source in sources {
-            source.columns.check(&fit.columns)?;
-            builder.source(source)?;
-        }
-        builder.finish()
+        Builder::new(layout, tokenizer, fit)?.sources(sources)
     }
 
     /// Reads and tokenizes files as [`load`](Self::load) does, and keeps the tokens in a file without a name in this
@@ -178,10 +173,7 @@ impl Dataset {
     ) -> Result<Self> {
         let mut builder = Builder::new(layout, tokenizer, fit)?;
         builder.disk = Some(Writer::new(folder).map_err(|e| unwritable(folder, &e))?);
-        for source in sources {
-            builder.source(source)?;
-        }
-        builder.finish()
+        builder.sources(sources)
     }
 
     /// Tokenizes rows that were built in memory, whose [`columns`](Row::columns) may be left empty where all have defaults.
@@ -274,6 +266,15 @@ impl<'a> Builder<'a> {
         let columns = fit.columns.iter().map(|column| column.name.clone()).collect();
         let dataset = Dataset { layout, columns, examples: Vec::new(), report: Report::default() };
         Ok(Builder { tokenizer, fit, waiting: Vec::new(), disk: None, seen: Seen::new(), dataset })
+    }
+
+    /// Reads all sources.
+    fn sources(mut self, sources: &[Source]) -> Result<Dataset> {
+        for source in sources {
+            source.columns.check(&self.fit.columns)?;
+            self.source(source)?;
+        }
+        self.finish()
     }
 
     /// Adds the rows of a source as often as its weight says.
