@@ -81,8 +81,7 @@ impl Objective for AlphaDpo {
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
-        let targets = self.targets(batch)?;
-        self.logistic(batch, &targets, out)
+        self.evaluate_held(batch, batch, out)
     }
 
     /// Holds the targets.

@@ -1,10 +1,11 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use spo_api::{
-    Dual, EvaluationMut, Layout, Objective, Pair, Part, PreferenceBatch, Reading, Requirements, Result,
-    Scalar, register,
+    EvaluationMut, Layout, Objective, Pair, Part, PreferenceBatch, Requirements, Result, register,
 };
 
+use super::dpo::Dpo;
+use super::f_divergence::FDivergence;
 use super::options::tenth;
 use super::paired::pairs;
 use super::running::Running;
@@ -51,17 +52,16 @@ impl BetaDpo {
         Ok((self.beta * (1.0 + self.alpha * (mean - running))).max(1e-3))
     }
 
-    fn logistic(&self, batch: &PreferenceBatch<'_>, beta: f64, out: &mut EvaluationMut<'_>) -> Result<()> {
-        out.metrics.insert("beta".into(), beta);
-        for (i, pair) in pairs(batch)?.iter().enumerate() {
-            out.rewards.chosen.push(beta * pair.chosen.log_ratio());
-            out.rewards.rejected.push(beta * pair.rejected.log_ratio());
-            let loss = -(Dual::<1>::input(pair.margin(), 0) * beta).log_sigmoid();
-            out.losses[i] = loss.value;
-            let d = loss.partials[0] / batch.whole.rows as f64;
-            Reading::default().spread(batch, i, [d, -d], out);
+    /// The loss, once `beta'` is known.
+    fn at(beta: f64) -> Dpo {
+        Dpo {
+            beta,
+            label_smoothing: 0.0,
+            reference_free: false,
+            f_divergence: FDivergence::ReverseKl,
+            ld_alpha: 1.0,
+            use_weighting: false,
         }
-        Ok(())
     }
 }
 
@@ -71,8 +71,7 @@ impl Objective for BetaDpo {
     }
 
     fn evaluate(&mut self, batch: &PreferenceBatch<'_>, out: &mut EvaluationMut<'_>) -> Result<()> {
-        let beta = self.adapt(batch)?;
-        self.logistic(batch, beta, out)
+        self.evaluate_held(batch, batch, out)
     }
 
     /// Holds `beta'`.
@@ -83,7 +82,8 @@ impl Objective for BetaDpo {
         out: &mut EvaluationMut<'_>,
     ) -> Result<()> {
         let beta = self.adapt(at)?;
-        self.logistic(batch, beta, out)
+        out.metrics.insert("beta".into(), beta);
+        Self::at(beta).evaluate(batch, out)
     }
 
     fn state(&self) -> Vec<u8> {
@@ -105,6 +105,7 @@ register!(objective BetaDpo {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use spo_api::Scalar;
 
     use super::*;
     use crate::losses::testing::{evaluate, objective};

@@ -63,6 +63,12 @@ enum GgufType {
 impl ExportArguments {
     /// Writes a Hugging Face folder, or a GGUF file. Refuses to write over anything.
     pub(crate) fn run(&self, registry: &mut Registry) -> anyhow::Result<()> {
+        self.write(registry)?;
+        say(&format!("{} is written", self.output.display()));
+        Ok(())
+    }
+
+    fn write(&self, registry: &mut Registry) -> anyhow::Result<()> {
         let output = &self.output;
         if self.adapter_gguf {
             self.is_free()?;
@@ -74,26 +80,18 @@ impl ExportArguments {
                 );
             };
             let [model, adapter] = [&whole.model, adapter].map(|path| fetch::model(path));
-            gguf::write_adapter(&model.map_err(bad)?, &adapter.map_err(bad)?, output).map_err(bad)?;
-            self.tell();
-            return Ok(());
+            let written = gguf::write_adapter(&model.map_err(bad)?, &adapter.map_err(bad)?, output);
+            return Ok(written.map_err(bad)?);
         }
         if let Some(kind) = self.gguf {
             self.is_free()?;
-            self.write_gguf(registry, kind)?;
-            self.tell();
-            return Ok(());
+            return self.write_gguf(registry, kind);
         }
         is_free_folder(output)?;
         let (tokenizer, mut session) = self.model.open(registry)?;
         let what = self.dtype.map_or(Export::Model, |dtype| Export::ModelIn(dtype.into()));
         save(&mut *session, output, what, &tokenizer, &self.card()?)?;
-        self.tell();
         Ok(())
-    }
-
-    fn tell(&self) {
-        say(&format!("{} is written", self.output.display()));
     }
 
     fn card(&self) -> Result<String, BadInput> {

@@ -66,7 +66,7 @@ fn check(registry: &Registry, text: &str) -> Result<(), BadInput> {
     let document = Document::parse("the imported recipe", text.to_owned(), &[])?;
     for stage in document.to_recipe()?.stage {
         let optimizer = &stage.optimizer;
-        compose::objective(registry, &stage.objective)
+        compose::objective(registry, &stage.objective, None)
             .and_then(|_| optimizer.part.build(registry, Registry::optimizer))
             .and_then(|_| optimizer.own.schedule.part.build(registry, Registry::schedule))
             .map_err(|e| document.locate("", e))?;

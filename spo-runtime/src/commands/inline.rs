@@ -38,7 +38,7 @@ pub(crate) fn objective(registry: &mut Registry, text: &str) -> Result<Box<dyn O
     spec.place("objective");
     let parts: Vec<_> = spec.parts().into_iter().map(PartSpec::identity).collect();
     libraries::load_if_unknown(registry, &parts, None)?;
-    compose::objective(registry, &spec).map_err(|e| document.locate("", e))
+    compose::objective(registry, &spec, None).map_err(|e| document.locate("", e))
 }
 
 /// Files of rows as in a recipe: a path, or inline TOML such as `{ path = "rows.csv", columns = { prompt = "q" } }`.

@@ -37,7 +37,7 @@ pub(super) struct Parts {
 impl Parts {
     pub(super) fn of(registry: &Registry, stage: &Stage) -> Result<Self, ConfigError> {
         let bilevel = compose::bilevel(registry, &stage.bilevel)?;
-        let objective = compose::regularized(registry, &stage.objective, bilevel.step.regularizer())?;
+        let objective = compose::objective(registry, &stage.objective, bilevel.step.regularizer())?;
         let optimizer = stage.optimizer.part.build(registry, Registry::optimizer)?;
         let schedule = stage.optimizer.own.schedule.part.build(registry, Registry::schedule)?;
         Ok(Parts { objective, bilevel, optimizer, schedule })

@@ -8,42 +8,32 @@ use super::data::TermData;
 use super::objective::{Factor, LowerSpec, ObjectiveSpec, Weighted};
 use super::part::Spec;
 
-/// Builds an objective, or a weighted sum of several.
+/// Builds an objective, or a weighted sum of several, with the loss that a step adds to it.
 pub(crate) fn objective(
-    registry: &Registry,
-    spec: &ObjectiveSpec,
-) -> Result<Box<dyn Objective>, ConfigError> {
-    regularized(registry, spec, None)
-}
-
-/// Builds an objective with the loss that a step adds to it.
-pub(crate) fn regularized(
     registry: &Registry,
     spec: &ObjectiveSpec,
     regularizer: Option<Regularizer>,
 ) -> Result<Box<dyn Objective>, ConfigError> {
-    let added = match regularizer {
-        None => None,
-        Some(Regularizer { objective: name, weight }) => {
-            let objective = registry.objective(name, &serde_json::json!({}))?;
-            Some(Component { name: name.to_owned(), weight, schedule: None, objective })
-        }
-    };
-    match spec {
-        ObjectiveSpec::One(spec) if added.is_some() => {
+    let (mut components, place) = match spec {
+        ObjectiveSpec::One(spec) => {
             let objective = spec.part.build(registry, Registry::objective)?;
-            let first = Component { name: spec.part.name.clone(), weight: 1.0, schedule: None, objective };
-            sum([first].into_iter().chain(added).collect()).map_err(|error| at(&spec.part.place, error))
+            if regularizer.is_none() {
+                return Ok(objective);
+            }
+            let name = spec.part.name.clone();
+            (vec![Component { name, weight: 1.0, schedule: None, objective }], &spec.part.place)
         }
-        ObjectiveSpec::One(spec) => spec.part.build(registry, Registry::objective),
         ObjectiveSpec::Sum(terms) => {
             let term = |term: &Spec<Weighted>| component(registry, term, term.own.weight, term.own.schedule);
-            let components: Vec<_> = terms.iter().map(term).collect::<Result<_, _>>()?;
-            // Errors about the sum as a whole are located at the list.
-            sum(components.into_iter().chain(added).collect())
-                .map_err(|error| at(&terms[0].part.place, error))
+            (terms.iter().map(term).collect::<Result<_, _>>()?, &terms[0].part.place)
         }
+    };
+    if let Some(Regularizer { objective: name, weight }) = regularizer {
+        let objective = registry.objective(name, &serde_json::json!({}))?;
+        components.push(Component { name: name.to_owned(), weight, schedule: None, objective });
     }
+    // Errors about the sum as a whole are located at the list.
+    sum(components).map_err(|error| at(place, error))
 }
 
 /// Locates an error at a list, given the location of its first term.

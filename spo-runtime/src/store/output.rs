@@ -68,6 +68,9 @@ impl Output {
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let output = Output { _lock: lock(&folder)?, folder, planned };
         let folder = &output.folder;
+        if let Some(message) = in_the_way(folder, recipe) {
+            return Err(BadInput(format!("error: {message}")).into());
+        }
         if folder.join(RECORD).exists() {
             let run = &recipe.run;
             let other = output.difference(recipe);
@@ -83,9 +86,6 @@ impl Output {
                         folder.display()
                     ))
                     .into());
-                }
-                (Resume::Never, _) if !run.overwrite => {
-                    return Err(BadInput(format!("error: {}", taken(folder))).into());
                 }
                 _ => {}
             }
@@ -160,19 +160,18 @@ impl Output {
 
 /// What stands in the way of a new run in this folder.
 pub(crate) fn in_the_way(folder: &Path, recipe: &Recipe) -> Option<String> {
-    let refused = recipe.run.resume == Resume::Never && !recipe.run.overwrite;
-    (refused && folder.join(RECORD).exists()).then(|| taken(folder))
-}
-
-fn taken(folder: &Path) -> String {
+    let replaced = recipe.run.resume == Resume::Auto || recipe.run.overwrite;
+    if replaced || !folder.join(RECORD).exists() {
+        return None;
+    }
     let how = match folder.join(SUMMARY).exists() {
         true => ":".to_owned(),
         false => format!(" that is not finished: `spo-run resume {}` continues it; or", word(folder)),
     };
-    format!(
+    Some(format!(
         "{} already holds a run{how} choose another `run.output`, or set `run.overwrite = true`",
         folder.display()
-    )
+    ))
 }
 
 /// How the recipe of the run in a folder differs from this one; `None` also if there is no run. The recipe is that of

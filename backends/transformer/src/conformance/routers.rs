@@ -4,7 +4,7 @@ use spo_api::{Session, Statistics, TokenBatch, Vector, VectorSpace};
 
 use super::models::cases;
 use super::sharing::unshared;
-use super::support::{batch, distance, hold_choices, norm, open, wave, weights, worst};
+use super::support::{batch, derivative_along, distance, hold_choices, norm, open, wave, weights, worst};
 use crate::engine::Engine;
 use crate::session::{Options, TransformerSession};
 
@@ -47,20 +47,12 @@ pub fn the_loss_of_routers_has_its_gradient<E: Engine>(engine: impl Fn() -> E) {
         assert_eq!(gradient(&mut recomputed, &batch), (shared.clone(), loss), "{name}");
 
         hold_choices(&mut session, &batch);
-        let start = session.read(Vector::PARAMETERS).expect("parameters");
-        let arbitrary = wave(start.len(), 1.0);
+        let arbitrary = wave(shared.len(), 1.0);
         for direction in [&shared, &arbitrary] {
             let scale = 1.0 / norm(direction);
             let along = shared.iter().zip(direction).map(|(&g, &d)| f64::from(g) * f64::from(d) * scale);
             let slope: f64 = along.sum();
-            let mut at = |step: f64| {
-                let moved =
-                    start.iter().zip(direction).map(|(x, &d)| x + (step * scale * f64::from(d)) as f32);
-                session.write(Vector::PARAMETERS, &moved.collect::<Vec<_>>()).expect("as many values");
-                gradient(&mut session, &batch).1
-            };
-            let h = 4e-3;
-            let difference = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
+            let difference = derivative_along(&mut session, direction, |session| gradient(session, &batch).1);
             let error = (difference - slope).abs();
             assert!(error < 1e-2 * norm(&shared), "{name}: gradient {slope}, finite difference {difference}");
         }

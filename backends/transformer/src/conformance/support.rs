@@ -90,3 +90,27 @@ pub(super) fn worst(x: &[f64], y: &[f64]) -> f64 {
 pub(super) fn scratch() -> tempfile::TempDir {
     tempfile::tempdir().expect("a writable folder")
 }
+
+/// The derivative at 0, by central differences of fourth order: with second order, a step large enough to dominate f32 noise
+/// is too large.
+pub(super) fn derivative(mut at: impl FnMut(f64) -> f64) -> f64 {
+    let h = 4e-3;
+    (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h)
+}
+
+/// The same of a figure of the model, along a direction in the space of parameters, which is taken to have length 1.
+pub(super) fn derivative_along<E: Engine>(
+    session: &mut TransformerSession<E>,
+    direction: &[f32],
+    mut figure: impl FnMut(&mut TransformerSession<E>) -> f64,
+) -> f64 {
+    let start = session.read(Vector::PARAMETERS).expect("parameters");
+    let scale = 1.0 / norm(direction);
+    let found = derivative(|step| {
+        let moved = start.iter().zip(direction).map(|(x, &d)| x + (step * scale * f64::from(d)) as f32);
+        session.write(Vector::PARAMETERS, &moved.collect::<Vec<_>>()).expect("as many values");
+        figure(session)
+    });
+    session.write(Vector::PARAMETERS, &start).expect("as many values");
+    found
+}

@@ -54,7 +54,7 @@ fn scene() -> Scene {
 
 fn sft(weight: f64) -> Box<dyn Objective> {
     let spec = serde_json::from_value(serde_json::json!([{ "name": "sft", "weight": weight }])).unwrap();
-    compose::objective(&Registry::linked().unwrap(), &spec).unwrap()
+    compose::objective(&Registry::linked().unwrap(), &spec, None).unwrap()
 }
 
 /// `weight (1 + seen) ln(1 + e^(-s/8))` of an answer's log-prob s. It is not linear in s. If it counts its
