@@ -60,7 +60,10 @@ fn rows() {
 fn parquet() {
     let folder = tempfile::tempdir().unwrap();
     let (path, tokenizer) = (folder.path().join("rows.parquet"), chat_tokenizer(folder.path()));
-    fuzz("parquet", &corpus("parquet"), &["PAR1", "prompt", "\u{0}\u{0}\u{0}"], |bytes| {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let packed = ["zstd", "brotli"].map(|codec| fs::read(fixtures.join(format!("{codec}.parquet"))).unwrap());
+    let corpus = [corpus("parquet"), packed.to_vec()].concat();
+    fuzz("parquet", &corpus, &["PAR1", "prompt", "\u{0}\u{0}\u{0}"], |bytes| {
         fs::write(&path, bytes).unwrap();
         read(Format::Parquet, &path, &tokenizer);
     });

@@ -117,8 +117,13 @@ proptest! {
     }
 
     #[test]
-    fn damaged_parquet(at in any::<prop::sample::Index>(), byte: u8, cut in any::<prop::sample::Index>()) {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chat.parquet");
+    fn damaged_parquet(
+        name in prop::sample::select(vec!["chat", "rows.brotli", "messages.zstd"]),
+        at in any::<prop::sample::Index>(),
+        byte: u8,
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{name}.parquet"));
         let mut content = fs::read(path).unwrap();
         let at = at.index(content.len());
         content[at] = byte;

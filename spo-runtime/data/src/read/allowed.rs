@@ -18,7 +18,12 @@ pub(super) struct Allowed {
 impl Allowed {
     /// For a file of this size.
     pub(super) fn new(bytes: u64) -> Self {
-        Allowed { bytes, left: Cell::new(bytes.saturating_mul(GROWTH).saturating_add(ALLOWANCE)) }
+        Allowed { bytes, left: Cell::new(whole(bytes)) }
+    }
+
+    /// How many bytes the whole file may become.
+    pub(super) fn whole(&self) -> u64 {
+        whole(self.bytes)
     }
 
     /// Counts bytes that are read.
@@ -44,4 +49,8 @@ impl Allowed {
             ALLOWANCE >> 20
         ))
     }
+}
+
+fn whole(bytes: u64) -> u64 {
+    bytes.saturating_mul(GROWTH).saturating_add(ALLOWANCE)
 }

@@ -1,17 +1,22 @@
 //! Parquet files, row by row.
 
+mod pages;
+
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::DataType;
 use parquet::errors::ParquetError;
-use parquet::file::reader::FileReader;
-use parquet::file::serialized_reader::SerializedFileReader;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::reader::RowGroupReader;
 use parquet::record::Field;
+use parquet::record::reader::RowIter;
 use serde_json::Value;
 use spo_api::open_regular;
 
+use self::pages::Group;
 use super::allowed::{Allowed, PER_ROW, PER_VALUE};
 use super::number::float;
 use crate::error::{At, DataError, Place, Result};
@@ -26,39 +31,61 @@ pub(crate) fn rows(path: &Path, wanted: usize, visit: &mut Visit<'_>) -> Result<
     let refuse = |e: String| DataError::in_file(path, e);
     let file = open_regular(path).map_err(|e| DataError::io(path, &e))?;
     let bytes = file.metadata().map_err(|e| DataError::io(path, &e))?.len();
-    let reader = readable(|| SerializedFileReader::new(file)).map_err(refuse)?;
-    refuse_bomb(&reader, bytes, wanted).map_err(refuse)?;
-    let rows = readable(|| reader.get_row_iter(None)).map_err(refuse)?;
-    let mut rows = rows.with_batch_size(BATCH);
+    let metadata = readable(|| ParquetMetaDataReader::new().parse_and_finish(&file)).map_err(refuse)?;
+    let (file, allowed) = (Arc::new(file), Allowed::new(bytes));
+    refuse_bomb(&file, &metadata, &allowed, wanted).map_err(refuse)?;
     let name: Arc<Path> = path.into();
-    for index in 1.. {
-        let place = Place { file: name.clone(), at: At::Row(index) };
-        let row = readable(|| rows.next().transpose()).map_err(|e| DataError::new(e).at(&place))?;
-        let Some(row) = row else { break };
-        let record = row
-            .get_column_iter()
-            .map(|(column, field)| match value(field) {
-                Ok(value) => Ok((column.clone(), value)),
-                Err(e) => Err(DataError::new(format!("column `{column}`: {}", e.message)).at(&place)),
-            })
-            .collect::<Result<_>>()?;
-        if !visit(place, record)? {
-            break;
+    let mut index = 0;
+    for group in groups(&file, &metadata, &allowed) {
+        let group = group.map_err(refuse)?;
+        let mut rows =
+            readable(|| RowIter::from_row_group(None, &group)).map_err(refuse)?.with_batch_size(BATCH);
+        loop {
+            index += 1;
+            let place = Place { file: name.clone(), at: At::Row(index) };
+            let row = readable(|| rows.next().transpose()).map_err(|e| DataError::new(e).at(&place))?;
+            let Some(row) = row else { break };
+            let record = row
+                .get_column_iter()
+                .map(|(column, field)| match value(field) {
+                    Ok(value) => Ok((column.clone(), value)),
+                    Err(e) => Err(DataError::new(format!("column `{column}`: {}", e.message)).at(&place)),
+                })
+                .collect::<Result<_>>()?;
+            if !visit(place, record)? {
+                return Ok(());
+            }
         }
+        index -= 1;
     }
     Ok(())
 }
 
-/// Refuses a file whose first `wanted` rows take far more memory than its `bytes`: a few bytes can say that a long
-/// value comes a billion times.
+/// The row groups of a file.
+fn groups<'a>(
+    file: &'a Arc<File>,
+    metadata: &'a ParquetMetaData,
+    allowed: &Allowed,
+) -> impl Iterator<Item = Result<Group<'a>, String>> {
+    let limit = allowed.whole();
+    let open = move |group| readable(|| Group::new(file.clone(), group, limit));
+    metadata.row_groups().iter().map(open)
+}
+
+/// Refuses a file whose first `wanted` rows take far more memory than is allowed for its size: a few bytes can say
+/// that a long value comes a billion times.
 ///
 /// # Errors
 /// When they do, or when the file cannot be read.
-fn refuse_bomb(reader: &dyn FileReader, bytes: u64, wanted: usize) -> Result<(), String> {
-    let allowed = Allowed::new(bytes);
+fn refuse_bomb(
+    file: &Arc<File>,
+    metadata: &ParquetMetaData,
+    allowed: &Allowed,
+    wanted: usize,
+) -> Result<(), String> {
     let mut wanted = wanted as u64;
-    for group in 0..reader.num_row_groups() {
-        let group = readable(|| reader.get_row_group(group))?;
+    for group in groups(file, metadata, allowed) {
+        let group = group?;
         let rows = u64::try_from(group.metadata().num_rows()).map_err(|_| "a negative number of rows")?;
         allowed.take(rows.min(wanted).saturating_mul(PER_ROW))?;
         for column in 0..group.num_columns() {
@@ -123,8 +150,8 @@ fn readable<T>(read: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T, S
         Ok(Err(ParquetError::General(message))) if message.starts_with("Disabled feature") => {
             let codec = message.rsplit(' ').next().unwrap_or_default();
             Err(format!(
-                "compressed with {codec}, which is not read: write it with snappy, gzip, lz4 or none, for example with \
-                 pandas: `to_parquet(FILE, compression=\"snappy\")`"
+                "compressed with {codec}, which is not read: write it with zstd, snappy, gzip or lz4, for example with \
+                 pandas: `to_parquet(FILE, compression=\"zstd\")`"
             ))
         }
         Ok(Err(error)) => Err(format!("not a readable parquet file: {error}")),
