@@ -111,7 +111,38 @@ fn refusal(config: &Value, schema: &Value, key: Option<String>, message: String)
         return ConfigError::at(parent, message).of_kind(ConfigErrorKind::WrongType);
     }
     let (kind, suggestion) = diagnose(config, schema, key.as_deref());
+    let found = segments(key.as_deref().unwrap_or_default()).try_fold(config, at);
+    let message = found.and_then(|found| of_wrong_type(&message, found)).unwrap_or(message);
     ConfigError { kind, key, message, suggestion: suggestion.map(str::to_owned) }
+}
+
+/// What serde says of a value of a wrong type, which is about types of Rust, in words of a recipe.
+fn of_wrong_type(message: &str, found: &Value) -> Option<String> {
+    let rest = ["invalid type: ", "invalid value: "].iter().find_map(|begin| message.strip_prefix(begin))?;
+    let (_, expected) = rest.rsplit_once(", expected ")?;
+    let expected = match expected {
+        "u8" | "u32" | "u64" | "usize" => "a whole number of 0 or more",
+        "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" | "a JSON number" => "a number",
+        "a boolean" => "true or false",
+        "a string" => "a text",
+        "a sequence" => "a list",
+        "a map" => "a table",
+        "map with a single key" => "a table with one key",
+        "string or map" => "a name, or a table with one key",
+        name if name.starts_with("struct ") => "a table",
+        other => other,
+    };
+    let found = match found {
+        Value::Object(table) if table.is_empty() => "an empty table".to_owned(),
+        Value::Object(table) if expected == "a table with one key" => {
+            table.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(" and ")
+        }
+        Value::Object(_) => "a table".to_owned(),
+        Value::Array(_) => "a list".to_owned(),
+        other => other.to_string(),
+    };
+    Some(format!("expected {expected}, got {found}"))
 }
 
 /// The kind of mistake at a rejected key, according to the schema at that position, and the nearest valid
@@ -458,14 +489,35 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_no_table() {
+    fn a_wrong_type_is_told_in_words() {
         for (config, words) in [
             (json!([0.1]), "expected a table, got a list"),
             (json!({"beta": 1, "inner": [[3]]}), "inner[0]: expected a table, got a list"),
             (json!({"beta": 1, "warmup": {"linear": [3]}}), "warmup.linear: expected a table, got a list"),
+            (json!({"beta": 1, "warmup": {"linear": 3}}), "warmup.linear: expected a table, got 3"),
+            (json!({"beta": 1, "warmup": 3}), "warmup: expected a name, or a table with one key, got 3"),
+            (json!({"beta": {}}), "beta: expected a number, got an empty table"),
+            (json!({"beta": "x"}), "beta: expected a number, got \"x\""),
+            (json!({"beta": 1, "inner": 3}), "inner: expected a list, got 3"),
+            (
+                json!({"beta": 1, "inner": [{"steps": 1.5}]}),
+                "inner[0].steps: expected a whole number of 0 or more, got 1.5",
+            ),
         ] {
             let error = parse::<Example>(&config).unwrap_err();
             assert_eq!((error.kind, error.to_string()), (ConfigErrorKind::WrongType, words.to_owned()));
+        }
+        for (warmup, words) in [
+            (
+                json!({"linear": {}, "none": 1}),
+                "warmup: expected a table with one key, got `linear` and `none`",
+            ),
+            (json!({}), "warmup: expected a table with one key, got an empty table"),
+        ] {
+            assert_eq!(
+                parse::<Example>(&json!({"beta": 1, "warmup": warmup})).unwrap_err().to_string(),
+                words
+            );
         }
     }
 

@@ -39,6 +39,7 @@ use spo_loader::guard;
 use crate::error::{exit_code, report};
 use crate::plan::libraries;
 use crate::reporter::{complain, say, unsaid};
+use crate::stop::survive_file_limits;
 
 /// Tunes language models on human preferences.
 ///
@@ -162,7 +163,7 @@ pub fn main() -> ExitCode {
     guard::watch_exit();
     let given = command_line().get_matches_from(command_first(std::env::args_os().collect()));
     let arguments = Arguments::from_arg_matches(&given).unwrap_or_else(|error| error.exit());
-    let outcome = dispatch(&arguments).and_then(|()| match unsaid() {
+    let outcome = survive_file_limits().and_then(|()| dispatch(&arguments)).and_then(|()| match unsaid() {
         None => Ok(()),
         Some(error) => Err(anyhow!("cannot write standard output: {error}")),
     });

@@ -42,7 +42,7 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     let bad_input = cause(&|cause| {
         cause.is::<BadInput>()
             || cause.is::<spo_api::ConfigError>()
-            || cause.is::<spo_data::DataError>()
+            || cause.downcast_ref::<spo_data::DataError>().is_some_and(|e| !e.failed)
             || cause
                 .downcast_ref::<spo_api::Error>()
                 .is_some_and(|e| matches!(e, spo_api::Error::Config(_) | spo_api::Error::Model(_)))

@@ -5,10 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::Context;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
 use crate::error::Interrupted;
+
+/// Makes a write beyond a limit on the size of files (`ulimit -f`) an error, as it is on a full disk.
+pub(crate) fn survive_file_limits() -> anyhow::Result<()> {
+    flag::register(SIGXFSZ, Arc::default()).context("cannot listen to signals")?;
+    Ok(())
+}
 
 #[derive(Clone, Default)]
 pub(crate) struct Stop {
@@ -19,7 +25,7 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// Installs the handlers for SIGINT and SIGTERM.
+    /// Installs the handlers.
     pub(crate) fn on_signals() -> anyhow::Result<Self> {
         let stop = Stop { at_once: Arc::new(AtomicBool::new(true)), ..Stop::default() };
         for signal in [SIGINT, SIGTERM] {

@@ -267,7 +267,17 @@ fn rows_whose_tokens_are_in_a_file_give_the_same_bits() {
     place.write("recipe.toml", STREAMED.replace("stream = false", "stream = true"));
     killed(&place, "runs/killed", "00000016");
     place.run(&["resume", "runs/killed"]).success();
-    for run in ["runs/disk", "runs/cached", "alone/disk", "runs/killed"] {
+    // A cache that cannot be used is done without, with stream as in memory.
+    let warned = place.run(&[
+        "recipe.toml",
+        "--set",
+        "run.output=other/disk",
+        "--set",
+        "cache.folder=\"table.csv/a\"",
+    ]);
+    let warned = warned.success().stdout;
+    assert!(warned.contains("going on without the cache in table.csv/a"), "{warned}");
+    for run in ["runs/disk", "runs/cached", "alone/disk", "other/disk", "runs/killed"] {
         for log in ["metrics", "held_out"] {
             let lines = |run: &str| place.read(&format!("{run}/{log}.jsonl"));
             assert!(lines(run) == lines("runs/memory"), "{run}: {log}");
@@ -277,6 +287,11 @@ fn rows_whose_tokens_are_in_a_file_give_the_same_bits() {
         place.run(&[&["check", "--tokens", "2", "recipe.toml"], more].concat()).success().stdout
     };
     assert_eq!(told(&[]), told(&["--set", "data.stream=false"]));
+    // A disk that is full is no fault of the data.
+    let full = place.shell("ulimit -f 1; exec \"$0\" check recipe.toml");
+    let said = String::from_utf8_lossy(&full.stderr);
+    assert_eq!(full.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot write the tokens of the rows: File too large"), "{said}");
     // Errors name the line before anything is trained.
     place.write(
         "train.jsonl",

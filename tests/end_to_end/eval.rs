@@ -201,6 +201,13 @@ fn what_cannot_be_measured_is_refused() {
         (vec!["model", "pairs.jsonl", "--rows", "no/where.jsonl"], "--rows"),
         (vec!["model", "pairs.jsonl", "--rows", "pairs.jsonl"], "is the data"),
         (vec!["model", "pairs.jsonl", "--batch-size", "0"], "--batch-size"),
+        (vec!["model", "pairs.jsonl", "--held-out", "0"], "--held-out is 0: expected a share above 0"),
+        (vec!["model", "questions.jsonl", "--held-out", "0.5"], "--held-out has no effect"),
+        (vec!["model", "pairs.jsonl", "--train-on", "first"], "[possible values: last, all-assistant]"),
+        (
+            vec!["model", "pairs.jsonl", "--train-on", "all-assistant"],
+            "pairs.jsonl:1: train_on = \"all-assistant\" is for",
+        ),
         (vec!["model", "pairs.jsonl", "--max-length", "99"], "`max_position_embeddings`"),
         (vec!["model", "labelled.jsonl"], "--objective kto"),
         (
@@ -253,4 +260,37 @@ fn the_figures_are_those_of_the_run_that_made_the_model() {
     ] {
         close(name, &found["figures"][name]["mean"], &last[format!("eval_{name}")], 1e-9);
     }
+}
+
+#[test]
+fn the_rows_that_a_run_holds_out_can_be_measured() {
+    let place = with_model_beside();
+    let row = |i: usize| {
+        json!({ "prompt": format!("{i}+1="), "chosen": format!("{}", i + 1), "rejected": "0" }).to_string()
+    };
+    place.write("rows.jsonl", (1..30).map(row).collect::<Vec<_>>().join("\n"));
+    place.write(
+        "recipe.toml",
+        "[run]\noutput = \"out\"\n[model]\npath = \"model\"\n[data]\ntrain = \"rows.jsonl\"\nsplit = { eval = 0.3 }\nmax_length = 48\n\
+         [[stage]]\nname = \"s\"\nobjective = \"dpo\"\nsteps = 2\nbatch_size = 4\noptimizer = { lr = 1e-2 }\n",
+    );
+    place.run(&["recipe.toml", "--quiet"]).success();
+    let metrics = place.metrics("out");
+    let last = metrics.iter().rev().find(|line| line.get("eval_loss").is_some()).unwrap();
+    let found = place
+        .run(&["eval", "out/s", "rows.jsonl", "--reference", "model", "--held-out", "0.3", "--json"])
+        .success();
+    let found: Value = serde_json::from_str(&found.stdout).unwrap();
+    for name in ["loss", "pair_accuracy", "sft_loss"] {
+        close(name, &found["figures"][name]["mean"], &last[format!("eval_{name}")], 1e-9);
+    }
+    // A run goes on with the rows that it began with.
+    let refused = |rows: std::ops::Range<usize>, words: &str| {
+        place.write("rows.jsonl", rows.map(row).collect::<Vec<_>>().join("\n"));
+        let outcome = place.run(&["resume", "out"]);
+        assert_eq!(outcome.code, 2, "{}", outcome.stderr);
+        assert!(outcome.stderr.contains(words), "{}", outcome.stderr);
+    };
+    refused(1..40, " rows, rows.jsonl: there were ");
+    refused(2..31, " rows, rows.jsonl: ");
 }

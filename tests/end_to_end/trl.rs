@@ -60,3 +60,45 @@ fn eight_dpo_steps_are_those_of_trl_for_all_five_models() {
         }
     }
 }
+
+/// `train_on = "all-assistant"` is `assistant_only_loss` of TRL's SFTTrainer.
+#[test]
+fn sft_steps_on_every_turn_of_the_assistant_are_those_of_trl() {
+    let Some(shared) = shared() else { return };
+    let golden = golden("assistant_loss.json");
+    let (place, model) = (place(), golden["model"].as_str().unwrap());
+    for entry in std::fs::read_dir(shared.join("models").join(model)).unwrap() {
+        let file = entry.unwrap();
+        let name = format!("model/{}", file.file_name().to_str().unwrap());
+        place.write(&name, std::fs::read(file.path()).unwrap());
+    }
+    place.write("model/chat_template.jinja", golden["template"].as_str().unwrap());
+    rows(&place, &golden);
+    place.write(
+        "recipe.toml",
+        format!(
+            r#"
+            run = {{ output = "out" }}
+            model = {{ path = "model" }}
+            data = {{ train = "rows.jsonl", train_on = "all-assistant" }}
+            [[stage]]
+            name = "sft"
+            objective = "sft"
+            batch_size = {}
+            shuffle = false
+            save = false
+            optimizer = {{ lr = {}, schedule = "constant", max_grad_norm = {} }}
+            "#,
+            golden["batch"], golden["lr"], golden["max_grad_norm"]
+        ),
+    );
+    place.run(&["recipe.toml", "--quiet"]).success();
+    let metrics = place.metrics("out");
+    let (ours, theirs) = (steps(&metrics, "sft"), golden["steps"].as_array().unwrap());
+    assert_eq!((ours.len(), theirs.len()), (3, 3));
+    for (i, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
+        for name in ["loss", "grad_norm"] {
+            close(&format!("step {i}, {name}"), &ours[name], &theirs[name], 1e-4);
+        }
+    }
+}

@@ -65,6 +65,14 @@ fn all_turns_of_a_dialogue_are_learned_as_if_each_were_a_row() {
         let last = train(&place, "train = \"one.jsonl\"\neval = \"one.jsonl\"", &stage(1));
         assert!((last[0] - together[0]).abs() > 1e-3, "the turns are alike: nothing is shown");
     }
+    // `eval` measures the same turns.
+    let trained = train(&place, all, "objective = \"sft\"\nsteps = 3\nbatch_size = 1");
+    for (turns, same) in [("all-assistant", true), ("last", false)] {
+        let found = place.run(&["eval", "out/s", "one.jsonl", "--train-on", turns, "--json"]).success();
+        let found: Value = serde_json::from_str(&found.stdout).unwrap();
+        let loss = found["figures"]["sft_loss"]["mean"].as_f64().unwrap();
+        assert_eq!((loss - trained.last().unwrap()).abs() < 1e-9, same, "{turns}: {loss} {trained:?}");
+    }
 }
 
 /// What others say between the turns of two answers is read, and no part of their log-probs.

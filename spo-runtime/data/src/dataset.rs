@@ -14,7 +14,7 @@ use crate::error::{DataError, Place, Result};
 use crate::hash;
 use crate::interpret::Interpreter;
 use crate::report::{Finding, Noticed, Report};
-use crate::row::{Answers, Row};
+use crate::row::{Answers, Row, Text};
 use crate::source::Source;
 use crate::special::SpecialTokens;
 use crate::tokenize::tokenize;
@@ -411,7 +411,7 @@ impl<'a> Builder<'a> {
 /// Tokenizes a row and cuts it to the window. Returns no example if the row has to be dropped.
 fn prepare(row: &Row, tokenizer: &Tokenizer, fit: &Fit) -> Result<(Option<Example>, Vec<Noticed>)> {
     let (mut tokens, mut noticed) = tokenize(tokenizer, row, fit)?;
-    if row.answers.iter().any(|answer| answer.is_empty()) {
+    if row.answers.iter().any(Text::says_nothing) {
         noticed.push(Finding::EmptyAnswer.into());
     }
     if tokens.prompt.is_empty() {

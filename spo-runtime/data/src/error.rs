@@ -59,14 +59,17 @@ pub struct DataError {
     pub message: String,
     /// The nearest valid name, if a name was misspelled.
     pub suggestion: Option<String>,
+    /// Whether the machine failed, such as a disk that is full, and not the data.
+    pub failed: bool,
 }
 
 /// A result whose error is a [`DataError`].
 pub type Result<T, E = DataError> = std::result::Result<T, E>;
 
 impl DataError {
-    pub(crate) fn new(message: impl Into<String>) -> Self {
-        DataError { place: None, message: message.into(), suggestion: None }
+    /// An error without a place.
+    pub fn new(message: impl Into<String>) -> Self {
+        DataError { place: None, message: message.into(), suggestion: None, failed: false }
     }
 
     pub(crate) fn in_file(path: &Path, message: impl Into<String>) -> Self {
@@ -78,7 +81,7 @@ impl DataError {
     }
 
     /// Sets the place unless a more precise one is already set.
-    pub(crate) fn at(mut self, place: &Place) -> Self {
+    pub fn at(mut self, place: &Place) -> Self {
         self.place.get_or_insert_with(|| place.clone());
         self
     }

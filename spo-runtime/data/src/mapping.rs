@@ -56,6 +56,15 @@ impl Mapping {
         let wanted = wanted.iter().map(|column| column.name.as_str());
         let mut expected = COLUMNS.to_vec();
         expected.extend(wanted.filter(|name| !COLUMNS.contains(name)));
+        let made = self.preset.map_or([].as_slice(), Preset::makes);
+        if let (Some(preset), Some(name)) =
+            (self.preset, made.iter().find(|name| self.names.contains_key(**name)))
+        {
+            let form = preset.name();
+            return Err(DataError::new(format!(
+                "columns: `{name}` is made by the form \"{form}\": leave the key out"
+            )));
+        }
         match self.names.keys().find(|name| !expected.contains(&name.as_str())) {
             None => Ok(()),
             Some(name) => Err(DataError::new(format!(
@@ -174,9 +183,10 @@ impl<'a> Mapped<'a> {
             Err(e) => Err(DataError::new(format!("filter = {source:?}: {}", e.message))),
         };
         let columns = mapping.names.iter().map(column).collect::<Result<Vec<_>>>()?;
-        // What an objective reads may be made of what a form makes.
-        let first = |(name, _): &(&str, Origin<'_>)| mapping.preset.is_none() || COLUMNS.contains(name);
-        let (columns, after_form) = columns.into_iter().partition(first);
+        // What an objective reads, and the row's weight, may be made of what a form makes.
+        let first = |(name, _): &(&str, Origin<'_>)| COLUMNS.contains(name) && *name != "weight";
+        let (columns, after_form) =
+            columns.into_iter().partition(|column| mapping.preset.is_none() || first(column));
         let filter = filter.map(expression).transpose()?;
         Ok(Mapped { columns, filter, preset: mapping.preset, after_form })
     }
@@ -200,9 +210,15 @@ impl<'a> Mapped<'a> {
             record.extend(named);
         }
         let Some(preset) = self.preset else { return Ok(Some(vec![record])) };
-        let mut rows = preset.rows(record)?;
+        if self.after_form.is_empty() {
+            return preset.rows(record).map(Some);
+        }
+        let mut rows = preset.rows(record.clone())?;
         for row in &mut rows {
-            let (more, _) = taken(&self.after_form, row)?;
+            // They may also be made of what the form takes apart, such as the list of scores.
+            let mut whole = record.clone();
+            whole.extend(row.clone());
+            let (more, _) = taken(&self.after_form, &whole)?;
             row.extend(more);
         }
         Ok(Some(rows))

@@ -69,6 +69,14 @@ impl Preset {
         self != Preset::Dialogues && (ANSWERS.contains(&name) || name == "scores")
     }
 
+    /// The columns that it makes, whatever the file has under their names.
+    pub(crate) fn makes(self) -> &'static [&'static str] {
+        match self {
+            Preset::Dialogues => &[],
+            _ => &["chosen", "rejected", "score_chosen", "score_rejected"],
+        }
+    }
+
     /// The rows that a record stands for.
     pub(crate) fn rows(self, record: Record) -> Result<Vec<Record>> {
         match self {

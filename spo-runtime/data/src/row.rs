@@ -5,6 +5,7 @@ use spo_api::Layout;
 
 use crate::columns::needs;
 use crate::error::{DataError, Place, Result};
+use crate::messages::role;
 
 /// One message of a conversation: `role`, `content`, and whatever else the chat template reads.
 pub type Message = Map<String, Value>;
@@ -102,19 +103,21 @@ impl Row {
 }
 
 impl Text {
-    /// Whether there is no text, or only messages without content.
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether an answer says nothing: there is no text, or the assistant has a turn without content.
+    pub(crate) fn says_nothing(&self) -> bool {
         let silent = |value: Option<&Value>| match value {
             None | Some(Value::Null) => true,
             Some(Value::String(text)) => text.is_empty(),
             Some(Value::Array(parts)) => parts.is_empty(),
             Some(_) => false,
         };
+        let silent = |message: &Message| silent(message.get("content")) && silent(message.get("tool_calls"));
         match self {
             Text::Plain(text) => text.is_empty(),
-            Text::Chat(messages) => messages
-                .iter()
-                .all(|message| silent(message.get("content")) && silent(message.get("tool_calls"))),
+            Text::Chat(messages) => {
+                let mut turns = messages.iter().filter(|message| role(message) == "assistant");
+                messages.iter().all(silent) || turns.any(silent)
+            }
         }
     }
 }

@@ -149,12 +149,10 @@ impl Writer {
 
 /// What is said where no tokens can be written.
 pub(crate) fn unwritable(folder: &Path, error: &io::Error) -> DataError {
-    DataError::in_file(
-        folder,
-        format!(
-            "cannot write the tokens of the rows: {error} (`cache.folder` says where, for `check` TMPDIR)"
-        ),
-    )
+    let message = format!(
+        "cannot write the tokens of the rows: {error} (`cache.folder` says where, for `check` TMPDIR)"
+    );
+    DataError { failed: true, ..DataError::in_file(folder, message) }
 }
 
 /// Bytes that hold the largest of these ids.

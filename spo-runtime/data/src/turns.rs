@@ -50,6 +50,12 @@ impl Turns {
             true => template.render_marked(messages, variables)?,
             false => derived(template, messages, first, variables)?,
         };
+        if template.marks_answers() && spans.iter().all(Range::is_empty) {
+            return Err(DataError::new(
+                "the chat template puts no text of this conversation between {% generation %} and {% endgeneration %}, so \
+                 nothing in it is known to be the assistant's: mark the assistant's text, or take the marks out of the template",
+            ));
+        }
         if template.marks_answers() && first > 0 {
             // What the context ends with, before the first answer.
             let context = template.render(&messages[..first], true, variables)?;

@@ -130,6 +130,12 @@ fn every_turn_of_the_assistant_is_scored_and_nothing_between_them() {
     assert_eq!(scored(&pair, Layout::Pairs, &all), [["a</s>", "c</s>"], ["a</s>", "d</s>"]]);
     let last = Fit::default();
     assert_eq!(scored(&pair, Layout::Pairs, &last), [["a</s>u:c</s>"], ["a</s>uu:d</s>"]]);
+    // A turn without text is found among others.
+    let silent = json!({ "messages": [user("u"), assistant(""), user("u"), assistant("b")] });
+    let found = |fit: &Fit| loaded(&silent, Layout::Demonstrations, fit).unwrap().report.findings;
+    assert!(
+        found(&all).contains_key(&Finding::EmptyAnswer) && !found(&last).contains_key(&Finding::EmptyAnswer)
+    );
     // One turn is what it is with `last`, and has the same hash.
     let one = json!({ "messages": [user("u"), assistant("a")] });
     let hash = |row, fit: &Fit| loaded(row, Layout::Demonstrations, fit).unwrap().hash();
@@ -160,6 +166,11 @@ fn every_turn_of_the_assistant_is_scored_and_nothing_between_them() {
          {{ m.content if loop.last else m.content[0] }}</s>{% endgeneration %}{% endif %}{% endfor %}",
     );
     assert_eq!(scored(&again, Layout::Demonstrations, &all), [["a</s>", "c</s>"]]);
+    template(
+        "{% for m in messages %}{% if m.role == 'model' %}{% generation %}{% endgeneration %}{% endif %}{{ m.content }}{% endfor %}",
+    );
+    let words = refused(&again);
+    assert!(words.contains("puts no text of this conversation between {% generation %}"), "{words}");
     template(
         "{% macro m(x) %}{% generation %}{{ x }}{% endgeneration %}{% endmacro %}{% for x in messages %}{{ m(x.content) }}{% endfor %}",
     );

@@ -6,8 +6,9 @@ mod outcome;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use spo_api::{Layout, LogProbs, Objective, Registry, Session, Statistics};
-use spo_data::{Dataset, Fit, Form, MicroBatch, Question, Source, Tokenizer};
+use spo_data::{Dataset, Fit, Form, MicroBatch, Question, Side, Source, Split, Tokenizer, TrainOn};
 use spo_report::stats;
 
 use super::inline;
@@ -57,6 +58,12 @@ pub(crate) struct EvalArguments {
     /// Longest prompt with answer, in tokens; the end of longer answers is cut. The model's context unless given.
     #[arg(long)]
     max_length: Option<usize>,
+    /// What is scored of conversations, as `data.train_on` of a recipe.
+    #[arg(long, value_name = "TURNS", default_value = "last", value_parser = train_on())]
+    train_on: TrainOn,
+    /// Measure the rows alone that a recipe with `data.split = { eval = SHARE }` holds out of these.
+    #[arg(long, value_name = "SHARE")]
+    held_out: Option<f64>,
     /// Rows scored at a time. Changes memory and speed, not the figures.
     #[arg(long, default_value_t = 16)]
     batch_size: usize,
@@ -92,6 +99,9 @@ impl EvalArguments {
     /// Refuses options without effect on rows of this form.
     fn check(&self, form: Form) -> Result<(), BadInput> {
         let is_choice = form == Form::Choices;
+        if let Some(share) = self.held_out.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
+            return Err(bad(format!("--held-out is {share}: expected a share above 0, at most 1")));
+        }
         let options = [
             ("--reference", self.reference.is_some(), !is_choice),
             ("--against", self.against.is_some(), !is_choice),
@@ -100,6 +110,8 @@ impl EvalArguments {
             ("--exact-match", self.answers.exact_match, !is_choice),
             ("--extract", self.answers.extract.is_some(), !is_choice),
             ("--rouge", self.answers.rouge, !is_choice),
+            ("--train-on", self.train_on != TrainOn::Last, !is_choice),
+            ("--held-out", self.held_out.is_some(), !is_choice),
             ("--chat", self.chat, is_choice),
         ];
         match options.iter().find(|(_, given, has_effect)| *given && !has_effect) {
@@ -177,7 +189,9 @@ impl EvalArguments {
         if max_length > info.context {
             return Err(bad(format!("--max-length is {max_length}, and {}", fit::limit(&info))).into());
         }
-        let how = Fit { max_length, columns: needs.columns.clone(), ..Fit::default() };
+        let side = self.held_out.map(|eval| Side::Eval(Split { eval }));
+        let columns = needs.columns.clone();
+        let how = Fit { max_length, columns, side, train_on: self.train_on, ..Fit::default() };
         let data = Arc::new(Dataset::load(sources, layout, &tokenizer, &how).map_err(bad)?);
         let enough = data.examples.len() >= needs.least_rows;
         let scored = !needs.gaps || data.examples.iter().all(|example| example.gap.is_some());
@@ -269,6 +283,11 @@ impl EvalArguments {
         }
         scores(&mut *session, data, batch)
     }
+}
+
+fn train_on() -> impl TypedValueParser<Value = TrainOn> {
+    PossibleValuesParser::new(["last", "all-assistant"])
+        .map(|turns| if turns == "last" { TrainOn::Last } else { TrainOn::AllAssistant })
 }
 
 /// The log-probs of all rows under another model.

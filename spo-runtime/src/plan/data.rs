@@ -312,7 +312,10 @@ impl Loader<'_> {
                 (format!("{kind}, {}", paths.join(", ")), place, dataset)
             }
         };
-        let dataset = Arc::new(dataset.map_err(|e| self.document.error(at, e.to_string()))?);
+        let dataset = Arc::new(dataset.map_err(|e| match e.failed {
+            true => anyhow::Error::new(e),
+            false => self.document.error(at, e.to_string()).into(),
+        })?);
         self.loaded.insert(key, (name, dataset.clone()));
         Ok(dataset)
     }

@@ -1,7 +1,7 @@
 //! Tokenized files in the cache, shared by later runs and by the cells of a sweep.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufReader, BufWriter, Write};
 use std::path::Path;
 
 use serde_json::json;
@@ -14,7 +14,7 @@ use crate::store::cache::{Cache, Slot};
 use crate::store::key::{Kind, key, own_hash};
 
 /// The files in a cache entry that hold the rows, and their tokens if these are read from a file.
-const ROWS: &str = "rows.json";
+const ROWS: &str = "rows.jsonl";
 const TOKENS: &str = "tokens.bin";
 
 /// Rows to read.
@@ -59,7 +59,7 @@ impl TokenCache<'_> {
         let Some(slot) = self.slot(&identity, reading)? else { return Ok(reading.dataset()) };
         let found = slot.read(self.reporter, |folder| {
             let tokens = reading.disk.map(|_| folder.join(TOKENS));
-            let rows = File::open(folder.join(ROWS))?;
+            let rows = BufReader::new(File::open(folder.join(ROWS))?);
             Ok(Dataset::restore(rows, reading.layout, &files, tokens.as_deref())?)
         });
         if let Some(found) = found {

@@ -31,11 +31,15 @@ impl Cache {
         Cache { folder: recipe.enabled.then(folder) }
     }
 
-    /// A folder for large files that are not kept: its own, or without a cache the one that the output folder is in.
+    /// A folder for large files that are not kept: its own, or without a cache that can be used the one that the output
+    /// folder is in.
     pub(crate) fn folder(&self, output: &Path) -> PathBuf {
         let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty());
         let beside = || parent.unwrap_or(Path::new(".")).to_owned();
-        self.folder.clone().unwrap_or_else(beside)
+        let usable = |folder: &PathBuf| {
+            fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder)).is_ok()
+        };
+        self.folder.clone().filter(usable).unwrap_or_else(beside)
     }
 
     /// Locks an entry until the slot is dropped. Waits while another process holds the lock. Returns `None`

@@ -110,9 +110,8 @@ impl Output {
         let now = &self.planned;
         let kept = ["data", "tokenizer_sha256", "model"];
         other_recipe(&self.folder, recipe).or_else(|| match self.record() {
-            Ok(record) => kept
-                .iter()
-                .find_map(|key| difference(&record[key], &now[key], key))
+            Ok(record) => other_rows(&record["data"], &now["data"])
+                .or_else(|| kept.iter().find_map(|key| difference(&record[key], &now[key], key)))
                 .or_else(|| difference(&libraries(&record), &libraries(now), "plugins")),
             Err(error) => Some(format!("its {RECORD} cannot be read: {error:#}")),
         })
@@ -257,6 +256,17 @@ fn libraries(record: &Value) -> Value {
         Some((library["name"].as_str()?.to_owned(), json!({ "sha256": library["sha256"] })))
     });
     Value::Object(named.collect())
+}
+
+/// Names the first rows of the planned run that are others than they were, in words and not by their hashes.
+fn other_rows(old: &Value, new: &Value) -> Option<String> {
+    let both = old.as_array()?.iter().zip(new.as_array()?);
+    let (old, new) = both.into_iter().find(|(old, new)| old["source"] == new["source"] && old != new)?;
+    let source = old["source"].as_str()?;
+    Some(match (&old["rows"], &new["rows"]) {
+        (was, is) if was != is => format!("{source}: there were {was} rows, now there are {is}"),
+        _ => format!("{source}: the rows have other tokens than when the run began"),
+    })
 }
 
 /// Describes the first difference between two values.

@@ -294,10 +294,13 @@ fn columns_may_be_templates() {
 
 #[test]
 fn forms_of_rows_have_names() {
+    let mapped = |columns: Value, row: Value| {
+        load("a.jsonl", row.to_string(), Layout::Pairs, |source, _| {
+            source.columns = serde_json::from_value(columns.clone()).unwrap();
+        })
+    };
     let read = |name: &str, row: Value| {
-        let loaded = load("a.jsonl", row.to_string(), Layout::Pairs, |source, _| {
-            source.columns = serde_json::from_value(json!(name)).unwrap();
-        });
+        let loaded = mapped(json!(name), row);
         let report = loaded.data.as_ref().map(|data| data.report.left_out.clone());
         (loaded.texts.clone(), report.unwrap_or_default(), loaded.error)
     };
@@ -329,7 +332,18 @@ fn forms_of_rows_have_names() {
     });
     assert_eq!(read("ranked", ultra).0, [["u:q;a:", "y;", "x;"]]);
 
+    // A weight may be made of what the form makes, and of what it takes apart.
+    let graded = json!({"prompt": "p", "answers": ["a", "b", "c"], "scores": [1, 5, 3]});
+    let weight = |weight: &str| {
+        let data = mapped(json!({"form": "ranked", "weight": weight}), graded.clone()).data.unwrap();
+        data.examples[0].weight
+    };
+    assert_eq!(weight("{{ (score_chosen - score_rejected) / scores | length }}"), 4.0 / 3.0);
+    assert_eq!(weight("score_chosen"), 5.0);
+
     let errors = [
+        mapped(json!({"form": "ranked", "score_chosen": "{{ scores[0] }}"}), graded.clone()).error,
+        mapped(json!({"form": "ranked-pairs", "chosen": "best"}), graded.clone()).error,
         read("ranked", json!({"prompt": "p", "answers": ["a", "b"], "scores": [1, 1]})).2,
         read("ranked", json!({"prompt": "p", "answers": ["a", "b"], "scores": [1]})).2,
         read("ranked", json!({"prompt": "p", "answers": ["a", "b"]})).2,
@@ -343,6 +357,8 @@ fn forms_of_rows_have_names() {
             .map(|name| serde_json::from_value::<Mapping>(json!(name)).unwrap_err().to_string()),
     );
     assert_snapshot!(errors.collect::<Vec<_>>().join("\n"), @r#"
+    columns: `score_chosen` is made by the form "ranked": leave the key out
+    columns: `chosen` is made by the form "ranked-pairs": leave the key out
     no row is left: 0 rows read, 0 kept
           1 left out as no answer is better than another
     a.jsonl:1: 1 `scores` for 2 `answers`

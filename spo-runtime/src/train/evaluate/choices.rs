@@ -47,9 +47,7 @@ impl Asked {
             Ok(whole.get(begin.len()..).unwrap_or_default().to_vec())
         };
         let completions = choices.iter().map(end).collect::<spo_data::Result<Vec<_>>>()?;
-        let nothing = |message: String| {
-            Err(spo_data::DataError { place: Some(prompt.place.clone()), message, suggestion: None })
-        };
+        let nothing = |message: String| Err(spo_data::DataError::new(message).at(&prompt.place));
         if begin.is_empty() {
             return nothing("the question has no tokens".to_owned());
         }
