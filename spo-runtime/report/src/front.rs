@@ -1,6 +1,7 @@
 //! What preference costs: arms that differ by one strength (a budget, a lambda, a beta) form a curve of what they win over
 //! what they cost, and curves are compared by the area below them.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::arms::Arm;
@@ -186,20 +187,32 @@ impl<'a> Fronts<'a> {
                 write!(out, " {} of {} | {:.0} |", kept.iter().sum::<f64>(), kept.len(), 100.0 * mean(&used));
         }
         out += "\n";
-        let all: Vec<f64> =
-            self.families.iter().flat_map(|(_, arms)| arms).flat_map(|arm| kept(arm)).collect();
-        if let Some((low, high)) = wilson(&all).interval {
-            let _ = writeln!(
-                out,
-                "\nBudgets kept: {} of {}, {:.1}% (95%: {:.1} to {:.1}%).",
-                all.iter().sum::<f64>(),
-                all.len(),
-                100.0 * mean(&all),
-                100.0 * low,
-                100.0 * high
-            );
+        out + &self.all_kept()
+    }
+
+    /// How many budgets were kept. Those of one seed share its rows and its start, so the interval is over seeds.
+    fn all_kept(&self) -> String {
+        let mut of_seeds: BTreeMap<Option<u64>, Vec<f64>> = BTreeMap::new();
+        for (seed, stage) in self.families.iter().flat_map(|(_, arms)| arms).flat_map(|arm| &arm.members) {
+            if let Some(kept) = at_end(stage, "eval_budget/kept") {
+                of_seeds.entry(*seed).or_default().push(kept);
+            }
         }
-        out
+        let all: Vec<f64> = of_seeds.values().flatten().copied().collect();
+        let shares: Vec<f64> = of_seeds.values().map(|kept| mean(kept)).collect();
+        let estimate = student(&shares).within(0.0, 1.0);
+        let Some((low, high)) = estimate.interval.or_else(|| wilson(&shares).interval) else {
+            return String::new();
+        };
+        format!(
+            "\nBudgets kept: {} of {}, {:.1}% (95% over {} seeds: {:.1} to {:.1}%).\n",
+            all.iter().sum::<f64>(),
+            all.len(),
+            100.0 * mean(&all),
+            shares.len(),
+            100.0 * low,
+            100.0 * high
+        )
     }
 
     /// The curves, by the means of their arms; arms that cost more than the most are not drawn.

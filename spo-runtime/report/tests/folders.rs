@@ -409,7 +409,14 @@ fn fronts_tell_what_is_won_for_what_it_costs() {
                 )
             };
             let shift = 0.01 * f64::from(seed);
-            let lines = [line(0, 1.0, 0.5 + shift), line(4, 1.0 + cost, accuracy + shift * shift)];
+            let mut lines = vec![line(0, 1.0, 0.5 + shift), line(4, 1.0 + cost, accuracy + shift * shift)];
+            if arm.starts_with('a') {
+                // The first seed breaks both of its budgets, which are no two witnesses.
+                let kept = u8::from(seed > 0);
+                lines.push(format!(
+                    r#"{{"stage":"align","step":4,"eval_budget/kept":{kept},"eval_budget/rise":{cost},"eval_budget/nats":0.2}}"#
+                ));
+            }
             std::fs::write(folder.join("metrics.jsonl"), lines.join("\n") + "\n").unwrap();
             cells.push(format!(r#"{{"name":"{name}","arm":"{arm}"}}"#));
         }
