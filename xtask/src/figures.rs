@@ -87,7 +87,8 @@ fn run(commands: &str, folder: &Path, program: &Path) -> Result<String, String> 
     let recipes = project().join("recipes").canonicalize().map_err(|e| format!("recipes: {e}"))?;
     let script = commands
         .replace("cargo xtask", &quoted(&this))
-        .replace("spo-run ", &format!("{} --quiet ", quoted(program)))
+        .replace("spo-run recipes/", &format!("{} --quiet recipes/", quoted(program)))
+        .replace("spo-run report ", &format!("{} report ", quoted(program)))
         .replace(" recipes/", &format!(" {}/", recipes.display()));
     let done = Command::new("sh").args(["-euc", &script]).current_dir(folder).output();
     let done = done.map_err(|e| format!("cannot run sh: {e}"))?;
