@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The pages with figures and the commands that make them.
-const PAGES: [&str; 2] = ["docs/spo/enumerable.md", "docs/spo/transformer.md"];
+const PAGES: [&str; 4] =
+    ["docs/spo/enumerable.md", "docs/spo/transformer.md", "docs/spo/budget.md", "docs/spo/fronts.md"];
 
 /// A part of a page under one heading.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -86,7 +87,8 @@ fn run(commands: &str, folder: &Path, program: &Path) -> Result<String, String> 
     let recipes = project().join("recipes").canonicalize().map_err(|e| format!("recipes: {e}"))?;
     let script = commands
         .replace("cargo xtask", &quoted(&this))
-        .replace("spo-run ", &format!("{} --quiet ", quoted(program)))
+        .replace("spo-run recipes/", &format!("{} --quiet recipes/", quoted(program)))
+        .replace("spo-run report ", &format!("{} report ", quoted(program)))
         .replace(" recipes/", &format!(" {}/", recipes.display()));
     let done = Command::new("sh").args(["-euc", &script]).current_dir(folder).output();
     let done = done.map_err(|e| format!("cannot run sh: {e}"))?;
@@ -146,7 +148,8 @@ fn figures(text: &str) -> Vec<String> {
 impl Section {
     /// Whether it has commands, and figures that they are to print.
     fn has_figures(&self) -> bool {
-        self.commands.contains("xtask table") && self.figures() > 0
+        let prints = ["xtask table", "spo-run report"].iter().any(|command| self.commands.contains(command));
+        prints && self.figures() > 0
     }
 
     /// The number of figures in its tables.
@@ -225,7 +228,7 @@ cargo xtask table runs/a/*/
         );
     }
 
-    /// The summary repeats figures of the two pages.
+    /// The summary repeats figures of the other pages.
     #[test]
     fn the_summary_says_what_the_pages_say() {
         let of = |page: &str| figures(&read(&project().join(page)).unwrap().replace('|', " "));
@@ -235,6 +238,6 @@ cargo xtask table runs/a/*/
         let told = of("docs/spo.md").into_iter().filter(|figure| figure.contains('±'));
         let unknown: Vec<String> =
             told.filter(|f| !sizes.contains(f.trim_start_matches(['+', '-']))).collect();
-        assert!(unknown.is_empty(), "docs/spo.md has figures that its two pages lack: {unknown:?}");
+        assert!(unknown.is_empty(), "docs/spo.md has figures that its pages lack: {unknown:?}");
     }
 }

@@ -55,4 +55,25 @@ proptest! {
             prop_assert!(dot(world.direction(), &dg) >= -1e-9);
         }
     }
+
+    /// With `update = true` that holds for what the optimizer makes of d, whatever it is.
+    #[test]
+    fn a_projected_update_never_opposes_the_lower_level(
+        upper in loss(), lower in loss(), start in uniform3(-2.0..2.0),
+    ) {
+        let mut step = build("projected", json!({"update": true}));
+        let mut world = World::new(upper, lower, &start);
+        (world.lr, world.by_sign) = (1e-2, true);
+        for _ in 0..10 {
+            let before = world.theta().to_vec();
+            let dg = world.lower[0].gradient(&before);
+            let report = world.run(&mut *step);
+            let moved: Vec<f64> = world.theta().iter().zip(&before).map(|(a, b)| a - b).collect();
+            prop_assert!(dot(&moved, &dg) <= 1e-9, "{moved:?} {dg:?}");
+            // What was in order stays as the optimizer left it.
+            if report.metrics["bilevel/update_rise"] <= 0.0 {
+                prop_assert!(moved.iter().all(|x| (x.abs() - 1e-2).abs() < 1e-9), "{moved:?}");
+            }
+        }
+    }
 }

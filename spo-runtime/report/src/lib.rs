@@ -8,6 +8,7 @@ pub mod arms;
 pub mod chart;
 pub mod export;
 pub mod figures;
+pub mod front;
 pub mod load;
 pub mod page;
 pub mod plots;
@@ -34,6 +35,8 @@ pub struct Arguments {
     /// The arm that others are held against; by default that of their sweep, else the first.
     #[arg(long, value_name = "ARM")]
     baseline: Option<String>,
+    #[command(flatten)]
+    front: front::Options,
     /// Write every picture as an SVG file too.
     #[arg(long, value_name = "FOLDER")]
     svg: Option<PathBuf>,
@@ -89,7 +92,8 @@ pub fn report(arguments: &Arguments) -> Result<Vec<String>, Error> {
         let notes = run.gaps.iter().chain(&run.hints);
         told.extend(notes.map(|note| format!("note: {}: {note}", run.label)));
     }
-    let page = page::Page::new(&runs, &arms);
+    let fronts = front::Fronts::new(&arms, arguments.front).filter(|_| !arms.is_empty());
+    let page = page::Page::new(&runs, &arms, fronts.as_ref());
     let output = match (&arguments.output, &arguments.runs[..]) {
         (Some(file), _) => file.clone(),
         (None, [_]) if runs.len() == 1 => runs[0].folder.join("report.html"),
@@ -97,6 +101,7 @@ pub fn report(arguments: &Arguments) -> Result<Vec<String>, Error> {
     };
     write(&output, page.html().as_bytes())?;
     told.push(format!("wrote {}", output.display()));
+    told.extend(fronts.as_ref().map(front::Fronts::tables));
     if let Some(folder) = &arguments.svg {
         let pictures = page.pictures();
         for (name, svg) in &pictures {

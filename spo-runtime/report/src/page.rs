@@ -7,6 +7,7 @@ use std::fmt::Write;
 
 use crate::arms::{Arm, Over};
 use crate::figures::{EXACT_MATCH, Figure, PAIR_ACCURACY};
+use crate::front::Fronts;
 use crate::load::{HeldOut, Run, Stage};
 use crate::plots::{self, Plot};
 use crate::stats::Estimate;
@@ -41,7 +42,7 @@ pub struct Page<'a> {
 
 impl<'a> Page<'a> {
     /// Draws all charts. For a single run every stage is shown, for several runs only the compared stages.
-    pub fn new(runs: &'a [Run], arms: &'a [Arm<'a>]) -> Self {
+    pub fn new(runs: &'a [Run], arms: &'a [Arm<'a>], fronts: Option<&Fronts<'_>>) -> Self {
         let compared =
             |stage: &Stage| arms.iter().flat_map(|arm| &arm.members).any(|(_, s)| std::ptr::eq(*s, stage));
         let all = runs.iter().flat_map(|run| run.stages.iter().map(move |stage| (run, stage)));
@@ -61,7 +62,8 @@ impl<'a> Page<'a> {
         } else {
             PAIR_ACCURACY
         };
-        let comparison = if arms.len() > 1 { plots::of_arms(arms, &accuracy) } else { Vec::new() };
+        let mut comparison = if arms.len() > 1 { plots::of_arms(arms, &accuracy) } else { Vec::new() };
+        comparison.extend(fronts.into_iter().flat_map(Fronts::plots));
         Page { runs, arms, comparison, stages }
     }
 

@@ -117,6 +117,29 @@ pub fn student(values: &[f64]) -> Estimate {
     Estimate { mean, interval: Some((mean - half, mean + half)), count }
 }
 
+/// The probability, if the expectation of these independent values is 0, of a mean at least as far from it: Student's t
+/// test, two-sided. `None` where values show no spread.
+pub fn p_value(values: &[f64]) -> Option<f64> {
+    if values.len() < 2 || equal(values) {
+        return None;
+    }
+    let t = mean(values) / variance_of_mean(values).sqrt();
+    Some(2.0 * StudentsT::cdf(-t.abs(), (values.len() - 1) as f64))
+}
+
+/// Probabilities of several claims, corrected so that the chance of any wrong one stays below the level at which they are
+/// read (Holm 1979): the smallest times the number of claims, the next times one less, and so on, never falling.
+pub fn holm(p_values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..p_values.len()).collect();
+    order.sort_by(|a, b| p_values[*a].total_cmp(&p_values[*b]));
+    let (mut corrected, mut least) = (vec![0.0; p_values.len()], 0.0_f64);
+    for (before, claim) in order.into_iter().enumerate() {
+        least = least.max((p_values.len() - before) as f64 * p_values[claim]).min(1.0);
+        corrected[claim] = least;
+    }
+    corrected
+}
+
 /// Mean of seeds that were all measured on the same rows (`rows[seed][row]`), with an interval for other seeds and
 /// other rows.
 ///
@@ -193,6 +216,26 @@ mod tests {
             let values: Vec<f64> = (0..=degrees).map(|i| [spread, -spread, 0.0][i.min(2) as usize]).collect();
             near(student(&values), (0.0, -expected, expected), 1e-5);
         }
+    }
+
+    #[test]
+    fn tests_and_their_correction_are_those_of_scipy_and_statsmodels() {
+        // scipy.stats.ttest_1samp(values, 0).pvalue
+        for (values, expected) in [
+            (&[0.1, 0.3, -0.1, 0.4, 0.2][..], 0.104_539_999_8),
+            (&[-2.0, 1.0, 0.5, -0.25][..], 0.793_764_247_2),
+        ] {
+            let p = p_value(values).unwrap();
+            assert!((p - expected).abs() < 1e-6, "{p} {expected}");
+        }
+        assert_eq!(p_value(&[0.5, 0.5]), None);
+        // statsmodels.stats.multitest.multipletests(p, method="holm")[1]
+        let p = [0.01, 0.04, 0.03, 0.005, 0.2, 0.9];
+        let expected = [0.05, 0.12, 0.12, 0.03, 0.4, 0.9];
+        for (corrected, expected) in holm(&p).into_iter().zip(expected) {
+            assert!((corrected - expected).abs() < 1e-12, "{corrected} {expected}");
+        }
+        assert!(holm(&[]).is_empty());
     }
 
     #[test]

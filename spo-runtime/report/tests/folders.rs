@@ -233,7 +233,7 @@ fn tables_hold_what_was_read_and_computed() {
 /// Parses the page and all charts of these runs as XML.
 fn page_of(all: &[Run]) -> String {
     let arms = arms(all, None).unwrap();
-    let page = Page::new(all, &arms);
+    let page = Page::new(all, &arms, None);
     let html = page.html();
     let body = html.strip_prefix("<!doctype html>\n").expect("an HTML page");
     roxmltree::Document::parse(body).unwrap_or_else(|e| panic!("the page: {e}"));
@@ -264,7 +264,7 @@ fn no_label_lies_on_a_dot() {
     let place = sweep();
     let all = read(&place, &["dpo-0", "spo-0"]);
     let arms = arms(&all, None).unwrap();
-    let page = Page::new(&all, &arms);
+    let page = Page::new(&all, &arms, None);
     let pictures = page.pictures();
     let crowded =
         pictures.iter().filter(|(name, _)| name.ends_with("quadrants") || name.ends_with("prediction"));
@@ -388,4 +388,61 @@ fn what_is_no_run_is_refused() {
     let all = read(&place, &["dpo-0"]);
     let error = arms(&all, Some("algin")).unwrap_err().to_string();
     assert_eq!(error, "no stage is called `algin` in these runs; did you mean `align`?");
+}
+
+#[test]
+fn fronts_tell_what_is_won_for_what_it_costs() {
+    let place = tempfile::tempdir().unwrap();
+    let mut cells = Vec::new();
+    // `a` wins 10 points for 0.1 nats and 20 for 0.3, `b` as much as the latter for 0.1.
+    for (arm, cost, accuracy) in [("a-0.1", 0.1, 0.6), ("a-0.3", 0.3, 0.7), ("b-1", 0.1, 0.7)] {
+        for seed in 0..3 {
+            let name = format!("{arm},seed={seed}");
+            let folder = place.path().join(&name);
+            std::fs::create_dir_all(&folder).unwrap();
+            let recipe =
+                format!("[run]\nseed = {seed}\n[[stage]]\nname = \"align\"\nobjective = \"{arm}\"\n");
+            std::fs::write(folder.join("recipe.toml"), recipe).unwrap();
+            let line = |step: usize, loss: f64, accuracy: f64| {
+                format!(
+                    r#"{{"stage":"align","step":{step},"logps/rejected":-1.0,"eval_sft_loss":{loss},"eval_sft_loss/rejected":{loss},"eval_pair_accuracy":{accuracy}}}"#
+                )
+            };
+            let shift = 0.01 * f64::from(seed);
+            let mut lines = vec![line(0, 1.0, 0.5 + shift), line(4, 1.0 + cost, accuracy + shift * shift)];
+            if arm.starts_with('a') {
+                // The first seed breaks both of its budgets, which are no two witnesses.
+                let kept = u8::from(seed > 0);
+                lines.push(format!(
+                    r#"{{"stage":"align","step":4,"eval_budget/kept":{kept},"eval_budget/rise":{cost},"eval_budget/nats":0.2}}"#
+                ));
+            }
+            std::fs::write(folder.join("metrics.jsonl"), lines.join("\n") + "\n").unwrap();
+            cells.push(format!(r#"{{"name":"{name}","arm":"{arm}"}}"#));
+        }
+    }
+    let sweep = format!(r#"{{"baseline":"a-0.1","cells":[{}]}}"#, cells.join(","));
+    std::fs::write(place.path().join("sweep.json"), sweep).unwrap();
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: spo_report::Arguments,
+    }
+    let (folder, drawn) = (place.path().display().to_string(), place.path().join("drawn"));
+    let page = drawn.join("page.html").display().to_string();
+    let pictures = drawn.display().to_string();
+    let told = |mistaken: &str| {
+        let line =
+            ["report", &folder, "-o", &page, "--svg", &pictures, "--front", "0.2", "--mistaken", mistaken];
+        let line = <Line as clap::Parser>::try_parse_from(line).unwrap();
+        spo_report::report(&line.arguments).unwrap().join("\n")
+    };
+    let told = [told("0"), told("0.5")];
+    assert_eq!(told[0], told[1], "both kinds of answer rise alike here");
+    let tables = told[0].split_once("The best").unwrap().1;
+    insta::assert_snapshot!(tables.split_once("wrote").unwrap().0.trim_end());
+    let picture = std::fs::read_to_string(drawn.join("front-pair.svg")).unwrap();
+    assert!(picture.contains("What is won for what it costs: pair accuracy"));
+    // Of `a`, the arm that costs more than was asked for is not drawn.
+    assert_eq!(picture.matches("<circle").count(), 2, "{picture}");
 }

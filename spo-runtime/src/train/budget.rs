@@ -1,6 +1,7 @@
 //! The budget of a bilevel step: measured on held-out demonstrations between training steps, and judged at the end of the
 //! stage. The parameters of the last measurement that was within the budget are kept, to go back to.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -46,17 +47,32 @@ impl Rows {
         let mut losses = |assembled| Ok(evaluate(objective, assembled, &self.data)?.losses);
         let both: Result<_> = losses(&now).and_then(|now| Ok((now, losses(&start)?)));
         objective.restore(&state)?;
-        let (now, start): (Vec<f64>, Vec<f64>) = both?;
-        Ok(paired(&now.iter().zip(&start).map(|(now, start)| now - start).collect::<Vec<_>>()))
+        let (losses, start): (Vec<f64>, Vec<f64>) = both?;
+        let prompt = |i: usize| &*self.data.examples[now.row_of_loss(i)].in_memory()[0].prompt;
+        let rises = losses.iter().zip(&start).enumerate();
+        Ok(paired(&rises.map(|(i, (now, start))| (prompt(i), now - start)).collect::<Vec<_>>()))
     }
 }
 
-/// The mean of some differences and its standard error.
-fn paired(differences: &[f64]) -> Rise {
+/// The mean of some differences and its standard error. Rows with one prompt rise together, so it is prompts that count as
+/// independent (the sandwich estimator for clusters, Liang and Zeger 1986); rows, where there is but one prompt.
+fn paired(differences: &[(&[u32], f64)]) -> Rise {
     let n = differences.len() as f64;
-    let mean = differences.iter().sum::<f64>() / n;
-    let squares: f64 = differences.iter().map(|d| (d - mean).powi(2)).sum();
-    Rise { mean, standard_error: (squares / (n - 1.0) / n).sqrt() }
+    let mean = differences.iter().map(|(_, d)| d).sum::<f64>() / n;
+    let (mut places, mut deviations) = (HashMap::new(), Vec::new());
+    for (prompt, difference) in differences {
+        let place = *places.entry(*prompt).or_insert(deviations.len());
+        if place == deviations.len() {
+            deviations.push(0.0);
+        }
+        deviations[place] += difference - mean;
+    }
+    if deviations.len() == 1 {
+        deviations = differences.iter().map(|(_, d)| d - mean).collect();
+    }
+    let groups = deviations.len() as f64;
+    let squares: f64 = deviations.iter().map(|d| d.powi(2)).sum();
+    Rise { mean, standard_error: (squares * (groups / n) / (groups - 1.0) / n).sqrt() }
 }
 
 /// The rise of a sum of losses, each on rows of its own.
@@ -297,11 +313,25 @@ mod tests {
 
     #[test]
     fn a_rise_is_paired_by_rows() {
-        let rise = paired(&[0.1, 0.3, 0.2, 0.2]);
+        let rise = paired(&[(&[1], 0.1), (&[2], 0.3), (&[3], 0.2), (&[4], 0.2)]);
         assert!((rise.mean - 0.2).abs() < 1e-15);
         // s^2 = 0.02 / 3, and s / 2 is the standard error of four rows.
         assert!((rise.standard_error - (0.02_f64 / 3.0).sqrt() / 2.0).abs() < 1e-15);
         let sum = total([Ok(rise), Ok(Rise { mean: -0.1, standard_error: 0.0 })]).unwrap();
         assert!((sum.mean - 0.1).abs() < 1e-15 && (sum.standard_error - rise.standard_error).abs() < 1e-15);
+    }
+
+    #[test]
+    fn rows_that_say_the_same_of_a_prompt_say_it_once() {
+        let once = paired(&[(&[1], 0.1), (&[2], 0.3), (&[3], 0.2)]);
+        let repeated = [(&[1][..], 0.1), (&[2], 0.3), (&[3], 0.2)].into_iter().cycle().take(12);
+        let repeated = paired(&repeated.collect::<Vec<_>>());
+        assert!((once.mean - repeated.mean).abs() < 1e-15);
+        assert!((once.standard_error - repeated.standard_error).abs() < 1e-15, "{once:?} {repeated:?}");
+        // Prompts of unequal size: sums of deviations -0.1 and 0.1 of three rows, 2 / 9 * 0.01 * 2.
+        let unequal = paired(&[(&[1], 0.1), (&[2], 0.2), (&[2], 0.3)]);
+        assert!((unequal.standard_error - (0.04_f64 / 9.0).sqrt()).abs() < 1e-15, "{unequal:?}");
+        let one_prompt = paired(&[(&[1], 0.1), (&[1], 0.3)]);
+        assert!((one_prompt.standard_error - 0.1).abs() < 1e-15, "{one_prompt:?}");
     }
 }

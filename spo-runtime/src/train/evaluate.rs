@@ -114,6 +114,9 @@ fn displacement(now: &Scores, start: &Scores) -> Metrics {
             let right = pairs.iter().map(|&i| ranked_right(score(&now.chosen[i]), score(&now.rejected[i])));
             right.sum::<f64>() / pairs.len() as f64
         };
+        let tokens: usize = pairs.iter().map(|&i| now.rejected[i].len()).sum();
+        let log_probs: f64 = pairs.iter().map(|&i| sum(&now.rejected[i])).sum();
+        metrics.insert("eval_sft_loss/rejected".into(), -log_probs / tokens as f64);
         metrics.insert("eval_pair_accuracy".into(), ranked(&sum));
         metrics.insert("eval_pair_accuracy_per_token".into(), ranked(&mean));
     }

@@ -89,6 +89,8 @@ pub struct World {
     pub reference: Option<f64>,
     /// Learning rate of a descent.
     pub lr: f64,
+    /// Whether a descent moves every coordinate alike, as the first update of an adaptive optimizer does.
+    pub by_sign: bool,
     /// The gradient evaluation that fails, counted from now.
     pub fail_after: Option<usize>,
     /// What the last step did.
@@ -106,6 +108,7 @@ impl World {
             lower: vec![lower],
             reference: None,
             lr: 0.1,
+            by_sign: false,
             fail_after: None,
             trace: Trace::default(),
             space: MemorySpace::new(start.to_vec()),
@@ -232,6 +235,10 @@ impl BilevelProblem for World {
     fn descend(&mut self, lr_factor: f64) -> Result<()> {
         let d = self.space.get(Vector::GRADIENT)?.clone();
         assert!(d.iter().all(|x| x.is_finite()), "{d:?}");
+        if self.by_sign {
+            let signs: Vec<f64> = d.iter().map(|x| x.signum()).collect();
+            self.space.get_mut(Vector::GRADIENT)?.copy_from_slice(&signs);
+        }
         self.trace.descents.push((d, lr_factor));
         self.space.axpy(-self.lr * lr_factor, Vector::GRADIENT, Vector::PARAMETERS)
     }

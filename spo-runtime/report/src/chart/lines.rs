@@ -64,7 +64,8 @@ pub fn lines(chart: &Lines) -> Svg {
     svg.text("title", (LEFT, 18.0), Anchor::Start, &chart.title);
     let unit = if chart.share { Unit::Share } else { Unit::Plain };
     let x_title = chart.x.as_deref().unwrap_or("training step");
-    axes.draw(&mut svg, (x_title, Unit::Count), (&chart.y, unit));
+    let x_unit = if chart.x.is_some() { Unit::Plain } else { Unit::Count };
+    axes.draw(&mut svg, (x_title, x_unit), (&chart.y, unit));
     if let Some(level) = chart.level {
         axes.level(&mut svg, "dashed", level);
     }
