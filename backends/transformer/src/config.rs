@@ -23,7 +23,7 @@ use serde_json::Value;
 use spo_api::{Error, Result, nearest};
 
 pub use architecture::ModelType;
-pub(crate) use architecture::{Architecture, ExpertsShape, HeadNorm, MlpShape, NormShape, Projected};
+pub(crate) use architecture::{Architecture, ExpertsShape, HeadNorm, MlpShape, Names, NormShape, Projected};
 pub(crate) use fields::Fields;
 pub(crate) use rotary::{Rope, Scaling};
 

@@ -241,13 +241,28 @@ pub fn adapter() -> Adapter {
     Adapter::New(Lora::new(3, 6.0, Targets::ALL))
 }
 
+/// An adapter on the embedding table and the head, and on a layer below.
+pub(super) fn adapter_of_ends() -> Adapter {
+    let pattern = r".*\.(embed_tokens|wte|embed_in|v_proj|c_attn|query_key_value)|lm_head|embed_out";
+    Adapter::New(Lora::new(3, 6.0, Targets::Pattern(pattern.into())))
+}
+
+/// Models that differ in what adapters of the embedding table and the head have to do with: factors, caps, biases, tied tables.
+const ENDS: [&str; 6] =
+    ["llama with biases, tied, linear rope", "granite", "gemma2", "phi", "gpt2", "gpt_neox"];
+
 /// Every model to check: each configuration with all parameters trained, and with an adapter.
 pub(super) fn cases() -> Vec<(String, ModelSpec)> {
     let both = |(name, config): (&str, Value)| {
+        let ends = ENDS.contains(&name).then(|| {
+            (format!("{name}, adapter of embedding and head"), random(&config, Some(adapter_of_ends())))
+        });
         [
             (format!("{name}, full"), random(&config, None)),
             (format!("{name}, adapter"), random(&config, Some(adapter()))),
         ]
+        .into_iter()
+        .chain(ends)
     };
     configurations().into_iter().flat_map(both).collect()
 }

@@ -96,6 +96,18 @@ pub fn write_adapter(folder: &Path, adapter: &Path, out: &Path) -> Result<()> {
     let mut entries = Vec::new();
     let mut sources = Vec::new();
     for name in weights.names() {
+        let module = name.trim_start_matches("base_model.model.");
+        let of = |end: &str| module.strip_prefix(end).is_some_and(|rest| rest.starts_with('.'));
+        if of(a.names.table) || (of(a.names.head) && a.tied) {
+            return Err(refuse(
+                "has an adapter on the embedding table or on a head that is tied to it, which llama.cpp would add to both or \
+                 to neither: export the merged model instead"
+                    .into(),
+            ));
+        }
+        if of(a.names.head) && name.contains(".base_layer.") {
+            continue;
+        }
         let Some((ours, spec)) = rows.get(name) else {
             return Err(Error::Model(format!(
                 "{}: {name} is not of a matrix of the model in {}",
