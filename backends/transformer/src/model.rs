@@ -69,7 +69,7 @@ impl<E: Engine> Model<E> {
             None => (None, None),
             Some(Adapter::New(lora)) => (Some(adapter::named(&mut decoder, lora)), None),
             Some(Adapter::Saved { path }) => {
-                let saved = Saved::open(path)?;
+                let saved = Saved::open(path, spec.allow_pickle)?;
                 remarks.extend(saved.remarks(source.as_deref()));
                 (Some(saved.lora()?), Some(saved))
             }

@@ -80,7 +80,7 @@ pub fn write_adapter(folder: &Path, adapter: &Path, out: &Path) -> Result<()> {
     }
     let alpha =
         config["lora_alpha"].as_f64().ok_or_else(|| refuse("`lora_alpha` must be a number".into()))?;
-    let weights = Weights::open(vec![adapter.join("adapter_model.safetensors")])?;
+    let weights = Weights::of_adapter(adapter, false)?;
     let mut rows: BTreeMap<String, (String, &Spec)> = BTreeMap::new();
     for spec in &decoder.specs {
         if let Some(module) = spec.name.strip_suffix(".weight") {

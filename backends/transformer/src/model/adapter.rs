@@ -12,7 +12,7 @@ use spo_api::{Error, Lora, Result, Targets, nearest};
 use crate::config::MlpShape;
 use crate::decoder::{Decoder, Scaled};
 
-pub(crate) use saved::{CONFIG, Saved, WEIGHTS, configuration, peft_name};
+pub(crate) use saved::{CONFIG, Saved, configuration, peft_name};
 
 /// The layers that have an adapter, and with which rank and scale.
 struct Choice<'l> {

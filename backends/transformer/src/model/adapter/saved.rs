@@ -15,7 +15,6 @@ use crate::files::{Weights, read_json};
 use crate::parameters::Spec;
 
 pub(crate) const CONFIG: &str = "adapter_config.json";
-pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// The name that PEFT gives to a parameter of an adapted model.
 pub(crate) fn peft_name(name: &str) -> String {
@@ -51,14 +50,14 @@ pub(crate) struct Saved {
 }
 
 impl Saved {
-    /// Opens an adapter's folder.
+    /// Opens an adapter's folder; also weights of `torch.save` if `pickled`.
     ///
     /// # Errors
     /// [`Error::Model`] if it is no LoRA, or one that computes something that is not implemented.
-    pub fn open(folder: &Path) -> Result<Self> {
+    pub fn open(folder: &Path, pickled: bool) -> Result<Self> {
         let path = folder.join(CONFIG);
         let config = read_json(&path)?;
-        let saved = Saved { path, config, weights: Weights::open(vec![folder.join(WEIGHTS)])? };
+        let saved = Saved { path, config, weights: Weights::of_adapter(folder, pickled)? };
         saved.check_variant()?;
         Ok(saved)
     }
