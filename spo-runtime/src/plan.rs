@@ -394,7 +394,7 @@ fn check_folders(document: &Document, recipe: &Recipe) -> Result<(), BadInput> {
         return Err(document.error("model.quantize", message));
     }
     if let Some(folder) = recipe.model.adapter.as_ref().and_then(|adapter| adapter.path.as_ref()) {
-        let checked = folders::adapter(&hub::folder(folder, None));
+        let checked = folders::adapter(&hub::folder(folder, None), recipe.model.allow_pickle);
         checked.map_err(|problem| document.error("model.adapter.path", problem))?;
     }
     Ok(())

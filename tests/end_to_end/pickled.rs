@@ -64,6 +64,38 @@ fn pickled_weights_are_read_where_they_are_allowed_and_converted_to_the_same_mod
 }
 
 #[test]
+fn a_pickled_adapter_is_read_where_it_is_allowed_and_converted_to_the_same() {
+    let place = place();
+    place.run(&["convert", "pickled", "base"]).success();
+    std::fs::copy(place.path("model/tokenizer.json"), place.path("base/tokenizer.json")).unwrap();
+    std::fs::create_dir(place.path("adapter")).unwrap();
+    for file in ["adapter_config.json", "adapter_model.bin"] {
+        let from = project("tests/goldens/pickled/adapter").join(file);
+        std::fs::copy(from, place.path("adapter").join(file)).unwrap();
+    }
+    let adapted = |folder: &str| format!("path = \"base\"\nadapter = {{ path = \"{folder}\" }}");
+    place.write("recipe.toml", recipe(&adapted("adapter")));
+    let refused = place.run(&["check", "recipe.toml"]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    for part in ["recipe.toml:6", "adapter_model.bin", "allow_pickle", "spo-run convert"] {
+        assert!(refused.stderr.contains(part), "{} does not say {part}", refused.stderr);
+    }
+    let trained = |model: &str| {
+        place.write("recipe.toml", recipe(model));
+        place.run(&["check", "recipe.toml"]).success();
+        place.run(&["recipe.toml", "--quiet"]).success();
+        ["metrics.jsonl", "s/adapter_model.safetensors"]
+            .map(|file| std::fs::read(place.path("out").join(file)).unwrap())
+    };
+    let read = trained(&format!("allow_pickle = true\n{}", adapted("adapter")));
+    place.run(&["convert", "adapter", "converted"]).success();
+    assert!(trained(&adapted("converted")) == read);
+    let unread = place.run(&["generate", "base", "1+2=", "--adapter", "adapter"]);
+    assert_eq!(unread.code, 2, "{}", unread.stderr);
+    assert!(unread.stderr.contains("spo-run convert"), "{}", unread.stderr);
+}
+
+#[test]
 fn a_gradient_that_is_not_kept_is_refused_beside_an_adapter() {
     let place = place();
     let adapter = "path = \"model\"\nadapter = { rank = 2, alpha = 4, targets = \"all-linear\" }";

@@ -84,7 +84,7 @@ fn operations(c: &mut Criterion) {
     });
 
     let table = matrix(VOCABULARY, HIDDEN);
-    let head = Head { weight: &table, blocks: None, bias: None, cap: None };
+    let head = Head { weight: &table, blocks: None, bias: None, low_rank: None, cap: None };
     let hidden = matrix(128, HIDDEN);
     let targets: Vec<u32> = (0..128).map(|i| i * 311).collect();
     let scores = e.score(&hidden, head, &targets, Statistics::default()).unwrap();
@@ -95,7 +95,7 @@ fn operations(c: &mut Criterion) {
     c.bench_function("head backward, 128 tokens", |b| {
         b.iter(|| {
             let normalizers = &scores.log_normalizers;
-            e.score_backward(black_box(&hidden), head, &targets, normalizers, &upstream, [None; 2]).unwrap()
+            e.score_backward(black_box(&hidden), head, &targets, normalizers, &upstream, [None; 3]).unwrap()
         });
     });
 

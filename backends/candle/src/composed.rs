@@ -208,7 +208,7 @@ impl Engine for ComposedEngine {
         targets: &[u32],
         log_normalizers: &[f64],
         upstream: &[f64],
-        gradients: [Option<&Tensor>; 2],
+        gradients: [Option<&Tensor>; 3],
     ) -> Result<Tensor> {
         let weight = head.decoded(self)?;
         let head = head.with(weight.as_ref());

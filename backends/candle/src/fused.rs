@@ -216,7 +216,7 @@ impl Engine for FusedEngine {
         targets: &[u32],
         log_normalizers: &[f64],
         upstream: &[f64],
-        gradients: [Option<&Tensor>; 2],
+        gradients: [Option<&Tensor>; 3],
     ) -> Result<Tensor> {
         head::score_backward(hidden, head, targets, log_normalizers, upstream, gradients).map_err(failed)
     }

@@ -433,6 +433,49 @@ fn an_adapter_adapts_the_layers_it_has_weights_for() {
 }
 
 #[test]
+fn adapters_of_the_embedding_table_and_the_head_are_by_name_and_for_this_model() {
+    let (_model, mut spec) = saved();
+    let of = |targets: &[&str]| {
+        Lora::new(2, 4.0, Targets::Names(targets.iter().map(|&name| name.into()).collect()))
+    };
+    let trained = |lora: Lora, spec: &ModelSpec| {
+        let spec = ModelSpec { adapter: Some(Adapter::New(lora)), ..spec.clone() };
+        open(&spec).map(|session| session.info().trainable)
+    };
+    let both = 2 * 2 * (37 + 24);
+    let ends = trained(of(&["embed_tokens", "lm_head"]), &spec).unwrap();
+    assert_eq!(ends, both);
+    // "all-linear" is neither of them, and may stand beside them.
+    let linear = trained(of(&["all-linear"]), &spec).unwrap();
+    assert_eq!(trained(of(&["all-linear", "lm_head", "embed_tokens"]), &spec).unwrap(), linear + both);
+    let refused_of = |lora: Lora| trained(lora, &spec).unwrap_err().to_string();
+    says(&refused_of(of(&["lm_hed"])), &["`lm_hed` (nearest: lm_head)", "embed_tokens, lm_head"]);
+    let dora = Lora { dora: true, ..of(&["q_proj", "lm_head"]) };
+    says(&refused_of(dora), &["`dora`", "leave lm_head out of `targets`"]);
+
+    // PEFT adds copies of the model's own matrices.
+    let folder = tempfile::tempdir().unwrap();
+    spec.adapter = Some(Adapter::New(of(&["all-linear", "lm_head"])));
+    open(&spec).unwrap().save(folder.path(), Export::Adapter).unwrap();
+    let config = fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
+    assert!(!config.contains("all-linear") && config.contains("lm_head") && config.contains("down_proj"));
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens");
+    let saved_by_peft = goldens.join("adapters/ends");
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::copy(saved_by_peft.join(file), folder.path().join(file)).unwrap();
+    }
+    spec.source = ModelSource::Folder(goldens.join("architectures/llama"));
+    spec.adapter = Some(Adapter::Saved { path: folder.path().to_owned() });
+    open(&spec).unwrap();
+    let file = folder.path().join("adapter_model.safetensors");
+    let copy = "base_model.model.lm_head.base_layer.weight";
+    let (range, mut bytes) = (bytes_in(&file, copy), fs::read(&file).unwrap());
+    bytes[range.start..range.start + 4].copy_from_slice(&floats([7.0]));
+    fs::write(&file, bytes).unwrap();
+    says(&refused(&spec), &[copy, "is not lm_head.weight of the model"]);
+}
+
+#[test]
 fn a_rank_stabilised_adapter_is_scaled_by_the_root_of_its_rank() {
     let (_model, folder, spec) = adapted();
     let before = log_probs(&mut *open(&spec).unwrap());

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use spo_api::{Backend, Group, ModelSource, ModelSpec, Result, Session, Statistics, TokenBatch, WeightType};
+use spo_api::{
+    Adapter, Backend, Group, ModelSource, ModelSpec, Result, Session, Statistics, TokenBatch, WeightType,
+};
 use spo_backend_candle::Candle;
 use spo_transformer::convert;
 use tempfile::TempDir;
@@ -71,6 +73,33 @@ fn weights_are_those_of_safetensors() {
         assert_eq!(sizes[0], sizes[1], "{name}");
         assert!(sizes[3].abs_diff(sizes[1]) < 400 && sizes[2] > 3 * sizes[1] / 2, "{name}: {sizes:?}");
     }
+}
+
+#[test]
+fn an_adapter_is_that_of_safetensors() {
+    let scores = |adapter: &Path, allow_pickle: bool| -> Result<Vec<f64>> {
+        let spec = ModelSpec {
+            source: ModelSource::Folder(goldens().join("architectures/llama")),
+            adapter: Some(Adapter::Saved { path: adapter.to_owned() }),
+            quantize: None,
+            allow_pickle,
+            seed: 0,
+            device: "cpu".into(),
+            dtype: "f32".into(),
+        };
+        let batch = TokenBatch {
+            groups: vec![Group { prompt: vec![3, 1, 4], completions: vec![vec![5, 9, 2, 30]] }],
+        };
+        Ok(Candle::default().open(&spec)?.log_probs(&batch, Statistics::default())?.values)
+    };
+    let expected = scores(&goldens().join("adapters/patterns"), false).unwrap();
+    let pickled = goldens().join("pickled/adapter");
+    assert_eq!(scores(&pickled, true).unwrap(), expected);
+    let refused = scores(&pickled, false).unwrap_err().to_string();
+    assert!(refused.contains("adapter_model.bin") && refused.contains("`spo-run convert`"), "{refused}");
+    let converted = tempfile::tempdir().unwrap();
+    convert(&pickled, converted.path(), None).unwrap();
+    assert_eq!(scores(converted.path(), false).unwrap(), expected);
 }
 
 #[test]

@@ -50,8 +50,8 @@ fn tensors(norm: Norm<&Array>) -> Norm<&Tensor> {
 }
 
 fn of_head(head: Head<&Array>) -> Head<&Tensor> {
-    let Head { weight, blocks, bias, cap } = head;
-    Head { weight: &weight.0, blocks, bias: bias.map(|bias| &bias.0), cap }
+    let Head { weight, blocks, bias, low_rank, cap } = head;
+    Head { weight: &weight.0, blocks, bias: bias.map(|b| &b.0), low_rank: low_rank.map(|b| &b.0), cap }
 }
 
 impl Engine for TchEngine {
@@ -288,7 +288,7 @@ impl Engine for TchEngine {
         targets: &[u32],
         log_normalizers: &[f64],
         upstream: &[f64],
-        gradients: [Option<&Array>; 2],
+        gradients: [Option<&Array>; 3],
     ) -> Result<Array> {
         let gradients = gradients.map(|gradient| gradient.map(|x| &x.0));
         let weight = head.decoded(self)?;
@@ -318,7 +318,7 @@ impl Recorder<TchEngine> for TchRecorder {
         head: Head<&Array>,
         targets: &[u32],
         upstream: &Array,
-        gradients: [Option<&Array>; 2],
+        gradients: [Option<&Array>; 3],
     ) -> Result<Array> {
         let gradients = gradients.map(|gradient| gradient.map(|x| &x.0));
         let weight = head.decoded(&self.0)?;

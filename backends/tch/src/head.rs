@@ -20,9 +20,24 @@ fn chunks(count: usize, head: Head<&Tensor>) -> impl Iterator<Item = Range<usize
     (0..count).step_by(at_once).map(move |first| first..count.min(first + at_once))
 }
 
-fn logits(hidden: &Tensor, head: Head<&Tensor>) -> Outcome<Tensor> {
-    let mut logits =
-        hidden.f_mm(&head.weight.f_to_kind(hidden.f_kind()?)?.f_tr()?)?.f_to_kind(Kind::Float)?;
+/// What the weight of the head reads, and what its low-rank addition does.
+fn parts(x: &Tensor, head: Head<&Tensor>) -> Outcome<(Tensor, Option<Tensor>)> {
+    let width = head.weight.size()[1];
+    let rest = head.low_rank.map(|b| x.f_narrow(1, width, b.size()[1])).transpose()?;
+    Ok((x.f_narrow(1, 0, width)?, rest))
+}
+
+/// `x w^T` in f32.
+fn product(x: &Tensor, w: &Tensor) -> Outcome<Tensor> {
+    x.f_mm(&w.f_to_kind(x.f_kind()?)?.f_tr()?)?.f_to_kind(Kind::Float)
+}
+
+fn logits(x: &Tensor, head: Head<&Tensor>) -> Outcome<Tensor> {
+    let (hidden, reduced) = parts(x, head)?;
+    let mut logits = product(&hidden, head.weight)?;
+    if let (Some(reduced), Some(b)) = (&reduced, head.low_rank) {
+        logits = logits.f_add_(&product(reduced, b)?)?;
+    }
     if let Some(bias) = head.bias {
         logits = logits.f_add_(&bias.f_to_kind(Kind::Float)?)?;
     }
@@ -56,8 +71,9 @@ pub(crate) fn score(
 ) -> Outcome<HeadScores> {
     // What goes to the host is no part of a recording.
     let (hidden, weight) = (&hidden.f_detach()?, head.weight.f_detach()?);
-    let bias = head.bias.map(Tensor::f_detach).transpose()?;
-    let head = Head { weight: &weight, bias: bias.as_ref(), ..head };
+    let [bias, low_rank] = [head.bias, head.low_rank].map(|part| part.map(Tensor::f_detach).transpose());
+    let (bias, low_rank) = (bias?, low_rank?);
+    let head = Head { weight: &weight, bias: bias.as_ref(), low_rank: low_rank.as_ref(), ..head };
     let mut scores = HeadScores::default();
     for range in chunks(targets.len(), head) {
         let targets = &targets[range.clone()];
@@ -95,7 +111,7 @@ pub(crate) fn score_backward(
     targets: &[u32],
     log_normalizers: &[f64],
     upstream: &[f64],
-    [d_weight, d_bias]: [Option<&Tensor>; 2],
+    [d_weight, d_bias, d_low_rank]: [Option<&Tensor>; 3],
 ) -> Outcome<Tensor> {
     let device = hidden.device();
     let d_hidden = hidden.f_empty_like()?;
@@ -117,8 +133,10 @@ pub(crate) fn score_backward(
             sum_rows_add(gradient, &slopes)?;
         }
         let slopes = slopes.f_to_kind(hidden.f_kind()?)?;
-        rows(&d_hidden, &range)?.f_copy_(&slopes.f_mm(&head.weight.f_to_kind(hidden.f_kind()?)?)?)?;
-        if let Some(gradient) = d_weight {
+        rows(&d_hidden, &range)?.f_copy_(&pulled_back(&slopes, head)?)?;
+        let (of_weight, of_low_rank) = parts(&x, head)?;
+        for (gradient, x) in [(d_weight, Some(of_weight)), (d_low_rank, of_low_rank)] {
+            let (Some(gradient), Some(x)) = (gradient, x) else { continue };
             let slopes = slopes.f_tr()?;
             match gradient.f_kind()? == x.f_kind()? {
                 true => shim::add_product(gradient, 1.0, &slopes, &x)?,
@@ -129,13 +147,23 @@ pub(crate) fn score_backward(
     Ok(d_hidden)
 }
 
+/// The gradient of what the head reads.
+fn pulled_back(slopes: &Tensor, head: Head<&Tensor>) -> Outcome<Tensor> {
+    let kind = slopes.f_kind()?;
+    let d_hidden = slopes.f_mm(&head.weight.f_to_kind(kind)?)?;
+    match head.low_rank {
+        Some(b) => Tensor::f_cat(&[d_hidden, slopes.f_mm(&b.f_to_kind(kind)?)?], 1),
+        None => Ok(d_hidden),
+    }
+}
+
 /// The same, for a recording: all rows at once, and the normalizers are part of what depends on the parameters.
 pub(crate) fn recorded_score_backward(
     hidden: &Tensor,
     head: Head<&Tensor>,
     targets: &[u32],
     upstream: &Tensor,
-    [d_weight, d_bias]: [Option<&Tensor>; 2],
+    [d_weight, d_bias, d_low_rank]: [Option<&Tensor>; 3],
 ) -> Outcome<Tensor> {
     let (kind, device) = (hidden.f_kind()?, hidden.device());
     let weights = upstream.f_unsqueeze(1)?;
@@ -150,8 +178,11 @@ pub(crate) fn recorded_score_backward(
         sum_rows_add(gradient, &slopes)?;
     }
     let slopes = slopes.f_to_kind(kind)?;
-    if let Some(gradient) = d_weight {
-        shim::axpy(gradient, 1.0, &slopes.f_tr()?.f_mm(hidden)?)?;
+    let (of_weight, of_low_rank) = parts(hidden, head)?;
+    for (gradient, x) in [(d_weight, Some(of_weight)), (d_low_rank, of_low_rank)] {
+        if let (Some(gradient), Some(x)) = (gradient, x) {
+            shim::axpy(gradient, 1.0, &slopes.f_tr()?.f_mm(&x)?)?;
+        }
     }
-    slopes.f_mm(&head.weight.f_to_kind(kind)?)
+    pulled_back(&slopes, head)
 }

@@ -2,6 +2,8 @@
 
 mod architecture;
 mod cohere;
+mod ernie;
+mod exaone;
 mod fields;
 mod gemma;
 mod glm;
@@ -23,7 +25,7 @@ use serde_json::Value;
 use spo_api::{Error, Result, nearest};
 
 pub use architecture::ModelType;
-pub(crate) use architecture::{Architecture, ExpertsShape, HeadNorm, MlpShape, NormShape, Projected};
+pub(crate) use architecture::{Architecture, ExpertsShape, HeadNorm, MlpShape, Names, NormShape, Projected};
 pub(crate) use fields::Fields;
 pub(crate) use rotary::{Rope, Scaling};
 
@@ -65,8 +67,11 @@ fn reader(model_type: ModelType) -> Reader {
         | ModelType::Mistral
         | ModelType::Ministral
         | ModelType::Qwen2
-        | ModelType::Qwen3 => llama::read,
+        | ModelType::Qwen3
+        | ModelType::SeedOss => llama::read,
         ModelType::Gpt2 => gpt2::read,
+        ModelType::GptBigCode => gpt2::read_bigcode,
+        ModelType::GptJ => gpt2::read_j,
         ModelType::Gemma | ModelType::Gemma2 | ModelType::Gemma3 => gemma::read,
         ModelType::Phi3 => phi3::read,
         ModelType::Olmo2 | ModelType::Olmo3 => olmo::read,
@@ -79,6 +84,8 @@ fn reader(model_type: ModelType) -> Reader {
         ModelType::Cohere | ModelType::Cohere2 => cohere::read,
         ModelType::Glm | ModelType::Glm4 => glm::read,
         ModelType::Helium => glm::read_helium,
+        ModelType::Ernie45 => ernie::read,
+        ModelType::Exaone4 => exaone::read,
         ModelType::Mixtral | ModelType::Qwen3Moe | ModelType::Olmoe => moe::read,
     }
 }

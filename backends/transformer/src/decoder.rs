@@ -3,6 +3,7 @@
 mod balance;
 mod block;
 mod dropout;
+mod ends;
 mod experts;
 mod feed_forward;
 mod layout;
@@ -23,13 +24,13 @@ pub(crate) use balance::Balance;
 pub(crate) use block::KvCache;
 use block::{Block, Trace};
 pub(crate) use dropout::{Dropout, Dropping, follow};
+use ends::Ends;
 use layout::Layout;
 pub(crate) use linear::{LowRank, Scaled};
-use names::Names;
 pub(crate) use row_norms::RowNorms;
 pub(crate) use wiring::{Rows, Wiring};
 
-use crate::config::Architecture;
+use crate::config::{Architecture, Names};
 use crate::engine::{Engine, Head, Memory, Norm};
 use crate::parameters::{Id, Parameters, Role, Spec};
 
@@ -47,6 +48,8 @@ pub(crate) struct Decoder {
     pub head: Head<Id>,
     /// The adapters, each with the id of the weight it is added to.
     pub adapted: Vec<(Id, LowRank)>,
+    /// Those of the embedding table and the head.
+    ends: Ends,
 }
 
 /// What the backward pass of the blocks needs from the forward pass.
@@ -80,37 +83,50 @@ pub(crate) type Completed<'a> = dyn FnMut() -> Result<()> + 'a;
 impl Decoder {
     pub fn new(architecture: Architecture) -> Self {
         let a = &architecture;
-        let mut names = Names::default();
+        let mut names = names::Names::default();
         let Layout { tokens, positions, blocks, spans, norm, head } = Layout::new(&mut names, a);
         let specs = names.specs;
-        Decoder { architecture, specs, blocks, spans, tokens, positions, norm, head, adapted: Vec::new() }
+        Decoder {
+            architecture,
+            specs,
+            blocks,
+            spans,
+            tokens,
+            positions,
+            norm,
+            head,
+            adapted: Vec::new(),
+            ends: Ends::default(),
+        }
     }
 
-    /// Freezes all parameters, and adds an adapter to every linear layer for which `wanted` returns one. The head is
-    /// never considered.
+    /// Freezes all parameters, and adds an adapter to every linear layer for which `wanted` returns one, and to the embedding
+    /// table and the head, which are not tied then.
     pub fn adapt(&mut self, mut wanted: impl FnMut(&str) -> Option<Scaled>) {
         self.specs.iter_mut().for_each(|spec| spec.trained = false);
         for linear in self.blocks.iter_mut().flat_map(Block::linears_mut) {
-            let Some(Scaled { rank, scale, magnitude, dropout }) = wanted(&linear.name) else { continue };
-            let [output, input] = self.specs[linear.weight].shape[..] else {
-                unreachable!("a linear layer's weight is a matrix");
-            };
-            let mut add = |part: &str, shape: Vec<usize>, role: Role| {
-                let name = format!("{}.lora_{part}", linear.name);
-                self.specs.push(Spec { name, shape, transposed: false, role, trained: true });
-                self.specs.len() - 1
-            };
-            let low_rank = LowRank {
-                a: add("A.weight", vec![rank, input], Role::AdapterA),
-                b: add("B.weight", vec![output, rank], Role::AdapterB),
-                rank,
-                scale,
-                dropout: (dropout > 0.0).then(|| Dropout::new(dropout, &linear.name, input)),
-                magnitude: magnitude.then(|| add("magnitude_vector", vec![output], Role::Magnitude)),
-            };
+            let Some(scaled) = wanted(&linear.name) else { continue };
+            let low_rank = LowRank::of_linear(&mut self.specs, linear.weight, &linear.name, scaled);
             self.adapted.push((linear.weight, low_rank));
             linear.adapter = Some(low_rank);
         }
+        let Names { table, head, .. } = self.architecture.names;
+        if let Some(scaled) = wanted(table) {
+            let low_rank = LowRank::of_embedding(&mut self.specs, self.tokens, table, scaled);
+            self.adapted.push((self.tokens, low_rank));
+            self.ends.table = Some(low_rank);
+        }
+        if let Some(scaled) = wanted(head) {
+            let low_rank = LowRank::of_linear(&mut self.specs, self.head.weight, head, scaled);
+            self.adapted.push((self.head.weight, low_rank));
+            self.head.low_rank = Some(low_rank.b);
+            self.ends.head = Some(low_rank);
+        }
+    }
+
+    /// Shows the name of every linear layer of the blocks.
+    pub fn visit_linears(&mut self, mut show: impl FnMut(&str)) {
+        self.blocks.iter_mut().flat_map(Block::linears_mut).for_each(|linear| show(&linear.name));
     }
 
     /// The table of learned positions, if there is one.
@@ -122,6 +138,13 @@ impl Decoder {
     pub fn is_linear(&self, id: Id) -> bool {
         self.specs[id].role == Role::Matrix
             && ![Some(self.tokens), self.positions, Some(self.head.weight)].contains(&Some(id))
+    }
+
+    /// Whether a parameter is the embedding table, or belongs to the head.
+    pub fn is_of_ends(&self, spec: &Spec) -> bool {
+        let Names { table, head, .. } = self.architecture.names;
+        let module = spec.name.rsplit_once('.').map(|(module, _)| module);
+        !spec.role.of_adapter() && [Some(table), Some(head)].contains(&module)
     }
 
     /// Whether a parameter is the matrix of a router.
@@ -247,15 +270,20 @@ impl Decoder {
         if let Some(gradient) = self.positions.and_then(|id| p.gradient(id)) {
             e.scatter_add(gradient, &rows.positions, &upstream)?;
         }
-        if let Some(gradient) = p.gradient(self.tokens) {
+        let gradient = p.gradient(self.tokens);
+        if gradient.is_some() || self.ends.table.is_some() {
             self.scale_embeddings(e, &upstream)?;
+        }
+        if let Some(gradient) = gradient {
             e.scatter_add(gradient, &rows.ids, &upstream)?;
         }
+        self.ends.table_backward(e, p, &rows.ids, &upstream)?;
         completed()
     }
 
     fn embed<E: Engine>(&self, e: &E, p: &Parameters<E>, rows: &Rows) -> Result<E::Tensor> {
         let x = p.rows(e, self.tokens, &rows.ids)?;
+        self.ends.add_to_embeddings(e, p, &rows.ids, &x)?;
         self.scale_embeddings(e, &x)?;
         if let Some(id) = self.positions {
             e.axpy(&x, 1.0, &p.rows(e, id, &rows.positions)?)?;
@@ -271,23 +299,38 @@ impl Decoder {
         }
     }
 
-    /// What the head reads, given the output of the last block: normalised, and with the factor of the logits.
-    pub fn head_input<E: Engine>(&self, e: &E, p: &Parameters<E>, x: &E::Tensor) -> Result<E::Tensor> {
-        let normed = self.norm.forward(e, p, x)?;
-        self.scale_logits(e, &normed)?;
-        Ok(normed)
+    /// The rank of the head's adapter.
+    pub fn head_rank(&self) -> Option<usize> {
+        self.ends.head.map(|low_rank| low_rank.rank)
     }
 
-    /// The gradient of the output of the last block, given that of what the head reads, which is overwritten.
-    pub fn head_input_backward<E: Engine>(
+    /// What the head reads, given rows of the output of the last block: normalised, and with the factor of the logits; beside
+    /// it, what its adapter makes of it. `scored` says which of the rows of the pass they are.
+    pub fn head_input<E: Engine>(
         &self,
         e: &E,
         p: &Parameters<E>,
         x: &E::Tensor,
-        upstream: &E::Tensor,
+        scored: &[u32],
     ) -> Result<E::Tensor> {
-        self.scale_logits(e, upstream)?;
-        self.norm.backward(e, p, x, upstream)
+        let normed = self.norm.forward(e, p, x)?;
+        self.scale_logits(e, &normed)?;
+        self.ends.reduced(e, p, normed, scored)
+    }
+
+    /// The gradient of the output of the last block, given those rows of it, what the head read of them, and the gradient of
+    /// that, which may be overwritten.
+    pub fn head_input_backward<E: Engine>(
+        &self,
+        e: &E,
+        p: &Parameters<E>,
+        [before, read]: &[E::Tensor; 2],
+        scored: &[u32],
+        upstream: E::Tensor,
+    ) -> Result<E::Tensor> {
+        let upstream = self.ends.reduced_backward(e, p, read, scored, upstream)?;
+        self.scale_logits(e, &upstream)?;
+        self.norm.backward(e, p, before, &upstream)
     }
 
     fn scale_logits<E: Engine>(&self, e: &E, x: &E::Tensor) -> Result<()> {

@@ -237,7 +237,7 @@ pub trait Engine: Send + Sized + 'static {
         statistics: Statistics,
     ) -> Result<HeadScores>;
     /// Gradient of `sum_i upstream[i] * log_probs[i]` with respect to `hidden`; the gradients of the
-    /// head's weight and bias are added to `gradients` where present.
+    /// head's weight, bias and low-rank addition are added to `gradients` where present.
     fn score_backward(
         &self,
         hidden: &Self::Tensor,
@@ -245,7 +245,7 @@ pub trait Engine: Send + Sized + 'static {
         targets: &[u32],
         log_normalizers: &[f64],
         upstream: &[f64],
-        gradients: [Option<&Self::Tensor>; 2],
+        gradients: [Option<&Self::Tensor>; 3],
     ) -> Result<Self::Tensor>;
 
     /// This engine with a tape, if it supports one.
@@ -288,7 +288,7 @@ pub trait Recorder<E: Engine> {
         head: Head<&E::Tensor>,
         targets: &[u32],
         upstream: &E::Tensor,
-        gradients: [Option<&E::Tensor>; 2],
+        gradients: [Option<&E::Tensor>; 3],
     ) -> Result<E::Tensor>;
 
     /// Starts or stops tracking what is computed from these tensors. A tensor that was written to in the
@@ -319,7 +319,7 @@ impl<E: Engine> Recorder<E> for NoTape {
         _: Head<&E::Tensor>,
         _: &[u32],
         _: &E::Tensor,
-        _: [Option<&E::Tensor>; 2],
+        _: [Option<&E::Tensor>; 3],
     ) -> Result<E::Tensor> {
         match *self {}
     }

@@ -9,7 +9,7 @@ use spo_api::{Error, Result, WeightType};
 
 use crate::decoder::LowRank;
 use crate::engine::{Engine, Mat, Memory, Precision};
-use crate::files::{TensorEntry, write_json, write_safetensors};
+use crate::files::{OF_ADAPTER, TensorEntry, write_json, write_safetensors};
 use crate::model::{Model, adapter};
 use crate::parameters::{Id, Spec};
 
@@ -93,7 +93,7 @@ pub(crate) fn save_adapter<E: Engine>(engine: &E, model: &Model<E>, folder: &Pat
         dtype: Dtype::F32,
     };
     let entries: Vec<TensorEntry> = specs.iter().map(entry).collect();
-    write_safetensors(&folder.join(adapter::WEIGHTS), [], &entries, |i| {
+    write_safetensors(&folder.join(OF_ADAPTER), [], &entries, |i| {
         let values = engine.memory().download(&model.parameters.trained.parts[i])?;
         Ok(specs[i].in_file(values))
     })?;

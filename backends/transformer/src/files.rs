@@ -6,5 +6,5 @@ mod weights;
 mod writer;
 
 pub(crate) use json::{read_json, write_json};
-pub(crate) use weights::{Weights, decoded, transposed};
+pub(crate) use weights::{OF_ADAPTER, Weights, decoded, transposed};
 pub(crate) use writer::{TensorEntry, encode, write_encoded, write_safetensors};

@@ -117,10 +117,18 @@ fn together<E: Engine>(
             rows.clusters.push(Cluster { queries, keys, spans: vec![span] });
         }
         let x = decoder.extend(e, &model.parameters, &rows, &caches, &cached)?;
-        let hidden = decoder.head_input(e, &model.parameters, &e.gather(&x, &last)?)?;
-        let Head { bias, cap, .. } = model.head();
+        let mut hidden = decoder.head_input(e, &model.parameters, &e.gather(&x, &last)?, &last)?;
+        let Head { bias, low_rank, cap, .. } = model.head();
         let weight = model.parameters.matrix(e, decoder.head.weight)?;
-        let mut logits = e.memory().download(&e.linear(&hidden, &weight, bias)?)?;
+        let mut added = None;
+        if let (Some(b), Some(rank)) = (low_rank, decoder.head_rank()) {
+            let reduced = e.columns(&hidden, 1, a.hidden..a.hidden + rank)?;
+            hidden = e.columns(&hidden, 1, 0..a.hidden)?;
+            added = Some(e.linear(&reduced, b, None)?);
+        }
+        let logits = e.linear(&hidden, &weight, bias)?;
+        added.iter().try_for_each(|added| e.axpy(&logits, 1.0, added))?;
+        let mut logits = e.memory().download(&logits)?;
         if let Some(cap) = cap {
             logits.iter_mut().for_each(|l| *l = (cap * (f64::from(*l) / cap).tanh()) as f32);
         }

@@ -49,7 +49,7 @@ mod session;
 mod state;
 
 pub use config::ModelType;
-pub use convert::convert;
+pub use convert::{convert, is_adapter};
 pub use engine::{
     Activation, AdamWStep, Attention, BLOCK, Blocks, Blockwise, Cluster, DynamicMap, Engine, Head,
     HeadScores, Heads, Mat, Memory, NoTape, Norm, NormKind, Pairs, Precision, Recorder, Rotation, SIGNED,

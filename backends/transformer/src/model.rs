@@ -67,22 +67,22 @@ impl<E: Engine> Model<E> {
         }
         let (adapter, saved) = match &spec.adapter {
             None => (None, None),
-            Some(Adapter::New(lora)) => (Some(lora.clone()), None),
+            Some(Adapter::New(lora)) => (Some(adapter::named(&mut decoder, lora)), None),
             Some(Adapter::Saved { path }) => {
-                let saved = Saved::open(path)?;
+                let saved = Saved::open(path, spec.allow_pickle)?;
                 remarks.extend(saved.remarks(source.as_deref()));
                 (Some(saved.lora()?), Some(saved))
             }
         };
         if let Some(lora) = &adapter {
-            if adapter::unties(&decoder, lora) {
+            if adapter::unties(&decoder, lora)? {
                 weights.iter_mut().for_each(|weights| weights.untie(&decoder));
                 decoder = Decoder::new(Architecture { tied: false, ..decoder.architecture });
                 config["tie_word_embeddings"] = false.into();
             }
             adapter::attach(&mut decoder, lora, saved.is_none())?;
             remarks.extend(adapter::remark(&decoder));
-            saved.iter().try_for_each(|saved| saved.check(&decoder))?;
+            saved.iter().try_for_each(|saved| saved.check(&decoder, weights.as_ref()))?;
         }
         let quantize = quantised::checked(spec.quantize, adapter.is_some())?;
         let a = &decoder.architecture;
@@ -157,14 +157,15 @@ impl<E: Engine> Model<E> {
     }
 
     pub fn head(&self) -> Head<&E::Tensor> {
-        let Head { weight, bias, cap, .. } = self.decoder.head;
+        let Head { weight, bias, low_rank, cap, .. } = self.decoder.head;
         let value = |id| self.parameters.value(id);
-        Head { weight: value(weight), blocks: self.parameters.blocks(weight), bias: bias.map(value), cap }
+        let blocks = self.parameters.blocks(weight);
+        Head { weight: value(weight), blocks, bias: bias.map(value), low_rank: low_rank.map(value), cap }
     }
 
-    /// The gradients of the head's weight and bias, where they are trained.
-    pub fn head_gradients(&self) -> [Option<&E::Tensor>; 2] {
-        let Head { weight, bias, .. } = self.decoder.head;
-        [self.parameters.gradient(weight), bias.and_then(|bias| self.parameters.gradient(bias))]
+    /// The gradients of the head's weight, bias and low-rank addition, where they are trained.
+    pub fn head_gradients(&self) -> [Option<&E::Tensor>; 3] {
+        let Head { weight, bias, low_rank, .. } = self.decoder.head;
+        [Some(weight), bias, low_rank].map(|id| self.parameters.gradient(id?))
     }
 }

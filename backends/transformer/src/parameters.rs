@@ -31,13 +31,20 @@ pub(crate) enum Role {
     AdapterA,
     /// The up-projection matrix of an adapter.
     AdapterB,
+    /// What an adapter of the embedding table has for each token, as rows; zero at first.
+    EmbeddingA,
+    /// What brings these to the width of the embeddings.
+    EmbeddingB,
     /// The norms that an adapter gives to the rows of a matrix.
     Magnitude,
 }
 
 impl Role {
     pub fn of_adapter(self) -> bool {
-        matches!(self, Role::AdapterA | Role::AdapterB | Role::Magnitude)
+        match self {
+            Role::Matrix | Role::Bias | Role::Gain | Role::GainFromOne => false,
+            Role::AdapterA | Role::AdapterB | Role::EmbeddingA | Role::EmbeddingB | Role::Magnitude => true,
+        }
     }
 
     /// Whether the parameter is usually exempt from weight decay.
@@ -217,11 +224,17 @@ impl<E: Engine> Parameters<E> {
         &self.values[id]
     }
 
-    /// The mask of an adapter's input and its shape, in a pass with dropout.
-    pub fn mask(&self, engine: &E, dropout: Option<Dropout>) -> Result<Option<(E::Tensor, [usize; 2])>> {
+    /// The mask of an adapter's input and its shape, in a pass with dropout; `rows` are those of the input, if it does not
+    /// have them all.
+    pub fn mask(
+        &self,
+        engine: &E,
+        dropout: Option<Dropout>,
+        rows: Option<&[u32]>,
+    ) -> Result<Option<(E::Tensor, [usize; 2])>> {
         dropout
             .zip(self.dropping.as_ref())
-            .map(|(dropout, dropping)| dropout.mask(engine, dropping))
+            .map(|(dropout, dropping)| dropout.mask(engine, dropping, rows))
             .transpose()
     }
 

@@ -67,11 +67,11 @@ impl<E: Engine> Pass<E> {
     ) -> Result<()> {
         let (decoder, p) = (&model.decoder, &model.parameters);
         let Pass { packed, wiring, traces, last, hidden, .. } = self;
-        let d_before = decoder.head_input_backward(e, p, &hidden[0], &d_hidden)?;
+        let d_before = decoder.head_input_backward(e, p, &hidden, &packed.scored, d_hidden)?;
         let d_last =
             e.memory().zeros(&[packed.rows.ids.len(), decoder.architecture.hidden], Precision::Compute)?;
         e.scatter_add(&d_last, &packed.scored, &d_before)?;
-        drop((last, hidden, d_hidden, d_before));
+        drop((last, hidden, d_before));
         completed()?;
         decoder.backward(e, p, &packed.rows, &wiring, (traces, d_last), completed)
     }
@@ -99,7 +99,7 @@ impl<E: Engine> Pass<E> {
 /// Hidden states of the given rows of the last block's output, before the final norm and as the head reads them.
 fn hidden<E: Engine>(e: &E, model: &Model<E>, last: &E::Tensor, rows: &[u32]) -> Result<[E::Tensor; 2]> {
     let before = e.gather(last, rows)?;
-    let after = model.decoder.head_input(e, &model.parameters, &before)?;
+    let after = model.decoder.head_input(e, &model.parameters, &before, rows)?;
     Ok([before, after])
 }
 

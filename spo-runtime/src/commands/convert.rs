@@ -1,4 +1,4 @@
-//! `spo-run convert`: weights of any model as safetensors, from `pytorch_model.bin` or in another type.
+//! `spo-run convert`: weights of any model or adapter as safetensors, from `pytorch_model.bin` or in another type.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::error::bad;
 
 #[derive(clap::Args)]
 pub(crate) struct ConvertArguments {
-    /// Folder of the model, in the layout of Hugging Face. Its architecture does not matter.
+    /// Folder of a model or of an adapter, in the layout of Hugging Face. The architecture does not matter.
     folder: PathBuf,
     /// The folder to write.
     output: PathBuf,
@@ -24,8 +24,12 @@ impl ConvertArguments {
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         let ConvertArguments { folder, output, dtype } = self;
         is_free_folder(output)?;
-        if !folder.join("config.json").exists() {
-            return Err(bad(format!("{} has no config.json, so it is no model", folder.display())).into());
+        if !folder.join("config.json").exists() && !spo_transformer::is_adapter(folder) {
+            let shown = folder.display();
+            return Err(bad(format!(
+                "{shown} has neither config.json nor adapter_config.json, so it is no model"
+            ))
+            .into());
         }
         std::fs::create_dir_all(output).with_context(|| format!("cannot create {}", output.display()))?;
         spo_transformer::convert(folder, output, dtype.map(WeightType::from)).map_err(bad)?;
@@ -48,5 +52,7 @@ fn goes_along(path: &Path) -> bool {
     let text = ["json", "txt", "model", "jinja", "md"]
         .iter()
         .any(|end| path.extension().is_some_and(|kind| kind == *end));
-    (text || name.starts_with("LICENSE")) && name != "config.json" && !name.ends_with(".index.json")
+    (text || name.starts_with("LICENSE"))
+        && !["config.json", "adapter_config.json"].contains(&&*name)
+        && !name.ends_with(".index.json")
 }

@@ -41,7 +41,7 @@ impl SavedModel {
         let of_adapter = |e: String| bad(format!("--adapter: {e}"));
         let adapter = self.adapter.as_deref().map(fetch::model).transpose().map_err(of_adapter)?;
         if let Some(adapter) = &adapter {
-            folders::adapter(adapter).map_err(of_adapter)?;
+            folders::adapter(adapter, false).map_err(of_adapter)?;
         }
         let mut tokenizer = Tokenizer::open(&model).map_err(bad)?;
         let stop = generation::stop_tokens(&model).map_err(bad)?;

@@ -56,7 +56,8 @@ impl Fit<'_> {
             let path = &hub::folder(path, None);
             folders::model(path, self.recipe.model.allow_pickle).map_err(|problem| error("path", problem))?;
             if let Some(folder) = adapter {
-                folders::adapter(&hub::folder(folder, None)).map_err(|problem| error("adapter", problem))?;
+                folders::adapter(&hub::folder(folder, None), self.recipe.model.allow_pickle)
+                    .map_err(|problem| error("adapter", problem))?;
             }
             if path.join("tokenizer.json").exists() {
                 let own = Tokenizer::open(path).map_err(|e| error("path", e.to_string()))?;

@@ -13,6 +13,9 @@ use crate::hub::model_id;
 /// The beginning of the names of weights that `torch.save` wrote.
 pub(super) const PICKLED: &str = "pytorch_model";
 
+/// The same of an adapter.
+pub(super) const ADAPTER_PICKLED: &str = "adapter_model.bin";
+
 /// Endings of weights in formats that are not read.
 const FOREIGN: [&str; 7] = [".bin", ".ggml", ".pth", ".pt", ".h5", ".msgpack", ".ckpt"];
 
@@ -95,11 +98,11 @@ fn gguf(path: &Path) -> Option<Result<(), String>> {
     })
 }
 
-/// Checks that a folder looks like an adapter in PEFT's layout.
+/// Checks that a folder looks like an adapter in PEFT's layout. If `pickled`, its weights may be in `adapter_model.bin`.
 ///
 /// # Errors
 /// As [`model`].
-pub(crate) fn adapter(folder: &Path) -> Result<(), String> {
+pub(crate) fn adapter(folder: &Path, pickled: bool) -> Result<(), String> {
     let layout = "adapter_config.json and adapter_model.safetensors";
     let names = names(folder, &format!("an adapter is a folder with {layout}"))?;
     let has = |name: &str| names.iter().any(|n| n == name);
@@ -108,11 +111,13 @@ pub(crate) fn adapter(folder: &Path) -> Result<(), String> {
         let instead = if has("config.json") { ": it is a model, not an adapter" } else { "" };
         return Err(format!("{shown} has no adapter_config.json{instead}. An adapter is {layout}"));
     }
-    if !has("adapter_model.safetensors") {
-        return Err(match has("adapter_model.bin") {
+    let pickle = has(ADAPTER_PICKLED);
+    let read = has("adapter_model.safetensors") || (pickle && pickled);
+    if !read {
+        return Err(match pickle {
             true => format!(
-                "{shown} has no adapter_model.safetensors, only adapter_model.bin: {}",
-                remedy("adapter_model.bin")
+                "{shown} has no adapter_model.safetensors, only {ADAPTER_PICKLED}: {}",
+                remedy(ADAPTER_PICKLED)
             ),
             false => format!("{shown} has no adapter_model.safetensors"),
         });
@@ -214,7 +219,7 @@ fn remedy(name: &str) -> String {
             "weights in the format of TensorFlow or Flax are not read: load them with transformers and save them as \
              safetensors (`model.save_pretrained(FOLDER)`)"
         }
-        Some("bin") if name.starts_with(PICKLED) => {
+        Some("bin") if name.starts_with(PICKLED) || name == ADAPTER_PICKLED => {
             "weights in PyTorch's own format are a pickle, a program, of which only the tensors are read and nothing is run, \
              and that only if asked for: set `model.allow_pickle = true` in the recipe, or convert the folder with \
              `spo-run convert FOLDER OUT`"
@@ -325,10 +330,11 @@ mod tests {
             (vec![config], "no adapter_model.safetensors"),
             (vec![config, ("adapter_model.safetensors", "version https://git-lfs")], "Git LFS pointer"),
         ] {
-            let message = said(adapter, &files);
+            let message = said(|folder| adapter(folder, false), &files);
             assert!(message.contains(expected), "{message} does not say {expected}");
         }
-        assert_eq!(said(adapter, &[config, ("adapter_model.safetensors", "")]), "");
+        assert_eq!(said(|folder| adapter(folder, true), &[config, ("adapter_model.bin", "")]), "");
+        assert_eq!(said(|folder| adapter(folder, false), &[config, ("adapter_model.safetensors", "")]), "");
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub(crate) struct AdapterSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1))]
     dropout: Option<f64>,
-    /// The linear layers to adapt: a list of names, `"all-linear"`, or a regular expression for the whole name.
+    /// The linear layers to adapt: a list of names, `"all-linear"`, or a regular expression for the whole name. Embedding table and
+    /// head are adapted where they are named.
     #[serde(skip_serializing_if = "Option::is_none")]
     targets: Option<Targets>,
     /// Layers to leave as they are, although they are among the targets; written in the same ways.

@@ -92,7 +92,7 @@ pub(crate) struct ModelSection {
     /// Train a low-rank adapter and freeze the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) adapter: Option<AdapterSection>,
-    /// Read weights from `pytorch_model.bin` where there are no safetensors. Such a file is a pickle, which Python would run;
+    /// Read weights from `pytorch_model.bin`, and those of an adapter from `adapter_model.bin`, where there are no safetensors. Such a file is a pickle, which Python would run;
     /// nothing of it is run here. It counts for external references too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) allow_pickle: bool,

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 goldens = sys.argv[1]
 torch.set_num_threads(1)
-LR, BETAS, EPS, CLIP, STEPS = 2e-3, (0.9, 0.999), 1e-8, 1.0, 3
+SGD_LR, LR, BETAS, EPS, CLIP, STEPS = 0.02, 2e-3, (0.9, 0.999), 1e-8, 1.0, 3
 
 # The name of the model, and PEFT's configuration.
 CASES = {
@@ -34,6 +34,12 @@ CASES = {
     "saved-both": ("gpt2", dict(r=2, lora_alpha=4, target_modules=["c_attn"], modules_to_save=["wte", "lm_head"], fan_in_fan_out=True)),
     "saved-modules": ("gpt2", dict(r=2, lora_alpha=4, target_modules="all-linear", modules_to_save=["ln_f", "1.mlp"], fan_in_fan_out=True)),
     "dora": ("llama", dict(r=3, lora_alpha=6, target_modules="all-linear", use_dora=True)),
+    "ends": ("llama", dict(r=3, lora_alpha=6, target_modules=["q_proj", "embed_tokens", "lm_head"], rank_pattern={"lm_head": 2})),
+    "ends-tied": ("gemma3", dict(r=2, lora_alpha=5, target_modules=["down_proj", "embed_tokens", "lm_head"], use_rslora=True)),
+    "embedding-tied": ("granite", dict(r=2, lora_alpha=5, target_modules=r".*(embed_tokens|v_proj)")),
+    "head-tied": ("cohere", dict(r=2, lora_alpha=3, target_modules=["o_proj", "lm_head"])),
+    "head-bias": ("phi", dict(r=2, lora_alpha=4, target_modules=["fc1", "lm_head"])),
+    "embedding-transposed": ("gpt2", dict(r=2, lora_alpha=4, target_modules=["c_fc", "wte"], fan_in_fan_out=True)),
     "dora-transposed": ("gpt2", dict(r=2, lora_alpha=4, target_modules=["c_attn", "c_fc"], use_dora=True, use_rslora=True, fan_in_fan_out=True)),
 }
 
@@ -67,18 +73,29 @@ def produce(name, base, settings):
         f.write("\n")
     with torch.no_grad():
         found = [[log_probs(model, group["prompt"], completion).tolist() for completion in group["completions"]] for group in groups]
+    before = {key: p.detach().clone() for key, p in trained.items()}
+    optimizer, sgd = torch.optim.SGD(trained.values(), lr=SGD_LR), []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = sft(model, groups)
+        loss.backward()
+        sgd.append(dict(loss=loss.item(), grad_norm=norm(p.grad for p in trained.values())))
+        optimizer.step()
+    with torch.no_grad():
+        for key, p in trained.items():
+            p.copy_(before[key])
     optimizer = torch.optim.AdamW(trained.values(), lr=LR, betas=BETAS, eps=EPS, weight_decay=0.0)
     steps = []
     for _ in range(STEPS):
         optimizer.zero_grad()
         loss = sft(model, groups)
         loss.backward()
-        norms = {kind: norm(p.grad for key, p in trained.items() if kind in key) for kind in ("lora_A", "lora_B", "magnitude", "modules_to_save") if any(kind in key for key in trained)}
+        norms = {kind: norm(p.grad for key, p in trained.items() if kind in key) for kind in ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "magnitude", "modules_to_save") if any(kind in key for key in trained)}
         steps.append(dict(loss=loss.item(), grad_norm=norm(p.grad for p in trained.values()), of=norms))
         torch.nn.utils.clip_grad_norm_(trained.values(), CLIP)
         optimizer.step()
     produced_by = f"transformers {transformers.__version__}, peft {peft.__version__}, torch {torch.__version__.split('+')[0]}"
-    figures = dict(produced_by=produced_by, base=base, asked=settings, log_probs=found, steps=steps, parameter_norm_after=norm(trained.values()))
+    figures = dict(produced_by=produced_by, base=base, asked=settings, log_probs=found, sgd=sgd, steps=steps, parameter_norm_after=norm(trained.values()))
     with open(os.path.join(folder, "figures.json"), "w") as f:
         json.dump(figures, f, indent=1)
         f.write("\n")

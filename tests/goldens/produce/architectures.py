@@ -65,6 +65,13 @@ MODELS = {
     "glm": dict(COMMON, model_type="glm", head_dim=8),
     "glm4": dict(COMMON, model_type="glm4", head_dim=8, attention_bias=False),
     "helium": dict(COMMON, model_type="helium", head_dim=6, mlp_bias=True),
+    "seed_oss": dict(COMMON, model_type="seed_oss", head_dim=8, attention_out_bias=True),
+    "ernie4_5": dict(COMMON, model_type="ernie4_5", head_dim=8, use_bias=True),
+    "exaone4": dict(COMMON, model_type="exaone4", sliding_window=6, num_hidden_layers=4),
+    "exaone4-full": dict(COMMON, model_type="exaone4", sliding_window=None, layer_types=["full_attention", "full_attention"]),
+    "gpt_bigcode": dict(model_type="gpt_bigcode", vocab_size=VOCABULARY, n_embd=24, n_head=4, n_layer=2, n_positions=64, bos_token_id=None, eos_token_id=None),
+    "gpt_bigcode-all": dict(model_type="gpt_bigcode", vocab_size=VOCABULARY, n_embd=24, n_head=4, n_layer=2, n_positions=64, bos_token_id=None, eos_token_id=None, multi_query=False),
+    "gptj": dict(model_type="gptj", vocab_size=VOCABULARY, n_embd=32, n_head=4, n_layer=2, n_positions=64, rotary_dim=6, bos_token_id=None, eos_token_id=None),
     "gpt_neox-sequential": dict(COMMON, model_type="gpt_neox", hidden_size=32, use_parallel_residual=False, attention_bias=False),
 }
 

@@ -1,12 +1,14 @@
-"""Models of `architectures` as torch.save writes them, whole and in shards.
+"""Models of `architectures` as torch.save writes them, whole and in shards, and an adapter of `adapters`.
 
-    python pickled.py OUT_DIR      # with OUT_DIR/architectures
+    python pickled.py OUT_DIR      # with OUT_DIR/architectures and OUT_DIR/adapters
 
-Writes OUT_DIR/pickled/{gpt2/pytorch_model.bin, llama/pytorch_model-0000N-of-00002.bin and their index}.
+Writes OUT_DIR/pickled/{gpt2/pytorch_model.bin, llama/pytorch_model-0000N-of-00002.bin and their index, adapter/adapter_model.bin
+with its configuration}.
 """
 import collections
 import json
 import os
+import shutil
 import sys
 
 import torch
@@ -41,3 +43,8 @@ for i, shard in enumerate(shards):
     index["weight_map"].update({key: file for key in shard})
 with open(place("llama", "pytorch_model.bin.index.json"), "w") as f:
     f.write(json.dumps(index, indent=1) + "\n")
+
+# As PEFT's `save_pretrained(safe_serialization=False)`.
+adapter = os.path.join(out_dir, "adapters", "patterns")
+torch.save(load_file(os.path.join(adapter, "adapter_model.safetensors")), place("adapter", "adapter_model.bin"))
+shutil.copy(os.path.join(adapter, "adapter_config.json"), place("adapter", "adapter_config.json"))

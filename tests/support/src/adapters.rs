@@ -1,7 +1,7 @@
 //! Compares adapters, with all their options, with what PEFT saved and computed: `tests/goldens/adapters`.
 //! [`compare_with_peft!`](crate::compare_with_peft) declares the tests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -21,6 +21,10 @@ macro_rules! compare_with_peft {
         #[test]
         fn saved_adapters_score_and_train_as_in_peft() {
             $crate::adapters::saved_adapters_score_and_train_as_in_peft(&$backend);
+        }
+        #[test]
+        fn saved_adapters_take_steps_of_sgd_as_in_peft() {
+            $crate::adapters::saved_adapters_take_steps_of_sgd_as_in_peft(&$backend);
         }
         #[test]
         fn adapters_are_saved_as_peft_saves_them() {
@@ -89,14 +93,38 @@ pub fn saved_adapters_score_and_train_as_in_peft(backend: &dyn Backend) {
     }
 }
 
+/// The tensors that PEFT saved, without the copies of the model's embedding table and head.
+fn saved_by_peft(folder: &Path) -> BTreeMap<String, (Value, Vec<u8>)> {
+    let mut tensors = tensors(&folder.join("adapter_model.safetensors"));
+    tensors.retain(|name, _| !name.contains(".base_layer."));
+    tensors
+}
+
+/// Three steps of SGD: losses, and norms of gradients, to 1e-4 of themselves.
+pub fn saved_adapters_take_steps_of_sgd_as_in_peft(backend: &dyn Backend) {
+    for case in cases() {
+        let mut session = case.open(backend);
+        let mut error: f64 = 0.0;
+        for step in case.figures["sgd"].as_array().expect("steps") {
+            let loss = backward(&mut *session, &case.base.batch(), sft);
+            let vectors = session.vectors();
+            let norm = vectors.norm(Vector::GRADIENT).expect("a gradient");
+            error = error.max(relative(&[(loss, &step["loss"]), (norm, &step["grad_norm"])]));
+            vectors.axpy(-0.02, Vector::GRADIENT, Vector::PARAMETERS).expect("vectors");
+        }
+        println!("{}: SGD steps {error:.1e}", case.name);
+        assert!(error < 1e-4, "{}: {error}", case.name);
+    }
+}
+
 /// An adapter that is opened and saved is the same tensors; its configuration says the same, and opens again.
 pub fn adapters_are_saved_as_peft_saves_them(backend: &dyn Backend) {
     for case in cases() {
         let saved = tempfile::tempdir().expect("a writable folder");
         let mut session = case.open(backend);
         session.save(saved.path(), Export::Adapter).expect("a writable folder");
-        let [ours, theirs] =
-            [saved.path(), &case.folder].map(|folder| tensors(&folder.join("adapter_model.safetensors")));
+        let ours = tensors(&saved.path().join("adapter_model.safetensors"));
+        let theirs = saved_by_peft(&case.folder);
         assert!(ours.keys().eq(theirs.keys()), "{}: {:?} {:?}", case.name, ours.keys(), theirs.keys());
         assert!(ours == theirs, "{}", case.name);
         let [ours, theirs] =
@@ -188,7 +216,7 @@ pub fn new_adapters_have_the_parts_that_peft_makes<E: Engine>(engine: fn() -> E)
         let mut session = open(Some(Adapter::New(lora)));
         let names: BTreeSet<String> =
             session.trained().map(|(name, _)| format!("base_model.model.{name}")).collect();
-        let theirs = tensors(&case.folder.join("adapter_model.safetensors"));
+        let theirs = saved_by_peft(&case.folder);
         assert!(names.iter().eq(theirs.keys()), "{}: {names:?} {:?}", case.name, theirs.keys());
         let scores = |session: &mut TransformerSession<E>| {
             session.log_probs(&case.base.batch(), Statistics::default()).expect("a valid batch")

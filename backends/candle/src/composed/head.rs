@@ -25,8 +25,20 @@ pub(super) fn capped(x: Tensor, cap: Option<f64>) -> Result<Tensor> {
     }
 }
 
-fn logits(hidden: &Tensor, head: Head<&Tensor>) -> Result<Tensor> {
-    let mut logits = hidden.matmul(&head.weight.to_dtype(hidden.dtype())?.t()?)?.to_dtype(DType::F32)?;
+/// What the weight of the head reads, and what its low-rank addition does.
+fn parts(x: &Tensor, head: Head<&Tensor>) -> Result<(Tensor, Option<Tensor>)> {
+    let width = head.weight.dim(1)?;
+    let rest = head.low_rank.map(|b| x.narrow(1, width, b.dim(1)?)?.contiguous()).transpose()?;
+    Ok((x.narrow(1, 0, width)?.contiguous()?, rest))
+}
+
+fn logits(x: &Tensor, head: Head<&Tensor>) -> Result<Tensor> {
+    let (hidden, reduced) = parts(x, head)?;
+    let product = |x: &Tensor, w: &Tensor| x.matmul(&w.to_dtype(x.dtype())?.t()?)?.to_dtype(DType::F32);
+    let mut logits = product(&hidden, head.weight)?;
+    if let (Some(reduced), Some(b)) = (&reduced, head.low_rank) {
+        logits = (logits + product(reduced, b)?)?;
+    }
     if let Some(bias) = head.bias {
         logits = logits.broadcast_add(&bias.to_dtype(DType::F32)?)?;
     }
@@ -77,7 +89,7 @@ pub(super) fn score_backward(
     targets: &[u32],
     log_normalizers: &[f64],
     upstream: &[f64],
-    [d_weight, d_bias]: [Option<&Tensor>; 2],
+    [d_weight, d_bias, d_low_rank]: [Option<&Tensor>; 3],
 ) -> Result<Tensor> {
     let device = hidden.device();
     let mut d_hidden = Vec::new();
@@ -97,10 +109,18 @@ pub(super) fn score_backward(
         if let Some(cap) = head.cap {
             slopes = (slopes * ((logits / cap)?.sqr()?.neg()? + 1.0)?)?;
         }
-        d_hidden.push(matmul(Mat::new(&slopes), Mat::new(head.weight), hidden.dtype())?);
+        let mut d_x = matmul(Mat::new(&slopes), Mat::new(head.weight), hidden.dtype())?;
+        let (of_weight, of_low_rank) = parts(&x, head)?;
         if let Some(gradient) = d_weight {
-            matmul_add(gradient, 1.0, Mat::t(&slopes), Mat::new(&x), hidden.dtype())?;
+            matmul_add(gradient, 1.0, Mat::t(&slopes), Mat::new(&of_weight), hidden.dtype())?;
         }
+        if let (Some(reduced), Some(b)) = (&of_low_rank, head.low_rank) {
+            d_x = Tensor::cat(&[d_x, matmul(Mat::new(&slopes), Mat::new(b), hidden.dtype())?], 1)?;
+            if let Some(gradient) = d_low_rank {
+                matmul_add(gradient, 1.0, Mat::t(&slopes), Mat::new(reduced), hidden.dtype())?;
+            }
+        }
+        d_hidden.push(d_x);
         if let Some(gradient) = d_bias {
             sum_rows_add(gradient, &slopes)?;
         }

@@ -62,10 +62,54 @@ fn stretches<'a>(head: Head<&'a Tensor>, width: usize) -> Result<Vec<Stretch<'a>
     (0..vocabulary).step_by(at_once).map(stretch).collect()
 }
 
+/// The matrix that multiplies the last columns of what the head reads.
+struct LowRank<'a> {
+    b: Values<'a>,
+    rank: usize,
+}
+
+impl<'a> LowRank<'a> {
+    fn of(head: Head<&'a Tensor>) -> Result<Option<Self>> {
+        let of = |b: &'a Tensor| Ok(LowRank { b: Values::widened(b)?, rank: b.dim(1)? });
+        head.low_rank.map(of).transpose()
+    }
+}
+
+/// The head as it is computed with.
+struct Opened<'a> {
+    head: Head<&'a Tensor>,
+    vocabulary: usize,
+    /// Columns of the weight.
+    width: usize,
+    weight: Vec<Stretch<'a>>,
+    low_rank: Option<LowRank<'a>>,
+}
+
+impl<'a> Opened<'a> {
+    /// The head that reads rows of this width.
+    fn new(head: Head<&'a Tensor>, read: usize) -> Result<Self> {
+        let low_rank = LowRank::of(head)?;
+        let width = read - low_rank.as_ref().map_or(0, |low_rank| low_rank.rank);
+        Ok(Opened { head, vocabulary: head.weight.dim(0)?, width, weight: stretches(head, width)?, low_rank })
+    }
+
+    /// What the weight and its low-rank addition read of some rows.
+    fn parts<'x>(&self, x: &'x [f32], rows: usize) -> (View<'x>, View<'x>) {
+        let read = x.len() / rows;
+        let rest = View::strided(&x[self.width.min(x.len())..], rows, read - self.width, read);
+        (View::strided(x, rows, self.width, read), rest)
+    }
+}
+
 /// The logits of some rows.
-fn logits(x: View<'_>, head: Head<&Tensor>, weight: &[Stretch<'_>]) -> Result<Vec<f32>> {
-    let vocabulary = head.weight.dim(0)?;
-    let mut logits = product_of(x, weight, vocabulary)?;
+fn logits(x: &[f32], rows: usize, opened: &Opened<'_>) -> Result<Vec<f32>> {
+    let &Opened { head, vocabulary, ref weight, ref low_rank, .. } = opened;
+    let (hidden, reduced) = opened.parts(x, rows);
+    let mut logits = product_of(hidden, weight, vocabulary)?;
+    if let Some(LowRank { b, rank }) = low_rank {
+        let into = Target { values: &mut logits, stride: vocabulary };
+        product(into, 1.0, 1.0, reduced, View::new(b, vocabulary, *rank).t(), Threads::All);
+    }
     if let Some(bias) = head.bias {
         add_bias(&mut logits, bias)?;
     }
@@ -93,16 +137,22 @@ fn product_of(x: View<'_>, head: &[Stretch<'_>], vocabulary: usize) -> Result<Ve
 }
 
 /// Adds `slopes head` to `d_hidden`.
-fn pull_back(slopes: &[f32], head: &[Stretch<'_>], vocabulary: usize, d_hidden: &mut [f32]) -> Result<()> {
+fn pull_back(slopes: &[f32], opened: &Opened<'_>, d_hidden: &mut [f32]) -> Result<()> {
+    let &Opened { vocabulary, width, ref weight, ref low_rank, .. } = opened;
     let count = slopes.len() / vocabulary;
-    let width = d_hidden.len() / count;
-    for stretch in head {
+    let stride = d_hidden.len() / count;
+    for stretch in weight {
         let rows = stretch.rows.len();
         let slopes = View::strided(&slopes[stretch.rows.start..], count, rows, vocabulary);
         stretch.with(|weights| {
-            let into = Target { values: &mut *d_hidden, stride: width };
+            let into = Target { values: &mut *d_hidden, stride };
             product(into, 1.0, 1.0, slopes, View::new(weights, rows, width), Threads::All);
         })?;
+    }
+    if let Some(LowRank { b, rank }) = low_rank {
+        let into = Target { values: &mut d_hidden[width..], stride };
+        let slopes = View::new(slopes, count, vocabulary);
+        product(into, 1.0, 1.0, slopes, View::new(b, vocabulary, *rank), Threads::All);
     }
     Ok(())
 }
@@ -154,12 +204,13 @@ pub(super) fn score(
     targets: &[u32],
     statistics: Statistics,
 ) -> Result<HeadScores> {
-    let (vocabulary, width) = (head.weight.dim(0)?, hidden.dim(1)?);
-    let (hidden, weight) = (Values::of(hidden)?, stretches(head, width)?);
+    let read = hidden.dim(1)?;
+    let (hidden, opened) = (Values::of(hidden)?, Opened::new(head, read)?);
+    let vocabulary = opened.vocabulary;
     let at_once = rows_at_once(vocabulary);
     let mut rows = Vec::with_capacity(targets.len());
-    for (x, targets) in hidden.chunks(at_once * width).zip(targets.chunks(at_once)) {
-        let logits = logits(View::new(x, targets.len(), width), head, &weight)?;
+    for (x, targets) in hidden.chunks(at_once * read).zip(targets.chunks(at_once)) {
+        let logits = logits(x, targets.len(), &opened)?;
         let row = |(logits, &target): (&[f32], &u32)| {
             vectorised(
                 #[inline(always)]
@@ -188,18 +239,18 @@ pub(super) fn score_backward(
     targets: &[u32],
     log_normalizers: &[f64],
     upstream: &[f64],
-    [d_weight, d_bias]: [Option<&Tensor>; 2],
+    [d_weight, d_bias, d_low_rank]: [Option<&Tensor>; 3],
 ) -> Result<Tensor> {
-    let (vocabulary, width) = (head.weight.dim(0)?, hidden.dim(1)?);
-    let shape = hidden.shape();
-    let (hidden, weight) = (Values::of(hidden)?, stretches(head, width)?);
+    let (shape, read) = (hidden.shape(), hidden.dim(1)?);
+    let (hidden, opened) = (Values::of(hidden)?, Opened::new(head, read)?);
+    let vocabulary = opened.vocabulary;
     let at_once = rows_at_once(vocabulary);
     let mut d_hidden = vec![0.0; hidden.len()];
-    let parts = hidden.chunks(at_once * width).zip(d_hidden.chunks_mut(at_once * width));
+    let parts = hidden.chunks(at_once * read).zip(d_hidden.chunks_mut(at_once * read));
     for (chunk, (x, d_x)) in parts.enumerate() {
         let first = chunk * at_once;
-        let x = View::new(x, x.len() / width, width);
-        let mut slopes = logits(x, head, &weight)?;
+        let rows = x.len() / read;
+        let mut slopes = logits(x, rows, &opened)?;
         slopes.par_chunks_mut(vocabulary).enumerate().for_each(|(i, row)| {
             let weight = upstream[first + i];
             let target = targets[first + i] as usize;
@@ -221,11 +272,13 @@ pub(super) fn score_backward(
             let cap_slope = head.cap.map_or(1.0, |cap| cap_slope(logit, cap as f32));
             row[target] = (-weight * own.exp_m1()) as f32 * cap_slope;
         });
-        pull_back(&slopes, &weight, vocabulary, d_x)?;
-        let slopes = View::new(&slopes, x.rows, vocabulary);
-        if let Some(gradient) = d_weight {
+        pull_back(&slopes, &opened, d_x)?;
+        let slopes = View::new(&slopes, rows, vocabulary);
+        let (of_weight, of_low_rank) = opened.parts(x, rows);
+        for (gradient, x) in [(d_weight, of_weight), (d_low_rank, of_low_rank)] {
+            let Some(gradient) = gradient else { continue };
             write(gradient, |values: &mut [f32]| {
-                product(Target { values, stride: width }, 1.0, 1.0, slopes.t(), x, Threads::All);
+                product(Target { values, stride: x.columns }, 1.0, 1.0, slopes.t(), x, Threads::All);
                 Ok(())
             })?;
         }
@@ -254,10 +307,10 @@ mod tests {
         let full = half.to_dtype(DType::F32).unwrap();
         let targets: Vec<u32> = (0..rows as u32).map(|i| i * (vocabulary as u32 / 5)).collect();
         let [of_half, of_full] = [&half, &full].map(|head| {
-            let head = Head { weight: head, blocks: None, bias: None, cap: None };
+            let head = Head { weight: head, blocks: None, bias: None, low_rank: None, cap: None };
             let scores = score(&hidden, head, &targets, Statistics::default()).unwrap();
             let upstream = [1.0, -2.0, 0.5, 3.0, -1.0];
-            let d = score_backward(&hidden, head, &targets, &scores.log_normalizers, &upstream, [None; 2])
+            let d = score_backward(&hidden, head, &targets, &scores.log_normalizers, &upstream, [None; 3])
                 .unwrap();
             (scores, d.flatten_all().unwrap().to_vec1::<f32>().unwrap())
         });

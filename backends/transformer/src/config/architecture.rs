@@ -62,11 +62,21 @@ pub enum ModelType {
     Qwen3Moe,
     /// OLMoE.
     Olmoe,
+    /// Seed-OSS.
+    SeedOss,
+    /// ERNIE 4.5, the models without experts.
+    Ernie45,
+    /// EXAONE 4.
+    Exaone4,
+    /// SantaCoder and StarCoder.
+    GptBigCode,
+    /// GPT-J.
+    GptJ,
 }
 
 impl ModelType {
     /// All supported model types.
-    pub const ALL: [ModelType; 26] = [
+    pub const ALL: [ModelType; 31] = [
         ModelType::Llama,
         ModelType::Mistral,
         ModelType::Qwen2,
@@ -93,6 +103,11 @@ impl ModelType {
         ModelType::Mixtral,
         ModelType::Qwen3Moe,
         ModelType::Olmoe,
+        ModelType::SeedOss,
+        ModelType::Ernie45,
+        ModelType::Exaone4,
+        ModelType::GptBigCode,
+        ModelType::GptJ,
     ];
 
     /// The value of `model_type` in a configuration.
@@ -124,6 +139,11 @@ impl ModelType {
             ModelType::Mixtral => "mixtral",
             ModelType::Qwen3Moe => "qwen3_moe",
             ModelType::Olmoe => "olmoe",
+            ModelType::SeedOss => "seed_oss",
+            ModelType::Ernie45 => "ernie4_5",
+            ModelType::Exaone4 => "exaone4",
+            ModelType::GptBigCode => "gpt_bigcode",
+            ModelType::GptJ => "gptj",
         }
     }
 }

@@ -1,4 +1,6 @@
-//! GPT-2: learned positions, layer norms, biases everywhere, and weights stored transposed.
+//! GPT-2: learned positions, layer norms, biases everywhere, and weights stored transposed. StarCoder's predecessor
+//! (`gpt_bigcode`) stores them as others do, and has one key head for all query heads. GPT-J has rotary positions, attention and
+//! MLP side by side behind one norm, and no biases in the attention.
 
 use spo_api::Result;
 
@@ -6,10 +8,16 @@ use super::architecture::{
     Architecture, BlockShape, Layer, MlpShape, ModelType, Names, NormShape, Projected,
 };
 use super::fields::Fields;
-use crate::engine::{Activation, Heads};
+use super::rotary::{Rope, Scaling};
+use crate::engine::{Activation, Heads, Pairs};
 
 pub(super) fn read(fields: &Fields<'_>, model_type: ModelType) -> Result<Architecture> {
     fields.only_text("activation_function", &["gelu_new", "gelu_pytorch_tanh"])?;
+    base(fields, model_type)
+}
+
+/// What the three have in common, as it is in GPT-2.
+fn base(fields: &Fields<'_>, model_type: ModelType) -> Result<Architecture> {
     fields.only_flag("add_cross_attention", false)?;
     fields.only_flag("scale_attn_weights", true)?;
     fields.only_flag("scale_attn_by_inverse_layer_idx", false)?;
@@ -44,7 +52,7 @@ pub(super) fn read(fields: &Fields<'_>, model_type: ModelType) -> Result<Archite
             mlp_norm: Some("ln_2"),
             mlp: MlpShape::Plain { up: "mlp.c_fc", down: "mlp.c_proj" },
             mlp_bias: true,
-            activation: Activation::GeluTanh,
+            activation: fields.activation("activation_function", Activation::GeluTanh)?,
             mlp_post_norm: None,
             parallel: false,
             transposed: true,
@@ -60,4 +68,43 @@ pub(super) fn read(fields: &Fields<'_>, model_type: ModelType) -> Result<Archite
         initializer_range: fields.initializer_range()?,
         dtype: fields.dtype()?,
     })
+}
+
+pub(super) fn read_bigcode(fields: &Fields<'_>, model_type: ModelType) -> Result<Architecture> {
+    let mut a = base(fields, model_type)?;
+    a.block.transposed = false;
+    match fields.flag("multi_query", true)? {
+        true => a.heads.kv_heads = 1,
+        false => a.block.projections = Projected::JointByHead("attn.c_attn"),
+    }
+    Ok(a)
+}
+
+pub(super) fn read_j(fields: &Fields<'_>, model_type: ModelType) -> Result<Architecture> {
+    let mut a = base(fields, model_type)?;
+    let (rotated, width) = (fields.maybe_size("rotary_dim")?.unwrap_or(64), a.heads.dim);
+    if rotated > width || !rotated.is_multiple_of(2) {
+        let problem = format!("must be even, and at most the width of a head ({width}), got {rotated}");
+        return Err(fields.error("rotary_dim", problem));
+    }
+    let rope = Rope {
+        theta: 10_000.0,
+        dim: rotated,
+        pairs: Pairs::Neighbours,
+        scaling: Scaling::Default,
+        magnitude: 1.0,
+    };
+    a.layers.iter_mut().for_each(|layer| layer.rope = Some(rope.clone()));
+    a.names.positions = None;
+    let block = &mut a.block;
+    block.projections = Projected::Separate(["attn.q_proj", "attn.k_proj", "attn.v_proj"]);
+    block.output = "attn.out_proj";
+    (block.qkv_bias, block.output_bias) = (false, false);
+    block.mlp = MlpShape::Plain { up: "mlp.fc_in", down: "mlp.fc_out" };
+    block.parallel = true;
+    block.mlp_norm = block.attention_norm;
+    block.transposed = false;
+    a.head_bias = true;
+    a.tied = fields.flag("tie_word_embeddings", false)?;
+    Ok(a)
 }

@@ -28,10 +28,10 @@ impl Default for Defaults {
     }
 }
 
-/// Llama, Mistral, Ministral, Qwen2 and Qwen3.
+/// Llama, Mistral, Ministral, Qwen2, Qwen3 and Seed-OSS.
 pub(super) fn read(fields: &Fields<'_>, model_type: ModelType) -> Result<Architecture> {
     let defaults = match model_type {
-        ModelType::Qwen3 => Defaults { head_dim: Some(128), ..Defaults::default() },
+        ModelType::Qwen3 | ModelType::SeedOss => Defaults { head_dim: Some(128), ..Defaults::default() },
         _ => Defaults::default(),
     };
     let mut a = base(fields, model_type, defaults)?;
@@ -42,6 +42,11 @@ pub(super) fn read(fields: &Fields<'_>, model_type: ModelType) -> Result<Archite
             a.block.head_norms = Some((HEAD_NORMS, HeadNorm::Each));
         }
         ModelType::Mistral | ModelType::Ministral => {}
+        ModelType::SeedOss => {
+            a.block.qkv_bias = fields.flag("attention_bias", true)?;
+            a.block.output_bias = fields.flag("attention_out_bias", false)?;
+            a.block.mlp_bias = fields.flag("mlp_bias", false)?;
+        }
         _ => {
             attention_bias(fields, &mut a)?;
             a.block.mlp_bias = fields.flag("mlp_bias", false)?;

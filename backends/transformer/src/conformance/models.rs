@@ -74,13 +74,7 @@ fn configurations_of(model_type: ModelType) -> Vec<(&'static str, Value)> {
                 })),
             ),
         ],
-        ModelType::Gpt2 => vec![(
-            "gpt2",
-            json!({
-                "model_type": "gpt2", "vocab_size": VOCABULARY, "n_embd": 24, "n_head": 4, "n_layer": 2,
-                "n_positions": 128, "initializer_range": 0.3,
-            }),
-        )],
+        ModelType::Gpt2 => vec![("gpt2", gpt2(json!({ "model_type": "gpt2" })))],
         ModelType::Gemma => {
             vec![("gemma", llama(json!({ "model_type": "gemma", "tie_word_embeddings": true })))]
         }
@@ -188,6 +182,22 @@ fn configurations_of(model_type: ModelType) -> Vec<(&'static str, Value)> {
             "olmoe",
             llama(json!({ "model_type": "olmoe", "num_experts": 4, "num_experts_per_tok": 2 })),
         )],
+        ModelType::SeedOss => vec![(
+            "seed_oss",
+            llama(json!({ "model_type": "seed_oss", "attention_out_bias": true, "mlp_bias": true })),
+        )],
+        ModelType::Ernie45 => vec![(
+            "ernie4_5",
+            llama(json!({ "model_type": "ernie4_5", "use_bias": true, "tie_word_embeddings": true })),
+        )],
+        ModelType::Exaone4 => vec![(
+            "exaone4",
+            llama(json!({ "model_type": "exaone4", "sliding_window": 6, "sliding_window_pattern": 2 })),
+        )],
+        ModelType::GptBigCode => [("gpt_bigcode", true), ("gpt_bigcode with all heads", false)]
+            .map(|(name, one)| (name, gpt2(json!({ "model_type": "gpt_bigcode", "multi_query": one }))))
+            .to_vec(),
+        ModelType::GptJ => vec![("gptj", gpt2(json!({ "model_type": "gptj", "rotary_dim": 4 })))],
         ModelType::GptNeoX => vec![
             (
                 "gpt_neox",
@@ -206,15 +216,31 @@ fn configurations_of(model_type: ModelType) -> Vec<(&'static str, Value)> {
     }
 }
 
-/// A Llama configuration with these changes; null removes a key.
+/// A GPT-2 configuration with these changes.
+fn gpt2(changes: Value) -> Value {
+    changed(
+        json!({
+            "vocab_size": VOCABULARY, "n_embd": 24, "n_head": 4, "n_layer": 2, "n_positions": 128,
+            "initializer_range": 0.3,
+        }),
+        changes,
+    )
+}
+
+/// A Llama configuration with these changes.
 fn llama(changes: Value) -> Value {
-    let mut config = json!({
+    let config = json!({
         "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 24, "intermediate_size": 20,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6,
         "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "initializer_range": 0.3,
         "tie_word_embeddings": false,
         "rope_parameters": { "rope_theta": 10000.0, "rope_type": "default" },
     });
+    changed(config, changes)
+}
+
+/// A configuration with changes; null removes a key.
+fn changed(mut config: Value, changes: Value) -> Value {
     let fields = config.as_object_mut().expect("it is a table");
     for (key, value) in changes.as_object().into_iter().flatten() {
         fields.insert(key.clone(), value.clone());
@@ -241,13 +267,28 @@ pub fn adapter() -> Adapter {
     Adapter::New(Lora::new(3, 6.0, Targets::ALL))
 }
 
+/// An adapter on the embedding table and the head, and on a layer below.
+pub(super) fn adapter_of_ends() -> Adapter {
+    let pattern = r".*\.(embed_tokens|wte|embed_in|v_proj|c_attn|query_key_value)|lm_head|embed_out";
+    Adapter::New(Lora::new(3, 6.0, Targets::Pattern(pattern.into())))
+}
+
+/// Models that differ in what adapters of the embedding table and the head have to do with: factors, caps, biases, tied tables.
+const ENDS: [&str; 6] =
+    ["llama with biases, tied, linear rope", "granite", "gemma2", "phi", "gpt2", "gpt_neox"];
+
 /// Every model to check: each configuration with all parameters trained, and with an adapter.
 pub(super) fn cases() -> Vec<(String, ModelSpec)> {
     let both = |(name, config): (&str, Value)| {
+        let ends = ENDS.contains(&name).then(|| {
+            (format!("{name}, adapter of embedding and head"), random(&config, Some(adapter_of_ends())))
+        });
         [
             (format!("{name}, full"), random(&config, None)),
             (format!("{name}, adapter"), random(&config, Some(adapter()))),
         ]
+        .into_iter()
+        .chain(ends)
     };
     configurations().into_iter().flat_map(both).collect()
 }

@@ -31,7 +31,7 @@ pub fn operations_agree_with_finite_differences<E: Engine>(engine: impl Fn() -> 
             attention(engine, cap, window);
         }
         for biased in [false, true] {
-            head(engine, cap, biased);
+            [0, 2].into_iter().for_each(|extra| head(engine, cap, biased, extra));
         }
     }
 }
@@ -182,20 +182,23 @@ fn by_definition([q, k, v]: &[Vec<f32>; 3], how: &Attention, clusters: &[Cluster
     out
 }
 
-fn head<E: Engine>(engine: &E, cap: Option<f64>, biased: bool) {
+/// `extra` is the number of columns that a low-rank addition reads.
+fn head<E: Engine>(engine: &E, cap: Option<f64>, biased: bool, extra: usize) {
     const TOKENS: usize = 7;
-    let shapes = [&[ROWS, WIDTH][..], &[TOKENS, WIDTH], &[TOKENS]];
-    let values = [wave(ROWS * WIDTH, 0.6), wave(TOKENS * WIDTH, 0.5), wave(TOKENS, 0.4)];
+    let shapes = [&[ROWS, WIDTH + extra][..], &[TOKENS, WIDTH], &[TOKENS], &[TOKENS, extra.max(1)]];
+    let values =
+        [0.6, 0.5, 0.4, 0.3].into_iter().zip(shapes).map(|(size, shape)| wave(shape.iter().product(), size));
+    let values: [Vec<f32>; 4] = values.collect::<Vec<_>>().try_into().expect("four");
     let targets: Vec<u32> = (0..ROWS as u32).map(|i| i * 3 % TOKENS as u32).collect();
     let weights = [0.7, -1.1, 0.0, 1.3, -0.2];
-    fn of<T>([_, weight, bias]: &[T; 3], biased: bool, cap: Option<f64>) -> Head<&T> {
-        Head { weight, blocks: None, bias: biased.then_some(bias), cap }
+    fn of<T>([_, weight, bias, b]: &[T; 4], biased: bool, extra: usize, cap: Option<f64>) -> Head<&T> {
+        Head { weight, blocks: None, bias: biased.then_some(bias), low_rank: (extra > 0).then_some(b), cap }
     }
     let tensors = upload(engine, &values, shapes);
-    let (hidden, head) = (&tensors[0], of(&tensors, biased, cap));
+    let (hidden, head) = (&tensors[0], of(&tensors, biased, extra, cap));
     let scores = engine.score(hidden, head, &targets, Statistics::default()).expect("scores");
     let zeros = |shape: &[usize]| engine.memory().zeros(shape, Precision::Full).expect("memory");
-    let (d_weight, d_bias) = (zeros(shapes[1]), zeros(shapes[2]));
+    let (d_weight, d_bias, d_low_rank) = (zeros(shapes[1]), zeros(shapes[2]), zeros(shapes[3]));
     let d_hidden = engine
         .score_backward(
             hidden,
@@ -203,10 +206,10 @@ fn head<E: Engine>(engine: &E, cap: Option<f64>, biased: bool) {
             &targets,
             &scores.log_normalizers,
             &weights,
-            [Some(&d_weight), biased.then_some(&d_bias)],
+            [Some(&d_weight), biased.then_some(&d_bias), (extra > 0).then_some(&d_low_rank)],
         )
         .expect("a gradient");
-    for (operand, gradient) in [&d_hidden, &d_weight, &d_bias].into_iter().enumerate() {
+    for (operand, gradient) in [&d_hidden, &d_weight, &d_bias, &d_low_rank].into_iter().enumerate() {
         let direction = wave(values[operand].len(), 1.0);
         let gradient = engine.memory().download(gradient).expect("values");
         let slope: f64 = gradient.iter().zip(&direction).map(|(&g, &d)| f64::from(g) * f64::from(d)).sum();
@@ -214,7 +217,7 @@ fn head<E: Engine>(engine: &E, cap: Option<f64>, biased: bool) {
             let mut moved = values.clone();
             moved[operand].iter_mut().zip(&direction).for_each(|(x, d)| *x += step * d);
             let tensors = upload(engine, &moved, shapes);
-            let head = of(&tensors, biased, cap);
+            let head = of(&tensors, biased, extra, cap);
             let scores = engine.score(&tensors[0], head, &targets, Statistics::default());
             scores.expect("scores").log_probs.iter().zip(weights).map(|(l, w)| l * w).sum()
         };

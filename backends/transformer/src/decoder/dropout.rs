@@ -34,11 +34,22 @@ impl Dropout {
         Dropout { rate, salt: layer.bytes().fold(0xcbf2_9ce4_8422_2325, hash), width }
     }
 
-    /// The factors of all elements of the rows of a pass, and their shape.
-    pub fn mask<E: Engine>(&self, e: &E, dropping: &Dropping) -> Result<(E::Tensor, [usize; 2])> {
-        let Dropping { seed, histories } = dropping;
-        let shape = [histories.len(), self.width];
-        let mask = e.memory().upload(self.factors(*seed, histories), &shape, Precision::Compute)?;
+    /// The factors of all elements of the rows of a pass, or of some of them, and their shape.
+    pub fn mask<E: Engine>(
+        &self,
+        e: &E,
+        Dropping { seed, histories }: &Dropping,
+        rows: Option<&[u32]>,
+    ) -> Result<(E::Tensor, [usize; 2])> {
+        let factors = match rows {
+            None => self.factors(*seed, histories),
+            Some(rows) => {
+                let histories: Vec<u64> = rows.iter().map(|&row| histories[row as usize]).collect();
+                self.factors(*seed, &histories)
+            }
+        };
+        let shape = [factors.len() / self.width, self.width];
+        let mask = e.memory().upload(factors, &shape, Precision::Compute)?;
         Ok((mask, shape))
     }
 

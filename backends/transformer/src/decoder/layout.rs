@@ -44,7 +44,7 @@ impl Layout {
             blocks,
             spans,
             norm,
-            head: Head { weight, blocks: None, bias, cap: a.logits_cap },
+            head: Head { weight, blocks: None, bias, low_rank: None, cap: a.logits_cap },
         }
     }
 }

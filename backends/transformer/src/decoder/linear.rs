@@ -5,7 +5,7 @@ use spo_api::{Combine, Result};
 use super::dropout::{Dropout, masked};
 use super::row_norms::RowNorms;
 use crate::engine::{Engine, Mat, Memory};
-use crate::parameters::{Id, Parameters};
+use crate::parameters::{Id, Parameters, Role, Spec};
 
 /// `x W^T + bias + scale (x A^T) B^T`; with magnitudes, everything but the bias is multiplied by factors, one per output.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ pub(crate) struct Linear {
     pub adapter: Option<LowRank>,
 }
 
-/// The adapter of a linear layer (Hu et al. 2021).
+/// The adapter of a linear layer (Hu et al. 2021), or of the embedding table: `scale B A` is added to the matrix.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LowRank {
     /// `[rank, in]`.
@@ -25,6 +25,8 @@ pub(crate) struct LowRank {
     /// `[out, rank]`.
     pub b: Id,
     pub rank: usize,
+    /// Width of the input.
+    pub width: usize,
     pub scale: f64,
     /// What is dropped of its input in training.
     pub dropout: Option<Dropout>,
@@ -40,6 +42,49 @@ pub(crate) struct Scaled {
     pub magnitude: bool,
     /// The share of its input that is dropped in training.
     pub dropout: f64,
+}
+
+impl LowRank {
+    /// A new one for the matrix of a linear layer.
+    pub fn of_linear(specs: &mut Vec<Spec>, weight: Id, layer: &str, scaled: Scaled) -> Self {
+        let [output, width] = specs[weight].shape[..] else { unreachable!("a weight is a matrix") };
+        let Scaled { rank, scale, magnitude, dropout } = scaled;
+        let mut add = |part: &str, shape: Vec<usize>, role: Role| {
+            let name = format!("{layer}.lora_{part}");
+            specs.push(Spec { name, shape, transposed: false, role, trained: true });
+            specs.len() - 1
+        };
+        LowRank {
+            a: add("A.weight", vec![rank, width], Role::AdapterA),
+            b: add("B.weight", vec![output, rank], Role::AdapterB),
+            rank,
+            width,
+            scale,
+            dropout: (dropout > 0.0).then(|| Dropout::new(dropout, layer, width)),
+            magnitude: magnitude.then(|| add("magnitude_vector", vec![output], Role::Magnitude)),
+        }
+    }
+
+    /// A new one for an embedding table. PEFT calls its factors the other way round, and keeps their transposes: what
+    /// multiplies the rows from the left is `lora_embedding_A`. It drops nothing there.
+    pub fn of_embedding(specs: &mut Vec<Spec>, table: Id, module: &str, scaled: Scaled) -> Self {
+        let [tokens, width] = specs[table].shape[..] else { unreachable!("a table is a matrix") };
+        let Scaled { rank, scale, .. } = scaled;
+        let mut add = |part: &str, shape: Vec<usize>, role: Role| {
+            let name = format!("{module}.lora_embedding_{part}");
+            specs.push(Spec { name, shape, transposed: true, role, trained: true });
+            specs.len() - 1
+        };
+        LowRank {
+            b: add("A", vec![tokens, rank], Role::EmbeddingA),
+            a: add("B", vec![rank, width], Role::EmbeddingB),
+            rank,
+            width,
+            scale,
+            dropout: None,
+            magnitude: None,
+        }
+    }
 }
 
 impl Linear {
@@ -63,7 +108,7 @@ impl Linear {
     ) -> Result<E::Tensor> {
         let y = e.linear(x, &p.matrix(e, self.weight)?, bias)?;
         if let Some(LowRank { a, b, scale, dropout, .. }) = self.adapter {
-            let reduced = match p.mask(e, dropout)? {
+            let reduced = match p.mask(e, dropout, None)? {
                 Some((mask, shape)) => e.linear(&masked(e, x, &mask, shape)?, p.value(a), None)?,
                 None => e.linear(x, p.value(a), None)?,
             };
@@ -111,7 +156,7 @@ impl Linear {
             }
         };
         if let Some(LowRank { a, b, scale, dropout, .. }) = self.adapter {
-            let mask = p.mask(e, dropout)?;
+            let mask = p.mask(e, dropout, None)?;
             let dropped = mask.as_ref().map(|(mask, shape)| masked(e, x, mask, *shape)).transpose()?;
             let x = dropped.as_ref().unwrap_or(x);
             // The reduced input is only as wide as the rank, so recomputing it is cheaper than keeping it.

@@ -187,7 +187,8 @@ pub struct Blocks {
     pub width: usize,
 }
 
-/// The head: logits are `hidden weight^T + bias`, capped.
+/// The head: logits are `hidden weight^T + bias`, capped. With a low-rank addition, what it reads is `[hidden, reduced]`
+/// side by side, and `reduced low_rank^T` is added to the logits before the cap.
 ///
 /// `T` represents a parameter: a tensor in an [`Engine`](super::Engine), an id in a decoder.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -198,6 +199,8 @@ pub struct Head<T> {
     pub blocks: Option<Blocks>,
     /// `[vocabulary]`.
     pub bias: Option<T>,
+    /// `[vocabulary, rank]`: matrix B of an adapter.
+    pub low_rank: Option<T>,
     /// Where it is set, a logit `l` counts as `cap tanh(l / cap)`.
     pub cap: Option<f64>,
 }

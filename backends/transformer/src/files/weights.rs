@@ -17,6 +17,10 @@ use crate::parameters::Spec;
 const SAFE: [&str; 2] = ["model.safetensors", "model.safetensors.index.json"];
 const PICKLED: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 
+/// The names that the weights of an adapter have.
+pub(crate) const OF_ADAPTER: &str = "adapter_model.safetensors";
+const OF_ADAPTER_PICKLED: &str = "adapter_model.bin";
+
 /// The types of weights that are read.
 const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
 
@@ -45,17 +49,20 @@ impl Weights {
     pub fn of_model(folder: &Path, pickled: bool) -> Result<Self> {
         let there = |names: [&str; 2]| names.iter().any(|name| folder.join(name).exists());
         if there(PICKLED) && !there(SAFE) {
-            if !pickled {
-                return Err(Error::Model(format!(
-                    "{}: the weights are in {}, a pickle: set `model.allow_pickle` = true, or convert the folder with \
-                     `spo-run convert`",
-                    folder.display(),
-                    PICKLED[0]
-                )));
-            }
+            allowed(pickled, folder, PICKLED[0])?;
             return Self::of_names(folder, PICKLED);
         }
         Self::of_names(folder, SAFE)
+    }
+
+    /// Opens the weights of an adapter's folder; those of `torch.save` as [`of_model`](Self::of_model) does.
+    pub fn of_adapter(folder: &Path, pickled: bool) -> Result<Self> {
+        let [safe, pickle] = [OF_ADAPTER, OF_ADAPTER_PICKLED].map(|name| folder.join(name));
+        if pickle.exists() && !safe.exists() {
+            allowed(pickled, folder, OF_ADAPTER_PICKLED)?;
+            return Self::open(vec![pickle]);
+        }
+        Self::open(vec![safe])
     }
 
     fn of_names(folder: &Path, [single_name, index_name]: [&str; 2]) -> Result<Self> {
@@ -235,6 +242,17 @@ impl Weights {
         b.let_go(of_b);
         equal
     }
+}
+
+/// Whether a pickle may be read.
+fn allowed(pickled: bool, folder: &Path, name: &str) -> Result<()> {
+    if pickled {
+        return Ok(());
+    }
+    Err(Error::Model(format!(
+        "{}: the weights are in {name}, a pickle: set `model.allow_pickle` = true, or convert the folder with `spo-run convert`",
+        folder.display()
+    )))
 }
 
 /// Numbers, or truth values as 0 and 1, from the bytes of a file.

@@ -80,7 +80,7 @@ pub fn write_adapter(folder: &Path, adapter: &Path, out: &Path) -> Result<()> {
     }
     let alpha =
         config["lora_alpha"].as_f64().ok_or_else(|| refuse("`lora_alpha` must be a number".into()))?;
-    let weights = Weights::open(vec![adapter.join("adapter_model.safetensors")])?;
+    let weights = Weights::of_adapter(adapter, false)?;
     let mut rows: BTreeMap<String, (String, &Spec)> = BTreeMap::new();
     for spec in &decoder.specs {
         if let Some(module) = spec.name.strip_suffix(".weight") {
@@ -96,6 +96,18 @@ pub fn write_adapter(folder: &Path, adapter: &Path, out: &Path) -> Result<()> {
     let mut entries = Vec::new();
     let mut sources = Vec::new();
     for name in weights.names() {
+        let module = name.trim_start_matches("base_model.model.");
+        let of = |end: &str| module.strip_prefix(end).is_some_and(|rest| rest.starts_with('.'));
+        if of(a.names.table) || (of(a.names.head) && a.tied) {
+            return Err(refuse(
+                "has an adapter on the embedding table or on a head that is tied to it, which llama.cpp would add to both or \
+                 to neither: export the merged model instead"
+                    .into(),
+            ));
+        }
+        if of(a.names.head) && name.contains(".base_layer.") {
+            continue;
+        }
         let Some((ours, spec)) = rows.get(name) else {
             return Err(Error::Model(format!(
                 "{}: {name} is not of a matrix of the model in {}",

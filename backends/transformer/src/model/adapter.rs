@@ -12,7 +12,7 @@ use spo_api::{Error, Lora, Result, Targets, nearest};
 use crate::config::MlpShape;
 use crate::decoder::{Decoder, Scaled};
 
-pub(crate) use saved::{CONFIG, Saved, WEIGHTS, configuration, peft_name};
+pub(crate) use saved::{CONFIG, Saved, configuration, peft_name};
 
 /// The layers that have an adapter, and with which rank and scale.
 struct Choice<'l> {
@@ -21,12 +21,14 @@ struct Choice<'l> {
     exclude: Option<Matcher<'l>>,
     ranks: Patterns<usize>,
     alphas: Patterns<f64>,
+    /// The names of the embedding table and the head.
+    ends: [&'static str; 2],
 }
 
 /// Freezes the decoder, adds an adapter to every linear layer that is chosen, and trains `modules_to_save` as a whole.
 /// If `strict`, whatever chooses nothing is an error.
 pub(super) fn attach(decoder: &mut Decoder, lora: &Lora, strict: bool) -> Result<()> {
-    let mut choice = Choice::new(lora)?;
+    let mut choice = Choice::new(decoder, lora)?;
     let mut names: Vec<String> = Vec::new();
     let mut failed = Ok(());
     decoder.adapt(|name| {
@@ -49,6 +51,14 @@ pub(super) fn attach(decoder: &mut Decoder, lora: &Lora, strict: bool) -> Result
     }
     if decoder.adapted.is_empty() {
         return Err(error("no linear layer is left to adapt".into()));
+    }
+    if let Some((weight, _)) =
+        decoder.adapted.iter().find(|(weight, _)| lora.dora && !decoder.is_linear(*weight))
+    {
+        let name = decoder.specs[*weight].name.trim_end_matches(".weight");
+        return Err(error(format!(
+            "`dora` is not for the embedding table and the head: leave {name} out of `targets`, or name it in `exclude`"
+        )));
     }
     if lora.dora && decoder.adapted.iter().any(|(weight, _)| decoder.is_of_expert(*weight)) {
         let problem = "`dora` is not for experts, where PEFT has none: leave them out of `targets`, or name them in `exclude`";
@@ -88,12 +98,34 @@ pub(super) fn remark(decoder: &Decoder) -> Option<String> {
     })
 }
 
-/// Whether the embedding table or the head is among `modules_to_save`. Neither is tied to the other then, as in PEFT.
-pub(super) fn unties(decoder: &Decoder, lora: &Lora) -> bool {
-    let names = &decoder.architecture.names;
+/// Whether the embedding table or the head has an adapter, or is among `modules_to_save`. What is trained of one is not of the
+/// other then, as in PEFT.
+pub(super) fn unties(decoder: &Decoder, lora: &Lora) -> Result<bool> {
+    let mut choice = Choice::new(decoder, lora)?;
     let named =
         |part: &str| lora.modules_to_save.iter().any(|module| is_part(&format!("{part}.weight"), module));
-    decoder.architecture.tied && (named(names.table) || named(names.head))
+    for part in choice.ends {
+        if decoder.architecture.tied && (named(part) || choice.of(part)?.is_some()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The adapter with all its targets by their names, where "all-linear" is one of several: PEFT knows it alone.
+pub(super) fn named(decoder: &mut Decoder, lora: &Lora) -> Lora {
+    let mut lora = lora.clone();
+    let Targets::Names(names) = &mut lora.targets else { return lora };
+    if names.len() > 1 && names.iter().any(|name| name == Targets::ALL) {
+        names.retain(|name| name != Targets::ALL);
+        decoder.visit_linears(|linear| {
+            let leaf = linear.rsplit('.').next().unwrap_or(linear);
+            if !names.iter().any(|name| name == leaf) {
+                names.push(leaf.to_owned());
+            }
+        });
+    }
+    lora
 }
 
 /// Whether a parameter belongs to a module whose name ends in `ending`.
@@ -114,7 +146,7 @@ fn modules(decoder: &Decoder) -> Vec<String> {
 }
 
 impl<'l> Choice<'l> {
-    fn new(lora: &'l Lora) -> Result<Self> {
+    fn new(decoder: &Decoder, lora: &'l Lora) -> Result<Self> {
         let ranks = [&lora.rank].into_iter().chain(lora.rank_pattern.values());
         let alphas = [&lora.alpha].into_iter().chain(lora.alpha_pattern.values());
         if ranks.clone().any(|rank| *rank == 0) {
@@ -137,17 +169,19 @@ impl<'l> Choice<'l> {
             exclude: lora.exclude.as_ref().map(Matcher::new).transpose()?,
             ranks: Patterns::new(&lora.rank_pattern)?,
             alphas: Patterns::new(&lora.alpha_pattern)?,
+            ends: [decoder.architecture.names.table, decoder.architecture.names.head],
         })
     }
 
     /// Rank and scale of the adapter of a layer; `None` if it has none.
     fn of(&mut self, name: &str) -> Result<Option<Scaled>> {
+        let linear = !self.ends.contains(&name);
         let excluded = match &mut self.exclude {
-            Some(exclude) => exclude.matches(name)?,
+            Some(exclude) => exclude.matches(name, linear)?,
             None => false,
         };
         let saved = self.lora.modules_to_save.iter().any(|module| is_part(&format!("{name}."), module));
-        let wanted = self.targets.matches(name)? && !excluded && !saved;
+        let wanted = self.targets.matches(name, linear)? && !excluded && !saved;
         let by_name = matches!(self.lora.targets, Targets::Names(_));
         if !wanted || (by_name && !self.lora.layers.is_empty() && !self.lora.layers.contains(&block(name))) {
             return Ok(None);
@@ -186,11 +220,13 @@ impl<'l> Matcher<'l> {
         Ok(Matcher { targets, regex, used: vec![false; n] })
     }
 
-    fn matches(&mut self, name: &str) -> Result<bool> {
+    /// Whether a layer is chosen; `linear` says whether it belongs to "all-linear": the embedding table and the head do not.
+    fn matches(&mut self, name: &str, linear: bool) -> Result<bool> {
+        let called = |target: &String| is_called(name, target) || (linear && target == Targets::ALL);
         let found: Vec<bool> = match (self.targets, &self.regex) {
             (_, Some(regex)) => vec![is_match(regex, name)?],
-            (Targets::Names(names), None) => names.iter().map(|target| is_called(name, target)).collect(),
-            (Targets::Pattern(_), None) => vec![true],
+            (Targets::Names(names), None) => names.iter().map(called).collect(),
+            (Targets::Pattern(_), None) => vec![linear],
         };
         self.used.iter_mut().zip(&found).for_each(|(used, found)| *used |= found);
         Ok(found.contains(&true))
@@ -212,8 +248,8 @@ impl<'l> Matcher<'l> {
             }
         }
         let problem = match self.targets {
-            Targets::Names(_) => "no linear layer of a block is called",
-            Targets::Pattern(_) => "the whole name of no linear layer of a block matches",
+            Targets::Names(_) => "no linear layer is called",
+            Targets::Pattern(_) => "the whole name of no linear layer matches",
         };
         let whole = match (self.targets, names.first()) {
             (Targets::Pattern(_), Some(name)) => format!(" (the first is {name})"),
@@ -230,9 +266,7 @@ impl<'l> Matcher<'l> {
 
 /// Whether a layer has this name, or one that ends in a dot and it.
 fn is_called(name: &str, target: &str) -> bool {
-    target == Targets::ALL
-        || name == target
-        || name.strip_suffix(target).is_some_and(|rest| rest.ends_with('.'))
+    name == target || name.strip_suffix(target).is_some_and(|rest| rest.ends_with('.'))
 }
 
 /// Values for layers whose name matches a pattern, and whether each was used.

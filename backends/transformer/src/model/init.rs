@@ -7,7 +7,7 @@ use rand_distr::{Distribution, StandardNormal, Uniform};
 use crate::parameters::{Id, Role, Spec};
 
 /// Initial values of parameter `id`: matrices from N(0, `range`^2), zero biases, unit gains. Adapters start
-/// as in PEFT: A is Kaiming-uniform (within `1 / sqrt(in)`), B is zero.
+/// as in PEFT: A is Kaiming-uniform (within `1 / sqrt(in)`), B is zero; of the embedding table, A is zero and B from N(0, 1).
 pub(super) fn random(spec: &Spec, id: Id, seed: u64, range: f64) -> Vec<f32> {
     let n = spec.elements();
     // One random stream per parameter, so that adding a parameter does not change the others.
@@ -15,7 +15,8 @@ pub(super) fn random(spec: &Spec, id: Id, seed: u64, range: f64) -> Vec<f32> {
     rng.set_stream(id as u64);
     match spec.role {
         Role::Matrix => StandardNormal.sample_iter(rng).take(n).map(|z: f64| (z * range) as f32).collect(),
-        Role::Bias | Role::GainFromOne | Role::AdapterB => vec![0.0; n],
+        Role::Bias | Role::GainFromOne | Role::AdapterB | Role::EmbeddingA => vec![0.0; n],
+        Role::EmbeddingB => StandardNormal.sample_iter(rng).take(n).collect(),
         // Magnitudes begin as the norms that the rows have: see `decoder::RowNorms`.
         Role::Gain | Role::Magnitude => vec![1.0; n],
         Role::AdapterA => {

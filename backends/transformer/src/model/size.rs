@@ -38,8 +38,7 @@ pub(super) fn check<M: Memory>(
     }
     let gib = |bytes: u128| bytes as f64 / f64::from(1 << 30);
     let (what, (parameters, bytes)) = if adapter.1 > base.1 {
-        let rank =
-            decoder.adapted.iter().map(|(_, low_rank)| decoder.specs[low_rank.a].shape[0]).max().unwrap_or(0);
+        let rank = decoder.adapted.iter().map(|(_, low_rank)| low_rank.rank).max().unwrap_or(0);
         (format!("the adapter's rank, {rank}, makes"), adapter)
     } else {
         let sizes = decoder.architecture.sizes();

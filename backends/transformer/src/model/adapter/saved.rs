@@ -8,13 +8,13 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use spo_api::{Error, Lora, Result, Targets};
 
+use super::super::source::Source;
 use crate::config::Fields;
 use crate::decoder::Decoder;
 use crate::files::{Weights, read_json};
 use crate::parameters::Spec;
 
 pub(crate) const CONFIG: &str = "adapter_config.json";
-pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// The name that PEFT gives to a parameter of an adapted model.
 pub(crate) fn peft_name(name: &str) -> String {
@@ -50,14 +50,14 @@ pub(crate) struct Saved {
 }
 
 impl Saved {
-    /// Opens an adapter's folder.
+    /// Opens an adapter's folder; also weights of `torch.save` if `pickled`.
     ///
     /// # Errors
     /// [`Error::Model`] if it is no LoRA, or one that computes something that is not implemented.
-    pub fn open(folder: &Path) -> Result<Self> {
+    pub fn open(folder: &Path, pickled: bool) -> Result<Self> {
         let path = folder.join(CONFIG);
         let config = read_json(&path)?;
-        let saved = Saved { path, config, weights: Weights::open(vec![folder.join(WEIGHTS)])? };
+        let saved = Saved { path, config, weights: Weights::of_adapter(folder, pickled)? };
         saved.check_variant()?;
         Ok(saved)
     }
@@ -136,11 +136,27 @@ impl Saved {
         }
     }
 
-    /// Checks that the files hold every trained parameter in its shape, and no other, without reading any.
-    pub fn check(&self, decoder: &Decoder) -> Result<()> {
+    /// Checks that the files hold every trained parameter in its shape, without reading any, and no other but copies of the embedding
+    /// table and the head, which PEFT adds where they have adapters. Each must be what the model has.
+    pub(in crate::model) fn check(&self, decoder: &Decoder, model: Option<&Source>) -> Result<()> {
         let trained = || decoder.specs.iter().filter(|spec| spec.trained);
         trained().try_for_each(|spec| self.weights.check(&peft_name(&spec.name), spec))?;
-        let known: BTreeSet<String> = trained().map(|spec| peft_name(&spec.name)).collect();
+        let mut known: BTreeSet<String> = trained().map(|spec| peft_name(&spec.name)).collect();
+        for spec in decoder.specs.iter().filter(|spec| decoder.is_of_ends(spec)) {
+            let Some((module, part)) = spec.name.rsplit_once('.') else { continue };
+            let name = peft_name(&format!("{module}.base_layer.{part}"));
+            if let (true, Some(model)) = (self.weights.contains(&name), model) {
+                let (theirs, own) =
+                    (self.weights.read(&name, spec)?, model.read(&decoder.architecture, spec)?);
+                if !theirs.iter().zip(&own).all(|(&theirs, &own)| rounded(theirs, own)) {
+                    let (origin, own) = (self.weights.origin(), &spec.name);
+                    return Err(Error::Model(format!(
+                        "{origin}: {name} is not {own} of the model: the adapter belongs to a model with other weights there"
+                    )));
+                }
+            }
+            known.insert(name);
+        }
         match self.weights.names().find(|name| !known.contains(*name)) {
             None => Ok(()),
             Some(name) => {
@@ -217,6 +233,11 @@ pub(crate) fn configuration(lora: &Lora, base: Option<&Path>, transposed: bool) 
         "init_lora_weights": true,
         "inference_mode": true,
     })
+}
+
+/// Whether a number is another, perhaps in bf16.
+fn rounded(one: f32, other: f32) -> bool {
+    (one - other).abs() <= other.abs() / 256.0
 }
 
 /// Whether a setting is not off.
