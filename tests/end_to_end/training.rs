@@ -287,7 +287,7 @@ fn a_saved_model_answers_and_an_adapter_can_be_merged() {
         (vec!["export", "runs/made/sft", "merged"], "merged is not empty"),
         (vec!["export", "merged", "out.gguf", "--gguf", "f16", "--dtype", "f16"], "--dtype"),
         (vec!["convert", "runs/made/sft", "merged"], "merged is not empty"),
-        (vec!["convert", "nowhere", "out"], "nowhere has no config.json"),
+        (vec!["convert", "nowhere", "out"], "nowhere has neither config.json nor"),
         (vec!["generate", "nowhere", "1+1="], "nowhere"),
         (vec!["generate", "merged", "--adapter", "merged", "1+1="], "adapter_config.json"),
         (vec!["generate", "merged", "--top-p", "2", "1+1="], "--top-p"),
