@@ -1,4 +1,4 @@
-//! How much a binary file may become: a few bytes can say that a long value comes a billion times.
+//! How much a file may become: a few bytes can say that a long value comes a billion times.
 
 use std::cell::Cell;
 
@@ -19,11 +19,6 @@ impl Allowed {
     /// For a file of this size.
     pub(super) fn new(bytes: u64) -> Self {
         Allowed { bytes, left: Cell::new(whole(bytes)) }
-    }
-
-    /// How many bytes the whole file may become.
-    pub(super) fn whole(&self) -> u64 {
-        whole(self.bytes)
     }
 
     /// Counts bytes that are read.
@@ -51,6 +46,7 @@ impl Allowed {
     }
 }
 
-fn whole(bytes: u64) -> u64 {
+/// How many bytes a file of this size may become.
+pub(super) fn whole(bytes: u64) -> u64 {
     bytes.saturating_mul(GROWTH).saturating_add(ALLOWANCE)
 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 use spo_api::open_regular;
 
 use self::pages::Group;
-use super::allowed::{Allowed, PER_ROW, PER_VALUE};
+use super::allowed::{Allowed, PER_ROW, PER_VALUE, whole};
 use super::number::float;
 use crate::error::{At, DataError, Place, Result};
 use crate::guard::guarded;
@@ -32,19 +32,19 @@ pub(crate) fn rows(path: &Path, wanted: usize, visit: &mut Visit<'_>) -> Result<
     let file = open_regular(path).map_err(|e| DataError::io(path, &e))?;
     let bytes = file.metadata().map_err(|e| DataError::io(path, &e))?.len();
     let metadata = readable(|| ParquetMetaDataReader::new().parse_and_finish(&file)).map_err(refuse)?;
-    let (file, allowed) = (Arc::new(file), Allowed::new(bytes));
-    refuse_bomb(&file, &metadata, &allowed, wanted).map_err(refuse)?;
+    let file = Arc::new(file);
+    refuse_bomb(&file, &metadata, bytes, wanted).map_err(refuse)?;
     let name: Arc<Path> = path.into();
     let mut index = 0;
-    for group in groups(&file, &metadata, &allowed) {
+    for group in groups(&file, &metadata, bytes) {
         let group = group.map_err(refuse)?;
         let mut rows =
             readable(|| RowIter::from_row_group(None, &group)).map_err(refuse)?.with_batch_size(BATCH);
         loop {
-            index += 1;
-            let place = Place { file: name.clone(), at: At::Row(index) };
+            let place = Place { file: name.clone(), at: At::Row(index + 1) };
             let row = readable(|| rows.next().transpose()).map_err(|e| DataError::new(e).at(&place))?;
             let Some(row) = row else { break };
+            index += 1;
             let record = row
                 .get_column_iter()
                 .map(|(column, field)| match value(field) {
@@ -56,35 +56,34 @@ pub(crate) fn rows(path: &Path, wanted: usize, visit: &mut Visit<'_>) -> Result<
                 return Ok(());
             }
         }
-        index -= 1;
     }
     Ok(())
 }
 
-/// The row groups of a file.
+/// The row groups of a file of so many bytes.
 fn groups<'a>(
     file: &'a Arc<File>,
     metadata: &'a ParquetMetaData,
-    allowed: &Allowed,
+    bytes: u64,
 ) -> impl Iterator<Item = Result<Group<'a>, String>> {
-    let limit = allowed.whole();
-    let open = move |group| readable(|| Group::new(file.clone(), group, limit));
+    let open = move |group| readable(|| Group::new(file.clone(), group, whole(bytes)));
     metadata.row_groups().iter().map(open)
 }
 
-/// Refuses a file whose first `wanted` rows take far more memory than is allowed for its size: a few bytes can say
-/// that a long value comes a billion times.
+/// Refuses a file whose first `wanted` rows take far more memory than its `bytes`: a few bytes can say that a long
+/// value comes a billion times.
 ///
 /// # Errors
 /// When they do, or when the file cannot be read.
 fn refuse_bomb(
     file: &Arc<File>,
     metadata: &ParquetMetaData,
-    allowed: &Allowed,
+    bytes: u64,
     wanted: usize,
 ) -> Result<(), String> {
+    let allowed = Allowed::new(bytes);
     let mut wanted = wanted as u64;
-    for group in groups(file, metadata, allowed) {
+    for group in groups(file, metadata, bytes) {
         let group = group?;
         let rows = u64::try_from(group.metadata().num_rows()).map_err(|_| "a negative number of rows")?;
         allowed.take(rows.min(wanted).saturating_mul(PER_ROW))?;

@@ -9,6 +9,7 @@ use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use spo_api::open_regular;
 
+use super::allowed::whole;
 use super::{ALLOWANCE, GROWTH};
 use crate::error::{DataError, Result};
 use crate::guard::guarded;
@@ -81,8 +82,7 @@ pub(crate) fn open(path: &Path) -> Result<Content> {
         Packing::Zstd => Box::new(Frames { file, decoder: FrameDecoder::new() }),
         Packing::Xz => Box::new(XzReader::new_mem_limit(file, true, XZ_MEMORY)),
     };
-    let left = bytes.saturating_mul(GROWTH).saturating_add(ALLOWANCE);
-    let bounded = Bounded { unpacked, packing, bytes, left };
+    let bounded = Bounded { unpacked, packing, bytes, left: whole(bytes) };
     Ok(Content { packing: Some(packing), reader: Box::new(BufReader::with_capacity(BUFFER, bounded)) })
 }
 
