@@ -11,13 +11,18 @@ use spo_api::{open_regular, read_small};
 use crate::hub::model_id;
 
 /// The beginning of the names of weights that `torch.save` wrote.
-pub(super) const PICKLED: &str = "pytorch_model";
+const PICKLED: &str = "pytorch_model";
 
-/// The same of an adapter.
-pub(super) const ADAPTER_PICKLED: &str = "adapter_model.bin";
+/// The file of an adapter that `torch.save` wrote.
+const ADAPTER_PICKLED: &str = "adapter_model.bin";
 
 /// Endings of weights in formats that are not read.
 const FOREIGN: [&str; 7] = [".bin", ".ggml", ".pth", ".pt", ".h5", ".msgpack", ".ckpt"];
+
+/// Whether a file of this name is one of weights that `torch.save` wrote, of a model or of an adapter.
+pub(super) fn is_pickled(name: &str) -> bool {
+    name.starts_with(PICKLED) || name == ADAPTER_PICKLED
+}
 
 /// Checks that a folder looks like a model, or a file like one in a GGUF file. If `pickled`, its weights may be in
 /// `pytorch_model.bin`.
@@ -219,7 +224,7 @@ fn remedy(name: &str) -> String {
             "weights in the format of TensorFlow or Flax are not read: load them with transformers and save them as \
              safetensors (`model.save_pretrained(FOLDER)`)"
         }
-        Some("bin") if name.starts_with(PICKLED) || name == ADAPTER_PICKLED => {
+        Some("bin") if is_pickled(name) => {
             "weights in PyTorch's own format are a pickle, a program, of which only the tensors are read and nothing is run, \
              and that only if asked for: set `model.allow_pickle = true` in the recipe, or convert the folder with \
              `spo-run convert FOLDER OUT`"

@@ -6,7 +6,7 @@ use std::path::Path;
 use spo_api::{Adapter, Error, ModelSource, ModelSpec};
 use spo_data::hash;
 
-use super::folders::{ADAPTER_PICKLED, PICKLED};
+use super::folders::is_pickled;
 
 /// Hashes of the model's files (configuration, weights, adapter), by file name.
 pub(crate) fn weights(spec: &ModelSpec) -> spo_api::Result<BTreeMap<String, String>> {
@@ -31,8 +31,7 @@ fn add(folder: &Path, prefix: &str, hashes: &mut BTreeMap<String, String>) -> sp
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let pickled = name.starts_with(PICKLED) || name == ADAPTER_PICKLED;
-        if name.ends_with("config.json") || name.ends_with(".safetensors") || pickled {
+        if name.ends_with("config.json") || name.ends_with(".safetensors") || is_pickled(&name) {
             let unread = |e| Error::Model(format!("{}: {e}", path.display()));
             hashes.insert(format!("{prefix}{name}"), hash::of_file(&path).map_err(unread)?);
         }
